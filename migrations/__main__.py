@@ -1,0 +1,52 @@
+"""`python -m migrations status|up|down`, on DATABASE_URL."""
+
+import argparse
+import asyncio
+import sys
+
+from migrations import runner
+from shared import log
+from shared.errors import Unavailable
+from shared.lifecycle import EXIT_UNAVAILABLE
+from shared.settings import PostgresSettings
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m migrations", description="Migrations on DATABASE_URL")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("status", help="which are applied, and when")
+    commands.add_parser("up", help="apply all that are missing")
+    down = commands.add_parser("down", help="revert the newest")
+    down.add_argument("--steps", type=int, default=1, help="how many to revert (default 1)")
+    arguments = parser.parse_args()
+    try:
+        settings = PostgresSettings.from_environment()
+        log.configure("migrations", settings.log_level)
+        asyncio.run(execute(arguments.command, settings, getattr(arguments, "steps", 1)))
+    except Unavailable as error:
+        print(error, file=sys.stderr)
+        sys.exit(EXIT_UNAVAILABLE)
+
+
+async def execute(command: str, settings: PostgresSettings, steps: int = 1) -> None:
+    """Carry out one command and print what was done, a line a migration."""
+    dsn, deadline_s = settings.database_url.get_secret_value(), settings.startup_deadline_s
+    if command == "status":
+        for state in await runner.status(dsn, deadline_s=deadline_s):
+            applied = f"applied {state.applied_at:%Y-%m-%d %H:%M:%S}" if state.applied_at else "pending"
+            print(f"{state.version} {state.name}: {applied}{' (the file has changed since)' * state.changed}")
+        return
+    if command == "up":
+        done = await runner.up(dsn, deadline_s=deadline_s)
+        for migration in done:
+            print(migration.message or f"[Migration] {migration.version} {migration.name} applied")
+    else:
+        done = await runner.down(dsn, steps=steps, deadline_s=deadline_s)
+        for migration in done:
+            print(f"[Migration] {migration.version} {migration.name} reverted")
+    if not done:
+        print("[Migration] nothing to do")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What every service shares: a job's life, the messages, the topics, and the thin clients around them."""

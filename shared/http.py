@@ -1,0 +1,93 @@
+"""HTTP that ingest and metrics share: RFC 9457 problems, JSON by orjson, and a server that stops when told to."""
+
+import asyncio
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import orjson
+import uvicorn
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from shared.errors import Unavailable
+
+
+class JsonResponse(Response):
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return orjson.dumps(content, option=orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS)
+
+
+class Problem(Exception):
+    """A refusal: raised anywhere in a handler, answered as application/problem+json.
+
+    `errors` names each field at fault: [{"field": "sourceId", "detail": "must not be empty"}].
+    """
+
+    def __init__(
+        self,
+        status: int,
+        title: str,
+        *,
+        detail: str = "",
+        kind: str = "about:blank",
+        errors: list[dict[str, Any]] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(f"{status} {title}: {detail}")
+        self.status = status
+        self.title = title
+        self.detail = detail
+        self.kind = kind
+        self.errors = errors or []
+        self.headers = headers
+
+    def response(self) -> Response:
+        body: dict[str, Any] = {"type": self.kind, "title": self.title, "status": self.status}
+        if self.detail:
+            body["detail"] = self.detail
+        if self.errors:
+            body["errors"] = self.errors
+        return Response(
+            orjson.dumps(body), status_code=self.status, headers=dict(self.headers or {}),
+            media_type="application/problem+json",
+        )  # fmt: skip
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket, or `Unavailable` with one clear line when the port is taken."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise Unavailable(f"cannot listen on {host}:{port}: {error.strerror}; choose another port") from None
+    listener.listen(1024)
+    return listener
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handlers: the process's owner decides when it stops."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def serve(app: ASGIApp, listener: socket.socket, stop: asyncio.Event, *, grace_s: float = 10) -> None:
+    """Serve until `stop` is set, then finish open requests (at most `grace_s` seconds) and return."""
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, lifespan="on", server_header=False,
+        timeout_graceful_shutdown=int(grace_s), loop="none", http="httptools", ws="none",
+    )  # fmt: skip
+    server = _Server(config)
+    serving = asyncio.create_task(server.serve(sockets=[listener]), name="http")
+    stopping = asyncio.create_task(stop.wait(), name="http-stop")
+    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    server.should_exit = True
+    await serving

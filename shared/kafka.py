@@ -1,0 +1,227 @@
+"""Kafka: clients with the defaults that this system needs, topics made as the table says, records read and written.
+
+aiokafka's own defaults would lose records (`acks=1`, autocommit, `latest`): nobody builds a client but through here.
+"""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import KafkaError, OutOfOrderSequenceNumber, TopicAlreadyExistsError, UnknownProducerId
+from aiokafka.structs import ConsumerRecord, RecordMetadata
+
+from shared.errors import InvalidMessage, Unavailable
+from shared.log import get_logger
+from shared.messages import Message, decode, encode
+from shared.settings import KafkaSettings
+from shared.topics import DEAD_LETTER, TOPICS, Topic
+
+log = get_logger(__name__)
+
+_POISONED = (OutOfOrderSequenceNumber, UnknownProducerId)
+MAX_RECORD_BYTES = 1_000_000
+"""Below the broker's limit: a record that the broker refuses would poison an idempotent producer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Names:
+    """The names on this cluster: every topic and group with the environment's prefix."""
+
+    prefix: str
+
+    def topic(self, topic: Topic) -> str:
+        return self.prefix + topic.name
+
+    def group(self, group: str) -> str:
+        return self.prefix + group
+
+
+def names(settings: KafkaSettings) -> Names:
+    return Names(prefix=settings.kafka_topic_prefix)
+
+
+async def open_admin(settings: KafkaSettings) -> AIOKafkaAdminClient:
+    """An admin client, tried until the start deadline has passed; then `Unavailable` with one clear line."""
+    loop = asyncio.get_running_loop()
+    give_up = loop.time() + settings.startup_deadline_s
+    told = False
+    while True:
+        admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap_servers)
+        try:
+            await _reachable(settings.kafka_bootstrap_servers)
+            await admin.start()
+        except (KafkaError, OSError, TimeoutError) as error:
+            await admin.close()
+            if loop.time() >= give_up:
+                raise Unavailable(
+                    f"Kafka at {settings.kafka_bootstrap_servers} did not answer within"
+                    f" {settings.startup_deadline_s:g} s ({str(error) or type(error).__name__});"
+                    " start it, or check KAFKA_BOOTSTRAP_SERVERS"
+                ) from None
+            if not told:
+                log.warning("waiting for Kafka", servers=settings.kafka_bootstrap_servers)
+                told = True
+            await asyncio.sleep(0.25)
+        else:
+            return admin
+
+
+async def _reachable(servers: str) -> None:
+    """Raise OSError unless one of the servers takes a connection (quieter than letting aiokafka find out)."""
+    failure: OSError = OSError("no server named")
+    for server in servers.split(","):
+        host, _, port = server.strip().rpartition(":")
+        try:
+            _, writer = await asyncio.wait_for(asyncio.open_connection(host, int(port)), timeout=5)
+        except OSError as error:
+            failure = error
+        else:
+            writer.close()
+            return
+    raise failure
+
+
+async def ensure_topics(settings: KafkaSettings) -> None:
+    """Wait for Kafka and make the topics that are missing. Several processes may do so at once."""
+    admin = await open_admin(settings)
+    try:
+        existing = set(await admin.list_topics())
+        missing = [topic for topic in TOPICS if names(settings).topic(topic) not in existing]
+        for topic in missing:
+            await _create(admin, settings, topic)
+    finally:
+        await admin.close()
+
+
+async def _create(admin: AIOKafkaAdminClient, settings: KafkaSettings, topic: Topic) -> None:
+    configs = {"cleanup.policy": "compact" if topic.compacted else "delete"}
+    if topic.retention_ms > 0:
+        configs["retention.ms"] = str(topic.retention_ms)
+    new = NewTopic(
+        name=names(settings).topic(topic), num_partitions=topic.partitions,
+        replication_factor=settings.kafka_replication_factor, topic_configs=configs,
+    )  # fmt: skip
+    answer = await admin.create_topics([new])
+    code, message = answer.topic_errors[0][1], answer.topic_errors[0][-1]
+    if code not in (0, TopicAlreadyExistsError.errno):
+        raise Unavailable(f"Kafka would not create the topic {new.name}: {message or code}")
+
+
+def consumer(settings: KafkaSettings, *topics: str, **options: Any) -> AIOKafkaConsumer:
+    """A consumer that commits only when told to and starts at the earliest record; `options` are aiokafka's."""
+    chosen: dict[str, Any] = {
+        "enable_auto_commit": False,
+        "auto_offset_reset": "earliest",
+        "session_timeout_ms": 10_000,
+        "heartbeat_interval_ms": 3_000,
+        "max_poll_interval_ms": 60_000,
+        "rebalance_timeout_ms": 10_000,
+        "fetch_max_wait_ms": 500,
+    } | options
+    return AIOKafkaConsumer(*topics, bootstrap_servers=settings.kafka_bootstrap_servers, **chosen)
+
+
+def read(record: ConsumerRecord) -> Message:
+    """The message in a record; `InvalidMessage` that says where it stands when it cannot be understood."""
+    try:
+        return decode(record.value, record.headers)
+    except InvalidMessage as error:
+        raise InvalidMessage(
+            error.reason, topic=record.topic, partition=record.partition, offset=record.offset
+        ) from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outgoing:
+    topic: Topic
+    key: str
+    message: Message | None
+    """None is a tombstone: it removes the key from a compacted topic."""
+    partition: int | None = None
+
+
+class Publisher:
+    """An idempotent producer with `acks=all` that is made anew when the broker has poisoned it."""
+
+    def __init__(self, settings: KafkaSettings, *, source: str) -> None:
+        self._settings = settings
+        self._names = names(settings)
+        self._source = source
+        self._producer: AIOKafkaProducer | None = None
+        self._renewal = asyncio.Lock()
+
+    async def start(self) -> None:
+        self._producer = await self._open()
+
+    async def stop(self) -> None:
+        if self._producer is not None:
+            await self._producer.stop()
+            self._producer = None
+
+    async def publish(self, outgoing: Outgoing, *, timeout: float = 30) -> None:
+        """Send one message and wait until all in-sync replicas have it. Raises KafkaError or TimeoutError."""
+        await self.publish_all([outgoing], timeout=timeout)
+
+    async def publish_all(self, batch: Sequence[Outgoing], *, timeout: float = 30) -> None:
+        """Send all and wait for all. On an error some may have gone out: send them again, readers drop repeats."""
+        producer = self._current()
+        try:
+            async with asyncio.timeout(timeout):
+                futures = [await self._send(producer, outgoing) for outgoing in batch]
+                await asyncio.gather(*futures)
+        except _POISONED:
+            await self._renew(producer)
+            raise
+
+    async def dead_letter(self, record: ConsumerRecord, error: Exception, *, group: str) -> None:
+        """Put a record that cannot be handled aside, as it came, with the reason and where it came from."""
+        origin = {
+            "dlq_topic": record.topic,
+            "dlq_partition": record.partition,
+            "dlq_offset": record.offset,
+            "dlq_timestamp": record.timestamp,
+            "dlq_group": group,
+            "dlq_error": type(error).__name__,
+            "dlq_reason": str(error),
+            "dlq_at": datetime.now(UTC).isoformat(),
+        }
+        headers = [*record.headers, *((name, str(value).encode()) for name, value in origin.items())]
+        await self._current().send_and_wait(
+            self._names.topic(DEAD_LETTER), value=record.value, key=record.key, headers=headers
+        )
+
+    async def _send(self, producer: AIOKafkaProducer, outgoing: Outgoing) -> asyncio.Future[RecordMetadata]:
+        value, headers = encode(outgoing.message, source=self._source) if outgoing.message is not None else (None, [])
+        future: asyncio.Future[RecordMetadata] = await producer.send(
+            self._names.topic(outgoing.topic), value=value, key=outgoing.key.encode(), headers=headers,
+            partition=outgoing.partition,
+        )  # fmt: skip
+        return future
+
+    def _current(self) -> AIOKafkaProducer:
+        if self._producer is None:
+            raise RuntimeError("the publisher is not started")
+        return self._producer
+
+    async def _open(self) -> AIOKafkaProducer:
+        producer = AIOKafkaProducer(
+            bootstrap_servers=self._settings.kafka_bootstrap_servers, client_id=self._source,
+            acks="all", enable_idempotence=True, compression_type="lz4", max_request_size=MAX_RECORD_BYTES,
+        )  # fmt: skip
+        await producer.start()
+        return producer
+
+    async def _renew(self, poisoned: AIOKafkaProducer) -> None:
+        async with self._renewal:
+            if self._producer is poisoned:  # else another task has renewed it already
+                log.warning("the broker rejected the producer's sequence: a new producer takes over")
+                self._producer = await self._open()
+                await poisoned.stop()
+
+
+def topic_names(settings: KafkaSettings, topics: Iterable[Topic]) -> list[str]:
+    return [names(settings).topic(topic) for topic in topics]

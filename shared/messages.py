@@ -1,0 +1,269 @@
+"""The messages on the topics: frozen, keyword-only, checked once where they enter and encoded once where they leave.
+
+Each travels as JSON with CloudEvents headers (binary mode); `ce_type` names the class and its version. An example of
+every message and version lies in `shared/examples/` and is tested. Readers ignore fields they do not know, and every
+field added later has a default, so that old and new versions can run side by side.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, ClassVar
+from uuid import UUID, uuid5
+
+import orjson
+from pydantic import TypeAdapter, ValidationError
+
+from shared.errors import InvalidMessage
+from shared.job import SourceType, Status
+
+Headers = Sequence[tuple[str, bytes]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    TYPE: ClassVar[str]
+
+    def event_id(self) -> str:
+        """The id by which readers drop repeats: the same message sent twice has the same id."""
+        raise NotImplementedError
+
+    def created(self) -> datetime:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlogRequested(Message):
+    """A store asks for a post. Accepted with a 201, so it is never refused afterwards."""
+
+    TYPE: ClassVar[str] = "blogstream.blog-requested.v1"
+    id: UUID
+    store: str
+    source_type: SourceType
+    source_id: str
+    created_at: datetime
+    title: str | None = None
+    keywords: tuple[str, ...] = ()
+    language: str = "en"
+    tone: str | None = None
+    product: dict[str, Any] | None = None
+    """The shop's own data about the product: data for a prompt, never instructions."""
+    priority: int = 0
+    """Within the store only; higher goes first."""
+    run_at: datetime | None = None
+    webhook_url: str | None = None
+    images: int = 1
+    """Hero images to make: 0 or 1."""
+
+    def event_id(self) -> str:
+        return str(self.id)
+
+    def created(self) -> datetime:
+        return self.created_at
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationTask(Message):
+    """The scheduler's word that it is this job's turn. A worker claims it in PostgreSQL and finds the request there."""
+
+    TYPE: ClassVar[str] = "blogstream.generation-task.v1"
+    job: UUID
+    store: str
+    forward: int
+    """How many times the job was forwarded, this one included."""
+    epoch: int
+    """The leadership under which it was forwarded."""
+    forwarded_at: datetime
+
+    def event_id(self) -> str:
+        return str(uuid5(self.job, f"task:{self.forward}:{self.epoch}"))
+
+    def created(self) -> datetime:
+        return self.forwarded_at
+
+
+class EventKind(StrEnum):
+    ADMITTED = "admitted"
+    STARTED = "started"
+    STEP_DONE = "step-done"
+    RETRY = "retry"
+    """The attempt failed for now: the job is PENDING again, not before a stated time."""
+    ENDED = "ended"
+    """DONE, FAILED, REJECTED or CANCELLED: says `status`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What providers billed: tokens, images, and money in billionths of a US dollar (exact, as prices a token are)."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    images: int = 0
+    cost_nanousd: int = 0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            input_tokens=self.input_tokens + other.input_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+            images=self.images + other.images,
+            cost_nanousd=self.cost_nanousd + other.cost_nanousd,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobEvent(Message):
+    """Something became true of a job (the row was written first). At least once; drop repeats by `event_id`."""
+
+    TYPE: ClassVar[str] = "blogstream.job-event.v1"
+    job: UUID
+    store: str
+    kind: EventKind
+    status: Status
+    attempt: int
+    at: datetime
+    created_at: datetime
+    """When the client asked."""
+    started_at: datetime | None = None
+    """When the first attempt was claimed; `started_at - created_at` is the job's wait."""
+    step: str | None = None
+    worker: str | None = None
+    usage: Usage = field(default_factory=Usage)
+    """All that the job has cost so far."""
+    not_before: datetime | None = None
+    error: str | None = None
+
+    def event_id(self) -> str:
+        return str(uuid5(self.job, f"{self.kind}:{self.attempt}:{self.step or ''}"))
+
+    def created(self) -> datetime:
+        return self.at
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimiterState:
+    """One resource of one provider as one worker sees it. `share` and `used` are per minute, in the resource's unit."""
+
+    provider: str
+    model: str
+    resource: str
+    """requests, tokens or images."""
+    limit: float
+    """The account's limit a minute, over all workers."""
+    share: float
+    """This worker's part of it, by the partitions it owns."""
+    level: float
+    """What may be spent at once; negative is debt."""
+    used: float
+    """Reserved in the last 60 seconds."""
+    queued: int = 0
+    """Calls waiting for this limiter."""
+    cooling_until: datetime | None = None
+    circuit_open: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerReport(Message):
+    """A worker's heartbeat, every second and on change: the scheduler's credit and the operators' eyes."""
+
+    TYPE: ClassVar[str] = "blogstream.worker-report.v1"
+    worker: str
+    at: datetime
+    started_at: datetime
+    partitions: tuple[int, ...]
+    slots: int
+    """Jobs it will run at once; 0 while it drains."""
+    running: int
+    limiters: tuple[LimiterState, ...] = ()
+    draining: bool = False
+    standin: bool = False
+    """Its providers are stand-ins."""
+
+    def event_id(self) -> str:
+        return f"{self.worker}:{self.at.timestamp():.6f}"
+
+    def created(self) -> datetime:
+        return self.at
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreQueue:
+    store: str
+    queued: int
+    in_flight: int
+    served_nanousd: int
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerReport(Message):
+    """The active scheduler's view, every second: the backlog's size and the stores with most of it."""
+
+    TYPE: ClassVar[str] = "blogstream.scheduler-report.v1"
+    scheduler: str
+    at: datetime
+    epoch: int
+    pending: int
+    in_flight: int
+    oldest_pending_at: datetime | None = None
+    stores_waiting: int = 0
+    stores: tuple[StoreQueue, ...] = ()
+    """At most 200, those with the longest queues first."""
+    closed_stores: int = 0
+
+    def event_id(self) -> str:
+        return f"{self.scheduler}:{self.at.timestamp():.6f}"
+
+    def created(self) -> datetime:
+        return self.at
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreGate(Message):
+    """The door of one store's queue, or of all (`*`). A null record for the key says: open, forget it."""
+
+    TYPE: ClassVar[str] = "blogstream.store-gate.v1"
+    store: str
+    closed: bool
+    reason: str
+    retry_after_s: float
+    at: datetime
+
+    def event_id(self) -> str:
+        return f"{self.store}:{self.at.timestamp():.6f}"
+
+    def created(self) -> datetime:
+        return self.at
+
+
+MESSAGES: tuple[type[Message], ...] = (
+    BlogRequested, GenerationTask, JobEvent, WorkerReport, SchedulerReport, StoreGate,
+)  # fmt: skip
+_ADAPTERS: dict[str, TypeAdapter[Message]] = {message.TYPE: TypeAdapter(message) for message in MESSAGES}
+
+
+def encode(message: Message, *, source: str) -> tuple[bytes, list[tuple[str, bytes]]]:
+    """The record's value and its CloudEvents headers. `source` names the process that says it."""
+    headers = {
+        "ce_specversion": "1.0",
+        "ce_id": message.event_id(),
+        "ce_type": message.TYPE,
+        "ce_source": source,
+        "ce_time": message.created().isoformat(),
+        "content-type": "application/json",
+    }
+    return orjson.dumps(message), [(name, value.encode()) for name, value in headers.items()]
+
+
+def decode(value: bytes | None, headers: Headers) -> Message:
+    """The message in a record. `InvalidMessage` when it is empty, of unknown type or version, or breaks its schema."""
+    kind = dict(headers).get("ce_type", b"").decode(errors="replace")
+    if value is None:
+        raise InvalidMessage("an empty record")
+    if kind not in _ADAPTERS:
+        raise InvalidMessage(f"unknown message type {kind!r}")
+    try:
+        return _ADAPTERS[kind].validate_json(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise InvalidMessage(f"{kind}: {'.'.join(map(str, first['loc'])) or 'body'}: {first['msg']}") from None

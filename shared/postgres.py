@@ -1,0 +1,108 @@
+"""PostgreSQL: one lazy pool a process, SQL from files, and a bounded wait at start."""
+
+import asyncio
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
+import orjson
+
+from shared.errors import Unavailable
+from shared.log import get_logger
+from shared.settings import PostgresSettings
+
+log = get_logger(__name__)
+
+AWAY = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+)
+"""What asyncpg raises while the server is away or full: worth another try, and no fault of the statement."""
+
+_SERVICES_SHARING = 4
+_NAME = re.compile(r"^-- name: (?P<name>[a-z0-9_]+)\s*$", re.MULTILINE)
+
+
+def load_queries(path: Path) -> Mapping[str, str]:
+    """The named queries of an .sql file: each begins with `-- name: NAME`, then a comment that describes it."""
+    text = path.read_text(encoding="utf-8")
+    marks = list(_NAME.finditer(text))
+    ends = [mark.start() for mark in marks[1:]] + [len(text)]
+    return {mark["name"]: text[mark.end() : end].strip() for mark, end in zip(marks, ends, strict=True)}
+
+
+def where(dsn: str) -> str:
+    """The server a DSN names, without its secrets."""
+    parts = urlsplit(dsn)
+    return f"{parts.hostname}:{parts.port or 5432}{parts.path}"
+
+
+async def _prepare_connection(connection: asyncpg.Connection) -> None:
+    await connection.set_type_codec(
+        "jsonb", schema="pg_catalog", format="binary",
+        encoder=lambda value: b"\x01" + orjson.dumps(value),
+        decoder=lambda raw: orjson.loads(raw[1:]),
+    )  # fmt: skip
+
+
+async def connect(dsn: str, *, deadline_s: float) -> asyncpg.Connection:
+    """One connection, tried until `deadline_s` has passed; then `Unavailable` with what, where and what to do."""
+    loop = asyncio.get_running_loop()
+    give_up = loop.time() + deadline_s
+    told = False
+    while True:
+        try:
+            connection = await asyncpg.connect(dsn, timeout=5)
+        except (asyncpg.InvalidPasswordError, asyncpg.InvalidCatalogNameError) as error:
+            raise Unavailable(f"PostgreSQL at {where(dsn)} refuses: {error}; check DATABASE_URL") from None
+        except AWAY as error:
+            if loop.time() >= give_up:
+                raise Unavailable(
+                    f"PostgreSQL at {where(dsn)} did not answer within {deadline_s:g} s"
+                    f" ({str(error) or type(error).__name__}); start it, or check DATABASE_URL"
+                ) from None
+            if not told:
+                log.warning("waiting for PostgreSQL", server=where(dsn), deadline_s=deadline_s)
+                told = True
+            await asyncio.sleep(0.25)
+        else:
+            await _prepare_connection(connection)
+            return connection
+
+
+async def open_pool(settings: PostgresSettings, *, name: str) -> asyncpg.Pool:
+    """A pool that opens connections as they are needed and leaves room for the other services on the same server.
+
+    A pool never takes more than a quarter of `max_connections`, unless DB_POOL_MIN asks for more.
+    """
+    dsn = settings.database_url.get_secret_value()
+    connection = await connect(dsn, deadline_s=settings.startup_deadline_s)
+    try:
+        room: int = await connection.fetchval(
+            "SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int"
+        )
+    finally:
+        await connection.close()
+    size = max(settings.db_pool_min, min(settings.db_pool_max, room // _SERVICES_SHARING), 1)
+    return await asyncpg.create_pool(
+        dsn, min_size=0, max_size=size, init=_prepare_connection, timeout=5, command_timeout=30,
+        server_settings={"application_name": name, "timezone": "UTC"},
+    )  # fmt: skip
+
+
+async def is_alive(pool: asyncpg.Pool, *, timeout: float = 1.0) -> bool:
+    """Whether the server answers now: for readiness, never for liveness."""
+    try:
+        result: Any = await pool.fetchval("SELECT 1", timeout=timeout)
+    except AWAY:
+        return False
+    return bool(result == 1)

@@ -1,0 +1,16 @@
+-- name: create
+-- Store a new key's hash; the key itself is shown once and never kept.
+INSERT INTO api_keys (id, instance_id, hash, hint) VALUES ($1, $2, $3, $4);
+
+-- name: list
+-- All keys, the newest first.
+SELECT id, instance_id AS store, hint, created_at, revoked_at FROM api_keys ORDER BY created_at DESC, id;
+
+-- name: revoke
+-- Revoke a key by its id; nothing when there is none or it was revoked before.
+UPDATE api_keys SET revoked_at = now(), changed_at = now() WHERE id = $1 AND revoked_at IS NULL RETURNING id;
+
+-- name: changed_since
+-- Keys created or revoked since a time: what a reader with a copy in memory needs to hear.
+SELECT hash, instance_id AS store, revoked_at IS NOT NULL AS revoked, changed_at
+  FROM api_keys WHERE changed_at > $1 ORDER BY changed_at;

@@ -1,0 +1,64 @@
+"""The one table of topics: who writes, who reads, the key, and how long records are kept. Tests walk it."""
+
+from dataclasses import dataclass
+
+from shared.messages import (
+    BlogRequested,
+    GenerationTask,
+    JobEvent,
+    Message,
+    SchedulerReport,
+    StoreGate,
+    WorkerReport,
+)
+
+_HOUR_MS = 3_600_000
+_DAY_MS = 24 * _HOUR_MS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Topic:
+    """One topic. `messages` are the types it may carry; none means raw records of any topic (dead letters)."""
+
+    name: str
+    key: str
+    partitions: int
+    """Never changed once created: keys would move. It also caps the group that reads the topic."""
+    retention_ms: int
+    compacted: bool = False
+    messages: tuple[type[Message], ...]
+    producers: tuple[str, ...]
+    consumers: tuple[str, ...]
+
+
+REQUESTS = Topic(
+    name="blog.requests", key="store", partitions=8, retention_ms=7 * _DAY_MS,
+    messages=(BlogRequested,), producers=("ingest",), consumers=("scheduler",),
+)  # fmt: skip
+GENERATION = Topic(
+    # 24 divides evenly among 1, 2, 3, 4, 6, 8, 12 and 24 workers, and so does the providers' budget.
+    name="blog.generation", key="job", partitions=24, retention_ms=_DAY_MS,
+    messages=(GenerationTask,), producers=("scheduler",), consumers=("generator",),
+)  # fmt: skip
+RESULTS = Topic(
+    name="blog.results", key="store", partitions=8, retention_ms=7 * _DAY_MS,
+    messages=(JobEvent,), producers=("generator", "scheduler"), consumers=("scheduler", "metrics", "ingest"),
+)  # fmt: skip
+WORKERS = Topic(
+    name="blog.workers", key="worker", partitions=1, retention_ms=_HOUR_MS,
+    messages=(WorkerReport, SchedulerReport), producers=("generator", "scheduler"), consumers=("scheduler", "metrics"),
+)  # fmt: skip
+CONTROL = Topic(
+    name="blog.control", key="store", partitions=1, retention_ms=-1, compacted=True,
+    messages=(StoreGate,), producers=("scheduler",), consumers=("ingest",),
+)  # fmt: skip
+DEAD_LETTER = Topic(
+    name="blog.dead-letter", key="job", partitions=1, retention_ms=30 * _DAY_MS,
+    messages=(), producers=("scheduler", "generator"), consumers=("dead-letters",),
+)  # fmt: skip
+
+TOPICS = (REQUESTS, GENERATION, RESULTS, WORKERS, CONTROL, DEAD_LETTER)
+
+SCHEDULER_GROUP = "blog-scheduler"
+GENERATOR_GROUP = "blog-generator"
+METRICS_GROUP = "blog-metrics"
