@@ -217,7 +217,8 @@ class Publisher:
 
     async def _renew(self, poisoned: AIOKafkaProducer) -> None:
         async with self._renewal:
-            if self._producer is poisoned:  # else another task has renewed it already
+            renewed_meanwhile = self._producer is not poisoned
+            if not renewed_meanwhile:
                 log.warning("the broker rejected the producer's sequence: a new producer takes over")
                 self._producer = await self._open()
                 await poisoned.stop()
