@@ -1,0 +1,72 @@
+"""Logging: one JSON object a line, numeric levels, and planted secrets that do not come out."""
+
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from shared import log
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    yield
+    root.handlers, root.level = handlers, level
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_a_line_is_an_object_with_service_job_and_store(capsys: pytest.CaptureFixture[str]) -> None:
+    log.configure("generator", 2)
+    log.get_logger("test").info("claimed", job="j1", store="s1")
+    (line,) = lines(capsys)
+    assert line["event"] == "claimed"
+    assert (line["service"], line["job"], line["store"]) == ("generator", "j1", "s1")
+    assert line["level"] == "info"
+
+
+@pytest.mark.parametrize(("level", "heard"), [(0, 1), (1, 2), (2, 3), (3, 4), (4, 4)])
+def test_the_numeric_level_decides(capsys: pytest.CaptureFixture[str], level: int, heard: int) -> None:
+    log.configure("ingest", level)
+    logger = log.get_logger(f"level-{level}")
+    logger.error("e")
+    logger.warning("w")
+    logger.info("i")
+    logger.debug("d")
+    assert len(lines(capsys)) == heard
+
+
+def test_libraries_speak_through_the_same_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    log.configure("metrics", 2)
+    logging.getLogger("aiokafka").warning("coordinator %s died", 1)
+    (line,) = lines(capsys)
+    assert line["event"] == "coordinator 1 died"
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        {"openai_api_key": "planted-secret"},
+        {"Authorization": "Bearer planted-secret"},
+        {"detail": "key sk_live_planted-secret refused"},
+        {"detail": "using sk-planted-secret-0123"},
+        {"detail": "r8_planted-secret"},
+        {"detail": "postgresql://user:planted-secret@db:5432/blog"},
+        {"nested": {"password": "planted-secret"}},
+        {"several": ["ok", "Bearer planted-secret"]},
+    ],
+)
+def test_secrets_never_come_out(capsys: pytest.CaptureFixture[str], planted: dict[str, object]) -> None:
+    log.configure("ingest", 2)
+    log.get_logger("secrets").info("something happened", **planted)
+    out = capsys.readouterr().out
+    assert "planted-secret" not in out
+    assert "something happened" in out
