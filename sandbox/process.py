@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import pwd
 import signal
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
@@ -25,6 +26,9 @@ class Spec:
     ready_within_s: float = 90
     stop_within_s: float = 45
     """Longer than a worker needs to finish or hand back its jobs."""
+    stop_signal: signal.Signals = signal.SIGTERM
+    user: str | None = None
+    """Run as this user (only root may): PostgreSQL refuses to run as root."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +46,10 @@ class Death:
     def story(self) -> str:
         last = "".join(f"\n    {line}" for line in self.lines) or " (none)"
         return f"{self.name} (pid {self.pid}) {self.how()}; its last lines:{last}"
+
+
+def _group(user: str) -> int:
+    return pwd.getpwnam(user).pw_gid
 
 
 class Child:
@@ -69,6 +77,9 @@ class Child:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
+            user=self.spec.user,
+            group=self.spec.user and _group(self.spec.user),
+            extra_groups=[] if self.spec.user else None,
             start_new_session=True,  # Ctrl-C reaches the supervisor alone, which then stops all in order
             limit=1024 * 1024,
         )
@@ -100,7 +111,7 @@ class Child:
         if self._process is None:
             return 0
         if self._process.returncode is None:
-            self._process.send_signal(signal.SIGTERM)
+            self._process.send_signal(self.spec.stop_signal)
         try:
             async with asyncio.timeout(self.spec.stop_within_s):
                 code = await self._process.wait()

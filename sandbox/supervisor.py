@@ -98,11 +98,16 @@ class Supervisor:
     async def _keep(self, part: Part) -> None:
         deaths: list[float] = []
         while True:
-            death = await part.died()
-            deaths.append(time.monotonic())
-            if not may_start_again(deaths, deaths[-1]):
-                raise Unavailable(f"{death.story()}\n{part.name} keeps dying: giving up")
-            self._say(f"{death.story()}\nstarting {part.name} again ({len(deaths)})")
-            await part.start()
+            story = (await part.died()).story()
+            while True:
+                deaths.append(time.monotonic())
+                if not may_start_again(deaths, deaths[-1]):
+                    raise Unavailable(f"{story}\n{part.name} keeps dying: giving up")
+                self._say(f"{story}\nstarting {part.name} again ({len(deaths)})")
+                try:
+                    await part.start()
+                    break
+                except Unavailable as error:
+                    story = str(error)
             self._changed()
             self._say(f"{part.name} is back (pid {part.pid})")

@@ -52,7 +52,7 @@ async def open_admin(settings: KafkaSettings) -> AIOKafkaAdminClient:
     while True:
         admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap_servers)
         try:
-            await _reachable(settings.kafka_bootstrap_servers)
+            await reachable(settings.kafka_bootstrap_servers)
             await admin.start()
         except (KafkaError, OSError, TimeoutError) as error:
             await admin.close()
@@ -70,7 +70,7 @@ async def open_admin(settings: KafkaSettings) -> AIOKafkaAdminClient:
             return admin
 
 
-async def _reachable(servers: str) -> None:
+async def reachable(servers: str) -> None:
     """Raise OSError unless one of the servers takes a connection (quieter than letting aiokafka find out)."""
     failure: OSError = OSError("no server named")
     for server in servers.split(","):

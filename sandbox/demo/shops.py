@@ -1,0 +1,58 @@
+"""Who asks for what: a built-in list of keywords, or one Shopify product export a shop."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shared import shopify
+
+Request = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shop:
+    name: str
+    requests: tuple[Request, ...]
+    faults: tuple[str, ...] = ()
+    """What of its export cannot be used, each with its line."""
+
+
+_FLOOD = {
+    "adjectives": ("waterproof", "ultralight", "four-season", "beginner's", "budget", "family", "winter", "packable"),
+    "things": ("tent", "sleeping bag", "hiking boots", "camp stove", "rain jacket"),
+}
+_SMALL: dict[str, tuple[str, ...]] = {
+    "kettle-and-co": (
+        "how to brew gongfu tea", "gooseneck kettles compared", "cold brew at home", "water temperature for green tea",
+        "caring for a cast-iron teapot", "matcha for beginners", "storing tea", "the best mugs for oolong",
+    ),
+    "atelier-lune": (
+        "linen aprons that last", "washing linen", "natural dyes from the kitchen", "mending a favourite shirt",
+        "a capsule wardrobe for summer",
+    ),
+    "little-press": ("choosing paper for letterpress", "hand-bound notebooks", "fountain pens for left-handers"),
+}  # fmt: skip
+
+
+def built_in() -> list[Shop]:
+    """One shop that floods the queue with forty requests, and three that ask for a few."""
+    flood = [f"{adjective} {thing}" for adjective in _FLOOD["adjectives"] for thing in _FLOOD["things"]]
+    wanted = {"northwind-outdoor": tuple(flood), **_SMALL}
+    return [Shop(name=name, requests=tuple(_keyword(text) for text in keywords)) for name, keywords in wanted.items()]
+
+
+def _keyword(text: str) -> Request:
+    return {"sourceType": "keyword", "sourceId": re.sub(r"[^a-z0-9]+", "-", text), "title": text, "keywords": [text]}
+
+
+def from_export(path: Path) -> Shop:
+    """The shop of one product export, named after its file. ValueError when it is no such export."""
+    with path.open(encoding="utf-8-sig", newline="") as lines:
+        export = shopify.parse(lines)
+    requests = tuple(
+        {"sourceType": "product", "sourceId": product.handle, "title": product.title, "product": product.as_data()}
+        for product in export.products
+    )
+    name = re.sub(r"[^a-zA-Z0-9._-]+", "-", path.stem).strip("-.") or "shop"
+    return Shop(name=name, requests=requests, faults=tuple(str(fault) for fault in export.faults))

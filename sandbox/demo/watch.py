@@ -1,0 +1,51 @@
+"""Follows a run's jobs in the database until the last one has ended."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from uuid import UUID
+
+import asyncpg
+
+from sandbox.demo.outcome import JobRow
+from shared.job import ENDED, Status
+from shared.postgres import AWAY
+
+_QUERY = """
+SELECT id::text, instance_id AS store, status, created_at, started_at, finished_at,
+       input_tokens + output_tokens AS tokens, cost_nanousd, error
+  FROM blog_generations WHERE id = ANY($1::uuid[])
+"""
+Progress = Callable[[Counter[Status]], None]
+
+
+async def wait_until_ended(dsn: str, jobs: Sequence[str], *, progress: Progress, patience_s: float) -> list[JobRow]:
+    """The jobs' rows once all have ended. Gives up, with what there is, when nothing has moved for `patience_s`."""
+    counted: Counter[Status] = Counter()
+    moved_at = time.monotonic()
+    ids = [UUID(job) for job in jobs]
+    rows: list[JobRow] = []
+    while time.monotonic() - moved_at < patience_s:
+        try:
+            rows = await read_rows(dsn, ids)
+        except AWAY:
+            await asyncio.sleep(1)  # a database that restarts is part of what the system must live with
+            continue
+        now_counted = Counter(row.status for row in rows)
+        if now_counted != counted:
+            counted, moved_at = now_counted, time.monotonic()
+        progress(counted)
+        if len(rows) == len(ids) and all(row.status in ENDED for row in rows):
+            break
+        await asyncio.sleep(1)
+    return rows
+
+
+async def read_rows(dsn: str, ids: Sequence[UUID]) -> list[JobRow]:
+    connection = await asyncpg.connect(dsn)
+    try:
+        found = await connection.fetch(_QUERY, ids)
+    finally:
+        await connection.close()
+    return [JobRow(**(dict(row) | {"status": Status(row["status"])})) for row in found]

