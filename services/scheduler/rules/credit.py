@@ -1,0 +1,73 @@
+"""Credit: how many more jobs each worker takes, and to which partition the next job goes.
+
+A worker's credit is the slots it reports less what is outstanding on its partitions: forwarded and not yet settled.
+So the generation topic stays short, fairness is decided late, and no worker waits while another has a queue.
+"""
+
+from collections import Counter
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """What a worker last said of itself, and when (seconds since the epoch)."""
+
+    worker: str
+    partitions: tuple[int, ...]
+    slots: int
+    at: float
+
+
+class Credit:
+    """The book of offers and of outstanding jobs by partition. A worker unheard of for `silence_s` has no credit."""
+
+    def __init__(self, *, silence_s: float) -> None:
+        self._silence_s = silence_s
+        self._offers: dict[str, Offer] = {}
+        self._outstanding: dict[Hashable, int] = {}
+        self._by_partition: Counter[int] = Counter()
+
+    def hear(self, offer: Offer) -> None:
+        known = self._offers.get(offer.worker)
+        if known is None or offer.at >= known.at:
+            self._offers[offer.worker] = offer
+
+    def forwarded(self, job: Hashable, partition: int) -> None:
+        self.settled(job)
+        self._outstanding[job] = partition
+        self._by_partition[partition] += 1
+
+    def settled(self, job: Hashable) -> None:
+        partition = self._outstanding.pop(job, None)
+        if partition is not None:
+            self._by_partition[partition] -= 1
+
+    def forget_jobs(self) -> None:
+        """Drop the book of outstanding jobs (it is about to be rebuilt); what workers said stays."""
+        self._outstanding.clear()
+        self._by_partition.clear()
+
+    def best_partition(self, now: float) -> int | None:
+        """The least used partition of the worker with the most credit; None when nobody has any."""
+        best, most = None, 0
+        for offer in self._offers.values():
+            credit = self._credit(offer, now)
+            if credit > most:
+                best, most = offer, credit
+        if best is None:
+            return None
+        return min(best.partitions, key=lambda partition: (self._by_partition[partition], partition))
+
+    def workers(self, now: float) -> int:
+        """How many workers are heard."""
+        return sum(now - offer.at <= self._silence_s for offer in self._offers.values())
+
+    def forget_silent(self, now: float, *, after_s: float = 600) -> None:
+        """Drop workers that have been gone for long: names are never used again."""
+        self._offers = {name: offer for name, offer in self._offers.items() if now - offer.at <= after_s}
+
+    def _credit(self, offer: Offer, now: float) -> int:
+        if now - offer.at > self._silence_s or not offer.partitions:
+            return 0
+        return offer.slots - sum(self._by_partition[partition] for partition in offer.partitions)

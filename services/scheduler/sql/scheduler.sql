@@ -1,0 +1,77 @@
+-- name: take_lead
+-- Raise the epoch: every forward under an older one finds nothing to update from now on.
+UPDATE scheduler_leader SET epoch = epoch + 1, holder = $1, since = now() RETURNING epoch;
+
+-- name: counters
+-- The stores' saved counters.
+SELECT instance_id AS store, weight, served_nanousd, mean_cost_nanousd, settled_jobs FROM stores;
+
+-- name: backlog
+-- All that waits or is in flight, to rebuild the order from.
+SELECT id, instance_id AS store, status, priority, created_at, not_before, forwarded_at IS NOT NULL AS forwarded,
+       forwarded_partition, estimate_nanousd
+  FROM blog_generations WHERE status IN ('PENDING', 'PROCESSING');
+
+-- name: admit
+-- One batch of requests becomes rows; a repeated id changes nothing. Returns the new ones.
+INSERT INTO blog_generations (id, instance_id, source_type, source_id, request, priority, not_before, created_at)
+SELECT id, instance_id, source_type, source_id, request, priority, not_before, created_at
+  FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::jsonb[], $6::smallint[], $7::timestamptz[],
+              $8::timestamptz[])
+    AS new (id, instance_id, source_type, source_id, request, priority, not_before, created_at)
+ON CONFLICT (id) DO NOTHING
+RETURNING id;
+
+-- name: forward
+-- Mark jobs as forwarded, under this leader's epoch ($4) only. Those cancelled meanwhile are not returned.
+UPDATE blog_generations AS job
+   SET forwarded_at = now(), forwarded_partition = next.partition, estimate_nanousd = next.estimate,
+       forward_count = job.forward_count + 1
+  FROM unnest($1::uuid[], $2::int[], $3::bigint[]) AS next (id, partition, estimate), scheduler_leader AS leader
+ WHERE job.id = next.id AND job.status = 'PENDING' AND job.forwarded_at IS NULL AND leader.epoch = $4
+RETURNING job.id, job.forward_count;
+
+-- name: epoch
+-- Who leads now.
+SELECT epoch FROM scheduler_leader;
+
+-- name: settle
+-- Charge what jobs have cost since they were charged last. Repeating it returns nothing more to charge.
+UPDATE blog_generations AS job
+   SET charged_nanousd = job.cost_nanousd
+  FROM (SELECT id, charged_nanousd FROM blog_generations WHERE id = ANY ($1::uuid[]) FOR UPDATE) AS before
+ WHERE job.id = before.id
+   -- Not those that are on their way again: an old event of theirs says nothing about the attempt that runs.
+   AND NOT (job.status IN ('PENDING', 'PROCESSING') AND job.forwarded_at IS NOT NULL)
+RETURNING job.id, job.instance_id AS store, job.status, job.priority, job.created_at, job.not_before,
+          job.cost_nanousd - before.charged_nanousd AS spent;
+
+-- name: save_counters
+-- Add what changed to the stores' counters.
+INSERT INTO stores (instance_id, served_nanousd, mean_cost_nanousd, settled_jobs)
+SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[])
+ON CONFLICT (instance_id) DO UPDATE
+   SET served_nanousd = stores.served_nanousd + excluded.served_nanousd,
+       mean_cost_nanousd = excluded.mean_cost_nanousd,
+       settled_jobs = stores.settled_jobs + excluded.settled_jobs,
+       updated_at = now();
+
+-- name: return_lost
+-- Jobs whose lease ended some time ago ($1 seconds) return to the queue: their worker is gone.
+UPDATE blog_generations
+   SET status = 'PENDING', forwarded_at = NULL, lease_until = NULL
+ WHERE status = 'PROCESSING' AND lease_until < now() - make_interval(secs => $1)
+RETURNING id, instance_id AS store, attempt, worker, created_at, started_at, input_tokens, output_tokens, images,
+          cost_nanousd;
+
+-- name: return_unclaimed
+-- Jobs that were forwarded and not claimed for too long ($1 seconds) return to the queue.
+UPDATE blog_generations
+   SET forwarded_at = NULL
+ WHERE status = 'PENDING' AND forwarded_at < now() - make_interval(secs => $1)
+RETURNING id;
+
+-- name: in_flight
+-- The jobs that hold a slot, as PostgreSQL has it.
+SELECT id, instance_id AS store, forwarded_partition, estimate_nanousd
+  FROM blog_generations WHERE status IN ('PENDING', 'PROCESSING') AND forwarded_at IS NOT NULL;
