@@ -1,0 +1,129 @@
+"""Replicate: an image is a prediction that is created, polled and fetched.
+
+It is created without `Prefer: wait`: its id must be saved as soon as it exists, so that after a crash the same
+prediction is taken up again and not paid for twice.
+"""
+
+import asyncio
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import httpx
+from pydantic import ValidationError
+from replicate.client import Client
+from replicate.exceptions import ReplicateError
+
+from services.generator.limiter import ProviderLimiter
+from shared.errors import Permanent, Transient
+
+_COOL_DOWN_S = 5.0
+_CREATE_WITHIN_S = 30.0
+_FIRST_POLL_S = 1.0
+_SLOWEST_POLL_S = 5.0
+_LARGEST_IMAGE = 16 * 1024 * 1024
+
+_job: ContextVar[str] = ContextVar("replicate_job", default="")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    content: bytes
+    media_type: str
+
+
+async def name_job(request: httpx.Request) -> None:
+    """A request hook for the client: the bill is read by job."""
+    if _job.get():
+        request.headers["X-Blogstream-Job"] = _job.get()
+
+
+class ReplicatePainter:
+    """Paints one image a job. `timeout_s` runs from the moment it is asked for; `http` fetches the finished file."""
+
+    def __init__(
+        self, client: Client, http: httpx.AsyncClient, *, model: str, limiter: ProviderLimiter, timeout_s: float
+    ) -> None:
+        self._client = client
+        self._http = http
+        self._model = model
+        self._limiter = limiter
+        self._timeout_s = timeout_s
+
+    async def wait_turn(self) -> None:
+        await self._limiter.acquire({"requests": 1})
+
+    async def create(self, job: UUID, prompt: str) -> str:
+        """Create the prediction: its id. From here on it is paid for."""
+        _job.set(str(job))
+        wanted = {"prompt": prompt, "aspect_ratio": "16:9", "output_format": "png"}
+        try:
+            async with asyncio.timeout(_CREATE_WITHIN_S):
+                prediction = await self._call(self._client.models.predictions.async_create(self._model, input=wanted))
+        except TimeoutError:
+            raise Transient(f"Replicate gave no id within {_CREATE_WITHIN_S:g} s", code="replicate-timeout") from None
+        return str(prediction.id)
+
+    async def finish(self, job: UUID, prediction_id: str) -> Image:
+        """Wait for a created prediction and fetch what it made."""
+        _job.set(str(job))
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                url = await self._poll(prediction_id)
+                return await self._fetch(url)
+        except TimeoutError:
+            raise Transient(f"Replicate took over {self._timeout_s:g} s", code="replicate-timeout") from None
+
+    async def _poll(self, prediction_id: str) -> str:
+        pause = _FIRST_POLL_S
+        while True:
+            prediction = await self._call(self._client.predictions.async_get(prediction_id))
+            if prediction.status == "succeeded":
+                return _first_url(prediction.output)
+            if prediction.status in ("failed", "canceled"):
+                raise Permanent(f"Replicate: {prediction.status}: {prediction.error}", code="replicate-failed")
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, _SLOWEST_POLL_S)
+
+    async def _fetch(self, url: str) -> Image:
+        try:
+            answer = await self._http.get(url)
+            answer.raise_for_status()
+        except httpx.HTTPError as error:
+            raise Transient(f"the image could not be fetched: {error}", code="replicate-fetch") from error
+        if len(answer.content) > _LARGEST_IMAGE:
+            raise Permanent("the image is over 16 MiB", code="replicate-too-large")
+        return Image(content=answer.content, media_type=answer.headers.get("content-type", "").split(";")[0])
+
+    async def _call(self, call: Any) -> Any:
+        try:
+            return await call
+        except ReplicateError as error:
+            raise self._translate(error) from error
+        except httpx.HTTPError as error:
+            raise Transient(f"Replicate could not be reached: {error!r}", code="replicate-unreachable") from error
+        except ValidationError as error:  # the SDK does not know the status `aborted`
+            raise Permanent("Replicate: the prediction was aborted", code="replicate-aborted") from error
+        except ValueError as error:
+            raise Transient(
+                f"Replicate answered with something unreadable: {error}", code="replicate-unreadable"
+            ) from error
+
+    def _translate(self, error: ReplicateError) -> Transient | Permanent:
+        status = error.status or 0
+        if status == 402:
+            return Permanent("Replicate: the account has no credit left", code="insufficient-quota")
+        if status in (429, 503):
+            self._limiter.cool_down(_COOL_DOWN_S)
+        if status in (408, 409, 429) or status >= 500 or status == 0:
+            return Transient(f"Replicate answered {status}: {error.detail}", code=f"replicate-{status}")
+        return Permanent(f"Replicate refused with {status}: {error.detail}", code=f"replicate-{status}")
+
+
+def _first_url(output: Any) -> str:
+    first = output[0] if isinstance(output, list) and output else output
+    url = getattr(first, "url", first)
+    if not isinstance(url, str) or not url:
+        raise Permanent("Replicate finished without an image", code="replicate-no-output")
+    return url

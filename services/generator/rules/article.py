@@ -1,0 +1,71 @@
+"""What a model must answer, and how its answer becomes a page: everything it wrote is treated as hostile."""
+
+import html
+import re
+import unicodedata
+
+import nh3
+from pydantic import BaseModel, ConfigDict, Field
+
+_TAGS = {"article", "h1", "h2", "p", "ul", "ol", "li", "strong", "em", "a", "blockquote"}
+_ATTRIBUTES = {"a": {"href"}}
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Outline(_Answer):
+    """The plan of a post."""
+
+    title: str = Field(min_length=1)
+    angle: str
+    headings: list[str] = Field(min_length=1)
+    keywords: list[str]
+
+
+class Section(_Answer):
+    heading: str
+    paragraphs: list[str]
+
+
+class Article(_Answer):
+    """The post itself. Paragraphs are plain text; light markup survives, the rest is taken out."""
+
+    title: str = Field(min_length=1)
+    slug: str
+    meta_description: str
+    sections: list[Section] = Field(min_length=1)
+
+
+def render(article: Article) -> str:
+    """The article as sanitised HTML: known tags only, links by https only, no style, script or event."""
+    parts = [f"<h1>{html.escape(article.title)}</h1>"]
+    for section in article.sections:
+        parts.append(f"<h2>{html.escape(section.heading)}</h2>")
+        parts += [f"<p>{paragraph}</p>" for paragraph in section.paragraphs]
+    return nh3.clean(
+        f"<article>{''.join(parts)}</article>",
+        tags=_TAGS,
+        attributes=_ATTRIBUTES,
+        url_schemes={"https"},
+        clean_content_tags={"script", "style"},
+        link_rel="noopener nofollow",
+    )
+
+
+def plain(text: str, limit: int) -> str:
+    """Text without markup and control characters, at most `limit` characters long, cut at a word."""
+    stripped = html.unescape(nh3.clean(text, tags=set(), clean_content_tags={"script", "style"}))
+    words = " ".join("".join(c if c.isprintable() else " " for c in stripped).split())
+    return words if len(words) <= limit else words[:limit].rsplit(" ", 1)[0]
+
+
+def slug(wanted: str, title: str) -> str:
+    """A slug of a to z, digits and hyphens, from what the model wanted or else from the title."""
+    for text in (wanted, title):
+        ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+        made = re.sub(r"[^a-z0-9]+", "-", ascii_text).strip("-")[:80].strip("-")
+        if made:
+            return made
+    return "post"

@@ -1,0 +1,35 @@
+"""What to do about a failed attempt: try again later, or fail the job with an honest reason."""
+
+from dataclasses import dataclass
+
+from shared.errors import Permanent, Transient
+
+_FIRST_PAUSE_S = 2.0
+_LONGEST_PAUSE_S = 300.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Again:
+    delay_s: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fail:
+    code: str
+    reason: str
+
+
+def judge(error: Exception, *, attempt: int, max_attempts: int, chance: float) -> Again | Fail:
+    """Judge what ended attempt number `attempt` (from 1). `chance` in [0, 1) spreads the pauses (full jitter).
+
+    A provider's own delay is a minimum; the backoff doubles from 2 s to 5 minutes.
+    """
+    if isinstance(error, Permanent):
+        return Fail(code=error.code, reason=str(error))
+    if not isinstance(error, Transient):
+        return Fail(code="internal", reason=f"{type(error).__name__}: {error}")
+    if attempt >= max_attempts:
+        return Fail(code=error.code, reason=f"gave up after {attempt} attempts: {error}")
+    backoff = min(_FIRST_PAUSE_S * 2 ** (attempt - 1), _LONGEST_PAUSE_S)
+    return Again(delay_s=(error.delay or 0.0) + backoff * chance, reason=str(error))

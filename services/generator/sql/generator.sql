@@ -1,0 +1,77 @@
+-- name: claim
+-- Take a forwarded job, or one whose worker's lease has ended. The new attempt's number fences all later writes.
+UPDATE blog_generations
+   SET status = 'PROCESSING', attempt = attempt + 1, worker = $2, lease_until = now() + make_interval(secs => $3),
+       started_at = coalesce(started_at, now()), not_before = NULL
+ WHERE id = $1
+   AND ((status = 'PENDING' AND forwarded_at IS NOT NULL) OR (status = 'PROCESSING' AND lease_until < now()))
+RETURNING attempt, request, created_at, started_at;
+
+-- name: look
+-- Why a job could not be claimed: what is true of it.
+SELECT instance_id AS store, status, attempt, worker, forwarded_at IS NOT NULL AS forwarded, created_at, started_at,
+       finished_at, error, input_tokens, output_tokens, images, cost_nanousd,
+       extract(epoch FROM lease_until - now())::float8 AS lease_left_s
+  FROM blog_generations WHERE id = $1;
+
+-- name: heartbeat
+-- Prolong the leases of this worker's ($1) running jobs; those not returned are no longer its own.
+UPDATE blog_generations SET lease_until = now() + make_interval(secs => $3)
+ WHERE id = ANY ($2::uuid[]) AND worker = $1 AND status = 'PROCESSING'
+RETURNING id;
+
+-- name: steps
+-- What earlier attempts have saved.
+SELECT step, state, external_id, result FROM blog_steps WHERE job_id = $1;
+
+-- name: begin_step
+-- Note that a call is about to be paid for. Nothing is returned when the claim is lost. in_doubt counts calls that were
+-- begun before and never answered.
+INSERT INTO blog_steps AS step (job_id, step, state, attempt)
+SELECT id, $2, 'STARTED', attempt FROM blog_generations
+ WHERE id = $1 AND attempt = $3 AND worker = $4 AND status = 'PROCESSING'
+ON CONFLICT (job_id, step) DO UPDATE
+   SET state = 'STARTED', attempt = excluded.attempt, call_started_at = now(), finished_at = NULL,
+       in_doubt = step.in_doubt + (step.state = 'STARTED' AND step.external_id IS NULL)::int
+RETURNING in_doubt, external_id;
+
+-- name: name_call
+-- Save the provider's id of a call as soon as it exists ($3), or forget it (NULL) so that a new one is made.
+UPDATE blog_steps SET external_id = $3 WHERE job_id = $1 AND step = $2;
+
+-- name: finish_step
+-- Save what a step has brought and cost. A paid answer is saved whoever holds the claim by now.
+UPDATE blog_steps
+   SET state = $3, finished_at = now(), result = coalesce($4, result), input_tokens = input_tokens + $5,
+       output_tokens = output_tokens + $6, images = images + $7, cost_nanousd = cost_nanousd + $8
+ WHERE job_id = $1 AND step = $2;
+
+-- name: finish_assembly
+-- The last step has no call to pay for: it is noted when it is done.
+INSERT INTO blog_steps (job_id, step, state, attempt, finished_at) VALUES ($1, 'assemble', 'DONE', $2, now())
+ON CONFLICT (job_id, step) DO UPDATE SET state = 'DONE', attempt = excluded.attempt, finished_at = now();
+
+-- name: save_post
+-- The finished post.
+INSERT INTO blog_posts (job_id, title, slug, meta_description, html, image_url) VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT (job_id) DO UPDATE
+   SET title = excluded.title, slug = excluded.slug, meta_description = excluded.meta_description,
+       html = excluded.html, image_url = excluded.image_url;
+
+-- name: end_attempt
+-- Leave PROCESSING under the fence (id, attempt, worker), with all that the job's steps have cost so far.
+UPDATE blog_generations AS job
+   SET status = $4, error_code = $5, error = $6, lease_until = NULL,
+       not_before = CASE WHEN $4 = 'PENDING' THEN now() + make_interval(secs => $7) END,
+       forwarded_at = CASE WHEN $4 = 'PENDING' THEN NULL ELSE forwarded_at END,
+       finished_at = CASE WHEN $4 = 'PENDING' THEN NULL ELSE now() END,
+       input_tokens = spent.input_tokens, output_tokens = spent.output_tokens, images = spent.images,
+       cost_nanousd = spent.cost_nanousd
+  FROM (SELECT coalesce(sum(input_tokens), 0)::bigint AS input_tokens,
+               coalesce(sum(output_tokens), 0)::bigint AS output_tokens,
+               coalesce(sum(images), 0)::int AS images,
+               coalesce(sum(cost_nanousd), 0)::bigint AS cost_nanousd
+          FROM blog_steps WHERE job_id = $1) AS spent
+ WHERE job.id = $1 AND job.attempt = $2 AND job.worker = $3 AND job.status = 'PROCESSING'
+RETURNING job.input_tokens, job.output_tokens, job.images, job.cost_nanousd, job.not_before,
+          coalesce(job.finished_at, now()) AS at;

@@ -1,0 +1,141 @@
+"""The steps of a blog: outline, then article and hero image side by side, then assembly.
+
+Before a call is paid for, the step is noted as STARTED; its answer is saved before anything else happens. A later
+attempt begins after the last saved answer; an image that was created is taken up by its id.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from pydantic import BaseModel
+
+from services.generator.images import ImageStore
+from services.generator.providers.openai import Call, OpenAIWriter, PaidInVain
+from services.generator.providers.replicate import ReplicatePainter
+from services.generator.rules import prompts
+from services.generator.rules.article import Article, Outline, plain, render, slug
+from services.generator.rules.prices import Prices
+from services.generator.store import Claim, GeneratorStore, Post, SavedStep
+from shared.errors import Permanent
+from shared.job import Step
+from shared.log import get_logger
+from shared.messages import Usage
+
+log = get_logger(__name__)
+
+A = TypeVar("A", bound=BaseModel)
+StepDone = Callable[[Claim, Step], Awaitable[None]]
+
+
+class BlogSteps:
+    """Runs a claimed job's steps up to the assembled post. `step_done` hears of each step that was paid for."""
+
+    def __init__(
+        self, *, store: GeneratorStore, writer: OpenAIWriter, painter: ReplicatePainter, images: ImageStore,
+        prices: Prices, step_done: StepDone,
+    ) -> None:  # fmt: skip
+        self._store = store
+        self._writer = writer
+        self._painter = painter
+        self._images = images
+        self._prices = prices
+        self._step_done = step_done
+
+    async def run(self, claim: Claim) -> Post:
+        saved = await self._store.steps(claim.job)
+        request = claim.request
+        outline = await self._write(
+            claim, Step.OUTLINE, saved, Outline, prompts.OUTLINE_INSTRUCTIONS, prompts.outline_input(request),
+            prompts.OUTLINE_MAX_TOKENS,
+        )  # fmt: skip
+        article_call = self._write(
+            claim, Step.ARTICLE, saved, Article, prompts.ARTICLE_INSTRUCTIONS,
+            prompts.article_input(request, outline), prompts.ARTICLE_MAX_TOKENS,
+        )  # fmt: skip
+        if request.images == 0:
+            return _assemble(await article_call, image_url=None)
+        article, image_url = await _both(article_call, self._paint(claim, saved, outline))
+        return _assemble(article, image_url=image_url)
+
+    async def _write(
+        self, claim: Claim, step: Step, saved: dict[Step, SavedStep], answer: type[A], instructions: str, data: str,
+        max_tokens: int,
+    ) -> A:  # fmt: skip
+        done = saved.get(step)
+        if done is not None and done.state == "DONE":
+            return answer.model_validate(done.result)
+        call = Call(job=claim.job, step=step, instructions=instructions, data=data, max_tokens=max_tokens)
+        await self._writer.wait_turn(call, answer)
+        await self._begin(claim, step)
+        try:
+            written, usage = await self._writer.write(call, answer)
+        except PaidInVain as vain:
+            await self._store.finish_step(claim, step, state="FAILED", usage=vain.usage)
+            raise vain.cause from None
+        except Exception:
+            await self._store.finish_step(claim, step, state="FAILED", usage=Usage())
+            raise
+        await self._store.finish_step(claim, step, state="DONE", usage=usage, result=written.model_dump())
+        await self._step_done(claim, step)
+        return written
+
+    async def _paint(self, claim: Claim, saved: dict[Step, SavedStep], outline: Outline) -> str:
+        before = saved.get(Step.IMAGE)
+        if before is not None and before.state == "DONE" and before.result is not None:
+            return str(before.result["url"])
+        prediction = before.external_id if before is not None else None
+        if prediction is None:
+            prediction = await self._create_image(claim, outline)
+        try:
+            image = await self._painter.finish(claim.job, prediction)
+        except Permanent:
+            await self._store.name_call(claim, Step.IMAGE, None)  # another attempt needs another prediction
+            await self._store.finish_step(claim, Step.IMAGE, state="FAILED", usage=Usage())
+            raise
+        url = await self._images.put(claim.request.store, str(claim.job), image.content, image.media_type)
+        await self._store.finish_step(
+            claim, Step.IMAGE, state="DONE", usage=self._prices.of_image(), result={"url": url}
+        )
+        await self._step_done(claim, Step.IMAGE)
+        return url
+
+    async def _create_image(self, claim: Claim, outline: Outline) -> str:
+        await self._painter.wait_turn()
+        await self._begin(claim, Step.IMAGE)
+        try:
+            prediction = await self._painter.create(claim.job, prompts.image_prompt(outline))
+        except Exception:
+            await self._store.finish_step(claim, Step.IMAGE, state="FAILED", usage=Usage())
+            raise
+        await self._store.name_call(claim, Step.IMAGE, prediction)
+        return prediction
+
+    async def _begin(self, claim: Claim, step: Step) -> None:
+        in_doubt = await self._store.begin_step(claim, step)
+        if in_doubt:
+            log.warning(
+                "a call was begun before and its answer never saved: it is made again", job=str(claim.job),
+                store=claim.request.store, step=step, in_doubt=in_doubt,
+            )  # fmt: skip
+
+
+async def _both(article: Awaitable[Article], image: Awaitable[str]) -> tuple[Article, str]:
+    """Wait for both even when one fails: what the other has paid for is to be saved."""
+    written, painted = await asyncio.gather(article, image, return_exceptions=True)
+    for outcome in (written, painted):
+        if isinstance(outcome, BaseException):
+            raise outcome
+    assert isinstance(written, Article)
+    assert isinstance(painted, str)
+    return written, painted
+
+
+def _assemble(article: Article, *, image_url: str | None) -> Post:
+    return Post(
+        title=plain(article.title, 200),
+        slug=slug(article.slug, article.title),
+        meta_description=plain(article.meta_description, 160),
+        html=render(article),
+        image_url=image_url,
+    )

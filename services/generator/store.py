@@ -1,0 +1,142 @@
+"""generator's calls to PostgreSQL, one method a query of sql/generator.sql. Every write is fenced by the claim."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+from pydantic import TypeAdapter
+
+from shared.job import Status, Step
+from shared.messages import BlogRequested, Usage
+from shared.postgres import load_queries
+
+_QUERIES = load_queries(Path(__file__).parent / "sql" / "generator.sql")
+_REQUEST = TypeAdapter(BlogRequested)
+
+
+class ClaimLostError(Exception):
+    """Another worker, a cancellation or the scheduler has taken the job: nothing more may be written."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """The right to work on a job: `attempt` and `worker` fence every write."""
+
+    job: UUID
+    attempt: int
+    worker: str
+    request: BlogRequested
+    created_at: datetime
+    started_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SavedStep:
+    state: str
+    external_id: str | None
+    result: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Post:
+    title: str
+    slug: str
+    meta_description: str
+    html: str
+    image_url: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """An attempt that was ended in the database: what the job has cost, and when it is to be tried again."""
+
+    usage: Usage
+    at: datetime
+    not_before: datetime | None
+
+
+class GeneratorStore:
+    def __init__(self, pool: asyncpg.Pool, *, worker: str, lease_s: float) -> None:
+        self._pool = pool
+        self._worker = worker
+        self._lease_s = lease_s
+
+    async def claim(self, job: UUID) -> Claim | None:
+        row = await self._pool.fetchrow(_QUERIES["claim"], job, self._worker, self._lease_s)
+        if row is None:
+            return None
+        return Claim(
+            job=job, attempt=row["attempt"], worker=self._worker, request=_REQUEST.validate_python(row["request"]),
+            created_at=row["created_at"], started_at=row["started_at"],
+        )  # fmt: skip
+
+    async def look(self, job: UUID) -> asyncpg.Record | None:
+        return await self._pool.fetchrow(_QUERIES["look"], job)
+
+    async def heartbeat(self, jobs: Sequence[UUID]) -> set[UUID]:
+        """The jobs that are still this worker's own."""
+        rows = await self._pool.fetch(_QUERIES["heartbeat"], self._worker, jobs, self._lease_s)
+        return {row["id"] for row in rows}
+
+    async def steps(self, job: UUID) -> dict[Step, SavedStep]:
+        rows = await self._pool.fetch(_QUERIES["steps"], job)
+        return {
+            Step(row["step"]): SavedStep(state=row["state"], external_id=row["external_id"], result=row["result"])
+            for row in rows
+        }
+
+    async def begin_step(self, claim: Claim, step: Step) -> int:
+        """Note that the step's call begins. How many calls of it are in doubt; `ClaimLostError` when it may not."""
+        row = await self._pool.fetchrow(_QUERIES["begin_step"], claim.job, step, claim.attempt, claim.worker)
+        if row is None:
+            raise ClaimLostError(f"job {claim.job}, attempt {claim.attempt}")
+        return int(row["in_doubt"])
+
+    async def name_call(self, claim: Claim, step: Step, external_id: str | None) -> None:
+        await self._pool.execute(_QUERIES["name_call"], claim.job, step, external_id)
+
+    async def finish_step(
+        self, claim: Claim, step: Step, *, state: str, usage: Usage, result: dict[str, Any] | None = None
+    ) -> None:
+        """Save a step's answer (`state` DONE) or its failure, and what it cost."""
+        await self._pool.execute(
+            _QUERIES["finish_step"], claim.job, step, state, result,
+            usage.input_tokens, usage.output_tokens, usage.images, usage.cost_nanousd,
+        )  # fmt: skip
+
+    async def complete(self, claim: Claim, post: Post) -> Ended:
+        """Post and DONE together, or `ClaimLostError` and neither."""
+        async with self._pool.acquire() as connection, connection.transaction():
+            await connection.execute(_QUERIES["finish_assembly"], claim.job, claim.attempt)
+            await connection.execute(
+                _QUERIES["save_post"], claim.job, post.title, post.slug, post.meta_description, post.html,
+                post.image_url,
+            )  # fmt: skip
+            return await _end(connection, claim, Status.DONE)
+
+    async def fail(self, claim: Claim, *, code: str, reason: str) -> Ended:
+        return await _end(self._pool, claim, Status.FAILED, code=code, reason=reason)
+
+    async def give_back(self, claim: Claim, *, delay_s: float, reason: str) -> Ended:
+        """Return the job to the queue, not to be forwarded before `delay_s` seconds have passed."""
+        return await _end(self._pool, claim, Status.PENDING, code="retry", reason=reason, delay_s=delay_s)
+
+
+async def _end(
+    database: Any, claim: Claim, status: Status, *, code: str | None = None, reason: str | None = None,
+    delay_s: float = 0.0,
+) -> Ended:  # fmt: skip
+    row = await database.fetchrow(
+        _QUERIES["end_attempt"], claim.job, claim.attempt, claim.worker, status, code, reason, delay_s
+    )
+    if row is None:
+        raise ClaimLostError(f"job {claim.job}, attempt {claim.attempt}")
+    usage = Usage(
+        input_tokens=row["input_tokens"], output_tokens=row["output_tokens"], images=row["images"],
+        cost_nanousd=row["cost_nanousd"],
+    )  # fmt: skip
+    return Ended(usage=usage, at=row["at"], not_before=row["not_before"])
