@@ -1,0 +1,18 @@
+"""`python -m services.generator`: one worker, until SIGTERM."""
+
+import asyncio
+
+from services.generator import service
+from services.generator.settings import GeneratorSettings
+from shared import lifecycle, log
+from shared.settings import process_name
+
+
+async def main(stop: asyncio.Event) -> None:
+    settings = GeneratorSettings.from_environment()
+    log.configure("generator", settings.log_level)
+    await service.run(settings, stop, name=process_name("generator"))
+
+
+if __name__ == "__main__":
+    lifecycle.run(main)

@@ -1,0 +1,176 @@
+"""The thin shell around Kafka: takes tasks while there are free slots, commits each partition's finished prefix.
+
+Running jobs go on through a rebalance under their leases; the partitions that are owned decide the share of the budget.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+from aiokafka.errors import KafkaError
+from aiokafka.structs import ConsumerRecord, TopicPartition
+
+from services.generator.rules.prefix import FinishedPrefix
+from services.generator.worker import Worker
+from shared import kafka
+from shared.errors import InvalidMessage, Unavailable
+from shared.kafka import Publisher
+from shared.log import get_logger
+from shared.messages import GenerationTask
+from shared.settings import KafkaSettings
+from shared.topics import GENERATION, GENERATOR_GROUP
+
+log = get_logger(__name__)
+
+_COMMIT_EVERY_S = 1.0
+_POLL_MS = 500
+
+
+class TaskConsumer:
+    """Feeds a worker. `owned` hears of the partitions after every rebalance."""
+
+    def __init__(
+        self, *, name: str, settings: KafkaSettings, slots: int, dead_letter_limit: int, worker: Worker,
+        publisher: Publisher, owned: Callable[[tuple[int, ...]], None],
+    ) -> None:  # fmt: skip
+        self._worker = worker
+        self._slots = slots
+        self._publisher = publisher
+        self._owned = owned
+        self._group = kafka.names(settings).group(GENERATOR_GROUP)
+        self._topic = kafka.names(settings).topic(GENERATION)
+        self._consumer: AIOKafkaConsumer = kafka.consumer(
+            settings, group_id=self._group, client_id=name, partition_assignment_strategy=[RangePartitionAssignor]
+        )
+        self._prefixes: dict[TopicPartition, FinishedPrefix] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._slot_freed = asyncio.Event()
+        self._committed_at = 0.0
+        self._put_aside = _Rate(limit=dead_letter_limit, within_s=60)
+
+    async def start(self) -> None:
+        """Join the group; returns once partitions are assigned (or the group has none for us)."""
+        self._consumer.subscribe([self._topic], listener=_Rebalance(self._assigned, self._commit_before_rebalance))
+        await self._consumer.start()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Take tasks until told to stop. What was taken is not waited for: the worker drains."""
+        while not stop.is_set():
+            try:
+                await self._turn()
+            except KafkaError as error:
+                log.error("Kafka is away: taking no new jobs", reason=f"{type(error).__name__}: {error}")
+                await asyncio.sleep(2)
+
+    async def finish(self) -> None:
+        """After the worker has drained: wait for the last messages, commit, leave the group."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=10)
+        await self._commit_before_rebalance()
+        for task in self._tasks:
+            task.cancel()
+        await self._consumer.stop()
+
+    async def _turn(self) -> None:
+        free = self._slots - len(self._tasks)
+        if free > 0:
+            self._consumer.resume(*self._consumer.paused())
+            batches = await self._consumer.getmany(timeout_ms=_POLL_MS, max_records=free)
+            for partition, records in batches.items():
+                for record in records:
+                    await self._take(partition, record)
+        else:  # full: stay in the group by polling with everything paused, and wait for a slot
+            self._consumer.pause(*self._consumer.assignment())
+            await self._consumer.getmany(timeout_ms=0)
+            await self._wait_for_slot()
+        if time.monotonic() - self._committed_at > _COMMIT_EVERY_S:
+            self._committed_at = time.monotonic()
+            await self._commit()
+
+    async def _take(self, partition: TopicPartition, record: ConsumerRecord) -> None:
+        prefix = self._prefixes.setdefault(partition, FinishedPrefix())
+        prefix.begin(record.offset)
+        try:
+            message = kafka.read(record)
+            if not isinstance(message, GenerationTask):
+                raise InvalidMessage("not a generation task", topic=record.topic, offset=record.offset)
+        except InvalidMessage as error:
+            await self._set_aside(record, error)
+            prefix.finish(record.offset)
+            return
+        task = asyncio.create_task(self._handle(message, prefix, record.offset), name=f"message of {message.job}")
+        self._tasks.add(task)
+        task.add_done_callback(self._handled)
+
+    async def _handle(self, message: GenerationTask, prefix: FinishedPrefix, offset: int) -> None:
+        if await self._worker.handle(message):
+            prefix.finish(offset)
+
+    def _handled(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._slot_freed.set()
+        if not task.cancelled() and task.exception() is not None:
+            # The message stays unfinished, so it will be read again; the lease returns the job before that.
+            log.error("a job's handling ended in a fault of ours", exc_info=task.exception())
+
+    async def _set_aside(self, record: ConsumerRecord, error: InvalidMessage) -> None:
+        log.error("a record is put aside", reason=str(error))
+        await self._publisher.dead_letter(record, error, group=self._group)
+        if self._put_aside.add(time.monotonic()):
+            raise Unavailable(f"too many records of {self._topic} cannot be read; see the dead-letter topic; stopped")
+
+    async def _wait_for_slot(self) -> None:
+        self._slot_freed.clear()
+        try:
+            async with asyncio.timeout(5):
+                await self._slot_freed.wait()
+        except TimeoutError:
+            return
+
+    async def _commit(self) -> None:
+        offsets = {
+            partition: offset
+            for partition, prefix in self._prefixes.items()
+            if (offset := prefix.to_commit()) is not None
+        }
+        if offsets:
+            await self._consumer.commit(offsets)
+
+    async def _commit_before_rebalance(self) -> None:
+        try:
+            await self._commit()
+        except KafkaError as error:
+            log.warning("could not commit: some messages will be read again", reason=str(error))
+        self._prefixes.clear()
+
+    def _assigned(self, partitions: set[TopicPartition]) -> None:
+        owned = tuple(sorted(partition.partition for partition in partitions))
+        log.info("partitions assigned", partitions=list(owned))
+        self._owned(owned)
+
+
+class _Rate:
+    """Counts happenings; true when more than `limit` fell within the last `within_s` seconds."""
+
+    def __init__(self, *, limit: int, within_s: float) -> None:
+        self._limit = limit
+        self._within_s = within_s
+        self._times: list[float] = []
+
+    def add(self, now: float) -> bool:
+        self._times = [at for at in self._times if now - at < self._within_s] + [now]
+        return len(self._times) > self._limit
+
+
+class _Rebalance(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka ships no types
+    def __init__(self, assigned: Callable[[set[TopicPartition]], None], revoked: Callable[[], Awaitable[None]]) -> None:
+        self._assigned = assigned
+        self._revoked = revoked
+
+    async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
+        await self._revoked()
+
+    async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
+        self._assigned(assigned)

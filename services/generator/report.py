@@ -1,0 +1,76 @@
+"""What the worker says of itself: a report every second and on change, a log line every thirty."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from aiokafka.errors import KafkaError
+
+from services.generator.limiter import ProviderLimiter
+from services.generator.worker import Worker
+from shared.kafka import Outgoing, Publisher
+from shared.log import get_logger
+from shared.messages import WorkerReport
+from shared.topics import WORKERS
+
+log = get_logger(__name__)
+
+_EVERY_S = 1.0
+_NO_OFTENER_THAN_S = 0.1
+_HEARTBEAT_S = 30.0
+
+
+class Reporter:
+    """Reports until cancelled. `changed` asks for a report soon, not at once: changes come in crowds."""
+
+    def __init__(
+        self, *, name: str, slots: int, standin: bool, worker: Worker, limiters: Sequence[ProviderLimiter],
+        publisher: Publisher,
+    ) -> None:  # fmt: skip
+        self.partitions: tuple[int, ...] = ()
+        self.draining = False
+        self._name = name
+        self._slots = slots
+        self._standin = standin
+        self._worker = worker
+        self._limiters = limiters
+        self._publisher = publisher
+        self._started_at = datetime.now(UTC)
+        self._changed = asyncio.Event()
+
+    def changed(self) -> None:
+        self._changed.set()
+
+    async def run(self) -> None:
+        while True:
+            self._changed.clear()
+            await self.report()
+            await asyncio.sleep(_NO_OFTENER_THAN_S)
+            try:
+                async with asyncio.timeout(_EVERY_S - _NO_OFTENER_THAN_S):
+                    await self._changed.wait()
+            except TimeoutError:
+                continue
+
+    async def report(self) -> None:
+        try:
+            await self._publisher.publish(Outgoing(topic=WORKERS, key=self._name, message=self._report()), timeout=5)
+        except (KafkaError, TimeoutError) as error:
+            log.warning("a report was not published", reason=f"{type(error).__name__}: {error}")
+
+    async def log_heartbeat(self) -> None:
+        while True:
+            await asyncio.sleep(_HEARTBEAT_S)
+            log.info(
+                f"[Blog Worker] Heartbeat: {self._worker.running} running, {self._worker.done} done,"
+                f" {self._worker.failed} failed",
+                partitions=len(self.partitions),
+            )
+
+    def _report(self) -> WorkerReport:
+        return WorkerReport(
+            worker=self._name, at=datetime.now(UTC), started_at=self._started_at, partitions=self.partitions,
+            slots=0 if self.draining else self._slots, running=self._worker.running,
+            limiters=tuple(state for limiter in self._limiters for state in limiter.states()),
+            draining=self.draining, standin=self._standin,
+        )  # fmt: skip

@@ -1,0 +1,169 @@
+"""Puts one worker together and runs it: start, work, drain."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import asyncpg
+import httpx
+from openai import AsyncOpenAI
+from replicate.client import Client
+
+from services.generator.consumer import TaskConsumer
+from services.generator.images import FolderImageStore
+from services.generator.limiter import ProviderLimiter
+from services.generator.providers.openai import OpenAIWriter
+from services.generator.providers.replicate import ReplicatePainter, name_job
+from services.generator.report import Reporter
+from services.generator.rules.prices import Prices
+from services.generator.rules.prompts import largest_call
+from services.generator.settings import GeneratorSettings
+from services.generator.steps import BlogSteps
+from services.generator.store import GeneratorStore
+from services.generator.worker import Worker
+from shared import kafka
+from shared.errors import Unavailable
+from shared.log import get_logger
+from shared.postgres import AWAY, open_pool
+from shared.topics import GENERATION
+
+log = get_logger(__name__)
+
+
+def check_budget(settings: GeneratorSettings) -> None:
+    """Debts stay harmless only while every partition's largest call fits the account at once."""
+    needed = GENERATION.partitions * largest_call()
+    if needed > settings.openai_tpm:
+        raise Unavailable(
+            f"OPENAI_TPM is {settings.openai_tpm:g}, and {GENERATION.partitions} partitions with calls of up to"
+            f" {largest_call()} tokens need {needed}: ask the provider for a higher limit"
+        )
+
+
+async def run(settings: GeneratorSettings, stop: asyncio.Event, *, name: str) -> None:
+    """Run one worker until `stop` is set, then drain it. `name` is unique among workers."""
+    log.info("[Blog Worker] Starting with parallel batch processing...")
+    log.info(
+        f"[Blog Worker] Config: {settings.concurrent_blogs} concurrent, {settings.batch_size} batch size,"
+        f" {settings.max_per_instance} max per instance"
+    )
+    check_budget(settings)
+    pool = await open_pool(settings, name=name)
+    await kafka.ensure_topics(settings)
+    async with _publisher(settings, name) as publisher, _clients(settings) as (openai, replicate, http):
+        try:
+            await _Service(settings, name, pool, publisher, openai, replicate, http).run(stop)
+        finally:
+            await pool.close()
+    log.info("[Blog Worker] Stopped")
+
+
+class _Service:
+    def __init__(
+        self, settings: GeneratorSettings, name: str, pool: asyncpg.Pool, publisher: kafka.Publisher,
+        openai: AsyncOpenAI, replicate: Client, http: httpx.AsyncClient,
+    ) -> None:  # fmt: skip
+        self._settings = settings
+        prices = Prices(
+            input_usd=settings.openai_input_price, output_usd=settings.openai_output_price,
+            image_usd=settings.replicate_price,
+        )  # fmt: skip
+        texts = ProviderLimiter(
+            provider="openai", model=settings.openai_model, burst_s=settings.burst_s,
+            limits={"requests": settings.openai_rpm, "tokens": settings.openai_tpm},
+        )  # fmt: skip
+        pictures = ProviderLimiter(
+            provider="replicate", model=settings.replicate_model, burst_s=settings.burst_s,
+            limits={"requests": settings.replicate_rpm},
+        )  # fmt: skip
+        self._limiters = (texts, pictures)
+        store = GeneratorStore(pool, worker=name, lease_s=settings.lease_s)
+        self._worker = Worker(
+            name=name, slots=settings.concurrent_blogs, max_attempts=settings.max_attempts, store=store,
+            publisher=publisher, changed=self._changed, rng=random.Random(name),  # noqa: S311 - jitter, no secret
+        )  # fmt: skip
+        self._worker.steps = BlogSteps(
+            store=store, writer=OpenAIWriter(openai, model=settings.openai_model, limiter=texts, prices=prices),
+            painter=ReplicatePainter(
+                replicate, http, model=settings.replicate_model, limiter=pictures,
+                timeout_s=settings.replicate_timeout_s,
+            ),
+            images=FolderImageStore(settings.image_dir, settings.image_base_url), prices=prices,
+            step_done=self._worker.tell_step,
+        )  # fmt: skip
+        self._reporter = Reporter(
+            name=name, slots=settings.concurrent_blogs, standin=settings.standin, worker=self._worker,
+            limiters=self._limiters, publisher=publisher,
+        )  # fmt: skip
+        self._consumer = TaskConsumer(
+            name=name, settings=settings, slots=settings.concurrent_blogs, worker=self._worker, publisher=publisher,
+            dead_letter_limit=settings.dead_letter_limit, owned=self._own,
+        )  # fmt: skip
+
+    async def run(self, stop: asyncio.Event) -> None:
+        await self._consumer.start()
+        background = [
+            asyncio.create_task(self._reporter.run(), name="reports"),
+            asyncio.create_task(self._reporter.log_heartbeat(), name="heartbeat"),
+            asyncio.create_task(self._keep_leases(), name="leases"),
+        ]
+        log.info("[Blog Worker] Started successfully")
+        try:
+            await self._consumer.run(stop)
+            await self._drain()
+        finally:
+            for task in background:
+                task.cancel()
+            await asyncio.gather(*background, return_exceptions=True)
+
+    async def _drain(self) -> None:
+        log.info("[Blog Worker] Draining", running=self._worker.running, seconds=self._settings.drain_s)
+        self._reporter.draining = True
+        await self._reporter.report()
+        await self._worker.drain(self._settings.drain_s)
+        await self._consumer.finish()
+
+    async def _keep_leases(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.lease_s / 3)
+            try:
+                await self._worker.heartbeat()
+            except AWAY as error:
+                log.warning("leases could not be prolonged", reason=f"{type(error).__name__}: {error}")
+
+    def _changed(self) -> None:
+        self._reporter.changed()
+
+    def _own(self, partitions: tuple[int, ...]) -> None:
+        for limiter in self._limiters:
+            limiter.set_share(len(partitions) / GENERATION.partitions)
+        self._reporter.partitions = partitions
+        self._reporter.changed()
+
+
+@asynccontextmanager
+async def _publisher(settings: GeneratorSettings, name: str) -> AsyncIterator[kafka.Publisher]:
+    publisher = kafka.Publisher(settings, source=name)
+    await publisher.start()
+    try:
+        yield publisher
+    finally:
+        await publisher.stop()
+
+
+@asynccontextmanager
+async def _clients(settings: GeneratorSettings) -> AsyncIterator[tuple[AsyncOpenAI, Client, httpx.AsyncClient]]:
+    """The vendors' SDKs, with their own retries off where they can be, and a plain client that fetches images."""
+    replicate = Client(
+        api_token=settings.replicate_api_token.get_secret_value(), base_url=settings.replicate_base_url,
+        event_hooks={"request": [name_job]},
+    )  # fmt: skip
+    async with (
+        AsyncOpenAI(
+            api_key=settings.openai_api_key.get_secret_value(), base_url=settings.openai_base_url, max_retries=0,
+            timeout=settings.openai_timeout_s,
+        ) as openai,
+        httpx.AsyncClient(timeout=30, follow_redirects=True) as http,
+    ):  # fmt: skip
+        yield openai, replicate, http

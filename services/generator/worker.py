@@ -1,0 +1,232 @@
+"""One job from its message to its outcome: claim, attempt, judge, apply, tell.
+
+`handle` returns when the message may count as finished: the outcome is in PostgreSQL and published, or it is none of
+our business any more.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import UUID
+
+import asyncpg
+from aiokafka.errors import KafkaError
+
+from services.generator.rules.retry import Again, Fail, judge
+from services.generator.steps import BlogSteps
+from services.generator.store import Claim, ClaimLostError, Ended, GeneratorStore, Post
+from shared.errors import Permanent, Transient
+from shared.job import ENDED, Status, Step
+from shared.kafka import Outgoing, Publisher
+from shared.log import get_logger
+from shared.messages import EventKind, GenerationTask, JobEvent, Usage
+from shared.postgres import AWAY
+from shared.topics import RESULTS
+
+log = get_logger(__name__)
+
+_LOOK_AGAIN_S = 5.0
+_AWAY_PAUSE_S = 1.0
+
+
+class HandedBackError(Exception):
+    """The worker stops: its job goes back to the queue and begins at once on another."""
+
+
+@dataclass(slots=True, eq=False)
+class _Running:
+    task: asyncio.Task[Post]
+    ended: asyncio.Event
+
+
+class Worker:
+    """Runs at most `slots` jobs at once. `changed` is called when a slot is taken or given back."""
+
+    def __init__(
+        self, *, name: str, slots: int, max_attempts: int, store: GeneratorStore, publisher: Publisher,
+        changed: Callable[[], None], rng: random.Random,
+    ) -> None:  # fmt: skip
+        self._name = name
+        self._slots = asyncio.Semaphore(slots)
+        self._max_attempts = max_attempts
+        self._store = store
+        self._publisher = publisher
+        self._changed = changed
+        self._rng = rng
+        self._running: dict[UUID, _Running] = {}
+        self._stopping = self._handing_back = False
+        self.steps: BlogSteps
+        """Set by whoever builds the worker: the steps tell their events through it."""
+        self.done = self.failed = 0
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
+
+    async def handle(self, task: GenerationTask) -> bool:
+        """Work on a job until its message is finished; false when the worker stops before that.
+
+        PostgreSQL or Kafka being away only makes it wait.
+        """
+        while not self._stopping:
+            mine = self._running.get(task.job)
+            if mine is not None:  # a rebalance brought the message of a job that this worker runs already
+                await mine.ended.wait()
+                continue
+            try:
+                wait_s = await self._try(task)
+            except (*AWAY, KafkaError) as error:
+                log.warning("waiting: something is away", job=str(task.job), reason=f"{type(error).__name__}: {error}")
+                wait_s = _AWAY_PAUSE_S
+            if wait_s is None:
+                return True
+            await asyncio.sleep(wait_s)
+        return False
+
+    async def heartbeat(self) -> None:
+        """Prolong the leases of all running jobs; stop those that are no longer ours."""
+        jobs = list(self._running)
+        if not jobs:
+            return
+        kept = await self._store.heartbeat(jobs)
+        for job in jobs:
+            running = self._running.get(job)
+            if job not in kept and running is not None and not running.task.done():
+                log.warning("the claim is lost: stopped working on it", job=str(job))
+                running.task.cancel()
+
+    async def drain(self, seconds: float) -> None:
+        """Let running jobs go on for a while, then hand back the rest."""
+        self._stopping = True
+        running = {asyncio.create_task(entry.ended.wait()) for entry in self._running.values()}
+        if running:
+            await asyncio.wait(running, timeout=seconds)
+        self._handing_back = True
+        for entry in list(self._running.values()):
+            entry.task.cancel()
+        for entry in list(self._running.values()):
+            await entry.ended.wait()
+
+    async def tell_step(self, claim: Claim, step: Step) -> None:
+        """Announce a step that was paid for. Only an eye on progress: it may get lost, the row is the truth."""
+        try:
+            await self._publish(_event(claim, EventKind.STEP_DONE, Status.PROCESSING, step=step))
+        except (KafkaError, TimeoutError) as error:
+            log.warning("a step's event was not published", job=str(claim.job), reason=str(error))
+
+    async def _try(self, task: GenerationTask) -> float | None:
+        """None when the message is finished, else the seconds after which to look again."""
+        async with self._slots:
+            if self._stopping:
+                return 0.0
+            claim = await self._store.claim(task.job)
+            if claim is not None:
+                await self._run(claim)
+                return None
+        return await self._why_not(task)
+
+    async def _why_not(self, task: GenerationTask) -> float | None:
+        row = await self._store.look(task.job)
+        if row is None or (row["status"] == Status.PENDING and not row["forwarded"]):
+            return None  # a stale message: the job was called back since
+        if row["status"] in ENDED:
+            await self._publish(_outcome_again(task, row))
+            return None
+        if row["status"] == Status.PROCESSING:  # somebody else's live lease: wait for the outcome
+            return min(max(row["lease_left_s"] or 0.0, 0.5), _LOOK_AGAIN_S)
+        return _AWAY_PAUSE_S
+
+    async def _run(self, claim: Claim) -> None:
+        entry = self._running[claim.job] = _Running(
+            task=asyncio.create_task(self.steps.run(claim), name=f"job {claim.job}"), ended=asyncio.Event()
+        )
+        self._changed()
+        try:
+            await self._publish(_event(claim, EventKind.STARTED, Status.PROCESSING))
+            event = await self._conclude(claim, await self._outcome(entry.task))
+            await self._publish(event)
+        except ClaimLostError:
+            log.warning("another holds the claim: nothing written", job=str(claim.job), store=claim.request.store)
+        finally:
+            entry.task.cancel()
+            del self._running[claim.job]
+            entry.ended.set()
+            self._changed()
+
+    async def _outcome(self, task: asyncio.Task[Post]) -> Post | Exception:
+        await asyncio.wait({task})
+        if task.cancelled():
+            if self._handing_back:
+                return HandedBackError()
+            raise ClaimLostError("stopped by the heartbeat")
+        error = task.exception()
+        if isinstance(error, ClaimLostError):
+            raise error
+        if error is not None and not isinstance(error, Exception):
+            raise error
+        return error or task.result()
+
+    async def _conclude(self, claim: Claim, outcome: Post | Exception) -> JobEvent:
+        """Write the outcome, and go on trying while PostgreSQL is away: the answers are paid for."""
+        while True:
+            try:
+                return await self._apply(claim, outcome)
+            except AWAY as error:
+                log.warning("waiting to save an outcome", job=str(claim.job), reason=f"{type(error).__name__}: {error}")
+                await asyncio.sleep(_AWAY_PAUSE_S)
+
+    async def _apply(self, claim: Claim, outcome: Post | Exception) -> JobEvent:
+        bound = log.bind(job=str(claim.job), store=claim.request.store, attempt=claim.attempt)
+        if isinstance(outcome, Post):
+            ended = await self._store.complete(claim, outcome)
+            self.done += 1
+            bound.info("blog done", cost_usd=ended.usage.cost_nanousd / 1e9)
+            return _event(claim, EventKind.ENDED, Status.DONE, ended=ended)
+        verdict = self._judge(claim, outcome)
+        if isinstance(verdict, Again):
+            ended = await self._store.give_back(claim, delay_s=verdict.delay_s, reason=verdict.reason)
+            bound.warning("blog will be tried again", seconds=round(verdict.delay_s, 1), reason=verdict.reason)
+            return _event(claim, EventKind.RETRY, Status.PENDING, ended=ended, error=verdict.reason)
+        ended = await self._store.fail(claim, code=verdict.code, reason=verdict.reason)
+        self.failed += 1
+        bound.error("blog failed", code=verdict.code, reason=verdict.reason)
+        return _event(claim, EventKind.ENDED, Status.FAILED, ended=ended, error=verdict.reason)
+
+    def _judge(self, claim: Claim, error: Exception) -> Again | Fail:
+        if isinstance(error, HandedBackError):
+            return Again(delay_s=0.0, reason="the worker stopped and handed it back")
+        if isinstance(error, AWAY):
+            error = Transient(f"PostgreSQL or the disk was away: {error}", code="away")
+        if not isinstance(error, Transient | Permanent):
+            log.error("an attempt ended in a fault of ours", job=str(claim.job), exc_info=error)
+        return judge(error, attempt=claim.attempt, max_attempts=self._max_attempts, chance=self._rng.random())
+
+    async def _publish(self, event: JobEvent) -> None:
+        await self._publisher.publish(Outgoing(topic=RESULTS, key=event.store, message=event))
+
+
+def _event(
+    claim: Claim, kind: EventKind, status: Status, *, step: Step | None = None, ended: Ended | None = None,
+    error: str | None = None,
+) -> JobEvent:  # fmt: skip
+    return JobEvent(
+        job=claim.job, store=claim.request.store, kind=kind, status=status, attempt=claim.attempt,
+        at=ended.at if ended else datetime.now(UTC), created_at=claim.created_at, started_at=claim.started_at,
+        step=step, worker=claim.worker, usage=ended.usage if ended else Usage(),
+        not_before=ended.not_before if ended else None, error=error,
+    )  # fmt: skip
+
+
+def _outcome_again(task: GenerationTask, row: asyncpg.Record) -> JobEvent:
+    """The event of a job that has ended already, with the id that it had the first time."""
+    return JobEvent(
+        job=task.job, store=row["store"], kind=EventKind.ENDED, status=Status(row["status"]), attempt=row["attempt"],
+        at=row["finished_at"] or datetime.now(UTC), created_at=row["created_at"], started_at=row["started_at"],
+        worker=row["worker"], error=row["error"],
+        usage=Usage(
+            input_tokens=row["input_tokens"], output_tokens=row["output_tokens"], images=row["images"],
+            cost_nanousd=row["cost_nanousd"],
+        ),
+    )  # fmt: skip
