@@ -42,7 +42,7 @@ class Ticket:
 
 
 class Limiter:
-    """`limits` are the account's, in units a minute; a share of them is ours. `now`: a monotonic clock."""
+    """`limits` are the account's, in units a minute, of which a share is ours. `now` is any monotonic clock."""
 
     def __init__(self, limits: Mapping[str, float], *, burst_s: float, now: float) -> None:
         self.limits = dict(limits)

@@ -1,0 +1,18 @@
+"""`python -m services.ingest`: serves HTTP until SIGTERM."""
+
+import asyncio
+
+from services.ingest import service
+from services.ingest.settings import IngestSettings
+from shared import lifecycle, log
+from shared.settings import process_name
+
+
+async def main(stop: asyncio.Event) -> None:
+    settings = IngestSettings.from_environment()
+    log.configure("ingest", settings.log_level)
+    await service.run(settings, stop, name=process_name("ingest"))
+
+
+if __name__ == "__main__":
+    lifecycle.run(main)

@@ -1,0 +1,195 @@
+"""The HTTP interface. Accepting a request touches Kafka only; reading one touches PostgreSQL only."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import TypeVar
+from urllib.parse import urlencode
+from uuid import UUID
+
+import orjson
+import uuid_utils.compat
+from aiokafka.errors import KafkaError
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from services.ingest import rules, view
+from services.ingest.errors import HANDLERS, RequestId
+from services.ingest.keys import KeyRing
+from services.ingest.relay import MetricsRelay
+from services.ingest.settings import IngestSettings
+from services.ingest.store import IngestStore, Row
+from shared.http import JsonResponse, Problem
+from shared.kafka import Outgoing, Publisher
+from shared.log import get_logger
+from shared.postgres import AWAY
+from shared.topics import REQUESTS
+
+log = get_logger(__name__)
+T = TypeVar("T")
+
+_LIST_PARAMETERS = {"status", "limit", "cursor"}
+
+
+class Api:
+    """The handlers. `draining` is set once the process has been told to stop: readiness goes first."""
+
+    def __init__(
+        self, *, settings: IngestSettings, keys: KeyRing, store: IngestStore, publisher: Publisher,
+        relay: MetricsRelay, database_alive: Callable[[], Awaitable[bool]], draining: asyncio.Event,
+    ) -> None:  # fmt: skip
+        self._settings = settings
+        self._keys = keys
+        self._store = store
+        self._publisher = publisher
+        self._relay = relay
+        self._database_alive = database_alive
+        self._draining = draining
+
+    def application(self) -> Starlette:
+        routes: list[Route | Mount] = [
+            Route("/", self.index),
+            Route("/health", self.health),
+            Route("/livez", self.health),
+            Route("/readyz", self.ready),
+            Route("/metrics", self._relay.get),
+            Route("/api/rate-limiter/stats", self._relay.get),
+            Route("/api/blog-generation", self.submit, methods=["POST"]),
+            Route("/api/blog-generation", self.list, methods=["GET"]),
+            Route("/api/blog-generation/{job}", self.get, methods=["GET"]),
+        ]
+        if self._settings.image_dir is not None:
+            routes.append(Mount("/images", StaticFiles(directory=self._settings.image_dir, check_dir=False)))
+        application = Starlette(routes=routes, exception_handlers=HANDLERS)
+        application.add_middleware(RequestId)
+        return application
+
+    async def submit(self, request: Request) -> Response:
+        """POST: 201 once all of Kafka's in-sync replicas have the request."""
+        store = await self._authenticate(request)
+        body = rules.judge_body(await self._json(request), now=datetime.now(UTC))
+        job = rules.job_id(store, request.headers.get("idempotency-key"), uuid_utils.compat.uuid7())
+        message = rules.to_message(body, job=job, store=store, now=datetime.now(UTC))
+        try:
+            await self._publisher.publish(
+                Outgoing(topic=REQUESTS, key=store, message=message), timeout=self._settings.publish_timeout_s
+            )
+        except (KafkaError, TimeoutError) as error:
+            log.error("a request could not be accepted", store=store, reason=f"{type(error).__name__}: {error}")
+            raise Problem(
+                503, "Service Unavailable", detail="the event log did not acknowledge; send the request again",
+                headers={"Retry-After": "2"},
+            ) from None  # fmt: skip
+        answer = {
+            "id": job, "status": "PENDING", "store": store, "sourceType": message.source_type,
+            "sourceId": message.source_id, "createdAt": message.created_at,
+        }  # fmt: skip
+        return JsonResponse(answer, 201, headers={"Location": f"/api/blog-generation/{job}"})
+
+    async def get(self, request: Request) -> Response:
+        store = await self._authenticate(request)
+        try:
+            job = UUID(request.path_params["job"])
+        except ValueError:
+            raise _not_found() from None
+        row = await self._job_row(job, store)
+        if row is None:
+            raise _not_found()
+        return JsonResponse(view.whole(row, await _reading(self._store.steps(job)), datetime.now(UTC)))
+
+    async def list(self, request: Request) -> Response:
+        store = await self._authenticate(request)
+        query = request.query_params
+        unknown = sorted(set(query) - _LIST_PARAMETERS)
+        if unknown:
+            raise rules.RefusedError([{"field": name, "detail": "is not a known parameter"} for name in unknown])
+        status = rules.read_status(query["status"]) if "status" in query else None
+        limit = rules.read_limit(query["limit"]) if "limit" in query else 20
+        after = rules.read_cursor(query["cursor"]) if "cursor" in query else None
+        rows = await _reading(self._store.list(store, status=status, after=after, limit=limit + 1))
+        now, page = datetime.now(UTC), rows[:limit]
+        following = rules.cursor_of(page[-1]["created_at"], page[-1]["id"]) if len(rows) > limit else None
+        headers = {}
+        if following is not None:
+            parameters = {"limit": str(limit), "cursor": following} | ({"status": status} if status else {})
+            headers["Link"] = f'</api/blog-generation?{urlencode(parameters)}>; rel="next"'
+        return JsonResponse({"items": [view.summary(row, now) for row in page], "next": following}, headers=headers)
+
+    async def health(self, request: Request) -> Response:
+        """The process answers: says nothing of what it needs, so that a broker's fault restarts nobody."""
+        return JsonResponse({"status": "ok", "timestamp": datetime.now(UTC)})
+
+    async def ready(self, request: Request) -> Response:
+        if self._draining.is_set():
+            raise Problem(503, "Service Unavailable", detail="stopping")
+        if not await self._database_alive():
+            raise Problem(503, "Service Unavailable", detail="PostgreSQL is away: requests are accepted, not shown")
+        return JsonResponse({"status": "ready"})
+
+    async def index(self, request: Request) -> Response:
+        return JsonResponse(
+            {
+                "service": "blogstream ingest",
+                "requests": "/api/blog-generation",
+                "health": "/health",
+                "metrics": "/metrics",
+            }
+        )
+
+    async def _authenticate(self, request: Request) -> str:
+        scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        store = await self._keys.store_of(key.strip()) if scheme.lower() == "bearer" else None
+        if store is None:
+            detail = "send a valid API key: Authorization: Bearer sk_live_…"
+            raise Problem(401, "Unauthorized", detail=detail, headers={"WWW-Authenticate": "Bearer"})
+        return store
+
+    async def _json(self, request: Request) -> object:
+        media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
+        if media_type != "application/json":
+            raise Problem(415, "Unsupported Media Type", detail="send application/json")
+        content = bytearray()
+        async for chunk in request.stream():
+            content += chunk
+            if len(content) > self._settings.max_body_bytes:
+                limit = self._settings.max_body_bytes
+                raise Problem(413, "Content Too Large", detail=f"the body is over {limit} bytes")
+        try:
+            found: object = orjson.loads(content)
+        except orjson.JSONDecodeError as error:
+            fault = {"field": "body", "detail": str(error)}
+            raise Problem(400, "Bad Request", detail="the body is not JSON", errors=[fault]) from None
+        return found
+
+    async def _job_row(self, job: UUID, store: str) -> Row | None:
+        """The job's row; a job just accepted has none for a moment, so it is waited for."""
+        give_up = asyncio.get_running_loop().time() + self._settings.fresh_wait_s
+        row = await _reading(self._store.job(job, store))
+        while row is None and _may_be_fresh(job) and asyncio.get_running_loop().time() < give_up:
+            await asyncio.sleep(0.05)
+            row = await _reading(self._store.job(job, store))
+        return row
+
+
+def _may_be_fresh(job: UUID) -> bool:
+    """Whether an id can be of the last ten seconds: a UUIDv7 tells its time, a derived id (version 5) does not."""
+    if job.version == 7:
+        return abs(datetime.now(UTC).timestamp() - (job.int >> 80) / 1000) < 10
+    return job.version == 5
+
+
+async def _reading(read: Awaitable[T]) -> T:
+    try:
+        return await read
+    except AWAY:
+        raise Problem(
+            503, "Service Unavailable", detail="PostgreSQL is away; accepted requests are kept",
+            headers={"Retry-After": "5"},
+        ) from None  # fmt: skip
+
+
+def _not_found() -> Problem:
+    return Problem(404, "Not Found", detail="this store has no such job")

@@ -1,0 +1,68 @@
+"""Every refusal leaves as application/problem+json; what was not foreseen is logged whole and told in one word."""
+
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from services.ingest.rules import RefusedError
+from shared.http import Problem
+from shared.log import get_logger
+
+log = get_logger(__name__)
+
+
+async def problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Problem)
+    return error.response()
+
+
+async def refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RefusedError)
+    return Problem(422, "Unprocessable Content", detail=str(error), errors=error.errors).response()
+
+
+async def http_error(request: Request, error: Exception) -> Response:
+    """Starlette's own: unknown paths and methods."""
+    assert isinstance(error, HTTPException)
+    return Problem(error.status_code, error.detail, headers=error.headers).response()
+
+
+async def unforeseen(request: Request, error: Exception) -> Response:
+    log.error("an unforeseen fault", path=request.url.path, exc_info=error)
+    return Problem(500, "Internal Server Error").response()
+
+
+HANDLERS: Mapping[Any, Any] = {
+    Problem: problem,
+    RefusedError: refused,
+    HTTPException: http_error,
+    Exception: unforeseen,
+}
+
+
+class RequestId:
+    """Gives every request an id (the caller's own, when it is a sane one) for the logs and the answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+        request_id = given if 0 < len(given) <= 100 and given.isascii() else uuid.uuid4().hex.encode()
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request=request_id.decode()):
+            await self._app(scope, receive, send_with_id)

@@ -1,0 +1,68 @@
+"""Who is calling: a copy of the API keys in memory, so that accepting a request needs no database.
+
+The copy is refreshed every two seconds with what has changed; a key it does not know asks for a refresh at once (at
+most one a second), so a new key works immediately and a revoked one stops within two seconds. While PostgreSQL is
+away, the last copy serves.
+"""
+
+import asyncio
+import time
+from datetime import UTC, datetime, timedelta
+
+import asyncpg
+
+from shared.keys import hash_key, keys_changed_since
+from shared.log import get_logger
+from shared.postgres import AWAY
+
+log = get_logger(__name__)
+
+_EVERY_S = 2.0
+_AT_MOST_EVERY_S = 1.0
+_OVERLAP = timedelta(seconds=10)
+"""Changes are stamped when their transaction began, so one that commits late is older than what was read before."""
+_BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class KeyRing:
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+        self._stores: dict[bytes, str] = {}
+        self._latest = _BEGINNING
+        self._refreshed_at = float("-inf")
+        self._refreshing = asyncio.Lock()
+        self._away = False
+
+    async def store_of(self, key: str) -> str | None:
+        """The store that a key belongs to; None when it is unknown or revoked."""
+        digest = hash_key(key)
+        if digest not in self._stores and time.monotonic() - self._refreshed_at > _AT_MOST_EVERY_S:
+            await self.refresh()
+        return self._stores.get(digest)
+
+    async def refresh(self) -> None:
+        """Take over what has changed; says once when PostgreSQL is away."""
+        async with self._refreshing:
+            self._refreshed_at = time.monotonic()
+            try:
+                changed = await keys_changed_since(self._pool, self._latest)
+            except AWAY as error:
+                if not self._away:
+                    log.warning("API keys cannot be refreshed: the last copy serves", reason=str(error))
+                self._away = True
+                return
+            self._away = False
+            for digest, store, revoked, changed_at in changed:
+                self._take(digest, store, revoked=revoked)
+                self._latest = max(self._latest, changed_at - _OVERLAP)
+
+    async def keep_fresh(self) -> None:
+        while True:
+            await asyncio.sleep(_EVERY_S)
+            await self.refresh()
+
+    def _take(self, digest: bytes, store: str, *, revoked: bool) -> None:
+        if revoked:
+            self._stores.pop(digest, None)
+        else:
+            self._stores[digest] = store

@@ -1,0 +1,23 @@
+"""Relays the metrics service's answers, so that operators find them on ingest's port as they always did."""
+
+import httpx
+from starlette.requests import Request
+from starlette.responses import Response
+
+from shared.http import Problem
+
+
+class MetricsRelay:
+    def __init__(self, http: httpx.AsyncClient, base_url: str) -> None:
+        self._http = http
+        self._base_url = base_url.rstrip("/")
+
+    async def get(self, request: Request) -> Response:
+        """The same path and query of the metrics service; 502 when it is away."""
+        accept = request.headers.get("accept", "*/*")
+        url = httpx.URL(self._base_url + request.url.path, query=request.url.query.encode())
+        try:
+            answer = await self._http.get(url, headers={"Accept": accept})
+        except httpx.HTTPError as error:
+            raise Problem(502, "Bad Gateway", detail=f"the metrics service is away: {type(error).__name__}") from None
+        return Response(answer.content, answer.status_code, media_type=answer.headers.get("content-type"))

@@ -1,0 +1,17 @@
+"""ingest's settings."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from shared.settings import Count, KafkaSettings, PostgresSettings, Seconds
+
+
+class IngestSettings(KafkaSettings, PostgresSettings):
+    host: str = Field("127.0.0.1", description="the address to listen on; 0.0.0.0 inside a container")
+    port: int = Field(3000, ge=1, le=65_535, description="the port to listen on")
+    metrics_url: str = Field("http://127.0.0.1:3001", description="where /metrics and the limiter's stats come from")
+    image_dir: Path | None = Field(None, description="serve hero images from this folder; unset when others do")
+    max_body_bytes: Count = Field(262_144, description="the largest request body; a product with its texts is 20 KB")
+    publish_timeout_s: Seconds = Field(5, description="seconds for Kafka to acknowledge before the caller gets a 503")
+    fresh_wait_s: float = Field(1.0, ge=0, description="seconds that GET waits for the row of a job just accepted")

@@ -1,0 +1,17 @@
+-- name: job
+-- One job of one store, with its post.
+SELECT job.*, post.title, post.slug, post.meta_description, post.html, post.image_url
+  FROM blog_generations AS job LEFT JOIN blog_posts AS post ON post.job_id = job.id
+ WHERE job.id = $1 AND job.instance_id = $2;
+
+-- name: steps
+-- The steps of a job in the order in which they began.
+SELECT step, state, attempt, call_started_at, finished_at, input_tokens, output_tokens, images, cost_nanousd, in_doubt
+  FROM blog_steps WHERE job_id = $1 ORDER BY call_started_at, step;
+
+-- name: list
+-- A page of a store's jobs, the newest first, after a position ($3, $4), of one status or of any.
+SELECT * FROM blog_generations
+ WHERE instance_id = $1 AND ($2::text IS NULL OR status = $2)
+   AND ($3::timestamptz IS NULL OR (created_at, id) < ($3, $4::uuid))
+ ORDER BY created_at DESC, id DESC LIMIT $5;
