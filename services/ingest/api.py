@@ -98,7 +98,8 @@ class Api:
         row = await self._job_row(job, store)
         if row is None:
             raise _not_found()
-        return JsonResponse(view.whole(row, await _reading(self._store.steps(job)), datetime.now(UTC)))
+        steps = await _reading(self._store.steps(job))
+        return JsonResponse(view.whole(dict(row), [dict(step) for step in steps], datetime.now(UTC)))
 
     async def list(self, request: Request) -> Response:
         store = await self._authenticate(request)
@@ -116,7 +117,9 @@ class Api:
         if following is not None:
             parameters = {"limit": str(limit), "cursor": following} | ({"status": status} if status else {})
             headers["Link"] = f'</api/blog-generation?{urlencode(parameters)}>; rel="next"'
-        return JsonResponse({"items": [view.summary(row, now) for row in page], "next": following}, headers=headers)
+        return JsonResponse(
+            {"items": [view.summary(dict(row), now) for row in page], "next": following}, headers=headers
+        )
 
     async def health(self, request: Request) -> Response:
         """The process answers: says nothing of what it needs, so that a broker's fault restarts nobody."""

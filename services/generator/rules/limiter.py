@@ -54,7 +54,7 @@ class Limiter:
         self._cooling_until = now
 
     def set_share(self, share: float, now: float) -> None:
-        """Own this part (0 to 1) of the account's limits from now on. What is saved up shrinks with it, debt does not."""
+        """Own this part (0 to 1) of the account from now on. What is saved up shrinks with it, debt does not."""
         self._advance(now)
         for resource, bucket in self._buckets.items():
             rate = self.limits[resource] * share / 60
