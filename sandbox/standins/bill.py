@@ -1,0 +1,33 @@
+"""What a provider would have billed, by job: tests read from it that nothing was paid for twice."""
+
+from collections import Counter, defaultdict
+from typing import Any
+
+
+class Bill:
+    def __init__(self) -> None:
+        self.calls = 0
+        self.rejected = 0
+        self._calls: Counter[str] = Counter()
+        self._tokens: Counter[str] = Counter()
+        self._steps: dict[str, Counter[str]] = defaultdict(Counter)
+
+    def charge(self, job: str, tokens: int, step: str) -> None:
+        self.calls += 1
+        self._calls[job] += 1
+        self._tokens[job] += tokens
+        self._steps[job][step] += 1
+
+    def reject(self) -> None:
+        self.rejected += 1
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "standin": True,
+            "calls": self.calls,
+            "rejected": self.rejected,
+            "jobs": {
+                job: {"calls": calls, "tokens": self._tokens[job], "steps": dict(self._steps[job])}
+                for job, calls in self._calls.items()
+            },
+        }
