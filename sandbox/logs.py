@@ -4,7 +4,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Self, TextIO
 
+import orjson
+
 _LARGEST = 64 * 1024 * 1024
+
+
+def readable(line: str) -> str:
+    """A log line for a person: `name | time event key=value`, from `name | {json}`; other lines as they are."""
+    name, _, text = line.partition(" | ")
+    try:
+        said = orjson.loads(text)
+        event, at = said.pop("event"), said.pop("time")[11:19]
+    except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
+        return line
+    level = said.pop("level", "info")
+    rest = " ".join(f"{key}={value}" for key, value in said.items() if key not in ("service", "logger"))
+    return f"{name} | {at} {'' if level == 'info' else level.upper() + ' '}{event}{' ' + rest if rest else ''}"
 
 
 class RunLog:

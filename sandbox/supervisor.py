@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from sandbox.process import Death
@@ -34,15 +34,17 @@ def may_start_again(deaths: Sequence[float], now: float) -> bool:
     return sum(1 for at in deaths if now - at < _WITHIN_S) <= _DEATHS_FORGIVEN
 
 
+Stage = Sequence[Part] | Callable[[], Awaitable[None]]
+"""Parts that start together, or something to be done between two such stages."""
+
+
 class Supervisor:
-    """Runs stages of parts: all of one stage start together, the next stage once they are ready.
+    """Runs stages one after the other: all parts of one start together, the next begins once they are ready.
 
     `say` hears one line per happening, `changed` is called when a pid has changed.
     """
 
-    def __init__(
-        self, stages: Sequence[Sequence[Part]], *, say: Callable[[str], None], changed: Callable[[], None]
-    ) -> None:
+    def __init__(self, stages: Sequence[Stage], *, say: Callable[[str], None], changed: Callable[[], None]) -> None:
         self._stages = stages
         self._say = say
         self._changed = changed
@@ -52,7 +54,7 @@ class Supervisor:
         """Start all; whatever fails to start ends the attempt, and what had started is stopped again."""
         try:
             for stage in self._stages:
-                await self._start_stage(stage)
+                await (stage() if callable(stage) else self._start_stage(stage))
         except BaseException:
             await self.stop()
             raise
@@ -73,11 +75,15 @@ class Supervisor:
     async def stop(self) -> None:
         """Stop what runs, the last started first; parts of one stage together."""
         for stage in reversed(self._stages):
-            running = [part for part in stage if part in self._started]
+            running = [] if callable(stage) else [part for part in stage if part in self._started]
             if running:
                 self._say(f"stopping {', '.join(part.name for part in running)}")
                 await asyncio.gather(*(part.stop() for part in running))
         self._started.clear()
+
+    def parts(self) -> list[Part]:
+        """What was started and not stopped."""
+        return list(self._started)
 
     async def _start_stage(self, stage: Sequence[Part]) -> None:
         tasks = [asyncio.create_task(self._start_one(part), name=f"start {part.name}") for part in stage]

@@ -56,3 +56,7 @@ async def keys_changed_since(
     """(hash, store, revoked, changed at) of every key changed after `since`."""
     rows = await pool.fetch(_QUERIES["changed_since"], since)
     return [(row["hash"], row["store"], row["revoked"], row["changed_at"]) for row in rows]
+
+
+async def is_valid_key(pool: asyncpg.Pool | asyncpg.Connection, key: str) -> bool:
+    return bool(await pool.fetchval(_QUERIES["is_valid"], hash_key(key)))

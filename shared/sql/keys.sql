@@ -14,3 +14,7 @@ UPDATE api_keys SET revoked_at = now(), changed_at = now() WHERE id = $1 AND rev
 -- Keys created or revoked since a time: what a reader with a copy in memory needs to hear.
 SELECT hash, instance_id AS store, revoked_at IS NOT NULL AS revoked, changed_at
   FROM api_keys WHERE changed_at > $1 ORDER BY changed_at;
+
+-- name: is_valid
+-- Whether a key works.
+SELECT EXISTS (SELECT 1 FROM api_keys WHERE hash = $1 AND revoked_at IS NULL);

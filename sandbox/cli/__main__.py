@@ -1,0 +1,54 @@
+"""`python -m sandbox.cli COMMAND`: finds the command, and turns what went wrong into one line and an exit code.
+
+Exit codes: 0 done; 1 it ran, and the answer is no (a job failed, a test failed); 2 wrong usage; 3 something that is
+needed is missing or taken; 130 interrupted.
+"""
+
+import sys
+from importlib import import_module
+
+import typer
+
+from shared.errors import Unavailable
+
+COMMANDS = {
+    "demo": "start everything, write posts for several shops, show who waited how long",
+    "test": "run the tests (arguments go to pytest)",
+    "up": "start everything and stay",
+    "down": "stop what `up --detach` or `demo --keep` left running",
+    "run": "one more process of a service beside a running system",
+    "status": "processes, jobs, consumer groups, lag, URLs",
+    "migrate": "database migrations: status, up, down",
+    "keys": "API keys: create, list, revoke",
+    "load": "the load test, its expectations judged",
+    "check": "the gate: format, lint, types, import contracts, tests",
+}
+
+
+def usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = (f"  {name:<{width}}  {what}" for name, what in COMMANDS.items())
+    return (
+        "Usage: ./blogstream COMMAND [OPTIONS]\n\n" + "\n".join(lines) + "\n\n./blogstream COMMAND --help tells more."
+    )
+
+
+def main(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if arguments else 2
+    name, *rest = arguments
+    if name not in COMMANDS:
+        print(f"blogstream: no command {name!r}\n\n{usage()}", file=sys.stderr)
+        return 2
+    application: typer.Typer = import_module(f"sandbox.cli.{name}").application
+    try:
+        application(args=rest, prog_name=f"./blogstream {name}")  # exits by itself
+    except Unavailable as error:
+        print(f"blogstream: {error}", file=sys.stderr)
+        return 3
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,15 @@
+"""`./blogstream down`: stops what runs in this home, in order."""
+
+import typer
+
+from sandbox.cli.common import running_home
+from sandbox.cli.up import stop_detached
+
+application = typer.Typer(add_completion=False)
+
+
+@application.command()
+def down() -> None:
+    """Stop the system that runs in this home. Running jobs finish or go back to the queue."""
+    home, state = running_home()
+    stop_detached(home, int(state["supervisor"]))

@@ -1,0 +1,62 @@
+"""`./blogstream keys`: API keys of the database of DATABASE_URL, or of this home's running system."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from typing import Annotated, TypeVar
+
+import asyncpg
+import orjson
+import typer
+
+from sandbox.cli.common import say, variable, wait_for
+from shared.errors import Unavailable
+from shared.keys import ApiKey, create_key, list_keys, revoke_key
+from shared.postgres import connect
+
+T = TypeVar("T")
+
+application = typer.Typer(add_completion=False, no_args_is_help=True, help="API keys: each belongs to one store.")
+
+
+def _with_database(call: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
+    async def connected() -> T:
+        connection = await connect(variable("DATABASE_URL"), deadline_s=10)
+        try:
+            return await call(connection)
+        finally:
+            await connection.close()
+
+    return wait_for(connected())
+
+
+@application.command()
+def create(store: Annotated[str, typer.Argument(help="the store's name")]) -> None:
+    """Make a key. It is printed once, alone on the last line, and cannot be shown again."""
+    try:
+        key = _with_database(lambda connection: create_key(connection, store))
+    except ValueError as error:
+        raise Unavailable(str(error)) from None
+    say(f"key for the store {store}; keep it, it is not shown again:")
+    print(key)
+
+
+@application.command("list")
+def list_all(as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False) -> None:
+    """All keys, without the keys themselves."""
+    keys: list[ApiKey] = _with_database(list_keys)
+    if as_json:
+        print(orjson.dumps([asdict(key) for key in keys]).decode())
+        return
+    for key in keys:
+        state = f"revoked {key.revoked_at:%Y-%m-%d %H:%M}" if key.revoked_at else "valid"
+        print(f"{key.id}  {key.store:<24}  …{key.hint}  {key.created_at:%Y-%m-%d %H:%M}  {state}")
+
+
+@application.command()
+def revoke(key: Annotated[str, typer.Argument(help="the key's id, as `list` shows it")]) -> None:
+    """Revoke a key: within two seconds it opens nothing any more."""
+    if _with_database(lambda connection: revoke_key(connection, key)):
+        say(f"revoked {key}")
+        return
+    say(f"no valid key has the id {key}")
+    raise typer.Exit(1)

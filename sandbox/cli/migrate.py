@@ -1,0 +1,34 @@
+"""`./blogstream migrate`: migrations on DATABASE_URL, or on this home's running system."""
+
+import os
+
+import typer
+
+from migrations.__main__ import execute
+from sandbox.cli.common import variable, wait_for
+from shared.settings import PostgresSettings
+
+application = typer.Typer(add_completion=False, no_args_is_help=True, help="Migrations on DATABASE_URL.")
+
+
+def _settings() -> PostgresSettings:
+    os.environ["DATABASE_URL"] = variable("DATABASE_URL")
+    return PostgresSettings.from_environment()
+
+
+@application.command()
+def status() -> None:
+    """Which are applied, and when."""
+    wait_for(execute("status", _settings()))
+
+
+@application.command()
+def up() -> None:
+    """Apply all that are missing. Several at once do no harm."""
+    wait_for(execute("up", _settings()))
+
+
+@application.command()
+def down(steps: int = typer.Option(1, min=1, help="how many to revert")) -> None:
+    """Revert the newest. Tables go with their data: back up before."""
+    wait_for(execute("down", _settings(), steps))

@@ -1,0 +1,62 @@
+"""`./blogstream run SERVICE`: one more process beside a running system; Ctrl-C drains it."""
+
+import asyncio
+import os
+from enum import StrEnum
+from typing import Annotated
+
+import orjson
+import typer
+
+from sandbox.cli.common import run_until_signal, running_home, say
+from sandbox.home import Home, free_port, write_atomically
+from sandbox.logs import RunLog, readable
+from sandbox.process import Child
+from sandbox.system import service_spec
+
+application = typer.Typer(add_completion=False)
+
+
+class Service(StrEnum):
+    ingest = "ingest"
+    scheduler = "scheduler"
+    generator = "generator"
+    metrics = "metrics"
+
+
+@application.command()
+def run(service: Annotated[Service, typer.Argument(help="which service")]) -> None:
+    """Run one more process of a service. ingest and metrics take PORT and METRICS_PORT, or any free port."""
+    home, _ = running_home()
+    raise typer.Exit(run_until_signal(lambda stop: _run(home, service, stop)))
+
+
+async def _run(home: Home, service: str, stop: asyncio.Event) -> int:
+    variables = home.read_env()
+    name = f"{service}+{os.getpid()}"
+    if service in ("ingest", "metrics"):
+        port_name = "PORT" if service == "ingest" else "METRICS_PORT"
+        variables[port_name] = os.environ.get(port_name) or str(free_port())
+        say(f"{service} on http://127.0.0.1:{variables[port_name]}")
+        if service == "metrics":  # a table store has one owner
+            variables["METRICS_DIR"] = str(home.path / f"metrics-{variables[port_name]}")
+    with RunLog(home.log, lambda line: say(readable(line))) as log:
+        child = Child(service_spec(service, name, variables), log)
+        await child.start()
+        entry = home.extra / f"{child.pid}.json"
+        write_atomically(entry, orjson.dumps({"name": name, "pid": child.pid}))
+        try:
+            return await _until_stopped(child, stop)
+        finally:
+            entry.unlink(missing_ok=True)
+
+
+async def _until_stopped(child: Child, stop: asyncio.Event) -> int:
+    ended, stopping = asyncio.create_task(child.died()), asyncio.create_task(stop.wait())
+    await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if stop.is_set():
+        say(f"{child.name} drains")
+        return await child.stop()
+    say((await ended).story())
+    return 1
