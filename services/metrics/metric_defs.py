@@ -1,0 +1,48 @@
+"""Every metric's name, kind, labels and meaning, declared once: the Prometheus text is made from here.
+
+Base units; labels with few values only, never a store.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    name: str
+    kind: str
+    """gauge or counter."""
+    help: str
+    labels: tuple[str, ...] = ()
+
+
+PENDING = Metric(name="blogstream_jobs_pending", kind="gauge", help="Jobs that wait, as the active scheduler has them.")
+IN_FLIGHT = Metric(name="blogstream_jobs_in_flight", kind="gauge", help="Jobs forwarded and not settled.")
+OLDEST = Metric(
+    name="blogstream_oldest_pending_age_seconds",
+    kind="gauge",
+    help="Seconds since the oldest waiting job was asked for.",
+)
+JOBS = Metric(name="blogstream_jobs", kind="gauge", help="Jobs by state, of all events kept.", labels=("state",))
+ENDED = Metric(name="blogstream_jobs_ended", kind="counter", help="Jobs that ended, by state.", labels=("state",))
+TOKENS = Metric(name="blogstream_tokens", kind="counter", help="Tokens billed.", labels=("direction",))
+IMAGES = Metric(name="blogstream_images", kind="counter", help="Images billed.")
+COST = Metric(name="blogstream_cost_usd", kind="counter", help="US dollars billed.")
+WAIT = Metric(name="blogstream_wait_seconds", kind="histogram", help="Seconds from the request to the first claim.")
+RUN = Metric(name="blogstream_run_seconds", kind="histogram", help="Seconds from the first claim to the end.")
+LIMITER_USE = Metric(
+    name="blogstream_limiter_used_ratio", kind="gauge", help="Used in the last minute ÷ the account's limit.",
+    labels=("provider", "resource"),
+)  # fmt: skip
+LIMITER_QUEUE = Metric(
+    name="blogstream_limiter_queue", kind="gauge", help="Calls waiting for a limiter.", labels=("provider", "resource")
+)
+WORKERS = Metric(name="blogstream_workers", kind="gauge", help="Generator processes heard in the last seconds.")
+SLOTS = Metric(name="blogstream_worker_slots", kind="gauge", help="Slots of all workers.", labels=("state",))
+MALFORMED = Metric(
+    name="blogstream_malformed_events", kind="counter", help="Events that could not be understood since the start."
+)
+
+METRICS = (
+    PENDING, IN_FLIGHT, OLDEST, JOBS, ENDED, TOKENS, IMAGES, COST, WAIT, RUN, LIMITER_USE, LIMITER_QUEUE, WORKERS,
+    SLOTS, MALFORMED,
+)  # fmt: skip

@@ -1,0 +1,1 @@
+"""Pure folding: events become aggregates, reports become totals. The clock is an argument."""

@@ -1,0 +1,38 @@
+"""Histograms of seconds that merge: counts in fixed buckets, so that stores, minutes and processes add up."""
+
+from collections.abc import Iterable, Sequence
+
+BOUNDS = (0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 240, 480, 900, 1800, 3600, 7200, 14_400)
+"""Upper bounds in seconds; one more bucket holds all above."""
+
+Histogram = list[int]
+
+
+def empty() -> Histogram:
+    return [0] * (len(BOUNDS) + 1)
+
+
+def observe(histogram: Sequence[int], seconds: float) -> Histogram:
+    counts = list(histogram)
+    index = next((index for index, bound in enumerate(BOUNDS) if seconds <= bound), len(BOUNDS))
+    counts[index] += 1
+    return counts
+
+
+def merge(histograms: Iterable[Sequence[int]]) -> Histogram:
+    return [sum(counts) for counts in zip(empty(), *histograms, strict=True)]
+
+
+def percentile(histogram: Sequence[int], percent: float) -> float | None:
+    """The value below which `percent` of what was observed lies, interpolated within its bucket; None of nothing."""
+    total = sum(histogram)
+    if total == 0:
+        return None
+    rank, seen = total * percent / 100, 0
+    for index, count in enumerate(histogram):
+        if count and seen + count >= rank:
+            lower = BOUNDS[index - 1] if index else 0.0
+            upper = BOUNDS[index] if index < len(BOUNDS) else BOUNDS[-1]
+            return lower + (upper - lower) * (rank - seen) / count
+        seen += count
+    return BOUNDS[-1]
