@@ -50,7 +50,14 @@ appender.out.layout.pattern=%p %m (%c{1})%n
 rootLogger.level=warn
 rootLogger.appenderRef.out.ref=out
 """
-_SMALL = ("-Xms64m", "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "--sun-misc-unsafe-memory-access=allow")
+_SMALL = (
+    "-Xms64m",
+    "-Xmx384m",
+    "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
+    "--sun-misc-unsafe-memory-access=allow",
+    "--enable-native-access=ALL-UNNAMED",
+)
 
 
 def prepare(folder: Path, say: Callable[[str], None]) -> tuple[Spec, str]:

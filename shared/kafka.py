@@ -91,20 +91,20 @@ async def ensure_topics(settings: KafkaSettings) -> None:
     try:
         existing = set(await admin.list_topics())
         missing = [topic for topic in TOPICS if names(settings).topic(topic) not in existing]
-        for topic in missing:
-            await _create(admin, settings, topic)
+        if missing:
+            brokers = len((await admin.describe_cluster())["brokers"])
+            replicas = settings.kafka_replication_factor or min(3, brokers)
+            for topic in missing:
+                await _create(admin, topic, name=names(settings).topic(topic), replicas=replicas)
     finally:
         await admin.close()
 
 
-async def _create(admin: AIOKafkaAdminClient, settings: KafkaSettings, topic: Topic) -> None:
+async def _create(admin: AIOKafkaAdminClient, topic: Topic, *, name: str, replicas: int) -> None:
     configs = {"cleanup.policy": "compact" if topic.compacted else "delete"}
     if topic.retention_ms > 0:
         configs["retention.ms"] = str(topic.retention_ms)
-    new = NewTopic(
-        name=names(settings).topic(topic), num_partitions=topic.partitions,
-        replication_factor=settings.kafka_replication_factor, topic_configs=configs,
-    )  # fmt: skip
+    new = NewTopic(name=name, num_partitions=topic.partitions, replication_factor=replicas, topic_configs=configs)
     answer = await admin.create_topics([new])
     code, message = answer.topic_errors[0][1], answer.topic_errors[0][-1]
     if code not in (0, TopicAlreadyExistsError.errno):

@@ -70,7 +70,7 @@ def configure(service: str, level: int) -> None:
     root.setLevel(LEVELS[level])
     # Libraries speak at a level of their own: their INFO is our DEBUG.
     library_level = logging.DEBUG if level >= 3 else logging.WARNING
-    for name in ("aiokafka", "faust", "mode", "httpx", "httpcore", "openai", "uvicorn.access", "asyncio"):
+    for name in ("aiokafka", "faust", "mode", "httpx", "httpx2", "httpcore", "openai", "uvicorn", "asyncio"):
         logging.getLogger(name).setLevel(library_level)
     structlog.contextvars.bind_contextvars(service=service)
 

@@ -45,8 +45,8 @@ class KafkaSettings(Settings):
         pattern=r"^[a-zA-Z0-9._-]{0,64}$",
         description="put before every topic and group name, so that several environments can share a cluster",
     )
-    kafka_replication_factor: int = Field(
-        -1, ge=-1, description="replicas of topics that we create; -1 takes the broker's default"
+    kafka_replication_factor: int | None = Field(
+        None, ge=1, description="replicas of topics that we create; unset: three, or as many as there are brokers"
     )
 
 

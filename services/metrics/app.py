@@ -61,7 +61,7 @@ def build(settings: MetricsSettings, board: Board) -> tuple[faust.App, Tables]:
     reports = app.topic(names.topic(WORKERS), partitions=WORKERS.partitions, **raw)
 
     def table(name: str) -> Any:
-        return app.Table(name, partitions=RESULTS.partitions, key_type=str, value_type=dict, value_serializer="json")
+        return app.Table(name, partitions=RESULTS.partitions, key_type=str)
 
     jobs, stores, totals = table("jobs"), table("stores"), table("totals")
 
