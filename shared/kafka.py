@@ -96,8 +96,16 @@ async def ensure_topics(settings: KafkaSettings) -> None:
             replicas = settings.kafka_replication_factor or min(3, brokers)
             for topic in missing:
                 await _create(admin, topic, name=names(settings).topic(topic), replicas=replicas)
+            await _until_listed(admin, {names(settings).topic(topic) for topic in TOPICS})
     finally:
         await admin.close()
+
+
+async def _until_listed(admin: AIOKafkaAdminClient, wanted: set[str]) -> None:
+    """A topic just made, by us or by another process, is unknown to clients for some milliseconds."""
+    async with asyncio.timeout(30):
+        while not wanted <= set(await admin.list_topics()):
+            await asyncio.sleep(0.05)
 
 
 async def _create(admin: AIOKafkaAdminClient, topic: Topic, *, name: str, replicas: int) -> None:

@@ -11,7 +11,7 @@ import typer
 from sandbox.cli.common import say
 from sandbox.home import ROOT
 
-application = typer.Typer(add_completion=False)
+application = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 _BIN = Path(sys.executable).parent
 _STATIC = {

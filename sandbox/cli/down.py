@@ -5,7 +5,7 @@ import typer
 from sandbox.cli.common import running_home
 from sandbox.cli.up import stop_detached
 
-application = typer.Typer(add_completion=False)
+application = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @application.command()

@@ -15,7 +15,12 @@ from shared.postgres import connect
 
 T = TypeVar("T")
 
-application = typer.Typer(add_completion=False, no_args_is_help=True, help="API keys: each belongs to one store.")
+application = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    help="API keys: each belongs to one store.",
+)
 
 
 def _with_database(call: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:

@@ -8,7 +8,9 @@ from migrations.__main__ import execute
 from sandbox.cli.common import variable, wait_for
 from shared.settings import PostgresSettings
 
-application = typer.Typer(add_completion=False, no_args_is_help=True, help="Migrations on DATABASE_URL.")
+application = typer.Typer(
+    add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help="Migrations on DATABASE_URL."
+)
 
 
 def _settings() -> PostgresSettings:

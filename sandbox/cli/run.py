@@ -14,7 +14,7 @@ from sandbox.logs import RunLog, readable
 from sandbox.process import Child
 from sandbox.system import service_spec
 
-application = typer.Typer(add_completion=False)
+application = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 class Service(StrEnum):

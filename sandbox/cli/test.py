@@ -7,7 +7,7 @@ import typer
 
 from sandbox.home import ROOT
 
-application = typer.Typer(add_completion=False)
+application = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @application.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -16,20 +16,22 @@ from sandbox.home import ROOT, Home, current_home, is_running
 from sandbox.logs import readable
 from shared.errors import Unavailable
 
-application = typer.Typer(add_completion=False)
+application = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @application.command()
 def up(
     generators: Annotated[int, typer.Option(min=1, max=24, help="generator processes")] = 1,
     detach: Annotated[bool, typer.Option("--detach", help="return when everything is ready")] = False,
+    any_port: Annotated[bool, typer.Option("--any-port", help="other ports where 3000 or 3001 is taken")] = False,
 ) -> None:
     """Start Kafka, PostgreSQL, the four services, and stand-ins for providers without a key. Ctrl-C stops in order."""
     home = current_home().prepare()
     if detach:
-        start_detached(home, ["up", "--generators", str(generators)])
+        start_detached(home, ["up", "--generators", str(generators), *(["--any-port"] if any_port else [])])
         return
-    plan = system.Plan(home=home, ports=choose_ports(os.environ, any_free=False), generators=generators, say=_quiet)
+    ports = choose_ports(os.environ, any_free=any_port)
+    plan = system.Plan(home=home, ports=ports, generators=generators, say=_quiet)
     run_until_signal(lambda stop: system.run(plan, stop, started=announce, console=_console()))
 
 

@@ -1,8 +1,8 @@
 """Who is calling: a copy of the API keys in memory, so that accepting a request needs no database.
 
-The copy is refreshed every two seconds with what has changed; a key it does not know asks for a refresh at once (at
-most one a second), so a new key works immediately and a revoked one stops within two seconds. While PostgreSQL is
-away, the last copy serves.
+The copy is refreshed every two seconds with what has changed; a key it does not know waits for a refresh that begins
+after it came (at most four a second, shared by all who wait), so a new key works at once and a revoked one stops
+within two seconds. While PostgreSQL is away, the last copy serves.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from shared.postgres import AWAY
 log = get_logger(__name__)
 
 _EVERY_S = 2.0
-_AT_MOST_EVERY_S = 1.0
+_AT_MOST_EVERY_S = 0.25
 _OVERLAP = timedelta(seconds=10)
 """Changes are stamped when their transaction began, so one that commits late is older than what was read before."""
 _BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
@@ -36,13 +36,17 @@ class KeyRing:
     async def store_of(self, key: str) -> str | None:
         """The store that a key belongs to; None when it is unknown or revoked."""
         digest = hash_key(key)
-        if digest not in self._stores and time.monotonic() - self._refreshed_at > _AT_MOST_EVERY_S:
+        if digest not in self._stores:
             await self.refresh()
         return self._stores.get(digest)
 
     async def refresh(self) -> None:
-        """Take over what has changed; says once when PostgreSQL is away."""
+        """Take over what has changed up to this call; says once when PostgreSQL is away."""
+        asked_at = time.monotonic()
         async with self._refreshing:
+            if self._refreshed_at >= asked_at:  # somebody who waited before us has done it
+                return
+            await asyncio.sleep(max(0.0, self._refreshed_at + _AT_MOST_EVERY_S - asked_at))
             self._refreshed_at = time.monotonic()
             try:
                 changed = await keys_changed_since(self._pool, self._latest)

@@ -1,0 +1,90 @@
+"""One run of the demo against a running system: submit, watch, collect the posts, sum up."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import httpx
+
+from sandbox.client import Api
+from sandbox.demo import outcome, picture, posts, submit, watch
+from sandbox.demo.shops import Shop
+from sandbox.demo.watch import Progress
+from sandbox.home import Home
+from shared.job import Status
+from shared.keys import create_key
+
+_PATIENCE_S = 120.0
+"""How long nothing may move before the run counts as stuck."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    stores: list[outcome.StoreOutcome]
+    seconds: float
+    posts: list[Path]
+    picture: Path | None
+    stuck: int
+    """Jobs that had not ended when nothing moved any more."""
+    reasons: Counter[str]
+    """Why jobs failed."""
+
+    @property
+    def all_done(self) -> bool:
+        return all(store.done == store.asked for store in self.stores)
+
+
+async def run(
+    home: Home, variables: dict[str, str], shops: Sequence[Shop], *, progress: Progress, standins: bool
+) -> Finished:
+    began = time.monotonic()
+    dsn, base_url = variables["DATABASE_URL"], f"http://127.0.0.1:{variables['PORT']}"
+    keys = await _keys(dsn, shops)
+    async with httpx.AsyncClient(timeout=30) as http:
+        apis = {name: Api(http, base_url, key) for name, key in keys.items()}
+        accepted = await submit.submit_all(shops, apis)
+        jobs = [job for ids in accepted.values() for job in ids]
+        photographing = asyncio.create_task(_photograph(home, variables))
+        rows = await watch.wait_until_ended(dsn, jobs, progress=progress, patience_s=_PATIENCE_S)
+        seconds = time.monotonic() - began
+        written = await _collect(home, apis, rows, http, standins=standins)
+        taken = await photographing
+    failed = Counter(row.error or row.status for row in rows if row.status in (Status.FAILED, Status.REJECTED))
+    return Finished(
+        stores=outcome.by_store({name: len(ids) for name, ids in accepted.items()}, rows), seconds=seconds,
+        posts=written, picture=taken, reasons=failed,
+        stuck=len(jobs) - sum(row.finished_at is not None for row in rows),
+    )  # fmt: skip
+
+
+async def _keys(dsn: str, shops: Sequence[Shop]) -> dict[str, str]:
+    connection = await asyncpg.connect(dsn)
+    try:
+        return {shop.name: await create_key(connection, shop.name) for shop in shops}
+    finally:
+        await connection.close()
+
+
+async def _photograph(home: Home, variables: dict[str, str]) -> Path | None:
+    """The dashboard while there is work: taken a little after the start."""
+    await asyncio.sleep(3)
+    target = home.path / "dashboard.png"
+    return target if await picture.take(f"http://127.0.0.1:{variables['METRICS_PORT']}/", target) else None
+
+
+async def _collect(
+    home: Home, apis: dict[str, Api], rows: Sequence[outcome.JobRow], http: httpx.AsyncClient, *, standins: bool
+) -> list[Path]:
+    gate = asyncio.Semaphore(8)
+
+    async def one(row: outcome.JobRow) -> Path:
+        async with gate:
+            job: dict[str, Any] = await apis[row.store].get(row.id)
+            return await posts.write_post(home.posts, job, http, standins=standins)
+
+    return list(await asyncio.gather(*(one(row) for row in rows if row.status is Status.DONE)))
