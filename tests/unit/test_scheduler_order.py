@@ -1,0 +1,262 @@
+"""The fair order against a naive model, and the properties that the design promises."""
+
+from dataclasses import dataclass, field
+from itertools import combinations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.scheduler.rules.order import FairOrder, Waiting
+
+CAP = 3
+
+
+def order(cap: int = CAP, *, hard_cap: bool = False) -> FairOrder:
+    return FairOrder(cap=cap, default_cost=10, hard_cap=hard_cap)
+
+
+def job(number: int, store: str, **options: float) -> Waiting:
+    return Waiting(job=number, store=store, created_at=float(number), **options)  # type: ignore[arg-type] # test options
+
+
+def drain(fair: FairOrder, now: float = 0.0) -> list[object]:
+    """Pick everything, each job ending at once for what was reserved."""
+    picked = []
+    while (pick := fair.pick(now)) is not None:
+        picked.append(pick.job)
+        fair.settle(pick.job, pick.store, pick.reserved, ended=True)
+    return picked
+
+
+def test_the_store_that_was_served_least_goes_next() -> None:
+    fair = order()
+    fair.restore("rich", weight=1, served=100, mean_cost=10, settled_jobs=5)
+    fair.restore("poor", weight=1, served=50, mean_cost=10, settled_jobs=5)
+    fair.add(job(1, "poor"), 0)
+    fair.add(job(2, "rich"), 0)
+    fair.add(job(3, "poor"), 0)
+    assert drain(fair) == [1, 3, 2]
+
+
+def test_weight_divides_what_was_served() -> None:
+    fair = order()
+    fair.restore("double", weight=2, served=0, mean_cost=10, settled_jobs=1)
+    fair.restore("single", weight=1, served=0, mean_cost=10, settled_jobs=1)
+    for number in range(0, 12, 2):
+        fair.add(job(number, "double"), 0)
+        fair.add(job(number + 1, "single"), 0)
+    first_nine = drain(fair)[:9]
+    assert sum(1 for number in first_nine if isinstance(number, int) and number % 2 == 0) == 6
+
+
+def test_priority_first_then_first_come_within_a_store() -> None:
+    fair = order()
+    fair.add(job(1, "a"), 0)
+    fair.add(job(2, "a"), 0)
+    fair.add(job(3, "a", priority=5), 0)
+    assert drain(fair) == [3, 1, 2]
+
+
+def test_a_store_at_its_cap_waits_while_another_has_work_and_borrows_when_none_has() -> None:
+    fair = order(cap=1)
+    fair.restore("busy", weight=1, served=0, mean_cost=1, settled_jobs=1)
+    fair.restore("other", weight=1, served=1_000, mean_cost=1, settled_jobs=1)
+    fair.add(job(1, "busy"), 0)
+    fair.add(job(2, "busy"), 0)
+    fair.add(job(3, "other"), 0)
+    picks = [fair.pick(0), fair.pick(0), fair.pick(0)]
+    assert [pick.job for pick in picks if pick] == [1, 3, 2]
+
+
+def test_a_hard_cap_is_never_passed() -> None:
+    fair = order(cap=1, hard_cap=True)
+    fair.add(job(1, "a"), 0)
+    fair.add(job(2, "a"), 0)
+    first = fair.pick(0)
+    assert first is not None
+    assert fair.pick(0) is None
+    fair.settle(first.job, "a", 10, ended=True)
+    assert fair.pick(0) is not None
+
+
+def test_a_job_waits_until_it_is_due() -> None:
+    fair = order()
+    fair.add(job(1, "a", not_before=50.0), 0)
+    assert fair.pick(49) is None
+    assert fair.next_due() == 50
+    assert fair.pending == 1
+    later = fair.pick(50)
+    assert later is not None
+    assert later.job == 1
+
+
+def test_no_credit_is_banked_while_idle() -> None:
+    fair = order(cap=100)
+    for number in range(100):
+        fair.add(job(number, "busy"), 0)
+    for _ in range(50):
+        pick = fair.pick(0)
+        assert pick is not None
+        fair.settle(pick.job, pick.store, pick.reserved, ended=True)
+    for number in range(100, 150):
+        fair.add(job(number, "returns"), 0)
+    next_ten = [pick.store for _ in range(10) if (pick := fair.pick(0))]
+    assert next_ten.count("returns") == 5
+
+
+def test_the_bill_replaces_what_was_reserved() -> None:
+    fair = order()
+    fair.add(job(1, "a"), 0)
+    pick = fair.pick(0)
+    assert pick is not None
+    assert pick.reserved == 10
+    fair.settle(1, "a", 70, ended=True)
+    (change,) = fair.take_changes()
+    assert (change.served, change.settled_jobs, change.mean_cost) == (70, 1, 70)
+    assert fair.take_changes() == []
+    fair.add(job(2, "a"), 0)
+    second = fair.pick(0)
+    assert second is not None
+    assert second.reserved == 70
+
+
+def test_a_cancelled_job_is_skipped() -> None:
+    fair = order()
+    for number in (1, 2, 3):
+        fair.add(job(number, "a"), 0)
+    fair.withdraw(1)
+    fair.withdraw(3)
+    assert fair.pending == 1
+    assert drain(fair) == [2]
+
+
+@dataclass
+class Model:
+    """The same rule, written naively: every decision looks at everything."""
+
+    cap: int
+    served: dict[str, int] = field(default_factory=dict)
+    flying: dict[int, tuple[str, int]] = field(default_factory=dict)
+    waiting: list[tuple[int, str, int]] = field(default_factory=list)
+    last: int = 0
+
+    def add(self, number: int, store: str, cost: int) -> None:
+        if not any(other == store for _, other, _ in self.waiting):
+            floor = min((self.served[other] for _, other, _ in self.waiting), default=self.last)
+            self.served[store] = max(self.served.get(store, 0), floor)
+        self.waiting.append((number, store, cost))
+
+    def pick(self) -> int | None:
+        within = [w for w in self.waiting if sum(f[0] == w[1] for f in self.flying.values()) < self.cap]
+        candidates = within or self.waiting
+        if not candidates:
+            return None
+        number, store, cost = min(candidates, key=lambda w: (self.served[w[1]], w[1], w[0]))
+        self.last = self.served[store]
+        self.waiting.remove((number, store, cost))
+        self.served[store] += cost
+        self.flying[number] = (store, cost)
+        return number
+
+    def settle(self, number: int, spent: int) -> None:
+        store, cost = self.flying.pop(number)
+        self.served[store] += spent - cost
+
+
+Action = tuple[str, int, int]
+actions = st.lists(
+    st.tuples(st.sampled_from(["add", "add", "pick", "settle"]), st.integers(0, 4), st.integers(1, 100)), max_size=80
+)
+
+
+@given(actions)
+@settings(max_examples=300)
+def test_the_order_is_that_of_the_naive_model(script: list[Action]) -> None:
+    fair, model = order(), Model(cap=CAP)
+    for number, (what, which, amount) in enumerate(script):
+        if what == "add":
+            fair.add(Waiting(job=number, store=f"s{which}", created_at=number, estimate=amount), 0)
+            model.add(number, f"s{which}", amount)
+        elif what == "pick":
+            pick = fair.pick(0)
+            assert (pick.job if pick else None) == model.pick()
+        elif model.flying:
+            settled = sorted(model.flying)[which % len(model.flying)]
+            fair.settle(settled, model.flying[settled][0], amount, ended=True)
+            model.settle(settled, amount)
+    assert fair.pending == len(model.waiting)
+    assert fair.in_flight == len(model.flying)
+
+
+@given(actions)
+@settings(max_examples=200)
+def test_what_was_charged_is_what_was_spent(script: list[Action]) -> None:
+    fair, spent, lifted = order(), 0, 0
+    flying: list[tuple[object, str]] = []
+    for number, (what, which, amount) in enumerate(script):
+        if what == "add":
+            fair.add(job(number, f"s{which}"), 0)
+        elif what == "pick" and (pick := fair.pick(0)):
+            flying.append((pick.job, pick.store))
+        elif what == "settle" and flying:
+            lifted += sum(change.served for change in fair.take_changes())
+            ended, store = flying.pop(which % len(flying))
+            fair.settle(ended, store, amount, ended=True)
+            spent += sum(change.served for change in fair.take_changes()) - amount
+    assert spent == 0
+    assert lifted >= 0
+
+
+@given(actions, st.booleans())
+@settings(max_examples=200)
+def test_no_slot_stays_idle_and_no_cap_is_passed_while_others_wait(script: list[Action], hard: bool) -> None:
+    fair = order(hard_cap=hard)
+    waiting: dict[object, str] = {}
+    flying: dict[object, str] = {}
+    for number, (what, which, amount) in enumerate(script):
+        if what == "add":
+            fair.add(job(number, f"s{which}"), 0)
+            waiting[number] = f"s{which}"
+        elif what == "pick":
+            below = {store for store in waiting.values() if list(flying.values()).count(store) < CAP}
+            pick = fair.pick(0)
+            assert (pick is not None) == bool(below or (waiting and not hard))
+            if pick is not None:
+                assert not below or pick.store in below
+                flying[pick.job] = waiting.pop(pick.job)
+        elif flying:
+            ended = sorted(flying, key=str)[which % len(flying)]
+            fair.settle(ended, flying.pop(ended), amount, ended=True)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 50), st.integers(1, 5)), min_size=2, max_size=6),
+    st.integers(1, 4),
+    st.data(),
+)
+@settings(max_examples=200, deadline=None)
+def test_the_service_bound_for_stores_with_work_all_the_time(
+    stores: list[tuple[int, int]], slots: int, data: st.DataObject
+) -> None:
+    """|W_f/w_f - W_g/w_g| <= L_f/w_f + L_g/w_g at every moment, costs known, nobody at its cap."""
+    fair = order(cap=100)
+    served = dict.fromkeys(range(len(stores)), 0)
+    for store, (_, weight) in enumerate(stores):
+        fair.restore(f"s{store}", weight=weight, served=0, mean_cost=1, settled_jobs=1)
+        for number in range(60):
+            cost = data.draw(st.integers(1, stores[store][0])) if number < 5 else stores[store][0]
+            fair.add(Waiting(job=(store, number), store=f"s{store}", created_at=number, estimate=cost), 0)
+    flying: list[tuple[object, str, int]] = []
+    for _ in range(60):
+        pick = fair.pick(0)
+        assert pick is not None
+        store = int(pick.store[1:])
+        served[store] += pick.reserved
+        flying.append((pick.job, pick.store, pick.reserved))
+        if len(flying) > slots:
+            ended, name, cost = flying.pop(0)
+            fair.settle(ended, name, cost, ended=True)
+        for f, g in combinations(served, 2):
+            (largest_f, weight_f), (largest_g, weight_g) = stores[f], stores[g]
+            gap = abs(served[f] / weight_f - served[g] / weight_g)
+            assert gap <= largest_f / weight_f + largest_g / weight_g + 1e-9
