@@ -27,10 +27,9 @@ class _Bucket:
 
     def seconds_until(self, need: float, burst_s: float) -> float:
         """How long until `need` may be taken; where it never fits, until the bucket is full."""
-        missing = min(need, self.capacity(burst_s)) - self.level
-        if missing <= 0:
-            return 0.0
-        return missing / self.rate if self.rate > 0 else float("inf")
+        if self.rate <= 0:  # we own no partition: nothing is ours to spend
+            return float("inf")
+        return max(0.0, (min(need, self.capacity(burst_s)) - self.level) / self.rate)
 
 
 @dataclass(slots=True, eq=False)
