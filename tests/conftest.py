@@ -15,6 +15,7 @@ from migrations import runner
 from sandbox import kafka as kafka_server
 from sandbox import postgres as postgres_server
 from sandbox.process import Spec
+from tests.standins import Standins, running
 
 
 def _start(spec: Spec, log: Path) -> subprocess.Popen[bytes]:
@@ -94,3 +95,10 @@ def database(postgres: str, template_database: str) -> Iterator[str]:
 def topic_prefix() -> str:
     """Tests share the broker and not the topics."""
     return f"t{uuid.uuid4().hex[:10]}."
+
+
+@pytest.fixture(scope="session")
+def standins() -> Iterator[Standins]:
+    """Both stand-ins, quick and with generous limits. Faults are scripted by job, so tests do not meet each other's."""
+    with running(OPENAI_RPM="60000", OPENAI_TPM="100000000", REPLICATE_RPM="60000") as both:
+        yield both

@@ -3,6 +3,7 @@
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 import orjson
 from starlette.requests import Request
@@ -16,6 +17,15 @@ from sandbox.standins.faults import FaultScript
 
 def json(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     return Response(orjson.dumps(content), status, dict(headers or {}), "application/json")
+
+
+class CutResponse(Response):
+    """Begins an answer and breaks the connection."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1000")]})
+        await send({"type": "http.response.body", "body": b'{"id"', "more_body": True})
+        raise ConnectionError("cut, as scripted")
 
 
 class Control:

@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from sandbox.standins import writer
 from sandbox.standins.bucket import go_duration
-from sandbox.standins.control import Control, json, labelled
+from sandbox.standins.control import Control, CutResponse, json, labelled
 from sandbox.standins.faults import Fault
 
 FAULTS = {
@@ -110,7 +110,7 @@ class OpenAIStandin:
                 await asyncio.sleep(fault.seconds)
                 return _error(504, "server_error", None, "timed out (scripted)", headers)
             case _:
-                return _CutResponse()
+                return CutResponse()
 
     def _text(self, body: dict[str, Any], fault: Fault | None) -> str:
         if fault is not None and fault.kind == "schema":
@@ -128,15 +128,6 @@ class OpenAIStandin:
             headers[f"x-ratelimit-remaining-{name}"] = f"{bucket.remaining(now):.0f}"
             headers[f"x-ratelimit-reset-{name}"] = go_duration(bucket.full_in_s(now))
         return headers
-
-
-class _CutResponse(Response):
-    """Begins an answer and breaks the connection."""
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1000")]})
-        await send({"type": "http.response.body", "body": b'{"id"', "more_body": True})
-        raise ConnectionError("cut, as scripted")
 
 
 def _unauthorized(request: Request) -> Response | None:

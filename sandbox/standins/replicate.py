@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from sandbox.standins.control import Control, json, labelled
+from sandbox.standins.control import Control, CutResponse, json, labelled
 from sandbox.standins.picture import paint
 
 FAULTS = {"429", "500", "402", "failed", "aborted", "stuck", "cut", "timeout"}
@@ -76,7 +76,7 @@ class ReplicateStandin:
         self._predictions[prediction.id] = prediction
         self._control.bill.charge(job, 0, "image")
         if kind == "cut":
-            raise ConnectionError("cut, as scripted")
+            return CutResponse()
         await self._wait(prediction, request.headers.get("prefer", ""))
         return json(self._view(prediction), 201)
 

@@ -14,7 +14,7 @@ from services.generator.consumer import TaskConsumer
 from services.generator.images import FolderImageStore
 from services.generator.limiter import ProviderLimiter
 from services.generator.providers.openai import OpenAIWriter
-from services.generator.providers.replicate import ReplicatePainter, name_job
+from services.generator.providers.replicate import ReplicatePainter, close, name_job
 from services.generator.report import Reporter
 from services.generator.rules.prices import Prices
 from services.generator.rules.prompts import largest_call
@@ -159,11 +159,12 @@ async def _clients(settings: GeneratorSettings) -> AsyncIterator[tuple[AsyncOpen
         api_token=settings.replicate_api_token.get_secret_value(), base_url=settings.replicate_base_url,
         event_hooks={"request": [name_job]},
     )  # fmt: skip
-    async with (
-        AsyncOpenAI(
-            api_key=settings.openai_api_key.get_secret_value(), base_url=settings.openai_base_url, max_retries=0,
-            timeout=settings.openai_timeout_s,
-        ) as openai,
-        httpx.AsyncClient(timeout=30, follow_redirects=True) as http,
-    ):  # fmt: skip
-        yield openai, replicate, http
+    openai = AsyncOpenAI(
+        api_key=settings.openai_api_key.get_secret_value(), base_url=settings.openai_base_url, max_retries=0,
+        timeout=settings.openai_timeout_s,
+    )  # fmt: skip
+    try:
+        async with openai, httpx.AsyncClient(timeout=30, follow_redirects=True) as http:
+            yield openai, replicate, http
+    finally:
+        await close(replicate)

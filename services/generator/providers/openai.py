@@ -76,6 +76,8 @@ class OpenAIWriter:
             )  # fmt: skip
         except openai.OpenAIError as error:
             raise self._translate(error) from error
+        except ValueError as error:  # the SDK lets the JSON decoder's error through
+            raise Transient(f"OpenAI answered with something unreadable: {error}", code="openai-unreadable") from error
         usage = self._usage(response)
         try:
             return _parse(response, answer), usage

@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID
 
 import httpx
-from pydantic import ValidationError
+from pydantic.v1 import ValidationError  # the SDK validates with it
 from replicate.client import Client
 from replicate.exceptions import ReplicateError
 
@@ -37,6 +37,11 @@ async def name_job(request: httpx.Request) -> None:
     """A request hook for the client: the bill is read by job."""
     if _job.get():
         request.headers["X-Blogstream-Job"] = _job.get()
+
+
+async def close(client: Client) -> None:
+    """The SDK has no way to close its connections; its asynchronous client is ours alone."""
+    await client._async_client.aclose()
 
 
 class ReplicatePainter:
@@ -103,9 +108,9 @@ class ReplicatePainter:
             raise self._translate(error) from error
         except httpx.HTTPError as error:
             raise Transient(f"Replicate could not be reached: {error!r}", code="replicate-unreachable") from error
-        except ValidationError as error:  # the SDK does not know the status `aborted`
-            raise Permanent("Replicate: the prediction was aborted", code="replicate-aborted") from error
         except ValueError as error:
+            if isinstance(error, ValidationError) and "given=aborted" in str(error):  # a status that the SDK lacks
+                raise Permanent("Replicate: the prediction was aborted", code="replicate-aborted") from error
             raise Transient(
                 f"Replicate answered with something unreadable: {error}", code="replicate-unreadable"
             ) from error

@@ -1,0 +1,137 @@
+"""Our side of both vendors, through their real SDKs: every way to fail becomes one of our words."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+from openai import AsyncOpenAI
+from replicate.client import Client
+
+from services.generator.limiter import ProviderLimiter
+from services.generator.providers.openai import Call, OpenAIWriter, PaidInVain
+from services.generator.providers.replicate import ReplicatePainter, close, name_job
+from services.generator.rules.article import Outline
+from services.generator.rules.prices import Prices
+from shared.errors import Permanent, Transient
+from tests.standins import Standins
+
+PRICES = Prices(input_usd=0.15, output_usd=0.60, image_usd=0.003)
+
+
+@pytest.fixture
+async def writer(standins: Standins) -> AsyncIterator[OpenAIWriter]:
+    limiter = ProviderLimiter(
+        provider="openai", model="m", limits={"requests": 60_000, "tokens": 10_000_000}, burst_s=2
+    )
+    limiter.set_share(1)
+    url = f"{standins.openai.url}/v1"
+    async with AsyncOpenAI(api_key="sk-x", base_url=url, max_retries=0, timeout=1) as client:
+        yield OpenAIWriter(client, model="m", limiter=limiter, prices=PRICES)
+
+
+def call(job: UUID) -> Call:
+    return Call(job=job, step="outline", instructions="Plan.", data='{"title": "Tea"}', max_tokens=700)
+
+
+async def test_a_text_is_written_and_billed(writer: OpenAIWriter, standins: Standins) -> None:
+    job = uuid4()
+    await writer.wait_turn(call(job), Outline)
+    outline, usage = await writer.write(call(job), Outline)
+    assert "Tea" in outline.title
+    assert usage.input_tokens + usage.output_tokens == standins.openai.bill(job)["tokens"]
+    assert usage.cost_nanousd == usage.input_tokens * 150 + usage.output_tokens * 600
+    assert standins.openai.bill(job)["steps"] == {"outline": 1}
+
+
+@pytest.mark.parametrize(
+    ("fault", "word", "code", "delay"),
+    [
+        ({"kind": "429", "retry_after": 7}, Transient, "openai-429", 7.0),
+        ({"kind": "500"}, Transient, "openai-500", None),
+        ({"kind": "503", "retry_after": 2}, Transient, "openai-503", 2.0),
+        ({"kind": "insufficient_quota"}, Permanent, "insufficient-quota", None),
+        ({"kind": "timeout", "seconds": 5}, Transient, "openai-unreachable", None),
+        ({"kind": "cut"}, Transient, "openai-unreachable", None),
+        ({"kind": "malformed"}, Transient, "openai-unreadable", None),
+    ],
+    ids=lambda value: value["kind"] if isinstance(value, dict) else None,
+)
+async def test_openais_failures_in_our_words(
+    writer: OpenAIWriter, standins: Standins, fault: dict[str, Any], word: type[Exception], code: str,
+    delay: float | None,
+) -> None:  # fmt: skip
+    job = uuid4()
+    standins.openai.script(fault | {"job": str(job)})
+    with pytest.raises(word) as failed:
+        await writer.write(call(job), Outline)
+    assert getattr(failed.value, "code", None) == code
+    assert getattr(failed.value, "delay", None) == delay
+    assert standins.openai.bill(job)["calls"] == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "word", "code"),
+    [
+        ("truncated", Transient, "openai-incomplete"),
+        ("refusal", Permanent, "refused"),
+        ("schema", Transient, "openai-schema"),
+    ],
+)
+async def test_an_answer_that_cannot_be_used_is_billed_all_the_same(
+    writer: OpenAIWriter, standins: Standins, kind: str, word: type[Transient | Permanent], code: str
+) -> None:
+    job = uuid4()
+    standins.openai.script({"kind": kind, "job": str(job)})
+    with pytest.raises(PaidInVain) as failed:
+        await writer.write(call(job), Outline)
+    assert isinstance(failed.value.cause, word)
+    assert failed.value.cause.code == code
+    bill = standins.openai.bill(job)
+    assert failed.value.usage.input_tokens + failed.value.usage.output_tokens == bill["tokens"] > 0
+
+
+@pytest.fixture
+async def painter(standins: Standins) -> AsyncIterator[ReplicatePainter]:
+    limiter = ProviderLimiter(provider="replicate", model="a/b", limits={"requests": 60_000}, burst_s=2)
+    limiter.set_share(1)
+    client = Client(api_token="r8-x", base_url=standins.replicate.url, event_hooks={"request": [name_job]})
+    async with httpx.AsyncClient() as http:
+        yield ReplicatePainter(client, http, model="a/b", limiter=limiter, timeout_s=3)
+    await close(client)
+
+
+async def test_an_image_is_painted_once_and_can_be_taken_up_again(
+    painter: ReplicatePainter, standins: Standins
+) -> None:
+    job = uuid4()
+    prediction = await painter.create(job, "a tent at dawn")
+    first = await painter.finish(job, prediction)
+    again = await painter.finish(job, prediction)
+    assert first.media_type == "image/png"
+    assert first.content.startswith(b"\x89PNG\r\n\x1a\n")
+    assert first == again
+    assert standins.replicate.bill(job) == {"calls": 1, "tokens": 0, "steps": {"image": 1}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "word", "code"),
+    [
+        ("429", Transient, "replicate-429"),
+        ("500", Transient, "replicate-500"),
+        ("402", Permanent, "insufficient-quota"),
+        ("failed", Permanent, "replicate-failed"),
+        ("aborted", Permanent, "replicate-aborted"),
+        ("stuck", Transient, "replicate-timeout"),
+        ("cut", Transient, "replicate-unreachable"),
+    ],
+)
+async def test_replicates_failures_in_our_words(
+    painter: ReplicatePainter, standins: Standins, kind: str, word: type[Exception], code: str
+) -> None:
+    job = uuid4()
+    standins.replicate.script({"kind": kind, "job": str(job)})
+    with pytest.raises(word) as failed:
+        await painter.finish(job, await painter.create(job, "x"))
+    assert getattr(failed.value, "code", None) == code
