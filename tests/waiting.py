@@ -1,7 +1,6 @@
 """Waiting for what must become true: polls with a deadline, and says what was last seen when it did not."""
 
 import asyncio
-import inspect
 import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -10,13 +9,12 @@ T = TypeVar("T")
 
 
 async def eventually(
-    condition: Callable[[], T | Awaitable[T]], *, timeout: float = 30, every: float = 0.05, what: str = ""
+    condition: Callable[[], Awaitable[T]], *, timeout: float = 30, every: float = 0.05, what: str = ""
 ) -> T:
     """The condition's first truthy value. Fails with the last value after `timeout` seconds."""
     give_up = time.monotonic() + timeout
     while True:
-        found = condition()
-        value: T = await found if inspect.isawaitable(found) else found
+        value = await condition()
         if value:
             return value
         if time.monotonic() > give_up:

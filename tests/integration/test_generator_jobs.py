@@ -1,0 +1,250 @@
+"""The generator on the real broker and database, paid by stand-ins: what becomes of a job, and what it was billed."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from aiokafka import AIOKafkaProducer
+
+from services.generator import service
+from services.generator.settings import GeneratorSettings
+from shared import kafka as shared_kafka
+from shared.messages import BlogRequested, EventKind, JobEvent, WorkerReport
+from shared.topics import DEAD_LETTER, GENERATION, RESULTS, WORKERS
+from tests.integration.world import World, a_request, running
+from tests.standins import Standins
+from tests.waiting import eventually
+
+Start = Any
+
+
+@pytest.fixture
+def start(world: World, database: str, standins: Standins, tmp_path: Path) -> Start:
+    """A function that runs a worker for a block."""
+
+    @asynccontextmanager
+    async def started(name: str = "worker-1", **changes: Any) -> AsyncIterator[None]:
+        values: dict[str, Any] = {
+            "kafka_bootstrap_servers": world.settings.kafka_bootstrap_servers,
+            "kafka_topic_prefix": world.settings.kafka_topic_prefix, "database_url": database, "db_pool_min": 1,
+            "openai_api_key": "sk-x", "openai_base_url": f"{standins.openai.url}/v1", "openai_rpm": 60_000,
+            "openai_tpm": 9e7, "replicate_api_token": "r8-x", "replicate_base_url": standins.replicate.url,
+            "replicate_rpm": 60_000, "image_dir": tmp_path, "standin": True, "drain_s": 20,
+        }  # fmt: skip
+        settings = GeneratorSettings(**(values | changes))
+        async with running(lambda stop: service.run(settings, stop, name=name)):
+            yield
+
+    return started
+
+
+async def outcomes(world: World, job: UUID) -> list[JobEvent]:
+    events = [event for _, event in await world.read_all(RESULTS) if isinstance(event, JobEvent) and event.job == job]
+    return [event for event in events if event.kind in (EventKind.ENDED, EventKind.RETRY)]
+
+
+async def ends_as(world: World, request: BlogRequested, status: str) -> None:
+    await eventually(lambda: world.has_status(request.id, status), what=f"{request.id} {status}")
+    await eventually(lambda: outcomes(world, request.id), every=0.5)
+
+
+async def test_a_job_becomes_a_post(world: World, start: Start, standins: Standins, tmp_path: Path) -> None:
+    request = a_request(store="shop")
+    async with start():
+        await world.forwarded(request)
+        await ends_as(world, request, "DONE")
+    row = await world.row(request.id)
+    post = await world.database.fetchrow("SELECT * FROM blog_posts WHERE job_id = $1", request.id)
+    assert post is not None
+    assert "Green tea" in post["html"]
+    assert post["html"].startswith("<article><h1>")
+    assert post["image_url"] == f"http://localhost:3000/images/shop/{request.id}.png"
+    assert (tmp_path / "shop" / f"{request.id}.png").read_bytes().startswith(b"\x89PNG")
+    bill = standins.openai.bill(request.id)
+    assert bill["steps"] == {"outline": 1, "article": 1}
+    assert row["input_tokens"] + row["output_tokens"] == bill["tokens"]
+    assert (row["images"], standins.replicate.bill(request.id)["calls"]) == (1, 1)
+    assert row["cost_nanousd"] == row["input_tokens"] * 150 + row["output_tokens"] * 600 + 3_000_000
+    assert row["finished_at"] is not None
+    (event,) = await outcomes(world, request.id)
+    assert (event.status, event.attempt, event.usage.cost_nanousd) == ("DONE", 1, row["cost_nanousd"])
+    steps = await world.database.fetch("SELECT step, state FROM blog_steps WHERE job_id = $1", request.id)
+    assert {step["step"]: step["state"] for step in steps} == dict.fromkeys(
+        ("outline", "article", "image", "assemble"), "DONE"
+    )
+
+
+async def test_a_job_without_an_image_pays_for_none(world: World, start: Start, standins: Standins) -> None:
+    request = a_request(images=0)
+    async with start():
+        await world.forwarded(request)
+        await ends_as(world, request, "DONE")
+    assert standins.replicate.bill(request.id)["calls"] == 0
+    assert await world.database.fetchval("SELECT image_url FROM blog_posts WHERE job_id = $1", request.id) is None
+
+
+async def test_a_passing_failure_goes_back_to_the_queue_and_keeps_what_was_paid(
+    world: World, start: Start, standins: Standins
+) -> None:
+    request = a_request()
+    standins.openai.script({"kind": "500", "job": str(request.id), "step": "article"})
+    async with start():
+        await world.forwarded(request)
+        await ends_as(world, request, "PENDING")
+        row = await world.row(request.id)
+        assert row["forwarded_at"] is None
+        assert row["not_before"] is not None
+        (event,) = await outcomes(world, request.id)
+        assert (event.kind, event.error) == (EventKind.RETRY, "OpenAI answered 500")
+        assert event.usage.cost_nanousd > 0
+        await world.database.execute("UPDATE blog_generations SET forwarded_at = now() WHERE id = $1", request.id)
+        await world.send_task(request)
+        await eventually(lambda: world.has_status(request.id, "DONE"))
+    assert standins.openai.bill(request.id)["steps"] == {"outline": 1, "article": 1}
+    assert standins.replicate.bill(request.id)["calls"] == 1
+    assert (await world.row(request.id))["attempt"] == 2
+
+
+@pytest.mark.parametrize(("fault", "code"), [("refusal", "refused"), ("insufficient_quota", "insufficient-quota")])
+async def test_a_lasting_failure_fails_with_its_reason(
+    world: World, start: Start, standins: Standins, fault: str, code: str
+) -> None:
+    request = a_request()
+    standins.openai.script({"kind": fault, "job": str(request.id)})
+    async with start():
+        await world.forwarded(request)
+        await ends_as(world, request, "FAILED")
+    row = await world.row(request.id)
+    assert row["error_code"] == code
+    assert row["error"]
+    assert row["finished_at"] is not None
+
+
+async def test_a_task_sent_again_pays_nothing_and_says_the_same(world: World, start: Start, standins: Standins) -> None:
+    request = a_request()
+    async with start():
+        await world.forwarded(request)
+        await ends_as(world, request, "DONE")
+        await world.send_task(request)
+        await world.send_task(request)
+        await eventually(lambda: _has_said(world, request.id, 3), every=0.5)
+    events = await outcomes(world, request.id)
+    assert len({event.event_id() for event in events}) == 1
+    assert standins.openai.bill(request.id)["calls"] == 2
+    assert standins.replicate.bill(request.id)["calls"] == 1
+
+
+async def _has_said(world: World, job: UUID, times: int) -> bool:
+    return len(await outcomes(world, job)) >= times
+
+
+async def test_what_a_dead_worker_has_paid_for_is_not_paid_again(
+    world: World, start: Start, standins: Standins
+) -> None:
+    """The rows as a worker leaves them that is killed after the outline and after the image's creation."""
+    first = a_request()
+    async with start():
+        await world.forwarded(first)
+        await ends_as(world, first, "DONE")
+        request = a_request()
+        await world.database.execute(
+            "INSERT INTO blog_generations (id, instance_id, source_type, source_id, request, created_at, status,"
+            " attempt, worker, forwarded_at, lease_until)"
+            " VALUES ($1, $2, $3, $4, $5, $6, 'PROCESSING', 1, 'dead', now(), now() - interval '1 s')",
+            request.id, request.store, request.source_type, request.source_id, request, request.created_at,
+        )  # fmt: skip
+        await world.database.execute(
+            "INSERT INTO blog_steps (job_id, step, state, attempt, external_id, result, cost_nanousd)"
+            " SELECT $1, step, CASE step WHEN 'outline' THEN 'DONE' ELSE 'STARTED' END, 1, external_id,"
+            " CASE step WHEN 'outline' THEN result END, CASE step WHEN 'outline' THEN cost_nanousd ELSE 0 END"
+            " FROM blog_steps WHERE job_id = $2 AND step IN ('outline', 'image')", request.id, first.id,
+        )  # fmt: skip
+        await world.send_task(request)
+        await ends_as(world, request, "DONE")
+    assert standins.openai.bill(request.id)["steps"] == {"article": 1}
+    assert standins.replicate.bill(request.id)["calls"] == 0
+    assert (await world.row(request.id))["attempt"] == 2
+
+
+async def test_a_live_lease_is_respected_and_its_outcome_awaited(
+    world: World, start: Start, standins: Standins
+) -> None:
+    request = a_request()
+    await world.forwarded(request)
+    await world.database.execute(
+        "UPDATE blog_generations SET status = 'PROCESSING', attempt = 1, worker = 'other',"
+        " lease_until = now() + interval '5 s' WHERE id = $1", request.id,
+    )  # fmt: skip
+    async with start():
+        await world.forwarded(bystander := a_request())
+        await ends_as(world, bystander, "DONE")
+        assert (await world.row(request.id))["worker"] == "other"
+        assert standins.openai.bill(request.id)["calls"] == 0
+        await world.database.execute(
+            "UPDATE blog_generations SET status = 'FAILED', error = 'x', finished_at = now(), lease_until = NULL"
+            " WHERE id = $1", request.id,
+        )  # fmt: skip
+        await ends_as(world, request, "FAILED")
+    assert standins.openai.bill(request.id)["calls"] == 0
+
+
+async def test_a_record_that_cannot_be_read_is_put_aside_and_work_goes_on(world: World, start: Start) -> None:
+    topic = shared_kafka.names(world.settings).topic(GENERATION)
+    async with (
+        AIOKafkaProducer(bootstrap_servers=world.settings.kafka_bootstrap_servers) as producer,
+        start(),
+    ):
+        await producer.send_and_wait(topic, b"not json", key=b"x", headers=[("ce_type", b"blogstream.unknown.v1")])
+        request = a_request()
+        await world.forwarded(request)
+        await ends_as(world, request, "DONE")
+        ((key, value),) = await eventually(lambda: world.read_all(DEAD_LETTER), every=0.5)
+    assert (key, value) == ("x", b"not json")
+
+
+async def test_a_worker_that_stops_hands_back_what_it_cannot_finish(
+    world: World, start: Start, standins: Standins
+) -> None:
+    request = a_request()
+    standins.openai.script({"kind": "timeout", "seconds": 30, "job": str(request.id), "step": "article"})
+    async with start(drain_s=0.2):
+        await world.forwarded(request)
+        await eventually(lambda: _step_started(world, request.id, "article"))
+    row = await world.row(request.id)
+    assert (row["status"], row["forwarded_at"]) == ("PENDING", None)
+    (event,) = await outcomes(world, request.id)
+    assert event.kind is EventKind.RETRY
+    await world.database.execute("UPDATE blog_generations SET forwarded_at = now() WHERE id = $1", request.id)
+    async with start("worker-2"):
+        await world.send_task(request)
+        await eventually(lambda: world.has_status(request.id, "DONE"))
+    assert standins.openai.bill(request.id)["steps"]["outline"] == 1
+
+
+async def _step_started(world: World, job: UUID, step: str) -> bool:
+    return bool(await world.database.fetchval("SELECT true FROM blog_steps WHERE job_id = $1 AND step = $2", job, step))
+
+
+async def _owners(world: World) -> bool:
+    """Whether two workers have split the partitions between them."""
+    latest = {report.worker: report for _, report in await world.read_all(WORKERS) if isinstance(report, WorkerReport)}
+    return [len(report.partitions) for report in latest.values()] == [12, 12]
+
+
+async def test_two_workers_share_the_partitions_and_do_each_job_once(
+    world: World, start: Start, standins: Standins
+) -> None:
+    requests = [a_request(store=f"s{number % 3}") for number in range(12)]
+    async with start("worker-1"), start("worker-2"):
+        await eventually(lambda: _owners(world), every=0.5)
+        for request in requests:
+            await world.forwarded(request)
+        for request in requests:
+            await eventually(partial(world.has_status, request.id, "DONE"))
+    workers = {(await world.row(request.id))["worker"] for request in requests}
+    assert workers == {"worker-1", "worker-2"}
+    assert all(standins.openai.bill(request.id)["calls"] == 2 for request in requests)
