@@ -1,7 +1,7 @@
 """Consumer groups as the broker has them: members, their partitions, and how far behind each group is."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer
@@ -21,7 +21,7 @@ async def describe(bootstrap: str) -> dict[str, Any]:
     try:
         await admin.start()
         await consumer.start()
-        members = await _members(admin)
+        members = await _members(admin, GROUPS)
         return {group: {"members": members[group], "lag": await _lag(admin, consumer, group)} for group in GROUPS}
     except (KafkaError, OSError):
         return {}
@@ -30,9 +30,19 @@ async def describe(bootstrap: str) -> dict[str, Any]:
         await admin.close()
 
 
-async def _members(admin: AIOKafkaAdminClient) -> Mapping[str, list[dict[str, Any]]]:
+async def members(bootstrap: str, wanted: Sequence[str]) -> Mapping[str, list[dict[str, Any]]]:
+    """The members of these groups and their partitions."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=5_000)
+    try:
+        await admin.start()
+        return await _members(admin, wanted)
+    finally:
+        await admin.close()
+
+
+async def _members(admin: AIOKafkaAdminClient, wanted: Sequence[str]) -> Mapping[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for asked in GROUPS:  # one at a time: aiokafka 0.14 reads an answer about several groups wrongly
+    for asked in wanted:  # one at a time: aiokafka 0.14 reads an answer about several groups wrongly
         for answer in await admin.describe_consumer_groups([asked]):
             for _, group, _, _, _, members, *_ in answer.groups:
                 found[group] += [{"member": member[1], "partitions": _partitions(member[4])} for member in members]

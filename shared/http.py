@@ -5,7 +5,6 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
-from uuid import UUID
 
 import orjson
 import uvicorn
@@ -19,13 +18,7 @@ class JsonResponse(Response):
     media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
-        return orjson.dumps(content, default=_encode, option=orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS)
-
-
-def _encode(value: Any) -> str:
-    if isinstance(value, UUID):  # asyncpg's own subclass, which orjson does not know
-        return str(value)
-    raise TypeError(f"{type(value).__name__} has no JSON form")
+        return orjson.dumps(content, option=orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS)
 
 
 class Problem(Exception):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from uuid import UUID
 
 import asyncpg
 import orjson
@@ -51,6 +52,11 @@ async def _prepare_connection(connection: asyncpg.Connection) -> None:
         "jsonb", schema="pg_catalog", format="binary",
         encoder=lambda value: b"\x01" + orjson.dumps(value),
         decoder=lambda raw: orjson.loads(raw[1:]),
+    )  # fmt: skip
+    # asyncpg's own UUID class is a stranger to orjson and pydantic: plain UUIDs, so that no caller has to know.
+    await connection.set_type_codec(
+        "uuid", schema="pg_catalog", format="binary",
+        encoder=lambda value: value.bytes, decoder=lambda raw: UUID(bytes=bytes(raw)),
     )  # fmt: skip
 
 

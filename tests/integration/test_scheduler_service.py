@@ -1,0 +1,282 @@
+"""The scheduler on the real broker and database; the test plays clients and workers."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+import pytest
+from aiokafka import AIOKafkaProducer
+
+from sandbox import groups
+from services.scheduler.__main__ import run
+from services.scheduler.settings import SchedulerSettings
+from shared import kafka as shared_kafka
+from shared.job import Status
+from shared.messages import BlogRequested, EventKind, GenerationTask, JobEvent, SchedulerReport, WorkerReport
+from shared.topics import DEAD_LETTER, GENERATION, REQUESTS, RESULTS, WORKERS
+from tests.integration.world import World, a_request, running
+from tests.waiting import eventually
+
+Start = Any
+
+
+@pytest.fixture
+def start(world: World, database: str) -> Start:
+    """A function that runs a scheduler for a block."""
+
+    @asynccontextmanager
+    async def started(name: str = "scheduler-1", **changes: Any) -> AsyncIterator[None]:
+        values: dict[str, Any] = {
+            "kafka_bootstrap_servers": world.settings.kafka_bootstrap_servers,
+            "kafka_topic_prefix": world.settings.kafka_topic_prefix, "database_url": database, "db_pool_min": 1,
+            "worker_silence_s": 30, "sweep_every_s": 0.5, "lease_grace_s": 0.1,
+        }  # fmt: skip
+        settings = SchedulerSettings(**(values | changes))
+        async with running(lambda stop: run(settings, stop, name)):
+            yield
+
+    return started
+
+
+async def offer(world: World, slots: int, worker: str = "w") -> None:
+    """A worker's report: all partitions, so many slots."""
+    now = datetime.now(UTC)
+    report = WorkerReport(worker=worker, at=now, started_at=now, partitions=tuple(range(24)), slots=slots, running=0)
+    await world.publish(WORKERS, worker, report)
+
+
+async def end(world: World, request: BlogRequested, cost: int = 1_000) -> None:
+    """A worker ends a job: the row, then the event."""
+    await world.database.execute(
+        "UPDATE blog_generations SET status = 'DONE', attempt = 1, cost_nanousd = $2, finished_at = now()"
+        " WHERE id = $1", request.id, cost,
+    )  # fmt: skip
+    event = JobEvent(
+        job=request.id, store=request.store, kind=EventKind.ENDED, status=Status.DONE, attempt=1,
+        at=datetime.now(UTC), created_at=request.created_at,
+    )  # fmt: skip
+    await world.publish(RESULTS, request.store, event)
+
+
+async def tasks(world: World) -> list[GenerationTask]:
+    """In the order in which they were forwarded; those of one batch as they lie in their partitions."""
+    found = [message for _, message in await world.read_all(GENERATION) if isinstance(message, GenerationTask)]
+    return sorted(found, key=lambda task: task.forwarded_at)
+
+
+async def at_least(world: World, count: int) -> list[GenerationTask]:
+    """The tasks, once there are so many."""
+    found = await tasks(world)
+    return found if len(found) >= count else []
+
+
+async def admitted(world: World, count: int) -> bool:
+    return bool(await world.database.fetchval("SELECT count(*) = $1 FROM blog_generations", count))
+
+
+async def settled(world: World, job: UUID) -> bool:
+    return bool(
+        await world.database.fetchval("SELECT charged_nanousd = cost_nanousd FROM blog_generations WHERE id = $1", job)
+    )
+
+
+async def test_requests_are_admitted_once_and_announced(world: World, start: Start) -> None:
+    one, other = a_request(), a_request(store="store-b")
+    async with start():
+        for request in (one, other, one):
+            await world.ask(request)
+        await eventually(partial(admitted, world, 2))
+        await world.ask(last := a_request())
+        await eventually(partial(admitted, world, 3))
+    row = await world.row(one.id)
+    assert (row["status"], row["instance_id"], row["source_id"]) == ("PENDING", "store-a", "tea")
+    assert row["request"]["title"] == "Green tea"
+    events = [event for _, event in await world.read_all(RESULTS) if isinstance(event, JobEvent)]
+    assert {event.event_id() for event in events} == {
+        JobEvent(
+            job=request.id, store=request.store, kind=EventKind.ADMITTED, status=Status.PENDING, attempt=0,
+            at=request.created_at, created_at=request.created_at,
+        ).event_id()
+        for request in (one, other, last)
+    }  # fmt: skip
+
+
+async def test_nothing_is_forwarded_without_credit(world: World, start: Start) -> None:
+    async with start():
+        requests = [a_request() for _ in range(5)]
+        for request in requests:
+            await world.ask(request)
+        await eventually(partial(admitted, world, 5))
+        await offer(world, slots=2)
+        first = await eventually(partial(at_least, world, 2), every=0.3)
+        await end(world, requests[0])
+        await eventually(partial(settled, world, requests[0].id))
+        all_tasks = await eventually(partial(at_least, world, 3), every=0.3)
+    assert {task.job for task in first} == {requests[0].id, requests[1].id}
+    assert len(all_tasks) == 3
+    assert {task.epoch for task in all_tasks} == {1}
+
+
+async def test_a_store_has_twenty_in_flight_while_others_wait(world: World, start: Start) -> None:
+    async with start(max_per_instance=3):
+        flood = [a_request(store="flood") for _ in range(10)]
+        few = [a_request(store="few") for _ in range(2)]
+        for request in (*flood, *few):
+            await world.ask(request)
+        await eventually(partial(admitted, world, 12))
+        await offer(world, slots=5)
+        sent = await eventually(partial(at_least, world, 5), every=0.3)
+    stores = [task.store for task in sent]
+    assert (stores.count("flood"), stores.count("few")) == (3, 2)
+
+
+async def test_a_delayed_request_is_not_forwarded_before_its_time(world: World, start: Start) -> None:
+    later = a_request(run_at=datetime.now(UTC) + timedelta(seconds=3))
+    async with start():
+        await offer(world, slots=5)
+        await world.ask(later)
+        await world.ask(now := a_request())
+        await eventually(partial(at_least, world, 1), every=0.2)
+        assert [task.job for task in await tasks(world)] == [now.id]
+        sent = await eventually(partial(at_least, world, 2), every=0.2)
+    assert sent[1].forwarded_at >= (later.run_at or now.created_at)
+
+
+async def test_the_bill_moves_the_stores_counter_once(world: World, start: Start) -> None:
+    request = a_request()
+    async with start():
+        await offer(world, slots=1)
+        await world.ask(request)
+        await eventually(partial(at_least, world, 1), every=0.2)
+        await end(world, request, cost=777)
+        await end(world, request, cost=777)
+        await eventually(partial(settled, world, request.id))
+        await world.ask(follower := a_request())
+        await eventually(partial(at_least, world, 2), every=0.2)
+    saved = await world.database.fetchrow("SELECT * FROM stores WHERE instance_id = 'store-a'")
+    assert saved is not None
+    assert (saved["served_nanousd"], saved["mean_cost_nanousd"], saved["settled_jobs"]) == (777, 777, 1)
+    assert (await world.row(follower.id))["estimate_nanousd"] == 777
+
+
+async def test_the_standby_takes_over_and_the_deposed_epoch_forwards_nothing(world: World, start: Start) -> None:
+    async with start("first"):
+        await offer(world, slots=1)
+        requests = [a_request() for _ in range(3)]
+        for request in requests:
+            await world.ask(request)
+        await eventually(partial(at_least, world, 1), every=0.2)
+        async with start("second"):
+            await eventually(partial(_members, world, 2), every=0.2)
+            assert await _epoch_holder(world) in ("first", "second")
+        before = await _leader(world)
+    async with start("third"):
+        await offer(world, slots=2)
+        sent = await eventually(partial(at_least, world, 2), every=0.3)
+        assert await _epoch_holder(world) == "third"
+    assert await _leader(world) > before
+    assert [task.job for task in sent] == [requests[0].id, requests[1].id]
+    assert sent[1].epoch > sent[0].epoch
+
+
+async def _leader(world: World) -> int:
+    return int(await world.database.fetchval("SELECT epoch FROM scheduler_leader") or 0)
+
+
+async def _epoch_holder(world: World) -> str:
+    return str(await world.database.fetchval("SELECT holder FROM scheduler_leader"))
+
+
+async def _members(world: World, count: int) -> bool:
+    group = shared_kafka.names(world.settings).group("blog-scheduler")
+    return len((await groups.members(world.settings.kafka_bootstrap_servers, [group]))[group]) == count
+
+
+async def test_a_deposed_leader_stops_and_begins_a_new_term(world: World, start: Start) -> None:
+    async with start():
+        await eventually(partial(_led, world))
+        await world.database.execute("UPDATE scheduler_leader SET epoch = 41, holder = 'usurper'")
+        await offer(world, slots=1)
+        await world.ask(request := a_request())
+        (task,) = await eventually(partial(at_least, world, 1), every=0.3)
+    assert (task.job, task.epoch) == (request.id, 42)
+
+
+async def _led(world: World) -> bool:
+    return await _leader(world) > 0
+
+
+async def test_a_lost_lease_brings_the_job_back(world: World, start: Start) -> None:
+    request = a_request()
+    async with start():
+        await offer(world, slots=1)
+        await world.ask(request)
+        await eventually(partial(at_least, world, 1), every=0.2)
+        await world.database.execute(
+            "UPDATE blog_generations SET status = 'PROCESSING', attempt = 1, worker = 'dead',"
+            " lease_until = now() - interval '1 s' WHERE id = $1", request.id,
+        )  # fmt: skip
+        sent = await eventually(partial(at_least, world, 2), every=0.3)
+    assert [(task.job, task.forward) for task in sent] == [(request.id, 1), (request.id, 2)]
+    events = [event for _, event in await world.read_all(RESULTS) if isinstance(event, JobEvent)]
+    assert [event.error for event in events if event.kind is EventKind.RETRY] == ["the worker's lease ran out"]
+
+
+async def test_a_job_that_nobody_claims_is_forwarded_again(world: World, start: Start) -> None:
+    async with start(forward_timeout_s=1):
+        await offer(world, slots=1)
+        await world.ask(request := a_request())
+        sent = await eventually(partial(at_least, world, 2), every=0.3)
+    assert {task.job for task in sent} == {request.id}
+
+
+async def test_a_result_that_was_never_heard_is_found_by_comparison(world: World, start: Start) -> None:
+    first, second = a_request(), a_request()
+    async with start():
+        await offer(world, slots=1)
+        await world.ask(first)
+        await world.ask(second)
+        await eventually(partial(at_least, world, 1), every=0.2)
+        await world.database.execute(
+            "UPDATE blog_generations SET status = 'DONE', attempt = 1, cost_nanousd = 5, finished_at = now()"
+            " WHERE id = $1", first.id,
+        )  # fmt: skip
+        sent = await eventually(partial(at_least, world, 2), every=0.3)
+    assert sent[1].job == second.id
+    assert await settled(world, first.id)
+
+
+async def test_a_record_that_cannot_be_read_is_put_aside(world: World, start: Start) -> None:
+    topic = shared_kafka.names(world.settings).topic(REQUESTS)
+    async with AIOKafkaProducer(bootstrap_servers=world.settings.kafka_bootstrap_servers) as producer, start():
+        headers = [("ce_type", BlogRequested.TYPE.encode())]
+        await producer.send_and_wait(topic, b'{"id": 1}', key=b"store-a", headers=headers)
+        await world.ask(a_request())
+        await eventually(partial(admitted, world, 1))
+        ((key, value),) = await eventually(lambda: world.read_all(DEAD_LETTER), every=0.3)
+    assert (key, value) == ("store-a", b'{"id": 1}')
+
+
+async def test_it_reports_the_backlog(world: World, start: Start) -> None:
+    async with start():
+        for _ in range(3):
+            await world.ask(a_request())
+        report = await eventually(partial(_report_of, world, 3), every=0.3)
+    assert report is not None
+    assert [(queue.store, queue.queued) for queue in report.stores] == [("store-a", 3)]
+    assert report.oldest_pending_at is not None
+
+
+async def _report_of(world: World, pending: int) -> SchedulerReport | None:
+    reports = [report for _, report in await world.read_all(WORKERS) if isinstance(report, SchedulerReport)]
+    return next((report for report in reports if report.pending == pending), None)
+
+
+async def test_four_hundred_requests_at_once_all_become_rows(world: World, start: Start) -> None:
+    async with start():
+        await asyncio.gather(*(world.ask(a_request(store=f"s{number % 7}")) for number in range(400)))
+        await eventually(partial(admitted, world, 400))
