@@ -26,6 +26,7 @@ AWAY = (
     asyncpg.TooManyConnectionsError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
+    asyncpg.ObjectNotInPrerequisiteStateError,  # a database that is closed for maintenance
 )
 """What asyncpg raises while the server is away or full: worth another try, and no fault of the statement."""
 
