@@ -1,0 +1,206 @@
+"""metrics' folding: exact however often events come; histograms that merge; totals that add up."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
+
+from services.metrics import metric_defs, prometheus, view
+from services.metrics.app import fold_event
+from services.metrics.board import Board
+from services.metrics.rules import fold, histogram, limits
+from shared.job import Status
+from shared.messages import (
+    EventKind,
+    JobEvent,
+    LimiterState,
+    SchedulerReport,
+    StoreQueue,
+    Usage,
+    WorkerReport,
+)
+
+NOW = datetime(2026, 11, 24, 12, 0, 30, tzinfo=UTC)
+
+
+def life(number: int, store: str = "a", *, failed: bool = False, retries: int = 0) -> list[JobEvent]:
+    """All events of one job, in order."""
+    asked = NOW - timedelta(seconds=20)
+    base = JobEvent(
+        job=UUID(int=number), store=store, kind=EventKind.ADMITTED, status=Status.PENDING, attempt=0, at=asked,
+        created_at=asked,
+    )  # fmt: skip
+    events = [base]
+    for attempt in range(1, retries + 2):
+        begun = replace(
+            base, attempt=attempt, kind=EventKind.STARTED, status=Status.PROCESSING, at=asked + timedelta(seconds=3),
+            started_at=asked + timedelta(seconds=3),
+        )  # fmt: skip
+        events += [begun, replace(begun, kind=EventKind.STEP_DONE, step="outline")]
+        usage = Usage(input_tokens=10 * attempt, output_tokens=20 * attempt, images=1, cost_nanousd=100 * attempt)
+        if attempt <= retries:
+            events.append(replace(begun, kind=EventKind.RETRY, status=Status.PENDING, usage=usage))
+        else:
+            status = Status.FAILED if failed else Status.DONE
+            events.append(replace(begun, kind=EventKind.ENDED, status=status, at=NOW, usage=usage))
+    return events
+
+
+def folded(events: list[JobEvent]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(stores, totals) after these events."""
+    jobs: dict[str, Any] = {}
+    stores: dict[str, Any] = {}
+    totals: dict[str, Any] = {}
+    for event in events:
+        fold_event(event, event.job.int % 2, jobs=jobs, stores=stores, totals=totals)
+    return stores, totals
+
+
+def test_a_job_is_counted_where_it_stands() -> None:
+    for length, counts in ((1, {"PENDING": 1}), (2, {"PENDING": 0, "PROCESSING": 1})):
+        stores, _ = folded(life(1)[:length])
+        assert stores["a"]["counts"] == counts
+    stores, totals = folded(life(1) + life(2, failed=True) + life(3, "b", retries=2))
+    total = fold.merge(list(totals.values()))
+    assert {k: v for k, v in total["counts"].items() if v} == {"DONE": 2, "FAILED": 1}
+    assert stores["b"]["cost_nanousd"] == 300
+    assert total["cost_nanousd"] == 500
+    assert (sum(total["wait"]), sum(total["run"])) == (3, 3)
+    assert fold.in_last_minutes(total, 1, NOW.timestamp()) == (2, 1)
+
+
+@given(st.lists(st.integers(0, 11), max_size=40), st.randoms(use_true_random=False))
+def test_repeats_and_late_arrivals_change_nothing(again: list[int], chance: Any) -> None:
+    events = life(1, retries=1) + life(2, failed=True)
+    expected = folded(events)
+    repeated = list(events)
+    for index in again:  # any event may be heard again, any time after it was heard first
+        event = events[index % len(events)]
+        repeated.insert(chance.randint(repeated.index(event) + 1, len(repeated)), event)
+    assert folded(repeated) == expected
+
+
+@given(st.lists(st.floats(0, 20_000), min_size=1, max_size=200), st.integers(1, 99))
+def test_a_percentile_lies_in_the_bucket_of_the_true_one(values: list[float], percent: int) -> None:
+    counts = histogram.empty()
+    for value in values:
+        counts = histogram.observe(counts, value)
+    true = sorted(values)[max(0, -(-percent * len(values) // 100) - 1)]
+    found = histogram.percentile(counts, percent)
+    assert found is not None
+    upper = next((bound for bound in histogram.BOUNDS if true <= bound), histogram.BOUNDS[-1])
+    lower = max((bound for bound in histogram.BOUNDS if bound < true), default=0.0)
+    assert min(lower, upper) <= found <= upper
+
+
+def test_histograms_merge() -> None:
+    one, other = histogram.observe(histogram.empty(), 1), histogram.observe(histogram.empty(), 100)
+    assert histogram.merge([one, other]) == histogram.observe(one, 100)
+    assert histogram.percentile(histogram.empty(), 50) is None
+
+
+def report(worker: str, *, at: datetime = NOW, used: float = 100, queued: int = 2) -> WorkerReport:
+    states = tuple(
+        LimiterState(
+            provider="openai", model="m", resource=resource, limit=limit, share=limit / 2, level=1, used=used,
+            queued=queued,
+        )
+        for resource, limit in (("requests", 500.0), ("tokens", 200_000.0))
+    )  # fmt: skip
+    return WorkerReport(
+        worker=worker, at=at, started_at=NOW, partitions=(0,), slots=50, running=3, limiters=states, standin=True
+    )
+
+
+def scheduler(pending: int, *, epoch: int = 1, at: datetime = NOW) -> SchedulerReport:
+    return SchedulerReport(
+        scheduler="s", at=at, epoch=epoch, pending=pending, in_flight=4, oldest_pending_at=NOW - timedelta(seconds=9),
+        stores=(StoreQueue(store="a", queued=pending, in_flight=4, served_nanousd=1),),
+    )  # fmt: skip
+
+
+def test_the_contracts_four_numbers() -> None:
+    reports = [report("w1"), report("w2")]
+    assert view.contract_metrics(scheduler(7), reports) == {
+        "blog_queue_size": 7,
+        "openai_rpm_usage": 40.0,
+        "openai_tpm_usage": 0.1,
+        "openai_queue_length": 4,
+    }
+    assert view.contract_metrics(None, []) == {
+        "blog_queue_size": 0,
+        "openai_rpm_usage": 0.0,
+        "openai_tpm_usage": 0.0,
+        "openai_queue_length": 0,
+    }
+
+
+def test_limiter_totals_add_up_over_workers() -> None:
+    requests = limits.totals([report("w1"), report("w2", used=50)])["openai"]["m"]["requests"]
+    assert requests["usedLastMinute"] == 150 == sum(worker["usedLastMinute"] for worker in requests["byWorker"])
+    assert requests["sharePerMinute"] == requests["limitPerMinute"] == 500
+    assert requests["usagePercent"] == 30.0
+
+
+def test_a_silent_worker_is_shown_as_gone_and_left_out() -> None:
+    board = Board(silence_s=10)
+    board.hear(report("here"))
+    board.hear(report("gone", at=NOW - timedelta(seconds=11)))
+    board.hear(report("here", at=NOW - timedelta(seconds=5)))
+    assert [worker.worker for worker in board.alive(NOW)] == ["here"]
+    assert [worker.worker for worker in board.gone(NOW)] == ["gone"]
+    assert board.alive(NOW)[0].at == NOW
+
+
+def test_the_newer_leader_is_believed() -> None:
+    board = Board(silence_s=10)
+    board.hear(scheduler(5, epoch=2))
+    board.hear(scheduler(9, epoch=1, at=NOW + timedelta(seconds=1)))
+    assert board.scheduler is not None
+    assert board.scheduler.pending == 5
+
+
+def test_the_overview_and_the_stores() -> None:
+    stores, totals = folded(life(1) + life(2, "b", failed=True))
+    shown = view.overview(fold.merge(list(totals.values())), scheduler(3), [report("w")], NOW)
+    assert (shown["pending"], shown["jobs"]["DONE"], shown["failedPercent"]) == (3, 1, 50.0)
+    assert (shown["oldestWaitSeconds"], shown["standins"]) == (9.0, True)
+    rows = view.stores(stores, scheduler(3))
+    assert [(row["store"], row["queued"], row["done"], row["failed"]) for row in rows] == [
+        ("a", 3, 1, 0),
+        ("b", 0, 0, 1),
+    ]
+    assert sum(row["costShare"] for row in rows) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("openmetrics", [False, True])
+def test_the_prometheus_text_can_be_read_and_is_what_was_declared(openmetrics: bool) -> None:
+    board = Board(silence_s=10)
+    board.hear(report("w"))
+    board.hear(scheduler(3))
+    _, totals = folded(life(1))
+    text = prometheus.render(fold.merge(list(totals.values())), board, NOW, openmetrics=openmetrics).decode()
+    if openmetrics:
+        assert text.endswith("# EOF\n")
+        return
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    declared = {metric.name: metric for metric in metric_defs.METRICS}
+    assert set(families) == set(declared)
+    for name, family in families.items():
+        assert (family.type, family.documentation) == (declared[name].kind, declared[name].help)
+        allowed = {*declared[name].labels, "le"}
+        assert all(set(sample.labels) <= allowed for sample in family.samples)
+    assert families["blogstream_jobs_pending"].samples[0].value == 3
+
+
+def test_every_metric_has_a_unit_or_counts_and_says_what_it_means() -> None:
+    for metric in metric_defs.METRICS:
+        assert metric.name.startswith("blogstream_")
+        assert metric.help.endswith(".")
+        assert "store" not in metric.labels
+    assert len({metric.name for metric in metric_defs.METRICS}) == len(metric_defs.METRICS)
