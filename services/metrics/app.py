@@ -1,9 +1,11 @@
-"""The Faust app: two streams, three tables. Everything else of the service reads from here.
+"""The Faust app: two streams and one table. Everything else of the service reads from here.
 
-Tables are keyed by job and by store; both follow the partition of the event that they come from, so several processes
-split them as Kafka splits the partitions.
+The table's entries are shards: a part of one store's jobs together with what they add up to. What was counted and what
+tells a repeat from news are one value, so that no crash can part them. Entries follow the partition of their events:
+several processes split them as Kafka splits the partitions.
 """
 
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -20,25 +22,29 @@ from shared.topics import METRICS_GROUP, RESULTS, WORKERS
 
 log = get_logger(__name__)
 
-_ALL = "all"
+_READ_EVERY_S = 1.0
 
 
 class Tables:
-    """Reads of the tables, as plain dictionaries."""
+    """Reads of the table. They go through all of it, so they are made at most once a second."""
 
-    def __init__(self, *, stores: Any, totals: Any) -> None:
-        self._stores = stores
-        self._totals = totals
+    def __init__(self, shards: Any) -> None:
+        self._shards = shards
+        self._stores: dict[str, fold.Aggregate] = {}
+        self._read_at = float("-inf")
 
     def stores(self) -> dict[str, fold.Aggregate]:
-        return {str(store): dict(aggregate) for store, aggregate in self._stores.items()}
+        if time.monotonic() - self._read_at > _READ_EVERY_S:
+            self._stores = fold.by_store(self._shards.items())
+            self._read_at = time.monotonic()
+        return self._stores
 
     def total(self) -> fold.Aggregate:
-        return fold.merge([dict(aggregate) for aggregate in self._totals.values()])
+        return fold.merge(list(self.stores().values()))
 
 
 def build(settings: MetricsSettings, board: Board) -> tuple[faust.App, Tables]:
-    """The app, not started, and its tables. The topics must exist before it starts."""
+    """The app, not started, and its table. The topics must exist before it starts."""
     names = kafka.names(settings)
     app = faust.App(
         names.group(METRICS_GROUP),
@@ -60,39 +66,33 @@ def build(settings: MetricsSettings, board: Board) -> tuple[faust.App, Tables]:
     results = app.topic(names.topic(RESULTS), partitions=RESULTS.partitions, **raw)
     reports = app.topic(names.topic(WORKERS), partitions=WORKERS.partitions, **raw)
 
-    def table(name: str) -> Any:
-        return app.Table(name, partitions=RESULTS.partitions, key_type=str)
-
-    jobs, stores, totals = table("jobs"), table("stores"), table("totals")
+    shards = app.Table("shards", partitions=RESULTS.partitions, key_type=str)
 
     @app.agent(results, name="results")
     async def on_result(stream: Any) -> None:
-        async for message, partition in _messages(stream, board):
+        async for message in _messages(stream, board):
             if isinstance(message, JobEvent):
-                fold_event(message, partition, jobs=jobs, stores=stores, totals=totals)
+                fold_event(message, shards)
 
     @app.agent(reports, name="reports")
     async def on_report(stream: Any) -> None:
-        async for message, _ in _messages(stream, board):
+        async for message in _messages(stream, board):
             if isinstance(message, WorkerReport | SchedulerReport):
                 board.hear(message)
 
-    return app, Tables(stores=stores, totals=totals)
+    return app, Tables(shards)
 
 
-def fold_event(event: JobEvent, partition: int, *, jobs: Any, stores: Any, totals: Any) -> None:
-    """Fold one event into the tables (any mappings); an event heard before changes none of them."""
-    job, total = str(event.job), f"{_ALL}-{partition}"
-    folded = fold.change(event, jobs.get(job))
-    if folded is None:
-        return
-    jobs[job], change = folded
-    stores[event.store] = fold.apply(stores.get(event.store) or fold.empty(), change)
-    totals[total] = fold.apply(totals.get(total) or fold.empty(), change)
+def fold_event(event: JobEvent, shards: Any) -> None:
+    """Fold one event into the table (any mapping); an event heard before changes nothing."""
+    key = fold.shard_key(event)
+    shard = fold.into_shard(event, shards.get(key))
+    if shard is not None:
+        shards[key] = shard
 
 
-async def _messages(stream: Any, board: Board) -> AsyncIterator[tuple[Message, int]]:
-    """The messages of a stream with their partitions; what cannot be understood is counted and put aside."""
+async def _messages(stream: Any, board: Board) -> AsyncIterator[Message]:
+    """The messages of a stream; what cannot be understood is counted and put aside."""
     async for event in stream.events():
         try:
             message = decode(event.value, _headers(event.headers))
@@ -100,7 +100,7 @@ async def _messages(stream: Any, board: Board) -> AsyncIterator[tuple[Message, i
             board.malformed += 1
             log.warning("an event is put aside", reason=error.reason)
             continue
-        yield message, event.message.partition
+        yield message
 
 
 def _headers(headers: Any) -> list[tuple[str, bytes]]:

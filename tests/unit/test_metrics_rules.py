@@ -52,21 +52,19 @@ def life(number: int, store: str = "a", *, failed: bool = False, retries: int = 
 
 
 def folded(events: list[JobEvent]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(stores, totals) after these events."""
-    jobs: dict[str, Any] = {}
-    stores: dict[str, Any] = {}
-    totals: dict[str, Any] = {}
+    """(by store, in all) after these events."""
+    shards: dict[str, Any] = {}
     for event in events:
-        fold_event(event, event.job.int % 2, jobs=jobs, stores=stores, totals=totals)
-    return stores, totals
+        fold_event(event, shards)
+    stores = fold.by_store(shards.items())
+    return stores, fold.merge(list(stores.values()))
 
 
 def test_a_job_is_counted_where_it_stands() -> None:
     for length, counts in ((1, {"PENDING": 1}), (2, {"PENDING": 0, "PROCESSING": 1})):
         stores, _ = folded(life(1)[:length])
         assert stores["a"]["counts"] == counts
-    stores, totals = folded(life(1) + life(2, failed=True) + life(3, "b", retries=2))
-    total = fold.merge(list(totals.values()))
+    stores, total = folded(life(1) + life(2, failed=True) + life(3, "b", retries=2))
     assert {k: v for k, v in total["counts"].items() if v} == {"DONE": 2, "FAILED": 1}
     assert stores["b"]["cost_nanousd"] == 300
     assert total["cost_nanousd"] == 500
@@ -166,8 +164,8 @@ def test_the_newer_leader_is_believed() -> None:
 
 
 def test_the_overview_and_the_stores() -> None:
-    stores, totals = folded(life(1) + life(2, "b", failed=True))
-    shown = view.overview(fold.merge(list(totals.values())), scheduler(3), [report("w")], NOW)
+    stores, total = folded(life(1) + life(2, "b", failed=True))
+    shown = view.overview(total, scheduler(3), [report("w")], NOW)
     assert (shown["pending"], shown["jobs"]["DONE"], shown["failedPercent"]) == (3, 1, 50.0)
     assert (shown["oldestWaitSeconds"], shown["standins"]) == (9.0, True)
     rows = view.stores(stores, scheduler(3))
@@ -183,8 +181,8 @@ def test_the_prometheus_text_can_be_read_and_is_what_was_declared(openmetrics: b
     board = Board(silence_s=10)
     board.hear(report("w"))
     board.hear(scheduler(3))
-    _, totals = folded(life(1))
-    text = prometheus.render(fold.merge(list(totals.values())), board, NOW, openmetrics=openmetrics).decode()
+    _, total = folded(life(1))
+    text = prometheus.render(total, board, NOW, openmetrics=openmetrics).decode()
     if openmetrics:
         assert text.endswith("# EOF\n")
         return
@@ -204,3 +202,12 @@ def test_every_metric_has_a_unit_or_counts_and_says_what_it_means() -> None:
         assert metric.help.endswith(".")
         assert "store" not in metric.labels
     assert len({metric.name for metric in metric_defs.METRICS}) == len(metric_defs.METRICS)
+
+
+def test_a_store_with_many_jobs_stays_small_and_exact() -> None:
+    shards: dict[str, Any] = {}
+    for number in range(3_000):
+        for event in life(number):
+            fold_event(event, shards)
+    assert fold.by_store(shards.items())["a"]["counts"]["DONE"] == 3_000
+    assert max(len(shard["jobs"]) for shard in shards.values()) <= 65

@@ -1,14 +1,16 @@
 """Folds a job's events into aggregates, so that an event heard twice, or late, changes nothing.
 
-For every job its last state is kept: (attempt, stage) only ever grows. What an event adds is the difference between
-the job's new state and the one before, so counts and bills are exact however often events come.
+For every job its last state is kept (of ended jobs, the latest): (attempt, stage) only ever grows. What an event adds
+is the difference between the job's new state and the one before, so counts and bills are exact however often it comes.
 """
 
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from services.metrics.rules import histogram
-from shared.job import Status
+from shared.job import ENDED, Status
 from shared.messages import EventKind, JobEvent, Usage
 
 MINUTES_KEPT = 61
@@ -22,7 +24,11 @@ _STAGES = {
 }
 _USAGE = ("input_tokens", "output_tokens", "images", "cost_nanousd")
 
+_SHARDS = 16
+_ENDED_KEPT = 64
+
 Seen = dict[str, Any]
+Shard = dict[str, Any]
 Aggregate = dict[str, Any]
 
 
@@ -62,6 +68,38 @@ def change(event: JobEvent, seen: Seen | None) -> tuple[Seen, Change] | None:
             run_s=(event.at - event.started_at).total_seconds() if ended and event.started_at else None,
         ),
     )
+
+
+def shard_key(event: JobEvent) -> str:
+    """A store's jobs are spread over shards, so that an event rewrites little, however many jobs the store has."""
+    return f"{event.store}|{event.job.int % _SHARDS}"
+
+
+def into_shard(event: JobEvent, shard: Shard | None) -> Shard | None:
+    """The shard after an event; None when the event changes nothing."""
+    jobs = shard["jobs"] if shard is not None else {}
+    folded = change(event, jobs.get(str(event.job)))
+    if folded is None:
+        return None
+    seen, added = folded
+    others = {job: state for job, state in jobs.items() if job != str(event.job)}
+    aggregate = shard["aggregate"] if shard is not None else empty()
+    return {"jobs": _kept(others | {str(event.job): seen}), "aggregate": apply(aggregate, added)}
+
+
+def _kept(jobs: dict[str, Seen]) -> dict[str, Seen]:
+    """All jobs that go on, and the last of those that ended: repeats come soon after, or never."""
+    ended = [job for job, seen in jobs.items() if seen["status"] in ENDED]
+    gone = set(ended[:-_ENDED_KEPT])
+    return {job: seen for job, seen in jobs.items() if job not in gone}
+
+
+def by_store(shards: Iterable[tuple[str, Shard]]) -> dict[str, Aggregate]:
+    """What each store's shards add up to."""
+    parts: dict[str, list[Aggregate]] = defaultdict(list)
+    for key, shard in shards:
+        parts[key.rpartition("|")[0]].append(shard["aggregate"])
+    return {store: merge(aggregates) for store, aggregates in parts.items()}
 
 
 def empty() -> Aggregate:
