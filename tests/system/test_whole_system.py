@@ -1,0 +1,269 @@
+"""The whole system from outside: started by its one command, spoken to over the wire, killed and watched.
+
+Imports nothing of the project.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+from aiokafka import AIOKafkaConsumer
+
+ROOT = Path(__file__).parents[2]
+PATH = "/api/blog-generation"
+pytestmark = pytest.mark.timeout(420)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class System:
+    """One home, driven by `./blogstream`."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.environment = {
+            name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "XDG_CACHE_HOME")
+        } | {
+            "BLOGSTREAM_HOME": str(home), "PORT": str(free_port()), "METRICS_PORT": str(free_port()),
+            "STANDIN_OPENAI_LATENCY_MS": "300", "STANDIN_REPLICATE_LATENCY_MS": "300", "LEASE_S": "6",
+            "LEASE_GRACE_S": "1", "FORWARD_TIMEOUT_S": "15",
+        }  # fmt: skip
+
+    def command(self, *arguments: str, expect: int | None = 0) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [ROOT / "blogstream", *arguments],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=180,
+            check=False,
+        )
+        assert expect is None or done.returncode == expect, (
+            f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        )
+        return done
+
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([ROOT / "blogstream", *arguments], env=self.environment, stderr=subprocess.DEVNULL)
+
+    def status(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.command("status", "--json", expect=None).stdout)
+        return found
+
+    def pid(self, name: str) -> int:
+        return next(int(service["pid"]) for service in self.status()["services"] if service["name"] == name)
+
+    def variable(self, name: str) -> str:
+        lines = (self.home / "env").read_text().splitlines()
+        return next(line.partition("=")[2].strip("'") for line in lines if line.startswith(f"export {name}="))
+
+    def http(self) -> httpx.Client:
+        headers = {"Authorization": f"Bearer {self.variable('TEST_TOKEN')}"}
+        return httpx.Client(base_url=f"http://127.0.0.1:{self.environment['PORT']}", headers=headers, timeout=30)
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    home = tmp_path_factory.mktemp("home")
+    for part in (home, home.parent, home.parent.parent):
+        part.chmod(0o711)  # PostgreSQL runs as another user when the tests run as root
+    made = System(home)
+    made.command("up", "--detach")
+    yield made
+    made.command("down", expect=None)
+
+
+def wait_until(condition: Callable[[], Any], what: str, timeout: float = 120) -> Any:
+    give_up = time.monotonic() + timeout
+    while not (found := condition()):
+        assert time.monotonic() < give_up, f"{what} did not come true within {timeout} s"
+        time.sleep(0.2)
+    return found
+
+
+def post(http: httpx.Client, number: int | str) -> str:
+    """One accepted request; tries again while the front door itself is being restarted."""
+    give_up = time.monotonic() + 60
+    while True:
+        try:
+            answer = http.post(PATH, json={"sourceType": "keyword", "sourceId": f"test-load-{number}"})
+            if answer.status_code == 201:
+                return str(answer.json()["id"])
+        except httpx.TransportError:
+            pass
+        assert time.monotonic() < give_up, "nothing is accepted any more"
+        time.sleep(0.2)
+
+
+def states(http: httpx.Client, jobs: list[str]) -> Counter[str]:
+    return Counter(http.get(f"{PATH}/{job}").json()["status"] for job in jobs)
+
+
+def all_done(http: httpx.Client, jobs: list[str]) -> bool:
+    try:
+        return states(http, jobs) == {"DONE": len(jobs)}
+    except httpx.TransportError:
+        return False
+
+
+async def endings(system: System, jobs: list[str]) -> Counter[str]:
+    """How many different endings the event stream tells of each job (the same event id twice is one)."""
+    seen: set[tuple[str, str]] = set()
+    consumer = AIOKafkaConsumer(
+        "blog.results", bootstrap_servers=system.variable("KAFKA_BOOTSTRAP_SERVERS"), auto_offset_reset="earliest",
+        enable_auto_commit=False, consumer_timeout_ms=3_000,
+    )  # fmt: skip
+    async with consumer:
+        while batch := await consumer.getmany(timeout_ms=3_000):
+            for records in batch.values():
+                for record in records:
+                    event, headers = json.loads(record.value), dict(record.headers)
+                    if event["kind"] == "ended":
+                        seen.add((event["job"], headers["ce_id"].decode()))
+    counted = Counter(job for job, _ in seen)
+    return Counter({job: counted[job] for job in jobs})
+
+
+def bills(system: System, jobs: list[str]) -> list[dict[str, Any]]:
+    """What the stand-in for OpenAI would have billed for each job."""
+    port = system.variable("STANDIN_OPENAI_PORT")
+    known = httpx.get(f"http://127.0.0.1:{port}/standin/bill").json()["jobs"]
+    return [known[job] for job in jobs]
+
+
+def test_the_operators_calls_work_as_written(system: System) -> None:
+    with system.http() as http:
+        assert http.get("/health").json()["status"] == "ok"
+        answer = http.post(PATH, json={"sourceType": "keyword", "sourceId": "test-load-1"})
+        assert answer.status_code == 201
+        wait_until(lambda: all_done(http, [answer.json()["id"]]), "the job is DONE")
+        job = http.get(answer.headers["location"]).json()
+        assert job["post"]["html"].startswith("<article>")
+        assert httpx.get(job["post"]["imageUrl"]).content.startswith(b"\x89PNG")
+        assert set(http.get("/metrics").json()) == {
+            "blog_queue_size", "openai_rpm_usage", "openai_tpm_usage", "openai_queue_length",
+        }  # fmt: skip
+        limiter = http.get("/api/rate-limiter/stats").json()
+        assert limiter["status"] == "ok"
+        assert set(limiter["rateLimiter"]) == {"openai", "replicate"}
+    log = (system.home / "logs" / "app.log").read_text()
+    for line in (
+        "[Blog Worker] Starting with parallel batch processing...",
+        "[Blog Worker] Config: 50 concurrent, 100 batch size, 20 max per instance",
+        "[Blog Worker] Started successfully",
+    ):
+        assert line in log
+
+
+def test_keys_are_made_listed_and_revoked(system: System) -> None:
+    key = system.command("keys", "create", "some-shop").stdout.splitlines()[-1]
+    assert key.startswith("sk_live_")
+    listed = json.loads(system.command("keys", "list", "--json").stdout)
+    entry = next(entry for entry in listed if entry["store"] == "some-shop")
+    assert key not in json.dumps(listed)
+    with system.http() as http:
+        headers = {"Authorization": f"Bearer {key}"}
+        assert http.get(PATH, headers=headers).json() == {"items": [], "next": None}
+        system.command("keys", "revoke", entry["id"])
+        wait_until(lambda: http.get(PATH, headers=headers).status_code == 401, "the revoked key stops", 10)
+    system.command("keys", "revoke", entry["id"], expect=1)
+    system.command("keys", "create", "no store name!", expect=3)
+
+
+def test_a_second_start_in_the_same_home_is_one_clear_line(system: System) -> None:
+    done = system.command("up", "--detach", expect=3)
+    assert done.stderr.strip().startswith("blogstream: a system is already running in")
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_taken_port_is_one_clear_line(system: System, tmp_path: Path) -> None:
+    environment = system.environment | {"BLOGSTREAM_HOME": str(tmp_path / "home")}
+    done = subprocess.run([ROOT / "blogstream", "up"], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    port = system.environment["PORT"]
+    assert (
+        done.stderr.strip() == f"blogstream: port {port} is taken; set PORT to another one, or stop what listens there"
+    )
+
+
+@pytest.mark.parametrize("victim", ["generator-1", "scheduler", "ingest", "metrics", "postgres", "kafka"])
+async def test_kill_9_loses_nothing_and_does_nothing_twice(system: System, victim: str) -> None:
+    with system.http() as http:
+        before = system.pid(victim)
+        jobs = [post(http, f"{victim}-{number}") for number in range(15)]
+        wait_until(lambda: states(http, jobs)["PENDING"] < len(jobs), "work has begun")
+        os.kill(before, signal.SIGKILL)
+        jobs += [post(http, f"{victim}-{number}") for number in range(15, 25)]
+        wait_until(lambda: all_done(http, jobs), "every accepted job is DONE", 150)
+        wait_until(lambda: system.pid(victim) != before, "it was started again")
+    assert await endings(system, jobs) == Counter(dict.fromkeys(jobs, 1))
+    in_flight_at_the_kill = 1 if victim == "generator-1" else 0
+    for bill in bills(system, jobs):
+        assert all(1 <= calls <= 1 + in_flight_at_the_kill for calls in bill["steps"].values())
+        assert set(bill["steps"]) == {"outline", "article"}
+    log = (system.home / "logs" / "app.log").read_text()
+    assert f"{victim} (pid {before}) was killed by SIGKILL; its last lines:" in log
+
+
+async def test_one_more_generator_shares_the_partitions_and_drains_on_sigterm(system: System) -> None:
+    more = system.start("run", "generator")
+    try:
+        wait_until(lambda: _spread(system) == [12, 12], "the partitions are spread over two workers")
+        with system.http() as http:
+            jobs = [post(http, f"more-{number}") for number in range(20)]
+            wait_until(lambda: states(http, jobs)["DONE"] > 0, "work has begun")
+            more.send_signal(signal.SIGINT)
+            assert more.wait(60) == 0
+            wait_until(lambda: all_done(http, jobs), "every job is DONE")
+    finally:
+        more.kill()
+    wait_until(lambda: _spread(system) == [24], "one worker has all partitions again")
+    assert await endings(system, jobs) == Counter(dict.fromkeys(jobs, 1))
+    assert all(bill["steps"] == {"outline": 1, "article": 1} for bill in bills(system, jobs))
+
+
+def _spread(system: System) -> list[int]:
+    members = system.status()["groups"].get("blog-generator", {}).get("members", [])
+    return sorted(len(member["partitions"].get("blog.generation", [])) for member in members)
+
+
+async def test_after_a_kill_of_everything_a_new_start_goes_on(system: System) -> None:
+    with system.http() as http:
+        jobs = [post(http, f"all-{number}") for number in range(20)]
+    state = json.loads((system.home / "run.json").read_text())
+    for pid in (state["supervisor"], *(service["pid"] for service in state["services"])):
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not any(_lives(service["pid"]) for service in state["services"]), "all are gone", 30)
+    system.command("up", "--detach")
+    with system.http() as http:
+        wait_until(lambda: all_done(http, jobs), "every accepted job is DONE", 150)
+    assert await endings(system, jobs) == Counter(dict.fromkeys(jobs, 1))
+    connection = await asyncpg.connect(system.variable("DATABASE_URL"))
+    try:
+        rows = await connection.fetch(
+            "SELECT status, COUNT(*) FROM blog_generations WHERE source_id LIKE 'test-load-%' GROUP BY status"
+        )
+    finally:
+        await connection.close()
+    assert [row["status"] for row in rows] == ["DONE"]
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
