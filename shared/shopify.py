@@ -14,6 +14,7 @@ from typing import Any
 _REQUIRED = ("Handle", "Title", "Body (HTML)", "Vendor", "Type", "Tags", "Variant Price")
 _LONGEST_DESCRIPTION = 4_000
 _LARGEST_FIELD = 1_000_000
+_PRICE = re.compile(r"[0-9]{1,12}(\.[0-9]{1,12})?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,12 +30,19 @@ class Product:
     images: tuple[str, ...]
     options: tuple[str, ...]
     """Names of what a buyer chooses: size, colour."""
+    seo_title: str = ""
+    seo_description: str = ""
+
+    @property
+    def price_range(self) -> tuple[float, float] | None:
+        """The least and the most that a variant costs, in the store's currency: exports do not say which."""
+        return (min(self.prices), max(self.prices)) if self.prices else None
 
     def as_data(self) -> dict[str, Any]:
         """What a prompt is told of the product."""
         price = ""
-        if self.prices:
-            low, high = min(self.prices), max(self.prices)
+        if self.price_range is not None:
+            low, high = self.price_range
             price = f"{low:.2f}" if low == high else f"{low:.2f} to {high:.2f}"
         known = {
             "title": self.title, "vendor": self.vendor, "type": self.type, "tags": list(self.tags[:12]),
@@ -68,25 +76,31 @@ class _Draft:
 
 
 def parse(lines: Iterable[str]) -> Export:
-    """Every product whose rows are whole, and every row at fault. ValueError when this is no product export."""
+    """Every product whose first row is whole, and every row at fault. ValueError when this is no product export."""
     csv.field_size_limit(_LARGEST_FIELD)
     reader = csv.reader(lines)
-    header = next(reader, [])
+    header = _header(reader)
+    folding = _Folding(header)
+    for line, row in _rows(reader, folding.faults):
+        reason = folding.take(line, row)
+        if reason:
+            folding.faults.append(Fault(line=line, reason=reason))
+    return Export(products=[_product(draft) for draft in folding.drafts.values()], faults=folding.faults)
+
+
+def _header(reader: Iterator[list[str]]) -> list[str]:
+    try:
+        first = next(reader, [])
+    except csv.Error as error:
+        raise ValueError(f"no Shopify product export: {error}") from None
+    header = [name.removeprefix("\ufeff").strip() for name in first]
     missing = [name for name in _REQUIRED if name not in header]
     if missing:
         raise ValueError(f"no Shopify product export: the column {missing[0]!r} is missing")
-    export, drafts = Export(), dict[str, _Draft]()
-    for line, row in _rows(reader, export):
-        reason = _take(dict(zip(header, row, strict=False)), drafts) if len(row) == len(header) else (
-            f"has {len(row)} columns, the header {len(header)}"
-        )  # fmt: skip
-        if reason:
-            export.faults.append(Fault(line=line, reason=reason))
-    export.products = [_product(draft) for draft in drafts.values()]
-    return export
+    return header
 
 
-def _rows(reader: Any, export: Export) -> Iterator[tuple[int, list[str]]]:
+def _rows(reader: Any, faults: list[Fault]) -> Iterator[tuple[int, list[str]]]:
     """Rows with the line they begin on; a row that cannot even be split ends the file with a fault."""
     while True:
         line = reader.line_num + 1
@@ -95,30 +109,60 @@ def _rows(reader: Any, export: Export) -> Iterator[tuple[int, list[str]]]:
         except StopIteration:
             return
         except csv.Error as error:
-            export.faults.append(Fault(line=line, reason=str(error)))
+            faults.append(Fault(line=line, reason=str(error)))
             return
         if row:
             yield line, row
 
 
-def _take(row: dict[str, str], drafts: dict[str, _Draft]) -> str | None:
-    """Add a row to its product; why it cannot be added, if so."""
-    handle = row["Handle"].strip()
-    if not handle:
-        return "has no Handle"
-    price = row["Variant Price"].strip()
-    if price and not re.fullmatch(r"\d+(\.\d+)?", price):
-        return f"has the price {price!r}, which is no number"
-    if handle not in drafts:
-        if not row["Title"].strip():
-            return f"is the first of {handle!r} and has no Title"
-        drafts[handle] = _Draft(first=row)
-    if price:
-        drafts[handle].prices.append(float(price))
-    image = row.get("Image Src", "").strip()
-    if image and image not in drafts[handle].images:
-        drafts[handle].images.append(image)
-    return None
+class _Folding:
+    """Rows become products, by handle."""
+
+    def __init__(self, header: list[str]) -> None:
+        self.drafts: dict[str, _Draft] = {}
+        self.faults: list[Fault] = []
+        self._header = header
+        self._handle_at = header.index("Handle")
+        self._refused: dict[str, int] = {}
+        """Handles whose first row was at fault, with its line: the rows that follow are no faults of their own."""
+
+    def take(self, line: int, row: list[str]) -> str | None:
+        """Add a row to its product; why it cannot be added, if so."""
+        handle = row[self._handle_at].strip() if len(row) > self._handle_at else ""
+        cells = dict(zip(self._header, row, strict=False))
+        reason = self._fault(handle, cells, columns=len(row))
+        if reason is None:
+            self._add(handle, cells)
+        elif handle and handle not in self.drafts:
+            self._refused.setdefault(handle, line)
+        return reason
+
+    def _fault(self, handle: str, cells: dict[str, str], *, columns: int) -> str | None:
+        if columns != len(self._header):
+            return f"has {columns} columns, the header {len(self._header)}"
+        if not handle:
+            return "has no Handle"
+        if any("\0" in cell for cell in cells.values()):
+            return "contains the character U+0000"
+        if handle not in self.drafts and not cells["Title"].strip():
+            return self._homeless(handle)
+        price = cells["Variant Price"].strip()
+        if price and not _PRICE.fullmatch(price):
+            return f"has the price {price!r}, which is no number"
+        return None
+
+    def _homeless(self, handle: str) -> str:
+        if handle in self._refused:
+            return f"belongs to {handle!r}, whose first row (line {self._refused[handle]}) cannot be used"
+        return f"is the first of {handle!r} and has no Title"
+
+    def _add(self, handle: str, cells: dict[str, str]) -> None:
+        draft = self.drafts.setdefault(handle, _Draft(first=cells))
+        if price := cells["Variant Price"].strip():
+            draft.prices.append(float(price))
+        image = cells.get("Image Src", "").strip()
+        if image and image not in draft.images:
+            draft.images.append(image)
 
 
 def _product(draft: _Draft) -> Product:
@@ -134,6 +178,8 @@ def _product(draft: _Draft) -> Product:
         prices=tuple(draft.prices),
         images=tuple(draft.images),
         options=tuple(option for option in options if option and option != "Title"),
+        seo_title=" ".join(row.get("SEO Title", "").split()),
+        seo_description=plain_text(row.get("SEO Description", "")),
     )
 
 
