@@ -1,27 +1,26 @@
 """The thin shell: one consumer over requests, results and reports. Leads while the group gives it the partitions.
 
-What goes wrong in a turn (PostgreSQL or Kafka away, a deposed epoch) ends the term: said once, then the loop waits,
-reads again from the last commit, and begins a new term. Everything read twice changes nothing.
+What goes wrong in a turn (PostgreSQL or Kafka away, a deposed epoch) ends the term: said once, the records of the
+turn count as unread, and when both answer again a new term begins. Everything read twice changes nothing.
 """
 
 import asyncio
 import time
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
 from services.scheduler.assignor import Tenure, single_owner
 from services.scheduler.rules.credit import Credit
 from services.scheduler.settings import SchedulerSettings
-from services.scheduler.store import SchedulerStore
-from services.scheduler.term import DeposedError, Term
+from services.scheduler.store import GONE, DeposedError, SchedulerStore
+from services.scheduler.term import Term
 from shared import kafka
 from shared.errors import InvalidMessage
-from shared.kafka import Outgoing, Publisher
+from shared.kafka import Publisher
 from shared.log import get_logger
 from shared.messages import BlogRequested, JobEvent, Message, WorkerReport
 from shared.postgres import AWAY
@@ -29,14 +28,17 @@ from shared.topics import REQUESTS, RESULTS, SCHEDULER_GROUP, WORKERS
 
 log = get_logger(__name__)
 M = TypeVar("M", bound=Message)
+Batches = dict[TopicPartition, list[ConsumerRecord]]
+Heard = list[tuple[ConsumerRecord, Message]]
 
 _TICK_S = 1.0
-_PAUSE_S = 2.0
+_PAUSE_S = 1.0
+_STANDBY_MS = 1_000
 _RECORDS_A_TURN = 500
 
 
 class Scheduler:
-    """Runs until told to stop. `pool` and `publisher` are started and belong to the caller."""
+    """Runs until told to stop. `store` and `publisher` are started and belong to the caller."""
 
     def __init__(self, *, name: str, settings: SchedulerSettings, store: SchedulerStore, publisher: Publisher) -> None:
         self._name = name
@@ -45,24 +47,31 @@ class Scheduler:
         self._publisher = publisher
         self._group = kafka.names(settings).group(SCHEDULER_GROUP)
         self._tenure = Tenure()
+        self._elected: bool | None = None
+        """None: not known, for the group is electing."""
         self._credit = Credit(silence_s=settings.worker_silence_s)
         self._term: Term | None = None
+        self._busy = asyncio.Lock()
+        """Held while records are worked on: who loses the election finishes these, and commits them, first."""
         self._handled: dict[TopicPartition, int] = {}
         self._ticked_at = self._swept_at = 0.0
+        reads = zip(
+            kafka.topic_names(settings, (REQUESTS, RESULTS, WORKERS)), (REQUESTS, RESULTS, WORKERS), strict=True
+        )
+        self._topics = dict(reads)
 
     async def run(self, stop: asyncio.Event) -> None:
         consumer = kafka.consumer(
             self._settings, group_id=self._group, client_id=self._name,
             partition_assignment_strategy=[single_owner(self._tenure)],
         )  # fmt: skip
-        topics = kafka.topic_names(self._settings, (REQUESTS, RESULTS, WORKERS))
-        consumer.subscribe(topics, listener=_Election(self._assigned, lambda: self._revoked(consumer)))
+        consumer.subscribe(list(self._topics), listener=_Election(self._assigned, lambda: self._revoked(consumer)))
         await consumer.start()
         log.info("scheduler started", group=self._group)
         try:
             while not stop.is_set():
                 await self._guarded_turn(consumer, stop)
-            await self._commit(consumer)
+            await self._revoked(consumer)
         finally:
             await consumer.stop()
         log.info("scheduler stopped")
@@ -70,66 +79,97 @@ class Scheduler:
     async def _guarded_turn(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> None:
         try:
             await self._turn(consumer)
-        except (*AWAY, KafkaError, DeposedError) as error:
+        except (*GONE, KafkaError, DeposedError) as error:
             log.error("scheduling pauses", reason=f"{type(error).__name__}: {error}")
-            self._term = None
-            await _wait(stop, _PAUSE_S)
-            while not stop.is_set() and not await self._recovered(consumer):
+            self._end_term()
+            while not stop.is_set() and not await self._recovered():
                 await _wait(stop, _PAUSE_S)
+                self._give_back(consumer, await _poll(consumer))  # who does not poll is expelled from the group
+            log.info("scheduling goes on")
 
-    async def _recovered(self, consumer: AIOKafkaConsumer) -> bool:
-        """Whether both PostgreSQL and Kafka answer again; reading then begins at what was committed."""
+    async def _recovered(self) -> bool:
+        """Whether both PostgreSQL and Kafka answer."""
         try:
             await self._store.epoch()
-            if consumer.assignment():
-                await consumer.seek_to_committed()
-        except (*AWAY, KafkaError):
+            await kafka.reachable(self._settings.kafka_bootstrap_servers)
+        except AWAY:
             return False
-        self._handled.clear()
-        log.info("scheduling goes on")
         return True
 
     async def _turn(self, consumer: AIOKafkaConsumer) -> None:
-        if self._tenure_ended():
-            await consumer.getmany(timeout_ms=500)  # a standby polls to stay in the group; it is given nothing
+        if not self._elected:
+            await consumer.getmany(timeout_ms=_STANDBY_MS)  # a standby polls to stay in the group; it is given nothing
             return
-        term = self._term or await self._begin_term()
-        batches = await consumer.getmany(timeout_ms=self._patience_ms(term), max_records=_RECORDS_A_TURN)
-        await self._handle(term, batches)
-        await term.forward()
-        await self._tick(consumer, term)
+        term = self._term or await self._begin_term(consumer)
+        batches: Batches = await consumer.getmany(timeout_ms=self._patience_ms(term), max_records=_RECORDS_A_TURN)
+        async with self._busy:
+            if term is not self._term:  # an election while we waited
+                self._give_back(consumer, batches)
+                return
+            try:
+                await self._handle(term, batches)
+            except Exception:
+                self._give_back(consumer, batches)
+                raise
+            await term.forward()
+            await self._tick(consumer, term)
 
-    async def _begin_term(self) -> Term:
-        epoch = await self._store.take_lead(self._name)
-        log.info("this scheduler leads", epoch=epoch)
-        term = Term(
-            name=self._name, epoch=epoch, settings=self._settings, store=self._store, publisher=self._publisher,
-            credit=self._credit,
-        )  # fmt: skip
-        await term.rebuild()
-        self._term = term
+    async def _begin_term(self, consumer: AIOKafkaConsumer) -> Term:
+        term = self._term = Term(
+            name=self._name, settings=self._settings, store=self._store, publisher=self._publisher, credit=self._credit
+        )
+        await term.begin()
+        await self._skip_old_reports(consumer)
         return term
 
-    async def _handle(self, term: Term, batches: dict[TopicPartition, list[ConsumerRecord]]) -> None:
-        said: dict[type[Message], list[Message]] = defaultdict(list)
-        for records in batches.values():
-            for record in records:
-                message = await self._read(record)
-                if message is not None:
-                    said[type(message)].append(message)
-        term.hear(_only(said[WorkerReport], WorkerReport))
-        await term.admit(_only(said[BlogRequested], BlogRequested))
-        await term.settle(_only(said[JobEvent], JobEvent))
-        for partition, records in batches.items():
-            self._handled[partition] = records[-1].offset + 1
+    async def _skip_old_reports(self, consumer: AIOKafkaConsumer) -> None:
+        """Reports are of use only while they are fresh, however many were written while nobody led."""
+        reports = [partition for partition in consumer.assignment() if self._topics[partition.topic] is WORKERS]
+        fresh_ms = int((time.time() - self._settings.worker_silence_s) * 1000)
+        found = await consumer.offsets_for_times(dict.fromkeys(reports, fresh_ms)) if reports else {}
+        for partition, first in found.items():
+            if partition not in consumer.assignment():
+                return
+            if first is not None:
+                consumer.seek(partition, first.offset)
+            else:
+                await consumer.seek_to_end(partition)
 
-    async def _read(self, record: ConsumerRecord) -> Message | None:
+    async def _handle(self, term: Term, batches: Batches) -> None:
+        heard: Heard = []
+        for record in (record for records in batches.values() for record in records):
+            try:
+                heard.append((record, self._read(record)))
+            except InvalidMessage as error:
+                await self._put_aside(record, error)
+        term.hear(_only(heard, WorkerReport))
+        await self._admit(term, heard)
+        await term.settle(_only(heard, JobEvent))
+        await term.say_doors()
+        self._handled.update({partition: records[-1].offset + 1 for partition, records in batches.items()})
+
+    async def _admit(self, term: Term, heard: Heard) -> None:
+        refused = await term.admit(_only(heard, BlogRequested))
+        reasons = {id(request): reason for request, reason in refused}
+        for record, message in heard:
+            if id(message) in reasons:
+                await self._put_aside(record, reasons[id(message)])
+
+    def _read(self, record: ConsumerRecord) -> Message:
+        message = kafka.read(record)
+        if not isinstance(message, self._topics[record.topic].messages):
+            raise InvalidMessage(
+                f"{message.TYPE} does not belong on this topic", topic=record.topic, partition=record.partition,
+                offset=record.offset,
+            )  # fmt: skip
+        return message
+
+    async def _put_aside(self, record: ConsumerRecord, error: Exception) -> None:
+        log.error("a record is put aside", reason=str(error), topic=record.topic, offset=record.offset)
         try:
-            return kafka.read(record)
-        except InvalidMessage as error:
-            log.error("a record is put aside", reason=str(error))
             await self._publisher.dead_letter(record, error, group=self._group)
-            return None
+        except MessageSizeTooLargeError:
+            log.error("it is too large to be put aside: it stays where it is", partition=record.partition)
 
     async def _tick(self, consumer: AIOKafkaConsumer, term: Term) -> None:
         now = time.monotonic()
@@ -140,39 +180,58 @@ class Scheduler:
             self._ticked_at = now
             await term.save_lifts()
             await self._commit(consumer)
-            await self._publisher.publish(Outgoing(topic=WORKERS, key=self._name, message=term.report()))
+            await term.report()
             if term.counts:
                 log.info("scheduled", **term.counts)
                 term.counts.clear()
 
     def _patience_ms(self, term: Term) -> int:
         """How long to wait for records: until the next tick, or until a delayed job is due."""
+        tick = max(self._ticked_at + _TICK_S - time.monotonic(), 0.01)
         due = term.next_due()
-        wait = _TICK_S if due is None else min(_TICK_S, max(due - time.time(), 0.01))
-        return int(wait * 1000)
+        return int(1000 * (tick if due is None else min(tick, max(due - time.time(), 0.01))))
 
     async def _commit(self, consumer: AIOKafkaConsumer) -> None:
-        if self._handled:
-            handled, self._handled = self._handled, {}
+        handled, self._handled = self._handled, {}
+        if handled:
             await consumer.commit(handled)
 
-    def _tenure_ended(self) -> bool:
-        return self._tenure.since == float("inf")
+    def _give_back(self, consumer: AIOKafkaConsumer, batches: Batches) -> None:
+        """Read these again: `seek_to_committed` would pass over partitions that have no commit yet."""
+        for partition, records in batches.items():
+            if partition in consumer.assignment():
+                consumer.seek(partition, records[0].offset)
+
+    def _end_term(self) -> None:
+        if self._term is not None:
+            self._term.end()
+            self._term = None
 
     def _assigned(self, partitions: Sequence[TopicPartition]) -> None:
-        if partitions:
+        stood_by = self._elected is False
+        self._elected = bool(partitions)
+        if self._elected:
             self._tenure.begin()
-        else:
-            self._tenure.end()
+            return
+        self._tenure.end()
+        if not stood_by:
             log.info("this scheduler stands by")
 
     async def _revoked(self, consumer: AIOKafkaConsumer) -> None:
         """Before a rebalance: commit what was handled. Who leads next rebuilds the order, be it this process again."""
-        self._term = None
-        try:
-            await self._commit(consumer)
-        except KafkaError as error:
-            log.warning("could not commit before a rebalance: some records will be read again", reason=str(error))
+        term = self._term
+        self._end_term()
+        self._elected = None
+        async with self._busy:
+            try:
+                if term is not None:
+                    await term.save_lifts()
+                await self._commit(consumer)
+            except (*GONE, KafkaError, DeposedError) as error:
+                log.warning(
+                    "could not commit: some records will be read again", reason=f"{type(error).__name__}: {error}"
+                )
+            self._handled.clear()
 
 
 class _Election(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka ships no types
@@ -190,8 +249,16 @@ class _Election(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka shi
         self._assigned(list(assigned))
 
 
-def _only(messages: Sequence[Message], kind: type[M]) -> list[M]:
-    return [message for message in messages if isinstance(message, kind)]
+def _only(heard: Heard, kind: type[M]) -> list[M]:
+    return [message for _, message in heard if isinstance(message, kind)]
+
+
+async def _poll(consumer: AIOKafkaConsumer) -> Batches:
+    try:
+        batches: Batches = await consumer.getmany(timeout_ms=1)
+    except KafkaError:
+        return {}  # what is wrong was said; the next turn meets it again if it lasts
+    return batches
 
 
 async def _wait(stop: asyncio.Event, seconds: float) -> None:

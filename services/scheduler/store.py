@@ -1,25 +1,41 @@
-"""scheduler's calls to PostgreSQL, one function a query of sql/scheduler.sql."""
+"""scheduler's calls to PostgreSQL, one function a query of sql/scheduler.sql.
 
-from collections.abc import AsyncIterator, Sequence
+Every write runs under the leader's epoch: it holds the lead until it is committed, so a successor's first look at the
+rows already shows it, and a deposed leader writes nothing (`DeposedError`).
+"""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import UUID
 
 import asyncpg
+from asyncpg.pool import PoolConnectionProxy
 
-from services.scheduler.rules.order import CounterChange
+from services.scheduler.rules.ledger import CounterChange
 from shared.messages import BlogRequested
-from shared.postgres import load_queries
+from shared.postgres import AWAY, load_queries
 
 _QUERIES = load_queries(Path(__file__).parent / "sql" / "scheduler.sql")
 _CHUNK = 5_000
 
 Row = asyncpg.Record
+Connection: TypeAlias = "PoolConnectionProxy[Row]"
+
+GONE = (*AWAY, asyncpg.IdleInTransactionSessionTimeoutError, asyncpg.TransactionRollbackError)
+"""What asyncpg raises when a statement was not carried out through no fault of its own."""
+IMPOSSIBLE = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
+"""What PostgreSQL says of values that it can never store: a NUL in a text, a number beyond its column."""
+
+
+class DeposedError(Exception):
+    """Another scheduler has raised the epoch: this one may write nothing more."""
 
 
 class SchedulerStore:
-    """Every write that forwards names the epoch taken with `take_lead`."""
+    """`epoch` is the one that `take_lead` gave."""
 
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
@@ -39,40 +55,61 @@ class SchedulerStore:
             async for row in connection.cursor(_QUERIES["backlog"], prefetch=_CHUNK):
                 yield row
 
-    async def admit(self, requests: Sequence[BlogRequested]) -> set[UUID]:
+    async def admit(self, requests: Sequence[BlogRequested], epoch: int) -> set[UUID]:
         """Insert a batch; the ids that are new. An id twice in one batch is inserted once."""
         columns = zip(*(_row(request) for request in requests), strict=True)
-        rows = await self._pool.fetch(_QUERIES["admit"], *map(list, columns))
-        return {row["id"] for row in rows}
+        async with self._leading(epoch) as connection:
+            return {row["id"] for row in await connection.fetch(_QUERIES["admit"], *map(list, columns))}
 
     async def forward(
         self, jobs: Sequence[UUID], partitions: Sequence[int], estimates: Sequence[int], epoch: int
     ) -> dict[UUID, int]:
         """How often each job has now been forwarded; jobs that may not go are missing."""
-        rows = await self._pool.fetch(_QUERIES["forward"], jobs, partitions, estimates, epoch)
+        async with self._leading(epoch) as connection:
+            rows = await connection.fetch(_QUERIES["forward"], jobs, partitions, estimates)
         return {row["id"]: row["forward_count"] for row in rows}
 
-    async def settle(self, jobs: Sequence[UUID]) -> Sequence[Row]:
-        return await self._pool.fetch(_QUERIES["settle"], jobs)
+    async def settle(
+        self, jobs: Sequence[UUID], epoch: int, charge: Callable[[Sequence[Row]], Sequence[CounterChange]]
+    ) -> None:
+        """Mark jobs as charged and save what `charge` makes of it, both or neither."""
+        async with self._leading(epoch) as connection:
+            await _save(connection, charge(await connection.fetch(_QUERIES["settle"], jobs)))
 
-    async def save_counters(self, changes: Sequence[CounterChange]) -> None:
+    async def save_counters(self, changes: Sequence[CounterChange], epoch: int) -> None:
         if changes:
-            await self._pool.execute(
-                _QUERIES["save_counters"],
-                [change.store for change in changes],
-                [change.served for change in changes],
-                [change.mean_cost for change in changes],
-                [change.settled_jobs for change in changes],
-            )
+            async with self._leading(epoch) as connection:
+                await _save(connection, changes)
 
-    async def return_lost(self, grace_s: float) -> Sequence[Row]:
-        return await self._pool.fetch(_QUERIES["return_lost"], grace_s)
+    async def return_lost(self, grace_s: float, epoch: int) -> Sequence[Row]:
+        async with self._leading(epoch) as connection:
+            rows: Sequence[Row] = await connection.fetch(_QUERIES["return_lost"], grace_s)
+        return rows
 
-    async def return_unclaimed(self, timeout_s: float) -> list[UUID]:
-        return [row["id"] for row in await self._pool.fetch(_QUERIES["return_unclaimed"], timeout_s)]
+    async def return_unclaimed(self, timeout_s: float, epoch: int) -> list[UUID]:
+        async with self._leading(epoch) as connection:
+            return [row["id"] for row in await connection.fetch(_QUERIES["return_unclaimed"], timeout_s)]
 
     async def in_flight(self) -> dict[UUID, Row]:
         return {row["id"]: row for row in await self._pool.fetch(_QUERIES["in_flight"])}
+
+    @asynccontextmanager
+    async def _leading(self, epoch: int) -> AsyncIterator[Connection]:
+        async with self._pool.acquire() as connection, connection.transaction():
+            if await connection.fetchrow(_QUERIES["fence"], epoch) is None:
+                raise DeposedError(f"another scheduler leads: the epoch is no longer {epoch}")
+            yield connection
+
+
+async def _save(connection: Connection, changes: Sequence[CounterChange]) -> None:
+    if changes:
+        await connection.execute(
+            _QUERIES["save_counters"],
+            [change.store for change in changes],
+            [change.served for change in changes],
+            [change.mean_cost for change in changes],
+            [change.settled_jobs for change in changes],
+        )
 
 
 def _row(request: BlogRequested) -> tuple[Any, ...]:

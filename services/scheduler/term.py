@@ -1,6 +1,7 @@
 """One term of leadership: admit, settle and forward, with the order in memory and its truth in PostgreSQL.
 
-Whatever fails in a term ends it. The next one rebuilds the order from PostgreSQL, so nothing has to be undone.
+Whatever fails in a term ends it. The next one rebuilds the order from PostgreSQL, so nothing has to be undone. A
+counter's lift that was not saved within the second before a crash is made up for when the next term resumes.
 """
 
 import time
@@ -9,58 +10,143 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
-from services.scheduler.rules.credit import Credit, Offer
-from services.scheduler.rules.order import FairOrder, Picked, Waiting
+from services.scheduler import convert
+from services.scheduler.doors import Doors
+from services.scheduler.rules.credit import Credit
+from services.scheduler.rules.ledger import CounterChange
+from services.scheduler.rules.order import FairOrder, Picked
 from services.scheduler.settings import SchedulerSettings
-from services.scheduler.store import Row, SchedulerStore
+from services.scheduler.store import IMPOSSIBLE, Row, SchedulerStore
+from shared.errors import Permanent
 from shared.job import ENDED, Status
-from shared.kafka import Outgoing, Publisher
+from shared.kafka import Publisher
 from shared.log import get_logger
-from shared.messages import (
-    BlogRequested,
-    EventKind,
-    GenerationTask,
-    JobEvent,
-    SchedulerReport,
-    StoreQueue,
-    Usage,
-    WorkerReport,
-)
-from shared.topics import GENERATION, RESULTS
+from shared.messages import BlogRequested, EventKind, JobEvent, WorkerReport
 
 log = get_logger(__name__)
 
-_STORES_REPORTED = 200
 _SETTLING = {EventKind.ENDED, EventKind.RETRY}
+_TELL_EVERY = 50_000
 
-
-class DeposedError(Exception):
-    """Another scheduler has raised the epoch: this one may forward nothing more."""
+Refused = list[tuple[BlogRequested, Permanent]]
 
 
 class Term:
-    """`epoch` fences every forward. Times given as `now` are seconds since the epoch."""
+    """Times given as `now` are seconds since the epoch."""
 
     def __init__(
-        self, *, name: str, epoch: int, settings: SchedulerSettings, store: SchedulerStore, publisher: Publisher,
-        credit: Credit,
-    ) -> None:  # fmt: skip
-        self.epoch = epoch
+        self, *, name: str, settings: SchedulerSettings, store: SchedulerStore, publisher: Publisher, credit: Credit
+    ) -> None:
         self.counts: Counter[str] = Counter()
         """What was done since the counts were last taken, for the log."""
+        self._epoch = 0
+        self._over = False
         self._name = name
         self._settings = settings
         self._store = store
         self._publisher = publisher
         self._credit = credit
+        self._doors = Doors(settings, publisher)
         self._suspects: frozenset[UUID] = frozenset()
         self._order = FairOrder(
             cap=settings.max_per_instance, default_cost=settings.default_cost_nanousd, hard_cap=settings.hard_cap
         )
 
-    async def rebuild(self) -> None:
-        """Take up counters, backlog and jobs in flight from PostgreSQL. O(backlog)."""
+    async def begin(self) -> None:
+        """Raise the epoch, so that nobody else writes, then take up what is there. O(backlog)."""
         began = time.perf_counter()
+        self._epoch = await self._store.take_lead(self._name)
+        log.info("this scheduler leads", epoch=self._epoch)
+        rows = await self._rebuild()
+        await self._doors.recall()
+        log.info(
+            "the order is rebuilt", rows=rows, waiting=self._order.pending, in_flight=self._order.in_flight,
+            seconds=round(time.perf_counter() - began, 3),
+        )  # fmt: skip
+
+    def end(self) -> None:
+        """Forward nothing more from now on."""
+        self._over = True
+
+    async def admit(self, requests: Sequence[BlogRequested]) -> Refused:
+        """Make rows of the requests, in batches, and announce them. A repeat is announced again under the same id.
+
+        Returns those that no database could take: they must not stop the others.
+        """
+        refused: Refused = []
+        size = self._settings.batch_size
+        for batch in (requests[start : start + size] for start in range(0, len(requests), size)):
+            new = await self._insert(batch, refused)
+            hopeless = {request.id for request, _ in refused}
+            taken = [request for request in batch if request.id not in hopeless]
+            now = time.time()
+            for request in taken:
+                if request.id in new:
+                    self._order.add(convert.waiting_of_request(request), now)
+            self._doors.grown({request.store for request in taken})
+            await self._publisher.publish_all([convert.admitted(request) for request in taken])
+            self.counts["admitted"] += len(new)
+            self.counts["repeated"] += len(taken) - len(new)
+        return refused
+
+    async def settle(self, events: Sequence[JobEvent]) -> None:
+        """Charge what ended or was given back; what is to be tried again returns to the queue."""
+        await self._settle_jobs(list({event.job for event in events if event.kind in _SETTLING}))
+
+    def hear(self, reports: Sequence[WorkerReport]) -> None:
+        now = time.time()
+        for report in reports:
+            self._credit.hear(convert.offer(report, now))
+
+    async def forward(self) -> None:
+        """Send the jobs whose turn it is, as long as there is credit."""
+        while not self._over and (picks := self._pick_batch()):
+            jobs = [job for job, _, _ in picks]
+            marked = await self._store.forward(
+                jobs, [partition for _, partition, _ in picks], [pick.reserved for _, _, pick in picks], self._epoch
+            )
+            self._drop_unmarked(picks, marked)
+            at = datetime.now(UTC)
+            await self._publisher.publish_all(
+                [
+                    convert.task(job, pick.store, partition, forward=marked[job], epoch=self._epoch, at=at)
+                    for job, partition, pick in picks if job in marked
+                ]
+            )  # fmt: skip
+            self.counts["forwarded"] += len(marked)
+
+    async def sweep(self) -> None:
+        """Bring back what was lost on the way, and compare the book of jobs in flight with PostgreSQL."""
+        lost = await self._store.return_lost(self._settings.lease_grace_s, self._epoch)
+        for row in lost:
+            log.warning(
+                "lease ran out: back to the queue", job=str(row["id"]), store=row["store"], worker=row["worker"]
+            )
+        unclaimed = await self._store.return_unclaimed(self._settings.forward_timeout_s, self._epoch)
+        if unclaimed:
+            log.warning("forwarded and not claimed: back to the queue", jobs=len(unclaimed))
+        await self._publisher.publish_all([convert.lost(row) for row in lost])
+        await self._settle_jobs([row["id"] for row in lost] + unclaimed)
+        await self._compare()
+        self._credit.forget_silent(time.time())
+        self._doors.forget(time.time())
+
+    async def say_doors(self) -> None:
+        await self._doors.say(self._order, time.time())
+
+    async def report(self) -> None:
+        await self._publisher.publish(
+            convert.report(self._name, self._epoch, self._order, self._doors.closed_stores)
+        )  # fmt: skip
+
+    async def save_lifts(self) -> None:
+        """Save what changed in the counters apart from bills."""
+        await self._store.save_counters(self._order.take_changes(), self._epoch)
+
+    def next_due(self) -> float | None:
+        return self._order.next_due(time.time())
+
+    async def _rebuild(self) -> int:
         for row in await self._store.counters():
             self._order.restore(
                 row["store"], weight=row["weight"], served=row["served_nanousd"], mean_cost=row["mean_cost_nanousd"],
@@ -71,101 +157,29 @@ class Term:
         async for row in self._store.backlog():
             self._take_up(row)
             read += 1
-            if read % 50_000 == 0:
+            if read % _TELL_EVERY == 0:
                 log.info("rebuilding the order", rows=read)
-        log.info(
-            "the order is rebuilt", rows=read, waiting=self._order.pending, in_flight=self._order.in_flight,
-            seconds=round(time.perf_counter() - began, 3),
-        )  # fmt: skip
-
-    async def admit(self, requests: Sequence[BlogRequested]) -> None:
-        """Make rows of the requests, in batches, and announce them. A repeat is announced again under the same id."""
-        size = self._settings.batch_size
-        for batch in (requests[start : start + size] for start in range(0, len(requests), size)):
-            new = await self._store.admit(batch)
-            now = time.time()
-            for request in batch:
-                if request.id in new:
-                    self._order.add(_from_request(request), now)
-            await self._publisher.publish_all([_admitted(request) for request in batch])
-            self.counts["admitted"] += len(new)
-            self.counts["repeated"] += len(batch) - len(new)
-
-    async def settle(self, events: Sequence[JobEvent]) -> None:
-        """Charge what ended or was given back; what is to be tried again returns to the queue."""
-        await self._settle_jobs(list({event.job for event in events if event.kind in _SETTLING}))
-
-    def hear(self, reports: Sequence[WorkerReport]) -> None:
-        for report in reports:
-            slots = 0 if report.draining else report.slots
-            self._credit.hear(
-                Offer(worker=report.worker, partitions=report.partitions, slots=slots, at=report.at.timestamp())
-            )
-
-    async def forward(self) -> None:
-        """Send the jobs whose turn it is, as long as there is credit. `DeposedError` when the epoch has moved on."""
-        while picks := self._pick_batch():
-            jobs = [job for job, _, _ in picks]
-            marked = await self._store.forward(
-                jobs, [partition for _, partition, _ in picks], [pick.reserved for _, _, pick in picks], self.epoch
-            )
-            if len(marked) < len(jobs):
-                await self._drop_unmarked(picks, marked)
-            at = datetime.now(UTC)
-            tasks = [
-                Outgoing(
-                    topic=GENERATION, key=str(job), partition=partition,
-                    message=GenerationTask(
-                        job=job, store=pick.store, forward=marked[job], epoch=self.epoch, forwarded_at=at
-                    ),
-                )
-                for job, partition, pick in picks if job in marked
-            ]  # fmt: skip
-            await self._publisher.publish_all(tasks)
-            self.counts["forwarded"] += len(tasks)
-
-    async def sweep(self) -> None:
-        """Bring back what was lost on the way, and compare the book of jobs in flight with PostgreSQL."""
-        lost = await self._store.return_lost(self._settings.lease_grace_s)
-        for row in lost:
-            log.warning(
-                "lease ran out: back to the queue", job=str(row["id"]), store=row["store"], worker=row["worker"]
-            )
-        unclaimed = await self._store.return_unclaimed(self._settings.forward_timeout_s)
-        if unclaimed:
-            log.warning("forwarded and not claimed: back to the queue", jobs=len(unclaimed))
-        await self._publisher.publish_all([_lost(row) for row in lost])
-        await self._settle_jobs([row["id"] for row in lost] + unclaimed)
-        await self._compare()
-        self._credit.forget_silent(time.time())
-
-    async def save_lifts(self) -> None:
-        """Save what changed in the counters apart from bills: at most a second of lifts is lost with a leader."""
-        await self._store.save_counters(self._order.take_changes())
-
-    def report(self) -> SchedulerReport:
-        queues = sorted(self._order.queues(), key=lambda queue: -queue[1])
-        oldest = self._order.oldest()
-        return SchedulerReport(
-            scheduler=self._name, at=datetime.now(UTC), epoch=self.epoch, pending=self._order.pending,
-            in_flight=self._order.in_flight,
-            oldest_pending_at=datetime.fromtimestamp(oldest, UTC) if oldest is not None else None,
-            stores_waiting=sum(waiting > 0 for _, waiting, _, _, _ in queues),
-            stores=tuple(
-                StoreQueue(store=name, queued=waiting, in_flight=flying, served_nanousd=served, weight=weight)
-                for name, waiting, flying, served, weight in queues[:_STORES_REPORTED]
-            ),
-        )  # fmt: skip
-
-    def next_due(self) -> float | None:
-        return self._order.next_due()
+        self._order.resume()
+        self._doors.grown(store for store, *_ in self._order.queues())
+        return read
 
     def _take_up(self, row: Row) -> None:
         if row["forwarded"]:
             self._order.adopt(row["id"], row["store"], row["estimate_nanousd"])
             self._credit.forwarded(row["id"], row["forwarded_partition"])
         else:
-            self._order.add(_from_row(row), time.time())
+            self._order.take_up(convert.waiting_of_row(row), time.time())
+
+    async def _insert(self, batch: Sequence[BlogRequested], refused: Refused) -> set[UUID]:
+        """The new ones' ids. A batch that PostgreSQL refuses is halved until the culprit stands alone."""
+        try:
+            return await self._store.admit(batch, self._epoch)
+        except IMPOSSIBLE as error:
+            if len(batch) == 1:
+                refused.append((batch[0], Permanent(f"PostgreSQL refuses it: {error}", code="unstorable")))
+                return set()
+        half = len(batch) // 2
+        return await self._insert(batch[:half], refused) | await self._insert(batch[half:], refused)
 
     def _pick_batch(self) -> list[tuple[UUID, int, Picked]]:
         now, picks = time.time(), list[tuple[UUID, int, Picked]]()
@@ -176,30 +190,36 @@ class Term:
                 break
             assert isinstance(pick.job, UUID)
             self._credit.forwarded(pick.job, partition)
+            self._doors.left(pick.store, now)
             picks.append((pick.job, partition, pick))
         return picks
 
-    async def _drop_unmarked(self, picks: Sequence[tuple[UUID, int, Picked]], marked: dict[UUID, int]) -> None:
-        """Jobs that PostgreSQL would not mark are cancelled, or we no longer lead."""
-        leader = await self._store.epoch()
-        if leader != self.epoch:
-            raise DeposedError(f"epoch {leader} leads, not {self.epoch}")
+    def _drop_unmarked(self, picks: Sequence[tuple[UUID, int, Picked]], marked: dict[UUID, int]) -> None:
+        """Jobs that PostgreSQL would not mark are no longer waiting: cancelled, say."""
         for job, _, pick in picks:
             if job not in marked:
-                self._order.settle(job, pick.store, 0, ended=True)
-                self._credit.settled(job)
+                self._release(job, pick.store)
+
+    def _release(self, job: UUID, store: str) -> None:
+        self._order.settle(job, store, 0, ended=False)
+        self._credit.settled(job)
 
     async def _settle_jobs(self, jobs: Sequence[UUID]) -> None:
-        if not jobs:
-            return
+        if jobs:
+            await self._store.settle(jobs, self._epoch, self._charge)
+
+    def _charge(self, rows: Sequence[Row]) -> list[CounterChange]:
         now = time.time()
-        for row in await self._store.settle(jobs):
+        for row in rows:
             self._order.settle(row["id"], row["store"], row["spent"], ended=row["status"] in ENDED)
             self._credit.settled(row["id"])
             if row["status"] == Status.PENDING:
-                self._order.add(_from_row(row), now)
-            self.counts["settled"] += 1
-        await self._store.save_counters(self._order.take_changes())
+                self._order.add(convert.waiting_of_row(row), now)
+            else:
+                self._order.withdraw(row["id"])
+        self._doors.grown({row["store"] for row in rows})
+        self.counts["settled"] += len(rows)
+        return self._order.take_changes()
 
     async def _compare(self) -> None:
         """Repair what differs from PostgreSQL in two comparisons in a row (once may be an event on its way)."""
@@ -215,38 +235,5 @@ class Term:
             self._order.adopt(job, truth[job]["store"], truth[job]["estimate_nanousd"])
             self._credit.forwarded(job, truth[job]["forwarded_partition"])
         await self._settle_jobs([job for job in drifted if job in book])
-
-
-def _from_request(request: BlogRequested) -> Waiting:
-    return Waiting(
-        job=request.id, store=request.store, created_at=request.created_at.timestamp(), priority=request.priority,
-        not_before=request.run_at.timestamp() if request.run_at else 0,
-    )  # fmt: skip
-
-
-def _from_row(row: Row) -> Waiting:
-    return Waiting(
-        job=row["id"], store=row["store"], created_at=row["created_at"].timestamp(), priority=row["priority"],
-        not_before=row["not_before"].timestamp() if row["not_before"] else 0,
-    )  # fmt: skip
-
-
-def _admitted(request: BlogRequested) -> Outgoing:
-    event = JobEvent(
-        job=request.id, store=request.store, kind=EventKind.ADMITTED, status=Status.PENDING, attempt=0,
-        at=datetime.now(UTC), created_at=request.created_at, not_before=request.run_at,
-    )  # fmt: skip
-    return Outgoing(topic=RESULTS, key=request.store, message=event)
-
-
-def _lost(row: Row) -> Outgoing:
-    usage = Usage(
-        input_tokens=row["input_tokens"], output_tokens=row["output_tokens"], images=row["images"],
-        cost_nanousd=row["cost_nanousd"],
-    )  # fmt: skip
-    event = JobEvent(
-        job=row["id"], store=row["store"], kind=EventKind.RETRY, status=Status.PENDING, attempt=row["attempt"],
-        at=datetime.now(UTC), created_at=row["created_at"], started_at=row["started_at"], worker=row["worker"],
-        usage=usage, error="the worker's lease ran out",
-    )  # fmt: skip
-    return Outgoing(topic=RESULTS, key=row["store"], message=event)
+        for job in drifted & self._order.flying().keys() - truth.keys():
+            self._release(job, book[job][0])  # its row is gone

@@ -47,7 +47,6 @@ def test_a_silent_worker_has_no_credit() -> None:
     credit.hear(offer("w", 0, at=0))
     assert credit.best_partition(5) == 0
     assert credit.best_partition(5.1) is None
-    assert credit.workers(5.1) == 0
 
 
 def test_a_draining_worker_and_one_without_partitions_have_no_credit() -> None:

@@ -83,7 +83,7 @@ def test_a_job_waits_until_it_is_due() -> None:
     fair = order()
     fair.add(job(1, "a", not_before=50.0), 0)
     assert fair.pick(49) is None
-    assert fair.next_due() == 50
+    assert fair.next_due(49) == 50
     assert fair.pending == 1
     later = fair.pick(50)
     assert later is not None

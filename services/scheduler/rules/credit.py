@@ -59,10 +59,6 @@ class Credit:
             return None
         return min(best.partitions, key=lambda partition: (self._by_partition[partition], partition))
 
-    def workers(self, now: float) -> int:
-        """How many workers are heard."""
-        return sum(now - offer.at <= self._silence_s for offer in self._offers.values())
-
     def forget_silent(self, now: float, *, after_s: float = 600) -> None:
         """Drop workers that have been gone for long: names are never used again."""
         self._offers = {name: offer for name, offer in self._offers.items() if now - offer.at <= after_s}

@@ -5,27 +5,19 @@ and fewer than `cap` jobs in flight. Forwarding charges an estimate at once, the
 run ahead while its bills are still open. A store that comes back from idle starts at the least counter among the
 stores that have work waiting: it keeps no credit from the time it asked for nothing.
 
-Every operation is O(log n) in the stores with work waiting. Entries of the heaps are never moved: a changed store
-gets a new entry and the old one is skipped when it surfaces.
+Every operation is O(log n) in the stores with work waiting. Entries of the heaps are never moved: a store whose
+place has changed gets a new entry, and the old one is skipped when it surfaces.
+
+After a takeover the order is the one that was left: `restore` counters, `adopt` jobs in flight, `take_up` those that
+wait (in any sequence: nobody is lifted meanwhile), then `resume`.
 """
 
-from collections.abc import Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from heapq import heappop, heappush
 
-Job = Hashable
+from services.scheduler.rules.ledger import CounterChange, Job, Ledger, Waiting
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Waiting:
-    """A job that waits. Times are seconds since the epoch; `estimate` (nano-USD) beats the store's mean when known."""
-
-    job: Job
-    store: str
-    created_at: float
-    priority: int = 0
-    not_before: float = 0.0
-    estimate: int | None = None
+__all__ = ["CounterChange", "FairOrder", "Job", "Picked", "Waiting"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,38 +26,6 @@ class Picked:
     store: str
     reserved: int
     """Nano-USD charged to the store until the bill is known."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CounterChange:
-    """What happened to a store's counter since changes were last taken: to be added to what is saved."""
-
-    store: str
-    served: int
-    mean_cost: int
-    settled_jobs: int
-
-
-@dataclass(slots=True)
-class _Store:
-    name: str
-    weight: float = 1.0
-    served: int = 0
-    """Settled bills, open reservations and lifts, in nano-USD."""
-    mean_cost: int = 0
-    settled_jobs: int = 0
-    queue: list[tuple[int, float, int, Waiting]] = field(default_factory=list)
-    waiting: int = 0
-    """Its jobs that wait, those that are not due yet included."""
-    in_flight: int = 0
-    entry: int = 0
-    """The number of its live entry in a heap; older entries are dead."""
-    unsaved_served: int = 0
-    unsaved_jobs: int = 0
-
-    @property
-    def position(self) -> float:
-        return self.served / self.weight
 
 
 _Heap = list[tuple[float, str, int]]
@@ -78,7 +38,7 @@ class FairOrder:
         self._cap = cap
         self._hard_cap = hard_cap
         self._default_cost = default_cost
-        self._stores: dict[str, _Store] = {}
+        self._stores: dict[str, Ledger] = {}
         self._waiting: dict[Job, Waiting] = {}
         self._flying: dict[Job, tuple[str, int]] = {}
         self._delayed: list[tuple[float, int, Waiting]] = []
@@ -86,31 +46,44 @@ class FairOrder:
         self._beyond_cap: _Heap = []
         self._last_position = 0.0
         """Where the store stood that was picked last: the place of a newcomer when nobody else waits."""
+        self._changed: set[str] = set()
+        """Stores whose counters may have changed since changes were last taken."""
         self._numbers = 0
 
     def restore(self, store: str, *, weight: float, served: int, mean_cost: int, settled_jobs: int) -> None:
         """Take up a store's saved counter. Called before any of its jobs is added."""
-        self._stores[store] = _Store(
+        self._stores[store] = Ledger(
             name=store, weight=weight, served=served, mean_cost=mean_cost, settled_jobs=settled_jobs
         )
 
     def adopt(self, job: Job, store: str, reserved: int) -> None:
         """Take up a job that is in flight already, with what was reserved for it."""
+        self.withdraw(job)
         self._store(store).in_flight += 1
         self._store(store).served += reserved
         self._flying[job] = (store, reserved)
         self._enter(self._store(store))
 
+    def take_up(self, waiting: Waiting, now: float) -> None:
+        """Take up a job that waited before: it has its place, so its store is not lifted."""
+        if self._note(waiting, now):
+            self._queue(waiting)
+
+    def resume(self) -> None:
+        """Begin after a takeover. A lift that a crash kept from being saved must not become credit: no store that
+        waits stands further behind the furthest than what it may have in flight is worth."""
+        self._last_position = max((store.position for store in self._stores.values()), default=0.0)
+        for store in self._stores.values():
+            if store.queue:
+                cap_worth = self._cap * store.estimate(self._default_cost) / store.weight
+                store.raise_to(self._last_position - cap_worth)
+                self._changed.add(store.name)
+                self._enter(store)
+
     def add(self, waiting: Waiting, now: float) -> None:
         """Queue a job. One that waits or flies already is left as it is."""
-        if waiting.job in self._waiting or waiting.job in self._flying:
-            return
-        self._waiting[waiting.job] = waiting
-        self._store(waiting.store).waiting += 1
-        if waiting.not_before > now:
-            heappush(self._delayed, (waiting.not_before, self._number(), waiting))
-        else:
-            self._queue(waiting)
+        if self._note(waiting, now):
+            self._arrive(waiting)
 
     def withdraw(self, job: Job) -> None:
         """Forget a waiting job (cancelled). Its place in the queue is skipped when it surfaces."""
@@ -122,7 +95,7 @@ class FairOrder:
 
     def pick(self, now: float) -> Picked | None:
         """The next job, now in flight and charged its estimate; None when nothing may go."""
-        self._wake_delayed(now)
+        self._wake(now)
         store = self._first(self._within_cap)
         if store is None and not self._hard_cap:
             store = self._first(self._beyond_cap)  # nobody else has work: a store may borrow
@@ -130,7 +103,7 @@ class FairOrder:
             return None
         waiting = store.queue[0][3]
         del self._waiting[waiting.job]
-        reserved = waiting.estimate or store.mean_cost or self._default_cost
+        reserved = waiting.estimate or store.estimate(self._default_cost)
         self._last_position = store.position
         store.served += reserved
         store.waiting -= 1
@@ -145,38 +118,28 @@ class FairOrder:
         _, reserved = self._flying.get(job, (store_name, 0))
         if self._flying.pop(job, None) is not None:
             store.in_flight -= 1
-        store.served += spent - reserved
-        store.unsaved_served += spent
-        if ended and spent > 0:
-            store.settled_jobs += 1
-            store.unsaved_jobs += 1
-            store.mean_cost += (spent - store.mean_cost) // min(store.settled_jobs, 20)
+        store.bill(spent, reserved, ended=ended)
+        self._changed.add(store_name)
         self._enter(store)
 
     def take_changes(self) -> list[CounterChange]:
         """What changed in the counters since the last call (settled bills and lifts, not open reservations)."""
-        changed = [store for store in self._stores.values() if store.unsaved_served or store.unsaved_jobs]
-        changes = [
-            CounterChange(
-                store=store.name, served=store.unsaved_served, mean_cost=store.mean_cost,
-                settled_jobs=store.unsaved_jobs,
-            )
-            for store in changed
-        ]  # fmt: skip
-        for store in changed:
-            store.unsaved_served = store.unsaved_jobs = 0
-        return changes
+        changes = [self._stores[name].take_change() for name in sorted(self._changed)]
+        self._changed.clear()
+        return [change for change in changes if change is not None]
 
-    def next_due(self) -> float | None:
-        """When the first delayed job becomes ready."""
+    def next_due(self, now: float) -> float | None:
+        """When the first job that is not due yet will be."""
+        self._wake(now)
         return self._delayed[0][0] if self._delayed else None
+
+    def waiting_of(self, store: str) -> int:
+        """How many of a store's jobs wait, those that are not due yet included."""
+        return self._stores[store].waiting if store in self._stores else 0
 
     def flying(self) -> dict[Job, tuple[str, int]]:
         """Jobs in flight: their store and what is reserved for them."""
         return dict(self._flying)
-
-    def is_waiting(self, job: Job) -> bool:
-        return job in self._waiting
 
     @property
     def pending(self) -> int:
@@ -198,38 +161,52 @@ class FairOrder:
             if store.waiting or store.in_flight
         ]
 
-    def _store(self, name: str) -> _Store:
+    def _store(self, name: str) -> Ledger:
         if name not in self._stores:
-            self._stores[name] = _Store(name=name)
+            self._stores[name] = Ledger(name=name)
         return self._stores[name]
+
+    def _note(self, waiting: Waiting, now: float) -> bool:
+        """Enter a job in the books; whether it belongs in its store's queue now: not known before, and due."""
+        if waiting.job in self._waiting or waiting.job in self._flying:
+            return False
+        self._waiting[waiting.job] = waiting
+        self._store(waiting.store).waiting += 1
+        if waiting.not_before > now:
+            heappush(self._delayed, (waiting.not_before, self._number(), waiting))
+            return False
+        return True
+
+    def _arrive(self, waiting: Waiting) -> None:
+        store = self._store(waiting.store)
+        if not store.queue:
+            tops = [first.position for heap in (self._within_cap, self._beyond_cap) if (first := self._first(heap))]
+            store.raise_to(min(tops, default=self._last_position))
+            self._changed.add(store.name)
+        self._queue(waiting)
 
     def _queue(self, waiting: Waiting) -> None:
         store = self._store(waiting.store)
-        if not store.queue:
-            self._lift(store)
-        heappush(store.queue, (-waiting.priority, waiting.created_at, self._number(), waiting))
+        store.push(waiting, self._number())
         self._enter(store)
 
-    def _lift(self, store: _Store) -> None:
-        tops = [first.position for heap in (self._within_cap, self._beyond_cap) if (first := self._first(heap))]
-        floor = int(min(tops, default=self._last_position) * store.weight)
-        if store.served < floor:
-            store.unsaved_served += floor - store.served
-            store.served = floor
-
-    def _trim(self, store: _Store) -> None:
+    def _trim(self, store: Ledger) -> None:
         """Drop jobs that no longer wait from the front of a store's queue, then give the store its place anew."""
         while store.queue and self._waiting.get(store.queue[0][3].job) is not store.queue[0][3]:
             heappop(store.queue)
         self._enter(store)
 
-    def _enter(self, store: _Store) -> None:
-        store.entry = self._number()
-        if store.queue:
-            heap = self._within_cap if store.in_flight < self._cap else self._beyond_cap
+    def _enter(self, store: Ledger) -> None:
+        """Give a store the entry that its queue, counter and jobs in flight call for, unless it has that one."""
+        place = (store.in_flight < self._cap, store.position) if store.queue else None
+        if place == store.place:
+            return
+        store.place, store.entry = place, self._number()
+        if place is not None:
+            heap = self._within_cap if place[0] else self._beyond_cap
             heappush(heap, (store.position, store.name, store.entry))
 
-    def _first(self, heap: _Heap) -> _Store | None:
+    def _first(self, heap: _Heap) -> Ledger | None:
         while heap:
             _, name, entry = heap[0]
             if self._stores[name].entry == entry:
@@ -237,11 +214,11 @@ class FairOrder:
             heappop(heap)
         return None
 
-    def _wake_delayed(self, now: float) -> None:
+    def _wake(self, now: float) -> None:
         while self._delayed and self._delayed[0][0] <= now:
             waiting = heappop(self._delayed)[2]
             if self._waiting.get(waiting.job) is waiting:
-                self._queue(waiting)
+                self._arrive(waiting)
 
     def _number(self) -> int:
         self._numbers += 1

@@ -2,6 +2,12 @@
 -- Raise the epoch: every forward under an older one finds nothing to update from now on.
 UPDATE scheduler_leader SET epoch = epoch + 1, holder = $1, since = now() RETURNING epoch;
 
+-- name: fence
+-- Hold the lead until the transaction ends: nothing when the epoch is no longer $1. A leader that freezes in the middle
+-- of a transaction is cut off, for its successor waits for this lock.
+SELECT epoch, set_config('idle_in_transaction_session_timeout', '5s', true)
+  FROM scheduler_leader WHERE epoch = $1 FOR SHARE;
+
 -- name: counters
 -- The stores' saved counters.
 SELECT instance_id AS store, weight, served_nanousd, mean_cost_nanousd, settled_jobs FROM stores;
@@ -23,12 +29,12 @@ ON CONFLICT (id) DO NOTHING
 RETURNING id;
 
 -- name: forward
--- Mark jobs as forwarded, under this leader's epoch ($4) only. Those cancelled meanwhile are not returned.
+-- Mark jobs as forwarded. Those cancelled meanwhile are not returned.
 UPDATE blog_generations AS job
    SET forwarded_at = now(), forwarded_partition = next.partition, estimate_nanousd = next.estimate,
        forward_count = job.forward_count + 1
-  FROM unnest($1::uuid[], $2::int[], $3::bigint[]) AS next (id, partition, estimate), scheduler_leader AS leader
- WHERE job.id = next.id AND job.status = 'PENDING' AND job.forwarded_at IS NULL AND leader.epoch = $4
+  FROM unnest($1::uuid[], $2::int[], $3::bigint[]) AS next (id, partition, estimate)
+ WHERE job.id = next.id AND job.status = 'PENDING' AND job.forwarded_at IS NULL
 RETURNING job.id, job.forward_count;
 
 -- name: epoch

@@ -1,0 +1,102 @@
+"""Requests, rows and reports as the order and the credit know them; what the scheduler says, as messages."""
+
+from datetime import UTC, datetime
+from uuid import UUID
+
+from services.scheduler.rules.credit import Offer
+from services.scheduler.rules.gate import Door
+from services.scheduler.rules.ledger import Waiting
+from services.scheduler.rules.order import FairOrder
+from services.scheduler.store import Row
+from shared.job import Status
+from shared.kafka import Outgoing
+from shared.messages import (
+    BlogRequested,
+    EventKind,
+    GenerationTask,
+    JobEvent,
+    SchedulerReport,
+    StoreGate,
+    StoreQueue,
+    Usage,
+    WorkerReport,
+)
+from shared.topics import CONTROL, GENERATION, RESULTS, WORKERS
+
+_STORES_REPORTED = 200
+
+
+def waiting_of_request(request: BlogRequested) -> Waiting:
+    return Waiting(
+        job=request.id, store=request.store, created_at=request.created_at.timestamp(), priority=request.priority,
+        not_before=request.run_at.timestamp() if request.run_at else 0,
+    )  # fmt: skip
+
+
+def waiting_of_row(row: Row) -> Waiting:
+    return Waiting(
+        job=row["id"], store=row["store"], created_at=row["created_at"].timestamp(), priority=row["priority"],
+        not_before=row["not_before"].timestamp() if row["not_before"] else 0,
+    )  # fmt: skip
+
+
+def offer(report: WorkerReport, now: float) -> Offer:
+    """A clock that is ahead must not keep a dead worker alive."""
+    return Offer(
+        worker=report.worker, partitions=report.partitions, slots=0 if report.draining else report.slots,
+        at=min(report.at.timestamp(), now),
+    )  # fmt: skip
+
+
+def admitted(request: BlogRequested) -> Outgoing:
+    event = JobEvent(
+        job=request.id, store=request.store, kind=EventKind.ADMITTED, status=Status.PENDING, attempt=0,
+        at=datetime.now(UTC), created_at=request.created_at, not_before=request.run_at,
+    )  # fmt: skip
+    return Outgoing(topic=RESULTS, key=request.store, message=event)
+
+
+def task(job: UUID, store: str, partition: int, *, forward: int, epoch: int, at: datetime) -> Outgoing:
+    message = GenerationTask(job=job, store=store, forward=forward, epoch=epoch, forwarded_at=at)
+    return Outgoing(topic=GENERATION, key=str(job), partition=partition, message=message)
+
+
+def lost(row: Row) -> Outgoing:
+    """Said in the worker's stead, which is gone: the attempt has failed, the job waits again."""
+    usage = Usage(
+        input_tokens=row["input_tokens"], output_tokens=row["output_tokens"], images=row["images"],
+        cost_nanousd=row["cost_nanousd"],
+    )  # fmt: skip
+    event = JobEvent(
+        job=row["id"], store=row["store"], kind=EventKind.RETRY, status=Status.PENDING, attempt=row["attempt"],
+        at=datetime.now(UTC), created_at=row["created_at"], started_at=row["started_at"], worker=row["worker"],
+        usage=usage, error="the worker's lease ran out",
+    )  # fmt: skip
+    return Outgoing(topic=RESULTS, key=row["store"], message=event)
+
+
+def gate(door: Door) -> Outgoing:
+    """An open door is a tombstone: there is nothing to remember of it."""
+    if not door.closed:
+        return Outgoing(topic=CONTROL, key=door.store, message=None)
+    message = StoreGate(
+        store=door.store, closed=True, reason="queue-full", retry_after_s=round(door.retry_after_s, 1),
+        at=datetime.now(UTC),
+    )  # fmt: skip
+    return Outgoing(topic=CONTROL, key=door.store, message=message)
+
+
+def report(name: str, epoch: int, order: FairOrder, closed_stores: int) -> Outgoing:
+    queues = sorted(order.queues(), key=lambda queue: -queue[1])
+    oldest = order.oldest()
+    message = SchedulerReport(
+        scheduler=name, at=datetime.now(UTC), epoch=epoch, pending=order.pending, in_flight=order.in_flight,
+        oldest_pending_at=datetime.fromtimestamp(oldest, UTC) if oldest is not None else None,
+        stores_waiting=sum(waiting > 0 for _, waiting, _, _, _ in queues),
+        stores=tuple(
+            StoreQueue(store=store, queued=waiting, in_flight=flying, served_nanousd=served, weight=weight)
+            for store, waiting, flying, served, weight in queues[:_STORES_REPORTED]
+        ),
+        closed_stores=closed_stores,
+    )  # fmt: skip
+    return Outgoing(topic=WORKERS, key=name, message=message)
