@@ -18,6 +18,8 @@ from shared.topics import CONTROL
 log = get_logger(__name__)
 
 _PATIENCE_MS = 1_000
+_FETCH_MS = 20
+"""A consumer stops only when its last fetch has ended: nobody leads meanwhile."""
 
 
 class Doors:
@@ -55,7 +57,7 @@ class Doors:
 
     async def recall(self) -> None:
         """Read which doors are closed."""
-        consumer = kafka.consumer(self._settings)
+        consumer = kafka.consumer(self._settings, fetch_max_wait_ms=_FETCH_MS)
         await consumer.start()
         try:
             topic = kafka.names(self._settings).topic(CONTROL)

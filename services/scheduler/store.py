@@ -24,7 +24,12 @@ _CHUNK = 5_000
 Row = asyncpg.Record
 Connection: TypeAlias = "PoolConnectionProxy[Row]"
 
-GONE = (*AWAY, asyncpg.IdleInTransactionSessionTimeoutError, asyncpg.TransactionRollbackError)
+GONE = (
+    *AWAY,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.TransactionRollbackError,
+    asyncpg.InternalClientError,  # a connection cut in the middle of a statement may end so
+)
 """What asyncpg raises when a statement was not carried out through no fault of its own."""
 IMPOSSIBLE = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
 """What PostgreSQL says of values that it can never store: a NUL in a text, a number beyond its column."""

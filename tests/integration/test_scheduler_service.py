@@ -1,87 +1,22 @@
-"""The scheduler on the real broker and database; the test plays clients and workers."""
+"""The scheduler on the real broker and database: admission, forwarding, settling, sweeping."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
-from uuid import UUID
 
 import pytest
-from aiokafka import AIOKafkaProducer
 
-from sandbox import groups
-from services.scheduler.__main__ import run
-from services.scheduler.settings import SchedulerSettings
-from shared import kafka as shared_kafka
 from shared.job import Status
-from shared.messages import BlogRequested, EventKind, GenerationTask, JobEvent, SchedulerReport, WorkerReport
-from shared.topics import DEAD_LETTER, GENERATION, REQUESTS, RESULTS, WORKERS
-from tests.integration.world import World, a_request, running
+from shared.messages import EventKind, JobEvent, SchedulerReport
+from shared.topics import RESULTS, WORKERS
+from tests.integration.scheduling import Start, admitted, at_least, end, offer, settled, started, tasks
+from tests.integration.world import World, a_request
 from tests.waiting import eventually
-
-Start = Any
 
 
 @pytest.fixture
 def start(world: World, database: str) -> Start:
-    """A function that runs a scheduler for a block."""
-
-    @asynccontextmanager
-    async def started(name: str = "scheduler-1", **changes: Any) -> AsyncIterator[None]:
-        values: dict[str, Any] = {
-            "kafka_bootstrap_servers": world.settings.kafka_bootstrap_servers,
-            "kafka_topic_prefix": world.settings.kafka_topic_prefix, "database_url": database, "db_pool_min": 1,
-            "worker_silence_s": 30, "sweep_every_s": 0.5, "lease_grace_s": 0.1,
-        }  # fmt: skip
-        settings = SchedulerSettings(**(values | changes))
-        async with running(lambda stop: run(settings, stop, name)):
-            yield
-
-    return started
-
-
-async def offer(world: World, slots: int, worker: str = "w") -> None:
-    """A worker's report: all partitions, so many slots."""
-    now = datetime.now(UTC)
-    report = WorkerReport(worker=worker, at=now, started_at=now, partitions=tuple(range(24)), slots=slots, running=0)
-    await world.publish(WORKERS, worker, report)
-
-
-async def end(world: World, request: BlogRequested, cost: int = 1_000) -> None:
-    """A worker ends a job: the row, then the event."""
-    await world.database.execute(
-        "UPDATE blog_generations SET status = 'DONE', attempt = 1, cost_nanousd = $2, finished_at = now()"
-        " WHERE id = $1", request.id, cost,
-    )  # fmt: skip
-    event = JobEvent(
-        job=request.id, store=request.store, kind=EventKind.ENDED, status=Status.DONE, attempt=1,
-        at=datetime.now(UTC), created_at=request.created_at,
-    )  # fmt: skip
-    await world.publish(RESULTS, request.store, event)
-
-
-async def tasks(world: World) -> list[GenerationTask]:
-    """In the order in which they were forwarded; those of one batch as they lie in their partitions."""
-    found = [message for _, message in await world.read_all(GENERATION) if isinstance(message, GenerationTask)]
-    return sorted(found, key=lambda task: task.forwarded_at)
-
-
-async def at_least(world: World, count: int) -> list[GenerationTask]:
-    """The tasks, once there are so many."""
-    found = await tasks(world)
-    return found if len(found) >= count else []
-
-
-async def admitted(world: World, count: int) -> bool:
-    return bool(await world.database.fetchval("SELECT count(*) = $1 FROM blog_generations", count))
-
-
-async def settled(world: World, job: UUID) -> bool:
-    return bool(
-        await world.database.fetchval("SELECT charged_nanousd = cost_nanousd FROM blog_generations WHERE id = $1", job)
-    )
+    return partial(started, world, database)
 
 
 async def test_requests_are_admitted_once_and_announced(world: World, start: Start) -> None:
@@ -163,53 +98,6 @@ async def test_the_bill_moves_the_stores_counter_once(world: World, start: Start
     assert (await world.row(follower.id))["estimate_nanousd"] == 777
 
 
-async def test_the_standby_takes_over_and_the_deposed_epoch_forwards_nothing(world: World, start: Start) -> None:
-    async with start("first"):
-        await offer(world, slots=1)
-        requests = [a_request() for _ in range(3)]
-        for request in requests:
-            await world.ask(request)
-        await eventually(partial(at_least, world, 1), every=0.2)
-        async with start("second"):
-            await eventually(partial(_members, world, 2), every=0.2)
-            assert await _epoch_holder(world) in ("first", "second")
-        before = await _leader(world)
-    async with start("third"):
-        await offer(world, slots=2)
-        sent = await eventually(partial(at_least, world, 2), every=0.3)
-        assert await _epoch_holder(world) == "third"
-    assert await _leader(world) > before
-    assert [task.job for task in sent] == [requests[0].id, requests[1].id]
-    assert sent[1].epoch > sent[0].epoch
-
-
-async def _leader(world: World) -> int:
-    return int(await world.database.fetchval("SELECT epoch FROM scheduler_leader") or 0)
-
-
-async def _epoch_holder(world: World) -> str:
-    return str(await world.database.fetchval("SELECT holder FROM scheduler_leader"))
-
-
-async def _members(world: World, count: int) -> bool:
-    group = shared_kafka.names(world.settings).group("blog-scheduler")
-    return len((await groups.members(world.settings.kafka_bootstrap_servers, [group]))[group]) == count
-
-
-async def test_a_deposed_leader_stops_and_begins_a_new_term(world: World, start: Start) -> None:
-    async with start():
-        await eventually(partial(_led, world))
-        await world.database.execute("UPDATE scheduler_leader SET epoch = 41, holder = 'usurper'")
-        await offer(world, slots=1)
-        await world.ask(request := a_request())
-        (task,) = await eventually(partial(at_least, world, 1), every=0.3)
-    assert (task.job, task.epoch) == (request.id, 42)
-
-
-async def _led(world: World) -> bool:
-    return await _leader(world) > 0
-
-
 async def test_a_lost_lease_brings_the_job_back(world: World, start: Start) -> None:
     request = a_request()
     async with start():
@@ -248,17 +136,6 @@ async def test_a_result_that_was_never_heard_is_found_by_comparison(world: World
         sent = await eventually(partial(at_least, world, 2), every=0.3)
     assert sent[1].job == second.id
     assert await settled(world, first.id)
-
-
-async def test_a_record_that_cannot_be_read_is_put_aside(world: World, start: Start) -> None:
-    topic = shared_kafka.names(world.settings).topic(REQUESTS)
-    async with AIOKafkaProducer(bootstrap_servers=world.settings.kafka_bootstrap_servers) as producer, start():
-        headers = [("ce_type", BlogRequested.TYPE.encode())]
-        await producer.send_and_wait(topic, b'{"id": 1}', key=b"store-a", headers=headers)
-        await world.ask(a_request())
-        await eventually(partial(admitted, world, 1))
-        ((key, value),) = await eventually(lambda: world.read_all(DEAD_LETTER), every=0.3)
-    assert (key, value) == ("store-a", b'{"id": 1}')
 
 
 async def test_it_reports_the_backlog(world: World, start: Start) -> None:

@@ -1,0 +1,108 @@
+"""What the scheduler cannot use goes to the dead letters; while PostgreSQL is away nothing is lost."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+
+import asyncpg
+import pytest
+from aiokafka import AIOKafkaProducer
+
+from shared import kafka as shared_kafka
+from shared.job import Status
+from shared.messages import BlogRequested, EventKind, JobEvent, encode
+from shared.topics import DEAD_LETTER, REQUESTS, RESULTS
+from tests.integration.scheduling import Said, Start, admitted, at_least, leads, offer, started
+from tests.integration.world import World, a_request
+from tests.waiting import eventually
+
+
+@pytest.fixture
+def start(world: World, database: str) -> Start:
+    return partial(started, world, database)
+
+
+@asynccontextmanager
+async def away(postgres: str, database: str) -> AsyncIterator[None]:
+    """The database takes no connection and has none but the test's own."""
+    name = database.rsplit("/", 1)[1]
+    connection = await asyncpg.connect(postgres)
+    try:
+        await connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        await connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1"
+            " AND application_name LIKE 'scheduler%'", name,
+        )  # fmt: skip
+        yield
+        await connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+    finally:
+        await connection.close()
+
+
+async def test_while_postgresql_is_away_requests_wait_and_none_is_lost(
+    world: World, start: Start, postgres: str, database: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first requests of a fresh topic: no offset was ever committed that one could go back to."""
+    said = Said(capsys)
+    requests = [a_request(store=f"store-{number % 5}") for number in range(20)]
+    async with start():
+        await eventually(partial(leads, world, "scheduler-1"))
+        await offer(world, slots=20)
+        async with away(postgres, database):
+            for request in requests:
+                await world.ask(request)
+            await eventually(partial(said.has, "scheduling pauses"))
+        sent = await eventually(partial(at_least, world, 20), every=0.3)
+    assert said.count("scheduling pauses") == said.count("scheduling goes on") == 1
+    assert {task.job for task in sent} == {request.id for request in requests}
+    assert len(sent) == 20
+
+
+async def _put_aside(world: World, count: int) -> list[tuple[str | None, object]]:
+    found = await world.read_all(DEAD_LETTER)
+    return list(found) if len(found) == count else []
+
+
+async def test_a_record_that_cannot_be_read_is_put_aside(world: World, start: Start) -> None:
+    topic = shared_kafka.names(world.settings).topic(REQUESTS)
+    async with AIOKafkaProducer(bootstrap_servers=world.settings.kafka_bootstrap_servers) as producer, start():
+        headers = [("ce_type", BlogRequested.TYPE.encode())]
+        await producer.send_and_wait(topic, b'{"id": 1}', key=b"store-a", headers=headers)
+        await producer.send_and_wait(topic, None, key=b"store-a", headers=headers)
+        await world.ask(a_request())
+        await eventually(partial(admitted, world, 1))
+        found = await eventually(partial(_put_aside, world, 2), every=0.3)
+    assert found == [("store-a", b'{"id": 1}'), ("store-a", None)]
+
+
+async def test_a_message_on_the_wrong_topic_is_put_aside(world: World, start: Start) -> None:
+    request = a_request()
+    event = JobEvent(
+        job=request.id, store=request.store, kind=EventKind.ENDED, status=Status.DONE, attempt=1,
+        at=request.created_at, created_at=request.created_at,
+    )  # fmt: skip
+    async with start():
+        await world.publish(REQUESTS, request.store, event)
+        await world.publish(RESULTS, request.store, request)
+        await eventually(partial(_put_aside, world, 2), every=0.3)
+    assert await admitted(world, 0)
+
+
+async def test_what_postgresql_can_never_store_does_not_stop_the_others(world: World, start: Start) -> None:
+    good = [a_request() for _ in range(5)]
+    bad = [a_request(title="a\x00b"), a_request(priority=1_000_000)]
+    for request in (good[0], bad[0], good[1], good[2], bad[1], good[3], good[4]):
+        await world.ask(request)
+    topic = shared_kafka.names(world.settings).topic(REQUESTS)
+    async with AIOKafkaProducer(bootstrap_servers=world.settings.kafka_bootstrap_servers) as producer, start():
+        value, headers = encode(a_request(product={"n": 12}), source="test")
+        await producer.send_and_wait(
+            topic, value.replace(b'{"n":12}', b'{"n":%d}' % 2**70), b"store-a", headers=headers
+        )
+        await eventually(partial(admitted, world, 5))
+        await eventually(partial(_put_aside, world, 3), every=0.3)
+        await offer(world, slots=9)
+        sent = await eventually(partial(at_least, world, 5), every=0.3)
+    assert {task.job for task in sent} == {request.id for request in good}
+    announced = {event.job for _, event in await world.read_all(RESULTS) if isinstance(event, JobEvent)}
+    assert announced == {request.id for request in good}
