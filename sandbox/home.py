@@ -3,20 +3,28 @@
 import fcntl
 import os
 import random
+import shlex
 import socket
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 import orjson
 
+from sandbox import leftovers
 from shared.errors import Unavailable
 
 ROOT = Path(__file__).resolve().parents[1]
 """The project's root: where `./blogstream` lies."""
+
+is_running = leftovers.is_running
+
+
+class _Held(Exception):
+    """Another process holds the home."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +71,10 @@ class Home:
         return self.path / "extra"
 
     def prepare(self) -> "Home":
-        """Make the folder; `Unavailable` with one line when it cannot be written."""
+        """Make the folder, and end what a killed system left running in it.
+
+        `Unavailable` with one line when it cannot be written.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / f".probe-{os.getpid()}"
@@ -73,19 +84,36 @@ class Home:
             raise Unavailable(
                 f"cannot write to the home {self.path}: {error.strerror}; set BLOGSTREAM_HOME to another folder"
             ) from None
+        with suppress(_Held), self._held():
+            self._end_leftovers()
         return self
+
+    def _end_leftovers(self) -> None:
+        found = leftovers.of(self.path, leftovers.running())
+        if found:
+            named = ", ".join(f"{process.name} (pid {process.pid})" for process in found)
+            print(f"ending what a killed system left running: {named}", file=sys.stderr, flush=True)
+            leftovers.end(found)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the home for one system; the lock goes with the process, however it ends."""
+        try:
+            with self._held():
+                yield
+        except _Held:
+            raise Unavailable(
+                f"a system is already running in {self.path}; `./blogstream down` stops it,"
+                " or set BLOGSTREAM_HOME to another folder"
+            ) from None
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
         with (self.path / "lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise Unavailable(
-                    f"a system is already running in {self.path}; `./blogstream down` stops it,"
-                    " or set BLOGSTREAM_HOME to another folder"
-                ) from None
+                raise _Held from None
             yield
 
     def read_state(self) -> dict[str, Any]:
@@ -99,11 +127,11 @@ class Home:
         except FileNotFoundError:
             return {}
         pairs = (line.removeprefix("export ").partition("=") for line in lines if line.startswith("export "))
-        return {name: value.strip("'") for name, _, value in pairs}
+        return {name: "".join(shlex.split(value)) for name, _, value in pairs}
 
     def write_env(self, variables: Mapping[str, str]) -> None:
         """A file to `source`, readable by its owner alone: it holds a key."""
-        text = "".join(f"export {name}={quote(value)}\n" for name, value in sorted(variables.items()))
+        text = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in sorted(variables.items()))
         write_atomically(self.env_file, text.encode(), mode=0o600)
 
 
@@ -128,16 +156,6 @@ def write_atomically(path: Path, content: bytes, *, mode: int = 0o644) -> None:
     temporary.touch(mode=mode)
     temporary.write_bytes(content)
     temporary.replace(path)
-
-
-def is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def free_port() -> int:

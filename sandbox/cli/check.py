@@ -15,8 +15,8 @@ application = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 _BIN = Path(sys.executable).parent
 _STATIC = {
-    "format": (_BIN / "ruff", "format", "--check", "--quiet", "."),
-    "lint": (_BIN / "ruff", "check", "--quiet", "."),
+    "format": (_BIN / "ruff", "format", "--check", "--quiet", ".", "blogstream"),  # it has no .py to be found by
+    "lint": (_BIN / "ruff", "check", "--quiet", ".", "blogstream"),
     "types": (_BIN / "mypy",),
     "imports": (_BIN / "lint-imports",),
 }
