@@ -165,10 +165,25 @@ class Publisher:
     async def start(self) -> None:
         self._producer = await self._open()
 
-    async def stop(self) -> None:
-        if self._producer is not None:
-            await self._producer.stop()
-            self._producer = None
+    async def stop(self, *, within_s: float = 10) -> None:
+        """Deliver what is under way, for at most about `within_s` seconds, and close.
+
+        What is given up was acknowledged to nobody.
+        """
+        if self._producer is None:
+            return
+        producer, self._producer = self._producer, None
+        closing = asyncio.create_task(producer.stop(), name="the producer's end")
+        await asyncio.wait({closing}, timeout=within_s)
+        if not closing.done():
+            log.warning("Kafka did not take what was under way: it is given up", seconds=within_s)
+            # aiokafka waits for its sender, and that for requests and metadata, a minute and longer: end them all.
+            producer._sender.sender_task.cancel()
+            await producer.client.close()
+            closing.cancel()
+        await asyncio.wait({closing})
+        if not closing.cancelled():
+            closing.result()
 
     async def publish(self, outgoing: Outgoing, *, timeout: float = 30) -> None:
         """Send one message and wait until all in-sync replicas have it. Raises KafkaError or TimeoutError."""
