@@ -1,40 +1,77 @@
 """What ingest decides: whether a request is well-formed, its id, why a job waits, where a list goes on. Pure."""
 
 import base64
+import math
 import re
-from datetime import datetime, timedelta
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 from uuid import UUID, uuid5
 
 import orjson
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from shared.job import SourceType, Status
-from shared.messages import BlogRequested
+from shared.messages import BlogRequested, StoreGate
 
 _IDEMPOTENCY = UUID("6f1c0a52-2b1e-5d52-9d0a-7a6f2f6b9a11")
 """The namespace of ids derived from (store, Idempotency-Key)."""
+ALL_STORES = "*"
+"""The gate of the whole system: no store may be called so."""
 _LARGEST_PRODUCT = 65_536
-_LATEST_RUN = timedelta(days=366)
+_DEEPEST_PRODUCT = 32
+"""Far deeper than a shop's data, and far from where JSON readers downstream give up."""
+_FURTHEST_RUN = timedelta(days=366)
+_MOST_ERRORS = 50
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_NUL_IN_JSON = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+_RFC3339 = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6})?)?(Z|[+-][0-9]{2}:[0-9]{2})"
+)
 
 
 def _no_control_characters(text: str) -> str:
-    if any(not character.isprintable() for character in text):
+    """Spaces of any kind and emoji with joiners are text: only what PostgreSQL or a log could not take is refused."""
+    if _CONTROL.search(text):
         raise ValueError("must not contain control characters")
     return text
 
 
-def _small_enough(product: dict[str, Any] | None) -> dict[str, Any] | None:
-    if product is not None and len(orjson.dumps(product)) > _LARGEST_PRODUCT:
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must not be blank")
+    return text
+
+
+def _keepable(product: dict[str, Any]) -> dict[str, Any]:
+    """What is accepted must pass every reader and PostgreSQL's jsonb behind it: a 201 is never taken back."""
+    if not _shallow(product, _DEEPEST_PRODUCT):
+        raise ValueError(f"must not be nested deeper than {_DEEPEST_PRODUCT} levels")
+    encoded = orjson.dumps(product)
+    if len(encoded) > _LARGEST_PRODUCT:
         raise ValueError(f"must not be over {_LARGEST_PRODUCT} bytes as JSON")
+    if _NUL_IN_JSON.search(encoded):
+        raise ValueError("must not contain the character U+0000")
     return product
 
 
-def _https(url: str | None) -> str | None:
-    if url is not None and not re.match(r"^https://[^\s/@]+(/\S*)?$", url):
+def _shallow(value: Any, levels: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return inner is None or (levels > 0 and all(_shallow(item, levels - 1) for item in inner))
+
+
+def _https(url: str) -> str:
+    if not re.fullmatch(r"https://[^\s/?#@]+([/?#]\S*)?", url):
         raise ValueError("must be an https URL without credentials")
     return url
+
+
+def _rfc3339(value: Any) -> Any:
+    """Only text as in `2026-12-01T08:00:00Z`: by itself the parser would take numbers for seconds since 1970."""
+    if not isinstance(value, str) or not _RFC3339.fullmatch(value):
+        raise ValueError("must be a date and time with a time zone, like 2026-12-01T08:00:00Z")
+    return value
 
 
 Text = Annotated[str, AfterValidator(_no_control_characters)]
@@ -46,15 +83,15 @@ class BlogRequestBody(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, alias_generator=to_camel, frozen=True)
 
     source_type: Annotated[SourceType, Field(strict=False)]
-    source_id: Annotated[Text, Field(min_length=1, max_length=200)]
+    source_id: Annotated[Text, Field(min_length=1, max_length=200), AfterValidator(_not_blank)]
     title: Annotated[Text, Field(min_length=1, max_length=300)] | None = None
     keywords: Annotated[list[Annotated[Text, Field(min_length=1, max_length=100)]], Field(max_length=20)] = []
     language: Annotated[str, Field(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$", max_length=35)] = "en"
     tone: Annotated[Text, Field(min_length=1, max_length=100)] | None = None
-    product: Annotated[dict[str, Any] | None, AfterValidator(_small_enough)] = None
+    product: Annotated[dict[str, Any], AfterValidator(_keepable)] | None = None
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
-    run_at: Annotated[AwareDatetime, Field(strict=False)] | None = None
-    webhook_url: Annotated[str | None, Field(max_length=2_000), AfterValidator(_https)] = None
+    run_at: Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_rfc3339)] | None = None
+    webhook_url: Annotated[Text, Field(max_length=2_000), AfterValidator(_https)] | None = None
     images: Annotated[int, Field(ge=0, le=1)] = 1
 
 
@@ -71,16 +108,18 @@ def judge_body(body: Any, *, now: datetime) -> BlogRequestBody:
     try:
         found = BlogRequestBody.model_validate(body)
     except ValidationError as error:
-        raise RefusedError([_fault(fault) for fault in error.errors(include_url=False, include_input=False)]) from None
-    if found.run_at is not None and found.run_at > now + _LATEST_RUN:
-        raise RefusedError([{"field": "runAt", "detail": "must be within a year"}])
+        faults = error.errors(include_url=False, include_input=False)[:_MOST_ERRORS]
+        raise RefusedError([_fault(fault) for fault in faults]) from None
+    if found.run_at is not None and not now - _FURTHEST_RUN <= found.run_at <= now + _FURTHEST_RUN:
+        raise RefusedError([{"field": "runAt", "detail": "must be within a year from now"}])
     return found
 
 
 def _fault(fault: Any) -> dict[str, Any]:
     if fault["type"] == "model_type":
         return {"field": "body", "detail": "must be a JSON object"}
-    detail = {"extra_forbidden": "is not a known field", "missing": "is required"}.get(fault["type"], fault["msg"])
+    known = {"extra_forbidden": "is not a known field", "missing": "is required"}
+    detail = known.get(fault["type"], fault["msg"].removeprefix("Value error, "))
     return {"field": ".".join(map(str, fault["loc"])), "detail": detail}
 
 
@@ -88,7 +127,8 @@ def to_message(body: BlogRequestBody, *, job: UUID, store: str, now: datetime) -
     return BlogRequested(
         id=job, store=store, created_at=now, source_type=body.source_type, source_id=body.source_id,
         title=body.title, keywords=tuple(body.keywords), language=body.language, tone=body.tone,
-        product=body.product, priority=body.priority, run_at=body.run_at, webhook_url=body.webhook_url,
+        product=body.product, priority=body.priority,
+        run_at=body.run_at and body.run_at.astimezone(UTC), webhook_url=body.webhook_url,
         images=body.images,
     )  # fmt: skip
 
@@ -114,6 +154,16 @@ def why_waiting(status: Status, not_before: datetime | None, now: datetime) -> d
     return {"reason": "fair turn", "until": None}
 
 
+def door(gates: Mapping[str, StoreGate], store: str) -> StoreGate | None:
+    """The gate that keeps this store's requests out, if any: the whole system's before the store's own."""
+    return gates.get(ALL_STORES) or gates.get(store)
+
+
+def retry_after(gate: StoreGate) -> int:
+    """Whole seconds, as the header wants them, and never none: a client told 0 comes back at once."""
+    return max(1, math.ceil(gate.retry_after_s))
+
+
 def cursor_of(created_at: datetime, job: UUID) -> str:
     """Where a list goes on, opaque to the reader."""
     return base64.urlsafe_b64encode(f"{created_at.isoformat()} {job}".encode()).decode().rstrip("=")
@@ -126,8 +176,8 @@ def read_cursor(cursor: str) -> tuple[datetime, UUID]:
         created_at = datetime.fromisoformat(at)
         if created_at.tzinfo is None:
             raise ValueError("a time without a zone")
-        return created_at, UUID(job)
-    except ValueError:
+        return created_at.astimezone(UTC), UUID(job)
+    except (ValueError, OverflowError):
         raise RefusedError([{"field": "cursor", "detail": "is not one that this list has given"}]) from None
 
 
