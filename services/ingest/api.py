@@ -1,13 +1,12 @@
 """The HTTP interface. Accepting a request touches Kafka only; reading one touches PostgreSQL only."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from datetime import UTC, datetime
 from typing import TypeVar
 from urllib.parse import urlencode
 from uuid import UUID
 
-import orjson
 import uuid_utils.compat
 from aiokafka.errors import KafkaError
 from starlette.applications import Starlette
@@ -15,16 +14,21 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
 
 from services.ingest import rules, view
+from services.ingest.body import read_json
 from services.ingest.errors import HANDLERS, RequestId
+from services.ingest.gates import Gates
 from services.ingest.keys import KeyRing
+from services.ingest.probes import Probes
 from services.ingest.relay import MetricsRelay
 from services.ingest.settings import IngestSettings
 from services.ingest.store import IngestStore, Row
 from shared.http import JsonResponse, Problem
 from shared.kafka import Outgoing, Publisher
 from shared.log import get_logger
+from shared.messages import BlogRequested, StoreGate
 from shared.postgres import AWAY
 from shared.topics import REQUESTS
 
@@ -32,57 +36,55 @@ log = get_logger(__name__)
 T = TypeVar("T")
 
 _LIST_PARAMETERS = {"status", "limit", "cursor"}
+_PROBLEM_TYPES = "https://iana.org/assignments/http-problem-types"
 
 
 class Api:
-    """The handlers. `draining` is set once the process has been told to stop: readiness goes first."""
+    """The handlers. All that they need is started and belongs to the caller."""
 
     def __init__(
-        self, *, settings: IngestSettings, keys: KeyRing, store: IngestStore, publisher: Publisher,
-        relay: MetricsRelay, database_alive: Callable[[], Awaitable[bool]], draining: asyncio.Event,
+        self, *, settings: IngestSettings, keys: KeyRing, gates: Gates, store: IngestStore, publisher: Publisher,
+        relay: MetricsRelay, probes: Probes,
     ) -> None:  # fmt: skip
         self._settings = settings
         self._keys = keys
+        self._gates = gates
         self._store = store
         self._publisher = publisher
         self._relay = relay
-        self._database_alive = database_alive
-        self._draining = draining
+        self._probes = probes
 
-    def application(self) -> Starlette:
+    def application(self) -> ASGIApp:
         routes: list[Route | Mount] = [
-            Route("/", self.index),
-            Route("/health", self.health),
-            Route("/livez", self.health),
-            Route("/readyz", self.ready),
+            Route("/", self._probes.index),
+            Route("/health", self._probes.health),
+            Route("/livez", self._probes.health),
+            Route("/readyz", self._probes.ready),
             Route("/metrics", self._relay.get),
             Route("/api/rate-limiter/stats", self._relay.get),
-            Route("/api/blog-generation", self.submit, methods=["POST"]),
-            Route("/api/blog-generation", self.list, methods=["GET"]),
-            Route("/api/blog-generation/{job}", self.get, methods=["GET"]),
+            Route("/api/blog-generation", self.jobs, methods=["GET", "POST"]),
+            Route("/api/blog-generation/{job:uuid}", self.get, methods=["GET"]),
         ]
         if self._settings.image_dir is not None:
             routes.append(Mount("/images", StaticFiles(directory=self._settings.image_dir, check_dir=False)))
-        application = Starlette(routes=routes, exception_handlers=HANDLERS)
-        application.add_middleware(RequestId)
-        return application
+        # Around all of Starlette: the answer to an unforeseen fault, and its log line, need the id most.
+        return RequestId(Starlette(routes=routes, exception_handlers=HANDLERS))
+
+    async def jobs(self, request: Request) -> Response:
+        """One route for both methods, so that a refused one is told of both."""
+        return await (self.submit(request) if request.method == "POST" else self.list(request))
 
     async def submit(self, request: Request) -> Response:
         """POST: 201 once all of Kafka's in-sync replicas have the request."""
         store = await self._authenticate(request)
-        body = rules.judge_body(await self._json(request), now=datetime.now(UTC))
+        content = await read_json(request, limit=self._settings.max_body_bytes)
+        now = datetime.now(UTC)
+        body = rules.judge_body(content, now=now)
         job = rules.job_id(store, request.headers.get("idempotency-key"), uuid_utils.compat.uuid7())
-        message = rules.to_message(body, job=job, store=store, now=datetime.now(UTC))
-        try:
-            await self._publisher.publish(
-                Outgoing(topic=REQUESTS, key=store, message=message), timeout=self._settings.publish_timeout_s
-            )
-        except (KafkaError, TimeoutError) as error:
-            log.error("a request could not be accepted", store=store, reason=f"{type(error).__name__}: {error}")
-            raise Problem(
-                503, "Service Unavailable", detail="the event log did not acknowledge; send the request again",
-                headers={"Retry-After": "2"},
-            ) from None  # fmt: skip
+        if (gate := self._gates.closed(store)) is not None:
+            raise _closed(gate)
+        message = rules.to_message(body, job=job, store=store, now=now)
+        await self._publish(message)
         answer = {
             "id": job, "status": "PENDING", "store": store, "sourceType": message.source_type,
             "sourceId": message.source_id, "createdAt": message.created_at,
@@ -91,13 +93,10 @@ class Api:
 
     async def get(self, request: Request) -> Response:
         store = await self._authenticate(request)
-        try:
-            job = UUID(request.path_params["job"])
-        except ValueError:
-            raise _not_found() from None
+        job: UUID = request.path_params["job"]
         row = await self._job_row(job, store)
         if row is None:
-            raise _not_found()
+            raise Problem(404, "Not Found", detail="this store has no such job")
         steps = await _reading(self._store.steps(job))
         return JsonResponse(view.whole(dict(row), [dict(step) for step in steps], datetime.now(UTC)))
 
@@ -121,26 +120,16 @@ class Api:
             {"items": [view.summary(dict(row), now) for row in page], "next": following}, headers=headers
         )
 
-    async def health(self, request: Request) -> Response:
-        """The process answers: says nothing of what it needs, so that a broker's fault restarts nobody."""
-        return JsonResponse({"status": "ok", "timestamp": datetime.now(UTC)})
-
-    async def ready(self, request: Request) -> Response:
-        if self._draining.is_set():
-            raise Problem(503, "Service Unavailable", detail="stopping")
-        if not await self._database_alive():
-            raise Problem(503, "Service Unavailable", detail="PostgreSQL is away: requests are accepted, not shown")
-        return JsonResponse({"status": "ready"})
-
-    async def index(self, request: Request) -> Response:
-        return JsonResponse(
-            {
-                "service": "blogstream ingest",
-                "requests": "/api/blog-generation",
-                "health": "/health",
-                "metrics": "/metrics",
-            }
-        )
+    async def _publish(self, message: BlogRequested) -> None:
+        outgoing = Outgoing(topic=REQUESTS, key=message.store, message=message)
+        try:
+            await self._publisher.publish(outgoing, timeout=self._settings.publish_timeout_s)
+        except (KafkaError, TimeoutError) as error:
+            log.error("a request could not be accepted", store=message.store, reason=f"{type(error).__name__}: {error}")
+            raise Problem(
+                503, "Service Unavailable", detail="the event log did not acknowledge; send the request again",
+                headers={"Retry-After": "2"},
+            ) from None  # fmt: skip
 
     async def _authenticate(self, request: Request) -> str:
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
@@ -149,23 +138,6 @@ class Api:
             detail = "send a valid API key: Authorization: Bearer sk_live_…"
             raise Problem(401, "Unauthorized", detail=detail, headers={"WWW-Authenticate": "Bearer"})
         return store
-
-    async def _json(self, request: Request) -> object:
-        media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
-        if media_type != "application/json":
-            raise Problem(415, "Unsupported Media Type", detail="send application/json")
-        content = bytearray()
-        async for chunk in request.stream():
-            content += chunk
-            if len(content) > self._settings.max_body_bytes:
-                limit = self._settings.max_body_bytes
-                raise Problem(413, "Content Too Large", detail=f"the body is over {limit} bytes")
-        try:
-            found: object = orjson.loads(content)
-        except orjson.JSONDecodeError as error:
-            fault = {"field": "body", "detail": str(error)}
-            raise Problem(400, "Bad Request", detail="the body is not JSON", errors=[fault]) from None
-        return found
 
     async def _job_row(self, job: UUID, store: str) -> Row | None:
         """The job's row; a job just accepted has none for a moment, so it is waited for."""
@@ -194,5 +166,12 @@ async def _reading(read: Awaitable[T]) -> T:
         ) from None  # fmt: skip
 
 
-def _not_found() -> Problem:
-    return Problem(404, "Not Found", detail="this store has no such job")
+def _closed(gate: StoreGate) -> Problem:
+    """429 when it is the store's own queue, 503 when it is everybody's."""
+    wait = str(rules.retry_after(gate))
+    detail = f"no new requests for now ({gate.reason}); come back in {wait} s"
+    headers = {"Retry-After": wait}
+    if gate.store == rules.ALL_STORES:
+        kind = f"{_PROBLEM_TYPES}#temporary-reduced-capacity"
+        return Problem(503, "Service Unavailable", detail=detail, kind=kind, headers=headers)
+    return Problem(429, "Too Many Requests", detail=detail, kind=f"{_PROBLEM_TYPES}#quota-exceeded", headers=headers)

@@ -1,12 +1,13 @@
 """Every refusal leaves as application/problem+json; what was not foreseen is logged whole and told in one word."""
 
+import re
 import uuid
 from collections.abc import Mapping
 from typing import Any
 
 import structlog
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -15,6 +16,8 @@ from shared.http import Problem
 from shared.log import get_logger
 
 log = get_logger(__name__)
+
+_SANE_ID = re.compile(rb"[\x21-\x7e]{1,100}")
 
 
 async def problem(request: Request, error: Exception) -> Response:
@@ -33,6 +36,11 @@ async def http_error(request: Request, error: Exception) -> Response:
     return Problem(error.status_code, error.detail, headers=error.headers).response()
 
 
+async def gone(request: Request, error: Exception) -> Response:
+    """The client hung up before its request was whole: nobody reads this answer, and it is no fault of ours."""
+    return Problem(400, "Bad Request", detail="the request was cut off").response()
+
+
 async def unforeseen(request: Request, error: Exception) -> Response:
     log.error("an unforeseen fault", path=request.url.path, exc_info=error)
     return Problem(500, "Internal Server Error").response()
@@ -42,6 +50,7 @@ HANDLERS: Mapping[Any, Any] = {
     Problem: problem,
     RefusedError: refused,
     HTTPException: http_error,
+    ClientDisconnect: gone,
     Exception: unforeseen,
 }
 
@@ -57,12 +66,20 @@ class RequestId:
             await self._app(scope, receive, send)
             return
         given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-        request_id = given if 0 < len(given) <= 100 and given.isascii() else uuid.uuid4().hex.encode()
+        request_id = given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex.encode()
+        answered = False
 
         async def send_with_id(message: Message) -> None:
+            nonlocal answered
+            answered = True
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request=request_id.decode()):
-            await self._app(scope, receive, send_with_id)
+            try:
+                await self._app(scope, receive, send_with_id)
+            except Exception:
+                # Starlette raises again what `unforeseen` has logged and answered, for servers that log themselves.
+                if not answered:
+                    raise

@@ -19,6 +19,8 @@ log = get_logger(__name__)
 
 _EVERY_S = 2.0
 _AT_MOST_EVERY_S = 0.25
+_DEADLINE_S = 3.0
+"""A server that takes connections and says nothing must not hold up whoever shows an unknown key."""
 _OVERLAP = timedelta(seconds=10)
 """Changes are stamped when their transaction began, so one that commits late is older than what was read before."""
 _BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
@@ -49,10 +51,12 @@ class KeyRing:
             await asyncio.sleep(max(0.0, self._refreshed_at + _AT_MOST_EVERY_S - asked_at))
             self._refreshed_at = time.monotonic()
             try:
-                changed = await keys_changed_since(self._pool, self._latest)
-            except AWAY as error:
+                async with asyncio.timeout(_DEADLINE_S):
+                    changed = await keys_changed_since(self._pool, self._latest)
+            except (*AWAY, asyncpg.PostgresError) as error:
                 if not self._away:
-                    log.warning("API keys cannot be refreshed: the last copy serves", reason=str(error))
+                    reason = f"{type(error).__name__}: {error}"
+                    log.warning("API keys cannot be refreshed: the last copy serves", reason=reason)
                 self._away = True
                 return
             self._away = False

@@ -1,10 +1,15 @@
 """Relays the metrics service's answers, so that operators find them on ingest's port as they always did."""
 
+import asyncio
+
 import httpx
 from starlette.requests import Request
 from starlette.responses import Response
 
 from shared.http import Problem
+
+_DEADLINE_S = 5.0
+_PASSED_ON = ("content-type", "cache-control", "vary", "retry-after")
 
 
 class MetricsRelay:
@@ -17,7 +22,9 @@ class MetricsRelay:
         accept = request.headers.get("accept", "*/*")
         url = httpx.URL(self._base_url + request.url.path, query=request.url.query.encode())
         try:
-            answer = await self._http.get(url, headers={"Accept": accept})
-        except httpx.HTTPError as error:
+            async with asyncio.timeout(_DEADLINE_S):
+                answer = await self._http.get(url, headers={"Accept": accept})
+        except (httpx.HTTPError, TimeoutError) as error:
             raise Problem(502, "Bad Gateway", detail=f"the metrics service is away: {type(error).__name__}") from None
-        return Response(answer.content, answer.status_code, media_type=answer.headers.get("content-type"))
+        headers = {name: answer.headers[name] for name in _PASSED_ON if name in answer.headers}
+        return Response(answer.content, answer.status_code, headers=headers)

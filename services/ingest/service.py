@@ -2,11 +2,16 @@
 
 import asyncio
 import socket
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from functools import partial
 
 import httpx
 
 from services.ingest.api import Api
+from services.ingest.gates import Gates
 from services.ingest.keys import KeyRing
+from services.ingest.probes import Probes
 from services.ingest.relay import MetricsRelay
 from services.ingest.settings import IngestSettings
 from services.ingest.store import IngestStore
@@ -15,6 +20,8 @@ from shared.log import get_logger
 from shared.postgres import is_alive, open_pool
 
 log = get_logger(__name__)
+
+_CLOSING_S = 5.0
 
 
 async def run(settings: IngestSettings, stop: asyncio.Event, *, name: str) -> None:
@@ -27,23 +34,51 @@ async def run(settings: IngestSettings, stop: asyncio.Event, *, name: str) -> No
 
 
 async def _run(settings: IngestSettings, stop: asyncio.Event, name: str, listener: socket.socket) -> None:
-    pool = await open_pool(settings, name=name)
-    await kafka.ensure_topics(settings)
-    publisher = kafka.Publisher(settings, source=name)
-    await publisher.start()
-    keys = KeyRing(pool)
-    await keys.refresh()
-    refreshing = asyncio.create_task(keys.keep_fresh(), name="api keys")
-    async with httpx.AsyncClient(timeout=5) as client:
+    async with AsyncExitStack() as closing:
+        pool = await open_pool(settings, name=name)
+        closing.push_async_callback(_within, pool.close, name="PostgreSQL's pool")
+        await kafka.ensure_topics(settings)
+        publisher = kafka.Publisher(settings, source=name)
+        await publisher.start()
+        closing.push_async_callback(publisher.stop, within_s=_CLOSING_S)
+        keys, gates = KeyRing(pool), Gates(settings)
+        closing.push_async_callback(_within, gates.stop, name="the gates' consumer")
+        await gates.start()
+        await keys.refresh()
+        client = await closing.enter_async_context(httpx.AsyncClient(trust_env=False))
+        needs = {
+            "PostgreSQL": partial(is_alive, pool),
+            "Kafka": partial(_reachable, settings.kafka_bootstrap_servers),
+            "gates": partial(_following, gates),
+        }
         api = Api(
-            settings=settings, keys=keys, store=IngestStore(pool), publisher=publisher,
-            relay=MetricsRelay(client, settings.metrics_url), database_alive=lambda: is_alive(pool), draining=stop,
+            settings=settings, keys=keys, gates=gates, store=IngestStore(pool), publisher=publisher,
+            relay=MetricsRelay(client, settings.metrics_url), probes=Probes(needs=needs, draining=stop),
         )  # fmt: skip
+        closing.callback(asyncio.create_task(keys.keep_fresh(), name="api keys").cancel)
+        closing.callback(asyncio.create_task(gates.follow(), name="gates").cancel)
         log.info("ingest listens", host=settings.host, port=settings.port)
-        try:
-            await http.serve(api.application(), listener, stop)
-        finally:
-            refreshing.cancel()
-            await publisher.stop()
-            await pool.close()
+        await http.serve(api.application(), listener, stop)
     log.info("ingest stopped")
+
+
+async def _reachable(servers: str) -> bool:
+    try:
+        async with asyncio.timeout(1):
+            await kafka.reachable(servers)
+    except OSError:  # TimeoutError is one
+        return False
+    return True
+
+
+async def _following(gates: Gates) -> bool:
+    return gates.following
+
+
+async def _within(close: Callable[[], Awaitable[None]], *, name: str) -> None:
+    """Close something, and go on when it hangs: what it needs may be away, and a process told to stop must stop."""
+    try:
+        async with asyncio.timeout(_CLOSING_S):
+            await close()
+    except TimeoutError:
+        log.warning("could not be closed in time", what=name)

@@ -1,6 +1,9 @@
 -- name: job
 -- One job of one store, with its post.
-SELECT job.*, post.title, post.slug, post.meta_description, post.html, post.image_url
+SELECT job.id, job.instance_id, job.status, job.source_type, job.source_id, job.created_at, job.started_at,
+       job.finished_at, job.attempt, job.not_before, job.input_tokens, job.output_tokens, job.images, job.cost_nanousd,
+       job.error_code, job.error,
+       post.title, post.slug, post.meta_description, post.html, post.image_url
   FROM blog_generations AS job LEFT JOIN blog_posts AS post ON post.job_id = job.id
  WHERE job.id = $1 AND job.instance_id = $2;
 
@@ -11,7 +14,9 @@ SELECT step, state, attempt, call_started_at, finished_at, input_tokens, output_
 
 -- name: list
 -- A page of a store's jobs, the newest first, after a position ($3, $4), of one status or of any.
-SELECT * FROM blog_generations
+SELECT id, instance_id, status, source_type, source_id, created_at, started_at, finished_at, attempt, not_before,
+       input_tokens, output_tokens, images, cost_nanousd, error_code, error
+  FROM blog_generations
  WHERE instance_id = $1 AND ($2::text IS NULL OR status = $2)
    AND ($3::timestamptz IS NULL OR (created_at, id) < ($3, $4::uuid))
  ORDER BY created_at DESC, id DESC LIMIT $5;

@@ -1,0 +1,134 @@
+"""What a store sees of its jobs: one, a list of them, and their pictures."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import UUID, uuid4, uuid5
+
+import pytest
+
+from shared.keys import create_key
+from tests.integration.ingest import GOOD, PATH, PROBLEM, Ingest, an_ingest, insert
+from tests.integration.world import World, a_request
+
+
+@pytest.fixture
+async def ingest(world: World, database: str, tmp_path: Path) -> AsyncIterator[Ingest]:
+    async with an_ingest(world, database, tmp_path) as running:
+        yield running
+
+
+async def test_a_job_is_shown_to_its_store_alone(ingest: Ingest) -> None:
+    request = a_request(store="shop")
+    await insert(ingest.world, request)
+    answer = await ingest.get(f"{PATH}/{request.id}")
+    assert answer.status_code == 200
+    job = answer.json()
+    assert sorted(job) == sorted([
+        "id", "store", "status", "sourceType", "sourceId", "createdAt", "startedAt", "finishedAt", "attempts", "steps",
+        "usage", "costUsd", "waiting", "error", "post",
+    ])  # fmt: skip
+    assert (job["id"], job["status"], job["sourceId"]) == (str(request.id), "PENDING", "tea")
+    assert job["waiting"] == {"reason": "fair turn", "until": None}
+    assert job["usage"] == {"inputTokens": 0, "outputTokens": 0, "images": 0}
+    assert (job["steps"], job["post"], job["error"], job["attempts"]) == ([], None, None, 0)
+    stranger = await create_key(ingest.world.database, "stranger")
+    assert (await ingest.get(f"{PATH}/{request.id}", key=stranger)).status_code == 404
+    assert (await ingest.get(PATH, key=stranger)).json() == {"items": [], "next": None}
+
+
+async def test_a_job_for_later_says_until_when_it_waits(ingest: Ingest) -> None:
+    request = a_request(store="shop")
+    await insert(ingest.world, request)
+    until = datetime.now(UTC) + timedelta(hours=1)
+    await ingest.world.database.execute("UPDATE blog_generations SET not_before = $1", until)
+    waiting = (await ingest.get(f"{PATH}/{request.id}")).json()["waiting"]
+    assert (waiting["reason"], datetime.fromisoformat(waiting["until"])) == ("not before", until)
+
+
+async def test_a_finished_and_a_failed_job_show_their_ends(ingest: Ingest) -> None:
+    done, failed = a_request(store="shop"), a_request(store="shop")
+    await insert(ingest.world, done, "DONE")
+    await insert(ingest.world, failed, "FAILED")
+    await ingest.world.database.execute(
+        "INSERT INTO blog_posts VALUES ($1, 'Title', 'slug', 'meta', '<p>x</p>', 'http://i/x.png')", done.id
+    )
+    await ingest.world.database.execute(
+        "INSERT INTO blog_steps (job_id, step, state, attempt, input_tokens) VALUES ($1, 'outline', 'DONE', 1, 12)",
+        done.id,
+    )
+    await ingest.world.database.execute(
+        "UPDATE blog_generations SET cost_nanousd = 1234567, input_tokens = 12, attempt = 1 WHERE id = $1", done.id
+    )
+    shown = (await ingest.get(f"{PATH}/{done.id}")).json()
+    assert shown["post"] == {
+        "title": "Title", "slug": "slug", "metaDescription": "meta", "html": "<p>x</p>", "imageUrl": "http://i/x.png",
+    }  # fmt: skip
+    assert [(step["name"], step["usage"]["inputTokens"]) for step in shown["steps"]] == [("outline", 12)]
+    assert (shown["costUsd"], shown["usage"]["inputTokens"], shown["attempts"]) == (0.001234567, 12, 1)
+    assert shown["waiting"] is None
+    shown = (await ingest.get(f"{PATH}/{failed.id}")).json()
+    assert (shown["error"], shown["post"]) == ({"code": "code", "message": "why"}, None)
+
+
+async def test_unknown_jobs_are_404(ingest: Ingest) -> None:
+    for job in ("nonsense", "0", str(UUID(int=0)), str(uuid4()), f"{uuid4()}x", "%00"):
+        answer = await ingest.get(f"{PATH}/{job}")
+        assert (answer.status_code, answer.headers["content-type"]) == (404, PROBLEM), job
+
+
+async def test_the_row_of_a_job_just_accepted_is_waited_for(world: World, database: str, tmp_path: Path) -> None:
+    """A fresh id, or one derived from an Idempotency-Key, whose age nobody can tell."""
+    async with an_ingest(world, database, tmp_path, fresh_wait_s=30) as ingest:
+        for request in (a_request(store="shop"), a_request(store="shop", id=uuid5(uuid4(), "order-1"))):
+            reading = asyncio.create_task(ingest.get(f"{PATH}/{request.id}"))
+            # Answers after the reader has looked once, and found nothing.
+            assert (await ingest.get(f"{PATH}/{uuid4()}")).status_code == 404
+            await insert(ingest.world, request)
+            assert (await reading).status_code == 200
+
+
+async def test_a_fresh_job_whose_row_does_not_come_is_404_in_the_end(ingest: Ingest) -> None:
+    job = (await ingest.post(GOOD)).json()["id"]
+    assert (await ingest.get(f"{PATH}/{job}")).status_code == 404
+
+
+async def test_a_list_goes_on_where_it_ended(ingest: Ingest) -> None:
+    at = datetime.now(UTC)
+    # All of one moment but the first: the id must tell them apart.
+    requests = [a_request(store="shop", created_at=at - timedelta(seconds=number == 0)) for number in range(5)]
+    for number, request in enumerate(requests):
+        await insert(ingest.world, request, "DONE" if number == 4 else "PENDING")
+    await insert(ingest.world, a_request(store="other"))
+    seen, path = list[str](), f"{PATH}?limit=2"
+    while path:
+        answer = await ingest.get(path)
+        seen += [item["id"] for item in answer.json()["items"]]
+        link = answer.headers.get("link", "")
+        assert bool(link) == (answer.json()["next"] is not None)
+        path = link.partition(">")[0].lstrip("<")
+    assert seen == [str(request.id) for request in reversed(requests)]
+    only = (await ingest.get(f"{PATH}?status=DONE")).json()
+    assert [item["id"] for item in only["items"]] == [str(requests[4].id)]
+    assert only["next"] is None
+    pending = await ingest.get(f"{PATH}?status=PENDING&limit=1")
+    assert "status=PENDING" in pending.headers["link"]
+
+
+async def test_queries_that_make_no_sense_are_422(ingest: Ingest) -> None:
+    for query in ("status=OPEN", "limit=0", "limit=101", "limit=x", "cursor=nonsense", "page=2"):
+        answer = await ingest.get(f"{PATH}?{query}")
+        assert answer.status_code == 422, query
+        assert answer.json()["errors"][0]["field"] == query.partition("=")[0]
+
+
+async def test_images_are_served_from_their_folder_and_nothing_else(ingest: Ingest) -> None:
+    folder = ingest.images / "shop"
+    await asyncio.to_thread(folder.mkdir)
+    await asyncio.to_thread((folder / "x.png").write_bytes, b"png")
+    picture = await ingest.http.get("/images/shop/x.png")
+    assert (picture.content, picture.headers["content-type"]) == (b"png", "image/png")
+    for path in ("/images/shop/y.png", "/images/shop", "/images/../../etc/passwd", "/images/%2e%2e/%2e%2e/etc/passwd"):
+        answer = await ingest.http.get(path)
+        assert (answer.status_code, answer.headers["content-type"]) == (404, PROBLEM), path
