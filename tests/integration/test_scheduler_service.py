@@ -122,6 +122,18 @@ async def test_a_job_that_nobody_claims_is_forwarded_again(world: World, start: 
     assert {task.job for task in sent} == {request.id}
 
 
+async def test_a_job_cancelled_while_it_waits_takes_nobodys_place(world: World, start: Start) -> None:
+    cancelled, next_one = a_request(), a_request()
+    async with start():
+        await world.ask(cancelled)
+        await world.ask(next_one)
+        await eventually(partial(admitted, world, 2))
+        await world.database.execute("UPDATE blog_generations SET status = 'CANCELLED' WHERE id = $1", cancelled.id)
+        await offer(world, slots=1)
+        sent = await eventually(partial(at_least, world, 1), every=0.2)
+    assert [task.job for task in sent] == [next_one.id]
+
+
 async def test_a_result_that_was_never_heard_is_found_by_comparison(world: World, start: Start) -> None:
     first, second = a_request(), a_request()
     async with start():

@@ -130,6 +130,15 @@ def test_a_cancelled_job_is_skipped() -> None:
     assert drain(fair) == [2]
 
 
+def test_a_flood_leaves_one_entry_in_the_order() -> None:
+    """What a decision costs depends on the stores with work, not on how much of it they have."""
+    fair = order()
+    for number in range(1_000):
+        fair.add(job(number, "flood"), 0)
+        fair.add(job(number + 1_000, f"s{number % 3}"), 0)
+    assert len(fair._within_cap) + len(fair._beyond_cap) == 4
+
+
 @dataclass
 class Model:
     """The same rule, written naively: every decision looks at everything."""
