@@ -34,7 +34,9 @@ class Process:
 
     @property
     def name(self) -> str:
-        return Path(self.argv[0]).name if self.is_server else self.argv[2].rpartition(".")[2]
+        if not self.is_server:
+            return self.argv[2].rpartition(".")[2]
+        return "postgres" if Path(self.argv[0]).name == "postgres" else "kafka"
 
 
 def mark(home: Path) -> str:
