@@ -2,9 +2,9 @@
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -16,6 +16,7 @@ from shared.log import get_logger
 from shared.settings import PostgresSettings
 
 log = get_logger(__name__)
+T = TypeVar("T")
 
 AWAY = (
     OSError,
@@ -27,8 +28,13 @@ AWAY = (
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
     asyncpg.ObjectNotInPrerequisiteStateError,  # a database that is closed for maintenance
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.TransactionRollbackError,
+    asyncpg.InternalClientError,  # a connection cut in the middle of a statement may end so
 )
 """What asyncpg raises while the server is away or full: worth another try, and no fault of the statement."""
+
+_AGAIN_AFTER_S = 1.0
 
 _SERVICES_SHARING = 4
 _NAME = re.compile(r"^-- name: (?P<name>[a-z0-9_]+)\s*$", re.MULTILINE)
@@ -104,6 +110,22 @@ async def open_pool(settings: PostgresSettings, *, name: str) -> asyncpg.Pool:
         dsn, min_size=0, max_size=size, init=_prepare_connection, timeout=5, command_timeout=30,
         server_settings={"application_name": name, "timezone": "UTC"},
     )  # fmt: skip
+
+
+async def persist(write: Callable[[], Awaitable[T]], **about: str) -> T:
+    """Carry out a write, and go on trying while the server is away: for what must not be lost, once it was paid for.
+
+    The write may be carried out twice, when only its answer got lost. `about` names it in the log.
+    """
+    told = False
+    while True:
+        try:
+            return await write()
+        except AWAY as error:
+            if not told:
+                log.warning("waiting to save: PostgreSQL is away", reason=f"{type(error).__name__}: {error}", **about)
+                told = True
+            await asyncio.sleep(_AGAIN_AFTER_S)
 
 
 async def is_alive(pool: asyncpg.Pool, *, timeout: float = 1.0) -> bool:

@@ -57,11 +57,12 @@ class PostgresSettings(Settings):
 
 
 class FlowSettings(Settings):
-    """The contract's three numbers of batch processing, which scheduler and generator both speak of."""
+    """What scheduler and generator both speak of: the contract's three numbers of batch processing, and the lease."""
 
     concurrent_blogs: Count = Field(50, description="blogs in parallel per worker")
     batch_size: Count = Field(100, description="requests taken up at once")
     max_per_instance: Count = Field(20, description="blogs of one store in flight")
+    lease_s: Seconds = Field(60, description="seconds that a claim lasts without a heartbeat (one every third of it)")
 
 
 def process_name(service: str) -> str:

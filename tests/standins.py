@@ -24,6 +24,16 @@ class Standin:
         """Let the next calls that match go wrong; see sandbox.standins.faults."""
         httpx.post(f"{self.url}/standin/faults", json=list(faults)).raise_for_status()
 
+    @contextmanager
+    def latency(self, ms: float) -> Iterator[None]:
+        """Answers take so long within the block."""
+        before = httpx.get(f"{self.url}/standin/latency").json()
+        httpx.post(f"{self.url}/standin/latency", json={"ms": ms}).raise_for_status()
+        try:
+            yield
+        finally:
+            httpx.post(f"{self.url}/standin/latency", json=before).raise_for_status()
+
     def bill(self, job: object) -> dict[str, Any]:
         """What a job would have been billed: {"calls", "tokens", "steps"}."""
         jobs = httpx.get(f"{self.url}/standin/bill").json()["jobs"]

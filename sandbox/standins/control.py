@@ -51,7 +51,7 @@ class Control:
             Route("/standin/bill", self.get_bill),
             Route("/standin/faults", self.script, methods=["GET", "POST", "DELETE"]),
             Route("/standin/limits", self.change_limits, methods=["POST"]),
-            Route("/standin/latency", self.change_latency, methods=["POST"]),
+            Route("/standin/latency", self.latency, methods=["GET", "POST"]),
         ]
 
     async def index(self, request: Request) -> Response:
@@ -77,8 +77,9 @@ class Control:
             self.buckets[name].resize(float(limit), time.monotonic())
         return json({name: bucket.limit for name, bucket in self.buckets.items()})
 
-    async def change_latency(self, request: Request) -> Response:
-        self.latency_ms = float(orjson.loads(await request.body())["ms"])
+    async def latency(self, request: Request) -> Response:
+        if request.method == "POST":
+            self.latency_ms = float(orjson.loads(await request.body())["ms"])
         return json({"ms": self.latency_ms})
 
 

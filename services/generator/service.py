@@ -25,7 +25,7 @@ from services.generator.worker import Worker
 from shared import kafka
 from shared.errors import Unavailable
 from shared.log import get_logger
-from shared.postgres import AWAY, open_pool
+from shared.postgres import open_pool, persist
 from shared.topics import GENERATION
 
 log = get_logger(__name__)
@@ -127,10 +127,7 @@ class _Service:
     async def _keep_leases(self) -> None:
         while True:
             await asyncio.sleep(self._settings.lease_s / 3)
-            try:
-                await self._worker.heartbeat()
-            except AWAY as error:
-                log.warning("leases could not be prolonged", reason=f"{type(error).__name__}: {error}")
+            await persist(self._worker.heartbeat, what="leases")
 
     def _changed(self) -> None:
         self._reporter.changed()

@@ -28,7 +28,6 @@ class GeneratorSettings(FlowSettings, KafkaSettings, PostgresSettings):
     image_dir: Path = Field(Path("images"), description="the folder that hero images are stored in")
     image_base_url: str = Field("http://localhost:3000/images", description="where readers find that folder")
 
-    lease_s: Seconds = Field(60, description="seconds that a claim lasts without a heartbeat (one every third of it)")
     max_attempts: Count = Field(8, description="claims of one job before a passing failure counts as final")
     drain_s: Seconds = Field(
         30, description="seconds that running jobs may go on after SIGTERM; what is left is handed back"

@@ -43,7 +43,7 @@ class BlogSteps:
         self._step_done = step_done
 
     async def run(self, claim: Claim) -> Post:
-        saved = await self._store.steps(claim.job)
+        saved = await self._store.steps(claim)
         request = claim.request
         outline = await self._write(
             claim, Step.OUTLINE, saved, Outline, prompts.OUTLINE_INSTRUCTIONS, prompts.outline_input(request),

@@ -1,4 +1,7 @@
-"""generator's calls to PostgreSQL, one method a query of sql/generator.sql. Every write is fenced by the claim."""
+"""generator's calls to PostgreSQL, one method a query of sql/generator.sql. Every write is fenced by the claim.
+
+Whatever belongs to a claim waits while PostgreSQL is away: what was paid for must not be lost, nor paid for again.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +15,7 @@ from pydantic import TypeAdapter
 
 from shared.job import Status, Step
 from shared.messages import BlogRequested, Usage
-from shared.postgres import load_queries
+from shared.postgres import load_queries, persist
 
 _QUERIES = load_queries(Path(__file__).parent / "sql" / "generator.sql")
 _REQUEST = TypeAdapter(BlogRequested)
@@ -82,8 +85,9 @@ class GeneratorStore:
         rows = await self._pool.fetch(_QUERIES["heartbeat"], self._worker, jobs, self._lease_s)
         return {row["id"] for row in rows}
 
-    async def steps(self, job: UUID) -> dict[Step, SavedStep]:
-        rows = await self._pool.fetch(_QUERIES["steps"], job)
+    async def steps(self, claim: Claim) -> dict[Step, SavedStep]:
+        """What is saved of a job's steps."""
+        rows = await persist(lambda: self._pool.fetch(_QUERIES["steps"], claim.job), **_about(claim))
         return {
             Step(row["step"]): SavedStep(state=row["state"], external_id=row["external_id"], result=row["result"])
             for row in rows
@@ -91,25 +95,41 @@ class GeneratorStore:
 
     async def begin_step(self, claim: Claim, step: Step) -> int:
         """Note that the step's call begins. How many calls of it are in doubt; `ClaimLostError` when it may not."""
-        row = await self._pool.fetchrow(_QUERIES["begin_step"], claim.job, step, claim.attempt, claim.worker)
+        row = await self._persist(claim, "begin_step", claim.job, step, claim.attempt, claim.worker)
         if row is None:
             raise ClaimLostError(f"job {claim.job}, attempt {claim.attempt}")
         return int(row["in_doubt"])
 
     async def name_call(self, claim: Claim, step: Step, external_id: str | None) -> None:
-        await self._pool.execute(_QUERIES["name_call"], claim.job, step, external_id)
+        await self._persist(claim, "name_call", claim.job, step, external_id)
 
     async def finish_step(
         self, claim: Claim, step: Step, *, state: str, usage: Usage, result: dict[str, Any] | None = None
     ) -> None:
         """Save a step's answer (`state` DONE) or its failure, and what it cost."""
-        await self._pool.execute(
-            _QUERIES["finish_step"], claim.job, step, state, result,
-            usage.input_tokens, usage.output_tokens, usage.images, usage.cost_nanousd,
+        await self._persist(
+            claim, "finish_step", claim.job, step, state, result,
+            usage.input_tokens, usage.output_tokens, usage.images, usage.cost_nanousd, claim.attempt,
         )  # fmt: skip
 
     async def complete(self, claim: Claim, post: Post) -> Ended:
         """Post and DONE together, or `ClaimLostError` and neither."""
+        return await persist(lambda: self._complete(claim, post), **_about(claim))
+
+    async def fail(self, claim: Claim, *, code: str, reason: str) -> Ended:
+        return await self._end(claim, Status.FAILED, code=code, reason=reason)
+
+    async def give_back(self, claim: Claim, *, delay_s: float, reason: str) -> Ended:
+        """Return the job to the queue, not to be forwarded before `delay_s` seconds have passed."""
+        return await self._end(claim, Status.PENDING, code="retry", reason=reason, delay_s=delay_s)
+
+    async def _persist(self, claim: Claim, query: str, *arguments: Any) -> asyncpg.Record | None:
+        return await persist(lambda: self._pool.fetchrow(_QUERIES[query], *arguments), **_about(claim))
+
+    async def _end(self, claim: Claim, status: Status, **why: Any) -> Ended:
+        return await persist(lambda: _end(self._pool, claim, status, **why), **_about(claim))
+
+    async def _complete(self, claim: Claim, post: Post) -> Ended:
         async with self._pool.acquire() as connection, connection.transaction():
             await connection.execute(_QUERIES["finish_assembly"], claim.job, claim.attempt)
             await connection.execute(
@@ -118,12 +138,9 @@ class GeneratorStore:
             )  # fmt: skip
             return await _end(connection, claim, Status.DONE)
 
-    async def fail(self, claim: Claim, *, code: str, reason: str) -> Ended:
-        return await _end(self._pool, claim, Status.FAILED, code=code, reason=reason)
 
-    async def give_back(self, claim: Claim, *, delay_s: float, reason: str) -> Ended:
-        """Return the job to the queue, not to be forwarded before `delay_s` seconds have passed."""
-        return await _end(self._pool, claim, Status.PENDING, code="retry", reason=reason, delay_s=delay_s)
+def _about(claim: Claim) -> dict[str, str]:
+    return {"job": str(claim.job), "store": claim.request.store}
 
 
 async def _end(

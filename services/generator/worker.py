@@ -29,6 +29,7 @@ log = get_logger(__name__)
 
 _LOOK_AGAIN_S = 5.0
 _AWAY_PAUSE_S = 1.0
+_HAND_BACK_S = 10.0
 
 
 class HandedBackError(Exception):
@@ -100,21 +101,24 @@ class Worker:
     async def drain(self, seconds: float) -> None:
         """Let running jobs go on for a while, then hand back the rest."""
         self._stopping = True
-        running = {asyncio.create_task(entry.ended.wait()) for entry in self._running.values()}
-        if running:
-            await asyncio.wait(running, timeout=seconds)
+        await self._all_ended(seconds)
         self._handing_back = True
         for entry in list(self._running.values()):
             entry.task.cancel()
-        for entry in list(self._running.values()):
-            await entry.ended.wait()
+        await self._all_ended(_HAND_BACK_S)
+        if self._running:
+            log.error("jobs could not be handed back: their leases will run out", jobs=len(self._running))
+
+    async def _all_ended(self, within_s: float) -> None:
+        waits = [asyncio.create_task(entry.ended.wait()) for entry in self._running.values()]
+        if waits:
+            _, late = await asyncio.wait(waits, timeout=within_s)
+            for wait in late:
+                wait.cancel()
 
     async def tell_step(self, claim: Claim, step: Step) -> None:
-        """Announce a step that was paid for. Only an eye on progress: it may get lost, the row is the truth."""
-        try:
-            await self._publish(_event(claim, EventKind.STEP_DONE, Status.PROCESSING, step=step))
-        except (KafkaError, TimeoutError) as error:
-            log.warning("a step's event was not published", job=str(claim.job), reason=str(error))
+        """Announce a step that was paid for."""
+        await self._tell_progress(_event(claim, EventKind.STEP_DONE, Status.PROCESSING, step=step))
 
     async def _try(self, task: GenerationTask) -> float | None:
         """None when the message is finished, else the seconds after which to look again."""
@@ -122,8 +126,7 @@ class Worker:
             if self._stopping:
                 return 0.0
             claim = await self._store.claim(task.job)
-            if claim is not None:
-                await self._run(claim)
+            if claim is not None and await self._run(claim):
                 return None
         return await self._why_not(task)
 
@@ -134,21 +137,24 @@ class Worker:
         if row["status"] in ENDED:
             await self._publish(_outcome_again(task, row))
             return None
-        if row["status"] == Status.PROCESSING:  # somebody else's live lease: wait for the outcome
+        if row["status"] == Status.PROCESSING:  # somebody else's claim: wait for the outcome
             return min(max(row["lease_left_s"] or 0.0, 0.5), _LOOK_AGAIN_S)
         return _AWAY_PAUSE_S
 
-    async def _run(self, claim: Claim) -> None:
+    async def _run(self, claim: Claim) -> bool:
+        """Work on a claimed job until its outcome is told; false when the claim was lost on the way."""
         entry = self._running[claim.job] = _Running(
             task=asyncio.create_task(self.steps.run(claim), name=f"job {claim.job}"), ended=asyncio.Event()
         )
         self._changed()
         try:
-            await self._publish(_event(claim, EventKind.STARTED, Status.PROCESSING))
-            event = await self._conclude(claim, await self._outcome(entry.task))
-            await self._publish(event)
+            await self._tell_progress(_event(claim, EventKind.STARTED, Status.PROCESSING))
+            await self._tell_outcome(await self._apply(claim, await self._outcome(entry.task)))
         except ClaimLostError:
-            log.warning("another holds the claim: nothing written", job=str(claim.job), store=claim.request.store)
+            log.warning("the claim is no longer ours: nothing written", job=str(claim.job), store=claim.request.store)
+            return False
+        else:
+            return True
         finally:
             entry.task.cancel()
             del self._running[claim.job]
@@ -167,15 +173,6 @@ class Worker:
         if error is not None and not isinstance(error, Exception):
             raise error
         return error or task.result()
-
-    async def _conclude(self, claim: Claim, outcome: Post | Exception) -> JobEvent:
-        """Write the outcome, and go on trying while PostgreSQL is away: the answers are paid for."""
-        while True:
-            try:
-                return await self._apply(claim, outcome)
-            except AWAY as error:
-                log.warning("waiting to save an outcome", job=str(claim.job), reason=f"{type(error).__name__}: {error}")
-                await asyncio.sleep(_AWAY_PAUSE_S)
 
     async def _apply(self, claim: Claim, outcome: Post | Exception) -> JobEvent:
         bound = log.bind(job=str(claim.job), store=claim.request.store, attempt=claim.attempt)
@@ -198,10 +195,32 @@ class Worker:
         if isinstance(error, HandedBackError):
             return Again(delay_s=0.0, reason="the worker stopped and handed it back")
         if isinstance(error, AWAY):
-            error = Transient(f"PostgreSQL or the disk was away: {error}", code="away")
+            error = Transient(f"the image folder or PostgreSQL was away: {error}", code="away")
         if not isinstance(error, Transient | Permanent):
             log.error("an attempt ended in a fault of ours", job=str(claim.job), exc_info=error)
         return judge(error, attempt=claim.attempt, max_attempts=self._max_attempts, chance=self._rng.random())
+
+    async def _tell_progress(self, event: JobEvent) -> None:
+        """Only an eye on progress: it may get lost, the row is the truth."""
+        try:
+            await self._publish(event)
+        except (KafkaError, TimeoutError) as error:
+            log.warning("progress was not published", job=str(event.job), reason=f"{type(error).__name__}: {error}")
+
+    async def _tell_outcome(self, event: JobEvent) -> None:
+        """Tell it, and go on trying while Kafka is away, unless the worker is about to end: the message comes again."""
+        while True:
+            try:
+                await self._publish(event)
+            except (KafkaError, TimeoutError) as error:
+                if self._handing_back:
+                    raise
+                log.warning(
+                    "waiting to publish an outcome", job=str(event.job), reason=f"{type(error).__name__}: {error}"
+                )
+                await asyncio.sleep(_AWAY_PAUSE_S)
+            else:
+                return
 
     async def _publish(self, event: JobEvent) -> None:
         await self._publisher.publish(Outgoing(topic=RESULTS, key=event.store, message=event))

@@ -16,7 +16,7 @@ from aiokafka.structs import ConsumerRecord, TopicPartition
 from services.scheduler.assignor import Tenure, single_owner
 from services.scheduler.rules.credit import Credit
 from services.scheduler.settings import SchedulerSettings
-from services.scheduler.store import GONE, DeposedError, SchedulerStore
+from services.scheduler.store import DeposedError, SchedulerStore
 from services.scheduler.term import Term
 from shared import kafka
 from shared.errors import InvalidMessage
@@ -79,7 +79,7 @@ class Scheduler:
     async def _guarded_turn(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> None:
         try:
             await self._turn(consumer)
-        except (*GONE, KafkaError, DeposedError) as error:
+        except (*AWAY, KafkaError, DeposedError) as error:
             log.error("scheduling pauses", reason=f"{type(error).__name__}: {error}")
             self._end_term()
             while not stop.is_set() and not await self._recovered():
@@ -227,7 +227,7 @@ class Scheduler:
                 if term is not None:
                     await term.save_lifts()
                 await self._commit(consumer)
-            except (*GONE, KafkaError, DeposedError) as error:
+            except (*AWAY, KafkaError, DeposedError) as error:
                 log.warning(
                     "could not commit: some records will be read again", reason=f"{type(error).__name__}: {error}"
                 )

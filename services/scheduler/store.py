@@ -16,7 +16,7 @@ from asyncpg.pool import PoolConnectionProxy
 
 from services.scheduler.rules.ledger import CounterChange
 from shared.messages import BlogRequested
-from shared.postgres import AWAY, load_queries
+from shared.postgres import load_queries
 
 _QUERIES = load_queries(Path(__file__).parent / "sql" / "scheduler.sql")
 _CHUNK = 5_000
@@ -24,13 +24,6 @@ _CHUNK = 5_000
 Row = asyncpg.Record
 Connection: TypeAlias = "PoolConnectionProxy[Row]"
 
-GONE = (
-    *AWAY,
-    asyncpg.IdleInTransactionSessionTimeoutError,
-    asyncpg.TransactionRollbackError,
-    asyncpg.InternalClientError,  # a connection cut in the middle of a statement may end so
-)
-"""What asyncpg raises when a statement was not carried out through no fault of its own."""
 IMPOSSIBLE = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
 """What PostgreSQL says of values that it can never store: a NUL in a text, a number beyond its column."""
 

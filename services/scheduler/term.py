@@ -40,6 +40,7 @@ class Term:
         self.counts: Counter[str] = Counter()
         """What was done since the counts were last taken, for the log."""
         self._epoch = 0
+        self._began_at = 0.0
         self._over = False
         self._name = name
         self._settings = settings
@@ -56,6 +57,7 @@ class Term:
         """Raise the epoch, so that nobody else writes, then take up what is there. O(backlog)."""
         began = time.perf_counter()
         self._epoch = await self._store.take_lead(self._name)
+        self._began_at = time.time()
         log.info("this scheduler leads", epoch=self._epoch)
         rows = await self._rebuild()
         await self._doors.recall()
@@ -117,11 +119,7 @@ class Term:
 
     async def sweep(self) -> None:
         """Bring back what was lost on the way, and compare the book of jobs in flight with PostgreSQL."""
-        lost = await self._store.return_lost(self._settings.lease_grace_s, self._epoch)
-        for row in lost:
-            log.warning(
-                "lease ran out: back to the queue", job=str(row["id"]), store=row["store"], worker=row["worker"]
-            )
+        lost = await self._return_lost()
         unclaimed = await self._store.return_unclaimed(self._settings.forward_timeout_s, self._epoch)
         if unclaimed:
             log.warning("forwarded and not claimed: back to the queue", jobs=len(unclaimed))
@@ -130,6 +128,21 @@ class Term:
         await self._compare()
         self._credit.forget_silent(time.time())
         self._doors.forget(time.time())
+
+    async def _return_lost(self) -> Sequence[Row]:
+        """Take jobs back whose workers have let their leases run out.
+
+        Not in the first moments of a term: perhaps PostgreSQL was away until now, and workers that live could not
+        renew theirs.
+        """
+        if time.time() - self._began_at < self._settings.lease_s:
+            return []
+        lost = await self._store.return_lost(self._settings.lease_grace_s, self._epoch)
+        for row in lost:
+            log.warning(
+                "lease ran out: back to the queue", job=str(row["id"]), store=row["store"], worker=row["worker"]
+            )
+        return lost
 
     async def say_doors(self) -> None:
         await self._doors.say(self._order, time.time())

@@ -6,8 +6,6 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-import pytest
-
 from services.scheduler.__main__ import run
 from services.scheduler.settings import SchedulerSettings
 from shared.job import Status
@@ -79,18 +77,3 @@ async def leads(world: World, name: str) -> bool:
 
 async def epoch(world: World) -> int:
     return int(await world.database.fetchval("SELECT epoch FROM scheduler_leader") or 0)
-
-
-class Said:
-    """All that was logged so far: some things happen nowhere else."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
-        self._capsys = capsys
-        self._text = ""
-
-    def count(self, what: str) -> int:
-        self._text += self._capsys.readouterr().out
-        return self._text.count(what)
-
-    async def has(self, what: str) -> bool:
-        return self.count(what) > 0

@@ -15,7 +15,7 @@ from services.generator.settings import GeneratorSettings
 from shared import kafka as shared_kafka
 from shared.messages import BlogRequested, EventKind, JobEvent, WorkerReport
 from shared.topics import DEAD_LETTER, GENERATION, RESULTS, WORKERS
-from tests.integration.world import World, a_request, running
+from tests.integration.world import Said, World, a_request, away, running
 from tests.standins import Standins
 from tests.waiting import eventually
 
@@ -145,7 +145,7 @@ async def _has_said(world: World, job: UUID, times: int) -> bool:
 async def test_what_a_dead_worker_has_paid_for_is_not_paid_again(
     world: World, start: Start, standins: Standins
 ) -> None:
-    """The rows as a worker leaves them that is killed after the outline and after the image's creation."""
+    """The rows of a worker that was killed after the outline and the image's creation, its job forwarded again."""
     first = a_request()
     async with start():
         await world.forwarded(first)
@@ -153,8 +153,7 @@ async def test_what_a_dead_worker_has_paid_for_is_not_paid_again(
         request = a_request()
         await world.database.execute(
             "INSERT INTO blog_generations (id, instance_id, source_type, source_id, request, created_at, status,"
-            " attempt, worker, forwarded_at, lease_until)"
-            " VALUES ($1, $2, $3, $4, $5, $6, 'PROCESSING', 1, 'dead', now(), now() - interval '1 s')",
+            " attempt, worker, forwarded_at) VALUES ($1, $2, $3, $4, $5, $6, 'PENDING', 1, 'dead', now())",
             request.id, request.store, request.source_type, request.source_id, request, request.created_at,
         )  # fmt: skip
         await world.database.execute(
@@ -168,6 +167,26 @@ async def test_what_a_dead_worker_has_paid_for_is_not_paid_again(
     assert standins.openai.bill(request.id)["steps"] == {"article": 1}
     assert standins.replicate.bill(request.id)["calls"] == 0
     assert (await world.row(request.id))["attempt"] == 2
+
+
+async def test_an_answer_that_was_paid_for_while_postgresql_was_away_is_saved(
+    world: World, start: Start, standins: Standins, postgres: str, database: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said, request = Said(capsys), a_request()
+    with standins.openai.latency(1_000):
+        async with start(lease_s=1):
+            await world.forwarded(request)
+            await eventually(lambda: _step_started(world, request.id, "article"))
+            async with away(postgres, database, "worker"):
+                await eventually(lambda: standins.openai.bill(request.id)["steps"].get("article"))
+                await eventually(partial(said.has, "waiting to save"))
+            await ends_as(world, request, "DONE")
+    row = await world.row(request.id)
+    bill = standins.openai.bill(request.id)
+    assert bill["steps"] == {"outline": 1, "article": 1}
+    assert row["input_tokens"] + row["output_tokens"] == bill["tokens"]
+    assert row["attempt"] == 1
+    assert standins.replicate.bill(request.id)["calls"] == 1
 
 
 async def test_a_live_lease_is_respected_and_its_outcome_awaited(

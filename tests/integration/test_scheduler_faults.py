@@ -1,10 +1,7 @@
 """What the scheduler cannot use goes to the dead letters; while PostgreSQL is away nothing is lost."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from functools import partial
 
-import asyncpg
 import pytest
 from aiokafka import AIOKafkaProducer
 
@@ -12,31 +9,14 @@ from shared import kafka as shared_kafka
 from shared.job import Status
 from shared.messages import BlogRequested, EventKind, JobEvent, encode
 from shared.topics import DEAD_LETTER, REQUESTS, RESULTS
-from tests.integration.scheduling import Said, Start, admitted, at_least, leads, offer, started
-from tests.integration.world import World, a_request
+from tests.integration.scheduling import Start, admitted, at_least, leads, offer, started
+from tests.integration.world import Said, World, a_request, away
 from tests.waiting import eventually
 
 
 @pytest.fixture
 def start(world: World, database: str) -> Start:
     return partial(started, world, database)
-
-
-@asynccontextmanager
-async def away(postgres: str, database: str) -> AsyncIterator[None]:
-    """The database takes no connection and has none but the test's own."""
-    name = database.rsplit("/", 1)[1]
-    connection = await asyncpg.connect(postgres)
-    try:
-        await connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
-        await connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1"
-            " AND application_name LIKE 'scheduler%'", name,
-        )  # fmt: skip
-        yield
-        await connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
-    finally:
-        await connection.close()
 
 
 async def test_while_postgresql_is_away_requests_wait_and_none_is_lost(
@@ -48,7 +28,7 @@ async def test_while_postgresql_is_away_requests_wait_and_none_is_lost(
     async with start():
         await eventually(partial(leads, world, "scheduler-1"))
         await offer(world, slots=20)
-        async with away(postgres, database):
+        async with away(postgres, database, "scheduler"):
             for request in requests:
                 await world.ask(request)
             await eventually(partial(said.has, "scheduling pauses"))

@@ -100,7 +100,7 @@ async def test_the_bill_moves_the_stores_counter_once(world: World, start: Start
 
 async def test_a_lost_lease_brings_the_job_back(world: World, start: Start) -> None:
     request = a_request()
-    async with start():
+    async with start(lease_s=0.1):
         await offer(world, slots=1)
         await world.ask(request)
         await eventually(partial(at_least, world, 1), every=0.2)

@@ -10,8 +10,8 @@ from services.scheduler.rules.ledger import CounterChange
 from services.scheduler.store import DeposedError, SchedulerStore
 from shared.postgres import open_pool
 from shared.settings import PostgresSettings
-from tests.integration.scheduling import Said, Start, admitted, at_least, end, epoch, leads, offer, started
-from tests.integration.world import World, a_request
+from tests.integration.scheduling import Start, admitted, at_least, end, epoch, leads, offer, started
+from tests.integration.world import Said, World, a_request
 from tests.waiting import eventually
 
 

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import asyncpg
 import orjson
+import pytest
 import uuid_utils.compat
 from aiokafka.structs import TopicPartition
 
@@ -100,6 +101,38 @@ class World:
             return found
         finally:
             await consumer.stop()
+
+
+class Said:
+    """All that was logged so far: some things happen nowhere else."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+        self._text = ""
+
+    def count(self, what: str) -> int:
+        self._text += self._capsys.readouterr().out
+        return self._text.count(what)
+
+    async def has(self, what: str) -> bool:
+        return self.count(what) > 0
+
+
+@asynccontextmanager
+async def away(postgres: str, database: str, service: str) -> AsyncIterator[None]:
+    """The database takes no connection and the service has lost those that it had."""
+    name = database.rsplit("/", 1)[1]
+    connection = await asyncpg.connect(postgres)
+    try:
+        await connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        await connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1"
+            " AND starts_with(application_name, $2)", name, service,
+        )  # fmt: skip
+        yield
+        await connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+    finally:
+        await connection.close()
 
 
 @asynccontextmanager

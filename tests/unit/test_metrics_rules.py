@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -84,6 +84,7 @@ def test_repeats_and_late_arrivals_change_nothing(again: list[int], chance: Any)
 
 
 @given(st.lists(st.floats(0, 20_000), min_size=1, max_size=200), st.integers(1, 99))
+@example([0.0] * 3 + [1.0] * 7, 30)  # 0.1 × 3 / 3 is more than 0.1
 def test_a_percentile_lies_in_the_bucket_of_the_true_one(values: list[float], percent: int) -> None:
     counts = histogram.empty()
     for value in values:

@@ -1,10 +1,10 @@
 -- name: claim
--- Take a forwarded job, or one whose worker's lease has ended. The new attempt's number fences all later writes.
+-- Take a forwarded job. The new attempt's number fences all later writes. A claim whose lease has ended is not taken
+-- over here: the scheduler alone judges that its worker is gone, and forwards the job again.
 UPDATE blog_generations
    SET status = 'PROCESSING', attempt = attempt + 1, worker = $2, lease_until = now() + make_interval(secs => $3),
        started_at = coalesce(started_at, now()), not_before = NULL
- WHERE id = $1
-   AND ((status = 'PENDING' AND forwarded_at IS NOT NULL) OR (status = 'PROCESSING' AND lease_until < now()))
+ WHERE id = $1 AND status = 'PENDING' AND forwarded_at IS NOT NULL
 RETURNING attempt, request, created_at, started_at;
 
 -- name: look
@@ -25,14 +25,15 @@ RETURNING id;
 SELECT step, state, external_id, result FROM blog_steps WHERE job_id = $1;
 
 -- name: begin_step
--- Note that a call is about to be paid for. Nothing is returned when the claim is lost. in_doubt counts calls that were
--- begun before and never answered.
+-- Note that a call is about to be paid for. Nothing is returned when the claim is lost. in_doubt counts calls that
+-- earlier attempts began and that were never answered.
 INSERT INTO blog_steps AS step (job_id, step, state, attempt)
 SELECT id, $2, 'STARTED', attempt FROM blog_generations
  WHERE id = $1 AND attempt = $3 AND worker = $4 AND status = 'PROCESSING'
 ON CONFLICT (job_id, step) DO UPDATE
    SET state = 'STARTED', attempt = excluded.attempt, call_started_at = now(), finished_at = NULL,
-       in_doubt = step.in_doubt + (step.state = 'STARTED' AND step.external_id IS NULL)::int
+       in_doubt = step.in_doubt
+           + (step.state = 'STARTED' AND step.external_id IS NULL AND step.attempt <> excluded.attempt)::int
 RETURNING in_doubt, external_id;
 
 -- name: name_call
@@ -40,11 +41,12 @@ RETURNING in_doubt, external_id;
 UPDATE blog_steps SET external_id = $3 WHERE job_id = $1 AND step = $2;
 
 -- name: finish_step
--- Save what a step has brought and cost. A paid answer is saved whoever holds the claim by now.
+-- Save what attempt $9 of a step has brought and cost: once, however often it is said. A paid answer is saved whoever
+-- holds the claim by now.
 UPDATE blog_steps
-   SET state = $3, finished_at = now(), result = coalesce($4, result), input_tokens = input_tokens + $5,
+   SET state = $3, attempt = $9, finished_at = now(), result = coalesce($4, result), input_tokens = input_tokens + $5,
        output_tokens = output_tokens + $6, images = images + $7, cost_nanousd = cost_nanousd + $8
- WHERE job_id = $1 AND step = $2;
+ WHERE job_id = $1 AND step = $2 AND NOT (attempt = $9 AND state <> 'STARTED');
 
 -- name: finish_assembly
 -- The last step has no call to pay for: it is noted when it is done.

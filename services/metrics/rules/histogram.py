@@ -33,6 +33,7 @@ def percentile(histogram: Sequence[int], percent: float) -> float | None:
         if count and seen + count >= rank:
             lower = BOUNDS[index - 1] if index else 0.0
             upper = BOUNDS[index] if index < len(BOUNDS) else BOUNDS[-1]
-            return lower + (upper - lower) * (rank - seen) / count
+            within = (rank - seen) / count
+            return min(upper, lower + (upper - lower) * within)  # rounding must not leave the bucket
         seen += count
     return BOUNDS[-1]
