@@ -13,7 +13,7 @@ from shared.postgres import load_queries
 
 PREFIX = "sk_live_"
 _QUERIES = load_queries(Path(__file__).parent / "sql" / "keys.sql")
-STORE_NAME = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,99}$")
+STORE_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,99}")
 """What a store may be called: it is a Kafka key, a folder's name and part of a URL. `*` stays free for 'all stores'."""
 
 
@@ -34,7 +34,7 @@ def hash_key(key: str) -> bytes:
 
 async def create_key(pool: asyncpg.Pool | asyncpg.Connection, store: str) -> str:
     """Make a key for `store` and return it; it cannot be shown again. ValueError when the name is not allowed."""
-    if not STORE_NAME.match(store):
+    if not STORE_NAME.fullmatch(store):
         raise ValueError(f"{store!r} is no store name: letters, digits, '.', '_' and '-', at most 100")
     key = PREFIX + secrets.token_urlsafe(24)
     await pool.execute(_QUERIES["create"], f"key_{secrets.token_hex(8)}", store, hash_key(key), key[-4:])

@@ -21,6 +21,7 @@ COMMANDS = {
     "status": "processes, jobs, consumer groups, lag, URLs",
     "migrate": "database migrations: status, up, down",
     "keys": "API keys: create, list, revoke",
+    "stores": "what stores weigh in the fair order, and which of them are one account: set, list",
     "load": "the load test, its expectations judged",
     "check": "the gate: format, lint, types, import contracts, tests",
 }

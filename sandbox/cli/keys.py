@@ -1,19 +1,14 @@
 """`./blogstream keys`: API keys of the database of DATABASE_URL, or of this home's running system."""
 
-from collections.abc import Awaitable, Callable
 from dataclasses import asdict
-from typing import Annotated, TypeVar
+from typing import Annotated
 
-import asyncpg
 import orjson
 import typer
 
-from sandbox.cli.common import say, variable, wait_for
+from sandbox.cli.common import say, with_database
 from shared.errors import Unavailable
 from shared.keys import ApiKey, create_key, list_keys, revoke_key
-from shared.postgres import connect
-
-T = TypeVar("T")
 
 application = typer.Typer(
     add_completion=False,
@@ -23,22 +18,11 @@ application = typer.Typer(
 )
 
 
-def _with_database(call: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
-    async def connected() -> T:
-        connection = await connect(variable("DATABASE_URL"), deadline_s=10)
-        try:
-            return await call(connection)
-        finally:
-            await connection.close()
-
-    return wait_for(connected())
-
-
 @application.command()
 def create(store: Annotated[str, typer.Argument(help="the store's name")]) -> None:
     """Make a key. It is printed once, alone on the last line, and cannot be shown again."""
     try:
-        key = _with_database(lambda connection: create_key(connection, store))
+        key = with_database(lambda connection: create_key(connection, store))
     except ValueError as error:
         raise Unavailable(str(error)) from None
     say(f"key for the store {store}; keep it, it is not shown again:")
@@ -48,7 +32,7 @@ def create(store: Annotated[str, typer.Argument(help="the store's name")]) -> No
 @application.command("list")
 def list_all(as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False) -> None:
     """All keys, without the keys themselves."""
-    keys: list[ApiKey] = _with_database(list_keys)
+    keys: list[ApiKey] = with_database(list_keys)
     if as_json:
         print(orjson.dumps([asdict(key) for key in keys]).decode())
         return
@@ -60,7 +44,7 @@ def list_all(as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = 
 @application.command()
 def revoke(key: Annotated[str, typer.Argument(help="the key's id, as `list` shows it")]) -> None:
     """Revoke a key: within two seconds it opens nothing any more."""
-    if _with_database(lambda connection: revoke_key(connection, key)):
+    if with_database(lambda connection: revoke_key(connection, key)):
         say(f"revoked {key}")
         return
     say(f"no valid key has the id {key}")

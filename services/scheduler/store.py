@@ -7,6 +7,7 @@ rows already shows it, and a deposed leader writes nothing (`DeposedError`).
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeAlias
 from uuid import UUID
@@ -46,6 +47,13 @@ class SchedulerStore:
 
     async def counters(self) -> Sequence[Row]:
         return await self._pool.fetch(_QUERIES["counters"])
+
+    async def accounts(self) -> Sequence[Row]:
+        return await self._pool.fetch(_QUERIES["accounts"])
+
+    async def configured(self, since: datetime) -> Sequence[Row]:
+        """Stores whose account or weight somebody has set after `since`, in the order in which it was done."""
+        return await self._pool.fetch(_QUERIES["configured"], since)
 
     async def backlog(self) -> AsyncIterator[Row]:
         """Rows that wait or are in flight, streamed."""
@@ -107,6 +115,11 @@ async def _save(connection: Connection, changes: Sequence[CounterChange]) -> Non
             [change.served for change in changes],
             [change.mean_cost for change in changes],
             [change.settled_jobs for change in changes],
+        )
+        await connection.execute(
+            _QUERIES["save_accounts"],
+            [change.account for change in changes],
+            [change.account_served for change in changes],
         )
 
 

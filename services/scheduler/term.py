@@ -41,6 +41,7 @@ class Term:
         """What was done since the counts were last taken, for the log."""
         self._epoch = 0
         self._began_at = 0.0
+        self._configured_until = datetime.fromtimestamp(0, UTC)
         self._over = False
         self._name = name
         self._settings = settings
@@ -126,6 +127,7 @@ class Term:
         await self._publisher.publish_all([convert.lost(row) for row in lost])
         await self._settle_jobs([row["id"] for row in lost] + unclaimed)
         await self._compare()
+        await self._reassign()
         self._credit.forget_silent(time.time())
         self._doors.forget(time.time())
 
@@ -144,6 +146,15 @@ class Term:
             )
         return lost
 
+    async def _reassign(self) -> None:
+        """Take over what somebody has set: which account a store belongs to, and weights."""
+        for row in await self._store.configured(self._configured_until):
+            self._order.assign(
+                row["store"], account=row["account"], weight=row["weight"], account_weight=row["account_weight"]
+            )
+            self._configured_until = row["configured_at"]
+            log.info("a store is set", store=row["store"], account=row["account"], weight=row["weight"])
+
     async def say_doors(self) -> None:
         await self._doors.say(self._order, time.time())
 
@@ -160,11 +171,14 @@ class Term:
         return self._order.next_due(time.time())
 
     async def _rebuild(self) -> int:
+        for row in await self._store.accounts():
+            self._order.restore_account(row["account"], weight=row["weight"], served=row["served_nanousd"])
         for row in await self._store.counters():
             self._order.restore(
-                row["store"], weight=row["weight"], served=row["served_nanousd"], mean_cost=row["mean_cost_nanousd"],
-                settled_jobs=row["settled_jobs"],
+                row["store"], account=row["account"], weight=row["weight"], served=row["served_nanousd"],
+                mean_cost=row["mean_cost_nanousd"], settled_jobs=row["settled_jobs"],
             )  # fmt: skip
+            self._configured_until = max(self._configured_until, row["configured_at"] or self._configured_until)
         self._credit.forget_jobs()
         read = 0
         async for row in self._store.backlog():

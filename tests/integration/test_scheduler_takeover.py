@@ -101,7 +101,7 @@ async def test_a_deposed_epoch_writes_nothing(world: World, database: str) -> No
         known = a_request()
         assert await store.admit([known], old) == {known.id}
         new = await store.take_lead("new")
-        change = CounterChange(store="store-a", served=1, mean_cost=1, settled_jobs=1)
+        change = CounterChange(store="store-a", served=1, mean_cost=1, settled_jobs=1, account="a", account_served=1)
         for write in (
             store.admit([a_request()], old),
             store.forward([known.id], [0], [1], old),

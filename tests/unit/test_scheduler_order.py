@@ -1,5 +1,6 @@
 """The fair order against a naive model, and the properties that the design promises."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 from itertools import combinations
 
@@ -136,23 +137,32 @@ def test_a_flood_leaves_one_entry_in_the_order() -> None:
     for number in range(1_000):
         fair.add(job(number, "flood"), 0)
         fair.add(job(number + 1_000, f"s{number % 3}"), 0)
-    assert len(fair._within_cap) + len(fair._beyond_cap) == 4
+    assert fair._line.entries() == 4
 
 
 @dataclass
 class Model:
-    """The same rule, written naively: every decision looks at everything."""
+    """The same rule, written naively: every decision looks at everything. Stores in `together` are one account."""
 
     cap: int
-    served: dict[str, int] = field(default_factory=dict)
+    together: frozenset[str] = frozenset()
+    served: Counter[str] = field(default_factory=Counter)
     flying: dict[int, tuple[str, int]] = field(default_factory=dict)
     waiting: list[tuple[int, str, int]] = field(default_factory=list)
-    last: int = 0
+    last: Counter[str] = field(default_factory=Counter)
+
+    def account(self, store: str) -> str:
+        return "+together" if store in self.together else "+" + store
+
+    def lift(self, name: str, others: set[str], line: str) -> None:
+        if name not in others:
+            floor = min((self.served[other] for other in others), default=self.last[line])
+            self.served[name] = max(self.served[name], floor)
 
     def add(self, number: int, store: str, cost: int) -> None:
-        if not any(other == store for _, other, _ in self.waiting):
-            floor = min((self.served[other] for _, other, _ in self.waiting), default=self.last)
-            self.served[store] = max(self.served.get(store, 0), floor)
+        account, stores = self.account(store), {other for _, other, _ in self.waiting}
+        self.lift(account, {self.account(other) for other in stores}, "accounts")
+        self.lift(store, {other for other in stores if self.account(other) == account}, account)
         self.waiting.append((number, store, cost))
 
     def pick(self) -> int | None:
@@ -160,16 +170,23 @@ class Model:
         candidates = within or self.waiting
         if not candidates:
             return None
-        number, store, cost = min(candidates, key=lambda w: (self.served[w[1]], w[1], w[0]))
-        self.last = self.served[store]
+        number, store, cost = min(candidates, key=lambda waiting: self._turn(*waiting))
+        self.last["accounts"], self.last[self.account(store)] = self.served[self.account(store)], self.served[store]
         self.waiting.remove((number, store, cost))
-        self.served[store] += cost
+        self._charge(store, cost)
         self.flying[number] = (store, cost)
         return number
 
     def settle(self, number: int, spent: int) -> None:
         store, cost = self.flying.pop(number)
-        self.served[store] += spent - cost
+        self._charge(store, spent - cost)
+
+    def _turn(self, number: int, store: str, _: int) -> tuple[int, str, int, str, int]:
+        account = self.account(store)
+        return self.served[account], account, self.served[store], store, number
+
+    def _charge(self, store: str, amount: int) -> None:
+        self.served.update({store: amount, self.account(store): amount})
 
 
 Action = tuple[str, int, int]
@@ -178,10 +195,16 @@ actions = st.lists(
 )
 
 
-@given(actions)
-@settings(max_examples=300)
-def test_the_order_is_that_of_the_naive_model(script: list[Action]) -> None:
-    fair, model = order(), Model(cap=CAP)
+some_stores = st.frozensets(st.sampled_from([f"s{number}" for number in range(5)]))
+
+
+@given(actions, some_stores)
+@settings(max_examples=500)
+def test_the_order_is_that_of_the_naive_model(script: list[Action], together: frozenset[str]) -> None:
+    fair, model = order(), Model(cap=CAP, together=together)
+    for number in range(5):
+        store = f"s{number}"
+        fair.restore(store, weight=1, served=0, mean_cost=0, settled_jobs=0, account=model.account(store))
     for number, (what, which, amount) in enumerate(script):
         if what == "add":
             fair.add(Waiting(job=number, store=f"s{which}", created_at=number, estimate=amount), 0)
@@ -269,3 +292,71 @@ def test_the_service_bound_for_stores_with_work_all_the_time(
             (largest_f, weight_f), (largest_g, weight_g) = stores[f], stores[g]
             gap = abs(served[f] / weight_f - served[g] / weight_g)
             assert gap <= largest_f / weight_f + largest_g / weight_g + 1e-9
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 50), st.integers(1, 4), st.integers(1, 4)), min_size=2, max_size=5),
+    st.integers(1, 4),
+)
+@settings(max_examples=200, deadline=None)
+def test_accounts_get_their_parts_however_many_stores_they_have(
+    accounts: list[tuple[int, int, int]], slots: int
+) -> None:
+    """The same bound between accounts (largest cost, weight, number of stores), and between the stores of each."""
+    fair = order(cap=100)
+    for account, (cost, weight, stores) in enumerate(accounts):
+        fair.restore_account(f"a{account}", weight=weight, served=0)
+        for store in range(stores):
+            name = f"a{account}s{store}"
+            fair.restore(name, weight=1, served=0, mean_cost=cost, settled_jobs=1, account=f"a{account}")
+            for number in range(80):
+                fair.add(Waiting(job=(name, number), store=name, created_at=number), 0)
+    served: Counter[str] = Counter()
+    flying = []
+    for _ in range(80):
+        pick = fair.pick(0)
+        assert pick is not None
+        served.update({pick.store: pick.reserved, pick.store.partition("s")[0]: pick.reserved})
+        flying.append(pick)
+        if len(flying) > slots:
+            ended = flying.pop(0)
+            fair.settle(ended.job, ended.store, ended.reserved, ended=True)
+        for (f, (cost_f, weight_f, _)), (g, (cost_g, weight_g, _)) in combinations(enumerate(accounts), 2):
+            gap = abs(served[f"a{f}"] / weight_f - served[f"a{g}"] / weight_g)
+            assert gap <= cost_f / weight_f + cost_g / weight_g + 1e-9
+        for account, (cost, _, stores) in enumerate(accounts):
+            within = [served[f"a{account}s{store}"] for store in range(stores)]
+            assert max(within) - min(within) <= 2 * cost
+
+
+def next_served(fair: FairOrder, jobs: int) -> Counter[str]:
+    """How many of the next jobs each store gets, each job ending at once for what was reserved."""
+    served: Counter[str] = Counter()
+    for _ in range(jobs):
+        pick = fair.pick(0)
+        assert pick is not None
+        served[pick.store] += 1
+        fair.settle(pick.job, pick.store, pick.reserved, ended=True)
+    return served
+
+
+def test_a_store_that_changes_its_account_begins_where_its_siblings_stand() -> None:
+    fair = order(cap=100)
+    fair.restore("a", weight=1, served=0, mean_cost=10, settled_jobs=1, account="both")
+    fair.restore("b", weight=1, served=0, mean_cost=10, settled_jobs=1)
+    fair.restore("c", weight=1, served=0, mean_cost=10, settled_jobs=1)
+    for number in range(300):
+        fair.add(job(number, "abc"[number % 3]), 0)
+    assert next_served(fair, 30) == {"a": 10, "b": 10, "c": 10}
+    fair.assign("b", account="both", weight=1)
+    assert next_served(fair, 40) == {"a": 10, "b": 10, "c": 20}
+    fair.assign("b", account=None, weight=1)
+    assert next_served(fair, 60) == {"a": 20, "b": 20, "c": 20}
+
+
+def test_a_weight_that_is_set_holds_from_then_on() -> None:
+    fair = order(cap=100)
+    for number in range(300):
+        fair.add(job(number, "ab"[number % 2]), 0)
+    fair.assign("a", account=None, weight=3)
+    assert next_served(fair, 40) == {"a": 30, "b": 10}

@@ -14,9 +14,14 @@ DEFAULT = 10
 
 @dataclass
 class Saved:
-    """What PostgreSQL has: counters by store, jobs that wait, jobs in flight with what was reserved for them."""
+    """What PostgreSQL has: counters by store and account, jobs that wait, jobs in flight and what is reserved for them.
 
+    The stores in `together` are one account.
+    """
+
+    together: frozenset[str] = frozenset()
     counters: dict[str, list[int]] = field(default_factory=dict)
+    accounts: dict[str, int] = field(default_factory=dict)
     waiting: dict[int, Waiting] = field(default_factory=dict)
     flying: dict[int, tuple[str, int]] = field(default_factory=dict)
 
@@ -24,11 +29,26 @@ class Saved:
         for change in fair.take_changes():
             served, _, jobs = self.counters.get(change.store, [0, 0, 0])
             self.counters[change.store] = [served + change.served, change.mean_cost, jobs + change.settled_jobs]
+            self.accounts[change.account] = self.accounts.get(change.account, 0) + change.account_served
+
+    def empty(self) -> FairOrder:
+        fair = FairOrder(cap=CAP, default_cost=DEFAULT)
+        for account, money in self.accounts.items():
+            fair.restore_account(account, weight=1, served=money)
+        for store in {*self.counters, *self.together}:
+            served, mean_cost, jobs = self.counters.get(store, [0, 0, 0])
+            fair.restore(
+                store,
+                weight=1,
+                served=served,
+                mean_cost=mean_cost,
+                settled_jobs=jobs,
+                account="together" if store in self.together else None,
+            )
+        return fair
 
     def rebuilt(self, shuffle: random.Random) -> FairOrder:
-        fair = FairOrder(cap=CAP, default_cost=DEFAULT)
-        for store, (served, mean_cost, jobs) in self.counters.items():
-            fair.restore(store, weight=1, served=served, mean_cost=mean_cost, settled_jobs=jobs)
+        fair = self.empty()
         rows: list[int] = [*self.waiting, *self.flying]
         shuffle.shuffle(rows)
         for number in rows:
@@ -40,8 +60,9 @@ class Saved:
         return fair
 
 
-def play(script: list[tuple[str, int, int]]) -> tuple[FairOrder, Saved]:
-    fair, saved = FairOrder(cap=CAP, default_cost=DEFAULT), Saved()
+def play(script: list[tuple[str, int, int]], together: frozenset[str]) -> tuple[FairOrder, Saved]:
+    saved = Saved(together=together)
+    fair = saved.empty()
     for number, (what, which, amount) in enumerate(script):
         if what == "add":
             saved.waiting[number] = Waiting(job=number, store=f"s{which}", created_at=number)
@@ -67,12 +88,12 @@ scripts = st.lists(
 )
 
 
-@given(scripts, st.randoms(use_true_random=False))
+@given(scripts, st.frozensets(st.sampled_from(["s0", "s1", "s2"])), st.randoms(use_true_random=False))
 @settings(max_examples=300)
 def test_the_order_after_a_takeover_is_the_order_before(
-    script: list[tuple[str, int, int]], shuffle: random.Random
+    script: list[tuple[str, int, int]], together: frozenset[str], shuffle: random.Random
 ) -> None:
-    fair, saved = play(script)
+    fair, saved = play(script, together)
     heir = saved.rebuilt(shuffle)
     assert sorted(heir.queues()) == sorted(fair.queues())
     assert heir.flying() == fair.flying()

@@ -1,12 +1,11 @@
-"""The fair order: a virtual counter of money spent per store, with reserve and settle.
+"""The fair order: a virtual counter of money spent, per account and per store, with reserve and settle.
 
-The store that goes next is the one that has been served the least money per weight, among those with work waiting
-and fewer than `cap` jobs in flight. Forwarding charges an estimate at once, the result corrects it, so a store cannot
-run ahead while its bills are still open. A store that comes back from idle starts at the least counter among the
-stores that have work waiting: it keeps no credit from the time it asked for nothing.
+The account that goes next is the one that has been served the least money per weight, among those with work waiting
+and fewer than `cap` jobs in flight for the store in question; of its stores, the same. Forwarding charges an estimate
+at once, the result corrects it, so nobody can run ahead while its bills are still open. Who comes back from idle
+starts at the least counter among those that have work waiting: it keeps no credit from the time it asked for nothing.
 
-Every operation is O(log n) in the stores with work waiting. Entries of the heaps are never moved: a store whose
-place has changed gets a new entry, and the old one is skipped when it surfaces.
+Every operation is O(log n) in the accounts and stores with work waiting.
 
 After a takeover the order is the one that was left: `restore` counters, `adopt` jobs in flight, `take_up` those that
 wait (in any sequence: nobody is lifted meanwhile), then `resume`.
@@ -15,7 +14,8 @@ wait (in any sequence: nobody is lifted meanwhile), then `resume`.
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
-from services.scheduler.rules.ledger import CounterChange, Job, Ledger, Waiting
+from services.scheduler.rules.ledger import Account, CounterChange, Job, Ledger, Waiting
+from services.scheduler.rules.line import Lane, Line
 
 __all__ = ["CounterChange", "FairOrder", "Job", "Picked", "Waiting"]
 
@@ -26,9 +26,6 @@ class Picked:
     store: str
     reserved: int
     """Nano-USD charged to the store until the bill is known."""
-
-
-_Heap = list[tuple[float, str, int]]
 
 
 class FairOrder:
@@ -42,25 +39,59 @@ class FairOrder:
         self._waiting: dict[Job, Waiting] = {}
         self._flying: dict[Job, tuple[str, int]] = {}
         self._delayed: list[tuple[float, int, Waiting]] = []
-        self._within_cap: _Heap = []
-        self._beyond_cap: _Heap = []
+        self._accounts: dict[str, Account] = {}
+        self._line: Line[Account] = Line()
+        """The accounts with work waiting."""
         self._last_position = 0.0
-        """Where the store stood that was picked last: the place of a newcomer when nobody else waits."""
+        """Where the account stood that was picked last: the place of a newcomer when nobody else waits."""
         self._changed: set[str] = set()
         """Stores whose counters may have changed since changes were last taken."""
         self._numbers = 0
 
-    def restore(self, store: str, *, weight: float, served: int, mean_cost: int, settled_jobs: int) -> None:
-        """Take up a store's saved counter. Called before any of its jobs is added."""
+    def restore_account(self, account: str, *, weight: float, served: int) -> None:
+        """Take up an account's saved counter. Called before its stores are restored."""
+        known = self._accounts.setdefault(account, Account(name=account))
+        known.weight, known.served = weight, served
+
+    def restore(
+        self, store: str, *, weight: float, served: int, mean_cost: int, settled_jobs: int, account: str | None = None
+    ) -> None:
+        """Take up a store's saved counter. Called before any of its jobs is added. Without an account it is one by
+        itself, with its own weight; an account of which nothing was saved was served what its stores were."""
+        if (account or store) not in self._accounts:
+            self.restore_account(account or store, weight=1.0, served=served)
         self._stores[store] = Ledger(
-            name=store, weight=weight, served=served, mean_cost=mean_cost, settled_jobs=settled_jobs
-        )
+            name=store, account=self._account(account or store), weight=weight, served=served, mean_cost=mean_cost,
+            settled_jobs=settled_jobs,
+        )  # fmt: skip
+        if account is None:
+            self._stores[store].account.weight = weight
+
+    def assign(self, store_name: str, *, account: str | None, weight: float, account_weight: float = 1.0) -> None:
+        """Let a store belong to an account (None: by itself) from now on, and weigh so much. What it has in flight is
+        charged where it belongs now; what it was served before stays with the account that it leaves: among its new
+        siblings it begins where they stand."""
+        store = self._store(store_name)
+        left, joined = store.account, self._account(account or store_name)
+        store.weight, joined.weight = weight, account_weight if account else weight
+        if joined is not left:
+            left.line.place(store, None)
+            self._line.place(left, left.line.front())
+            open_bills = sum(reserved for name, reserved in self._flying.values() if name == store_name)
+            left.served -= open_bills
+            joined.served += open_bills
+            store.account = joined
+            store.move_to(joined.line.least(default=joined.last_position))
+            if store.queue:
+                self._lift(store)
+        self._changed.add(store_name)
+        self._enter(store)
 
     def adopt(self, job: Job, store: str, reserved: int) -> None:
         """Take up a job that is in flight already, with what was reserved for it."""
         self.withdraw(job)
         self._store(store).in_flight += 1
-        self._store(store).served += reserved
+        self._store(store).reserve(reserved)
         self._flying[job] = (store, reserved)
         self._enter(self._store(store))
 
@@ -70,13 +101,21 @@ class FairOrder:
             self._queue(waiting)
 
     def resume(self) -> None:
-        """Begin after a takeover. A lift that a crash kept from being saved must not become credit: no store that
-        waits stands further behind the furthest than what it may have in flight is worth."""
-        self._last_position = max((store.position for store in self._stores.values()), default=0.0)
+        """Begin after a takeover. A lift that a crash kept from being saved must not become credit: nobody who waits
+        stands further behind the furthest than what it may have in flight is worth."""
+        self._last_position = max((account.position for account in self._accounts.values()), default=0.0)
+        furthest: dict[str, float] = {}
+        worth: dict[str, float] = {}
+        for store in self._stores.values():
+            name = store.account.name
+            furthest[name] = max(furthest.get(name, 0.0), store.position)
+            worth[name] = worth.get(name, 0.0) + (self._cap_worth(store) if store.queue else 0.0)
         for store in self._stores.values():
             if store.queue:
-                cap_worth = self._cap * store.estimate(self._default_cost) / store.weight
-                store.raise_to(self._last_position - cap_worth)
+                account = store.account
+                store.raise_to(furthest[account.name] - self._cap_worth(store) / store.weight)
+                store.raise_account_to(self._last_position - worth[account.name] / account.weight)
+                account.last_position = furthest[account.name]
                 self._changed.add(store.name)
                 self._enter(store)
 
@@ -96,16 +135,16 @@ class FairOrder:
     def pick(self, now: float) -> Picked | None:
         """The next job, now in flight and charged its estimate; None when nothing may go."""
         self._wake(now)
-        store = self._first(self._within_cap)
+        store = self._first(Lane.WITHIN)
         if store is None and not self._hard_cap:
-            store = self._first(self._beyond_cap)  # nobody else has work: a store may borrow
+            store = self._first(Lane.BEYOND)  # nobody else has work: a store may borrow
         if store is None:
             return None
         waiting = store.queue[0][3]
         del self._waiting[waiting.job]
         reserved = waiting.estimate or store.estimate(self._default_cost)
-        self._last_position = store.position
-        store.served += reserved
+        self._last_position, store.account.last_position = store.account.position, store.position
+        store.reserve(reserved)
         store.waiting -= 1
         store.in_flight += 1
         self._flying[waiting.job] = (store.name, reserved)
@@ -161,10 +200,17 @@ class FairOrder:
             if store.waiting or store.in_flight
         ]
 
+    def _account(self, name: str) -> Account:
+        return self._accounts.setdefault(name, Account(name=name))
+
     def _store(self, name: str) -> Ledger:
         if name not in self._stores:
-            self._stores[name] = Ledger(name=name)
+            self._stores[name] = Ledger(name=name, account=self._account(name))
         return self._stores[name]
+
+    def _cap_worth(self, store: Ledger) -> float:
+        """What the jobs cost that a store may have in flight."""
+        return self._cap * store.estimate(self._default_cost)
 
     def _note(self, waiting: Waiting, now: float) -> bool:
         """Enter a job in the books; whether it belongs in its store's queue now: not known before, and due."""
@@ -180,10 +226,17 @@ class FairOrder:
     def _arrive(self, waiting: Waiting) -> None:
         store = self._store(waiting.store)
         if not store.queue:
-            tops = [first.position for heap in (self._within_cap, self._beyond_cap) if (first := self._first(heap))]
-            store.raise_to(min(tops, default=self._last_position))
-            self._changed.add(store.name)
+            self._lift(store)
         self._queue(waiting)
+
+    def _lift(self, store: Ledger) -> None:
+        """A store joins those of its account that have work waiting, and an account with no other such store joins
+        the accounts: neither brings credit from the time before."""
+        account = store.account
+        if account.line.front() is None:
+            store.raise_account_to(self._line.least(default=self._last_position))
+        store.raise_to(account.line.least(default=account.last_position))
+        self._changed.add(store.name)
 
     def _queue(self, waiting: Waiting) -> None:
         store = self._store(waiting.store)
@@ -197,22 +250,14 @@ class FairOrder:
         self._enter(store)
 
     def _enter(self, store: Ledger) -> None:
-        """Give a store the entry that its queue, counter and jobs in flight call for, unless it has that one."""
-        place = (store.in_flight < self._cap, store.position) if store.queue else None
-        if place == store.place:
-            return
-        store.place, store.entry = place, self._number()
-        if place is not None:
-            heap = self._within_cap if place[0] else self._beyond_cap
-            heappush(heap, (store.position, store.name, store.entry))
+        """Give a store, and its account, the place that its queue, counter and jobs in flight call for."""
+        lane = Lane.WITHIN if store.in_flight < self._cap else Lane.BEYOND
+        store.account.line.place(store, lane if store.queue else None)
+        self._line.place(store.account, store.account.line.front())
 
-    def _first(self, heap: _Heap) -> Ledger | None:
-        while heap:
-            _, name, entry = heap[0]
-            if self._stores[name].entry == entry:
-                return self._stores[name]
-            heappop(heap)
-        return None
+    def _first(self, lane: Lane) -> Ledger | None:
+        account = self._line.first(lane)
+        return account.line.first(lane) if account is not None else None
 
     def _wake(self, now: float) -> None:
         while self._delayed and self._delayed[0][0] <= now:

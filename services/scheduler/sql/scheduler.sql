@@ -10,7 +10,20 @@ SELECT epoch, set_config('idle_in_transaction_session_timeout', '5s', true)
 
 -- name: counters
 -- The stores' saved counters.
-SELECT instance_id AS store, weight, served_nanousd, mean_cost_nanousd, settled_jobs FROM stores;
+SELECT instance_id AS store, account_id AS account, weight, served_nanousd, mean_cost_nanousd, settled_jobs,
+       configured_at
+  FROM stores;
+
+-- name: accounts
+-- The accounts' saved counters.
+SELECT account_id AS account, weight, served_nanousd FROM accounts;
+
+-- name: configured
+-- What somebody has set since $1: whose store it is, and what it and its account weigh. With the time to ask from next.
+SELECT store.instance_id AS store, store.account_id AS account, store.weight,
+       coalesce(account.weight, 1) AS account_weight, store.configured_at
+  FROM stores AS store LEFT JOIN accounts AS account USING (account_id)
+ WHERE store.configured_at > $1 ORDER BY store.configured_at;
 
 -- name: backlog
 -- All that waits or is in flight, to rebuild the order from.
@@ -61,6 +74,13 @@ ON CONFLICT (instance_id) DO UPDATE
        mean_cost_nanousd = excluded.mean_cost_nanousd,
        settled_jobs = stores.settled_jobs + excluded.settled_jobs,
        updated_at = now();
+
+-- name: save_accounts
+-- Add what changed to the accounts' counters, through one store or several.
+INSERT INTO accounts (account_id, served_nanousd)
+SELECT account, sum(served)::bigint FROM unnest($1::text[], $2::bigint[]) AS change (account, served) GROUP BY account
+ON CONFLICT (account_id) DO UPDATE
+   SET served_nanousd = accounts.served_nanousd + excluded.served_nanousd, updated_at = now();
 
 -- name: return_lost
 -- Jobs whose lease ended some time ago ($1 seconds) return to the queue: their worker is gone.
