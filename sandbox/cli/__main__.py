@@ -23,6 +23,7 @@ COMMANDS = {
     "keys": "API keys: create, list, revoke",
     "stores": "what stores weigh in the fair order, and which of them are one account: set, list",
     "load": "the load test, its expectations judged",
+    "bench": "benchmarks: ratios, side by side in one run, written to bench/results",
     "check": "the gate: format, lint, types, import contracts, tests",
 }
 

@@ -27,14 +27,14 @@ _STORES_REPORTED = 200
 
 
 def waiting_of_request(request: BlogRequested) -> Waiting:
-    return Waiting(
+    return Waiting.of(
         job=request.id, store=request.store, created_at=request.created_at.timestamp(), priority=request.priority,
         not_before=request.run_at.timestamp() if request.run_at else 0,
     )  # fmt: skip
 
 
 def waiting_of_row(row: Row) -> Waiting:
-    return Waiting(
+    return Waiting.of(
         job=row["id"], store=row["store"], created_at=row["created_at"].timestamp(), priority=row["priority"],
         not_before=row["not_before"].timestamp() if row["not_before"] else 0,
     )  # fmt: skip

@@ -17,7 +17,7 @@ def order(cap: int = CAP, *, hard_cap: bool = False) -> FairOrder:
 
 
 def job(number: int, store: str, **options: float) -> Waiting:
-    return Waiting(job=number, store=store, created_at=float(number), **options)  # type: ignore[arg-type] # test options
+    return Waiting.of(job=number, store=store, created_at=float(number), **options)  # type: ignore[arg-type] # test options
 
 
 def drain(fair: FairOrder, now: float = 0.0) -> list[object]:
@@ -207,7 +207,7 @@ def test_the_order_is_that_of_the_naive_model(script: list[Action], together: fr
         fair.restore(store, weight=1, served=0, mean_cost=0, settled_jobs=0, account=model.account(store))
     for number, (what, which, amount) in enumerate(script):
         if what == "add":
-            fair.add(Waiting(job=number, store=f"s{which}", created_at=number, estimate=amount), 0)
+            fair.add(Waiting.of(job=number, store=f"s{which}", created_at=number, estimate=amount), 0)
             model.add(number, f"s{which}", amount)
         elif what == "pick":
             pick = fair.pick(0)
@@ -277,7 +277,7 @@ def test_the_service_bound_for_stores_with_work_all_the_time(
         fair.restore(f"s{store}", weight=weight, served=0, mean_cost=1, settled_jobs=1)
         for number in range(60):
             cost = data.draw(st.integers(1, stores[store][0])) if number < 5 else stores[store][0]
-            fair.add(Waiting(job=(store, number), store=f"s{store}", created_at=number, estimate=cost), 0)
+            fair.add(Waiting.of(job=(store, number), store=f"s{store}", created_at=number, estimate=cost), 0)
     flying: list[tuple[object, str, int]] = []
     for _ in range(60):
         pick = fair.pick(0)
@@ -310,7 +310,7 @@ def test_accounts_get_their_parts_however_many_stores_they_have(
             name = f"a{account}s{store}"
             fair.restore(name, weight=1, served=0, mean_cost=cost, settled_jobs=1, account=f"a{account}")
             for number in range(80):
-                fair.add(Waiting(job=(name, number), store=name, created_at=number), 0)
+                fair.add(Waiting.of(job=(name, number), store=name, created_at=number), 0)
     served: Counter[str] = Counter()
     flying = []
     for _ in range(80):

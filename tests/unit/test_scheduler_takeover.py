@@ -65,7 +65,7 @@ def play(script: list[tuple[str, int, int]], together: frozenset[str]) -> tuple[
     fair = saved.empty()
     for number, (what, which, amount) in enumerate(script):
         if what == "add":
-            saved.waiting[number] = Waiting(job=number, store=f"s{which}", created_at=number)
+            saved.waiting[number] = Waiting.of(job=number, store=f"s{which}", created_at=number)
             fair.add(saved.waiting[number], 0)
         elif what == "pick" and (pick := fair.pick(0)):
             assert isinstance(pick.job, int)
@@ -105,7 +105,7 @@ def test_a_lift_that_was_not_saved_is_made_up_for() -> None:
     fair = FairOrder(cap=CAP, default_cost=DEFAULT)
     fair.restore("old", weight=1, served=1_000_000, mean_cost=10, settled_jobs=100_000)
     for number in range(40):
-        fair.take_up(Waiting(job=number, store="old" if number % 2 else "new", created_at=number), 0)
+        fair.take_up(Waiting.of(job=number, store="old" if number % 2 else "new", created_at=number), 0)
     fair.resume()
     first = next_stores(fair)[:20]
     assert sum(isinstance(job, int) and job % 2 for job in first) >= 10 - CAP
@@ -117,9 +117,9 @@ def test_who_was_idle_at_the_takeover_is_nobodys_victim_after_it() -> None:
     fair.restore("old", weight=1, served=1_000_000, mean_cost=10, settled_jobs=100_000)
     fair.resume()
     for number in range(20):
-        fair.add(Waiting(job=number, store="new", created_at=number), 0)
+        fair.add(Waiting.of(job=number, store="new", created_at=number), 0)
     for number in range(20, 40):
-        fair.add(Waiting(job=number, store="old", created_at=number), 0)
+        fair.add(Waiting.of(job=number, store="old", created_at=number), 0)
     assert sum(isinstance(job, int) and job < 20 for job in next_stores(fair)[:10]) == 5
 
 
@@ -127,14 +127,14 @@ def test_what_was_behind_within_the_bound_stays_so() -> None:
     fair = FairOrder(cap=CAP, default_cost=DEFAULT)
     fair.restore("ahead", weight=1, served=1_000, mean_cost=10, settled_jobs=9)
     fair.restore("behind", weight=1, served=980, mean_cost=10, settled_jobs=9)
-    fair.take_up(Waiting(job=1, store="ahead", created_at=1), 0)
-    fair.take_up(Waiting(job=2, store="behind", created_at=2), 0)
+    fair.take_up(Waiting.of(job=1, store="ahead", created_at=1), 0)
+    fair.take_up(Waiting.of(job=2, store="behind", created_at=2), 0)
     fair.resume()
     assert {store: served for store, _, _, served, _ in fair.queues()} == {"ahead": 1_000, "behind": 980}
 
 
 def test_a_job_found_in_flight_waits_no_longer() -> None:
     fair = FairOrder(cap=CAP, default_cost=DEFAULT)
-    fair.add(Waiting(job=1, store="a", created_at=1), 0)
+    fair.add(Waiting.of(job=1, store="a", created_at=1), 0)
     fair.adopt(1, "a", 7)
     assert (fair.pending, fair.in_flight, fair.pick(0)) == (0, 1, None)

@@ -7,7 +7,7 @@ own choosing is an account by itself.
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-from heapq import heappush
+from typing import Any, NamedTuple
 
 from services.scheduler.rules.line import Line
 
@@ -17,16 +17,27 @@ _MEAN_OVER = 20
 """Bills that the running mean looks back on, about."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Waiting:
-    """A job that waits. Times are seconds since the epoch; `estimate` (nano-USD) beats the store's mean when known."""
+class Waiting(NamedTuple):
+    """A job that waits. Times are seconds since the epoch; `estimate` (nano-USD) beats the store's mean when known.
 
-    job: Job
-    store: str
+    A tuple, for a million of them must fit: the fields stand in the order in which a store's jobs go.
+    """
+
+    rank: int
+    """Its priority, negative: the highest goes first."""
     created_at: float
-    priority: int = 0
-    not_before: float = 0.0
-    estimate: int | None = None
+    job: Any
+    """Hashable, and ordered: ids decide between jobs of the same moment."""
+    store: str
+    not_before: float
+    estimate: int | None
+
+    @classmethod
+    def of(
+        cls, *, job: Job, store: str, created_at: float, priority: int = 0, not_before: float = 0.0,
+        estimate: int | None = None,
+    ) -> "Waiting":  # fmt: skip
+        return cls(-priority, created_at, job, store, not_before, estimate)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +88,8 @@ class Ledger:
     mean_cost: int = 0
     """What its jobs have cost on average of late; 0 until the first bill."""
     settled_jobs: int = 0
-    queue: list[tuple[int, float, int, Waiting]] = field(default_factory=list)
-    """A heap of the jobs that are due: highest priority first, then the oldest, then as they came."""
+    queue: list[Waiting] = field(default_factory=list)
+    """A heap of the jobs that are due: highest priority first, then the oldest."""
     waiting: int = 0
     """Its jobs that wait, those that are not due yet included."""
     in_flight: int = 0
@@ -90,9 +101,6 @@ class Ledger:
     def position(self) -> float:
         """Among the stores of one account, the one with the least goes first."""
         return self.served / self.weight
-
-    def push(self, waiting: Waiting, number: int) -> None:
-        heappush(self.queue, (-waiting.priority, waiting.created_at, number, waiting))
 
     def estimate(self, default: int) -> int:
         return self.mean_cost or default

@@ -38,7 +38,7 @@ class FairOrder:
         self._stores: dict[str, Ledger] = {}
         self._waiting: dict[Job, Waiting] = {}
         self._flying: dict[Job, tuple[str, int]] = {}
-        self._delayed: list[tuple[float, int, Waiting]] = []
+        self._delayed: list[tuple[float, Waiting]] = []
         self._accounts: dict[str, Account] = {}
         self._line: Line[Account] = Line()
         """The accounts with work waiting."""
@@ -46,7 +46,6 @@ class FairOrder:
         """Where the account stood that was picked last: the place of a newcomer when nobody else waits."""
         self._changed: set[str] = set()
         """Stores whose counters may have changed since changes were last taken."""
-        self._numbers = 0
 
     def restore_account(self, account: str, *, weight: float, served: int) -> None:
         """Take up an account's saved counter. Called before its stores are restored."""
@@ -140,7 +139,7 @@ class FairOrder:
             store = self._first(Lane.BEYOND)  # nobody else has work: a store may borrow
         if store is None:
             return None
-        waiting = store.queue[0][3]
+        waiting = store.queue[0]
         del self._waiting[waiting.job]
         reserved = waiting.estimate or store.estimate(self._default_cost)
         self._last_position, store.account.last_position = store.account.position, store.position
@@ -219,7 +218,7 @@ class FairOrder:
         self._waiting[waiting.job] = waiting
         self._store(waiting.store).waiting += 1
         if waiting.not_before > now:
-            heappush(self._delayed, (waiting.not_before, self._number(), waiting))
+            heappush(self._delayed, (waiting.not_before, waiting))
             return False
         return True
 
@@ -240,12 +239,12 @@ class FairOrder:
 
     def _queue(self, waiting: Waiting) -> None:
         store = self._store(waiting.store)
-        store.push(waiting, self._number())
+        heappush(store.queue, waiting)
         self._enter(store)
 
     def _trim(self, store: Ledger) -> None:
         """Drop jobs that no longer wait from the front of a store's queue, then give the store its place anew."""
-        while store.queue and self._waiting.get(store.queue[0][3].job) is not store.queue[0][3]:
+        while store.queue and self._waiting.get(store.queue[0].job) is not store.queue[0]:
             heappop(store.queue)
         self._enter(store)
 
@@ -261,10 +260,6 @@ class FairOrder:
 
     def _wake(self, now: float) -> None:
         while self._delayed and self._delayed[0][0] <= now:
-            waiting = heappop(self._delayed)[2]
+            waiting = heappop(self._delayed)[1]
             if self._waiting.get(waiting.job) is waiting:
                 self._arrive(waiting)
-
-    def _number(self) -> int:
-        self._numbers += 1
-        return self._numbers
