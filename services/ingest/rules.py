@@ -145,13 +145,36 @@ def job_id(store: str, idempotency_key: str | None, fresh: UUID) -> UUID:
     return uuid5(_IDEMPOTENCY, f"{store}\n{key}")
 
 
-def why_waiting(status: Status, not_before: datetime | None, now: datetime) -> dict[str, Any] | None:
-    """Why a job has not begun, and until when if that is known."""
-    if status is not Status.PENDING:
+def why_waiting(row: Mapping[str, Any], now: datetime) -> dict[str, Any] | None:
+    """Why a job has not begun, and until about when: what the scheduler says of its store, at this job's place.
+
+    `row` may lack what the scheduler says: an item of a list does.
+    """
+    if row["status"] != Status.PENDING:
         return None
-    if not_before is not None and not_before > now:
-        return {"reason": "not before", "until": not_before}
-    return {"reason": "fair turn", "until": None}
+    if row["not_before"] is not None and row["not_before"] > now:
+        return {"reason": "not before", "until": row["not_before"]}
+    if row.get("forwarded_at") is not None:
+        return {"reason": "on its way to a worker", "until": None}
+    before_it = row.get("before_it") or 0
+    if row.get("reason") is None:
+        return {"reason": "fair turn", "until": None}
+    is_first = before_it == 0 or row["reason"] != row["limited_by"]
+    return {
+        "reason": row["reason"] if is_first else "fair turn",
+        "until": _begins_at(row, before_it, now),
+        "place": before_it + 1,
+        "limitedBy": row["limited_by"],
+    }
+
+
+def _begins_at(row: Mapping[str, Any], before_it: int, now: datetime) -> datetime | None:
+    """Between when the first and the last of its store will begin, by its place; never in the past."""
+    if row["first_at"] is None or row["last_at"] is None:
+        return None
+    part = min(before_it / (row["queued"] - 1), 1.0) if row["queued"] > 1 else 0.0
+    begins: datetime = row["first_at"] + (row["last_at"] - row["first_at"]) * part
+    return max(begins, now)
 
 
 def door(gates: Mapping[str, StoreGate], store: str) -> StoreGate | None:

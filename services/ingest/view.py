@@ -27,7 +27,7 @@ def summary(row: Mapping[str, Any], now: datetime) -> dict[str, Any]:
             "images": row["images"],
         },
         "costUsd": row["cost_nanousd"] / 1e9,
-        "waiting": why_waiting(status, row["not_before"], now),
+        "waiting": why_waiting(row, now),
         "error": {"code": row["error_code"], "message": row["error"]} if row["error"] else None,
     }
 

@@ -24,6 +24,7 @@ from shared.messages import (
 from shared.topics import CONTROL, GENERATION, RESULTS, WORKERS
 
 _STORES_REPORTED = 200
+_LIMITS = {("openai", "requests"): "RPM", ("openai", "tokens"): "TPM", ("replicate", "requests"): "image budget"}
 
 
 def waiting_of_request(request: BlogRequested) -> Waiting:
@@ -44,8 +45,17 @@ def offer(report: WorkerReport, now: float) -> Offer:
     """A clock that is ahead must not keep a dead worker alive."""
     return Offer(
         worker=report.worker, partitions=report.partitions, slots=0 if report.draining else report.slots,
-        at=min(report.at.timestamp(), now),
+        at=min(report.at.timestamp(), now), limited_by=_limited_by(report, now),
     )  # fmt: skip
+
+
+def _limited_by(report: WorkerReport, now: float) -> str | None:
+    """What a worker's calls wait for: a provider that cools down before a limit, and of limits the scarcest."""
+    if any(state.cooling_until is not None and state.cooling_until.timestamp() > now for state in report.limiters):
+        return "provider cooling down"
+    waiting = [state for state in report.limiters if state.queued and state.share > 0]
+    scarcest = min(waiting, key=lambda state: state.level / state.share, default=None)
+    return _LIMITS.get((scarcest.provider, scarcest.resource)) if scarcest is not None else None
 
 
 def admitted(request: BlogRequested) -> Outgoing:

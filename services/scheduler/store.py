@@ -6,7 +6,7 @@ rows already shows it, and a deposed leader writes nothing (`DeposedError`).
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict
+from dataclasses import asdict, astuple, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -27,6 +27,20 @@ Connection: TypeAlias = "PoolConnectionProxy[Row]"
 
 IMPOSSIBLE = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
 """What PostgreSQL says of values that it can never store: a NUL in a text, a number beyond its column."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutlookRow:
+    """Why a store's jobs wait, and until about when. The fields are the table's columns, in their order."""
+
+    store: str
+    reason: str
+    limited_by: str | None
+    queued: int
+    ahead: int
+    first_at: datetime | None
+    last_at: datetime | None
+    said_at: datetime
 
 
 class DeposedError(Exception):
@@ -86,6 +100,19 @@ class SchedulerStore:
         if changes:
             async with self._leading(epoch) as connection:
                 await _save(connection, changes)
+
+    async def save_outlooks(self, rows: Sequence[OutlookRow], over: Sequence[str], epoch: int) -> None:
+        """Save these, drop those of the stores in `over`."""
+        if not rows and not over:
+            return
+        async with self._leading(epoch) as connection:
+            if rows:
+                await connection.execute(_QUERIES["save_outlooks"], *map(list, zip(*map(astuple, rows), strict=True)))
+            await connection.execute(_QUERIES["drop_outlooks"], over)
+
+    async def clear_outlooks(self, epoch: int) -> None:
+        async with self._leading(epoch) as connection:
+            await connection.execute(_QUERIES["clear_outlooks"])
 
     async def return_lost(self, grace_s: float, epoch: int) -> Sequence[Row]:
         async with self._leading(epoch) as connection:

@@ -12,6 +12,7 @@ from uuid import UUID
 
 from services.scheduler import convert
 from services.scheduler.doors import Doors
+from services.scheduler.outlooks import Outlooks
 from services.scheduler.rules.credit import Credit
 from services.scheduler.rules.ledger import CounterChange
 from services.scheduler.rules.order import FairOrder, Picked
@@ -49,6 +50,7 @@ class Term:
         self._publisher = publisher
         self._credit = credit
         self._doors = Doors(settings, publisher)
+        self._outlooks = Outlooks(store)
         self._suspects: frozenset[UUID] = frozenset()
         self._order = FairOrder(
             cap=settings.max_per_instance, default_cost=settings.default_cost_nanousd, hard_cap=settings.hard_cap
@@ -62,6 +64,7 @@ class Term:
         log.info("this scheduler leads", epoch=self._epoch)
         rows = await self._rebuild()
         await self._doors.recall()
+        await self._outlooks.begin(self._epoch)
         log.info(
             "the order is rebuilt", rows=rows, waiting=self._order.pending, in_flight=self._order.in_flight,
             seconds=round(time.perf_counter() - began, 3),
@@ -158,6 +161,9 @@ class Term:
     async def say_doors(self) -> None:
         await self._doors.say(self._order, time.time())
 
+    async def say_outlooks(self) -> None:
+        await self._outlooks.say(self._order, self._credit, self._epoch)
+
     async def report(self) -> None:
         await self._publisher.publish(
             convert.report(self._name, self._epoch, self._order, self._doors.closed_stores)
@@ -218,6 +224,7 @@ class Term:
             assert isinstance(pick.job, UUID)
             self._credit.forwarded(pick.job, partition)
             self._doors.left(pick.store, now)
+            self._outlooks.left(pick.reserved, now)
             picks.append((pick.job, partition, pick))
         return picks
 

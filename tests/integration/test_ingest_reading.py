@@ -47,6 +47,29 @@ async def test_a_job_for_later_says_until_when_it_waits(ingest: Ingest) -> None:
     assert (waiting["reason"], datetime.fromisoformat(waiting["until"])) == ("not before", until)
 
 
+async def test_a_waiting_job_says_why_and_until_about_when(ingest: Ingest) -> None:
+    database = ingest.world.database
+    asked = datetime.now(UTC)
+    requests = [a_request(store="shop", created_at=asked + timedelta(seconds=number)) for number in range(4)]
+    urgent = a_request(store="shop", created_at=asked + timedelta(seconds=9))
+    for request in (*requests, urgent, a_request(store="other", created_at=asked - timedelta(hours=1))):
+        await insert(ingest.world, request)
+    await database.execute("UPDATE blog_generations SET priority = 5 WHERE id = $1", urgent.id)
+    await database.execute("UPDATE blog_generations SET forwarded_at = now() WHERE id = $1", requests[0].id)
+    begins = datetime.now(UTC) + timedelta(minutes=10)
+    await database.execute(
+        "INSERT INTO store_outlooks VALUES ('shop', 'TPM', 'TPM', 4, 0, $1, $2, now())",
+        begins, begins + timedelta(minutes=3),
+    )  # fmt: skip
+    shown = [(await ingest.get(f"{PATH}/{request.id}")).json()["waiting"] for request in (*requests, urgent)]
+    assert [waiting.get("place") for waiting in shown] == [None, 2, 3, 4, 1]
+    assert shown[0]["reason"] == "on its way to a worker"
+    assert (shown[4]["reason"], shown[4]["limitedBy"]) == ("TPM", "TPM")
+    assert datetime.fromisoformat(shown[4]["until"]) == begins
+    assert (shown[3]["reason"], shown[3]["limitedBy"]) == ("fair turn", "TPM")
+    assert datetime.fromisoformat(shown[3]["until"]) == begins + timedelta(minutes=3)
+
+
 async def test_a_finished_and_a_failed_job_show_their_ends(ingest: Ingest) -> None:
     done, failed = a_request(store="shop"), a_request(store="shop")
     await insert(ingest.world, done, "DONE")

@@ -185,12 +185,33 @@ def test_an_idempotency_key_that_says_nothing_is_refused(key: str) -> None:
         rules.job_id("shop", key, JOB)
 
 
+def pending(**columns: Any) -> dict[str, Any]:
+    return {"status": "PENDING", "not_before": None} | columns
+
+
 def test_why_a_job_waits() -> None:
     later = NOW + timedelta(seconds=1)
-    assert rules.why_waiting(Status.PENDING, later, NOW) == {"reason": "not before", "until": later}
-    assert rules.why_waiting(Status.PENDING, NOW, NOW) == {"reason": "fair turn", "until": None}
-    assert rules.why_waiting(Status.PENDING, None, NOW) == {"reason": "fair turn", "until": None}
-    assert [rules.why_waiting(status, later, NOW) for status in Status if status is not Status.PENDING] == [None] * 5
+    assert rules.why_waiting(pending(not_before=later), NOW) == {"reason": "not before", "until": later}
+    assert rules.why_waiting(pending(not_before=NOW), NOW) == {"reason": "fair turn", "until": None}
+    assert rules.why_waiting(pending(), NOW) == {"reason": "fair turn", "until": None}
+    assert rules.why_waiting(pending(forwarded_at=NOW), NOW) == {"reason": "on its way to a worker", "until": None}
+    others = [status for status in Status if status is not Status.PENDING]
+    assert [rules.why_waiting(pending(status=status, not_before=later), NOW) for status in others] == [None] * 5
+
+
+def test_until_when_a_job_waits_is_told_by_its_place_in_its_store() -> None:
+    said = {
+        "reason": "TPM", "limited_by": "TPM", "queued": 11, "ahead": 0, "first_at": NOW + timedelta(seconds=10),
+        "last_at": NOW + timedelta(seconds=110), "forwarded_at": None,
+    }  # fmt: skip
+    first = rules.why_waiting(pending(before_it=0, **said), NOW)
+    fifth = rules.why_waiting(pending(before_it=4, **said), NOW)
+    assert first == {"reason": "TPM", "until": NOW + timedelta(seconds=10), "place": 1, "limitedBy": "TPM"}
+    assert fifth == {"reason": "fair turn", "until": NOW + timedelta(seconds=50), "place": 5, "limitedBy": "TPM"}
+    capped = rules.why_waiting(pending(before_it=4, **said | {"reason": "store cap", "first_at": None}), NOW)
+    assert capped == {"reason": "store cap", "until": None, "place": 5, "limitedBy": "TPM"}
+    much_later = NOW + timedelta(hours=1)
+    assert rules.why_waiting(pending(before_it=99, **said), much_later)["until"] == much_later  # type: ignore[index]
 
 
 def gate(store: str, retry_after_s: float = 5) -> StoreGate:

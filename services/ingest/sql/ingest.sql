@@ -2,9 +2,18 @@
 -- One job of one store, with its post.
 SELECT job.id, job.instance_id, job.status, job.source_type, job.source_id, job.created_at, job.started_at,
        job.finished_at, job.attempt, job.not_before, job.input_tokens, job.output_tokens, job.images, job.cost_nanousd,
-       job.error_code, job.error,
-       post.title, post.slug, post.meta_description, post.html, post.image_url
-  FROM blog_generations AS job LEFT JOIN blog_posts AS post ON post.job_id = job.id
+       job.error_code, job.error, job.forwarded_at,
+       post.title, post.slug, post.meta_description, post.html, post.image_url,
+       outlook.reason, outlook.limited_by, outlook.queued, outlook.ahead, outlook.first_at, outlook.last_at,
+       CASE WHEN job.status = 'PENDING' AND job.forwarded_at IS NULL THEN (
+           SELECT count(*) FROM blog_generations AS other
+            WHERE other.instance_id = job.instance_id AND other.status = 'PENDING' AND other.forwarded_at IS NULL
+              AND (other.not_before IS NULL OR other.not_before <= now())
+              AND (-other.priority, other.created_at, other.id) < (-job.priority, job.created_at, job.id)
+       ) END AS before_it
+  FROM blog_generations AS job
+       LEFT JOIN blog_posts AS post ON post.job_id = job.id
+       LEFT JOIN store_outlooks AS outlook ON outlook.instance_id = job.instance_id
  WHERE job.id = $1 AND job.instance_id = $2;
 
 -- name: steps

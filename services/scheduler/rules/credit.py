@@ -8,6 +8,10 @@ from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass
 
+NO_WORKER = "no worker"
+BACK_PRESSURE = "back-pressure"
+"""Every slot of every worker is taken, and no provider's limit is the reason."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
@@ -17,6 +21,8 @@ class Offer:
     partitions: tuple[int, ...]
     slots: int
     at: float
+    limited_by: str | None = None
+    """What its jobs wait for, if anything: a limit of a provider, a provider that cools down."""
 
 
 class Credit:
@@ -58,6 +64,16 @@ class Credit:
         if best is None:
             return None
         return min(best.partitions, key=lambda partition: (self._by_partition[partition], partition))
+
+    def limited_by(self, now: float) -> str | None:
+        """What keeps the workers from taking more jobs; None when one of them would take one."""
+        heard = [offer for offer in self._offers.values() if now - offer.at <= self._silence_s and offer.partitions]
+        if not heard:
+            return NO_WORKER
+        if any(self._credit(offer, now) > 0 for offer in heard):
+            return None
+        said = Counter(offer.limited_by for offer in heard if offer.limited_by is not None)
+        return said.most_common(1)[0][0] if said else BACK_PRESSURE
 
     def forget_silent(self, now: float, *, after_s: float = 600) -> None:
         """Drop workers that have been gone for long: names are never used again."""

@@ -70,17 +70,20 @@ class Gates:
 
 
 class Drain:
-    """How many jobs a second leave each queue: a mean in which the past fades over about `over_s` seconds."""
+    """How much a second leaves each queue: a mean in which the past fades over about `over_s` seconds.
+
+    Jobs, or what they will cost: the unit is the caller's.
+    """
 
     def __init__(self, *, over_s: float = 30.0) -> None:
         self._over_s = over_s
         self._left: dict[str, tuple[float, float, float]] = {}
         """Store: (faded count, when the count was made, when the first of them left)."""
 
-    def left(self, store: str, now: float) -> None:
-        """One job has left a store's queue, and so the queue of all."""
-        for name in (store, ALL):
-            self._left[name] = (self._faded(name, now) + 1, now, self._left.get(name, (0, now, now))[2])
+    def left(self, store: str, now: float, amount: float = 1.0) -> None:
+        """So much has left a store's queue, and so the queue of all."""
+        for name in {store, ALL}:
+            self._left[name] = (self._faded(name, now) + amount, now, self._left.get(name, (0, now, now))[2])
 
     def rate(self, store: str, now: float) -> float:
         if store not in self._left:

@@ -16,6 +16,7 @@ from heapq import heappop, heappush
 
 from services.scheduler.rules.ledger import Account, CounterChange, Job, Ledger, Waiting
 from services.scheduler.rules.line import Lane, Line
+from services.scheduler.rules.outlook import Standing
 
 __all__ = ["CounterChange", "FairOrder", "Job", "Picked", "Waiting"]
 
@@ -198,6 +199,18 @@ class FairOrder:
             for store in self._stores.values()
             if store.waiting or store.in_flight
         ]
+
+    def standings(self, now: float) -> list[Standing]:
+        """Every store with work that is due, as the outlook wants it."""
+        self._wake(now)
+        return [
+            Standing(
+                store=store.name, account=store.account.name, position=store.position, weight=store.weight,
+                account_position=store.account.position, account_weight=store.account.weight, queued=len(store.queue),
+                estimate=store.estimate(self._default_cost), at_cap=store.in_flight >= self._cap,
+            )
+            for store in self._stores.values() if store.queue
+        ]  # fmt: skip
 
     def _account(self, name: str) -> Account:
         return self._accounts.setdefault(name, Account(name=name))

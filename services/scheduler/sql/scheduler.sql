@@ -82,6 +82,23 @@ SELECT account, sum(served)::bigint FROM unnest($1::text[], $2::bigint[]) AS cha
 ON CONFLICT (account_id) DO UPDATE
    SET served_nanousd = accounts.served_nanousd + excluded.served_nanousd, updated_at = now();
 
+-- name: save_outlooks
+-- Why stores wait, and until about when.
+INSERT INTO store_outlooks (instance_id, reason, limited_by, queued, ahead, first_at, last_at, said_at)
+SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::int[], $6::timestamptz[], $7::timestamptz[],
+                     $8::timestamptz[])
+ON CONFLICT (instance_id) DO UPDATE
+   SET reason = excluded.reason, limited_by = excluded.limited_by, queued = excluded.queued, ahead = excluded.ahead,
+       first_at = excluded.first_at, last_at = excluded.last_at, said_at = excluded.said_at;
+
+-- name: drop_outlooks
+-- These stores wait no longer.
+DELETE FROM store_outlooks WHERE instance_id = ANY ($1::text[]);
+
+-- name: clear_outlooks
+-- A new leader begins.
+DELETE FROM store_outlooks;
+
 -- name: return_lost
 -- Jobs whose lease ended some time ago ($1 seconds) return to the queue: their worker is gone.
 UPDATE blog_generations
