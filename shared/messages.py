@@ -196,6 +196,24 @@ class StoreQueue:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FairnessWindow:
+    """How fair the last whole window of the order was."""
+
+    began_at: datetime
+    seconds: float
+    contenders: int
+    """Accounts that had work waiting all the time: between them, money per weight should be equal."""
+    jain: float
+    """Jain's index over the contenders' money per weight: 1 is perfect."""
+    largest_gap_nanousd: float
+    """Money per weight between the contender that got most and the one that got least."""
+    light_stores: int
+    """Stores that were served and had work waiting less than half of the time."""
+    light_slowdown: float | None
+    """Their mean time to a post ÷ the same without the wait: 1 is as if each were alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerReport(Message):
     """The active scheduler's view, every second: the backlog's size and the stores with most of it."""
 
@@ -210,6 +228,9 @@ class SchedulerReport(Message):
     stores: tuple[StoreQueue, ...] = ()
     """At most 200, those with the longest queues first."""
     closed_stores: int = 0
+    fairness: FairnessWindow | None = None
+    drifted: int = 0
+    """Slots held that differed from PostgreSQL and were repaired, since this leader began."""
 
     def event_id(self) -> str:
         return f"{self.scheduler}:{self.at.timestamp():.6f}"

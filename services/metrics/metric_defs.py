@@ -36,6 +36,18 @@ LIMITER_USE = Metric(
 LIMITER_QUEUE = Metric(
     name="blogstream_limiter_queue", kind="gauge", help="Calls waiting for a limiter.", labels=("provider", "resource")
 )
+JAIN = Metric(
+    name="blogstream_fairness_jain_ratio", kind="gauge",
+    help="Jain's index of money per weight over the accounts that had work waiting all of the last window.",
+)  # fmt: skip
+SLOWDOWN = Metric(
+    name="blogstream_fairness_light_slowdown_ratio", kind="gauge",
+    help="Light stores' time to a post in the last window, over the same without the wait.",
+)  # fmt: skip
+DRIFTED = Metric(
+    name="blogstream_slots_drifted", kind="counter",
+    help="Slots held that differed from PostgreSQL and were repaired, since the active scheduler began.",
+)  # fmt: skip
 WORKERS = Metric(name="blogstream_workers", kind="gauge", help="Generator processes heard in the last seconds.")
 SLOTS = Metric(name="blogstream_worker_slots", kind="gauge", help="Slots of all workers.", labels=("state",))
 MALFORMED = Metric(
@@ -44,5 +56,5 @@ MALFORMED = Metric(
 
 METRICS = (
     PENDING, IN_FLIGHT, OLDEST, JOBS, ENDED, TOKENS, IMAGES, COST, WAIT, RUN, LIMITER_USE, LIMITER_QUEUE, WORKERS,
-    SLOTS, MALFORMED,
+    SLOTS, MALFORMED, JAIN, SLOWDOWN, DRIFTED,
 )  # fmt: skip

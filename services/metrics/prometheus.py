@@ -48,6 +48,10 @@ def _families(total: Aggregate, board: Board, now: datetime) -> Iterable[Metric]
         yield _gauge(defs.IN_FLIGHT, {(): scheduler.in_flight})
         oldest = scheduler.oldest_pending_at
         yield _gauge(defs.OLDEST, {(): (now - oldest).total_seconds() if oldest else 0})
+        yield _counter(defs.DRIFTED, {(): scheduler.drifted})
+        if scheduler.fairness is not None:
+            yield _gauge(defs.JAIN, {(): scheduler.fairness.jain})
+            yield _gauge(defs.SLOWDOWN, {(): scheduler.fairness.light_slowdown or 1.0})
     counts = total["counts"]
     yield _gauge(defs.JOBS, {(status.value,): counts.get(status.value, 0) for status in Status})
     ended = (Status.DONE, Status.FAILED)

@@ -7,7 +7,7 @@ from typing import Any
 from services.metrics.rules import fold, histogram, limits
 from services.metrics.rules.fold import Aggregate
 from shared.job import Status
-from shared.messages import SchedulerReport, WorkerReport
+from shared.messages import FairnessWindow, SchedulerReport, WorkerReport
 
 
 def contract_metrics(scheduler: SchedulerReport | None, workers: Sequence[WorkerReport]) -> dict[str, Any]:
@@ -34,6 +34,7 @@ def overview(
         "inFlight": scheduler.in_flight if scheduler else None,
         "storesWaiting": scheduler.stores_waiting if scheduler else None,
         "oldestWaitSeconds": round((now - oldest).total_seconds(), 1) if oldest else None,
+        "fairness": _fairness(scheduler.fairness) if scheduler and scheduler.fairness else None,
         "schedulerHeardSecondsAgo": round((now - scheduler.at).total_seconds(), 1) if scheduler else None,
         "jobs": {status.value: total["counts"].get(status.value, 0) for status in Status},
         "doneLastMinute": fold.in_last_minutes(total, 1, now.timestamp())[0],
@@ -72,6 +73,18 @@ def stores(aggregates: Mapping[str, Aggregate], scheduler: SchedulerReport | Non
             }
         )
     return sorted(rows, key=lambda row: (-row["queued"], -row["costUsd"], row["store"]))
+
+
+def _fairness(window: FairnessWindow) -> dict[str, Any]:
+    return {
+        "beganAt": window.began_at,
+        "seconds": window.seconds,
+        "contenders": window.contenders,
+        "jain": window.jain,
+        "largestGapUsd": window.largest_gap_nanousd / 1e9,
+        "lightStores": window.light_stores,
+        "lightSlowdown": window.light_slowdown,
+    }
 
 
 def workers(alive: Sequence[WorkerReport], gone: Sequence[WorkerReport], now: datetime) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from services.scheduler.rules.credit import Offer
+from services.scheduler.rules.fairness import Fairness
 from services.scheduler.rules.gate import Door
 from services.scheduler.rules.ledger import Waiting
 from services.scheduler.rules.order import FairOrder
@@ -13,6 +14,7 @@ from shared.kafka import Outgoing
 from shared.messages import (
     BlogRequested,
     EventKind,
+    FairnessWindow,
     GenerationTask,
     JobEvent,
     SchedulerReport,
@@ -96,7 +98,9 @@ def gate(door: Door) -> Outgoing:
     return Outgoing(topic=CONTROL, key=door.store, message=message)
 
 
-def report(name: str, epoch: int, order: FairOrder, closed_stores: int) -> Outgoing:
+def report(
+    name: str, epoch: int, order: FairOrder, *, closed_stores: int, fairness: Fairness | None, drifted: int
+) -> Outgoing:
     queues = sorted(order.queues(), key=lambda queue: -queue[1])
     oldest = order.oldest()
     message = SchedulerReport(
@@ -107,6 +111,15 @@ def report(name: str, epoch: int, order: FairOrder, closed_stores: int) -> Outgo
             StoreQueue(store=store, queued=waiting, in_flight=flying, served_nanousd=served, weight=weight)
             for store, waiting, flying, served, weight in queues[:_STORES_REPORTED]
         ),
-        closed_stores=closed_stores,
+        closed_stores=closed_stores, fairness=_window(fairness) if fairness is not None else None, drifted=drifted,
     )  # fmt: skip
     return Outgoing(topic=WORKERS, key=name, message=message)
+
+
+def _window(fairness: Fairness) -> FairnessWindow:
+    return FairnessWindow(
+        began_at=datetime.fromtimestamp(fairness.began_at, UTC), seconds=round(fairness.seconds, 1),
+        contenders=fairness.contenders, jain=round(fairness.jain, 4), largest_gap_nanousd=round(fairness.largest_gap),
+        light_stores=fairness.light_stores,
+        light_slowdown=None if fairness.light_slowdown is None else round(fairness.light_slowdown, 3),
+    )  # fmt: skip

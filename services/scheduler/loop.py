@@ -180,7 +180,7 @@ class Scheduler:
             self._ticked_at = now
             await term.save_lifts()
             await self._commit(consumer)
-            await term.say_outlooks()
+            await term.look()
             await term.report()
             if term.counts:
                 log.info("scheduled", **term.counts)

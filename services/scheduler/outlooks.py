@@ -1,12 +1,11 @@
 """Why and until when each store waits, for clients to read: kept in PostgreSQL as far as it is news."""
 
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-from services.scheduler.rules.credit import Credit
 from services.scheduler.rules.gate import ALL, Drain
-from services.scheduler.rules.order import FairOrder
-from services.scheduler.rules.outlook import Outlook, foresee
+from services.scheduler.rules.outlook import Outlook, Standing, foresee
 from services.scheduler.store import OutlookRow, SchedulerStore
 
 _WORTH_SAYING = 0.2
@@ -29,11 +28,10 @@ class Outlooks:
         """What a predecessor said is no longer true."""
         await self._store.clear_outlooks(epoch)
 
-    async def say(self, order: FairOrder, credit: Credit, epoch: int) -> None:
+    async def say(self, standings: Sequence[Standing], limited_by: str | None, epoch: int) -> None:
         """Save what has changed since it was said last."""
-        now = time.time()
-        rate, limited_by = self._spending.rate(ALL, now), credit.limited_by(now)
-        found = foresee(order.standings(now), money_per_s=rate, limited_by=limited_by)
+        rate = self._spending.rate(ALL, time.time())
+        found = foresee(standings, money_per_s=rate, limited_by=limited_by)
         rows = {outlook.store: _row(outlook, datetime.now(UTC)) for outlook in found}
         news = [row for store, row in rows.items() if _is_news(row, self._said.get(store))]
         over = [store for store in self._said if store not in rows]

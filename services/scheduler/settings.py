@@ -31,3 +31,4 @@ class SchedulerSettings(FlowSettings, KafkaSettings, PostgresSettings):
         5, description="seconds past a lease's end before the job returns to the queue; longer than clocks differ"
     )
     sweep_every_s: Seconds = Field(5, description="seconds between comparisons of the book with PostgreSQL")
+    fairness_window_s: Seconds = Field(60, description="seconds of each window over which fairness is judged and told")

@@ -5,15 +5,16 @@ counter's lift that was not saved within the second before a crash is made up fo
 """
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
-from services.scheduler import convert
+from services.scheduler import convert, takeover
 from services.scheduler.doors import Doors
 from services.scheduler.outlooks import Outlooks
 from services.scheduler.rules.credit import Credit
+from services.scheduler.rules.fairness import Watch
 from services.scheduler.rules.ledger import CounterChange
 from services.scheduler.rules.order import FairOrder, Picked
 from services.scheduler.settings import SchedulerSettings
@@ -27,7 +28,6 @@ from shared.messages import BlogRequested, EventKind, JobEvent, WorkerReport
 log = get_logger(__name__)
 
 _SETTLING = {EventKind.ENDED, EventKind.RETRY}
-_TELL_EVERY = 50_000
 
 Refused = list[tuple[BlogRequested, Permanent]]
 
@@ -42,7 +42,9 @@ class Term:
         """What was done since the counts were last taken, for the log."""
         self._epoch = 0
         self._began_at = 0.0
-        self._configured_until = datetime.fromtimestamp(0, UTC)
+        self._configured_until = takeover.BEGINNING
+        self._watch = Watch(seconds=settings.fairness_window_s, now=time.time())
+        self._drifted = 0
         self._over = False
         self._name = name
         self._settings = settings
@@ -62,11 +64,13 @@ class Term:
         self._epoch = await self._store.take_lead(self._name)
         self._began_at = time.time()
         log.info("this scheduler leads", epoch=self._epoch)
-        rows = await self._rebuild()
+        rebuilt = await takeover.rebuild(self._order, self._credit, self._store)
+        self._configured_until = rebuilt.configured_until
+        self._doors.grown(store for store, *_ in self._order.queues())
         await self._doors.recall()
         await self._outlooks.begin(self._epoch)
         log.info(
-            "the order is rebuilt", rows=rows, waiting=self._order.pending, in_flight=self._order.in_flight,
+            "the order is rebuilt", rows=rebuilt.rows, waiting=self._order.pending, in_flight=self._order.in_flight,
             seconds=round(time.perf_counter() - began, 3),
         )  # fmt: skip
 
@@ -161,13 +165,22 @@ class Term:
     async def say_doors(self) -> None:
         await self._doors.say(self._order, time.time())
 
-    async def say_outlooks(self) -> None:
-        await self._outlooks.say(self._order, self._credit, self._epoch)
+    async def look(self) -> None:
+        """About once a second: keep an eye on fairness, and say why stores wait."""
+        now = time.time()
+        standings = self._order.standings(now)
+        waiting = defaultdict[str, list[str]](list)
+        for standing in standings:
+            waiting[standing.account].append(standing.store)
+        self._watch.look(waiting, now)
+        await self._outlooks.say(standings, self._credit.limited_by(now), self._epoch)
 
     async def report(self) -> None:
-        await self._publisher.publish(
-            convert.report(self._name, self._epoch, self._order, self._doors.closed_stores)
+        report = convert.report(
+            self._name, self._epoch, self._order, closed_stores=self._doors.closed_stores, fairness=self._watch.last,
+            drifted=self._drifted,
         )  # fmt: skip
+        await self._publisher.publish(report)
 
     async def save_lifts(self) -> None:
         """Save what changed in the counters apart from bills."""
@@ -175,33 +188,6 @@ class Term:
 
     def next_due(self) -> float | None:
         return self._order.next_due(time.time())
-
-    async def _rebuild(self) -> int:
-        for row in await self._store.accounts():
-            self._order.restore_account(row["account"], weight=row["weight"], served=row["served_nanousd"])
-        for row in await self._store.counters():
-            self._order.restore(
-                row["store"], account=row["account"], weight=row["weight"], served=row["served_nanousd"],
-                mean_cost=row["mean_cost_nanousd"], settled_jobs=row["settled_jobs"],
-            )  # fmt: skip
-            self._configured_until = max(self._configured_until, row["configured_at"] or self._configured_until)
-        self._credit.forget_jobs()
-        read = 0
-        async for row in self._store.backlog():
-            self._take_up(row)
-            read += 1
-            if read % _TELL_EVERY == 0:
-                log.info("rebuilding the order", rows=read)
-        self._order.resume()
-        self._doors.grown(store for store, *_ in self._order.queues())
-        return read
-
-    def _take_up(self, row: Row) -> None:
-        if row["forwarded"]:
-            self._order.adopt(row["id"], row["store"], row["estimate_nanousd"])
-            self._credit.forwarded(row["id"], row["forwarded_partition"])
-        else:
-            self._order.take_up(convert.waiting_of_row(row), time.time())
 
     async def _insert(self, batch: Sequence[BlogRequested], refused: Refused) -> set[UUID]:
         """The new ones' ids. A batch that PostgreSQL refuses is halved until the culprit stands alone."""
@@ -225,6 +211,10 @@ class Term:
             self._credit.forwarded(pick.job, partition)
             self._doors.left(pick.store, now)
             self._outlooks.left(pick.reserved, now)
+            self._watch.served(
+                pick.store, pick.account, money_per_weight=pick.reserved / pick.account_weight,
+                wait_s=max(now - pick.due_at, 0.0),
+            )  # fmt: skip
             picks.append((pick.job, partition, pick))
         return picks
 
@@ -247,6 +237,8 @@ class Term:
         for row in rows:
             self._order.settle(row["id"], row["store"], row["spent"], ended=row["status"] in ENDED)
             self._credit.settled(row["id"])
+            if row["run_s"] is not None:
+                self._watch.ended(row["run_s"])
             if row["status"] == Status.PENDING:
                 self._order.add(convert.waiting_of_row(row), now)
             else:
@@ -264,6 +256,7 @@ class Term:
         if not drifted:
             return
         log.error("slots held and jobs in flight differ: repaired", jobs=len(drifted))
+        self._drifted += len(drifted)
         self.counts["drifted"] += len(drifted)
         for job in drifted & truth.keys():
             self._order.adopt(job, truth[job]["store"], truth[job]["estimate_nanousd"])

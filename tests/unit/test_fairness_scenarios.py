@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sandbox.simulation.policies import POLICIES, Fair, Fifo
 from sandbox.simulation.scenarios import SCENARIOS, Scenario
 from sandbox.simulation.world import Job, run
-from services.scheduler.rules.fairness import jain, largest_gap
+from services.scheduler.rules.fairness import Watch, jain, largest_gap
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
@@ -46,3 +46,23 @@ def test_jains_index() -> None:
     assert jain([1, 0, 0, 0]) == 0.25
     assert largest_gap([1, 5, 2]) == 4
     assert largest_gap([]) == 0
+
+
+def test_a_window_judges_those_who_contended_all_the_time() -> None:
+    watch = Watch(seconds=10, now=0)
+    for second in range(1, 11):
+        waiting = {"heavy": ["heavy"], "team": ["one", "two"]} | ({"late": ["late"]} if second == 9 else {})
+        watch.served("heavy", "heavy", money_per_weight=3, wait_s=50)
+        watch.served("one", "team", money_per_weight=1, wait_s=50)
+        if second % 3 == 0:
+            watch.served("late", "late", money_per_weight=9, wait_s=2)
+            watch.ended(20)
+        assert watch.last is None
+        watch.look(waiting, second)
+    assert watch.last is not None
+    assert (watch.last.contenders, watch.last.seconds, watch.last.light_stores) == (2, 10, 1)
+    assert watch.last.jain == jain([30, 10])
+    assert watch.last.largest_gap == 20
+    assert watch.last.light_slowdown == pytest.approx(22 / 20)
+    watch.look({}, 20)
+    assert (watch.last.contenders, watch.last.light_slowdown) == (0, None)

@@ -17,6 +17,7 @@ from services.metrics.rules import fold, histogram, limits
 from shared.job import Status
 from shared.messages import (
     EventKind,
+    FairnessWindow,
     JobEvent,
     LimiterState,
     SchedulerReport,
@@ -120,6 +121,10 @@ def scheduler(pending: int, *, epoch: int = 1, at: datetime = NOW) -> SchedulerR
     return SchedulerReport(
         scheduler="s", at=at, epoch=epoch, pending=pending, in_flight=4, oldest_pending_at=NOW - timedelta(seconds=9),
         stores=(StoreQueue(store="a", queued=pending, in_flight=4, served_nanousd=1),),
+        fairness=FairnessWindow(
+            began_at=NOW - timedelta(minutes=1), seconds=60, contenders=2, jain=0.98, largest_gap_nanousd=2e9,
+            light_stores=1, light_slowdown=1.02,
+        ),
     )  # fmt: skip
 
 
@@ -212,3 +217,9 @@ def test_a_store_with_many_jobs_stays_small_and_exact() -> None:
             fold_event(event, shards)
     assert fold.by_store(shards.items())["a"]["counts"]["DONE"] == 3_000
     assert max(len(shard["jobs"]) for shard in shards.values()) <= 65
+
+
+def test_fairness_is_shown_as_it_was_told() -> None:
+    shown = view.overview(fold.empty(), scheduler(3), [], NOW)["fairness"]
+    assert (shown["jain"], shown["largestGapUsd"], shown["lightSlowdown"]) == (0.98, 2.0, 1.02)
+    assert view.overview(fold.empty(), None, [], NOW)["fairness"] is None

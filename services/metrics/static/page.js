@@ -30,8 +30,13 @@ function tile(name, value, note, className) {
   return box;
 }
 
+function lightNote({ contenders, lightSlowdown }) {
+  const slow = lightSlowdown === null ? "" : `, light stores ×${lightSlowdown.toFixed(2)}`;
+  return `Jain, ${contenders} contend${slow}`;
+}
+
 function showNow(overview) {
-  const { pending, workers, donePerMinute, failedPercent } = overview;
+  const { pending, workers, donePerMinute, failedPercent, fairness } = overview;
   const queue = pending > 5000 ? "bad" : pending > 1000 ? "warn" : "";
   const slow = pending > 0 && donePerMinute < 5 * Math.max(workers, 1) ? "warn" : "";
   const failing = failedPercent > 20 ? "bad" : failedPercent > 5 ? "warn" : "good";
@@ -39,6 +44,7 @@ function showNow(overview) {
     tile("pending", number(pending), `${number(overview.storesWaiting)} stores wait`, queue),
     tile("oldest wait", seconds(overview.oldestWaitSeconds), `p95 of all ${seconds(overview.waitSeconds.p95)}`),
     tile("in flight", number(overview.inFlight), `${number(workers)} workers`, workers ? "" : "bad"),
+    tile("fairness", fairness ? fairness.jain.toFixed(3) : "–", fairness ? lightNote(fairness) : "of the last minute"),
     tile("done a minute", number(donePerMinute), `expected ${BAND.join("–")} a worker`, slow),
     tile("done", number(overview.jobs.DONE), `${number(overview.doneLastHour)} in the last hour`),
     tile("failed", `${failedPercent} %`, `${number(overview.jobs.FAILED)} in all`, failing),

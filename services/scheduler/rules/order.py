@@ -27,6 +27,10 @@ class Picked:
     store: str
     reserved: int
     """Nano-USD charged to the store until the bill is known."""
+    account: str
+    account_weight: float
+    due_at: float
+    """Since when it has waited: when it was asked for, or not before."""
 
 
 class FairOrder:
@@ -149,7 +153,10 @@ class FairOrder:
         store.in_flight += 1
         self._flying[waiting.job] = (store.name, reserved)
         self._trim(store)
-        return Picked(job=waiting.job, store=store.name, reserved=reserved)
+        return Picked(
+            job=waiting.job, store=store.name, reserved=reserved, account=store.account.name,
+            account_weight=store.account.weight, due_at=max(waiting.created_at, waiting.not_before),
+        )  # fmt: skip
 
     def settle(self, job: Job, store_name: str, spent: int, *, ended: bool) -> None:
         """The bill of a job: what it really cost replaces what was reserved (nothing, when it was not in flight)."""

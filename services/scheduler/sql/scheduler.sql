@@ -63,7 +63,8 @@ UPDATE blog_generations AS job
    -- Not those that are on their way again: an old event of theirs says nothing about the attempt that runs.
    AND NOT (job.status IN ('PENDING', 'PROCESSING') AND job.forwarded_at IS NOT NULL)
 RETURNING job.id, job.instance_id AS store, job.status, job.priority, job.created_at, job.not_before,
-          job.cost_nanousd - before.charged_nanousd AS spent;
+          job.cost_nanousd - before.charged_nanousd AS spent,
+          extract(epoch FROM job.finished_at - job.started_at)::float8 AS run_s;
 
 -- name: save_counters
 -- Add what changed to the stores' counters.
