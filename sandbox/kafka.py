@@ -146,7 +146,8 @@ def _ports(path: Path) -> dict[str, int]:
 def _format(java: tuple[str, ...], folder: Path, properties: Path) -> None:
     """Format the data folder. What a start that was cut half-way left there is no data yet: it goes."""
     cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-    argv = (*java, "kafka.tools.StorageTool", "format", "--standalone", "--ignore-formatted", "-t", cluster)
+    # With `=`: one identifier in 64 begins with a hyphen, and would be taken for an option.
+    argv = (*java, "kafka.tools.StorageTool", "format", "--standalone", "--ignore-formatted", f"--cluster-id={cluster}")
     shutil.rmtree(folder / "data", ignore_errors=True)
     command = (*argv, "-c", str(properties))
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=_ENVIRONMENT)

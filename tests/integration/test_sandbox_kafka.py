@@ -6,6 +6,7 @@ import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
@@ -77,3 +78,11 @@ async def test_a_start_that_fails_tells_its_last_lines(tmp_path: Path) -> None:
 def test_a_path_that_kafka_cannot_have_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="its path holds a comma; set BLOGSTREAM_HOME"):
         kafka.prepare(tmp_path / "one, two" / "kafka", print)
+
+
+async def test_a_cluster_id_that_begins_with_a_hyphen_is_no_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("uuid.uuid4", lambda: UUID(bytes=b"\xf8" * 16))
+    kafka.prepare(tmp_path / "kafka", print)
+    assert (tmp_path / "kafka" / "formatted").exists()
