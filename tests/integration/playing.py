@@ -32,12 +32,13 @@ RETURNING job.id, job.instance_id AS store, job.created_at, job.cost_nanousd
 class PlayedWorker:
     """`done` are the jobs in the order in which they ended, with their stores and costs."""
 
-    def __init__(self, world: World, pool: asyncpg.Pool, *, slots: int) -> None:
+    def __init__(self, world: World, pool: asyncpg.Pool, *, slots: int, pause_s: float) -> None:
         self.done: list[tuple[UUID, str, int]] = []
         self.tasks: Counter[UUID] = Counter()
         self._world = world
         self._pool = pool
         self._slots = slots
+        self._pause_s = pause_s
         self._chance = random.Random(1)
 
     async def report(self) -> None:
@@ -62,6 +63,7 @@ class PlayedWorker:
             while True:
                 batches = await consumer.getmany(timeout_ms=200, max_records=self._slots)
                 messages = [kafka.read(record) for records in batches.values() for record in records]
+                await asyncio.sleep(self._pause_s)
                 await self._end([message for message in messages if isinstance(message, GenerationTask)])
         finally:
             await consumer.stop()
@@ -86,10 +88,13 @@ def _ended(row: asyncpg.Record) -> JobEvent:
 
 
 @asynccontextmanager
-async def a_played_worker(world: World, database: str, *, slots: int) -> AsyncIterator[PlayedWorker]:
+async def a_played_worker(
+    world: World, database: str, *, slots: int, pause_s: float = 0.0
+) -> AsyncIterator[PlayedWorker]:
+    """`pause_s` is what every batch of jobs takes."""
     settings = PostgresSettings.model_validate({"database_url": database, "db_pool_min": 1})
     async with await open_pool(settings, name="played") as pool:
-        worker = PlayedWorker(world, pool, slots=slots)
+        worker = PlayedWorker(world, pool, slots=slots, pause_s=pause_s)
         tasks = [asyncio.create_task(worker.keep_reporting()), asyncio.create_task(worker.work())]
         try:
             yield worker
