@@ -13,7 +13,7 @@ from shared.errors import Unavailable
 application = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 _FOLDER = ROOT / "bench"
-_NO_BENCHMARKS = {"__init__", "result"}
+_NO_BENCHMARKS = {"__init__", "result", "servers"}
 
 
 def names() -> list[str]:

@@ -37,10 +37,7 @@ def waiting_of_request(request: BlogRequested) -> Waiting:
 
 
 def waiting_of_row(row: Row) -> Waiting:
-    return Waiting.of(
-        job=row["id"], store=row["store"], created_at=row["created_at"].timestamp(), priority=row["priority"],
-        not_before=row["not_before"].timestamp() if row["not_before"] else 0,
-    )  # fmt: skip
+    return Waiting(-row["priority"], row["created_at"], row["id"], row["store"], row["not_before"] or 0.0, None)
 
 
 def offer(report: WorkerReport, now: float) -> Offer:

@@ -76,6 +76,7 @@ def test_what_is_foretold_is_what_the_order_does(stores: list[tuple[int, int, in
     for number, (jobs, *_) in enumerate(stores):
         for job in range(jobs):
             order.take_up(Waiting.of(job=(number, job), store=f"s{number}", created_at=float(job)), 0)
+    order.resume()
     foretold = {one.store: one for one in foresee(order.standings(0), money_per_s=1, limited_by=None)}
     spent, firsts, lasts = 0, dict[str, int](), dict[str, int]()
     while (pick := order.pick(0)) is not None:

@@ -100,9 +100,9 @@ class FairOrder:
         self._enter(self._store(store))
 
     def take_up(self, waiting: Waiting, now: float) -> None:
-        """Take up a job that waited before: it has its place, so its store is not lifted."""
+        """Take up a job that waited before: it has its place, so its store is not lifted, and stands in no line yet."""
         if self._note(waiting, now):
-            self._queue(waiting)
+            heappush(self._store(waiting.store).queue, waiting)
 
     def resume(self) -> None:
         """Begin after a takeover. A lift that a crash kept from being saved must not become credit: nobody who waits
@@ -246,7 +246,8 @@ class FairOrder:
         store = self._store(waiting.store)
         if not store.queue:
             self._lift(store)
-        self._queue(waiting)
+        heappush(store.queue, waiting)
+        self._enter(store)
 
     def _lift(self, store: Ledger) -> None:
         """A store joins those of its account that have work waiting, and an account with no other such store joins
@@ -256,11 +257,6 @@ class FairOrder:
             store.raise_account_to(self._line.least(default=self._last_position))
         store.raise_to(account.line.least(default=account.last_position))
         self._changed.add(store.name)
-
-    def _queue(self, waiting: Waiting) -> None:
-        store = self._store(waiting.store)
-        heappush(store.queue, waiting)
-        self._enter(store)
 
     def _trim(self, store: Ledger) -> None:
         """Drop jobs that no longer wait from the front of a store's queue, then give the store its place anew."""

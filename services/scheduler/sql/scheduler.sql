@@ -27,7 +27,8 @@ SELECT store.instance_id AS store, store.account_id AS account, store.weight,
 
 -- name: backlog
 -- All that waits or is in flight, to rebuild the order from.
-SELECT id, instance_id AS store, status, priority, created_at, not_before, forwarded_at IS NOT NULL AS forwarded,
+SELECT id, instance_id AS store, priority, extract(epoch FROM created_at)::float8 AS created_at,
+       extract(epoch FROM not_before)::float8 AS not_before, forwarded_at IS NOT NULL AS forwarded,
        forwarded_partition, estimate_nanousd
   FROM blog_generations WHERE status IN ('PENDING', 'PROCESSING');
 
@@ -62,7 +63,9 @@ UPDATE blog_generations AS job
  WHERE job.id = before.id
    -- Not those that are on their way again: an old event of theirs says nothing about the attempt that runs.
    AND NOT (job.status IN ('PENDING', 'PROCESSING') AND job.forwarded_at IS NOT NULL)
-RETURNING job.id, job.instance_id AS store, job.status, job.priority, job.created_at, job.not_before,
+RETURNING job.id, job.instance_id AS store, job.status, job.priority,
+          extract(epoch FROM job.created_at)::float8 AS created_at,
+          extract(epoch FROM job.not_before)::float8 AS not_before,
           job.cost_nanousd - before.charged_nanousd AS spent,
           extract(epoch FROM job.finished_at - job.started_at)::float8 AS run_s;
 
