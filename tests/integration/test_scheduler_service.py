@@ -114,6 +114,26 @@ async def test_a_lost_lease_brings_the_job_back(world: World, start: Start) -> N
     assert [event.error for event in events if event.kind is EventKind.RETRY] == ["the worker's lease ran out"]
 
 
+async def test_a_lease_that_may_have_run_out_while_postgresql_was_away_is_no_proof_of_death(
+    world: World, start: Start
+) -> None:
+    """Workers get one lease's time from the beginning of a term to renew theirs."""
+    await world.forwarded(request := a_request())
+    await world.database.execute(
+        "UPDATE blog_generations SET status = 'PROCESSING', attempt = 1, worker = 'alive',"
+        " lease_until = now() - interval '1 minute' WHERE id = $1", request.id,
+    )  # fmt: skip
+    async with start(lease_s=3_600):
+        await eventually(partial(_reports, world, 4), every=0.2)  # one a second, and a sweep every half
+        assert await world.has_status(request.id, "PROCESSING")
+    async with start(lease_s=0.1):
+        await eventually(partial(world.has_status, request.id, "PENDING"))
+
+
+async def _reports(world: World, count: int) -> bool:
+    return sum(isinstance(report, SchedulerReport) for _, report in await world.read_all(WORKERS)) >= count
+
+
 async def test_a_job_that_nobody_claims_is_forwarded_again(world: World, start: Start) -> None:
     async with start(forward_timeout_s=1):
         await offer(world, slots=1)

@@ -360,3 +360,21 @@ def test_a_weight_that_is_set_holds_from_then_on() -> None:
         fair.add(job(number, "ab"[number % 2]), 0)
     fair.assign("a", account=None, weight=3)
     assert next_served(fair, 40) == {"a": 30, "b": 10}
+
+
+@given(st.lists(st.tuples(st.integers(1, 50), st.integers(1, 5)), min_size=1, max_size=8), st.integers(0, 60))
+@settings(max_examples=200)
+def test_whoever_comes_is_next_but_for_one_job_of_each_other_store(floods: list[tuple[int, int]], before: int) -> None:
+    """No starvation: floods (cost, weight) that never end hold up a newcomer by one job each."""
+    fair = order(cap=100)
+    for number, (cost, weight) in enumerate(floods):
+        fair.restore(f"flood{number}", weight=weight, served=0, mean_cost=cost, settled_jobs=1)
+        for turn in range(100):
+            fair.add(Waiting.of(job=(number, turn), store=f"flood{number}", created_at=float(turn)), 0)
+    next_served(fair, before)
+    fair.add(Waiting.of(job=(99, 99), store="comes", created_at=0.0), 0)
+    overtaken = 0
+    while (pick := fair.pick(0)) is not None and pick.store != "comes":
+        overtaken += 1
+    assert pick is not None
+    assert overtaken <= len(floods)
