@@ -31,7 +31,10 @@ def choose_ports(environ: Mapping[str, str], *, any_free: bool) -> Ports:
     """PORT and METRICS_PORT, or 3000 and 3001. One that is taken is replaced when `any_free`, else `Unavailable`."""
 
     def wanted(name: str, default: int) -> int:
-        port = int(environ.get(name) or default)
+        text = environ.get(name) or str(default)
+        if not text.isdecimal() or not 0 < int(text) < 65_536:
+            raise Unavailable(f"{name} is {text!r}: a port is a number from 1 to 65535")
+        port = int(text)
         if is_port_free(port):
             return port
         if any_free and name not in environ:

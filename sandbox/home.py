@@ -7,7 +7,7 @@ import shlex
 import socket
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,16 +84,21 @@ class Home:
             raise Unavailable(
                 f"cannot write to the home {self.path}: {error.strerror}; set BLOGSTREAM_HOME to another folder"
             ) from None
-        with suppress(_Held), self._held():
-            self._end_leftovers()
+        self.end_leftovers()
         return self
 
-    def _end_leftovers(self) -> None:
-        found = leftovers.of(self.path, leftovers.running())
-        if found:
-            named = ", ".join(f"{process.name} (pid {process.pid})" for process in found)
-            print(f"ending what a killed system left running: {named}", file=sys.stderr, flush=True)
-            leftovers.end(found)
+    def end_leftovers(self) -> bool:
+        """End what a killed system left running here, and say so. Whether there was anything."""
+        try:
+            with self._held():
+                found = leftovers.of(self.path, leftovers.running())
+                if found:
+                    named = ", ".join(f"{process.name} (pid {process.pid})" for process in found)
+                    print(f"ending what a killed system left running: {named}", file=sys.stderr, flush=True)
+                    leftovers.end(found)
+        except (_Held, OSError):  # somebody's system runs here, or there is no home yet
+            return False
+        return bool(found)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

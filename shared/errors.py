@@ -2,12 +2,18 @@
 
 
 class Transient(Exception):
-    """Worth another try, not before `delay` seconds from now (None: the caller's own backoff decides)."""
+    """Worth another try, not before `delay` seconds from now (None: the caller's own backoff decides).
 
-    def __init__(self, message: str, *, delay: float | None = None, code: str = "transient") -> None:
+    `in_doubt`: nobody can say whether what was asked for was done, and billed.
+    """
+
+    def __init__(
+        self, message: str, *, delay: float | None = None, code: str = "transient", in_doubt: bool = False
+    ) -> None:
         super().__init__(message)
         self.delay = delay
         self.code = code
+        self.in_doubt = in_doubt
 
 
 class Permanent(Exception):

@@ -3,7 +3,8 @@
 import asyncio
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
 
 import uvloop
 
@@ -31,3 +32,27 @@ async def _with_signals(main: Callable[[asyncio.Event], Awaitable[None]]) -> Non
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     await main(stop)
+
+
+@asynccontextmanager
+async def background(stop: asyncio.Event, **loops: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """Run endless loops beside a block, by name. One that breaks is said, stops the service, and is raised at the end:
+    a service must not go on without its leases, say."""
+    tasks = [asyncio.create_task(loop, name=name) for name, loop in loops.items()]
+
+    def ended(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            log.error("a loop broke: stopping", loop=task.get_name(), exc_info=task.exception())
+            stop.set()
+
+    for task in tasks:
+        task.add_done_callback(ended)
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in tasks:
+        if not task.cancelled():
+            task.result()

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from shared.errors import InvalidMessage
 from shared.job import SourceType, Status
 
-Headers = Sequence[tuple[str, bytes]]
+Headers = Sequence[tuple[str, bytes | None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,7 +278,7 @@ def encode(message: Message, *, source: str) -> tuple[bytes, list[tuple[str, byt
 
 def decode(value: bytes | None, headers: Headers) -> Message:
     """The message in a record. `InvalidMessage` when it is empty, of unknown type or version, or breaks its schema."""
-    kind = dict(headers).get("ce_type", b"").decode(errors="replace")
+    kind = (dict(headers).get("ce_type") or b"").decode(errors="replace")
     if value is None:
         raise InvalidMessage("an empty record")
     if kind not in _ADAPTERS:

@@ -35,6 +35,7 @@ AWAY = (
 """What asyncpg raises while the server is away or full: worth another try, and no fault of the statement."""
 
 _AGAIN_AFTER_S = 1.0
+_LIKE = "postgresql://user:password@host:port/database"
 
 _SERVICES_SHARING = 4
 _NAME = re.compile(r"^-- name: (?P<name>[a-z0-9_]+)\s*$", re.MULTILINE)
@@ -69,12 +70,16 @@ async def _prepare_connection(connection: asyncpg.Connection) -> None:
 
 async def connect(dsn: str, *, deadline_s: float) -> asyncpg.Connection:
     """One connection, tried until `deadline_s` has passed; then `Unavailable` with what, where and what to do."""
+    if not dsn.startswith(("postgresql://", "postgres://")):
+        raise Unavailable(f"DATABASE_URL cannot be understood; it looks like {_LIKE}")
     loop = asyncio.get_running_loop()
     give_up = loop.time() + deadline_s
     told = False
     while True:
         try:
             connection = await asyncpg.connect(dsn, timeout=5)
+        except (ValueError, asyncpg.ClientConfigurationError) as error:
+            raise Unavailable(f"DATABASE_URL cannot be understood: {error}; it looks like {_LIKE}") from None
         except (asyncpg.InvalidPasswordError, asyncpg.InvalidCatalogNameError) as error:
             raise Unavailable(f"PostgreSQL at {where(dsn)} refuses: {error}; check DATABASE_URL") from None
         except AWAY as error:
@@ -100,6 +105,8 @@ async def open_pool(settings: PostgresSettings, *, name: str) -> asyncpg.Pool:
     dsn = settings.database_url.get_secret_value()
     connection = await connect(dsn, deadline_s=settings.startup_deadline_s)
     try:
+        if not await connection.fetchval("SELECT to_regclass('blog_generations') IS NOT NULL"):
+            raise Unavailable(f"PostgreSQL at {where(dsn)} has no tables of ours: run `python -m migrations up`")
         room: int = await connection.fetchval(
             "SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int"
         )

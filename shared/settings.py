@@ -15,6 +15,7 @@ from shared.errors import Unavailable
 
 Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+_SERVERS = r"^\s*[^\s,:]+:[0-9]{1,5}\s*(,\s*[^\s,:]+:[0-9]{1,5}\s*)*$"
 
 
 class Settings(BaseSettings):
@@ -39,7 +40,7 @@ class Settings(BaseSettings):
 
 
 class KafkaSettings(Settings):
-    kafka_bootstrap_servers: str = Field(description="host:port, comma-separated")
+    kafka_bootstrap_servers: str = Field(pattern=_SERVERS, description="host:port, comma-separated")
     kafka_topic_prefix: str = Field(
         "",
         pattern=r"^[a-zA-Z0-9._-]{0,64}$",

@@ -19,6 +19,8 @@ _PRICE = re.compile(r"[0-9]{1,12}(\.[0-9]{1,12})?")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Product:
+    line: int
+    """Where its first row begins, the header being line 1."""
     handle: str
     title: str
     vendor: str
@@ -70,6 +72,7 @@ class Export:
 
 @dataclass(slots=True)
 class _Draft:
+    line: int
     first: dict[str, str]
     prices: list[float] = field(default_factory=list)
     images: list[str] = field(default_factory=list)
@@ -101,7 +104,7 @@ def _header(reader: Iterator[list[str]]) -> list[str]:
 
 
 def _rows(reader: Any, faults: list[Fault]) -> Iterator[tuple[int, list[str]]]:
-    """Rows with the line they begin on; a row that cannot even be split ends the file with a fault."""
+    """Rows with the line they begin on; a row that cannot even be split is a fault, and the next line begins anew."""
     while True:
         line = reader.line_num + 1
         try:
@@ -110,7 +113,7 @@ def _rows(reader: Any, faults: list[Fault]) -> Iterator[tuple[int, list[str]]]:
             return
         except csv.Error as error:
             faults.append(Fault(line=line, reason=str(error)))
-            return
+            continue
         if row:
             yield line, row
 
@@ -132,7 +135,7 @@ class _Folding:
         cells = dict(zip(self._header, row, strict=False))
         reason = self._fault(handle, cells, columns=len(row))
         if reason is None:
-            self._add(handle, cells)
+            self._add(handle, cells, line)
         elif handle and handle not in self.drafts:
             self._refused.setdefault(handle, line)
         return reason
@@ -156,8 +159,8 @@ class _Folding:
             return f"belongs to {handle!r}, whose first row (line {self._refused[handle]}) cannot be used"
         return f"is the first of {handle!r} and has no Title"
 
-    def _add(self, handle: str, cells: dict[str, str]) -> None:
-        draft = self.drafts.setdefault(handle, _Draft(first=cells))
+    def _add(self, handle: str, cells: dict[str, str], line: int) -> None:
+        draft = self.drafts.setdefault(handle, _Draft(line=line, first=cells))
         if price := cells["Variant Price"].strip():
             draft.prices.append(float(price))
         image = cells.get("Image Src", "").strip()
@@ -169,6 +172,7 @@ def _product(draft: _Draft) -> Product:
     row = draft.first
     options = (row.get(f"Option{number} Name", "").strip() for number in (1, 2, 3))
     return Product(
+        line=draft.line,
         handle=row["Handle"].strip(),
         title=" ".join(row["Title"].split()),
         vendor=row["Vendor"].strip(),

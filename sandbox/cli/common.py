@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import asyncpg
 
+from sandbox import leftovers
 from sandbox.home import Home, current_home, is_running
 from shared.errors import Unavailable
 from shared.postgres import connect
@@ -26,6 +27,12 @@ def running_home() -> tuple[Home, dict[str, Any]]:
     home = current_home()
     state = home.read_state()
     if not state or not is_running(int(state["supervisor"])):
+        left = leftovers.of(home.path, leftovers.running())
+        if left:
+            raise Unavailable(
+                f"the supervisor of {home.path} was killed and left {len(left)} processes running;"
+                " `./blogstream down` ends them, `./blogstream up` starts anew"
+            )
         raise Unavailable(f"nothing runs in {home.path}; `./blogstream up` starts it")
     return home, state
 

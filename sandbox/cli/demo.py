@@ -37,7 +37,7 @@ def demo(
 
     Exit 0 only if every job ended DONE.
     """
-    wanted = [_export(path) for path in csv] if csv else shops.built_in()
+    wanted = _exports(csv) if csv else shops.built_in()
     home = current_home().prepare()
     for provider in standins_needed(os.environ):
         say(f"no key for {provider}: a STAND-IN writes, no AI provider is called and nothing is paid")
@@ -51,13 +51,25 @@ def demo(
     raise typer.Exit(0 if finished.all_done else 1)
 
 
+def _exports(paths: Sequence[Path]) -> list[shops.Shop]:
+    found = [_export(path) for path in paths]
+    twice = [name for name, count in Counter(shop.name for shop in found).items() if count > 1]
+    if twice:
+        raise Unavailable(f"two exports give a store the name {twice[0]!r}: rename one of the files")
+    return found
+
+
 def _export(path: Path) -> shops.Shop:
     try:
         shop = shops.from_export(path)
+    except UnicodeDecodeError as error:
+        raise Unavailable(f"{path}: is not UTF-8 text (byte {error.start})") from None
     except (OSError, ValueError) as error:
         raise Unavailable(f"{path}: {error}") from None
     for fault in shop.faults:
         say(f"{path.name} {fault}: left out")
+    if not shop.requests:
+        raise Unavailable(f"{path}: holds no product that can be written about")
     return shop
 
 
@@ -74,14 +86,20 @@ def _run_and_stop(home: Home, generators: int, wanted: Sequence[shops.Shop]) -> 
         waiting = asyncio.create_task(ready.wait())
         await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
-        if ready.is_set():
+        finished: Finished | BaseException | None = None
+        if ready.is_set() and not stop.is_set():
             work = asyncio.create_task(_run(home, home.read_env(), wanted), name="demo")
             await asyncio.wait({running, work}, return_when=asyncio.FIRST_COMPLETED)
+            interrupted = stop.is_set()  # whatever the work met then, it met because everything stops
             stop.set()
             work.cancel()
-            if work.done() and not work.cancelled():
-                outcome.append(work.result())
+            (found,) = await asyncio.gather(work, return_exceptions=True)
+            finished = None if interrupted else found
         await running
+        if isinstance(finished, BaseException):
+            raise finished
+        if finished is not None:
+            outcome.append(finished)
 
     run_until_signal(both)
     if not outcome:

@@ -4,6 +4,7 @@ import typer
 
 from sandbox.cli.common import running_home
 from sandbox.cli.up import stop_detached
+from sandbox.home import current_home
 
 application = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -11,5 +12,7 @@ application = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @application.command()
 def down() -> None:
     """Stop the system that runs in this home. Running jobs finish or go back to the queue."""
+    if current_home().end_leftovers():
+        return
     home, state = running_home()
     stop_detached(home, int(state["supervisor"]))

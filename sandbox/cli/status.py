@@ -63,6 +63,8 @@ async def _jobs(dsn: str) -> dict[str, int] | None:
         return None
     try:
         rows = await connection.fetch("SELECT status, count(*) AS jobs FROM blog_generations GROUP BY status")
+    except asyncpg.UndefinedTableError:
+        return {}
     finally:
         await connection.close()
     return {state.value: 0 for state in Status} | {row["status"]: row["jobs"] for row in rows}

@@ -2,9 +2,11 @@
 
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from services.ingest.rules import RefusedError, judge_body
 from shared import shopify
 
 Request = dict[str, Any]
@@ -50,9 +52,21 @@ def from_export(path: Path) -> Shop:
     """The shop of one product export, named after its file. ValueError when it is no such export."""
     with path.open(encoding="utf-8-sig", newline="") as lines:
         export = shopify.parse(lines)
-    requests = tuple(
-        {"sourceType": "product", "sourceId": product.handle, "title": product.title, "product": product.as_data()}
-        for product in export.products
-    )
-    name = re.sub(r"[^a-zA-Z0-9._-]+", "-", path.stem).strip("-.") or "shop"
-    return Shop(name=name, requests=requests, faults=tuple(str(fault) for fault in export.faults))
+    faults, requests = list(export.faults), list[Request]()
+    for product in export.products:
+        request = _request(product)
+        try:
+            judge_body(request, now=datetime.now(UTC))
+        except RefusedError as error:
+            faults.append(shopify.Fault(line=product.line, reason=f"would be refused: {error}"))
+        else:
+            requests.append(request)
+    name = re.sub(r"[^a-zA-Z0-9._-]+", "-", path.stem).strip("-._")[:100] or "shop"
+    in_order = sorted(faults, key=lambda fault: fault.line)
+    return Shop(name=name, requests=tuple(requests), faults=tuple(str(fault) for fault in in_order))
+
+
+def _request(product: shopify.Product) -> Request:
+    return {
+        "sourceType": "product", "sourceId": product.handle, "title": product.title, "product": product.as_data(),
+    }  # fmt: skip

@@ -5,7 +5,12 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 from services.generator.rules.limiter import Limiter, Ticket
+from shared.errors import Transient
 from shared.messages import LimiterState
+
+
+def _no_share() -> Transient:
+    return Transient("this worker owns no partition, and so no part of the budget", code="no-share", delay=0.0)
 
 
 class ProviderLimiter:
@@ -21,7 +26,12 @@ class ProviderLimiter:
         self._share = 0.0
 
     async def acquire(self, needs: Mapping[str, float]) -> None:
-        """Wait for the turn of a call with these needs; they are spent when this returns."""
+        """Wait for the turn of a call with these needs; they are spent when this returns.
+
+        `Transient` while this worker owns no part of the budget: another has it, and is to have the job.
+        """
+        if self._share <= 0:
+            raise _no_share()
         ticket = self._rules.ask(needs, self._loop.time())
         waiter = self._waiters[ticket] = self._loop.create_future()
         self._pump()
@@ -37,6 +47,12 @@ class ProviderLimiter:
         """Own this part (0 to 1) of the account's limits from now on."""
         self._share = share
         self._rules.set_share(share, self._loop.time())
+        if share <= 0:
+            for ticket, waiter in self._waiters.items():
+                self._rules.leave(ticket)
+                if not waiter.done():
+                    waiter.set_exception(_no_share())
+            self._waiters.clear()
         self._pump()
 
     def cool_down(self, seconds: float) -> None:

@@ -24,6 +24,7 @@ from services.generator.store import GeneratorStore
 from services.generator.worker import Worker
 from shared import kafka
 from shared.errors import Unavailable
+from shared.lifecycle import background
 from shared.log import get_logger
 from shared.postgres import open_pool, persist
 from shared.topics import GENERATION
@@ -103,19 +104,13 @@ class _Service:
 
     async def run(self, stop: asyncio.Event) -> None:
         await self._consumer.start()
-        background = [
-            asyncio.create_task(self._reporter.run(), name="reports"),
-            asyncio.create_task(self._reporter.log_heartbeat(), name="heartbeat"),
-            asyncio.create_task(self._keep_leases(), name="leases"),
-        ]
-        log.info("[Blog Worker] Started successfully")
-        try:
+        loops = {
+            "reports": self._reporter.run(), "heartbeat": self._reporter.log_heartbeat(), "leases": self._keep_leases(),
+        }  # fmt: skip
+        async with background(stop, **loops):
+            log.info("[Blog Worker] Started successfully")
             await self._consumer.run(stop)
             await self._drain()
-        finally:
-            for task in background:
-                task.cancel()
-            await asyncio.gather(*background, return_exceptions=True)
 
     async def _drain(self) -> None:
         log.info("[Blog Worker] Draining", running=self._worker.running, seconds=self._settings.drain_s)

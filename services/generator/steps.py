@@ -12,12 +12,12 @@ from pydantic import BaseModel
 
 from services.generator.images import ImageStore
 from services.generator.providers.openai import Call, OpenAIWriter, PaidInVain
-from services.generator.providers.replicate import ReplicatePainter
+from services.generator.providers.replicate import Image, ReplicatePainter
 from services.generator.rules import prompts
 from services.generator.rules.article import Article, Outline, plain, render, slug
 from services.generator.rules.prices import Prices
 from services.generator.store import Claim, GeneratorStore, Post, SavedStep
-from shared.errors import Permanent
+from shared.errors import Permanent, Transient
 from shared.job import Step
 from shared.log import get_logger
 from shared.messages import Usage
@@ -62,19 +62,20 @@ class BlogSteps:
         self, claim: Claim, step: Step, saved: dict[Step, SavedStep], answer: type[A], instructions: str, data: str,
         max_tokens: int,
     ) -> A:  # fmt: skip
-        done = saved.get(step)
-        if done is not None and done.state == "DONE":
-            return answer.model_validate(done.result)
+        if (known := saved.get(step)) is not None and known.done is not None:
+            return answer.model_validate(known.done)
         call = Call(job=claim.job, step=step, instructions=instructions, data=data, max_tokens=max_tokens)
         await self._writer.wait_turn(call, answer)
-        await self._begin(claim, step)
+        begun = await self._begin(claim, step)
+        if begun.done is not None:
+            return answer.model_validate(begun.done)
         try:
             written, usage = await self._writer.write(call, answer)
         except PaidInVain as vain:
             await self._store.finish_step(claim, step, state="FAILED", usage=vain.usage)
             raise vain.cause from None
-        except Exception:
-            await self._store.finish_step(claim, step, state="FAILED", usage=Usage())
+        except Exception as error:
+            await self._fail(claim, step, error)
             raise
         await self._store.finish_step(claim, step, state="DONE", usage=usage, result=written.model_dump())
         await self._step_done(claim, step)
@@ -82,13 +83,10 @@ class BlogSteps:
 
     async def _paint(self, claim: Claim, saved: dict[Step, SavedStep], outline: Outline) -> str:
         before = saved.get(Step.IMAGE)
-        if before is not None and before.state == "DONE" and before.result is not None:
-            return str(before.result["url"])
-        prediction = before.external_id if before is not None else None
-        if prediction is None:
-            prediction = await self._create_image(claim, outline)
+        if before is not None and before.done is not None:
+            return str(before.done["url"])
         try:
-            image = await self._painter.finish(claim.job, prediction)
+            image = await self._painted_before(claim, before) or await self._paint_anew(claim, outline)
         except Permanent:
             await self._store.name_call(claim, Step.IMAGE, None)  # another attempt needs another prediction
             await self._store.finish_step(claim, Step.IMAGE, state="FAILED", usage=Usage())
@@ -100,24 +98,47 @@ class BlogSteps:
         await self._step_done(claim, Step.IMAGE)
         return url
 
-    async def _create_image(self, claim: Claim, outline: Outline) -> str:
+    async def _painted_before(self, claim: Claim, before: SavedStep | None) -> Image | None:
+        """What an earlier attempt had painted, if it did and the provider still has it."""
+        if before is None or before.external_id is None:
+            return None
+        return await self._finish(claim, before.external_id)
+
+    async def _paint_anew(self, claim: Claim, outline: Outline) -> Image:
         await self._painter.wait_turn()
         await self._begin(claim, Step.IMAGE)
         try:
             prediction = await self._painter.create(claim.job, prompts.image_prompt(outline))
-        except Exception:
-            await self._store.finish_step(claim, Step.IMAGE, state="FAILED", usage=Usage())
+        except Exception as error:
+            await self._fail(claim, Step.IMAGE, error)
             raise
         await self._store.name_call(claim, Step.IMAGE, prediction)
-        return prediction
+        image = await self._finish(claim, prediction)
+        if image is None:
+            raise Transient("Replicate no longer knows the prediction it made", code="replicate-gone", in_doubt=True)
+        return image
 
-    async def _begin(self, claim: Claim, step: Step) -> None:
-        in_doubt = await self._store.begin_step(claim, step)
-        if in_doubt:
+    async def _finish(self, claim: Claim, prediction: str) -> Image | None:
+        """The image of a prediction; None, and its name forgotten, when it is gone: another is to be made."""
+        image = await self._painter.finish(claim.job, prediction)
+        if image is None:
+            await self._store.name_call(claim, Step.IMAGE, None)
+            log.warning("a prediction is gone", job=str(claim.job), store=claim.request.store, prediction=prediction)
+        return image
+
+    async def _fail(self, claim: Claim, step: Step, error: Exception) -> None:
+        """A call that nobody can say was billed stays as it is, begun: the next attempt counts it as in doubt."""
+        if not (isinstance(error, Transient) and error.in_doubt):
+            await self._store.finish_step(claim, step, state="FAILED", usage=Usage())
+
+    async def _begin(self, claim: Claim, step: Step) -> SavedStep:
+        begun = await self._store.begin_step(claim, step)
+        if begun.in_doubt and begun.done is None:
             log.warning(
                 "a call was begun before and its answer never saved: it is made again", job=str(claim.job),
-                store=claim.request.store, step=step, in_doubt=in_doubt,
+                store=claim.request.store, step=step, in_doubt=begun.in_doubt,
             )  # fmt: skip
+        return begun
 
 
 async def _both(article: Awaitable[Article], image: Awaitable[str]) -> tuple[Article, str]:

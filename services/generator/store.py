@@ -42,6 +42,13 @@ class SavedStep:
     state: str
     external_id: str | None
     result: dict[str, Any] | None
+    in_doubt: int = 0
+    """Calls that were begun and never answered: perhaps paid in vain."""
+
+    @property
+    def done(self) -> dict[str, Any] | None:
+        """The saved answer, if there is one."""
+        return self.result if self.state == "DONE" else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,12 +100,14 @@ class GeneratorStore:
             for row in rows
         }
 
-    async def begin_step(self, claim: Claim, step: Step) -> int:
-        """Note that the step's call begins. How many calls of it are in doubt; `ClaimLostError` when it may not."""
+    async def begin_step(self, claim: Claim, step: Step) -> SavedStep:
+        """Note that the step's call begins. What is known of it; `ClaimLostError` when it may not."""
         row = await self._persist(claim, "begin_step", claim.job, step, claim.attempt, claim.worker)
         if row is None:
             raise ClaimLostError(f"job {claim.job}, attempt {claim.attempt}")
-        return int(row["in_doubt"])
+        return SavedStep(
+            state=row["state"], external_id=row["external_id"], result=row["result"], in_doubt=row["in_doubt"]
+        )
 
     async def name_call(self, claim: Claim, step: Step, external_id: str | None) -> None:
         await self._persist(claim, "name_call", claim.job, step, external_id)

@@ -144,7 +144,7 @@ class Worker:
     async def _run(self, claim: Claim) -> bool:
         """Work on a claimed job until its outcome is told; false when the claim was lost on the way."""
         entry = self._running[claim.job] = _Running(
-            task=asyncio.create_task(self.steps.run(claim), name=f"job {claim.job}"), ended=asyncio.Event()
+            task=asyncio.create_task(self._attempt(claim), name=f"job {claim.job}"), ended=asyncio.Event()
         )
         self._changed()
         try:
@@ -160,6 +160,11 @@ class Worker:
             del self._running[claim.job]
             entry.ended.set()
             self._changed()
+
+    async def _attempt(self, claim: Claim) -> Post:
+        if claim.attempt > self._max_attempts:
+            raise Permanent(f"gave up: {claim.attempt - 1} attempts ended with their workers", code="workers-lost")
+        return await self.steps.run(claim)
 
     async def _outcome(self, task: asyncio.Task[Post]) -> Post | Exception:
         await asyncio.wait({task})

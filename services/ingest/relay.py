@@ -19,11 +19,11 @@ class MetricsRelay:
 
     async def get(self, request: Request) -> Response:
         """The same path and query of the metrics service; 502 when it is away."""
-        accept = request.headers.get("accept", "*/*")
+        accept = request.headers.get("accept", "*/*").encode("latin-1")  # as it came: any byte may stand in a header
         url = httpx.URL(self._base_url + request.url.path, query=request.url.query.encode())
         try:
             async with asyncio.timeout(_DEADLINE_S):
-                answer = await self._http.get(url, headers={"Accept": accept})
+                answer = await self._http.get(url, headers={b"Accept": accept})
         except (httpx.HTTPError, TimeoutError) as error:
             raise Problem(502, "Bad Gateway", detail=f"the metrics service is away: {type(error).__name__}") from None
         headers = {name: answer.headers[name] for name in _PASSED_ON if name in answer.headers}

@@ -120,6 +120,8 @@ def _fault(fault: Any) -> dict[str, Any]:
         return {"field": "body", "detail": "must be a JSON object"}
     known = {"extra_forbidden": "is not a known field", "missing": "is required"}
     detail = known.get(fault["type"], fault["msg"].removeprefix("Value error, "))
+    if detail.startswith("Value should have"):  # of a text that was looked at before its length was
+        detail = detail.replace("items after validation", "characters").replace("item after validation", "character")
     return {"field": ".".join(map(str, fault["loc"])), "detail": detail}
 
 

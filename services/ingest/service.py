@@ -16,6 +16,7 @@ from services.ingest.relay import MetricsRelay
 from services.ingest.settings import IngestSettings
 from services.ingest.store import IngestStore
 from shared import http, kafka
+from shared.lifecycle import background
 from shared.log import get_logger
 from shared.postgres import is_alive, open_pool
 
@@ -55,10 +56,9 @@ async def _run(settings: IngestSettings, stop: asyncio.Event, name: str, listene
             settings=settings, keys=keys, gates=gates, store=IngestStore(pool), publisher=publisher,
             relay=MetricsRelay(client, settings.metrics_url), probes=Probes(needs=needs, draining=stop),
         )  # fmt: skip
-        closing.callback(asyncio.create_task(keys.keep_fresh(), name="api keys").cancel)
-        closing.callback(asyncio.create_task(gates.follow(), name="gates").cancel)
-        log.info("ingest listens", host=settings.host, port=settings.port)
-        await http.serve(api.application(), listener, stop)
+        async with background(stop, keys=keys.keep_fresh(), gates=gates.follow()):
+            log.info("ingest listens", host=settings.host, port=settings.port)
+            await http.serve(api.application(), listener, stop)
     log.info("ingest stopped")
 
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
+import asyncpg
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from aiokafka.structs import ConsumerRecord, TopicPartition
@@ -79,7 +80,7 @@ class Scheduler:
     async def _guarded_turn(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> None:
         try:
             await self._turn(consumer)
-        except (*AWAY, KafkaError, DeposedError) as error:
+        except (*AWAY, asyncpg.PostgresError, KafkaError, DeposedError) as error:
             log.error("scheduling pauses", reason=f"{type(error).__name__}: {error}")
             self._end_term()
             while not stop.is_set() and not await self._recovered():
@@ -92,7 +93,7 @@ class Scheduler:
         try:
             await self._store.epoch()
             await kafka.reachable(self._settings.kafka_bootstrap_servers)
-        except AWAY:
+        except (*AWAY, asyncpg.PostgresError):
             return False
         return True
 
@@ -228,7 +229,7 @@ class Scheduler:
                 if term is not None:
                     await term.save_lifts()
                 await self._commit(consumer)
-            except (*AWAY, KafkaError, DeposedError) as error:
+            except (*AWAY, asyncpg.PostgresError, KafkaError, DeposedError) as error:
                 log.warning(
                     "could not commit: some records will be read again", reason=f"{type(error).__name__}: {error}"
                 )

@@ -109,6 +109,7 @@ async def test_an_image_is_painted_once_and_can_be_taken_up_again(
     prediction = await painter.create(job, "a tent at dawn")
     first = await painter.finish(job, prediction)
     again = await painter.finish(job, prediction)
+    assert first is not None
     assert first.media_type == "image/png"
     assert first.content.startswith(b"\x89PNG\r\n\x1a\n")
     assert first == again

@@ -1,5 +1,6 @@
 """OpenAI's Responses API. Retries are ours alone: the SDK makes each call once."""
 
+import re
 from dataclasses import dataclass
 from typing import TypeVar
 from uuid import UUID
@@ -18,6 +19,8 @@ from shared.messages import Usage
 A = TypeVar("A", bound=BaseModel)
 
 _COOL_DOWN_S = 5.0
+_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
+"""U+0000 as JSON writes it: PostgreSQL cannot store it, and the answer is paid for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +80,9 @@ class OpenAIWriter:
         except openai.OpenAIError as error:
             raise self._translate(error) from error
         except ValueError as error:  # the SDK lets the JSON decoder's error through
-            raise Transient(f"OpenAI answered with something unreadable: {error}", code="openai-unreadable") from error
+            raise Transient(
+                f"OpenAI answered with something unreadable: {error}", code="openai-unreadable", in_doubt=True
+            ) from error
         usage = self._usage(response)
         try:
             return _parse(response, answer), usage
@@ -93,8 +98,8 @@ class OpenAIWriter:
         if isinstance(error, openai.APIStatusError):
             return self._translate_status(error)
         if isinstance(error, openai.APIConnectionError):  # time-outs too
-            return Transient(f"OpenAI could not be reached: {error}", code="openai-unreachable")
-        return Transient(f"OpenAI answered with something unreadable: {error}", code="openai-unreadable")
+            return Transient(f"OpenAI could not be reached: {error}", code="openai-unreachable", in_doubt=True)
+        return Transient(f"OpenAI answered with something unreadable: {error}", code="openai-unreadable", in_doubt=True)
 
     def _translate_status(self, error: openai.APIStatusError) -> Transient | Permanent:
         status, delay = error.status_code, _retry_after(error)
@@ -126,7 +131,7 @@ def _parse(response: Response, answer: type[A]) -> A:
     if refusal is not None:
         raise Permanent(f"OpenAI declined to write this: {refusal}", code="refused")
     try:
-        return answer.model_validate_json(response.output_text)
+        return answer.model_validate_json(_NUL.sub(r"\1", response.output_text))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         raise Transient(f"OpenAI's answer breaks its schema: {first['msg']}", code="openai-schema") from None

@@ -24,6 +24,8 @@ _FIRST_POLL_S = 1.0
 _SLOWEST_POLL_S = 5.0
 _LARGEST_IMAGE = 16 * 1024 * 1024
 
+_GONE = {"replicate-404", "replicate-gone"}
+
 _job: ContextVar[str] = ContextVar("replicate_job", default="")
 
 
@@ -67,16 +69,22 @@ class ReplicatePainter:
             async with asyncio.timeout(_CREATE_WITHIN_S):
                 prediction = await self._call(self._client.models.predictions.async_create(self._model, input=wanted))
         except TimeoutError:
-            raise Transient(f"Replicate gave no id within {_CREATE_WITHIN_S:g} s", code="replicate-timeout") from None
+            raise Transient(
+                f"Replicate gave no id within {_CREATE_WITHIN_S:g} s", code="replicate-timeout", in_doubt=True
+            ) from None
         return str(prediction.id)
 
-    async def finish(self, job: UUID, prediction_id: str) -> Image:
-        """Wait for a created prediction and fetch what it made."""
+    async def finish(self, job: UUID, prediction_id: str) -> Image | None:
+        """Wait for a created prediction and fetch what it made. None when it, or what it made, is gone by now."""
         _job.set(str(job))
         try:
             async with asyncio.timeout(self._timeout_s):
                 url = await self._poll(prediction_id)
                 return await self._fetch(url)
+        except Permanent as error:
+            if error.code in _GONE:
+                return None
+            raise
         except TimeoutError:
             raise Transient(f"Replicate took over {self._timeout_s:g} s", code="replicate-timeout") from None
 
@@ -94,6 +102,8 @@ class ReplicatePainter:
     async def _fetch(self, url: str) -> Image:
         try:
             answer = await self._http.get(url)
+            if answer.status_code in (404, 410):
+                raise Permanent("Replicate: the image is no longer there", code="replicate-gone")
             answer.raise_for_status()
         except httpx.HTTPError as error:
             raise Transient(f"the image could not be fetched: {error}", code="replicate-fetch") from error
@@ -107,7 +117,9 @@ class ReplicatePainter:
         except ReplicateError as error:
             raise self._translate(error) from error
         except httpx.HTTPError as error:
-            raise Transient(f"Replicate could not be reached: {error!r}", code="replicate-unreachable") from error
+            raise Transient(
+                f"Replicate could not be reached: {error!r}", code="replicate-unreachable", in_doubt=True
+            ) from error
         except ValueError as error:
             if isinstance(error, ValidationError) and "given=aborted" in str(error):  # a status that the SDK lacks
                 raise Permanent("Replicate: the prediction was aborted", code="replicate-aborted") from error

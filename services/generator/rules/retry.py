@@ -6,6 +6,8 @@ from shared.errors import Permanent, Transient
 
 _FIRST_PAUSE_S = 2.0
 _LONGEST_PAUSE_S = 300.0
+_LONGEST_REASON = 2_000
+"""Characters: a provider's own words may be a whole page."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,11 +27,12 @@ def judge(error: Exception, *, attempt: int, max_attempts: int, chance: float) -
 
     A provider's own delay is a minimum; the backoff doubles from 2 s to 5 minutes.
     """
+    said = str(error)[:_LONGEST_REASON]
     if isinstance(error, Permanent):
-        return Fail(code=error.code, reason=str(error))
+        return Fail(code=error.code, reason=said)
     if not isinstance(error, Transient):
-        return Fail(code="internal", reason=f"{type(error).__name__}: {error}")
+        return Fail(code="internal", reason=f"{type(error).__name__}: {said}")
     if attempt >= max_attempts:
-        return Fail(code=error.code, reason=f"gave up after {attempt} attempts: {error}")
+        return Fail(code=error.code, reason=f"gave up after {attempt} attempts: {said}")
     backoff = min(_FIRST_PAUSE_S * 2 ** (attempt - 1), _LONGEST_PAUSE_S)
-    return Again(delay_s=(error.delay or 0.0) + backoff * chance, reason=str(error))
+    return Again(delay_s=(error.delay or 0.0) + backoff * chance, reason=said)

@@ -26,15 +26,18 @@ SELECT step, state, external_id, result FROM blog_steps WHERE job_id = $1;
 
 -- name: begin_step
 -- Note that a call is about to be paid for. Nothing is returned when the claim is lost. in_doubt counts calls that
--- earlier attempts began and that were never answered.
+-- earlier attempts began and that were never answered. A step that is DONE by now, by a late answer, stays so.
 INSERT INTO blog_steps AS step (job_id, step, state, attempt)
 SELECT id, $2, 'STARTED', attempt FROM blog_generations
  WHERE id = $1 AND attempt = $3 AND worker = $4 AND status = 'PROCESSING'
 ON CONFLICT (job_id, step) DO UPDATE
-   SET state = 'STARTED', attempt = excluded.attempt, call_started_at = now(), finished_at = NULL,
+   SET state = CASE step.state WHEN 'DONE' THEN step.state ELSE excluded.state END,
+       attempt = CASE step.state WHEN 'DONE' THEN step.attempt ELSE excluded.attempt END,
+       call_started_at = CASE step.state WHEN 'DONE' THEN step.call_started_at ELSE now() END,
+       finished_at = CASE step.state WHEN 'DONE' THEN step.finished_at END,
        in_doubt = step.in_doubt
            + (step.state = 'STARTED' AND step.external_id IS NULL AND step.attempt <> excluded.attempt)::int
-RETURNING in_doubt, external_id;
+RETURNING state, in_doubt, external_id, result;
 
 -- name: name_call
 -- Save the provider's id of a call as soon as it exists ($3), or forget it (NULL) so that a new one is made.
@@ -42,9 +45,12 @@ UPDATE blog_steps SET external_id = $3 WHERE job_id = $1 AND step = $2;
 
 -- name: finish_step
 -- Save what attempt $9 of a step has brought and cost: once, however often it is said. A paid answer is saved whoever
--- holds the claim by now.
+-- holds the claim by now; what is DONE stays as it is, and only the bill grows.
 UPDATE blog_steps
-   SET state = $3, attempt = $9, finished_at = now(), result = coalesce($4, result), input_tokens = input_tokens + $5,
+   SET state = CASE state WHEN 'DONE' THEN state ELSE $3 END,
+       attempt = CASE state WHEN 'DONE' THEN attempt ELSE $9 END,
+       result = CASE state WHEN 'DONE' THEN result ELSE coalesce($4, result) END,
+       finished_at = now(), input_tokens = input_tokens + $5,
        output_tokens = output_tokens + $6, images = images + $7, cost_nanousd = cost_nanousd + $8
  WHERE job_id = $1 AND step = $2 AND NOT (attempt = $9 AND state <> 'STARTED');
 
