@@ -35,6 +35,25 @@ def _redact_value(value: Any) -> Any:
     return value
 
 
+class SaidBefore(logging.Filter):
+    """Lets a library say the same thing once in `within_s` seconds: while Kafka is away, its client says hundreds."""
+
+    def __init__(self, library: str, *, within_s: float = 30.0) -> None:
+        super().__init__()
+        self._library = library
+        self._within_s = within_s
+        self._said: dict[tuple[str, str], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not record.name.startswith(self._library):
+            return True
+        what = (record.name, str(record.msg))
+        if record.created - self._said.get(what, float("-inf")) < self._within_s:
+            return False
+        self._said[what] = record.created
+        return True
+
+
 def _to_json(event: EventDict, **_: Any) -> str:
     return orjson.dumps(event, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
 
@@ -72,6 +91,7 @@ def configure(service: str, level: int) -> None:
     library_level = logging.DEBUG if level >= 3 else logging.WARNING
     for name in ("aiokafka", "faust", "mode", "httpx", "httpx2", "httpcore", "openai", "uvicorn", "asyncio"):
         logging.getLogger(name).setLevel(library_level)
+    handler.addFilter(SaidBefore("aiokafka"))
     structlog.contextvars.bind_contextvars(service=service)
 
 

@@ -151,11 +151,7 @@ async def test_what_a_dead_worker_has_paid_for_is_not_paid_again(
         await world.forwarded(first)
         await ends_as(world, first, "DONE")
         request = a_request()
-        await world.database.execute(
-            "INSERT INTO blog_generations (id, instance_id, source_type, source_id, request, created_at, status,"
-            " attempt, worker, forwarded_at) VALUES ($1, $2, $3, $4, $5, $6, 'PENDING', 1, 'dead', now())",
-            request.id, request.store, request.source_type, request.source_id, request, request.created_at,
-        )  # fmt: skip
+        await world.database.execute(_WAITS_AGAIN, *_columns(request))
         await world.database.execute(
             "INSERT INTO blog_steps (job_id, step, state, attempt, external_id, result, cost_nanousd)"
             " SELECT $1, step, CASE step WHEN 'outline' THEN 'DONE' ELSE 'STARTED' END, 1, external_id,"
@@ -267,3 +263,39 @@ async def test_two_workers_share_the_partitions_and_do_each_job_once(
     workers = {(await world.row(request.id))["worker"] for request in requests}
     assert workers == {"worker-1", "worker-2"}
     assert all(standins.openai.bill(request.id)["calls"] == 2 for request in requests)
+
+
+async def test_a_prediction_that_is_gone_is_painted_anew(world: World, start: Start, standins: Standins) -> None:
+    request = a_request()
+    async with start():
+        await world.database.execute(_WAITS_AGAIN, *_columns(request))
+        await world.database.execute(
+            "INSERT INTO blog_steps (job_id, step, state, attempt, external_id)"
+            " VALUES ($1, 'image', 'STARTED', 1, 'x')", request.id,
+        )  # fmt: skip
+        await world.send_task(request)
+        await ends_as(world, request, "DONE")
+    assert standins.replicate.bill(request.id)["calls"] == 1
+
+
+async def test_a_job_that_outlives_too_many_workers_fails_and_pays_nothing(
+    world: World, start: Start, standins: Standins
+) -> None:
+    request = a_request()
+    async with start(max_attempts=1):
+        await world.database.execute(_WAITS_AGAIN, *_columns(request))
+        await world.send_task(request)
+        await ends_as(world, request, "FAILED")
+    assert (await world.row(request.id))["error_code"] == "workers-lost"
+    assert standins.openai.bill(request.id)["calls"] == 0
+
+
+_WAITS_AGAIN = (
+    "INSERT INTO blog_generations (id, instance_id, source_type, source_id, request, created_at, attempt, worker,"
+    " forwarded_at) VALUES ($1, $2, $3, $4, $5, $6, 1, 'dead', now())"
+)
+"""A job that one worker has claimed and that was forwarded again since."""
+
+
+def _columns(request: BlogRequested) -> tuple[Any, ...]:
+    return request.id, request.store, request.source_type, request.source_id, request, request.created_at

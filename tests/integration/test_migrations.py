@@ -12,6 +12,8 @@ import pytest
 from migrations import runner
 from migrations.files import load
 from shared.errors import Unavailable
+from shared.postgres import open_pool
+from shared.settings import PostgresSettings
 
 ROOT = Path(__file__).parents[2]
 OPERATORS_QUERIES = (
@@ -50,6 +52,18 @@ async def _migrate(dsn: str, *arguments: str) -> tuple[int, str]:
     )  # fmt: skip
     out, _ = await process.communicate()
     return process.returncode or 0, out.decode()
+
+
+async def test_a_service_on_a_database_without_tables_is_one_clear_line(empty_database: str) -> None:
+    settings = PostgresSettings.model_validate({"database_url": empty_database})
+    with pytest.raises(Unavailable, match="has no tables of ours: run `python -m migrations up`"):
+        await open_pool(settings, name="service")
+
+
+@pytest.mark.parametrize("dsn", ["garbage", "postgresql://u@h:abc/x", "mysql://u@h/x"])
+async def test_an_address_that_is_none_is_one_clear_line(dsn: str) -> None:
+    with pytest.raises(Unavailable, match="DATABASE_URL cannot be understood"):
+        await runner.status(dsn)
 
 
 async def test_four_appliers_at_once_all_succeed(empty_database: str) -> None:

@@ -241,6 +241,44 @@ def _spread(system: System) -> list[int]:
     return sorted(len(member["partitions"].get("blog.generation", [])) for member in members)
 
 
+def test_a_demo_that_is_interrupted_stops_all_and_says_so_by_its_code(system: System, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    for part in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        part.chmod(0o711)
+    environment = {name: value for name, value in system.environment.items() if "PORT" not in name}
+    demo = System(home)
+    demo.environment = environment | {
+        "BLOGSTREAM_HOME": str(home),
+        "STANDIN_OPENAI_LATENCY_MS": "20000",
+        "DRAIN_S": "1",
+    }
+    output = tmp_path / "output"
+    with output.open("wb") as file:
+        process = subprocess.Popen([ROOT / "blogstream", "demo"], env=demo.environment, stdout=file, stderr=file)
+    try:
+        wait_until(lambda: b"0 of 56 ended" in output.read_bytes(), "the demo writes")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(90) == 130
+    finally:
+        process.kill()
+    told = output.read_text()
+    assert "Traceback" not in told
+    assert "stopping kafka, postgres" in told
+    assert "nothing runs in" in demo.command("status", expect=3).stderr
+
+
+def test_what_a_killed_supervisor_leaves_is_told_and_stopped(system: System) -> None:
+    state = json.loads((system.home / "run.json").read_text())
+    os.kill(state["supervisor"], signal.SIGKILL)
+    wait_until(lambda: not _lives(state["supervisor"]), "the supervisor is gone", 10)
+    assert "was killed and left" in system.command("status", expect=3).stderr
+    told = system.command("down").stderr
+    assert all(f"{service['name'].partition('-')[0]} (pid {service['pid']})" in told for service in state["services"])
+    assert not any(_lives(service["pid"]) for service in state["services"])
+    assert "nothing runs in" in system.command("down", expect=3).stderr
+    system.command("up", "--detach")
+
+
 async def test_after_a_kill_of_everything_a_new_start_goes_on(system: System) -> None:
     with system.http() as http:
         jobs = [post(http, f"all-{number}") for number in range(20)]

@@ -70,3 +70,16 @@ def test_secrets_never_come_out(capsys: pytest.CaptureFixture[str], planted: dic
     out = capsys.readouterr().out
     assert "planted-secret" not in out
     assert "something happened" in out
+
+
+def test_a_library_says_the_same_thing_once_in_a_while() -> None:
+    judged = log.SaidBefore("aiokafka", within_s=30)
+
+    def passes(message: str, at: float, logger: str = "aiokafka.conn") -> bool:
+        record = logging.LogRecord(logger, logging.ERROR, __file__, 1, message, (at,), None)
+        record.created = at
+        return judged.filter(record)
+
+    assert [passes("no node %s", at) for at in (0, 1, 29, 31, 32)] == [True, False, False, True, False]
+    assert passes("another thing", 33)
+    assert all(passes("no node %s", at, "services.scheduler.loop") for at in (40, 41))

@@ -73,6 +73,11 @@ def test_what_cannot_be_understood_is_named(value: bytes | None, kind: str, reas
     assert reason in refused.value.reason
 
 
+def test_a_record_with_an_empty_header_is_put_aside_like_any_other() -> None:
+    with pytest.raises(InvalidMessage, match="unknown message type ''"):
+        decode(b"{}", [("ce_type", None)])
+
+
 def job_event() -> JobEvent:
     return JobEvent(job=uuid4(), store="a", kind=EventKind.ENDED, status=Status.DONE, attempt=1, at=NOW, created_at=NOW)
 

@@ -1,0 +1,104 @@
+"""The steps' rows when two attempts meet: what is paid for is saved, added up, and never undone by the other."""
+
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from services.generator.store import Claim, ClaimLostError, GeneratorStore
+from shared.job import Step
+from shared.messages import Usage
+from shared.postgres import open_pool
+from shared.settings import PostgresSettings
+from tests.integration.world import World, a_request
+
+PAID = Usage(input_tokens=10, output_tokens=20, cost_nanousd=30)
+FREE = Usage()
+
+
+@pytest.fixture
+async def store(database: str) -> AsyncIterator[GeneratorStore]:
+    settings = PostgresSettings.model_validate({"database_url": database, "db_pool_min": 1})
+    async with await open_pool(settings, name="worker") as pool:
+        yield GeneratorStore(pool, worker="worker", lease_s=60)
+
+
+async def two_attempts(world: World, store: GeneratorStore) -> tuple[Claim, Claim]:
+    """The same job, claimed, given up for lost, forwarded and claimed again."""
+    request = a_request()
+    await world.forwarded(request)
+    first = await store.claim(request.id)
+    await world.database.execute("UPDATE blog_generations SET status = 'PENDING' WHERE id = $1", request.id)
+    second = await store.claim(request.id)
+    assert first is not None
+    assert second is not None
+    assert (first.attempt, second.attempt) == (1, 2)
+    return first, second
+
+
+async def outline(world: World, claim: Claim) -> asyncpg.Record:
+    row = await world.database.fetchrow("SELECT * FROM blog_steps WHERE job_id = $1 AND step = 'outline'", claim.job)
+    assert row is not None
+    return row
+
+
+async def test_what_is_said_twice_is_added_once(world: World, store: GeneratorStore) -> None:
+    _, claim = await two_attempts(world, store)
+    await store.begin_step(claim, Step.OUTLINE)
+    for _ in range(2):
+        await store.finish_step(claim, Step.OUTLINE, state="DONE", usage=PAID, result={"title": "x"})
+    row = await outline(world, claim)
+    assert (row["state"], row["input_tokens"], row["cost_nanousd"]) == ("DONE", 10, 30)
+
+
+async def test_a_late_answer_of_an_earlier_attempt_is_taken_instead_of_paying_again(
+    world: World, store: GeneratorStore
+) -> None:
+    request = a_request()
+    await world.forwarded(request)
+    first = await store.claim(request.id)
+    assert first is not None
+    await store.begin_step(first, Step.OUTLINE)
+    await world.database.execute("UPDATE blog_generations SET status = 'PENDING' WHERE id = $1", request.id)
+    second = await store.claim(request.id)
+    assert second is not None
+    await store.finish_step(first, Step.OUTLINE, state="DONE", usage=PAID, result={"title": "late"})
+    begun = await store.begin_step(second, Step.OUTLINE)
+    assert begun.done == {"title": "late"}
+    assert (await outline(world, second))["attempt"] == 1
+    with pytest.raises(ClaimLostError):
+        await store.begin_step(first, Step.ARTICLE)
+
+
+async def test_a_late_failure_does_not_undo_an_answer(world: World, store: GeneratorStore) -> None:
+    first, second = await two_attempts(world, store)
+    await store.begin_step(second, Step.OUTLINE)
+    await store.finish_step(second, Step.OUTLINE, state="DONE", usage=PAID, result={"title": "x"})
+    await store.finish_step(first, Step.OUTLINE, state="FAILED", usage=FREE)
+    row = await outline(world, second)
+    assert (row["state"], row["attempt"], row["result"]) == ("DONE", 2, {"title": "x"})
+
+
+async def test_two_answers_are_both_booked(world: World, store: GeneratorStore) -> None:
+    """A worker taken for dead was not: both have paid, and the job's bill says so."""
+    first, second = await two_attempts(world, store)
+    await store.begin_step(second, Step.OUTLINE)
+    await store.finish_step(first, Step.OUTLINE, state="DONE", usage=PAID, result={"title": "first"})
+    await store.finish_step(second, Step.OUTLINE, state="DONE", usage=PAID, result={"title": "second"})
+    row = await outline(world, second)
+    assert (row["state"], row["cost_nanousd"], row["result"]) == ("DONE", 60, {"title": "first"})
+
+
+async def test_a_call_without_an_answer_is_counted_as_in_doubt_by_the_next_attempt(
+    world: World, store: GeneratorStore
+) -> None:
+    request = a_request()
+    await world.forwarded(request)
+    first = await store.claim(request.id)
+    assert first is not None
+    assert (await store.begin_step(first, Step.OUTLINE)).in_doubt == 0
+    assert (await store.begin_step(first, Step.OUTLINE)).in_doubt == 0, "only the reply was lost: it is the same call"
+    await world.database.execute("UPDATE blog_generations SET status = 'PENDING' WHERE id = $1", request.id)
+    second = await store.claim(request.id)
+    assert second is not None
+    assert (await store.begin_step(second, Step.OUTLINE)).in_doubt == 1
