@@ -106,17 +106,23 @@ class BlogSteps:
 
     async def _paint_anew(self, claim: Claim, outline: Outline) -> Image:
         await self._painter.wait_turn()
-        await self._begin(claim, Step.IMAGE)
+        begun = await self._begin(claim, Step.IMAGE)
+        if begun.done is not None:
+            raise Transient("an earlier attempt's image has come meanwhile", code="image-came", delay=0.0)
+        prediction = begun.external_id or await self._create(claim, outline)
+        image = await self._finish(claim, prediction)
+        if image is None:
+            raise Transient("Replicate no longer knows the prediction it made", code="replicate-gone", in_doubt=True)
+        return image
+
+    async def _create(self, claim: Claim, outline: Outline) -> str:
         try:
             prediction = await self._painter.create(claim.job, prompts.image_prompt(outline))
         except Exception as error:
             await self._fail(claim, Step.IMAGE, error)
             raise
         await self._store.name_call(claim, Step.IMAGE, prediction)
-        image = await self._finish(claim, prediction)
-        if image is None:
-            raise Transient("Replicate no longer knows the prediction it made", code="replicate-gone", in_doubt=True)
-        return image
+        return prediction
 
     async def _finish(self, claim: Claim, prediction: str) -> Image | None:
         """The image of a prediction; None, and its name forgotten, when it is gone: another is to be made."""
