@@ -6,7 +6,7 @@ rows already shows it, and a deposed leader writes nothing (`DeposedError`).
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import astuple, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -152,6 +152,6 @@ async def _save(connection: Connection, changes: Sequence[CounterChange]) -> Non
 
 def _row(request: BlogRequested) -> tuple[Any, ...]:
     return (
-        request.id, request.store, request.source_type, request.source_id, asdict(request), request.priority,
+        request.id, request.store, request.source_type, request.source_id, request, request.priority,
         request.run_at, request.created_at,
     )  # fmt: skip

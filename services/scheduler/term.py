@@ -13,6 +13,7 @@ from uuid import UUID
 from services.scheduler import convert, takeover
 from services.scheduler.doors import Doors
 from services.scheduler.outlooks import Outlooks
+from services.scheduler.pipe import pipe
 from services.scheduler.rules.credit import Credit
 from services.scheduler.rules.fairness import Watch
 from services.scheduler.rules.ledger import CounterChange
@@ -85,19 +86,23 @@ class Term:
         """
         refused: Refused = []
         size = self._settings.batch_size
-        for batch in (requests[start : start + size] for start in range(0, len(requests), size)):
-            new = await self._insert(batch, refused)
-            hopeless = {request.id for request, _ in refused}
-            taken = [request for request in batch if request.id not in hopeless]
-            now = time.time()
-            for request in taken:
-                if request.id in new:
-                    self._order.add(convert.waiting_of_request(request), now)
-            self._doors.grown({request.store for request in taken})
-            await self._publisher.publish_all([convert.admitted(request) for request in taken])
-            self.counts["admitted"] += len(new)
-            self.counts["repeated"] += len(taken) - len(new)
+        async with pipe(self._publisher) as announcing:
+            for batch in (requests[start : start + size] for start in range(0, len(requests), size)):
+                new = await self._insert(batch, refused)
+                hopeless = {request.id for request, _ in refused}
+                taken = [request for request in batch if request.id not in hopeless]
+                self._enter(taken, new)
+                await announcing.send([convert.admitted(request) for request in taken])
         return refused
+
+    def _enter(self, taken: Sequence[BlogRequested], new: set[UUID]) -> None:
+        now = time.time()
+        for request in taken:
+            if request.id in new:
+                self._order.add(convert.waiting_of_request(request), now)
+        self._doors.grown({request.store for request in taken})
+        self.counts["admitted"] += len(new)
+        self.counts["repeated"] += len(taken) - len(new)
 
     async def settle(self, events: Sequence[JobEvent]) -> None:
         """Charge what ended or was given back; what is to be tried again returns to the queue."""
@@ -110,20 +115,20 @@ class Term:
 
     async def forward(self) -> None:
         """Send the jobs whose turn it is, as long as there is credit."""
-        while not self._over and (picks := self._pick_batch()):
-            jobs = [job for job, _, _ in picks]
-            marked = await self._store.forward(
-                jobs, [partition for _, partition, _ in picks], [pick.reserved for _, _, pick in picks], self._epoch
-            )
-            self._drop_unmarked(picks, marked)
-            at = datetime.now(UTC)
-            await self._publisher.publish_all(
-                [
+        async with pipe(self._publisher) as sending:
+            while not self._over and (picks := self._pick_batch()):
+                jobs = [job for job, _, _ in picks]
+                marked = await self._store.forward(
+                    jobs, [partition for _, partition, _ in picks], [pick.reserved for _, _, pick in picks], self._epoch
+                )
+                self._drop_unmarked(picks, marked)
+                at = datetime.now(UTC)
+                tasks = [
                     convert.task(job, pick.store, partition, forward=marked[job], epoch=self._epoch, at=at)
                     for job, partition, pick in picks if job in marked
-                ]
-            )  # fmt: skip
-            self.counts["forwarded"] += len(marked)
+                ]  # fmt: skip
+                await sending.send(tasks)
+                self.counts["forwarded"] += len(marked)
 
     async def sweep(self) -> None:
         """Bring back what was lost on the way, and compare the book of jobs in flight with PostgreSQL."""

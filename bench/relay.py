@@ -1,0 +1,156 @@
+"""How many decisions a second go through the real topics? Beside it: a relay that only passes the same records on.
+
+The scheduler as it runs: requests from Kafka become rows in PostgreSQL, are ordered, marked as forwarded, and sent to
+partitions. The relay reads the same requests in as large batches, and sends each to a partition in turn.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from uuid import uuid4
+
+import asyncpg
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.structs import TopicPartition
+
+from bench.result import Ratio, Result
+from bench.servers import a_kafka, a_postgres
+from services.scheduler.__main__ import run as run_scheduler
+from services.scheduler.settings import SchedulerSettings
+from shared import kafka
+from shared.job import SourceType
+from shared.kafka import Outgoing, Publisher
+from shared.messages import BlogRequested, WorkerReport
+from shared.settings import KafkaSettings
+from shared.topics import GENERATION, REQUESTS, WORKERS
+
+_JOBS = 20_000
+_STORES = 100
+_REPEATS = 3
+
+_PATIENCE_S = 60.0
+
+Way = Callable[[KafkaSettings, str, asyncio.Event], Coroutine[None, None, None]]
+
+
+def run() -> Result:
+    return asyncio.run(_run())
+
+
+async def _run() -> Result:
+    async with a_kafka() as bootstrap, a_postgres() as dsn:
+        pairs = []
+        for turn in range(_REPEATS):
+            relayed_s = await _seconds(_relay, bootstrap, dsn, f"relay{turn}.")
+            pairs.append((relayed_s, await _seconds(_schedule, bootstrap, dsn, f"schedule{turn}.")))
+    relayed, decided = (_JOBS / min(column) for column in zip(*pairs, strict=True))
+    part = decided / relayed
+    return Result(
+        question=f"How many decisions a second go through the real topics? ({_JOBS:,} requests of {_STORES} stores)",
+        header=["", ""],
+        rows=[["a bare relay", f"{relayed:,.0f} records/s"], ["the scheduler", f"{decided:,.0f} decisions/s"]],
+        ratios=[Ratio(what="the scheduler ÷ a bare relay", seen=part, bar="≥ 0.5", held=part >= 0.5)],
+    )
+
+
+async def _seconds(way: Way, bootstrap: str, dsn: str, prefix: str) -> float:
+    """From the first task to the last, all requests being there before."""
+    settings = KafkaSettings(kafka_bootstrap_servers=bootstrap, kafka_topic_prefix=prefix)
+    await kafka.ensure_topics(settings)
+    async with _publisher(settings) as publisher:
+        await publisher.publish_all([_request(number) for number in range(_JOBS)], timeout=120)
+        stop = asyncio.Event()
+        going = asyncio.create_task(way(settings, dsn, stop))
+        reporting = asyncio.create_task(_report(publisher))
+        try:
+            return await _until_all_sent(settings)
+        finally:
+            reporting.cancel()
+            stop.set()
+            await going
+
+
+def _request(number: int) -> Outgoing:
+    request = BlogRequested(
+        id=uuid4(), store=f"store-{number % _STORES}", created_at=datetime.now(UTC), source_type=SourceType.KEYWORD,
+        source_id=f"keyword-{number}", title="How to brew green tea at home", keywords=("tea", "brewing"),
+    )  # fmt: skip
+    return Outgoing(topic=REQUESTS, key=request.store, message=request)
+
+
+async def _report(publisher: Publisher) -> None:
+    """A worker with room for everything: what is measured is the order, not the credit."""
+    while True:
+        now = datetime.now(UTC)
+        report = WorkerReport(
+            worker="bench",
+            at=now,
+            started_at=now,
+            partitions=tuple(range(GENERATION.partitions)),
+            slots=_JOBS,
+            running=0,
+        )
+        await publisher.publish(Outgoing(topic=WORKERS, key="bench", message=report))
+        await asyncio.sleep(1)
+
+
+async def _schedule(settings: KafkaSettings, dsn: str, stop: asyncio.Event) -> None:
+    connection = await asyncpg.connect(dsn)
+    await connection.execute("TRUNCATE blog_generations CASCADE")  # or an earlier turn has all credit
+    await connection.close()
+    values = {"database_url": dsn, "worker_silence_s": 60, "max_pending_per_store": _JOBS}
+    await run_scheduler(SchedulerSettings.model_validate(settings.model_dump() | values), stop, "bench")
+
+
+async def _relay(settings: KafkaSettings, _: str, stop: asyncio.Event) -> None:
+    names = kafka.names(settings)
+    consumer = kafka.consumer(settings, names.topic(REQUESTS), group_id=f"{settings.kafka_topic_prefix}relay")
+    producer = AIOKafkaProducer(
+        bootstrap_servers=settings.kafka_bootstrap_servers, acks="all", enable_idempotence=True, compression_type="lz4"
+    )
+    async with consumer, producer:
+        sent = 0
+        while not stop.is_set():
+            batches = await consumer.getmany(timeout_ms=200, max_records=500)
+            futures = []
+            for record in (record for records in batches.values() for record in records):
+                partition, sent = sent % GENERATION.partitions, sent + 1
+                futures.append(
+                    await producer.send(
+                        names.topic(GENERATION),
+                        record.value,
+                        key=record.key,
+                        headers=list(record.headers),
+                        partition=partition,
+                    )
+                )
+            await asyncio.gather(*futures)
+            if batches:
+                await consumer.commit()
+
+
+async def _until_all_sent(settings: KafkaSettings) -> float:
+    topic = kafka.names(settings).topic(GENERATION)
+    partitions = [TopicPartition(topic, number) for number in range(GENERATION.partitions)]
+    consumer: AIOKafkaConsumer = kafka.consumer(settings)
+    async with consumer, asyncio.timeout(_PATIENCE_S):
+        began: float | None = None
+        while True:
+            sent = sum((await consumer.end_offsets(partitions)).values())
+            if sent and began is None:
+                began = time.perf_counter()
+            if sent >= _JOBS and began is not None:
+                return time.perf_counter() - began
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def _publisher(settings: KafkaSettings) -> AsyncIterator[Publisher]:
+    publisher = Publisher(settings, source="bench")
+    await publisher.start()
+    try:
+        yield publisher
+    finally:
+        await publisher.stop()
