@@ -10,7 +10,7 @@ import pytest
 from migrations import runner
 from sandbox import kafka as kafka_server
 from sandbox import postgres as postgres_server
-from tests.servers import open_to_others, start, stop
+from tests.servers import passable_folder, start, stop
 from tests.standins import Standins, running
 
 
@@ -25,13 +25,13 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres() -> Iterator[str]:
     """The session's PostgreSQL: the DSN of its maintenance database."""
-    folder = open_to_others(tmp_path_factory.mktemp("postgres"))
-    spec, dsn = postgres_server.prepare(folder, print)
-    process = start(spec, folder / "server.log")
-    yield dsn
-    stop(spec, process)
+    with passable_folder() as folder:
+        spec, dsn = postgres_server.prepare(folder / "postgres", print)
+        process = start(spec, folder / "server.log")
+        yield dsn
+        stop(spec, process)
 
 
 async def _execute(dsn: str, statement: str) -> None:

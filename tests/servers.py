@@ -2,7 +2,10 @@
 
 import asyncio
 import subprocess
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -37,8 +40,12 @@ def stop(spec: Spec, process: subprocess.Popen[bytes]) -> int:
         return process.wait()
 
 
-def open_to_others(folder: Path) -> Path:
-    """Let other users pass through to this folder of pytest's: as root, PostgreSQL runs as one of them."""
-    for part in (folder, folder.parent, folder.parent.parent):
-        part.chmod(0o711)
-    return folder
+@contextmanager
+def passable_folder() -> Iterator[Path]:
+    """A folder that other users may pass through: as root, PostgreSQL runs as one of them.
+
+    Not below pytest's own: every session that begins closes that to others, also to the servers of one that runs.
+    """
+    with tempfile.TemporaryDirectory(prefix="blogstream-test-", ignore_cleanup_errors=True) as name:
+        Path(name).chmod(0o711)
+        yield Path(name)

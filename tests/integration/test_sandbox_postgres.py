@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import asyncpg
@@ -12,21 +13,27 @@ import pytest
 from sandbox import leftovers, postgres
 from sandbox.home import Home
 from shared.errors import Unavailable
-from tests.servers import open_to_others, start, stop
+from tests.servers import passable_folder, start, stop
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root's server runs as another user")
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Path:
-    """A home that the server's user may pass through to."""
-    return open_to_others(tmp_path) / "home"
+def folder() -> Iterator[Path]:
+    with passable_folder() as made:
+        yield made
 
 
 @pytest.fixture
-def closed_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(folder: Path) -> Path:
+    """A home that the server's user may pass through to."""
+    return folder / "home"
+
+
+@pytest.fixture
+def closed_home(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home that only its owner may enter, like one under /root."""
-    elsewhere = open_to_others(tmp_path) / "elsewhere"
+    elsewhere = folder / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.setattr(postgres, "_ELSEWHERE", elsewhere)
     closed = tmp_path / "closed"
@@ -134,9 +141,9 @@ def test_a_home_that_was_removed_and_made_again_begins_anew(closed_home: Path) -
 
 
 @as_root
-def test_a_folder_of_somebody_else_in_the_place_is_refused(closed_home: Path, tmp_path: Path) -> None:
+def test_a_folder_of_somebody_else_in_the_place_is_refused(closed_home: Path, folder: Path) -> None:
     write_once(closed_home)
-    (place,) = (tmp_path / "elsewhere").iterdir()
+    (place,) = (folder / "elsewhere").iterdir()
     shutil.chown(place, "nobody")
     with pytest.raises(Unavailable, match="belongs to somebody else; remove it"):
         postgres.prepare(closed_home / "postgres", print)

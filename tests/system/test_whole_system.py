@@ -8,9 +8,11 @@ import os
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -76,15 +78,21 @@ class System:
         return httpx.Client(base_url=f"http://127.0.0.1:{self.environment['PORT']}", headers=headers, timeout=30)
 
 
+@contextmanager
+def a_home() -> Iterator[Path]:
+    """Outside of pytest's folders, which are closed to the other user that PostgreSQL runs as when we are root."""
+    with tempfile.TemporaryDirectory(prefix="blogstream-test-", ignore_cleanup_errors=True) as name:
+        Path(name).chmod(0o711)
+        yield Path(name) / "home"
+
+
 @pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    home = tmp_path_factory.mktemp("home")
-    for part in (home, home.parent, home.parent.parent):
-        part.chmod(0o711)  # PostgreSQL runs as another user when the tests run as root
-    made = System(home)
-    made.command("up", "--detach")
-    yield made
-    made.command("down", expect=None)
+def system() -> Iterator[System]:
+    with a_home() as home:
+        made = System(home)
+        made.command("up", "--detach")
+        yield made
+        made.command("down", expect=None)
 
 
 def wait_until(condition: Callable[[], Any], what: str, timeout: float = 120) -> Any:
@@ -242,29 +250,23 @@ def _spread(system: System) -> list[int]:
 
 
 def test_a_demo_that_is_interrupted_stops_all_and_says_so_by_its_code(system: System, tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    for part in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        part.chmod(0o711)
-    environment = {name: value for name, value in system.environment.items() if "PORT" not in name}
-    demo = System(home)
-    demo.environment = environment | {
-        "BLOGSTREAM_HOME": str(home),
-        "STANDIN_OPENAI_LATENCY_MS": "20000",
-        "DRAIN_S": "1",
-    }
+    slow = {"STANDIN_OPENAI_LATENCY_MS": "20000", "DRAIN_S": "1"}
     output = tmp_path / "output"
-    with output.open("wb") as file:
+    with a_home() as home, output.open("wb") as file:
+        demo = System(home)
+        own = {name: value for name, value in demo.environment.items() if "PORT" not in name}
+        demo.environment = own | slow
         process = subprocess.Popen([ROOT / "blogstream", "demo"], env=demo.environment, stdout=file, stderr=file)
-    try:
-        wait_until(lambda: b"0 of 56 ended" in output.read_bytes(), "the demo writes")
-        process.send_signal(signal.SIGINT)
-        assert process.wait(90) == 130
-    finally:
-        process.kill()
+        try:
+            wait_until(lambda: b"0 of 56 ended" in output.read_bytes(), "the demo writes")
+            process.send_signal(signal.SIGINT)
+            assert process.wait(90) == 130
+        finally:
+            process.kill()
+        assert "nothing runs in" in demo.command("status", expect=3).stderr
     told = output.read_text()
     assert "Traceback" not in told
     assert "stopping kafka, postgres" in told
-    assert "nothing runs in" in demo.command("status", expect=3).stderr
 
 
 def test_what_a_killed_supervisor_leaves_is_told_and_stopped(system: System) -> None:
