@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.generator.rules import prompts
-from services.generator.rules.article import Article, Outline, Section, plain, render, slug
+from services.generator.rules.article import Article, Outline, Section, plain, render, slug, without_nul
 from services.generator.rules.prefix import FinishedPrefix
 from services.generator.rules.prices import Prices
 from services.generator.rules.retry import Again, Fail, judge
@@ -130,3 +130,10 @@ def test_prices_are_exact() -> None:
     assert prices.of_tokens(1_000_000, 1_000_000).cost_nanousd == 750_000_000
     assert prices.of_tokens(1, 0).cost_nanousd == 150
     assert prices.of_image().cost_nanousd == 3_000_000
+
+
+@pytest.mark.parametrize(
+    "text", ["", "plain", "a\x00b", "\x00", "\\u0000 written out", "\\\x00", "\x00\x00\\\x00x", 'quotes "\x00"']
+)
+def test_a_nul_is_taken_out_of_a_json_text_and_nothing_else(text: str) -> None:
+    assert orjson.loads(without_nul(orjson.dumps(text).decode())) == text.replace("\x00", "")

@@ -1,6 +1,5 @@
 """OpenAI's Responses API. Retries are ours alone: the SDK makes each call once."""
 
-import re
 from dataclasses import dataclass
 from typing import TypeVar
 from uuid import UUID
@@ -11,6 +10,7 @@ from openai.types.responses import Response
 from pydantic import BaseModel, ValidationError
 
 from services.generator.limiter import ProviderLimiter
+from services.generator.rules.article import without_nul
 from services.generator.rules.prices import Prices
 from services.generator.rules.prompts import schema_text, upper_bound_of_tokens
 from shared.errors import Permanent, Transient
@@ -19,8 +19,6 @@ from shared.messages import Usage
 A = TypeVar("A", bound=BaseModel)
 
 _COOL_DOWN_S = 5.0
-_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
-"""U+0000 as JSON writes it: PostgreSQL cannot store it, and the answer is paid for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +129,7 @@ def _parse(response: Response, answer: type[A]) -> A:
     if refusal is not None:
         raise Permanent(f"OpenAI declined to write this: {refusal}", code="refused")
     try:
-        return answer.model_validate_json(_NUL.sub(r"\1", response.output_text))
+        return answer.model_validate_json(without_nul(response.output_text))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         raise Transient(f"OpenAI's answer breaks its schema: {first['msg']}", code="openai-schema") from None

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 _TAGS = {"article", "h1", "h2", "p", "ul", "ol", "li", "strong", "em", "a", "blockquote"}
 _ATTRIBUTES = {"a": {"href"}}
+_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 
 
 class _Answer(BaseModel):
@@ -52,6 +53,11 @@ def render(article: Article) -> str:
         clean_content_tags={"script", "style"},
         link_rel="noopener nofollow",
     )
+
+
+def without_nul(json: str) -> str:
+    """A JSON text without the character U+0000: PostgreSQL cannot store it, and the answer is paid for."""
+    return _NUL.sub(r"\1", json)
 
 
 def plain(text: str, limit: int) -> str:
