@@ -6,8 +6,7 @@ partitions. The relay reads the same requests in as large batches, and sends eac
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from uuid import uuid4
 
@@ -59,7 +58,7 @@ async def _seconds(way: Way, bootstrap: str, dsn: str, prefix: str) -> float:
     """From the first task to the last, all requests being there before."""
     settings = KafkaSettings(kafka_bootstrap_servers=bootstrap, kafka_topic_prefix=prefix)
     await kafka.ensure_topics(settings)
-    async with _publisher(settings) as publisher:
+    async with Publisher(settings, source="bench") as publisher:
         await publisher.publish_all([_request(number) for number in range(_JOBS)], timeout=120)
         stop = asyncio.Event()
         going = asyncio.create_task(way(settings, dsn, stop))
@@ -144,13 +143,3 @@ async def _until_all_sent(settings: KafkaSettings) -> float:
             if sent >= _JOBS and began is not None:
                 return time.perf_counter() - began
             await asyncio.sleep(0.01)
-
-
-@asynccontextmanager
-async def _publisher(settings: KafkaSettings) -> AsyncIterator[Publisher]:
-    publisher = Publisher(settings, source="bench")
-    await publisher.start()
-    try:
-        yield publisher
-    finally:
-        await publisher.stop()

@@ -52,7 +52,7 @@ async def run(settings: GeneratorSettings, stop: asyncio.Event, *, name: str) ->
     check_budget(settings)
     pool = await open_pool(settings, name=name)
     await kafka.ensure_topics(settings)
-    async with _publisher(settings, name) as publisher, _clients(settings) as (openai, replicate, http):
+    async with kafka.Publisher(settings, source=name) as publisher, _clients(settings) as (openai, replicate, http):
         try:
             await _Service(settings, name, pool, publisher, openai, replicate, http).run(stop)
         finally:
@@ -132,16 +132,6 @@ class _Service:
             limiter.set_share(len(partitions) / GENERATION.partitions)
         self._reporter.partitions = partitions
         self._reporter.changed()
-
-
-@asynccontextmanager
-async def _publisher(settings: GeneratorSettings, name: str) -> AsyncIterator[kafka.Publisher]:
-    publisher = kafka.Publisher(settings, source=name)
-    await publisher.start()
-    try:
-        yield publisher
-    finally:
-        await publisher.stop()
 
 
 @asynccontextmanager

@@ -21,12 +21,10 @@ async def run(settings: SchedulerSettings, stop: asyncio.Event, name: str | None
     name = name or process_name("scheduler")
     pool = await open_pool(settings, name=name)
     await kafka.ensure_topics(settings)
-    publisher = kafka.Publisher(settings, source=name)
-    await publisher.start()
     try:
-        await Scheduler(name=name, settings=settings, store=SchedulerStore(pool), publisher=publisher).run(stop)
+        async with kafka.Publisher(settings, source=name) as publisher:
+            await Scheduler(name=name, settings=settings, store=SchedulerStore(pool), publisher=publisher).run(stop)
     finally:
-        await publisher.stop()
         await pool.close()
 
 

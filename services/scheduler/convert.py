@@ -37,7 +37,10 @@ def waiting_of_request(request: BlogRequested) -> Waiting:
 
 
 def waiting_of_row(row: Row) -> Waiting:
-    return Waiting(-row["priority"], row["created_at"], row["id"], row["store"], row["not_before"] or 0.0, None)
+    return Waiting.of(
+        job=row["id"], store=row["store"], created_at=row["created_at"], priority=row["priority"],
+        not_before=row["not_before"] or 0.0,
+    )  # fmt: skip
 
 
 def offer(report: WorkerReport, now: float) -> Offer:

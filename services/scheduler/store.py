@@ -108,7 +108,8 @@ class SchedulerStore:
         async with self._leading(epoch) as connection:
             if rows:
                 await connection.execute(_QUERIES["save_outlooks"], *map(list, zip(*map(astuple, rows), strict=True)))
-            await connection.execute(_QUERIES["drop_outlooks"], over)
+            if over:
+                await connection.execute(_QUERIES["drop_outlooks"], over)
 
     async def clear_outlooks(self, epoch: int) -> None:
         async with self._leading(epoch) as connection:

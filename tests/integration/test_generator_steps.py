@@ -23,17 +23,27 @@ async def store(database: str) -> AsyncIterator[GeneratorStore]:
         yield GeneratorStore(pool, worker="worker", lease_s=60)
 
 
-async def two_attempts(world: World, store: GeneratorStore) -> tuple[Claim, Claim]:
-    """The same job, claimed, given up for lost, forwarded and claimed again."""
+async def claimed(world: World, store: GeneratorStore) -> Claim:
     request = a_request()
     await world.forwarded(request)
-    first = await store.claim(request.id)
-    await world.database.execute("UPDATE blog_generations SET status = 'PENDING' WHERE id = $1", request.id)
-    second = await store.claim(request.id)
-    assert first is not None
-    assert second is not None
-    assert (first.attempt, second.attempt) == (1, 2)
-    return first, second
+    claim = await store.claim(request.id)
+    assert claim is not None
+    assert claim.attempt == 1
+    return claim
+
+
+async def claimed_again(world: World, store: GeneratorStore, lost: Claim) -> Claim:
+    """The job, given up for lost, forwarded and claimed again."""
+    await world.database.execute("UPDATE blog_generations SET status = 'PENDING' WHERE id = $1", lost.job)
+    claim = await store.claim(lost.job)
+    assert claim is not None
+    assert claim.attempt == lost.attempt + 1
+    return claim
+
+
+async def two_attempts(world: World, store: GeneratorStore) -> tuple[Claim, Claim]:
+    first = await claimed(world, store)
+    return first, await claimed_again(world, store, first)
 
 
 async def outline(world: World, claim: Claim) -> asyncpg.Record:
@@ -54,14 +64,9 @@ async def test_what_is_said_twice_is_added_once(world: World, store: GeneratorSt
 async def test_a_late_answer_of_an_earlier_attempt_is_taken_instead_of_paying_again(
     world: World, store: GeneratorStore
 ) -> None:
-    request = a_request()
-    await world.forwarded(request)
-    first = await store.claim(request.id)
-    assert first is not None
+    first = await claimed(world, store)
     await store.begin_step(first, Step.OUTLINE)
-    await world.database.execute("UPDATE blog_generations SET status = 'PENDING' WHERE id = $1", request.id)
-    second = await store.claim(request.id)
-    assert second is not None
+    second = await claimed_again(world, store, first)
     await store.finish_step(first, Step.OUTLINE, state="DONE", usage=PAID, result={"title": "late"})
     begun = await store.begin_step(second, Step.OUTLINE)
     assert begun.done == {"title": "late"}
@@ -92,13 +97,8 @@ async def test_two_answers_are_both_booked(world: World, store: GeneratorStore) 
 async def test_a_call_without_an_answer_is_counted_as_in_doubt_by_the_next_attempt(
     world: World, store: GeneratorStore
 ) -> None:
-    request = a_request()
-    await world.forwarded(request)
-    first = await store.claim(request.id)
-    assert first is not None
+    first = await claimed(world, store)
     assert (await store.begin_step(first, Step.OUTLINE)).in_doubt == 0
     assert (await store.begin_step(first, Step.OUTLINE)).in_doubt == 0, "only the reply was lost: it is the same call"
-    await world.database.execute("UPDATE blog_generations SET status = 'PENDING' WHERE id = $1", request.id)
-    second = await store.claim(request.id)
-    assert second is not None
+    second = await claimed_again(world, store, first)
     assert (await store.begin_step(second, Step.OUTLINE)).in_doubt == 1

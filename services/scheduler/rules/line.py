@@ -65,7 +65,3 @@ class Line(Generic[M]):
     def least(self, default: float) -> float:
         """The least position in the line."""
         return min((member.position for lane in Lane if (member := self.first(lane)) is not None), default=default)
-
-    def entries(self) -> int:
-        """How many entries the heaps hold, dead ones included."""
-        return sum(map(len, self._heaps.values()))
