@@ -143,6 +143,11 @@ def read(record: ConsumerRecord) -> Message:
         ) from None
 
 
+def source(record: ConsumerRecord) -> str:
+    """The process that wrote a record, by its own word; empty when it does not say."""
+    return (dict(record.headers).get("ce_source") or b"").decode(errors="replace")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outgoing:
     topic: Topic

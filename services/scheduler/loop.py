@@ -15,6 +15,7 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
 from services.scheduler.assignor import Tenure, single_owner
+from services.scheduler.progress import Batches, Progress, give_back
 from services.scheduler.rules.credit import Credit
 from services.scheduler.settings import SchedulerSettings
 from services.scheduler.store import DeposedError, SchedulerStore
@@ -29,7 +30,6 @@ from shared.topics import REQUESTS, RESULTS, SCHEDULER_GROUP, WORKERS
 
 log = get_logger(__name__)
 M = TypeVar("M", bound=Message)
-Batches = dict[TopicPartition, list[ConsumerRecord]]
 Heard = list[tuple[ConsumerRecord, Message]]
 
 _TICK_S = 1.0
@@ -54,7 +54,7 @@ class Scheduler:
         self._term: Term | None = None
         self._busy = asyncio.Lock()
         """Held while records are worked on: who loses the election finishes these, and commits them, first."""
-        self._handled: dict[TopicPartition, int] = {}
+        self._progress = Progress()
         self._ticked_at = self._swept_at = 0.0
         reads = zip(
             kafka.topic_names(settings, (REQUESTS, RESULTS, WORKERS)), (REQUESTS, RESULTS, WORKERS), strict=True
@@ -82,10 +82,10 @@ class Scheduler:
             await self._turn(consumer)
         except (*AWAY, asyncpg.PostgresError, KafkaError, DeposedError) as error:
             log.error("scheduling pauses", reason=f"{type(error).__name__}: {error}")
-            self._end_term()
+            await self._drop_term(consumer)
             while not stop.is_set() and not await self._recovered():
                 await _wait(stop, _PAUSE_S)
-                self._give_back(consumer, await _poll(consumer))  # who does not poll is expelled from the group
+                give_back(consumer, await _poll(consumer))  # who does not poll is expelled from the group
             log.info("scheduling goes on")
 
     async def _recovered(self) -> bool:
@@ -102,18 +102,26 @@ class Scheduler:
             await consumer.getmany(timeout_ms=_STANDBY_MS)  # a standby polls to stay in the group; it is given nothing
             return
         term = self._term or await self._begin_term(consumer)
-        batches: Batches = await consumer.getmany(timeout_ms=self._patience_ms(term), max_records=_RECORDS_A_TURN)
+        batches = await self._read_some(consumer, self._patience_ms(term))
         async with self._busy:
             if term is not self._term:  # an election while we waited
-                self._give_back(consumer, batches)
+                give_back(consumer, batches)
                 return
-            try:
-                await self._handle(term, batches)
-            except Exception:
-                self._give_back(consumer, batches)
-                raise
+            self._progress.began(batches)
+            await self._handle(term, batches)
+            self._progress.done(batches)
             await term.forward()
             await self._tick(consumer, term)
+
+    async def _read_some(self, consumer: AIOKafkaConsumer, patience_ms: int) -> Batches:
+        """The next records. Results and reports do not wait behind a flood of requests that was fetched before them."""
+        batches: dict[TopicPartition, list[ConsumerRecord]]
+        batches = await consumer.getmany(timeout_ms=patience_ms, max_records=_RECORDS_A_TURN)
+        urgent = [partition for partition in consumer.assignment() if self._topics[partition.topic] is not REQUESTS]
+        if batches and urgent:
+            for partition, records in (await consumer.getmany(*urgent, max_records=_RECORDS_A_TURN)).items():
+                batches.setdefault(partition, []).extend(records)
+        return batches
 
     async def _begin_term(self, consumer: AIOKafkaConsumer) -> Term:
         term = self._term = Term(
@@ -139,6 +147,8 @@ class Scheduler:
     async def _handle(self, term: Term, batches: Batches) -> None:
         heard: Heard = []
         for record in (record for records in batches.values() for record in records):
+            if kafka.source(record) == self._name:
+                continue  # what it said itself is no news
             try:
                 heard.append((record, self._read(record)))
             except InvalidMessage as error:
@@ -147,7 +157,6 @@ class Scheduler:
         await self._admit(term, heard)
         await term.settle(_only(heard, JobEvent))
         await term.say_doors()
-        self._handled.update({partition: records[-1].offset + 1 for partition, records in batches.items()})
 
     async def _admit(self, term: Term, heard: Heard) -> None:
         refused = await term.admit(_only(heard, BlogRequested))
@@ -180,7 +189,7 @@ class Scheduler:
         if now - self._ticked_at >= _TICK_S:
             self._ticked_at = now
             await term.save_lifts()
-            await self._commit(consumer)
+            await self._commit(consumer, term)
             await term.look()
             await term.report()
             if term.counts:
@@ -193,21 +202,15 @@ class Scheduler:
         due = term.next_due()
         return int(1000 * (tick if due is None else min(tick, max(due - time.time(), 0.01))))
 
-    async def _commit(self, consumer: AIOKafkaConsumer) -> None:
-        handled, self._handled = self._handled, {}
-        if handled:
-            await consumer.commit(handled)
+    async def _commit(self, consumer: AIOKafkaConsumer, term: Term) -> None:
+        await term.flush()
+        await self._progress.commit(consumer)
 
-    def _give_back(self, consumer: AIOKafkaConsumer, batches: Batches) -> None:
-        """Read these again: `seek_to_committed` would pass over partitions that have no commit yet."""
-        for partition, records in batches.items():
-            if partition in consumer.assignment():
-                consumer.seek(partition, records[0].offset)
-
-    def _end_term(self) -> None:
-        if self._term is not None:
-            self._term.end()
-            self._term = None
+    async def _drop_term(self, consumer: AIOKafkaConsumer) -> None:
+        term, self._term = self._term, None
+        if term is not None:
+            await term.abandon()
+        self._progress.rewind(consumer)
 
     def _assigned(self, partitions: Sequence[TopicPartition]) -> None:
         stood_by = self._elected is False
@@ -221,19 +224,20 @@ class Scheduler:
 
     async def _revoked(self, consumer: AIOKafkaConsumer) -> None:
         """Before a rebalance: commit what was handled. Who leads next rebuilds the order, be it this process again."""
-        term = self._term
-        self._end_term()
+        term, self._term = self._term, None
         self._elected = None
+        if term is None:
+            return
+        term.end()
         async with self._busy:
             try:
-                if term is not None:
-                    await term.save_lifts()
-                await self._commit(consumer)
+                await term.save_lifts()
+                await self._commit(consumer, term)
             except (*AWAY, asyncpg.PostgresError, KafkaError, DeposedError) as error:
                 log.warning(
                     "could not commit: some records will be read again", reason=f"{type(error).__name__}: {error}"
                 )
-            self._handled.clear()
+            self._progress.forget()
 
 
 class _Election(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka ships no types

@@ -1,14 +1,13 @@
 """Publishing one batch while the next is being written: Kafka and PostgreSQL are waited for at the same time."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 
 from shared.kafka import Outgoing, Publisher
 
 
 class Pipe:
-    """Batches go out one after the other, in order."""
+    """Batches go out one after the other, in order. Nothing counts as said before `flush` has returned."""
 
     def __init__(self, publisher: Publisher) -> None:
         self._publisher = publisher
@@ -29,14 +28,3 @@ class Pipe:
         """Let what is under way end, however it does: something else has failed already."""
         if self._sending is not None:
             await asyncio.gather(self._sending, return_exceptions=True)
-
-
-@asynccontextmanager
-async def pipe(publisher: Publisher) -> AsyncIterator[Pipe]:
-    """A pipe that is empty at the end of the block."""
-    made = Pipe(publisher)
-    try:
-        yield made
-        await made.flush()
-    finally:
-        await made.abandon()

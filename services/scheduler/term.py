@@ -13,7 +13,7 @@ from uuid import UUID
 from services.scheduler import convert, takeover
 from services.scheduler.doors import Doors
 from services.scheduler.outlooks import Outlooks
-from services.scheduler.pipe import pipe
+from services.scheduler.pipe import Pipe
 from services.scheduler.rules.credit import Credit
 from services.scheduler.rules.fairness import Watch
 from services.scheduler.rules.ledger import CounterChange
@@ -51,6 +51,7 @@ class Term:
         self._settings = settings
         self._store = store
         self._publisher = publisher
+        self._pipe = Pipe(publisher)
         self._credit = credit
         self._doors = Doors(settings, publisher)
         self._outlooks = Outlooks(store)
@@ -79,6 +80,15 @@ class Term:
         """Forward nothing more from now on."""
         self._over = True
 
+    async def flush(self) -> None:
+        """Return when all that was said is acknowledged: only then are the records behind it done with."""
+        await self._pipe.flush()
+
+    async def abandon(self) -> None:
+        """End without caring how: what follows from records that were read will be said by the next term."""
+        self.end()
+        await self._pipe.abandon()
+
     async def admit(self, requests: Sequence[BlogRequested]) -> Refused:
         """Make rows of the requests, in batches, and announce them. A repeat is announced again under the same id.
 
@@ -86,13 +96,12 @@ class Term:
         """
         refused: Refused = []
         size = self._settings.batch_size
-        async with pipe(self._publisher) as announcing:
-            for batch in (requests[start : start + size] for start in range(0, len(requests), size)):
-                new = await self._insert(batch, refused)
-                hopeless = {request.id for request, _ in refused}
-                taken = [request for request in batch if request.id not in hopeless]
-                self._enter(taken, new)
-                await announcing.send([convert.admitted(request) for request in taken])
+        for batch in (requests[start : start + size] for start in range(0, len(requests), size)):
+            new = await self._insert(batch, refused)
+            hopeless = {request.id for request, _ in refused}
+            taken = [request for request in batch if request.id not in hopeless]
+            self._enter(taken, new)
+            await self._pipe.send([convert.admitted(request) for request in taken])
         return refused
 
     def _enter(self, taken: Sequence[BlogRequested], new: set[UUID]) -> None:
@@ -115,20 +124,19 @@ class Term:
 
     async def forward(self) -> None:
         """Send the jobs whose turn it is, as long as there is credit."""
-        async with pipe(self._publisher) as sending:
-            while not self._over and (picks := self._pick_batch()):
-                jobs = [job for job, _, _ in picks]
-                marked = await self._store.forward(
-                    jobs, [partition for _, partition, _ in picks], [pick.reserved for _, _, pick in picks], self._epoch
-                )
-                self._drop_unmarked(picks, marked)
-                at = datetime.now(UTC)
-                tasks = [
-                    convert.task(job, pick.store, partition, forward=marked[job], epoch=self._epoch, at=at)
-                    for job, partition, pick in picks if job in marked
-                ]  # fmt: skip
-                await sending.send(tasks)
-                self.counts["forwarded"] += len(marked)
+        while not self._over and (picks := self._pick_batch()):
+            jobs = [job for job, _, _ in picks]
+            marked = await self._store.forward(
+                jobs, [partition for _, partition, _ in picks], [pick.reserved for _, _, pick in picks], self._epoch
+            )
+            self._drop_unmarked(picks, marked)
+            at = datetime.now(UTC)
+            tasks = [
+                convert.task(job, pick.store, partition, forward=marked[job], epoch=self._epoch, at=at)
+                for job, partition, pick in picks if job in marked
+            ]  # fmt: skip
+            await self._pipe.send(tasks)
+            self.counts["forwarded"] += len(marked)
 
     async def sweep(self) -> None:
         """Bring back what was lost on the way, and compare the book of jobs in flight with PostgreSQL."""

@@ -1,16 +1,20 @@
 """What the scheduler cannot use goes to the dead letters; while PostgreSQL is away nothing is lost."""
 
+import asyncio
 from functools import partial
+from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaProducer
 
+from sandbox import kafka as kafka_server
 from shared import kafka as shared_kafka
 from shared.job import Status
 from shared.messages import BlogRequested, EventKind, JobEvent, encode
 from shared.topics import DEAD_LETTER, REQUESTS, RESULTS
+from tests import servers
 from tests.integration.scheduling import Start, admitted, at_least, leads, offer, started
-from tests.integration.world import Said, World, a_request, away
+from tests.integration.world import Said, World, a_request, a_world, away
 from tests.waiting import eventually
 
 
@@ -86,3 +90,31 @@ async def test_what_postgresql_can_never_store_does_not_stop_the_others(world: W
     assert {task.job for task in sent} == {request.id for request in good}
     announced = {event.job for _, event in await world.read_all(RESULTS) if isinstance(event, JobEvent)}
     assert announced == {request.id for request in good}
+
+
+async def test_while_kafka_is_away_the_scheduler_pauses_and_then_goes_on(
+    tmp_path: Path, database: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A broker of its own, for it is killed. What was asked for before is forwarded once, what comes after as well."""
+    said = Said(capsys)
+    spec, bootstrap = kafka_server.prepare(tmp_path, print)
+    server = await asyncio.to_thread(servers.start, spec, tmp_path / "server.log")
+    try:
+        async with a_world(bootstrap, "away.", database) as world, started(world, database, worker_silence_s=120):
+            before = [a_request(store=f"store-{number % 3}") for number in range(6)]
+            for request in before:
+                await world.ask(request)
+            await eventually(partial(admitted, world, 6))
+            server.kill()
+            await asyncio.to_thread(server.wait)
+            await eventually(partial(said.has, "scheduling pauses"), timeout=90)
+            server = await asyncio.to_thread(servers.start, spec, tmp_path / "server.log")
+            await eventually(partial(said.has, "scheduling goes on"), timeout=90)
+            after = a_request()
+            await world.ask(after)
+            await eventually(partial(admitted, world, 7), timeout=90)
+            await offer(world, slots=20)
+            sent = await eventually(partial(at_least, world, 7), every=0.3, timeout=90)
+    finally:
+        await asyncio.to_thread(servers.stop, spec, server)
+    assert sorted(task.job for task in sent) == sorted(request.id for request in [*before, after])

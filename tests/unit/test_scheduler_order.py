@@ -239,18 +239,40 @@ def test_what_was_charged_is_what_was_spent(script: list[Action]) -> None:
     assert lifted >= 0
 
 
-@given(actions, st.booleans())
-@settings(max_examples=200)
+def taken_over(waiting: dict[object, str], flying: dict[object, str], cap: int, *, hard: bool) -> FairOrder:
+    """A successor that was started with another cap."""
+    fair = order(cap, hard_cap=hard)
+    for number, store in flying.items():
+        fair.adopt(number, store, 10)
+    for number, store in waiting.items():
+        fair.take_up(Waiting.of(job=number, store=store, created_at=0.0), 0)
+    fair.resume()
+    return fair
+
+
+with_cap_changes = st.lists(
+    st.tuples(
+        st.sampled_from(["add", "add", "add", "pick", "pick", "settle", "cap"]), st.integers(0, 4), st.integers(1, 100)
+    ),
+    max_size=80,
+)
+
+
+@given(with_cap_changes, st.booleans())
+@settings(max_examples=400)
 def test_no_slot_stays_idle_and_no_cap_is_passed_while_others_wait(script: list[Action], hard: bool) -> None:
-    fair = order(hard_cap=hard)
+    fair, cap = order(hard_cap=hard), CAP
     waiting: dict[object, str] = {}
     flying: dict[object, str] = {}
     for number, (what, which, amount) in enumerate(script):
         if what == "add":
             fair.add(job(number, f"s{which}"), 0)
             waiting[number] = f"s{which}"
+        elif what == "cap":
+            cap = which + 1
+            fair = taken_over(waiting, flying, cap, hard=hard)
         elif what == "pick":
-            below = {store for store in waiting.values() if list(flying.values()).count(store) < CAP}
+            below = {store for store in waiting.values() if list(flying.values()).count(store) < cap}
             pick = fair.pick(0)
             assert (pick is not None) == bool(below or (waiting and not hard))
             if pick is not None:

@@ -4,7 +4,7 @@ A worker's credit is the slots it reports less what is outstanding on its partit
 So the generation topic stays short, fairness is decided late, and no worker waits while another has a queue.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Hashable
 from dataclasses import dataclass
 
@@ -32,7 +32,7 @@ class Credit:
         self._silence_s = silence_s
         self._offers: dict[str, Offer] = {}
         self._outstanding: dict[Hashable, int] = {}
-        self._by_partition: Counter[int] = Counter()
+        self._by_partition = defaultdict[int, int](int)
 
     def hear(self, offer: Offer) -> None:
         known = self._offers.get(offer.worker)
@@ -63,7 +63,7 @@ class Credit:
                 best, most = offer, credit
         if best is None:
             return None
-        return min(best.partitions, key=lambda partition: (self._by_partition[partition], partition))
+        return min(best.partitions, key=self._by_partition.__getitem__)
 
     def limited_by(self, now: float) -> str | None:
         """What keeps the workers from taking more jobs; None when one of them would take one."""
@@ -82,4 +82,4 @@ class Credit:
     def _credit(self, offer: Offer, now: float) -> int:
         if now - offer.at > self._silence_s or not offer.partitions:
             return 0
-        return offer.slots - sum(self._by_partition[partition] for partition in offer.partitions)
+        return offer.slots - sum(map(self._by_partition.__getitem__, offer.partitions))

@@ -244,9 +244,11 @@ class FairOrder:
 
     def _arrive(self, waiting: Waiting) -> None:
         store = self._store(waiting.store)
-        if not store.queue:
-            self._lift(store)
-        heappush(store.queue, waiting)
+        if store.queue:  # it stands in line already
+            heappush(store.queue, waiting)
+            return
+        self._lift(store)
+        store.queue.append(waiting)
         self._enter(store)
 
     def _lift(self, store: Ledger) -> None:
