@@ -4,16 +4,19 @@
 class Transient(Exception):
     """Worth another try, not before `delay` seconds from now (None: the caller's own backoff decides).
 
-    `in_doubt`: nobody can say whether what was asked for was done, and billed.
+    `in_doubt`: nobody can say whether what was asked for was done, and billed. `blameless`: nothing about the job was
+    the reason, so it uses up none of its tries.
     """
 
     def __init__(
-        self, message: str, *, delay: float | None = None, code: str = "transient", in_doubt: bool = False
-    ) -> None:
+        self, message: str, *, delay: float | None = None, code: str = "transient", in_doubt: bool = False,
+        blameless: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__(message)
         self.delay = delay
         self.code = code
         self.in_doubt = in_doubt
+        self.blameless = blameless
 
 
 class Permanent(Exception):

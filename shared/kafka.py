@@ -12,7 +12,7 @@ from typing import Any, Self
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError, OutOfOrderSequenceNumber, TopicAlreadyExistsError, UnknownProducerId
-from aiokafka.structs import ConsumerRecord, RecordMetadata
+from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, RecordMetadata, TopicPartition
 
 from shared.errors import InvalidMessage, Unavailable
 from shared.log import get_logger
@@ -99,6 +99,17 @@ async def ensure_topics(settings: KafkaSettings) -> None:
             await _until_listed(admin, {names(settings).topic(topic) for topic in TOPICS})
     finally:
         await admin.close()
+
+
+async def group_offsets(settings: KafkaSettings, group: str) -> dict[TopicPartition, OffsetAndMetadata]:
+    """What a group has committed: offsets, and what its members wrote beside them (a consumer keeps that to itself)."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap_servers)
+    try:
+        await admin.start()
+        found: dict[TopicPartition, OffsetAndMetadata] = await admin.list_consumer_group_offsets(group)
+    finally:
+        await admin.close()
+    return {partition: offset for partition, offset in found.items() if offset.offset >= 0}
 
 
 async def _until_listed(admin: AIOKafkaAdminClient, wanted: set[str]) -> None:

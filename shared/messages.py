@@ -159,6 +159,10 @@ class LimiterState:
     """Reserved in the last 60 seconds."""
     queued: int = 0
     """Calls waiting for this limiter."""
+    wait_s: float | None = 0.0
+    """Seconds until the last of them may go; None while nothing is ours to spend."""
+    pace: float = 1.0
+    """Times our share of the limit that we go at, by what the provider's headers show of the account."""
     cooling_until: datetime | None = None
     circuit_open: bool = False
 

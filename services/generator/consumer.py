@@ -1,6 +1,7 @@
 """The thin shell around Kafka: takes tasks while there are free slots, commits each partition's finished prefix.
 
-Running jobs go on through a rebalance under their leases; the partitions that are owned decide the share of the budget.
+Running jobs go on through a rebalance under their leases; the partitions that are owned decide the share of the budget,
+and each one's part of it stands beside its committed offset.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
+from services.generator.budget import Budget
 from services.generator.rules.prefix import FinishedPrefix
 from services.generator.worker import Worker
 from shared import kafka
@@ -25,6 +27,10 @@ from shared.topics import GENERATION, GENERATOR_GROUP
 log = get_logger(__name__)
 
 _COMMIT_EVERY_S = 1.0
+_COMMIT_WITHIN_S = 5.0
+_SESSION_S = 10.0
+"""After so long without a sign of us, Kafka gives our partitions, and their budget, to others."""
+_MARGIN_S = 1.0
 _POLL_MS = 500
 
 
@@ -33,21 +39,27 @@ class TaskConsumer:
 
     def __init__(
         self, *, name: str, settings: KafkaSettings, slots: int, dead_letter_limit: int, worker: Worker,
-        publisher: Publisher, owned: Callable[[tuple[int, ...]], None],
+        publisher: Publisher, budget: Budget, owned: Callable[[tuple[int, ...]], None],
     ) -> None:  # fmt: skip
+        self._settings = settings
         self._worker = worker
+        self._budget = budget
         self._slots = slots
         self._publisher = publisher
         self._owned = owned
         self._group = kafka.names(settings).group(GENERATOR_GROUP)
         self._topic = kafka.names(settings).topic(GENERATION)
         self._consumer: AIOKafkaConsumer = kafka.consumer(
-            settings, group_id=self._group, client_id=name, partition_assignment_strategy=[RangePartitionAssignor]
-        )
+            settings, group_id=self._group, client_id=name, partition_assignment_strategy=[RangePartitionAssignor],
+            session_timeout_ms=int(_SESSION_S * 1_000), heartbeat_interval_ms=1_000,  # who hears late, pauses others
+        )  # fmt: skip
         self._prefixes: dict[TopicPartition, FinishedPrefix] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._slot_freed = asyncio.Event()
         self._committed_at = 0.0
+        self._taking_over: asyncio.Task[None] | None = None
+        self._taken_over = False
+        self._loop = asyncio.get_running_loop()
         self._put_aside = _Rate(limit=dead_letter_limit, within_s=60)
 
     async def start(self) -> None:
@@ -60,7 +72,7 @@ class TaskConsumer:
         while not stop.is_set():
             try:
                 await self._turn()
-            except KafkaError as error:
+            except (KafkaError, TimeoutError) as error:
                 log.error("Kafka is away: taking no new jobs", reason=f"{type(error).__name__}: {error}")
                 await asyncio.sleep(2)
 
@@ -74,6 +86,8 @@ class TaskConsumer:
         await self._consumer.stop()
 
     async def _turn(self) -> None:
+        if self._taking_over is not None and self._taking_over.done() and not self._taking_over.cancelled():
+            self._taking_over.result()  # a fault of ours there must not go unheard
         free = self._slots - len(self._tasks)
         if free > 0:
             self._consumer.resume(*self._consumer.paused())
@@ -90,7 +104,7 @@ class TaskConsumer:
             await self._commit()
 
     async def _take(self, partition: TopicPartition, record: ConsumerRecord) -> None:
-        prefix = self._prefixes.setdefault(partition, FinishedPrefix())
+        prefix = self._prefixes.setdefault(partition, FinishedPrefix(record.offset))
         prefix.begin(record.offset)
         try:
             message = kafka.read(record)
@@ -124,31 +138,60 @@ class TaskConsumer:
     async def _wait_for_slot(self) -> None:
         self._slot_freed.clear()
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(_COMMIT_EVERY_S):
                 await self._slot_freed.wait()
         except TimeoutError:
             return
 
     async def _commit(self) -> None:
-        offsets = {
-            partition: offset
-            for partition, prefix in self._prefixes.items()
-            if (offset := prefix.to_commit()) is not None
-        }
-        if offsets:
-            await self._consumer.commit(offsets)
+        """Commit all partitions, moved or not: the budget moves all the time, and Kafka's answer is its lease."""
+        if not self._taken_over or not self._prefixes:
+            return  # what the last owner left is not known yet: it must not be overwritten
+        note, asked_at = self._budget.note(), self._loop.time()
+        async with asyncio.timeout(_COMMIT_WITHIN_S):  # aiokafka would look for a coordinator for ever
+            await self._consumer.commit(
+                {partition: (prefix.position, note) for partition, prefix in self._prefixes.items()}
+            )
+        self._budget.lend_until(asked_at + _SESSION_S - _MARGIN_S)
 
     async def _commit_before_rebalance(self) -> None:
+        self._budget.pause()
         try:
             await self._commit()
-        except KafkaError as error:
-            log.warning("could not commit: some messages will be read again", reason=str(error))
+        except (KafkaError, TimeoutError) as error:
+            log.warning("could not commit: some messages will be read again", reason=f"{type(error).__name__}: {error}")
+        self._taken_over = False
+        if self._taking_over is not None:
+            self._taking_over.cancel()
         self._prefixes.clear()
 
     def _assigned(self, partitions: set[TopicPartition]) -> None:
         owned = tuple(sorted(partition.partition for partition in partitions))
         log.info("partitions assigned", partitions=list(owned))
+        self._budget.lend_until(self._loop.time() + _SESSION_S - _MARGIN_S)
+        self._taking_over = asyncio.create_task(self._take_over(partitions), name="taking the budget over")
         self._owned(owned)
+
+    async def _take_over(self, partitions: set[TopicPartition]) -> None:
+        """Read what the partitions' last owners have left, beside their offsets; spend nothing before that."""
+        while True:
+            try:
+                notes = await self._notes(partitions) if partitions else {}
+                await self._budget.take_over(notes)
+            except (KafkaError, OSError, TimeoutError, Unavailable) as error:
+                log.warning("waiting to take the budget over", reason=f"{type(error).__name__}: {error}")
+                await asyncio.sleep(1)
+            else:
+                self._taken_over = True
+                return
+
+    async def _notes(self, partitions: set[TopicPartition]) -> dict[int, str]:
+        offsets = await kafka.group_offsets(self._settings, self._group)
+        for partition in partitions:
+            known = offsets.get(partition)
+            start = known.offset if known is not None else await self._consumer.position(partition)
+            self._prefixes.setdefault(partition, FinishedPrefix(start))
+        return {p.partition: offsets[p].metadata if p in offsets else "" for p in sorted(partitions)}
 
 
 class _Rate:

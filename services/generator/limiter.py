@@ -1,37 +1,63 @@
 """The limiter's shell: calls wait here for their turn; the rules decide, a timer wakes them."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from math import inf
 
+from services.generator.rules.circuit import Circuit
 from services.generator.rules.limiter import Limiter, Ticket
 from shared.errors import Transient
+from shared.log import get_logger
 from shared.messages import LimiterState
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """The leave to make one call: of which provider's budget, and which partition's part of it."""
+
+    provider: str
+    partition: int
+    at: datetime
+    """By this worker's clock, as its notes are."""
+    ticket: Ticket
 
 
 def _no_share() -> Transient:
-    return Transient("this worker owns no partition, and so no part of the budget", code="no-share", delay=0.0)
+    return Transient(
+        "this worker owns no partition, and so no part of the budget", code="no-share", delay=0.0, blameless=True
+    )
 
 
 class ProviderLimiter:
     """One provider's budget in this worker. `acquire` returns once the call may be made."""
 
     def __init__(self, *, provider: str, model: str, limits: Mapping[str, float], burst_s: float) -> None:
-        self._provider = provider
+        self.provider = provider
         self._model = model
         self._loop = asyncio.get_running_loop()
         self._rules = Limiter(limits, burst_s=burst_s, now=self._loop.time())
+        self._circuit = Circuit()
         self._waiters: dict[Ticket, asyncio.Future[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self._share = 0.0
+        self._share: float | None = None
+        """None: not known yet, or in doubt while a rebalance goes on."""
+        self._partitions: Sequence[int] = ()
+        self._turn = 0
 
-    async def acquire(self, needs: Mapping[str, float]) -> None:
+    async def acquire(self, needs: Mapping[str, float]) -> Grant:
         """Wait for the turn of a call with these needs; they are spent when this returns.
 
-        `Transient` while this worker owns no part of the budget: another has it, and is to have the job.
+        `Transient` while this worker owns no part of the budget (another has it, and is to have the job), and while
+        the account has no money. ValueError for a call over the account's limit.
         """
-        if self._share <= 0:
+        if self._share == 0:
             raise _no_share()
+        if not self._circuit.admit(self._loop.time()):
+            raise self._no_money()
         ticket = self._rules.ask(needs, self._loop.time())
         waiter = self._waiters[ticket] = self._loop.create_future()
         self._pump()
@@ -42,35 +68,114 @@ class ProviderLimiter:
             self._waiters.pop(ticket, None)
             self._pump()  # the next in line may fit where this one did not
             raise
+        self._turn += 1
+        partition = self._partitions[self._turn % len(self._partitions)] if self._partitions else -1
+        return Grant(provider=self.provider, partition=partition, at=datetime.now(UTC), ticket=ticket)
 
-    def set_share(self, share: float) -> None:
-        """Own this part (0 to 1) of the account's limits from now on."""
-        self._share = share
-        self._rules.set_share(share, self._loop.time())
+    def own(self, partitions: Sequence[int], share: float, levels: Mapping[str, float]) -> None:
+        """Own this part (0 to 1) of the account's limits from now on, with what the last owners left of it."""
+        self._partitions, self._share = partitions, share
+        self._rules.own(share, levels, self._loop.time())
         if share <= 0:
-            for ticket, waiter in self._waiters.items():
-                self._rules.leave(ticket)
-                if not waiter.done():
-                    waiter.set_exception(_no_share())
-            self._waiters.clear()
+            self._refuse(_no_share())
+        self._pump()
+
+    def pause(self) -> None:
+        """Grant nothing until the next `own`; calls wait."""
+        self._share = None
+        self._rules.pause(self._loop.time())
+        self._pump()
+
+    def lend_until(self, until: float) -> None:
+        """The share is ours until then (the loop's clock)."""
+        self._rules.lend_until(until)
+        self._pump()
+
+    def levels(self) -> dict[str, float]:
+        """What may be spent at once, by resource; negative is debt."""
+        now = self._loop.time()
+        return {resource: self._rules.level(resource, now) for resource in self._rules.resources}
+
+    def rates(self) -> dict[str, float]:
+        """The account's, in units a second."""
+        return {resource: self._rules.limit(resource) / 60 for resource in self._rules.resources}
+
+    def seen(self, grant: Grant, headers: Mapping[str, str]) -> None:
+        """Correct what we think of the account by an answer's `x-ratelimit-*` headers."""
+        for resource in self._rules.resources:
+            limit = _number(headers.get(f"x-ratelimit-limit-{resource}"))
+            left = _number(headers.get(f"x-ratelimit-remaining-{resource}"))
+            if limit is not None and left is not None:
+                before = self._rules.limit(resource)
+                self._rules.seen(grant.ticket, resource, limit=limit, remaining=left, now=self._loop.time())
+                self._tell_limit(resource, before)
         self._pump()
 
     def cool_down(self, seconds: float) -> None:
         self._rules.cool_down(seconds, self._loop.time())
 
+    def no_money(self) -> Transient:
+        """The provider says that the account has no money left: nobody asks again for a while."""
+        if self._circuit.trip(self._loop.time()):
+            log.error("the account has no money left: jobs wait", provider=self.provider, retry_s=round(self._retry_s))
+            self._refuse(self._no_money())
+        return self._no_money()
+
+    def answered(self) -> None:
+        """The provider has done what it was asked for."""
+        if self._circuit.close():
+            log.info("the account has money again", provider=self.provider)
+
+    @property
+    def circuit_open(self) -> bool:
+        return self._circuit.is_open
+
+    @property
+    def wants_probe(self) -> bool:
+        """Whether an open circuit would let one job find out."""
+        return self._circuit.wants_probe(self._loop.time())
+
     def states(self) -> tuple[LimiterState, ...]:
         """One state a resource, for the report."""
         now = self._loop.time()
-        cooling = self._rules.cooling_for(now)
+        cooling, waits = self._rules.cooling_for(now), self._rules.waits(now)
         return tuple(
             LimiterState(
-                provider=self._provider, model=self._model, resource=resource, limit=limit,
-                share=limit * self._share, level=round(self._rules.level(resource, now), 3),
-                used=self._rules.used(resource, now), queued=self._rules.queued,
+                provider=self.provider, model=self._model, resource=resource, limit=self._rules.limit(resource),
+                share=self._rules.limit(resource) * (self._share or 0.0),
+                level=round(self._rules.level(resource, now), 3), used=self._rules.used(resource, now),
+                queued=self._rules.queued, wait_s=_finite(waits[-1]) if waits else 0.0,
+                pace=round(self._rules.pace(resource), 3),
                 cooling_until=datetime.now(UTC) + timedelta(seconds=cooling) if cooling else None,
+                circuit_open=self._circuit.is_open,
             )
-            for resource, limit in self._rules.limits.items()
+            for resource in self._rules.resources
         )  # fmt: skip
+
+    @property
+    def _retry_s(self) -> float:
+        return self._circuit.retry_in(self._loop.time())
+
+    def _no_money(self) -> Transient:
+        return Transient(
+            f"{self.provider}: the account has no money left", code="insufficient-quota", delay=self._retry_s,
+            blameless=True,
+        )  # fmt: skip
+
+    def _tell_limit(self, resource: str, before: float) -> None:
+        if (limit := self._rules.limit(resource)) != before:
+            log.warning(
+                "the account's limit is not what was set", provider=self.provider, resource=resource, set=before,
+                header=limit,
+            )  # fmt: skip
+
+    def _refuse(self, error: Transient) -> None:
+        """Send away all who wait."""
+        for ticket, waiter in self._waiters.items():
+            self._rules.leave(ticket)
+            if not waiter.done():
+                waiter.set_exception(error)
+        self._waiters.clear()
 
     def _pump(self) -> None:
         if self._timer is not None:
@@ -81,5 +186,16 @@ class ProviderLimiter:
             if not waiter.done():
                 waiter.set_result(None)
         wait = self._rules.next_grant_in(self._loop.time())
-        if wait is not None and wait != float("inf"):
+        if wait is not None and wait != inf:
             self._timer = self._loop.call_later(max(wait, 0.001), self._pump)
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text) if text is not None else None
+    except ValueError:
+        return None
+
+
+def _finite(seconds: float) -> float | None:
+    return round(seconds, 3) if seconds != inf else None

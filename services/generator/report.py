@@ -67,10 +67,17 @@ class Reporter:
                 partitions=len(self.partitions),
             )
 
+    def _open_slots(self) -> int:
+        """None while a provider's account has no money left, but for a job that finds out now and then."""
+        shut = [limiter for limiter in self._limiters if limiter.circuit_open]
+        if self.draining or any(not limiter.wants_probe for limiter in shut):
+            return 0
+        return self._worker.running + 1 if shut else self._slots
+
     def _report(self) -> WorkerReport:
         return WorkerReport(
             worker=self._name, at=datetime.now(UTC), started_at=self._started_at, partitions=self.partitions,
-            slots=0 if self.draining else self._slots, running=self._worker.running,
+            slots=self._open_slots(), running=self._worker.running,
             limiters=tuple(state for limiter in self._limiters for state in limiter.states()),
             draining=self.draining, standin=self._standin,
         )  # fmt: skip

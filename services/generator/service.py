@@ -10,6 +10,7 @@ import httpx
 from openai import AsyncOpenAI
 from replicate.client import Client
 
+from services.generator.budget import Budget
 from services.generator.consumer import TaskConsumer
 from services.generator.images import FolderImageStore
 from services.generator.limiter import ProviderLimiter
@@ -30,6 +31,8 @@ from shared.postgres import open_pool, persist
 from shared.topics import GENERATION
 
 log = get_logger(__name__)
+
+_FORGET_EVERY_S = 60.0
 
 
 def check_budget(settings: GeneratorSettings) -> None:
@@ -78,8 +81,12 @@ class _Service:
             provider="replicate", model=settings.replicate_model, burst_s=settings.burst_s,
             limits={"requests": settings.replicate_rpm},
         )  # fmt: skip
-        self._limiters = (texts, pictures)
-        store = GeneratorStore(pool, worker=name, lease_s=settings.lease_s)
+        reads = ProviderLimiter(
+            provider="replicate", model=settings.replicate_model, burst_s=settings.burst_s,
+            limits={"reads": settings.replicate_read_rpm},
+        )  # fmt: skip
+        limiters = (texts, pictures, reads)
+        self._store = store = GeneratorStore(pool, worker=name, lease_s=settings.lease_s)
         self._worker = Worker(
             name=name, slots=settings.concurrent_blogs, max_attempts=settings.max_attempts, store=store,
             publisher=publisher, changed=self._changed, rng=random.Random(name),  # noqa: S311 - jitter, no secret
@@ -87,7 +94,7 @@ class _Service:
         self._worker.steps = BlogSteps(
             store=store, writer=OpenAIWriter(openai, model=settings.openai_model, limiter=texts, prices=prices),
             painter=ReplicatePainter(
-                replicate, http, model=settings.replicate_model, limiter=pictures,
+                replicate, http, model=settings.replicate_model, limiter=pictures, reads=reads,
                 timeout_s=settings.replicate_timeout_s,
             ),
             images=FolderImageStore(settings.image_dir, settings.image_base_url), prices=prices,
@@ -95,17 +102,22 @@ class _Service:
         )  # fmt: skip
         self._reporter = Reporter(
             name=name, slots=settings.concurrent_blogs, standin=settings.standin, worker=self._worker,
-            limiters=self._limiters, publisher=publisher,
+            limiters=limiters, publisher=publisher,
+        )  # fmt: skip
+        budget = Budget(
+            owner=name, limiters=limiters, store=store, total=GENERATION.partitions, burst_s=settings.burst_s,
+            skew_s=settings.clock_skew_s,
         )  # fmt: skip
         self._consumer = TaskConsumer(
             name=name, settings=settings, slots=settings.concurrent_blogs, worker=self._worker, publisher=publisher,
-            dead_letter_limit=settings.dead_letter_limit, owned=self._own,
+            budget=budget, dead_letter_limit=settings.dead_letter_limit, owned=self._own,
         )  # fmt: skip
 
     async def run(self, stop: asyncio.Event) -> None:
         await self._consumer.start()
         loops = {
             "reports": self._reporter.run(), "heartbeat": self._reporter.log_heartbeat(), "leases": self._keep_leases(),
+            "records of calls": self._forget_calls(),
         }  # fmt: skip
         async with background(stop, **loops):
             log.info("[Blog Worker] Started successfully")
@@ -124,12 +136,15 @@ class _Service:
             await asyncio.sleep(self._settings.lease_s / 3)
             await persist(self._worker.heartbeat, what="leases")
 
+    async def _forget_calls(self) -> None:
+        while True:
+            await asyncio.sleep(_FORGET_EVERY_S)
+            await persist(self._store.forget_calls, what="records of calls")
+
     def _changed(self) -> None:
         self._reporter.changed()
 
     def _own(self, partitions: tuple[int, ...]) -> None:
-        for limiter in self._limiters:
-            limiter.set_share(len(partitions) / GENERATION.partitions)
         self._reporter.partitions = partitions
         self._reporter.changed()
 

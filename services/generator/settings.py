@@ -21,10 +21,18 @@ class GeneratorSettings(FlowSettings, KafkaSettings, PostgresSettings):
     replicate_base_url: str | None = Field(None, description="another address that speaks the same protocol")
     replicate_model: str = Field("black-forest-labs/flux-schnell", description="owner/name of the model that paints")
     replicate_rpm: float = Field(600, gt=0, description="predictions that may be created a minute")
+    replicate_read_rpm: float = Field(
+        3_000, gt=0, description="the account's other calls a minute: looking after images"
+    )
     replicate_price: float = Field(0.003, ge=0, description="US dollars for one image")
     replicate_timeout_s: Seconds = Field(300, description="seconds for one image, from its creation")
 
     burst_s: Seconds = Field(1.5, description="seconds of the rate that may be spent at once")
+    clock_skew_s: float = Field(
+        1,
+        ge=0,
+        description="seconds by which two workers' clocks may differ: so much of the budget waits when it moves",
+    )
     image_dir: Path = Field(Path("images"), description="the folder that hero images are stored in")
     image_base_url: str = Field("http://localhost:3000/images", description="where readers find that folder")
 

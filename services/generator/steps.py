@@ -6,11 +6,13 @@ attempt begins after the last saved answer; an image that was created is taken u
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TypeVar
 
 from pydantic import BaseModel
 
 from services.generator.images import ImageStore
+from services.generator.limiter import Grant
 from services.generator.providers.openai import Call, OpenAIWriter, PaidInVain
 from services.generator.providers.replicate import Image, ReplicatePainter
 from services.generator.rules import prompts
@@ -25,6 +27,9 @@ from shared.messages import Usage
 log = get_logger(__name__)
 
 A = TypeVar("A", bound=BaseModel)
+_REPAIRS = 2
+"""Times that a step is asked for again within an attempt when its answer is cut off or breaks its schema."""
+
 StepDone = Callable[[Claim, Step], Awaitable[None]]
 
 
@@ -65,15 +70,28 @@ class BlogSteps:
         if (known := saved.get(step)) is not None and known.done is not None:
             return answer.model_validate(known.done)
         call = Call(job=claim.job, step=step, instructions=instructions, data=data, max_tokens=max_tokens)
-        await self._writer.wait_turn(call, answer)
-        begun = await self._begin(claim, step)
+        for repair in range(_REPAIRS + 1):
+            try:
+                return await self._ask(claim, step, call, answer)
+            except PaidInVain as vain:
+                await self._store.finish_step(claim, step, state="FAILED", usage=vain.usage)
+                if isinstance(vain.cause, Permanent):
+                    raise vain.cause from None
+                log.warning("an answer was of no use", job=str(claim.job), step=step, reason=str(vain.cause))
+                if repair == _REPAIRS:
+                    raise Permanent(f"gave up after {repair + 1} answers: {vain.cause}", code=vain.cause.code) from None
+                call = replace(call, instructions=prompts.repaired(instructions, str(vain.cause)))
+        raise AssertionError("the last round returns or raises")
+
+    async def _ask(self, claim: Claim, step: Step, call: Call, answer: type[A]) -> A:
+        grant = await self._writer.wait_turn(call, answer)
+        begun = await self._begin(claim, step, grant)
         if begun.done is not None:
             return answer.model_validate(begun.done)
         try:
-            written, usage = await self._writer.write(call, answer)
-        except PaidInVain as vain:
-            await self._store.finish_step(claim, step, state="FAILED", usage=vain.usage)
-            raise vain.cause from None
+            written, usage = await self._writer.write(call, answer, grant)
+        except PaidInVain:
+            raise
         except Exception as error:
             await self._fail(claim, step, error)
             raise
@@ -105,8 +123,8 @@ class BlogSteps:
         return await self._finish(claim, before.external_id)
 
     async def _paint_anew(self, claim: Claim, outline: Outline) -> Image:
-        await self._painter.wait_turn()
-        begun = await self._begin(claim, Step.IMAGE)
+        grant = await self._painter.wait_turn()
+        begun = await self._begin(claim, Step.IMAGE, grant)
         if begun.done is not None:
             raise Transient("an earlier attempt's image has come meanwhile", code="image-came", delay=0.0)
         prediction = begun.external_id or await self._create(claim, outline)
@@ -137,8 +155,8 @@ class BlogSteps:
         if not (isinstance(error, Transient) and error.in_doubt):
             await self._store.finish_step(claim, step, state="FAILED", usage=Usage())
 
-    async def _begin(self, claim: Claim, step: Step) -> SavedStep:
-        begun = await self._store.begin_step(claim, step)
+    async def _begin(self, claim: Claim, step: Step, grant: Grant) -> SavedStep:
+        begun = await self._store.begin_step(claim, step, grant)
         if begun.in_doubt and begun.done is None:
             log.warning(
                 "a call was begun before and its answer never saved: it is made again", job=str(claim.job),

@@ -3,7 +3,7 @@
 Whatever belongs to a claim waits while PostgreSQL is away: what was paid for must not be lost, nor paid for again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +13,7 @@ from uuid import UUID
 import asyncpg
 from pydantic import TypeAdapter
 
+from services.generator.limiter import Grant
 from shared.job import Status, Step
 from shared.messages import BlogRequested, Usage
 from shared.postgres import load_queries, persist
@@ -31,6 +32,8 @@ class Claim:
 
     job: UUID
     attempt: int
+    tries: int
+    """Attempts so far, this one included, but for those that ended through no fault of the job."""
     worker: str
     request: BlogRequested
     created_at: datetime
@@ -80,8 +83,9 @@ class GeneratorStore:
         if row is None:
             return None
         return Claim(
-            job=job, attempt=row["attempt"], worker=self._worker, request=_REQUEST.validate_python(row["request"]),
-            created_at=row["created_at"], started_at=row["started_at"],
+            job=job, attempt=row["attempt"], tries=row["tries"], worker=self._worker,
+            request=_REQUEST.validate_python(row["request"]), created_at=row["created_at"],
+            started_at=row["started_at"],
         )  # fmt: skip
 
     async def look(self, job: UUID) -> asyncpg.Record | None:
@@ -100,14 +104,29 @@ class GeneratorStore:
             for row in rows
         }
 
-    async def begin_step(self, claim: Claim, step: Step) -> SavedStep:
+    async def begin_step(self, claim: Claim, step: Step, grant: Grant) -> SavedStep:
         """Note that the step's call begins. What is known of it; `ClaimLostError` when it may not."""
-        row = await self._persist(claim, "begin_step", claim.job, step, claim.attempt, claim.worker)
+        needs = grant.ticket.needs
+        row = await self._persist(
+            claim, "begin_step", claim.job, step, claim.attempt, claim.worker, grant.at, grant.partition,
+            grant.provider, int(needs.get("requests", 0)), int(needs.get("tokens", 0)),
+        )  # fmt: skip
         if row is None:
             raise ClaimLostError(f"job {claim.job}, attempt {claim.attempt}")
         return SavedStep(
             state=row["state"], external_id=row["external_id"], result=row["result"], in_doubt=row["in_doubt"]
         )
+
+    async def spent_since(self, times: Mapping[int, datetime]) -> dict[tuple[int, str], float]:
+        """What calls have reserved since a time, by partition and "provider/resource"."""
+        rows = await self._pool.fetch(_QUERIES["spent_since"], list(times), list(times.values()))
+        return {
+            (row["partition"], f"{row['provider']}/{resource}"): row[resource]
+            for row in rows for resource in ("requests", "tokens")
+        }  # fmt: skip
+
+    async def forget_calls(self) -> None:
+        await self._pool.execute(_QUERIES["forget_calls"])
 
     async def name_call(self, claim: Claim, step: Step, external_id: str | None) -> None:
         await self._persist(claim, "name_call", claim.job, step, external_id)
@@ -128,9 +147,9 @@ class GeneratorStore:
     async def fail(self, claim: Claim, *, code: str, reason: str) -> Ended:
         return await self._end(claim, Status.FAILED, code=code, reason=reason)
 
-    async def give_back(self, claim: Claim, *, delay_s: float, reason: str) -> Ended:
+    async def give_back(self, claim: Claim, *, delay_s: float, reason: str, blameless: bool = False) -> Ended:
         """Return the job to the queue, not to be forwarded before `delay_s` seconds have passed."""
-        return await self._end(claim, Status.PENDING, code="retry", reason=reason, delay_s=delay_s)
+        return await self._end(claim, Status.PENDING, code="retry", reason=reason, delay_s=delay_s, blameless=blameless)
 
     async def _persist(self, claim: Claim, query: str, *arguments: Any) -> asyncpg.Record | None:
         return await persist(lambda: self._pool.fetchrow(_QUERIES[query], *arguments), **_about(claim))
@@ -154,10 +173,10 @@ def _about(claim: Claim) -> dict[str, str]:
 
 async def _end(
     database: Any, claim: Claim, status: Status, *, code: str | None = None, reason: str | None = None,
-    delay_s: float = 0.0,
+    delay_s: float = 0.0, blameless: bool = False,
 ) -> Ended:  # fmt: skip
     row = await database.fetchrow(
-        _QUERIES["end_attempt"], claim.job, claim.attempt, claim.worker, status, code, reason, delay_s
+        _QUERIES["end_attempt"], claim.job, claim.attempt, claim.worker, status, code, reason, delay_s, blameless
     )
     if row is None:
         raise ClaimLostError(f"job {claim.job}, attempt {claim.attempt}")

@@ -162,8 +162,8 @@ class Worker:
             self._changed()
 
     async def _attempt(self, claim: Claim) -> Post:
-        if claim.attempt > self._max_attempts:
-            raise Permanent(f"gave up: {claim.attempt - 1} attempts ended with their workers", code="workers-lost")
+        if claim.tries > self._max_attempts:
+            raise Permanent(f"gave up: {claim.tries - 1} attempts ended with their workers", code="workers-lost")
         return await self.steps.run(claim)
 
     async def _outcome(self, task: asyncio.Task[Post]) -> Post | Exception:
@@ -188,7 +188,9 @@ class Worker:
             return _event(claim, EventKind.ENDED, Status.DONE, ended=ended)
         verdict = self._judge(claim, outcome)
         if isinstance(verdict, Again):
-            ended = await self._store.give_back(claim, delay_s=verdict.delay_s, reason=verdict.reason)
+            ended = await self._store.give_back(
+                claim, delay_s=verdict.delay_s, reason=verdict.reason, blameless=verdict.blameless
+            )
             bound.warning("blog will be tried again", seconds=round(verdict.delay_s, 1), reason=verdict.reason)
             return _event(claim, EventKind.RETRY, Status.PENDING, ended=ended, error=verdict.reason)
         ended = await self._store.fail(claim, code=verdict.code, reason=verdict.reason)
@@ -198,12 +200,12 @@ class Worker:
 
     def _judge(self, claim: Claim, error: Exception) -> Again | Fail:
         if isinstance(error, HandedBackError):
-            return Again(delay_s=0.0, reason="the worker stopped and handed it back")
+            return Again(delay_s=0.0, reason="the worker stopped and handed it back", blameless=True)
         if isinstance(error, AWAY):
             error = Transient(f"the image folder or PostgreSQL was away: {error}", code="away")
         if not isinstance(error, Transient | Permanent):
             log.error("an attempt ended in a fault of ours", job=str(claim.job), exc_info=error)
-        return judge(error, attempt=claim.attempt, max_attempts=self._max_attempts, chance=self._rng.random())
+        return judge(error, attempt=claim.tries, max_attempts=self._max_attempts, chance=self._rng.random())
 
     async def _tell_progress(self, event: JobEvent) -> None:
         """Only an eye on progress: it may get lost, the row is the truth."""

@@ -15,6 +15,7 @@ from services.generator.providers.replicate import ReplicatePainter, close, name
 from services.generator.rules.article import Outline
 from services.generator.rules.prices import Prices
 from shared.errors import Permanent, Transient
+from shared.messages import Usage
 from tests.standins import Standins
 
 PRICES = Prices(input_usd=0.15, output_usd=0.60, image_usd=0.003)
@@ -25,7 +26,7 @@ async def writer(standins: Standins) -> AsyncIterator[OpenAIWriter]:
     limiter = ProviderLimiter(
         provider="openai", model="m", limits={"requests": 60_000, "tokens": 10_000_000}, burst_s=2
     )
-    limiter.set_share(1)
+    limiter.own((0,), 1, {})
     url = f"{standins.openai.url}/v1"
     async with AsyncOpenAI(api_key="sk-x", base_url=url, max_retries=0, timeout=1) as client:
         yield OpenAIWriter(client, model="m", limiter=limiter, prices=PRICES)
@@ -35,10 +36,13 @@ def call(job: UUID) -> Call:
     return Call(job=job, step="outline", instructions="Plan.", data='{"title": "Tea"}', max_tokens=700)
 
 
+async def write(writer: OpenAIWriter, job: UUID) -> tuple[Outline, Usage]:
+    return await writer.write(call(job), Outline, await writer.wait_turn(call(job), Outline))
+
+
 async def test_a_text_is_written_and_billed(writer: OpenAIWriter, standins: Standins) -> None:
     job = uuid4()
-    await writer.wait_turn(call(job), Outline)
-    outline, usage = await writer.write(call(job), Outline)
+    outline, usage = await write(writer, job)
     assert "Tea" in outline.title
     assert usage.input_tokens + usage.output_tokens == standins.openai.bill(job)["tokens"]
     assert usage.cost_nanousd == usage.input_tokens * 150 + usage.output_tokens * 600
@@ -51,7 +55,7 @@ async def test_a_text_is_written_and_billed(writer: OpenAIWriter, standins: Stan
         ({"kind": "429", "retry_after": 7}, Transient, "openai-429", 7.0),
         ({"kind": "500"}, Transient, "openai-500", None),
         ({"kind": "503", "retry_after": 2}, Transient, "openai-503", 2.0),
-        ({"kind": "insufficient_quota"}, Permanent, "insufficient-quota", None),
+        ({"kind": "insufficient_quota"}, Transient, "insufficient-quota", pytest.approx(60, abs=1)),
         ({"kind": "timeout", "seconds": 5}, Transient, "openai-unreachable", None),
         ({"kind": "cut"}, Transient, "openai-unreachable", None),
         ({"kind": "malformed"}, Transient, "openai-unreadable", None),
@@ -65,7 +69,7 @@ async def test_openais_failures_in_our_words(
     job = uuid4()
     standins.openai.script(fault | {"job": str(job)})
     with pytest.raises(word) as failed:
-        await writer.write(call(job), Outline)
+        await write(writer, job)
     assert getattr(failed.value, "code", None) == code
     assert getattr(failed.value, "delay", None) == delay
     assert standins.openai.bill(job)["calls"] == 0
@@ -85,7 +89,7 @@ async def test_an_answer_that_cannot_be_used_is_billed_all_the_same(
     job = uuid4()
     standins.openai.script({"kind": kind, "job": str(job)})
     with pytest.raises(PaidInVain) as failed:
-        await writer.write(call(job), Outline)
+        await write(writer, job)
     assert isinstance(failed.value.cause, word)
     assert failed.value.cause.code == code
     bill = standins.openai.bill(job)
@@ -95,10 +99,12 @@ async def test_an_answer_that_cannot_be_used_is_billed_all_the_same(
 @pytest.fixture
 async def painter(standins: Standins) -> AsyncIterator[ReplicatePainter]:
     limiter = ProviderLimiter(provider="replicate", model="a/b", limits={"requests": 60_000}, burst_s=2)
-    limiter.set_share(1)
+    limiter.own((0,), 1, {})
+    reads = ProviderLimiter(provider="replicate", model="a/b", limits={"reads": 60_000}, burst_s=2)
+    reads.own((0,), 1, {})
     client = Client(api_token="r8-x", base_url=standins.replicate.url, event_hooks={"request": [name_job]})
     async with httpx.AsyncClient() as http:
-        yield ReplicatePainter(client, http, model="a/b", limiter=limiter, timeout_s=3)
+        yield ReplicatePainter(client, http, model="a/b", limiter=limiter, reads=reads, timeout_s=3)
     await close(client)
 
 
@@ -121,7 +127,7 @@ async def test_an_image_is_painted_once_and_can_be_taken_up_again(
     [
         ("429", Transient, "replicate-429"),
         ("500", Transient, "replicate-500"),
-        ("402", Permanent, "insufficient-quota"),
+        ("402", Transient, "insufficient-quota"),
         ("failed", Permanent, "replicate-failed"),
         ("aborted", Permanent, "replicate-aborted"),
         ("stuck", Transient, "replicate-timeout"),
@@ -136,3 +142,15 @@ async def test_replicates_failures_in_our_words(
     with pytest.raises(word) as failed:
         await painter.finish(job, await painter.create(job, "x"))
     assert getattr(failed.value, "code", None) == code
+
+
+async def test_when_the_account_has_no_money_nobody_asks_again(writer: OpenAIWriter, standins: Standins) -> None:
+    job = uuid4()
+    standins.openai.script({"kind": "insufficient_quota", "job": str(job)})
+    with pytest.raises(Transient) as first:
+        await write(writer, job)
+    with pytest.raises(Transient, match="no money left") as second:
+        await write(writer, job)
+    assert first.value.blameless
+    assert second.value.blameless
+    assert standins.openai.bill(job)["calls"] == 0

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -109,15 +110,62 @@ async def test_a_passing_failure_goes_back_to_the_queue_and_keeps_what_was_paid(
     assert (await world.row(request.id))["attempt"] == 2
 
 
-@pytest.mark.parametrize(("fault", "code"), [("refusal", "refused"), ("insufficient_quota", "insufficient-quota")])
-async def test_a_lasting_failure_fails_with_its_reason(
-    world: World, start: Start, standins: Standins, fault: str, code: str
+async def reports_no_slots(world: World) -> bool:
+    reports = [message for _, message in await world.read_all(WORKERS) if isinstance(message, WorkerReport)]
+    return bool(reports) and reports[-1].slots == 0 and any(state.circuit_open for state in reports[-1].limiters)
+
+
+@pytest.mark.parametrize(
+    ("provider", "fault", "saved"),
+    [("openai", "insufficient_quota", set()), ("replicate", "402", {"outline", "article"})],
+)
+async def test_when_an_account_has_no_money_jobs_wait_and_no_more_are_taken(
+    world: World, start: Start, standins: Standins, provider: str, fault: str, saved: set[str]
 ) -> None:
     request = a_request()
-    standins.openai.script({"kind": fault, "job": str(request.id)})
+    getattr(standins, provider).script({"kind": fault, "job": str(request.id)})
+    async with start():
+        await world.forwarded(request)
+        await eventually(lambda: outcomes(world, request.id), every=0.3)
+        await eventually(partial(reports_no_slots, world), every=0.3)
+    row = await world.row(request.id)
+    assert (row["attempt"], row["blameless"]) == (1, 1)
+    assert row["not_before"] > row["admitted_at"] + timedelta(seconds=30)
+    steps = await world.database.fetch("SELECT step FROM blog_steps WHERE job_id = $1 AND state = 'DONE'", request.id)
+    assert {step["step"] for step in steps} == saved
+    assert set(standins.openai.bill(request.id)["steps"]) == saved
+
+
+@pytest.mark.parametrize(("fault", "answers"), [("schema", 2), ("truncated", 2)])
+async def test_an_answer_of_no_use_is_asked_for_again(
+    world: World, start: Start, standins: Standins, fault: str, answers: int
+) -> None:
+    request = a_request(images=0)
+    standins.openai.script({"kind": fault, "job": str(request.id), "step": "outline"})
+    async with start():
+        await world.forwarded(request)
+        await ends_as(world, request, "DONE")
+    bill = standins.openai.bill(request.id)
+    assert bill["steps"] == {"outline": answers, "article": 1}
+    row = await world.row(request.id)
+    assert row["attempt"] == 1
+    assert row["input_tokens"] + row["output_tokens"] == bill["tokens"]
+
+
+@pytest.mark.parametrize(
+    ("faults", "code", "answers"),
+    [({"kind": "refusal"}, "refused", 1), ({"kind": "schema", "count": 9}, "openai-schema", 3)],
+    ids=["refusal", "schema"],
+)
+async def test_a_lasting_failure_fails_with_its_reason(
+    world: World, start: Start, standins: Standins, faults: dict[str, Any], code: str, answers: int
+) -> None:
+    request = a_request()
+    standins.openai.script({**faults, "job": str(request.id)})
     async with start():
         await world.forwarded(request)
         await ends_as(world, request, "FAILED")
+    assert standins.openai.bill(request.id)["calls"] == answers
     row = await world.row(request.id)
     assert row["error_code"] == code
     assert row["error"]

@@ -12,7 +12,7 @@ BURST_S = 2.0
 def limiter(requests: float = 60, tokens: float = 6_000, share: float = 1.0) -> Limiter:
     """One request and 100 tokens a second."""
     made = Limiter({"requests": requests, "tokens": tokens}, burst_s=BURST_S, now=0)
-    made.set_share(share, 0)
+    made.own(share, {}, 0)
     return made
 
 
@@ -64,15 +64,42 @@ def test_without_a_share_nothing_goes() -> None:
     assert made.next_grant_in(1_000) == float("inf")
 
 
-def test_a_smaller_share_shrinks_what_was_saved_and_keeps_the_debt() -> None:
+def test_a_share_begins_with_what_its_last_owners_left_but_never_with_more_than_a_burst() -> None:
     made = limiter()
-    made.set_share(0.5, 2.0)
-    assert made.level("tokens", 2.0) == pytest.approx(100)
-    ask(made, 1_000, 2.0)
-    made.grant(3.0)
-    debt = made.level("tokens", 3.0)
-    made.set_share(0.25, 3.0)
-    assert made.level("tokens", 3.0) == debt < 0
+    made.own(0.5, {"requests": 60, "tokens": -40}, 2.0)
+    assert made.level("requests", 2.0) == pytest.approx(0.5 * BURST_S)
+    assert made.level("tokens", 2.0) == pytest.approx(-40)
+
+
+def test_while_a_rebalance_goes_on_nothing_goes() -> None:
+    made = limiter()
+    ticket = ask(made, 50, 0)
+    made.pause(0.5)
+    assert made.grant(10) == []
+    assert made.next_grant_in(10) == float("inf")
+    made.own(1.0, {"requests": 1, "tokens": 100}, 10)
+    assert made.grant(10) == [ticket]
+
+
+def test_a_share_that_was_lent_is_not_spent_any_longer() -> None:
+    """Who was frozen, or cut off, does not know that others own its partitions by now."""
+    made = limiter()
+    made.lend_until(9)
+    ticket = ask(made, 50, 8)
+    assert made.grant(20) == []
+    made.lend_until(30)
+    assert made.grant(20) == [ticket]
+
+
+def test_everybody_knows_how_long_it_waits() -> None:
+    made = limiter(requests=6_000)
+    for tokens in (50, 100, 1_000, 10):
+        ask(made, tokens, 0)
+    foreseen, seen, now = made.waits(0), [], 0.0
+    while (wait := made.next_grant_in(now)) is not None:
+        now += wait + 1e-9
+        seen += [now for _ in made.grant(now)]
+    assert foreseen == pytest.approx(seen, abs=1e-6)
 
 
 def test_a_cool_down_stops_all_and_ends() -> None:
@@ -116,7 +143,7 @@ def test_no_window_sees_more_than_the_rate_and_a_burst(script: list[tuple[float,
     for pause, tokens, share in script:
         now += pause
         if share is not None:
-            made.set_share(share, now)
+            made.own(share, {"requests": made.level("requests", now), "tokens": made.level("tokens", now)}, now)
         ask(made, tokens, now)
         granted += [(now, ticket.needs["tokens"]) for ticket in made.grant(now)]
     for start in range(len(granted)):

@@ -25,27 +25,26 @@ def request(**changes: object) -> BlogRequested:
 
 
 def test_only_the_finished_prefix_is_committed() -> None:
-    prefix = FinishedPrefix()
+    prefix = FinishedPrefix(10)
     for offset in (10, 11, 12):
         prefix.begin(offset)
     prefix.finish(11)
-    assert prefix.to_commit() == 10
+    assert prefix.position == 10
     prefix.finish(10)
-    assert prefix.to_commit() == 12
-    assert prefix.to_commit() is None
+    assert prefix.position == 12
     prefix.finish(12)
-    assert prefix.to_commit() == 13
+    assert prefix.position == 13
 
 
 @given(st.permutations(range(8)), st.integers(0, 8))
 def test_no_open_record_is_ever_committed(finished_in: list[int], how_many: int) -> None:
-    prefix = FinishedPrefix()
+    prefix = FinishedPrefix(0)
     for offset in range(8):
         prefix.begin(offset)
     for offset in finished_in[:how_many]:
         prefix.finish(offset)
     left = set(range(8)) - set(finished_in[:how_many])
-    assert prefix.to_commit() == min(left, default=8)
+    assert prefix.position == min(left, default=8)
 
 
 def test_a_passing_failure_is_tried_again_after_the_providers_delay_and_a_jitter() -> None:

@@ -9,7 +9,7 @@ from openai import AsyncOpenAI
 from openai.types.responses import Response
 from pydantic import BaseModel, ValidationError
 
-from services.generator.limiter import ProviderLimiter
+from services.generator.limiter import Grant, ProviderLimiter
 from services.generator.rules.article import without_nul
 from services.generator.rules.prices import Prices
 from services.generator.rules.prompts import schema_text, upper_bound_of_tokens
@@ -50,18 +50,20 @@ class OpenAIWriter:
         self._limiter = limiter
         self._prices = prices
 
-    async def wait_turn(self, call: Call, answer: type[A]) -> None:
+    async def wait_turn(self, call: Call, answer: type[A]) -> Grant:
         """Wait until the limits allow the call at its upper bound."""
         texts = (call.instructions, call.data, schema_text(answer))
         try:
-            await self._limiter.acquire({"requests": 1, "tokens": upper_bound_of_tokens(*texts) + call.max_tokens})
+            return await self._limiter.acquire(
+                {"requests": 1, "tokens": upper_bound_of_tokens(*texts) + call.max_tokens}
+            )
         except ValueError as error:
             raise Permanent(str(error), code="too-large") from None
 
-    async def write(self, call: Call, answer: type[A]) -> tuple[A, Usage]:
+    async def write(self, call: Call, answer: type[A], grant: Grant) -> tuple[A, Usage]:
         """The parsed answer and what it cost. Raises `Transient`, `Permanent`, or `PaidInVain`."""
         try:
-            response = await self._client.responses.create(
+            raw = await self._client.responses.with_raw_response.create(
                 model=self._model,
                 instructions=call.instructions,
                 input=call.data,
@@ -75,12 +77,17 @@ class OpenAIWriter:
                     }
                 },
             )  # fmt: skip
+            self._limiter.seen(grant, raw.headers)
+            response = raw.parse()
         except openai.OpenAIError as error:
+            if isinstance(error, openai.APIStatusError):
+                self._limiter.seen(grant, error.response.headers)
             raise self._translate(error) from error
         except ValueError as error:  # the SDK lets the JSON decoder's error through
             raise Transient(
                 f"OpenAI answered with something unreadable: {error}", code="openai-unreadable", in_doubt=True
             ) from error
+        self._limiter.answered()
         usage = self._usage(response)
         try:
             return _parse(response, answer), usage
@@ -102,7 +109,7 @@ class OpenAIWriter:
     def _translate_status(self, error: openai.APIStatusError) -> Transient | Permanent:
         status, delay = error.status_code, _retry_after(error)
         if error.code == "insufficient_quota":
-            return Permanent("OpenAI: the account has no quota left", code="insufficient-quota")
+            return self._limiter.no_money()
         if status in (429, 503):
             self._limiter.cool_down(delay or _COOL_DOWN_S)
             return Transient(f"OpenAI answered {status}: {error.message}", delay=delay, code=f"openai-{status}")

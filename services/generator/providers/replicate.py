@@ -15,7 +15,7 @@ from pydantic.v1 import ValidationError  # the SDK validates with it
 from replicate.client import Client
 from replicate.exceptions import ReplicateError
 
-from services.generator.limiter import ProviderLimiter
+from services.generator.limiter import Grant, ProviderLimiter
 from shared.errors import Permanent, Transient
 
 _COOL_DOWN_S = 5.0
@@ -47,19 +47,25 @@ async def close(client: Client) -> None:
 
 
 class ReplicatePainter:
-    """Paints one image a job. `timeout_s` runs from the moment it is asked for; `http` fetches the finished file."""
+    """Paints one image a job. `limiter` counts predictions, `reads` all other calls.
+
+    `timeout_s` runs from the moment it is asked for; `http` fetches the finished file.
+    """
 
     def __init__(
-        self, client: Client, http: httpx.AsyncClient, *, model: str, limiter: ProviderLimiter, timeout_s: float
-    ) -> None:
+        self, client: Client, http: httpx.AsyncClient, *, model: str, limiter: ProviderLimiter, reads: ProviderLimiter,
+        timeout_s: float,
+    ) -> None:  # fmt: skip
         self._client = client
         self._http = http
         self._model = model
         self._limiter = limiter
+        self._reads = reads
         self._timeout_s = timeout_s
 
-    async def wait_turn(self) -> None:
-        await self._limiter.acquire({"requests": 1})
+    async def wait_turn(self) -> Grant:
+        """Wait until the limits allow another prediction."""
+        return await self._limiter.acquire({"requests": 1})
 
     async def create(self, job: UUID, prompt: str) -> str:
         """Create the prediction: its id. From here on it is paid for."""
@@ -72,6 +78,7 @@ class ReplicatePainter:
             raise Transient(
                 f"Replicate gave no id within {_CREATE_WITHIN_S:g} s", code="replicate-timeout", in_doubt=True
             ) from None
+        self._limiter.answered()
         return str(prediction.id)
 
     async def finish(self, job: UUID, prediction_id: str) -> Image | None:
@@ -91,6 +98,7 @@ class ReplicatePainter:
     async def _poll(self, prediction_id: str) -> str:
         pause = _FIRST_POLL_S
         while True:
+            await self._reads.acquire({"reads": 1})
             prediction = await self._call(self._client.predictions.async_get(prediction_id))
             if prediction.status == "succeeded":
                 return _first_url(prediction.output)
@@ -130,7 +138,7 @@ class ReplicatePainter:
     def _translate(self, error: ReplicateError) -> Transient | Permanent:
         status = error.status or 0
         if status == 402:
-            return Permanent("Replicate: the account has no credit left", code="insufficient-quota")
+            return self._limiter.no_money()
         if status in (429, 503):
             self._limiter.cool_down(_COOL_DOWN_S)
         if status in (408, 409, 429) or status >= 500 or status == 0:

@@ -2,12 +2,11 @@
 
 
 class FinishedPrefix:
-    """One partition's records in the order they came, finished in any order."""
+    """One partition's records in the order they came, finished in any order. The first to come is at `start`."""
 
-    def __init__(self) -> None:
+    def __init__(self, start: int) -> None:
         self._open: set[int] = set()
-        self._next: int | None = None
-        self._committed: int | None = None
+        self._next = start
 
     def begin(self, offset: int) -> None:
         self._open.add(offset)
@@ -16,10 +15,7 @@ class FinishedPrefix:
     def finish(self, offset: int) -> None:
         self._open.discard(offset)
 
-    def to_commit(self) -> int | None:
-        """The offset to commit now, or None when it would be the same as the last one taken."""
-        position = min(self._open, default=self._next)
-        if position is None or position == self._committed:
-            return None
-        self._committed = position
-        return position
+    @property
+    def position(self) -> int:
+        """The offset to commit."""
+        return min(self._open, default=self._next)

@@ -10,6 +10,7 @@ OUTLINE_MAX_TOKENS = 700
 ARTICLE_MAX_TOKENS = 3_000
 _LONGEST_PRODUCT = 3_000
 """Bytes of product data that go into a prompt."""
+_LONGEST_REPAIR = 200
 _LONGEST_REST = 5_300
 """Bytes that title, keywords and outline take at the most, beside the product."""
 
@@ -22,6 +23,11 @@ ARTICLE_INSTRUCTIONS = (
     _ROLE + " Write the whole post after the outline in the data: 500 to 800 words, honest and concrete, no invented"
     " facts, prices or claims. Paragraphs are plain text. Add a slug and a meta description of at most 155 characters."
 )
+
+
+def repaired(instructions: str, what: str) -> str:
+    """The same instructions, with what was wrong with the last answer. Only our own words go in, and few of them."""
+    return f"{instructions} Your last answer was of no use ({what[:_LONGEST_REPAIR]}): answer in full, and shorter."
 
 
 def outline_input(request: BlogRequested) -> str:
@@ -76,4 +82,5 @@ def schema_text(model: type[BaseModel]) -> str:
 def largest_call() -> int:
     """The most tokens that one call can reserve: what the account's limit must carry for every partition."""
     data = "x" * (_LONGEST_PRODUCT + _LONGEST_REST)
-    return upper_bound_of_tokens(ARTICLE_INSTRUCTIONS, data, schema_text(Article)) + ARTICLE_MAX_TOKENS
+    instructions = repaired(ARTICLE_INSTRUCTIONS, "x" * _LONGEST_REPAIR)
+    return upper_bound_of_tokens(instructions, data, schema_text(Article)) + ARTICLE_MAX_TOKENS

@@ -14,6 +14,8 @@ _LONGEST_REASON = 2_000
 class Again:
     delay_s: float
     reason: str
+    blameless: bool = False
+    """Nothing about the job was the reason: it uses up none of its tries."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +34,7 @@ def judge(error: Exception, *, attempt: int, max_attempts: int, chance: float) -
         return Fail(code=error.code, reason=said)
     if not isinstance(error, Transient):
         return Fail(code="internal", reason=f"{type(error).__name__}: {said}")
-    if attempt >= max_attempts:
+    if attempt >= max_attempts and not error.blameless:
         return Fail(code=error.code, reason=f"gave up after {attempt} attempts: {said}")
-    backoff = min(_FIRST_PAUSE_S * 2 ** (attempt - 1), _LONGEST_PAUSE_S)
-    return Again(delay_s=(error.delay or 0.0) + backoff * chance, reason=said)
+    backoff = _FIRST_PAUSE_S if error.blameless else min(_FIRST_PAUSE_S * 2 ** (attempt - 1), _LONGEST_PAUSE_S)
+    return Again(delay_s=(error.delay or 0.0) + backoff * chance, reason=said, blameless=error.blameless)

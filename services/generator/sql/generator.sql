@@ -5,7 +5,7 @@ UPDATE blog_generations
    SET status = 'PROCESSING', attempt = attempt + 1, worker = $2, lease_until = now() + make_interval(secs => $3),
        started_at = coalesce(started_at, now()), not_before = NULL
  WHERE id = $1 AND status = 'PENDING' AND forwarded_at IS NOT NULL
-RETURNING attempt, request, created_at, started_at;
+RETURNING attempt, attempt - blameless AS tries, request, created_at, started_at;
 
 -- name: look
 -- Why a job could not be claimed: what is true of it.
@@ -27,17 +27,36 @@ SELECT step, state, external_id, result FROM blog_steps WHERE job_id = $1;
 -- name: begin_step
 -- Note that a call is about to be paid for. Nothing is returned when the claim is lost. in_doubt counts calls that
 -- earlier attempts began and that were never answered. A step that is DONE by now, by a late answer, stays so.
-INSERT INTO blog_steps AS step (job_id, step, state, attempt)
-SELECT id, $2, 'STARTED', attempt FROM blog_generations
- WHERE id = $1 AND attempt = $3 AND worker = $4 AND status = 'PROCESSING'
-ON CONFLICT (job_id, step) DO UPDATE
-   SET state = CASE step.state WHEN 'DONE' THEN step.state ELSE excluded.state END,
-       attempt = CASE step.state WHEN 'DONE' THEN step.attempt ELSE excluded.attempt END,
-       call_started_at = CASE step.state WHEN 'DONE' THEN step.call_started_at ELSE now() END,
-       finished_at = CASE step.state WHEN 'DONE' THEN step.finished_at END,
-       in_doubt = step.in_doubt
-           + (step.state = 'STARTED' AND step.external_id IS NULL AND step.attempt <> excluded.attempt)::int
-RETURNING state, in_doubt, external_id, result;
+-- The call is put on record for whoever takes over its partition ($5 to $9) in the same breath.
+WITH begun AS (
+    INSERT INTO blog_steps AS step (job_id, step, state, attempt)
+    SELECT id, $2, 'STARTED', attempt FROM blog_generations
+     WHERE id = $1 AND attempt = $3 AND worker = $4 AND status = 'PROCESSING'
+    ON CONFLICT (job_id, step) DO UPDATE
+       SET state = CASE step.state WHEN 'DONE' THEN step.state ELSE excluded.state END,
+           attempt = CASE step.state WHEN 'DONE' THEN step.attempt ELSE excluded.attempt END,
+           call_started_at = CASE step.state WHEN 'DONE' THEN step.call_started_at ELSE now() END,
+           finished_at = CASE step.state WHEN 'DONE' THEN step.finished_at END,
+           in_doubt = step.in_doubt
+               + (step.state = 'STARTED' AND step.external_id IS NULL AND step.attempt <> excluded.attempt)::int
+    RETURNING state, in_doubt, external_id, result
+), recorded AS (
+    INSERT INTO provider_calls (job_id, step, started_at, partition, provider, requests, tokens)
+    SELECT $1, $2, $5::timestamptz, $6::int, $7::text, $8::int, $9::bigint FROM begun WHERE state = 'STARTED'
+    ON CONFLICT DO NOTHING
+)
+SELECT state, in_doubt, external_id, result FROM begun;
+
+-- name: spent_since
+-- What was begun in these partitions ($1), each since a time of its own ($2).
+SELECT call.partition, call.provider, sum(call.requests)::float8 AS requests, sum(call.tokens)::float8 AS tokens
+  FROM unnest($1::int[], $2::timestamptz[]) AS saved (partition, at)
+  JOIN provider_calls AS call ON call.partition = saved.partition AND call.started_at > saved.at
+ GROUP BY call.partition, call.provider;
+
+-- name: forget_calls
+-- Records of calls that every owner has noted long since.
+DELETE FROM provider_calls WHERE started_at < now() - interval '10 minutes';
 
 -- name: name_call
 -- Save the provider's id of a call as soon as it exists ($3), or forget it (NULL) so that a new one is made.
@@ -71,6 +90,7 @@ ON CONFLICT (job_id) DO UPDATE
 UPDATE blog_generations AS job
    SET status = $4, error_code = $5, error = $6, lease_until = NULL,
        not_before = CASE WHEN $4 = 'PENDING' THEN now() + make_interval(secs => $7) END,
+       blameless = blameless + $8::boolean::int,
        forwarded_at = CASE WHEN $4 = 'PENDING' THEN NULL ELSE forwarded_at END,
        finished_at = CASE WHEN $4 = 'PENDING' THEN NULL ELSE now() END,
        input_tokens = spent.input_tokens, output_tokens = spent.output_tokens, images = spent.images,
