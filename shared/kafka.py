@@ -16,7 +16,7 @@ from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, RecordMetadata, 
 
 from shared.errors import InvalidMessage, Unavailable
 from shared.log import get_logger
-from shared.messages import Message, decode, encode
+from shared.messages import Headers, Message, decode, encode
 from shared.settings import KafkaSettings
 from shared.topics import DEAD_LETTER, TOPICS, Topic
 
@@ -222,6 +222,15 @@ class Publisher:
         except _POISONED:
             await self._renew(producer)
             raise
+
+    async def publish_record(
+        self, topic: Topic, *, key: bytes | None, value: bytes | None, headers: Headers, partition: int | None = None
+    ) -> None:
+        """Send a record as it is, whatever it holds, and wait until all in-sync replicas have it."""
+        async with asyncio.timeout(30):
+            await self._current().send_and_wait(
+                self._names.topic(topic), value=value, key=key, headers=list(headers), partition=partition
+            )
 
     async def dead_letter(self, record: ConsumerRecord, error: Exception, *, group: str) -> None:
         """Put a record that cannot be handled aside, as it came, with the reason and where it came from."""

@@ -22,6 +22,7 @@ COMMANDS = {
     "migrate": "database migrations: status, up, down",
     "keys": "API keys: create, list, revoke",
     "stores": "what stores weigh in the fair order, and which of them are one account: set, list",
+    "dead-letters": "records that no service could handle: list, show, replay, discard",
     "load": "the load test, its expectations judged",
     "bench": "benchmarks: ratios, side by side in one run, written to bench/results",
     "check": "the gate: format, lint, types, import contracts, tests",
@@ -36,6 +37,11 @@ def usage() -> str:
     )
 
 
+def module(command: str) -> str:
+    """The file of a command: Python's names have no hyphens."""
+    return f"sandbox.cli.{command.replace('-', '_')}"
+
+
 def main(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
@@ -45,7 +51,7 @@ def main(arguments: list[str]) -> int:
         print(f"blogstream: no command {name!r}\n\n{usage()}", file=sys.stderr)
         return 2
     try:
-        application: typer.Typer = import_module(f"sandbox.cli.{name}").application
+        application: typer.Typer = import_module(module(name)).application
         application(args=rest, prog_name=f"./blogstream {name}")  # exits by itself
     except Unavailable as error:
         print(f"blogstream: {error}", file=sys.stderr)

@@ -22,7 +22,7 @@ def failing(error: BaseException) -> typer.Typer:
 
 def test_every_command_is_there() -> None:
     for name in frame.COMMANDS:
-        assert isinstance(import_module(f"sandbox.cli.{name}").application, typer.Typer)
+        assert isinstance(import_module(frame.module(name)).application, typer.Typer)
 
 
 @pytest.mark.parametrize(("arguments", "code"), [([], 2), (["--help"], 0), (["help"], 0)])
