@@ -17,16 +17,22 @@ application = typer.Typer(
     help="Weights and accounts of stores in the fair order.",
 )
 
+# A new weight moves nobody in the line: counters stand there divided by the weight, so they are scaled with it.
 _SET_STORE = """
 INSERT INTO stores (instance_id, account_id, weight, configured_at)
-VALUES ($1, $2, coalesce($3, 1), clock_timestamp())
+VALUES ($1, $2, coalesce($3::float8, 1), clock_timestamp())
 ON CONFLICT (instance_id) DO UPDATE
-   SET account_id = CASE WHEN $4 THEN $2 ELSE stores.account_id END, weight = coalesce($3, stores.weight),
+   SET account_id = CASE WHEN $4 THEN $2 ELSE stores.account_id END, weight = coalesce($3::float8, stores.weight),
+       served_nanousd = stores.served_nanousd * (coalesce($3::float8, stores.weight) / stores.weight),
        configured_at = clock_timestamp()
 RETURNING account_id, weight
 """
+_OLD_WEIGHT = "SELECT weight FROM stores WHERE instance_id = $1 FOR UPDATE"
+_SCALE_OWN_ACCOUNT = "UPDATE accounts SET served_nanousd = served_nanousd * $2::float8 WHERE account_id = $1"
 _SET_ACCOUNT = """
-INSERT INTO accounts (account_id, weight) VALUES ($1, $2) ON CONFLICT (account_id) DO UPDATE SET weight = $2
+INSERT INTO accounts (account_id, weight) VALUES ($1, $2)
+ON CONFLICT (account_id) DO UPDATE
+   SET weight = $2, served_nanousd = accounts.served_nanousd * ($2 / accounts.weight)
 """
 _LIST = """
 SELECT store.instance_id AS store, store.account_id AS account, store.weight, account.weight AS account_weight,
@@ -49,8 +55,11 @@ def set_one(
 
     async def change(connection: asyncpg.Connection) -> Any:
         async with connection.transaction():
+            before = await connection.fetchval(_OLD_WEIGHT, store)
             row = await connection.fetchrow(_SET_STORE, store, account or None, weight, account is not None)
             assert row is not None
+            if before is not None and row["account_id"] is None:  # then the store is an account by itself
+                await connection.execute(_SCALE_OWN_ACCOUNT, store, row["weight"] / before)
             if account_weight is not None:
                 if row["account_id"] is None:
                     raise Unavailable(f"{store} belongs to no account: its own --weight is its account's")

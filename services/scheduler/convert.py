@@ -44,9 +44,10 @@ def waiting_of_row(row: Row) -> Waiting:
 
 
 def offer(report: WorkerReport, now: float) -> Offer:
-    """A clock that is ahead must not keep a dead worker alive."""
+    """A clock that is ahead must not keep a dead worker alive, nor a partition that there is not get a job."""
+    partitions = tuple(sorted(partition for partition in report.partitions if 0 <= partition < GENERATION.partitions))
     return Offer(
-        worker=report.worker, partitions=report.partitions, slots=0 if report.draining else report.slots,
+        worker=report.worker, partitions=partitions, slots=0 if report.draining else report.slots,
         at=min(report.at.timestamp(), now), limited_by=_limited_by(report, now),
     )  # fmt: skip
 

@@ -99,7 +99,8 @@ class Scheduler:
 
     async def _turn(self, consumer: AIOKafkaConsumer) -> None:
         if not self._elected:
-            await consumer.getmany(timeout_ms=_STANDBY_MS)  # a standby polls to stay in the group; it is given nothing
+            # A standby polls to stay in the group. What it is given, it was elected for while it waited.
+            give_back(consumer, await consumer.getmany(timeout_ms=_STANDBY_MS))
             return
         term = self._term or await self._begin_term(consumer)
         batches = await self._read_some(consumer, self._patience_ms(term))
@@ -119,7 +120,12 @@ class Scheduler:
         batches = await consumer.getmany(timeout_ms=patience_ms, max_records=_RECORDS_A_TURN)
         urgent = [partition for partition in consumer.assignment() if self._topics[partition.topic] is not REQUESTS]
         if batches and urgent:
-            for partition, records in (await consumer.getmany(*urgent, max_records=_RECORDS_A_TURN)).items():
+            try:
+                more = await consumer.getmany(*urgent, max_records=_RECORDS_A_TURN)
+            except KafkaError:
+                give_back(consumer, batches)
+                raise
+            for partition, records in more.items():
                 batches.setdefault(partition, []).extend(records)
         return batches
 

@@ -16,8 +16,9 @@ _AT_LEAST_S = 2.0
 class Outlooks:
     """One leader's. `left` is called with what every forwarded job will probably cost."""
 
-    def __init__(self, store: SchedulerStore) -> None:
+    def __init__(self, store: SchedulerStore, *, hard_cap: bool) -> None:
         self._store = store
+        self._hard_cap = hard_cap
         self._spending = Drain()
         self._said: dict[str, OutlookRow] = {}
 
@@ -31,7 +32,7 @@ class Outlooks:
     async def say(self, standings: Sequence[Standing], limited_by: str | None, epoch: int) -> None:
         """Save what has changed since it was said last."""
         rate = self._spending.rate(ALL, time.time())
-        found = foresee(standings, money_per_s=rate, limited_by=limited_by)
+        found = foresee(standings, money_per_s=rate, limited_by=limited_by, hard_cap=self._hard_cap)
         rows = {outlook.store: _row(outlook, datetime.now(UTC)) for outlook in found}
         news = [row for store, row in rows.items() if _is_news(row, self._said.get(store))]
         over = [store for store in self._said if store not in rows]

@@ -75,6 +75,9 @@ class SchedulerStore:
             async for row in connection.cursor(_QUERIES["backlog"], prefetch=_CHUNK):
                 yield row
 
+    async def uncharged(self) -> list[UUID]:
+        return [row["id"] for row in await self._pool.fetch(_QUERIES["uncharged"])]
+
     async def admit(self, requests: Sequence[BlogRequested], epoch: int) -> set[UUID]:
         """Insert a batch; the ids that are new. An id twice in one batch is inserted once."""
         columns = zip(*(_row(request) for request in requests), strict=True)

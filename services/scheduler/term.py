@@ -54,7 +54,7 @@ class Term:
         self._pipe = Pipe(publisher)
         self._credit = credit
         self._doors = Doors(settings, publisher)
-        self._outlooks = Outlooks(store)
+        self._outlooks = Outlooks(store, hard_cap=settings.hard_cap)
         self._suspects: frozenset[UUID] = frozenset()
         self._order = FairOrder(
             cap=settings.max_per_instance, default_cost=settings.default_cost_nanousd, hard_cap=settings.hard_cap
@@ -68,6 +68,7 @@ class Term:
         log.info("this scheduler leads", epoch=self._epoch)
         rebuilt = await takeover.rebuild(self._order, self._credit, self._store)
         self._configured_until = rebuilt.configured_until
+        await self._settle_jobs(await self._store.uncharged())
         self._doors.grown(store for store, *_ in self._order.queues())
         await self._doors.recall()
         await self._outlooks.begin(self._epoch)

@@ -1,5 +1,8 @@
 """Stores that belong together: one part of the order, set while the scheduler runs, its counter saved."""
 
+import asyncio
+import sys
+from asyncio.subprocess import DEVNULL
 from collections import Counter
 from functools import partial
 
@@ -44,3 +47,22 @@ async def test_an_accounts_counter_is_saved(world: World, start: Start) -> None:
         await eventually(partial(settled, world, request.id))
     served = await world.database.fetch("SELECT account_id, served_nanousd FROM accounts")
     assert [(row["account_id"], row["served_nanousd"]) for row in served] == [("both", 7_000)]
+
+
+async def test_a_weight_that_is_set_scales_what_is_saved_with_it(
+    world: World, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a scheduler that starts afterwards would find the store at another place in the line."""
+    await world.database.execute("INSERT INTO stores (instance_id, weight, served_nanousd) VALUES ('lone', 2, 1000)")
+    await world.database.execute("INSERT INTO accounts (account_id, served_nanousd) VALUES ('lone', 1000)")
+    await world.database.execute("INSERT INTO accounts (account_id, weight, served_nanousd) VALUES ('both', 1, 900)")
+    monkeypatch.setenv("DATABASE_URL", database)
+    command = (sys.executable, "-m", "sandbox.cli", "stores", "set")
+    for options in (("lone", "--weight", "0.5"), ("one", "--account", "both", "--account-weight", "3")):
+        process = await asyncio.create_subprocess_exec(*command, *options, stdout=DEVNULL)
+        assert await process.wait() == 0
+    lone = await world.database.fetchrow("SELECT weight, served_nanousd FROM stores WHERE instance_id = 'lone'")
+    accounts = await world.database.fetch("SELECT account_id, served_nanousd FROM accounts ORDER BY 1")
+    assert lone is not None
+    assert tuple(lone) == (0.5, 250)
+    assert [tuple(row) for row in accounts] == [("both", 2_700), ("lone", 250)]

@@ -1,9 +1,12 @@
 """Credit: who may be sent how much, and where."""
 
 import struct
+from datetime import UTC, datetime
 
+from services.scheduler import convert
 from services.scheduler.assignor import owner_of
 from services.scheduler.rules.credit import Credit, Offer
+from shared.messages import WorkerReport
 
 
 def offer(worker: str, *partitions: int, slots: int = 2, at: float = 0) -> Offer:
@@ -76,3 +79,9 @@ def test_the_lead_stays_with_whom_it_is() -> None:
     long_since, newly = struct.pack(">d", 100.0), struct.pack(">d", 200.0)
     assert owner_of({"b": long_since, "a": newly, "0": b""}) == "b"
     assert owner_of({"b": b"", "a": b""}) == "a"
+
+
+def test_a_partition_that_there_is_not_gets_no_job() -> None:
+    now = datetime.now(UTC)
+    report = WorkerReport(worker="w", at=now, started_at=now, partitions=(999, 3, -1, 0), slots=5, running=0)
+    assert convert.offer(report, now.timestamp()).partitions == (0, 3)

@@ -384,6 +384,50 @@ def test_a_weight_that_is_set_holds_from_then_on() -> None:
     assert next_served(fair, 40) == {"a": 30, "b": 10}
 
 
+def test_a_weight_that_changes_after_much_was_served_neither_starves_nor_gives_credit() -> None:
+    fair = order(cap=100)
+    fair.restore("b", weight=1, served=0, mean_cost=10, settled_jobs=1, account="both")
+    fair.restore("c", weight=1, served=0, mean_cost=10, settled_jobs=1, account="both")
+    for number in range(3_000):
+        fair.add(job(number, "abc"[number % 3]), 0)
+    next_served(fair, 1_000)
+    fair.assign("a", account=None, weight=2)
+    assert next_served(fair, 60) == {"a": 40, "b": 10, "c": 10}
+    fair.assign("a", account=None, weight=0.5)
+    assert next_served(fair, 60) == {"a": 20, "b": 20, "c": 20}
+    fair.assign("b", account="both", weight=3, account_weight=1)
+    assert next_served(fair, 60) == {"a": 20, "b": 30, "c": 10}
+    fair.assign("c", account="both", weight=1, account_weight=0.5)
+    assert next_served(fair, 60) == {"a": 30, "b": 22, "c": 8}
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 50), st.integers(1, 5), st.integers(1, 5)), min_size=2, max_size=5),
+    st.integers(0, 60),
+)
+@settings(max_examples=200, deadline=None)
+def test_the_service_bound_holds_from_the_moment_that_weights_change(
+    stores: list[tuple[int, int, int]], before: int
+) -> None:
+    """Stores as (cost, weight, weight from then on), all with work all the time."""
+    fair = order(cap=100)
+    for store, (cost, weight, _) in enumerate(stores):
+        fair.restore(f"s{store}", weight=weight, served=0, mean_cost=cost, settled_jobs=1)
+        for number in range(140):
+            fair.add(Waiting.of(job=(store, number), store=f"s{store}", created_at=number), 0)
+    next_served(fair, before)
+    for store, (_, _, weight) in enumerate(stores):
+        fair.assign(f"s{store}", account=None, weight=weight)
+    served: Counter[str] = Counter()
+    for _ in range(60):
+        served.update(next_served(fair, 1))
+        for (f, (cost_f, old_f, weight_f)), (g, (cost_g, old_g, weight_g)) in combinations(enumerate(stores), 2):
+            gap = abs(served[f"s{f}"] * cost_f / weight_f - served[f"s{g}"] * cost_g / weight_g)
+            # Beside the bound itself, what was uneven at that moment by the bound under the old weights.
+            uneven = cost_f / old_f + cost_g / old_g
+            assert gap <= cost_f / weight_f + cost_g / weight_g + uneven + 1
+
+
 @given(st.lists(st.tuples(st.integers(1, 50), st.integers(1, 5)), min_size=1, max_size=8), st.integers(0, 60))
 @settings(max_examples=200)
 def test_whoever_comes_is_next_but_for_one_job_of_each_other_store(floods: list[tuple[int, int]], before: int) -> None:

@@ -48,6 +48,11 @@ def test_a_store_at_its_cap_waits_for_its_own_jobs() -> None:
     assert (alone.reason, alone.first_in_s) == ("fair turn", 0)
 
 
+def test_under_a_hard_cap_nobody_races_beyond_it() -> None:
+    (only,) = foresee([standing("a", at_cap=True)], money_per_s=10, limited_by=None, hard_cap=True)
+    assert (only.reason, only.first_in_s) == ("store cap", None)
+
+
 def test_a_store_behind_its_siblings_is_told_so() -> None:
     found = foreseen(
         standing("a", account="both"), standing("b", account="both", position=40.0), standing("c"), limited_by="TPM"

@@ -138,3 +138,14 @@ def test_a_job_found_in_flight_waits_no_longer() -> None:
     fair.add(Waiting.of(job=1, store="a", created_at=1), 0)
     fair.adopt(1, "a", 7)
     assert (fair.pending, fair.in_flight, fair.pick(0)) == (0, 1, None)
+
+
+def test_who_is_idle_far_ahead_moves_nobody_who_waits() -> None:
+    fair = FairOrder(cap=CAP, default_cost=DEFAULT)
+    fair.restore("idle", weight=1, served=1_000_000, mean_cost=10, settled_jobs=9)
+    fair.restore("heavy", weight=1, served=1_000, mean_cost=100, settled_jobs=9)
+    fair.restore("light", weight=1, served=1_000, mean_cost=10, settled_jobs=9)
+    fair.take_up(Waiting.of(job=1, store="heavy", created_at=1), 0)
+    fair.take_up(Waiting.of(job=2, store="light", created_at=2), 0)
+    fair.resume()
+    assert {store: served for store, _, _, served, _ in fair.queues()} == {"heavy": 1_000, "light": 1_000}

@@ -70,6 +70,10 @@ class Account:
         """The account with the least goes first."""
         return self.served / self.weight
 
+    def reweigh(self, weight: float) -> None:
+        """Weigh so much from now on, at the same place. Whoever sets a weight scales what is saved as well."""
+        self.weight, self.served = weight, round(self.position * weight)
+
     def raise_to(self, position: float) -> int:
         """Lift an account that stands lower: what it did not ask for while it was idle is no credit. By how much."""
         lift = max(int(position * self.weight) - self.served, 0)
@@ -101,6 +105,10 @@ class Ledger:
     def position(self) -> float:
         """Among the stores of one account, the one with the least goes first."""
         return self.served / self.weight
+
+    def reweigh(self, weight: float) -> None:
+        """Weigh so much from now on, at the same place. Whoever sets a weight scales what is saved as well."""
+        self.weight, self.served = weight, round(self.position * weight)
 
     def estimate(self, default: int) -> int:
         return self.mean_cost or default

@@ -72,12 +72,13 @@ class FairOrder:
             self._stores[store].account.weight = weight
 
     def assign(self, store_name: str, *, account: str | None, weight: float, account_weight: float = 1.0) -> None:
-        """Let a store belong to an account (None: by itself) from now on, and weigh so much. What it has in flight is
-        charged where it belongs now; what it was served before stays with the account that it leaves: among its new
-        siblings it begins where they stand."""
+        """Let a store belong to an account (None: by itself) from now on, and weigh so much; it keeps its place in line.
+        What it has in flight is charged where it belongs now; what it was served before stays with the account
+        that it leaves: among its new siblings it begins where they stand."""
         store = self._store(store_name)
         left, joined = store.account, self._account(account or store_name)
-        store.weight, joined.weight = weight, account_weight if account else weight
+        store.reweigh(weight)
+        joined.reweigh(account_weight if account else weight)
         if joined is not left:
             left.line.place(store, None)
             self._line.place(left, left.line.front())
@@ -107,21 +108,22 @@ class FairOrder:
     def resume(self) -> None:
         """Begin after a takeover. A lift that a crash kept from being saved must not become credit: nobody who waits
         stands further behind the furthest than what it may have in flight is worth."""
-        self._last_position = max((account.position for account in self._accounts.values()), default=0.0)
+        waiting = [store for store in self._stores.values() if store.queue]
+        everybody = waiting or list(self._stores.values())
+        self._last_position = max((store.account.position for store in everybody), default=0.0)
         furthest: dict[str, float] = {}
         worth: dict[str, float] = {}
-        for store in self._stores.values():
+        for store in everybody:
             name = store.account.name
             furthest[name] = max(furthest.get(name, 0.0), store.position)
             worth[name] = worth.get(name, 0.0) + (self._cap_worth(store) if store.queue else 0.0)
-        for store in self._stores.values():
-            if store.queue:
-                account = store.account
-                store.raise_to(furthest[account.name] - self._cap_worth(store) / store.weight)
-                store.raise_account_to(self._last_position - worth[account.name] / account.weight)
-                account.last_position = furthest[account.name]
-                self._changed.add(store.name)
-                self._enter(store)
+        for store in waiting:
+            account = store.account
+            store.raise_to(furthest[account.name] - self._cap_worth(store) / store.weight)
+            store.raise_account_to(self._last_position - worth[account.name] / account.weight)
+            account.last_position = furthest[account.name]
+            self._changed.add(store.name)
+            self._enter(store)
 
     def add(self, waiting: Waiting, now: float) -> None:
         """Queue a job. One that waits or flies already is left as it is."""

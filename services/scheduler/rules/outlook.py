@@ -48,10 +48,13 @@ class Outlook:
     last_in_s: float | None
 
 
-def foresee(standings: Sequence[Standing], *, money_per_s: float, limited_by: str | None) -> list[Outlook]:
+def foresee(
+    standings: Sequence[Standing], *, money_per_s: float, limited_by: str | None, hard_cap: bool = False
+) -> list[Outlook]:
     """An outlook for every store with work waiting. O(n log n) in the stores."""
-    # Where nobody is within the cap, those beyond it race for what is left over.
-    racing = [one for one in standings if not one.at_cap] or list(standings)
+    racing = [one for one in standings if not one.at_cap]
+    if not racing and not hard_cap:  # where nobody is within the cap, those beyond it race for what is left over
+        racing = list(standings)
     stopped = [one for one in standings if one.at_cap] if len(racing) < len(standings) else []
     accounts = defaultdict[str, list[Standing]](list)
     for standing in racing:

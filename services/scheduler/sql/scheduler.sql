@@ -32,6 +32,11 @@ SELECT id, instance_id AS store, priority, extract(epoch FROM created_at)::float
        forwarded_partition, estimate_nanousd
   FROM blog_generations WHERE status IN ('PENDING', 'PROCESSING');
 
+-- name: uncharged
+-- Jobs whose bill nobody has been charged for, though they are not in flight: the event about it was never heard.
+SELECT id FROM blog_generations
+ WHERE charged_nanousd <> cost_nanousd AND NOT (status IN ('PENDING', 'PROCESSING') AND forwarded_at IS NOT NULL);
+
 -- name: admit
 -- One batch of requests becomes rows; a repeated id changes nothing. Returns the new ones.
 INSERT INTO blog_generations (id, instance_id, source_type, source_id, request, priority, not_before, created_at)
