@@ -245,11 +245,9 @@ class Publisher:
             "dlq_at": datetime.now(UTC).isoformat(),
         }
         headers = [*record.headers, *((name, str(value).encode()) for name, value in origin.items())]
-        key = (
-            b"" if record.key is None and record.value is None else record.key
-        )  # aiokafka sends no record without both
+        nothing = record.key is None and record.value is None  # aiokafka sends no record like that
         await self._current().send_and_wait(
-            self._names.topic(DEAD_LETTER), value=record.value, key=key, headers=headers
+            self._names.topic(DEAD_LETTER), value=record.value, key=b"" if nothing else record.key, headers=headers
         )
 
     async def _send(self, producer: AIOKafkaProducer, outgoing: Outgoing) -> asyncio.Future[RecordMetadata]:

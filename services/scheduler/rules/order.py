@@ -72,7 +72,7 @@ class FairOrder:
             self._stores[store].account.weight = weight
 
     def assign(self, store_name: str, *, account: str | None, weight: float, account_weight: float = 1.0) -> None:
-        """Let a store belong to an account (None: by itself) from now on, and weigh so much; it keeps its place in line.
+        """Let a store belong to an account (None: by itself) from now on, and weigh so much; it keeps its place.
         What it has in flight is charged where it belongs now; what it was served before stays with the account
         that it leaves: among its new siblings it begins where they stand."""
         store = self._store(store_name)
