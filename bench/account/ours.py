@@ -1,0 +1,129 @@
+"""Ours as it runs: scheduler and workers as processes, a real broker and database, and always a backlog."""
+
+import asyncio
+import os
+import random
+import signal
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import uuid4
+
+import asyncpg
+
+from bench.account.audit import Limits
+from sandbox.logs import RunLog
+from sandbox.process import Child, Death
+from sandbox.system import service_spec
+from shared import kafka
+from shared.errors import Unavailable
+from shared.job import SourceType
+from shared.kafka import Outgoing, Publisher
+from shared.messages import BlogRequested
+from shared.settings import KafkaSettings
+from shared.topics import REQUESTS
+
+_JOBS = 2_000
+"""More than any case's account can write while the case lasts: there is always backlog."""
+_STORES = 20
+_LONGEST_TEXT = 2_500
+
+
+class Fleet:
+    """The processes of one case."""
+
+    def __init__(self, variables: dict[str, str], log: RunLog) -> None:
+        self._variables = variables
+        self._log = log
+        self._children: list[Child] = []
+        self._deaths: dict[Child, asyncio.Task[Death]] = {}
+        self._sent_away: set[Child] = set()
+
+    async def start(self, service: str) -> Child:
+        """One more process of a service; returns once it is ready."""
+        spec = service_spec(service, f"{service}-{len(self._children)}", self._variables)
+        # What is left when a case is over has nothing to hand back: nobody looks at it any more.
+        child = Child(replace(spec, stop_signal=signal.SIGKILL), self._log)
+        self._children.append(child)
+        await child.start()
+        self._deaths[child] = asyncio.create_task(child.died())
+        return child
+
+    def send_away(self, child: Child, how: signal.Signals) -> None:
+        assert child.pid is not None
+        self._sent_away.add(child)
+        os.kill(child.pid, how)
+
+    def check(self) -> None:
+        """`Unavailable` when a process has ended that nobody sent away."""
+        for child, death in self._deaths.items():
+            if death.done() and child not in self._sent_away:
+                raise Unavailable(death.result().story())
+
+    async def stop(self) -> None:
+        await asyncio.gather(*(child.stop() for child in self._children))
+        await asyncio.gather(*self._deaths.values())
+
+
+@asynccontextmanager
+async def a_fleet(*, dsn: str, bootstrap: str, prefix: str, url: str, limits: Limits) -> AsyncIterator[Fleet]:
+    """A scheduler with a backlog of jobs, and no worker yet."""
+    settings = KafkaSettings(kafka_bootstrap_servers=bootstrap, kafka_topic_prefix=prefix)
+    await kafka.ensure_topics(settings)
+    await _execute(dsn, "TRUNCATE blog_generations CASCADE")  # or the last case's jobs come first
+    async with Publisher(settings, source="bench") as publisher:
+        await publisher.publish_all(requests(random.Random(1)), timeout=60)  # noqa: S311 - the same jobs in every run
+    with tempfile.TemporaryDirectory(prefix="blogstream-bench-") as name, RunLog(Path(name) / "app.log") as log:
+        fleet = Fleet(_variables(settings, dsn, url, limits, images=Path(name)), log)
+        try:
+            await fleet.start("scheduler")
+            yield fleet
+        finally:
+            await fleet.stop()
+
+
+async def ended(dsn: str) -> tuple[int, int]:
+    """How many blogs are done, and how many have failed."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        rows = await connection.fetch("SELECT status, count(*) AS jobs FROM blog_generations GROUP BY status")
+    finally:
+        await connection.close()
+    counts = {row["status"]: row["jobs"] for row in rows}
+    return counts.get("DONE", 0), counts.get("FAILED", 0)
+
+
+def requests(chance: random.Random) -> list[Outgoing]:
+    """Jobs without images, with product texts of any length up to what a prompt takes."""
+    made = [
+        BlogRequested(
+            id=uuid4(), store=f"store-{number % _STORES}", created_at=datetime.now(UTC), images=0,
+            source_type=SourceType.PRODUCT, source_id=f"product-{number}", title="How to brew green tea at home",
+            product={"description": ("Green tea from Uji. " * 200)[: chance.randrange(_LONGEST_TEXT)]},
+        )
+        for number in range(_JOBS)
+    ]  # fmt: skip
+    return [Outgoing(topic=REQUESTS, key=request.store, message=request) for request in made]
+
+
+def _variables(settings: KafkaSettings, dsn: str, url: str, limits: Limits, images: Path) -> dict[str, str]:
+    return {
+        "DATABASE_URL": dsn, "DB_POOL_MIN": "1", "DB_POOL_MAX": "5",
+        "KAFKA_BOOTSTRAP_SERVERS": settings.kafka_bootstrap_servers,
+        "KAFKA_TOPIC_PREFIX": settings.kafka_topic_prefix,
+        "OPENAI_API_KEY": "sk-bench", "OPENAI_BASE_URL": url,
+        "OPENAI_RPM": str(limits.rpm), "OPENAI_TPM": str(limits.tpm),
+        "REPLICATE_API_TOKEN": "none: no job asks for an image", "IMAGE_DIR": str(images),
+        "MAX_PENDING_PER_STORE": str(_JOBS), "MAX_PENDING_TOTAL": str(_JOBS),
+    }  # fmt: skip
+
+
+async def _execute(dsn: str, statement: str) -> None:
+    connection = await asyncpg.connect(dsn)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
