@@ -22,6 +22,8 @@ class Result:
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     ratios: Sequence[Ratio]
+    recorded: bool = True
+    """False for a trial of a part: it is shown, and the record of the whole stays."""
 
     @property
     def held(self) -> bool:

@@ -50,6 +50,10 @@ class Audit:
         """429s, from the first call to the last."""
         return sum(not decision.granted for decision in self.decisions)
 
+    @property
+    def granted(self) -> int:
+        return len(self.decisions) - self.refused
+
     def use(self, limits: Limits, window: Window) -> float:
         """What was charged within the window, as a part of what the tighter limit gives in that time."""
         began = self.decisions[0].at

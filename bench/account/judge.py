@@ -4,6 +4,7 @@ import asyncio
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,14 +19,16 @@ from sandbox.process import Child, Spec
 from shared.errors import Unavailable
 
 _FIRST_CALL_WITHIN_S = 60.0
+_JOURNAL = 10_000
+"""Calls that llmock's journal keeps."""
 
 
 class Judge:
     """`url` is where the account is; `second` waits for a second after the first call."""
 
-    def __init__(self, url: str, limits: Limits, file: Path) -> None:
-        self.url = url
-        self.limits = limits
+    def __init__(self, server: str, file: Path) -> None:
+        self.url = f"{server}/v1"
+        self._server = server
         self._file = file
 
     async def second(self, second: float) -> None:
@@ -33,10 +36,20 @@ class Judge:
         began = await self._first_call()
         await asyncio.sleep(max(0.0, began + second - time.monotonic()))
 
-    def audit(self) -> Audit:
-        """Everything up to now; a line that is being written is left out."""
-        lines = self._file.read_text(encoding="ascii").splitlines(keepends=True)
-        return Audit([Decision.read(line) for line in lines if line.endswith("\n")])
+    async def audit(self) -> Audit:
+        """Everything, once nobody calls any more. `Unavailable` when llmock's own journal tells it otherwise."""
+        statuses = await self._journal()
+        audit = Audit([Decision.read(line) for line in self._file.read_text(encoding="ascii").splitlines()])
+        noted = {200: audit.granted, 429: audit.refused}
+        if statuses.total() < _JOURNAL and statuses != Counter(noted):
+            raise Unavailable(f"llmock's journal has {dict(statuses)}, its limiter's notes say {noted}")
+        return audit
+
+    async def _journal(self) -> Counter[int]:
+        """Calls by status, of the last ones that the journal keeps."""
+        async with httpx.AsyncClient(timeout=60) as client:
+            answer = await client.get(f"{self._server}/_llmock/requests")
+        return Counter(record["status"] for record in answer.json()["requests"])
 
     async def _first_call(self) -> float:
         give_up = time.monotonic() + _FIRST_CALL_WITHIN_S
@@ -68,7 +81,7 @@ async def a_judge(limits: Limits) -> AsyncIterator[Judge]:
             child = Child(spec, log)
             await child.start()
             try:
-                yield Judge(f"{url}/v1", limits, file)
+                yield Judge(url, file)
             finally:
                 await child.stop()
 

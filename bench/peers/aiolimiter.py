@@ -1,4 +1,4 @@
-"""aiolimiter: a leaky bucket of requests, then one of tokens, before a SDK with its own retries."""
+"""aiolimiter: a leaky bucket of requests, then one of tokens, before an SDK with its own retries."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

@@ -6,6 +6,7 @@ It refuses by itself what is over the limit; whoever is refused asks again a sec
 import asyncio
 import logging
 import os
+import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,7 +15,7 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # or its import f
 
 import litellm
 import openai
-from litellm import Router
+from litellm.router import Router
 
 from bench.account.audit import Limits
 from bench.peers.calls import MODEL, Ask, Question
@@ -25,6 +26,7 @@ _AGAIN_AFTER_S = 1.0
 @asynccontextmanager
 async def caller(url: str, limits: Limits) -> AsyncIterator[Ask]:
     litellm.suppress_debug_info = True
+    warnings.filterwarnings("ignore", "coroutine 'aresponses' was never awaited")  # its own, whenever it refuses
     logging.getLogger("LiteLLM Router").setLevel(logging.CRITICAL)
     writer: dict[str, Any] = {"model": f"openai/{MODEL}", "api_key": "sk-bench", "api_base": url}
     router = Router(

@@ -35,8 +35,9 @@ def _run(name: str) -> bool:
     say(f"{name} …")
     result = import_module(f"bench.{name}").run()
     text = result.as_markdown()
-    results = _FOLDER / "results"
-    results.mkdir(exist_ok=True)
-    Path(results / f"{name}.md").write_text(text, encoding="utf-8")
+    if result.recorded:
+        results = _FOLDER / "results"
+        results.mkdir(exist_ok=True)
+        Path(results / f"{name}.md").write_text(text, encoding="utf-8")
     print(text)
     return bool(result.held)
