@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import asyncpg
 import pytest
@@ -50,13 +51,20 @@ def template_database(postgres: str) -> str:
     return "template_blogstream"
 
 
-@pytest.fixture
-def database(postgres: str, template_database: str) -> Iterator[str]:
-    """A fresh migrated database: its DSN."""
+@contextmanager
+def a_database(postgres: str, template_database: str) -> Iterator[str]:
+    """A fresh migrated database for a block: its DSN."""
     name = f"test_{uuid.uuid4().hex[:12]}"
     asyncio.run(_execute(postgres, f"CREATE DATABASE {name} TEMPLATE {template_database}"))
     yield f"{postgres.rsplit('/', 1)[0]}/{name}"
     asyncio.run(_execute(postgres, f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@pytest.fixture
+def database(postgres: str, template_database: str) -> Iterator[str]:
+    """A test's own database."""
+    with a_database(postgres, template_database) as dsn:
+        yield dsn
 
 
 @pytest.fixture
