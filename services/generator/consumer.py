@@ -6,7 +6,7 @@ and each one's part of it stands beside its committed offset.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
@@ -91,17 +91,19 @@ class TaskConsumer:
         free = self._slots - len(self._tasks)
         if free > 0:
             self._consumer.resume(*self._consumer.paused())
-            batches = await self._consumer.getmany(timeout_ms=_POLL_MS, max_records=free)
-            for partition, records in batches.items():
-                for record in records:
-                    await self._take(partition, record)
+            await self._take_all(await self._consumer.getmany(timeout_ms=_POLL_MS, max_records=free))
         else:  # full: stay in the group by polling with everything paused, and wait for a slot
             self._consumer.pause(*self._consumer.assignment())
-            await self._consumer.getmany(timeout_ms=0)
+            await self._take_all(await self._consumer.getmany(timeout_ms=0))  # a rebalance forgets what was paused
             await self._wait_for_slot()
         if time.monotonic() - self._committed_at > _COMMIT_EVERY_S:
             self._committed_at = time.monotonic()
             await self._commit()
+
+    async def _take_all(self, batches: Mapping[TopicPartition, Sequence[ConsumerRecord]]) -> None:
+        for partition, records in batches.items():
+            for record in records:
+                await self._take(partition, record)
 
     async def _take(self, partition: TopicPartition, record: ConsumerRecord) -> None:
         prefix = self._prefixes.setdefault(partition, FinishedPrefix(record.offset))

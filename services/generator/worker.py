@@ -126,9 +126,15 @@ class Worker:
             if self._stopping:
                 return 0.0
             claim = await self._store.claim(task.job)
-            if claim is not None and await self._run(claim):
+            if claim is not None and await self._run_unless_stopping(claim):
                 return None
         return await self._why_not(task)
+
+    async def _run_unless_stopping(self, claim: Claim) -> bool:
+        if self._stopping:  # since the claim was asked for: nothing is begun any more
+            await self._tell_outcome(await self._apply(claim, HandedBackError()))
+            return True
+        return await self._run(claim)
 
     async def _why_not(self, task: GenerationTask) -> float | None:
         row = await self._store.look(task.job)

@@ -142,11 +142,6 @@ def test_sigterm_repeats_nothing(terminated: dict[str, Left], boundary: str) -> 
     assert left.calls == dict.fromkeys(_STEPS, 1)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a job whose claim is under way when the drain begins is not drained: it has the consumer's last ten"
-    " seconds, then it is cut off and not handed back, and a call in flight is made and paid for again",
-)
 def test_nothing_is_paid_for_after_the_drain(terminated: dict[str, Left]) -> None:
     late = {boundary for boundary, left in terminated.items() if doomed_worker.LATE in left.output}
     assert late == set()
