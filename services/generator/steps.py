@@ -30,6 +30,9 @@ A = TypeVar("A", bound=BaseModel)
 _REPAIRS = 2
 """Times that a step is asked for again within an attempt when its answer is cut off or breaks its schema."""
 
+_REASKS = 1
+"""Times that a call in doubt is made again after a crash."""
+
 StepDone = Callable[[Claim, Step], Awaitable[None]]
 
 
@@ -72,7 +75,7 @@ class BlogSteps:
         call = Call(job=claim.job, step=step, instructions=instructions, data=data, max_tokens=max_tokens)
         for repair in range(_REPAIRS + 1):
             try:
-                return await self._ask(claim, step, call, answer)
+                return await self._ask(claim, step, call, answer, known)
             except PaidInVain as vain:
                 await self._store.finish_step(claim, step, state="FAILED", usage=vain.usage)
                 if isinstance(vain.cause, Permanent):
@@ -83,9 +86,9 @@ class BlogSteps:
                 call = replace(call, instructions=prompts.repaired(instructions, str(vain.cause)))
         raise AssertionError("the last round returns or raises")
 
-    async def _ask(self, claim: Claim, step: Step, call: Call, answer: type[A]) -> A:
+    async def _ask(self, claim: Claim, step: Step, call: Call, answer: type[A], known: SavedStep | None) -> A:
         grant = await self._writer.wait_turn(call, answer)
-        begun = await self._begin(claim, step, grant)
+        begun = await self._begin(claim, step, grant, known)
         if begun.done is not None:
             return answer.model_validate(begun.done)
         try:
@@ -104,7 +107,7 @@ class BlogSteps:
         if before is not None and before.done is not None:
             return str(before.done["url"])
         try:
-            image = await self._painted_before(claim, before) or await self._paint_anew(claim, outline)
+            image = await self._painted_before(claim, before) or await self._paint_anew(claim, outline, before)
         except Permanent:
             await self._store.name_call(claim, Step.IMAGE, None)  # another attempt needs another prediction
             await self._store.finish_step(claim, Step.IMAGE, state="FAILED", usage=Usage())
@@ -122,9 +125,9 @@ class BlogSteps:
             return None
         return await self._finish(claim, before.external_id)
 
-    async def _paint_anew(self, claim: Claim, outline: Outline) -> Image:
+    async def _paint_anew(self, claim: Claim, outline: Outline, before: SavedStep | None) -> Image:
         grant = await self._painter.wait_turn()
-        begun = await self._begin(claim, Step.IMAGE, grant)
+        begun = await self._begin(claim, Step.IMAGE, grant, before)
         if begun.done is not None:
             raise Transient("an earlier attempt's image has come meanwhile", code="image-came", delay=0.0)
         prediction = begun.external_id or await self._create(claim, outline)
@@ -151,17 +154,25 @@ class BlogSteps:
         return image
 
     async def _fail(self, claim: Claim, step: Step, error: Exception) -> None:
-        """A call that nobody can say was billed stays as it is, begun: the next attempt counts it as in doubt."""
-        if not (isinstance(error, Transient) and error.in_doubt):
-            await self._store.finish_step(claim, step, state="FAILED", usage=Usage())
+        in_doubt = isinstance(error, Transient) and error.in_doubt
+        await self._store.finish_step(claim, step, state="FAILED", usage=Usage(), in_doubt=in_doubt)
 
-    async def _begin(self, claim: Claim, step: Step, grant: Grant) -> SavedStep:
+    async def _begin(self, claim: Claim, step: Step, grant: Grant, before: SavedStep | None) -> SavedStep:
+        """A call that a dead worker had begun may have been billed: it is made again once, and then no more."""
         begun = await self._store.begin_step(claim, step, grant)
-        if begun.in_doubt and begun.done is None:
-            log.warning(
-                "a call was begun before and its answer never saved: it is made again", job=str(claim.job),
-                store=claim.request.store, step=step, in_doubt=begun.in_doubt,
-            )  # fmt: skip
+        found = begun.in_doubt - (before.in_doubt if before is not None else 0)
+        if found <= 0 or begun.done is not None:
+            return begun
+        log.warning(
+            "a call was begun by a worker that is gone, and its answer never saved", job=str(claim.job),
+            store=claim.request.store, step=step, in_doubt=begun.in_doubt,
+        )  # fmt: skip
+        if begun.in_doubt > _REASKS:
+            await self._store.finish_step(claim, step, state="FAILED", usage=Usage())
+            raise Permanent(
+                f"the {step} was begun {begun.in_doubt} times and never answered: perhaps it was billed each time",
+                code="in-doubt",
+            )
         return begun
 
 

@@ -100,9 +100,11 @@ class GeneratorStore:
         """What is saved of a job's steps."""
         rows = await persist(lambda: self._pool.fetch(_QUERIES["steps"], claim.job), **_about(claim))
         return {
-            Step(row["step"]): SavedStep(state=row["state"], external_id=row["external_id"], result=row["result"])
+            Step(row["step"]): SavedStep(
+                state=row["state"], external_id=row["external_id"], result=row["result"], in_doubt=row["in_doubt"]
+            )
             for row in rows
-        }
+        }  # fmt: skip
 
     async def begin_step(self, claim: Claim, step: Step, grant: Grant) -> SavedStep:
         """Note that the step's call begins. What is known of it; `ClaimLostError` when it may not."""
@@ -132,12 +134,13 @@ class GeneratorStore:
         await self._persist(claim, "name_call", claim.job, step, external_id)
 
     async def finish_step(
-        self, claim: Claim, step: Step, *, state: str, usage: Usage, result: dict[str, Any] | None = None
-    ) -> None:
-        """Save a step's answer (`state` DONE) or its failure, and what it cost."""
+        self, claim: Claim, step: Step, *, state: str, usage: Usage, result: dict[str, Any] | None = None,
+        in_doubt: bool = False,
+    ) -> None:  # fmt: skip
+        """Save a step's answer (`state` DONE) or its failure, and what it cost, or that nobody knows (`in_doubt`)."""
         await self._persist(
             claim, "finish_step", claim.job, step, state, result,
-            usage.input_tokens, usage.output_tokens, usage.images, usage.cost_nanousd, claim.attempt,
+            usage.input_tokens, usage.output_tokens, usage.images, usage.cost_nanousd, claim.attempt, in_doubt,
         )  # fmt: skip
 
     async def complete(self, claim: Claim, post: Post) -> Ended:

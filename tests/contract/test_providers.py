@@ -154,3 +154,13 @@ async def test_when_the_account_has_no_money_nobody_asks_again(writer: OpenAIWri
     assert first.value.blameless
     assert second.value.blameless
     assert standins.openai.bill(job)["calls"] == 0
+
+
+async def test_a_call_that_never_connected_is_not_in_doubt(standins: Standins) -> None:
+    limiter = ProviderLimiter(provider="openai", model="m", limits={"requests": 6_000, "tokens": 1e7}, burst_s=2)
+    limiter.own((0,), 1, {})
+    async with AsyncOpenAI(api_key="sk-x", base_url="http://127.0.0.1:9/v1", max_retries=0, timeout=1) as client:
+        nobody_there = OpenAIWriter(client, model="m", limiter=limiter, prices=PRICES)
+        with pytest.raises(Transient, match="could not be reached") as failed:
+            await write(nobody_there, uuid4())
+    assert not failed.value.in_doubt

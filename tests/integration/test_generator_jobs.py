@@ -347,3 +347,22 @@ _WAITS_AGAIN = (
 
 def _columns(request: BlogRequested) -> tuple[Any, ...]:
     return request.id, request.store, request.source_type, request.source_id, request, request.created_at
+
+
+async def test_a_call_in_doubt_is_made_again_once_and_then_no_more(
+    world: World, start: Start, standins: Standins
+) -> None:
+    """As two crashes leave it: begun twice, never answered. A third call would perhaps be the third that is paid."""
+    request = a_request()
+    await world.forwarded(request)
+    await world.database.execute("UPDATE blog_generations SET attempt = 2 WHERE id = $1", request.id)
+    await world.database.execute(
+        "INSERT INTO blog_steps (job_id, step, state, attempt, in_doubt) VALUES ($1, 'outline', 'STARTED', 2, 1)",
+        request.id,
+    )
+    async with start():
+        await ends_as(world, request, "FAILED")
+    row = await world.row(request.id)
+    assert row["error_code"] == "in-doubt"
+    assert "begun 2 times" in row["error"]
+    assert standins.openai.bill(request.id)["calls"] == 0

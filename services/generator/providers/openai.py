@@ -19,6 +19,8 @@ from shared.messages import Usage
 A = TypeVar("A", bound=BaseModel)
 
 _COOL_DOWN_S = 5.0
+_NEVER_CONNECTED = {"ConnectError", "ConnectTimeout", "PoolTimeout"}
+"""The HTTP client's own exceptions, by name: which client that is, is the SDK's affair."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +105,8 @@ class OpenAIWriter:
         if isinstance(error, openai.APIStatusError):
             return self._translate_status(error)
         if isinstance(error, openai.APIConnectionError):  # time-outs too
-            return Transient(f"OpenAI could not be reached: {error}", code="openai-unreachable", in_doubt=True)
+            unheard = type(error.__cause__).__name__ in _NEVER_CONNECTED
+            return Transient(f"OpenAI could not be reached: {error}", code="openai-unreachable", in_doubt=not unheard)
         return Transient(f"OpenAI answered with something unreadable: {error}", code="openai-unreadable", in_doubt=True)
 
     def _translate_status(self, error: openai.APIStatusError) -> Transient | Permanent:

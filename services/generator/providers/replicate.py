@@ -125,8 +125,9 @@ class ReplicatePainter:
         except ReplicateError as error:
             raise self._translate(error) from error
         except httpx.HTTPError as error:
+            unheard = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
             raise Transient(
-                f"Replicate could not be reached: {error!r}", code="replicate-unreachable", in_doubt=True
+                f"Replicate could not be reached: {error!r}", code="replicate-unreachable", in_doubt=not unheard
             ) from error
         except ValueError as error:
             if isinstance(error, ValidationError) and "given=aborted" in str(error):  # a status that the SDK lacks

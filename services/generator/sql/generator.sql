@@ -22,7 +22,7 @@ RETURNING id;
 
 -- name: steps
 -- What earlier attempts have saved.
-SELECT step, state, external_id, result FROM blog_steps WHERE job_id = $1;
+SELECT step, state, external_id, result, in_doubt FROM blog_steps WHERE job_id = $1;
 
 -- name: begin_step
 -- Note that a call is about to be paid for. Nothing is returned when the claim is lost. in_doubt counts calls that
@@ -64,13 +64,15 @@ UPDATE blog_steps SET external_id = $3 WHERE job_id = $1 AND step = $2;
 
 -- name: finish_step
 -- Save what attempt $9 of a step has brought and cost: once, however often it is said. A paid answer is saved whoever
--- holds the claim by now; what is DONE stays as it is, and only the bill grows.
+-- holds the claim by now; what is DONE stays as it is, and only the bill grows. $10: whether nobody can say if it was
+-- billed.
 UPDATE blog_steps
    SET state = CASE state WHEN 'DONE' THEN state ELSE $3 END,
        attempt = CASE state WHEN 'DONE' THEN attempt ELSE $9 END,
        result = CASE state WHEN 'DONE' THEN result ELSE coalesce($4, result) END,
        finished_at = now(), input_tokens = input_tokens + $5,
-       output_tokens = output_tokens + $6, images = images + $7, cost_nanousd = cost_nanousd + $8
+       output_tokens = output_tokens + $6, images = images + $7, cost_nanousd = cost_nanousd + $8,
+       in_doubt = in_doubt + $10::boolean::int
  WHERE job_id = $1 AND step = $2 AND NOT (attempt = $9 AND state <> 'STARTED');
 
 -- name: finish_assembly

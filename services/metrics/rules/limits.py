@@ -46,6 +46,7 @@ def _total(states: list[tuple[WorkerReport, LimiterState]]) -> dict[str, Any]:
         "usagePercent": round(100 * used / limit, 2) if limit else 0.0,
         "level": round(sum(state.level for _, state in states), 3),
         "queued": sum(state.queued for _, state in states),
+        "longestWaitS": max((state.wait_s or 0.0 for _, state in states), default=0.0),
         "coolingUntil": max((state.cooling_until for _, state in states if state.cooling_until), default=None),
         "circuitOpen": any(state.circuit_open for _, state in states),
         "byWorker": [
@@ -56,6 +57,8 @@ def _total(states: list[tuple[WorkerReport, LimiterState]]) -> dict[str, Any]:
                 "usedLastMinute": state.used,
                 "level": state.level,
                 "queued": state.queued,
+                "waitS": state.wait_s,
+                "pace": state.pace,
             }
             for report, state in states
         ],
