@@ -58,7 +58,8 @@ class ReplicateStandin:
         kind = fault.kind if fault else ""
         if kind == "429" or bucket.wait_s(1, now) > 0:
             self._control.bill.reject()
-            wait = math.ceil(bucket.wait_s(1, now)) or 1
+            scripted = fault.retry_after if fault is not None else None
+            wait = math.ceil(scripted if scripted is not None else bucket.wait_s(1, now)) or 1
             detail = f"Request was throttled. Your rate limit resets in ~{wait}s."
             return json({"detail": detail, "status": 429, "retry_after": wait}, 429, {"retry-after": str(wait)})
         bucket.take(1, now)

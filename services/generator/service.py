@@ -15,7 +15,7 @@ from services.generator.consumer import TaskConsumer
 from services.generator.images import FolderImageStore
 from services.generator.limiter import ProviderLimiter
 from services.generator.providers.openai import OpenAIWriter
-from services.generator.providers.replicate import ReplicatePainter, close, name_job
+from services.generator.providers.replicate import HOOKS, ReplicatePainter, close
 from services.generator.report import Reporter
 from services.generator.rules.prices import Prices
 from services.generator.rules.prompts import largest_call
@@ -154,7 +154,7 @@ async def _clients(settings: GeneratorSettings) -> AsyncIterator[tuple[AsyncOpen
     """The vendors' SDKs, with their own retries off where they can be, and a plain client that fetches images."""
     replicate = Client(
         api_token=settings.replicate_api_token.get_secret_value(), base_url=settings.replicate_base_url,
-        event_hooks={"request": [name_job]},
+        event_hooks=HOOKS,
     )  # fmt: skip
     openai = AsyncOpenAI(
         api_key=settings.openai_api_key.get_secret_value(), base_url=settings.openai_base_url, max_retries=0,

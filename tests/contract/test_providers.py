@@ -11,7 +11,7 @@ from replicate.client import Client
 
 from services.generator.limiter import ProviderLimiter
 from services.generator.providers.openai import Call, OpenAIWriter, PaidInVain
-from services.generator.providers.replicate import ReplicatePainter, close, name_job
+from services.generator.providers.replicate import HOOKS, ReplicatePainter, close
 from services.generator.rules.article import Outline
 from services.generator.rules.prices import Prices
 from shared.errors import Permanent, Transient
@@ -102,7 +102,7 @@ async def painter(standins: Standins) -> AsyncIterator[ReplicatePainter]:
     limiter.own((0,), 1, {})
     reads = ProviderLimiter(provider="replicate", model="a/b", limits={"reads": 60_000}, burst_s=2)
     reads.own((0,), 1, {})
-    client = Client(api_token="r8-x", base_url=standins.replicate.url, event_hooks={"request": [name_job]})
+    client = Client(api_token="r8-x", base_url=standins.replicate.url, event_hooks=HOOKS)
     async with httpx.AsyncClient() as http:
         yield ReplicatePainter(client, http, model="a/b", limiter=limiter, reads=reads, timeout_s=3)
     await close(client)
@@ -164,3 +164,11 @@ async def test_a_call_that_never_connected_is_not_in_doubt(standins: Standins) -
         with pytest.raises(Transient, match="could not be reached") as failed:
             await write(nobody_there, uuid4())
     assert not failed.value.in_doubt
+
+
+async def test_replicates_own_delay_is_kept(painter: ReplicatePainter, standins: Standins) -> None:
+    job = uuid4()
+    standins.replicate.script({"kind": "429", "job": str(job), "retry_after": 9})
+    with pytest.raises(Transient) as failed:
+        await painter.create(job, "x")
+    assert failed.value.delay == 9

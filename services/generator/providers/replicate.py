@@ -5,6 +5,7 @@ prediction is taken up again and not paid for twice.
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +27,10 @@ _LARGEST_IMAGE = 16 * 1024 * 1024
 
 _GONE = {"replicate-404", "replicate-gone"}
 
+_SLOW_DOWN = {429, 503}
+
 _job: ContextVar[str] = ContextVar("replicate_job", default="")
+_delay: ContextVar[float | None] = ContextVar("replicate_delay", default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +43,18 @@ async def name_job(request: httpx.Request) -> None:
     """A request hook for the client: the bill is read by job."""
     if _job.get():
         request.headers["X-Blogstream-Job"] = _job.get()
+
+
+async def keep_delay(response: httpx.Response) -> None:
+    """A response hook for the client: the SDK's errors have lost how long the provider wants us to wait."""
+    if response.status_code in _SLOW_DOWN:
+        try:
+            _delay.set(float(response.headers.get("retry-after", "")))
+        except ValueError:
+            _delay.set(None)
+
+
+HOOKS: Mapping[str, list[Callable[[Any], Awaitable[None]]]] = {"request": [name_job], "response": [keep_delay]}
 
 
 async def close(client: Client) -> None:
@@ -140,10 +156,11 @@ class ReplicatePainter:
         status = error.status or 0
         if status == 402:
             return self._limiter.no_money()
-        if status in (429, 503):
-            self._limiter.cool_down(_COOL_DOWN_S)
+        delay = _delay.get() if status in _SLOW_DOWN else None
+        if status in _SLOW_DOWN:
+            self._limiter.cool_down(delay or _COOL_DOWN_S)
         if status in (408, 409, 429) or status >= 500 or status == 0:
-            return Transient(f"Replicate answered {status}: {error.detail}", code=f"replicate-{status}")
+            return Transient(f"Replicate answered {status}: {error.detail}", delay=delay, code=f"replicate-{status}")
         return Permanent(f"Replicate refused with {status}: {error.detail}", code=f"replicate-{status}")
 
 
