@@ -29,6 +29,7 @@ from shared.topics import REQUESTS
 _JOBS = 2_000
 """More than any case's account can write while the case lasts: there is always backlog."""
 _STORES = 20
+API_KEY = "sk-bench"
 _LONGEST_TEXT = 2_500
 
 
@@ -114,7 +115,7 @@ def _variables(settings: KafkaSettings, dsn: str, url: str, limits: Limits, imag
         "DATABASE_URL": dsn, "DB_POOL_MIN": "1", "DB_POOL_MAX": "5",
         "KAFKA_BOOTSTRAP_SERVERS": settings.kafka_bootstrap_servers,
         "KAFKA_TOPIC_PREFIX": settings.kafka_topic_prefix,
-        "OPENAI_API_KEY": "sk-bench", "OPENAI_BASE_URL": url,
+        "OPENAI_API_KEY": API_KEY, "OPENAI_BASE_URL": url,
         "OPENAI_RPM": str(limits.rpm), "OPENAI_TPM": str(limits.tpm),
         "REPLICATE_API_TOKEN": "none: no job asks for an image", "IMAGE_DIR": str(images),
         "MAX_PENDING_PER_STORE": str(_JOBS), "MAX_PENDING_TOTAL": str(_JOBS),
