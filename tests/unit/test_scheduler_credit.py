@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from services.scheduler import convert
 from services.scheduler.assignor import owner_of
 from services.scheduler.rules.credit import Credit, Offer
-from shared.messages import WorkerReport
+from shared.messages import LimiterState, WorkerReport
 
 
 def offer(worker: str, *partitions: int, slots: int = 2, at: float = 0) -> Offer:
@@ -85,3 +85,16 @@ def test_a_partition_that_there_is_not_gets_no_job() -> None:
     now = datetime.now(UTC)
     report = WorkerReport(worker="w", at=now, started_at=now, partitions=(999, 3, -1, 0), slots=5, running=0)
     assert convert.offer(report, now.timestamp()).partitions == (0, 3)
+
+
+def test_an_account_without_money_is_named_as_what_limits_a_worker() -> None:
+    now = datetime.now(UTC)
+    shut = LimiterState(
+        provider="openai", model="m", resource="tokens", limit=100, share=100, level=0, used=0, circuit_open=True
+    )
+    report = WorkerReport(
+        worker="w", at=now, started_at=now, partitions=(0,), slots=0, running=0, limiters=(shut,)
+    )  # fmt: skip
+    credit = Credit(silence_s=5)
+    credit.hear(convert.offer(report, now.timestamp()))
+    assert credit.limited_by(now.timestamp()) == "provider out of credit"
