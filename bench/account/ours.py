@@ -74,7 +74,7 @@ async def a_fleet(*, dsn: str, bootstrap: str, prefix: str, url: str, limits: Li
     """A scheduler with a backlog of jobs, and no worker yet."""
     settings = KafkaSettings(kafka_bootstrap_servers=bootstrap, kafka_topic_prefix=prefix)
     await kafka.ensure_topics(settings)
-    await _execute(dsn, "TRUNCATE blog_generations CASCADE")  # or the last case's jobs come first
+    await _execute(dsn, "TRUNCATE blog_generations, provider_calls CASCADE")  # or the last case's jobs come first
     async with Publisher(settings, source="bench") as publisher:
         await publisher.publish_all(requests(random.Random(1)), timeout=60)  # noqa: S311 - the same jobs in every run
     with tempfile.TemporaryDirectory(prefix="blogstream-bench-") as name, RunLog(Path(name) / "app.log") as log:

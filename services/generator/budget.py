@@ -51,7 +51,7 @@ class Budget:
     async def take_over(self, notes: Mapping[int, str]) -> None:
         """Own these partitions, each with its last owner's note, from now on."""
         read = {partition: rules.read(text) for partition, text in notes.items()}
-        since = {partition: note.at if note else time.time() - 60 for partition, note in read.items()}
+        since = {partition: note.at if note else time.time() - rules.LOOK_BACK_S for partition, note in read.items()}
         spent = await persist(lambda: self._store.spent_since(_times(since)), what="budget")
         now, self._owned = time.time(), len(notes)
         for limiter in self._limiters:

@@ -157,7 +157,11 @@ def test_the_debt_of_a_crash_is_found_again() -> None:
 @pytest.mark.parametrize("text", ["", "later versions write something else", '{"owner": 1}', "[]", "null"])
 def test_a_note_that_nobody_understands_counts_as_empty(text: str) -> None:
     assert budget.read(text) is None
-    assert budget.level_now(None, NAME, spent_since=5, rate=1, burst_s=2, reader="w", now=0, skew_s=1) == -5
+    levels = [
+        budget.level_now(None, NAME, spent_since=spent, rate=1, burst_s=2, reader="w", now=0, skew_s=1)
+        for spent in (0, 60, 65)
+    ]
+    assert levels == [0, 0, -5]
 
 
 def test_a_note_is_short_and_comes_back() -> None:

@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from pydantic import TypeAdapter, ValidationError
 
 
+LOOK_BACK_S = 60.0
+"""Where there is no note, calls of the last minute are counted, against a minute's refill."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Note:
     """What goes beside a partition's offset. `at` is `owner`'s clock, in seconds since the epoch."""
@@ -46,7 +50,7 @@ def level_now(
     on record for calls begun after the note; two owners' clocks may differ by `skew_s`.
     """
     if note is None:
-        return min(0.0, -spent_since)
+        return min(0.0, rate * LOOK_BACK_S - spent_since)
     elapsed = now - note.at - (skew_s if note.owner != reader else 0.0)
     level = note.levels.get(name, 0.0) - spent_since + rate * max(elapsed, 0.0)
     return min(level, rate * burst_s)
