@@ -1,12 +1,17 @@
-"""A real PostgreSQL and a real Kafka for the length of a block, in a folder that goes afterwards."""
+"""A real PostgreSQL, a real Kafka, or a process of ours for the length of a block; their folders go afterwards."""
 
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
+import httpx
+
 from migrations import runner
 from sandbox import kafka, postgres
+from sandbox.environment import process_environment
+from sandbox.home import ROOT
 from sandbox.logs import RunLog
 from sandbox.process import Child, Spec
 
@@ -30,15 +35,45 @@ Prepare = Callable[[Path, Callable[[str], None]], tuple[Spec, str]]
 
 
 @asynccontextmanager
+async def a_process(module: str, *arguments: str, ready_at: str) -> AsyncIterator[None]:
+    """`python -m MODULE ARGUMENTS`, from when it answers at an address until the block ends."""
+    spec = Spec(
+        name=module,
+        argv=(sys.executable, "-m", module, *arguments),
+        env=process_environment({"PYTHONPATH": str(ROOT)}),
+        ready_check=lambda: _answers(ready_at),
+        stop_within_s=5,
+    )
+    with _folder() as folder:
+        async with _running(spec, folder):
+            yield
+
+
+@asynccontextmanager
 async def _server(prepare: Prepare) -> AsyncIterator[str]:
-    with _folder() as folder, RunLog(folder / "server.log", None) as log:
+    with _folder() as folder:
         spec, address = prepare(folder / "server", _ignore)
+        async with _running(spec, folder):
+            yield address
+
+
+@asynccontextmanager
+async def _running(spec: Spec, folder: Path) -> AsyncIterator[None]:
+    with RunLog(folder / "server.log", None) as log:
         child = Child(spec, log)
         await child.start()
         try:
-            yield address
+            yield
         finally:
             await child.stop()
+
+
+async def _answers(url: str) -> bool:
+    try:
+        async with httpx.AsyncClient(timeout=2) as client:
+            return (await client.get(url)).is_success
+    except httpx.HTTPError:
+        return False
 
 
 @contextmanager

@@ -13,6 +13,10 @@ class Limits:
     tpm: int
 
 
+AMPLE = Limits(rpm=60_000, tpm=400_000_000)
+"""So much that no call waits for it: the limiter's bucket begins empty, and has filled after some milliseconds."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
     """The judged time, in seconds after the first call."""

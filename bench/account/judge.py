@@ -1,7 +1,6 @@
 """The judge of one run: an llmock of its own, with full buckets, and the clock that begins with the first call."""
 
 import asyncio
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -12,10 +11,8 @@ from pathlib import Path
 import httpx
 
 from bench.account.audit import Audit, Decision, Limits
-from sandbox.environment import process_environment
-from sandbox.home import ROOT, free_port
-from sandbox.logs import RunLog
-from sandbox.process import Child, Spec
+from bench.servers import a_process
+from sandbox.home import free_port
 from shared.errors import Unavailable
 
 _FIRST_CALL_WITHIN_S = 60.0
@@ -68,27 +65,6 @@ async def a_judge(limits: Limits) -> AsyncIterator[Judge]:
     with tempfile.TemporaryDirectory(prefix="blogstream-bench-") as name:
         file, port = Path(name) / "decisions", free_port()
         url = f"http://127.0.0.1:{port}"
-        spec = Spec(
-            name="llmock",
-            argv=(
-                sys.executable, "-m", "bench.account.server", str(port), str(limits.rpm), str(limits.tpm), str(file),
-            ),
-            env=process_environment({"PYTHONPATH": str(ROOT)}),
-            ready_check=lambda: _answers(f"{url}/health"),
-            stop_within_s=5,
-        )  # fmt: skip
-        with RunLog(Path(name) / "server.log") as log:
-            child = Child(spec, log)
-            await child.start()
-            try:
-                yield Judge(url, file)
-            finally:
-                await child.stop()
-
-
-async def _answers(url: str) -> bool:
-    try:
-        async with httpx.AsyncClient(timeout=2) as client:
-            return (await client.get(url)).is_success
-    except httpx.HTTPError:
-        return False
+        arguments = (str(port), str(limits.rpm), str(limits.tpm), str(file))
+        async with a_process("bench.account.server", *arguments, ready_at=f"{url}/health"):
+            yield Judge(url, file)

@@ -70,15 +70,17 @@ class Fleet:
 
 
 @asynccontextmanager
-async def a_fleet(*, dsn: str, bootstrap: str, prefix: str, url: str, limits: Limits) -> AsyncIterator[Fleet]:
-    """A scheduler with a backlog of jobs, and no worker yet."""
+async def a_fleet(
+    *, dsn: str, bootstrap: str, prefix: str, url: str, limits: Limits, backlog: int = _JOBS, **variables: str
+) -> AsyncIterator[Fleet]:
+    """A scheduler with a backlog of jobs, and no worker yet. `variables` are more settings of the services."""
     settings = KafkaSettings(kafka_bootstrap_servers=bootstrap, kafka_topic_prefix=prefix)
     await kafka.ensure_topics(settings)
     await _execute(dsn, "TRUNCATE blog_generations, provider_calls CASCADE")  # or the last case's jobs come first
     async with Publisher(settings, source="bench") as publisher:
-        await publisher.publish_all(requests(random.Random(1)), timeout=60)  # noqa: S311 - the same jobs in every run
+        await publisher.publish_all(requests(random.Random(1), backlog), timeout=60)  # noqa: S311 - the same jobs in every run
     with tempfile.TemporaryDirectory(prefix="blogstream-bench-") as name, RunLog(Path(name) / "app.log") as log:
-        fleet = Fleet(_variables(settings, dsn, url, limits, images=Path(name)), log)
+        fleet = Fleet(_variables(settings, dsn, url, limits, images=Path(name)) | variables, log)
         try:
             await fleet.start("scheduler")
             yield fleet
@@ -97,7 +99,7 @@ async def ended(dsn: str) -> tuple[int, int]:
     return counts.get("DONE", 0), counts.get("FAILED", 0)
 
 
-def requests(chance: random.Random) -> list[Outgoing]:
+def requests(chance: random.Random, jobs: int) -> list[Outgoing]:
     """Jobs without images, with product texts of any length up to what a prompt takes."""
     made = [
         BlogRequested(
@@ -105,7 +107,7 @@ def requests(chance: random.Random) -> list[Outgoing]:
             source_type=SourceType.PRODUCT, source_id=f"product-{number}", title="How to brew green tea at home",
             product={"description": ("Green tea from Uji. " * 200)[: chance.randrange(_LONGEST_TEXT)]},
         )
-        for number in range(_JOBS)
+        for number in range(jobs)
     ]  # fmt: skip
     return [Outgoing(topic=REQUESTS, key=request.store, message=request) for request in made]
 
