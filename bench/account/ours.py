@@ -13,6 +13,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import asyncpg
+import psutil
 
 from bench.account.audit import Limits
 from sandbox.logs import RunLog
@@ -63,6 +64,12 @@ class Fleet:
         for child, death in self._deaths.items():
             if death.done() and child not in self._sent_away:
                 raise Unavailable(death.result().story())
+
+    def cpu_s(self, service: str) -> float:
+        """Processor seconds that all processes of a service have used so far."""
+        processes = [psutil.Process(child.pid) for child in self._children if child.name.startswith(f"{service}-")]
+        times = [process.cpu_times() for process in processes]
+        return sum(time.user + time.system for time in times)
 
     async def stop(self) -> None:
         await asyncio.gather(*(child.stop() for child in self._children))

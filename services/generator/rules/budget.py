@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from pydantic import TypeAdapter, ValidationError
 
-
 LOOK_BACK_S = 60.0
 """Where there is no note, calls of the last minute are counted, against a minute's refill."""
 
