@@ -11,6 +11,7 @@ import asyncio
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 
 import asyncpg
 import psutil
