@@ -148,10 +148,7 @@ def job_id(store: str, idempotency_key: str | None, fresh: UUID) -> UUID:
 
 
 def why_waiting(row: Mapping[str, Any], now: datetime) -> dict[str, Any] | None:
-    """Why a job has not begun, and until about when: what the scheduler says of its store, at this job's place.
-
-    `row` may lack what the scheduler says: an item of a list does.
-    """
+    """Why a job has not begun, and until about when: what the scheduler says of its store, at this job's place."""
     if row["status"] != Status.PENDING:
         return None
     if row["not_before"] is not None and row["not_before"] > now:

@@ -29,10 +29,10 @@ class Outlooks:
         """What a predecessor said is no longer true."""
         await self._store.clear_outlooks(epoch)
 
-    async def say(self, standings: Sequence[Standing], limited_by: str | None, epoch: int) -> None:
+    async def say(self, standings: Sequence[Standing], limited_by: str | None, run_s: float | None, epoch: int) -> None:
         """Save what has changed since it was said last."""
         rate = self._spending.rate(ALL, time.time())
-        found = foresee(standings, money_per_s=rate, limited_by=limited_by, hard_cap=self._hard_cap)
+        found = foresee(standings, money_per_s=rate, limited_by=limited_by, hard_cap=self._hard_cap, run_s=run_s)
         rows = {outlook.store: _row(outlook, datetime.now(UTC)) for outlook in found}
         news = [row for store, row in rows.items() if _is_news(row, self._said.get(store))]
         over = [store for store in self._said if store not in rows]

@@ -187,7 +187,7 @@ class Term:
         for standing in standings:
             waiting[standing.account].append(standing.store)
         self._watch.look(waiting, now)
-        await self._outlooks.say(standings, self._credit.limited_by(now), self._epoch)
+        await self._outlooks.say(standings, self._credit.limited_by(now), self._watch.mean_run_s, self._epoch)
 
     async def report(self) -> None:
         report = convert.report(

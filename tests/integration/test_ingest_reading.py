@@ -63,6 +63,10 @@ async def test_a_waiting_job_says_why_and_until_about_when(ingest: Ingest) -> No
     )  # fmt: skip
     shown = [(await ingest.get(f"{PATH}/{request.id}")).json()["waiting"] for request in (*requests, urgent)]
     assert [waiting.get("place") for waiting in shown] == [None, 2, 3, 4, 1]
+    listed = {item["id"]: item["waiting"] for item in (await ingest.get(PATH)).json()["items"]}
+    keys = ("reason", "place", "limitedBy")  # the time is never in the past, and time passes between two calls
+    for request, alone in zip((*requests, urgent), shown, strict=True):
+        assert [listed[str(request.id)].get(key) for key in keys] == [alone.get(key) for key in keys]
     assert shown[0]["reason"] == "on its way to a worker"
     assert (shown[4]["reason"], shown[4]["limitedBy"]) == ("TPM", "TPM")
     assert datetime.fromisoformat(shown[4]["until"]) == begins

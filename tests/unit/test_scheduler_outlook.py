@@ -14,6 +14,7 @@ def standing(store: str, **changes: Any) -> Standing:
     values: dict[str, Any] = {
         "store": store, "account": store, "position": 0.0, "weight": 1.0, "account_position": 0.0,
         "account_weight": 1.0, "queued": 10, "estimate": 10, "at_cap": False,
+        "in_flight": 0,
     }  # fmt: skip
     return Standing(**(values | changes))
 
@@ -46,6 +47,13 @@ def test_a_store_at_its_cap_waits_for_its_own_jobs() -> None:
     assert (found["capped"].reason, found["capped"].first_in_s) == ("store cap", None)
     alone = foreseen(standing("capped", at_cap=True))["capped"]
     assert (alone.reason, alone.first_in_s) == ("fair turn", 0)
+
+
+def test_a_store_at_its_cap_goes_on_as_its_own_jobs_end() -> None:
+    stopped = standing("capped", at_cap=True, in_flight=4, queued=6)
+    found = foresee([stopped, standing("other")], money_per_s=10, limited_by=None, run_s=20.0)
+    capped = next(outlook for outlook in found if outlook.store == "capped")
+    assert (capped.reason, capped.first_in_s, capped.last_in_s) == ("store cap", 5, 30)
 
 
 def test_under_a_hard_cap_nobody_races_beyond_it() -> None:

@@ -23,9 +23,19 @@ SELECT step, state, attempt, call_started_at, finished_at, input_tokens, output_
 
 -- name: list
 -- A page of a store's jobs, the newest first, after a position ($3, $4), of one status or of any.
-SELECT id, instance_id, status, source_type, source_id, created_at, started_at, finished_at, attempt, not_before,
-       input_tokens, output_tokens, images, cost_nanousd, error_code, error
-  FROM blog_generations
- WHERE instance_id = $1 AND ($2::text IS NULL OR status = $2)
-   AND ($3::timestamptz IS NULL OR (created_at, id) < ($3, $4::uuid))
- ORDER BY created_at DESC, id DESC LIMIT $5;
+WITH waiting AS (
+    SELECT id, row_number() OVER (ORDER BY -priority, created_at, id) - 1 AS before_it
+      FROM blog_generations
+     WHERE instance_id = $1 AND status = 'PENDING' AND forwarded_at IS NULL
+       AND (not_before IS NULL OR not_before <= now())
+)
+SELECT job.id, job.instance_id, job.status, job.source_type, job.source_id, job.created_at, job.started_at,
+       job.finished_at, job.attempt, job.not_before, job.input_tokens, job.output_tokens, job.images, job.cost_nanousd,
+       job.error_code, job.error, job.forwarded_at, waiting.before_it,
+       outlook.reason, outlook.limited_by, outlook.queued, outlook.first_at, outlook.last_at
+  FROM blog_generations AS job
+       LEFT JOIN waiting USING (id)
+       LEFT JOIN store_outlooks AS outlook ON outlook.instance_id = job.instance_id
+ WHERE job.instance_id = $1 AND ($2::text IS NULL OR job.status = $2)
+   AND ($3::timestamptz IS NULL OR (job.created_at, job.id) < ($3, $4::uuid))
+ ORDER BY job.created_at DESC, job.id DESC LIMIT $5;

@@ -39,6 +39,8 @@ class Watch:
 
     def __init__(self, *, seconds: float, now: float) -> None:
         self.last: Fairness | None = None
+        self.mean_run_s: float | None = None
+        """How long a job takes once it was forwarded, by the last whole window; None before one has ended."""
         self._seconds = seconds
         self._contenders: frozenset[str] | None = None
         """None before the window's first look."""
@@ -60,6 +62,8 @@ class Watch:
         accounts = frozenset(waiting)
         self._contenders = accounts if self._contenders is None else self._contenders & accounts
         self._backlogged.update(store for stores in waiting.values() for store in stores)
+        if self._runs and (self.mean_run_s is None or now - self._began_at >= self._seconds):
+            self.mean_run_s = self._run_s / self._runs
         if now - self._began_at >= self._seconds:
             self.last = self._judge(now)
             self._begin(now)

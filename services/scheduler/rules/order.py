@@ -217,6 +217,7 @@ class FairOrder:
                 store=store.name, account=store.account.name, position=store.position, weight=store.weight,
                 account_position=store.account.position, account_weight=store.account.weight, queued=len(store.queue),
                 estimate=store.estimate(self._default_cost), at_cap=store.in_flight >= self._cap,
+                in_flight=store.in_flight,
             )
             for store in self._stores.values() if store.queue
         ]  # fmt: skip

@@ -31,6 +31,7 @@ class Standing:
     """What each of its jobs will probably cost."""
     at_cap: bool
     """It has as many jobs in flight as it may while others wait."""
+    in_flight: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,9 +50,10 @@ class Outlook:
 
 
 def foresee(
-    standings: Sequence[Standing], *, money_per_s: float, limited_by: str | None, hard_cap: bool = False
-) -> list[Outlook]:
-    """An outlook for every store with work waiting. O(n log n) in the stores."""
+    standings: Sequence[Standing], *, money_per_s: float, limited_by: str | None, hard_cap: bool = False,
+    run_s: float | None = None,
+) -> list[Outlook]:  # fmt: skip
+    """An outlook for every store with work waiting. O(n log n) in the stores. `run_s` is how long a job takes."""
     racing = [one for one in standings if not one.at_cap]
     if not racing and not hard_cap:  # where nobody is within the cap, those beyond it race for what is left over
         racing = list(standings)
@@ -61,7 +63,7 @@ def foresee(
         accounts[standing.account].append(standing)
     seer = _Seer(list(accounts.values()), money_per_s=money_per_s, limited_by=limited_by)
     found = [seer.outlook(standing, inner) for inner, stores in seer.races() for standing in stores]
-    return found + [seer.capped(standing) for standing in stopped]
+    return found + [seer.capped(standing, run_s) for standing in stopped]
 
 
 class _Seer:
@@ -95,11 +97,12 @@ class _Seer:
             first_in_s=self._seconds(first), last_in_s=self._seconds(last),
         )  # fmt: skip
 
-    def capped(self, one: Standing) -> Outlook:
-        """It goes on when one of its own jobs has ended."""
+    def capped(self, one: Standing, run_s: float | None) -> Outlook:
+        """It goes on when one of its own jobs has ended: those in flight end evenly spread over the time of one."""
+        between = None if run_s is None or not one.in_flight else run_s / one.in_flight
         return Outlook(
             store=one.store, reason=STORE_CAP, limited_by=self._limited_by, queued=one.queued, ahead=0,
-            first_in_s=None, last_in_s=None,
+            first_in_s=between, last_in_s=None if between is None else one.queued * between,
         )  # fmt: skip
 
     def _money_before(self, one: Standing, inner: "_Flow", position: float) -> float:
