@@ -36,9 +36,12 @@ class Standin:
 
     def bill(self, job: object) -> dict[str, Any]:
         """What a job would have been billed: {"calls", "tokens", "steps"}."""
-        jobs = httpx.get(f"{self.url}/standin/bill").json()["jobs"]
-        found: dict[str, Any] = jobs.get(str(job), {"calls": 0, "tokens": 0, "steps": {}})
-        return found
+        return self.bills().get(str(job), {"calls": 0, "tokens": 0, "steps": {}})
+
+    def bills(self) -> dict[str, dict[str, Any]]:
+        """All bills, by job."""
+        jobs: dict[str, dict[str, Any]] = httpx.get(f"{self.url}/standin/bill").json()["jobs"]
+        return jobs
 
     def rejected(self) -> int:
         return int(httpx.get(f"{self.url}/standin/bill").json()["rejected"])

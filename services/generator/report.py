@@ -61,11 +61,15 @@ class Reporter:
     async def log_heartbeat(self) -> None:
         while True:
             await asyncio.sleep(_HEARTBEAT_S)
-            log.info(
-                f"[Blog Worker] Heartbeat: {self._worker.running} running, {self._worker.done} done,"
-                f" {self._worker.failed} failed",
-                partitions=len(self.partitions),
-            )
+            self.say()
+
+    def say(self) -> None:
+        """The heartbeat's line, also a worker's last word."""
+        log.info(
+            f"[Blog Worker] Heartbeat: {self._worker.running} running, {self._worker.done} done,"
+            f" {self._worker.failed} failed",
+            partitions=len(self.partitions), refused=self._worker.refused,
+        )  # fmt: skip
 
     def _open_slots(self) -> int:
         """None while a provider's account has no money left, but for a job that finds out now and then."""

@@ -130,6 +130,7 @@ class _Service:
         await self._reporter.report()
         await self._worker.drain(self._settings.drain_s)
         await self._consumer.finish()
+        self._reporter.say()
 
     async def _keep_leases(self) -> None:
         while True:

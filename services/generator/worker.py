@@ -61,6 +61,8 @@ class Worker:
         self.steps: BlogSteps
         """Set by whoever builds the worker: the steps tell their events through it."""
         self.done = self.failed = 0
+        self.refused = 0
+        """Messages of jobs that had been done, or called back, when we came to claim them: duplicates, mostly."""
 
     @property
     def running(self) -> int:
@@ -128,7 +130,10 @@ class Worker:
             claim = await self._store.claim(task.job)
             if claim is not None and await self._run_unless_stopping(claim):
                 return None
-        return await self._why_not(task)
+        wait_s = await self._why_not(task)
+        if wait_s is None:
+            self.refused += 1
+        return wait_s
 
     async def _run_unless_stopping(self, claim: Claim) -> bool:
         if self._stopping:  # since the claim was asked for: nothing is begun any more

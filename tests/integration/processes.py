@@ -1,0 +1,68 @@
+"""Workers as operators run them, each in a process of its own, and what they have logged."""
+
+import asyncio
+import json
+import os
+import sys
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sandbox.home import ROOT
+from tests.integration.world import World
+from tests.standins import Standins
+
+
+@dataclass(slots=True, eq=False)
+class WorkerProcess:
+    process: Process
+    output: Path
+
+    def said(self, what: str) -> list[dict[str, Any]]:
+        """The lines that it has logged and that begin so."""
+        lines = [json.loads(line) for line in self.output.read_text().splitlines() if line.startswith("{")]
+        return [line for line in lines if str(line["event"]).startswith(what)]
+
+    async def leave(self) -> int:
+        """In order: its exit code."""
+        self.process.terminate()
+        return await self.process.wait()
+
+    async def kill(self) -> None:
+        self.process.kill()
+        await self.process.wait()
+
+
+Hire = Callable[..., Any]
+
+
+@asynccontextmanager
+async def hiring(world: World, database: str, standins: Standins, folder: Path) -> AsyncIterator[Hire]:
+    """A function that starts a worker with these variables in its environment; none outlives the block."""
+    hired: list[WorkerProcess] = []
+    known = {
+        "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "DATABASE_URL": database, "DB_POOL_MIN": "1",
+        "KAFKA_BOOTSTRAP_SERVERS": world.settings.kafka_bootstrap_servers,
+        "KAFKA_TOPIC_PREFIX": world.settings.kafka_topic_prefix, "OPENAI_API_KEY": "sk-x",
+        "OPENAI_BASE_URL": f"{standins.openai.url}/v1", "REPLICATE_API_TOKEN": "r8-x",
+        "REPLICATE_BASE_URL": standins.replicate.url, "IMAGE_DIR": str(folder / "images"), "STANDIN": "true",
+    }  # fmt: skip
+
+    async def hire(**variables: str) -> WorkerProcess:
+        output = folder / f"worker-{len(hired)}.log"
+        with output.open("wb") as file:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "services.generator", env=known | variables, stdout=file, stderr=file
+            )
+        hired.append(WorkerProcess(process, output))
+        return hired[-1]
+
+    try:
+        yield hire
+    finally:
+        for worker in hired:
+            if worker.process.returncode is None:
+                await worker.kill()
