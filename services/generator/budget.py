@@ -65,7 +65,7 @@ class Budget:
                     )  # fmt: skip
             limiter.own(tuple(notes), len(notes) / self._total, levels)
             if notes:
-                rounded = {resource: round(level, 1) for resource, level in levels.items()}
+                rounded = {resource: round(level, 2) for resource, level in levels.items()}
                 log.info("budget taken over", provider=limiter.provider, partitions=len(notes), levels=rounded)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
-from aiokafka.errors import KafkaError
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
 from services.generator.budget import Budget
@@ -32,6 +32,7 @@ _SESSION_S = 10.0
 """After so long without a sign of us, Kafka gives our partitions, and their budget, to others."""
 _MARGIN_S = 1.0
 _POLL_MS = 500
+_AWAY_PAUSE_S = 2.0
 
 
 class TaskConsumer:
@@ -61,6 +62,7 @@ class TaskConsumer:
         self._taken_over = False
         self._loop = asyncio.get_running_loop()
         self._put_aside = _Rate(limit=dead_letter_limit, within_s=60)
+        self._broken: Unavailable | None = None
 
     async def start(self) -> None:
         """Join the group; returns once partitions are assigned (or the group has none for us)."""
@@ -74,7 +76,18 @@ class TaskConsumer:
                 await self._turn()
             except (KafkaError, TimeoutError) as error:
                 log.error("Kafka is away: taking no new jobs", reason=f"{type(error).__name__}: {error}")
-                await asyncio.sleep(2)
+                await asyncio.sleep(_AWAY_PAUSE_S)
+
+    async def hold(self) -> None:
+        """While the worker drains: take nothing, but stay in the group and keep the share that its jobs still spend."""
+        while True:
+            try:
+                self._consumer.pause(*self._consumer.assignment())
+                await self._consumer.getmany(timeout_ms=0)  # what it brings after a rebalance is the next owner's
+                await self._commit()
+            except (KafkaError, TimeoutError) as error:
+                log.warning("Kafka is away while draining", reason=f"{type(error).__name__}: {error}")
+            await asyncio.sleep(_COMMIT_EVERY_S)
 
     async def finish(self) -> None:
         """After the worker has drained: wait for the last messages, commit, leave the group."""
@@ -84,28 +97,33 @@ class TaskConsumer:
         for task in self._tasks:
             task.cancel()
         await self._consumer.stop()
+        if self._taking_over is not None:  # a rebalance may have come between
+            self._taking_over.cancel()
 
     async def _turn(self) -> None:
+        if self._broken is not None:
+            raise self._broken
         if self._taking_over is not None and self._taking_over.done() and not self._taking_over.cancelled():
             self._taking_over.result()  # a fault of ours there must not go unheard
         free = self._slots - len(self._tasks)
         if free > 0:
             self._consumer.resume(*self._consumer.paused())
-            await self._take_all(await self._consumer.getmany(timeout_ms=_POLL_MS, max_records=free))
+            self._take_all(await self._consumer.getmany(timeout_ms=_POLL_MS, max_records=free))
         else:  # full: stay in the group by polling with everything paused, and wait for a slot
             self._consumer.pause(*self._consumer.assignment())
-            await self._take_all(await self._consumer.getmany(timeout_ms=0))  # a rebalance forgets what was paused
+            self._take_all(await self._consumer.getmany(timeout_ms=0))  # a rebalance forgets what was paused
             await self._wait_for_slot()
         if time.monotonic() - self._committed_at > _COMMIT_EVERY_S:
             self._committed_at = time.monotonic()
-            await self._commit()
+            await self._commit_unless_rebalancing()
 
-    async def _take_all(self, batches: Mapping[TopicPartition, Sequence[ConsumerRecord]]) -> None:
+    def _take_all(self, batches: Mapping[TopicPartition, Sequence[ConsumerRecord]]) -> None:
+        """All of a batch, in one go: whatever was polled is begun, and no rebalance comes between."""
         for partition, records in batches.items():
             for record in records:
-                await self._take(partition, record)
+                self._take(partition, record)
 
-    async def _take(self, partition: TopicPartition, record: ConsumerRecord) -> None:
+    def _take(self, partition: TopicPartition, record: ConsumerRecord) -> None:
         prefix = self._prefixes.setdefault(partition, FinishedPrefix(record.offset))
         prefix.begin(record.offset)
         try:
@@ -113,10 +131,9 @@ class TaskConsumer:
             if not isinstance(message, GenerationTask):
                 raise InvalidMessage("not a generation task", topic=record.topic, offset=record.offset)
         except InvalidMessage as error:
-            await self._set_aside(record, error)
-            prefix.finish(record.offset)
-            return
-        task = asyncio.create_task(self._handle(message, prefix, record.offset), name=f"message of {message.job}")
+            task = asyncio.create_task(self._set_aside(record, error, prefix), name="a record that is put aside")
+        else:
+            task = asyncio.create_task(self._handle(message, prefix, record.offset), name=f"message of {message.job}")
         self._tasks.add(task)
         task.add_done_callback(self._handled)
 
@@ -131,11 +148,23 @@ class TaskConsumer:
             # The message stays unfinished, so it will be read again; the lease returns the job before that.
             log.error("a job's handling ended in a fault of ours", exc_info=task.exception())
 
-    async def _set_aside(self, record: ConsumerRecord, error: InvalidMessage) -> None:
+    async def _set_aside(self, record: ConsumerRecord, error: InvalidMessage, prefix: FinishedPrefix) -> None:
         log.error("a record is put aside", reason=str(error))
-        await self._publisher.dead_letter(record, error, group=self._group)
+        while not await self._dead_lettered(record, error):
+            await asyncio.sleep(_AWAY_PAUSE_S)
+        prefix.finish(record.offset)
         if self._put_aside.add(time.monotonic()):
-            raise Unavailable(f"too many records of {self._topic} cannot be read; see the dead-letter topic; stopped")
+            self._broken = Unavailable(
+                f"too many records of {self._topic} cannot be read; see the dead-letter topic; stopped"
+            )
+
+    async def _dead_lettered(self, record: ConsumerRecord, error: InvalidMessage) -> bool:
+        try:
+            await self._publisher.dead_letter(record, error, group=self._group)
+        except (KafkaError, TimeoutError) as away:
+            log.warning("waiting to put a record aside", reason=f"{type(away).__name__}: {away}")
+            return False
+        return True
 
     async def _wait_for_slot(self) -> None:
         self._slot_freed.clear()
@@ -144,6 +173,12 @@ class TaskConsumer:
                 await self._slot_freed.wait()
         except TimeoutError:
             return
+
+    async def _commit_unless_rebalancing(self) -> None:
+        try:
+            await self._commit()
+        except (CommitFailedError, IllegalStateError) as error:  # our partitions are on their way: we hear of it soon
+            log.info("not committed: the group rebalances", reason=str(error))
 
     async def _commit(self) -> None:
         """Commit all partitions, moved or not: the budget moves all the time, and Kafka's answer is its lease."""

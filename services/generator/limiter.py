@@ -41,7 +41,7 @@ class ProviderLimiter:
         self._loop = asyncio.get_running_loop()
         self._rules = Limiter(limits, burst_s=burst_s, now=self._loop.time())
         self._circuit = Circuit()
-        self._waiters: dict[Ticket, asyncio.Future[None]] = {}
+        self._waiters: dict[Ticket, asyncio.Future[Grant]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._share: float | None = None
         """None: not known yet, or in doubt while a rebalance goes on."""
@@ -62,15 +62,13 @@ class ProviderLimiter:
         waiter = self._waiters[ticket] = self._loop.create_future()
         self._pump()
         try:
-            await waiter
+            granted: Grant = await waiter
         except asyncio.CancelledError:
             self._rules.leave(ticket)
             self._waiters.pop(ticket, None)
             self._pump()  # the next in line may fit where this one did not
             raise
-        self._turn += 1
-        partition = self._partitions[self._turn % len(self._partitions)] if self._partitions else -1
-        return Grant(provider=self.provider, partition=partition, at=datetime.now(UTC), ticket=ticket)
+        return granted
 
     def own(self, partitions: Sequence[int], share: float, levels: Mapping[str, float]) -> None:
         """Own this part (0 to 1) of the account's limits from now on, with what the last owners left of it."""
@@ -177,6 +175,12 @@ class ProviderLimiter:
                 waiter.set_exception(error)
         self._waiters.clear()
 
+    def _made(self, ticket: Ticket) -> Grant:
+        """Made in the moment of the grant: a note written before the waiter wakes up has this call in its level."""
+        self._turn += 1
+        partition = self._partitions[self._turn % len(self._partitions)]
+        return Grant(provider=self.provider, partition=partition, at=datetime.now(UTC), ticket=ticket)
+
     def _pump(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
@@ -184,7 +188,7 @@ class ProviderLimiter:
         for ticket in self._rules.grant(self._loop.time()):
             waiter = self._waiters.pop(ticket)
             if not waiter.done():
-                waiter.set_result(None)
+                waiter.set_result(self._made(ticket))
         wait = self._rules.next_grant_in(self._loop.time())
         if wait is not None and wait != inf:
             self._timer = self._loop.call_later(max(wait, 0.001), self._pump)

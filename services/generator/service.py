@@ -128,7 +128,8 @@ class _Service:
         log.info("[Blog Worker] Draining", running=self._worker.running, seconds=self._settings.drain_s)
         self._reporter.draining = True
         await self._reporter.report()
-        await self._worker.drain(self._settings.drain_s)
+        async with background(asyncio.Event(), group=self._consumer.hold()):
+            await self._worker.drain(self._settings.drain_s)
         await self._consumer.finish()
         self._reporter.say()
 

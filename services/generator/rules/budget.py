@@ -30,7 +30,7 @@ _NOTE = TypeAdapter(Note)
 def write(note: Note) -> str:
     """At most a few hundred characters: Kafka takes 4096."""
     rounded = {name: round(level, 3) for name, level in note.levels.items()}
-    return _NOTE.dump_json(Note(owner=note.owner, at=round(note.at, 3), levels=rounded)).decode()
+    return _NOTE.dump_json(Note(owner=note.owner, at=round(note.at, 6), levels=rounded)).decode()
 
 
 def read(text: str) -> Note | None:
