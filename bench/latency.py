@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 from statistics import quantiles
 from uuid import uuid4
 
-import asyncpg
 import httpx
 import psutil
 from openai import AsyncOpenAI
@@ -26,6 +25,8 @@ from bench.account.provider import Provider, a_provider
 from bench.result import Ratio, Result
 from bench.servers import a_kafka, a_postgres
 from sandbox.home import free_port
+from sandbox.postgres import a_connection
+from services.generator.providers.openai import text_format
 from services.generator.rules import prompts
 from services.generator.rules.article import Outline
 from shared.errors import Unavailable
@@ -79,11 +80,8 @@ async def _run() -> Result:
 
 
 async def _key(dsn: str) -> str:
-    connection = await asyncpg.connect(dsn)
-    try:
+    async with a_connection(dsn) as connection:
         return await create_key(connection, "bench-store")
-    finally:
-        await connection.close()
 
 
 async def _measure(ingest: str, key: str, provider: Provider) -> Times:
@@ -131,11 +129,7 @@ async def _call(openai: AsyncOpenAI) -> tuple[str, float]:
     await openai.responses.create(
         model="gpt-4o-mini", instructions=prompts.OUTLINE_INSTRUCTIONS, input=prompts.outline_input(request),
         max_output_tokens=prompts.OUTLINE_MAX_TOKENS, extra_headers={"X-Blogstream-Job": job},
-        text={
-            "format": {
-                "type": "json_schema", "name": "outline", "schema": Outline.model_json_schema(), "strict": True
-            }
-        },
+        text=text_format(Outline),
     )  # fmt: skip
     return job, at
 

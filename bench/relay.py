@@ -13,12 +13,12 @@ from statistics import median
 from typing import Any
 from uuid import uuid4
 
-import asyncpg
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.structs import TopicPartition
 
 from bench.result import Ratio, Result
 from bench.servers import a_kafka, a_postgres
+from sandbox.postgres import a_connection
 from services.scheduler.__main__ import run as run_scheduler
 from services.scheduler.settings import SchedulerSettings
 from shared import kafka
@@ -100,9 +100,8 @@ async def _report(publisher: Publisher) -> None:
 
 
 async def _schedule(settings: KafkaSettings, dsn: str, stop: asyncio.Event) -> None:
-    connection = await asyncpg.connect(dsn)
-    await connection.execute("TRUNCATE blog_generations CASCADE")  # or an earlier turn has all credit
-    await connection.close()
+    async with a_connection(dsn) as connection:
+        await connection.execute("TRUNCATE blog_generations CASCADE")  # or an earlier turn has all credit
     values = {"database_url": dsn, "worker_silence_s": 60, "max_pending_per_store": _JOBS, "batch_size": _BATCH}
     await run_scheduler(SchedulerSettings.model_validate(settings.model_dump() | values), stop, "scheduler")
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
 
-import asyncpg
 import psutil
 
 from bench.account.audit import AMPLE
@@ -21,6 +20,7 @@ from bench.account.ours import Fleet, a_fleet, ended
 from bench.account.provider import a_provider
 from bench.result import Ratio, Result
 from bench.servers import a_kafka, a_postgres
+from sandbox.postgres import a_connection
 from shared.errors import Unavailable
 
 _WORKERS = (1, 2, 4, 8)
@@ -139,12 +139,9 @@ async def _window(fleet: Fleet, workers: int, seconds: float) -> Window:
 
 async def _seen(dsn: str, window: Window, slots: int) -> Seen:
     _, failed = await ended(dsn)
-    connection = await asyncpg.connect(dsn)
-    try:
+    async with a_connection(dsn) as connection:
         waiting: int = await connection.fetchval(_WAITING)
         counted = await connection.fetchrow(_COUNT, window.since, window.until)
-    finally:
-        await connection.close()
     if failed or not waiting:
         raise Unavailable(f"{failed} blogs failed, {waiting} are left: this says nothing of the workers")
     assert counted is not None

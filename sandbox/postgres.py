@@ -9,7 +9,8 @@ import signal
 import stat
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -93,6 +94,16 @@ def _forget_killed_server(data: Path, *, within_s: float = 10) -> None:
             raise Unavailable(f"another PostgreSQL (pid {min(living)}) runs on {data}; stop it")
         else:
             time.sleep(0.05)
+
+
+@asynccontextmanager
+async def a_connection(dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    """One connection for a block, tried once."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        yield connection
+    finally:
+        await connection.close()
 
 
 async def _database_answers(server: str) -> bool:

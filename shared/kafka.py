@@ -4,7 +4,7 @@ aiokafka's own defaults would lose records (`acks=1`, autocommit, `latest`): nob
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Self
@@ -142,6 +142,15 @@ def consumer(settings: KafkaSettings, *topics: str, **options: Any) -> AIOKafkaC
         "fetch_max_wait_ms": 500,
     } | options
     return AIOKafkaConsumer(*topics, bootstrap_servers=settings.kafka_bootstrap_servers, **chosen)
+
+
+async def commit(
+    consumer: AIOKafkaConsumer, offsets: Mapping[TopicPartition, int | tuple[int, str]], *, within_s: float
+) -> None:
+    """Commit offsets, each with what is to stand beside it or without. TimeoutError when Kafka does not take them in
+    time: aiokafka would look for a coordinator for ever, and say nothing."""
+    async with asyncio.timeout(within_s):
+        await consumer.commit(dict(offsets))
 
 
 def read(record: ConsumerRecord) -> Message:

@@ -34,6 +34,15 @@ async def _with_signals(main: Callable[[asyncio.Event], Awaitable[None]]) -> Non
     await main(stop)
 
 
+async def wait(event: asyncio.Event, seconds: float) -> None:
+    """Return when the event is set, or when so many seconds have passed."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return
+
+
 @asynccontextmanager
 async def background(stop: asyncio.Event, **loops: Coroutine[None, None, None]) -> AsyncIterator[None]:
     """Run endless loops beside a block, by name. One that breaks is said, stops the service, and is raised at the end:

@@ -5,13 +5,12 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import asyncpg
 import pytest
 
 from migrations import runner
 from sandbox import kafka as kafka_server
 from sandbox import postgres as postgres_server
-from tests.servers import passable_folder, start, stop
+from tests.servers import execute, passable_folder, start, stop
 from tests.standins import Standins, running
 
 
@@ -35,18 +34,10 @@ def postgres() -> Iterator[str]:
         stop(spec, process)
 
 
-async def _execute(dsn: str, statement: str) -> None:
-    connection = await asyncpg.connect(dsn)
-    try:
-        await connection.execute(statement)
-    finally:
-        await connection.close()
-
-
 @pytest.fixture(scope="session")
 def template_database(postgres: str) -> str:
     """A database migrated once; tests get clones of it."""
-    asyncio.run(_execute(postgres, "CREATE DATABASE template_blogstream"))
+    asyncio.run(execute(postgres, "CREATE DATABASE template_blogstream"))
     asyncio.run(runner.up(postgres.rsplit("/", 1)[0] + "/template_blogstream"))
     return "template_blogstream"
 
@@ -55,9 +46,9 @@ def template_database(postgres: str) -> str:
 def a_database(postgres: str, template_database: str) -> Iterator[str]:
     """A fresh migrated database for a block: its DSN."""
     name = f"test_{uuid.uuid4().hex[:12]}"
-    asyncio.run(_execute(postgres, f"CREATE DATABASE {name} TEMPLATE {template_database}"))
+    asyncio.run(execute(postgres, f"CREATE DATABASE {name} TEMPLATE {template_database}"))
     yield f"{postgres.rsplit('/', 1)[0]}/{name}"
-    asyncio.run(_execute(postgres, f"DROP DATABASE {name} WITH (FORCE)"))
+    asyncio.run(execute(postgres, f"DROP DATABASE {name} WITH (FORCE)"))
 
 
 @pytest.fixture

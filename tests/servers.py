@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import asyncpg
 import pytest
 
+from sandbox.postgres import a_connection
 from sandbox.process import Spec
 
 
@@ -28,6 +30,13 @@ def start(spec: Spec, log: Path) -> subprocess.Popen[bytes]:
             pytest.fail(f"{spec.name} did not start: {log.read_text()[-2000:]}")
         time.sleep(0.1)
     return process
+
+
+async def execute(dsn: str, statement: str) -> list[asyncpg.Record]:
+    """One statement over a connection of its own: the rows that it brings."""
+    async with a_connection(dsn) as connection:
+        found: list[asyncpg.Record] = await connection.fetch(statement)
+    return found
 
 
 def stop(spec: Spec, process: subprocess.Popen[bytes]) -> int:

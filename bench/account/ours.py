@@ -12,11 +12,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
-import asyncpg
 import psutil
 
 from bench.account.audit import Limits
 from sandbox.logs import RunLog
+from sandbox.postgres import a_connection
 from sandbox.process import Child, Death
 from sandbox.system import service_spec
 from shared import kafka
@@ -83,7 +83,10 @@ async def a_fleet(
     """A scheduler with a backlog of jobs, and no worker yet. `variables` are more settings of the services."""
     settings = KafkaSettings(kafka_bootstrap_servers=bootstrap, kafka_topic_prefix=prefix)
     await kafka.ensure_topics(settings)
-    await _execute(dsn, "TRUNCATE blog_generations, provider_calls CASCADE")  # or the last case's jobs come first
+    async with a_connection(dsn) as connection:
+        await connection.execute(
+            "TRUNCATE blog_generations, provider_calls CASCADE"
+        )  # or the last case's jobs come first
     async with Publisher(settings, source="bench") as publisher:
         await publisher.publish_all(requests(random.Random(1), backlog), timeout=60)  # noqa: S311 - the same jobs in every run
     with tempfile.TemporaryDirectory(prefix="blogstream-bench-") as name, RunLog(Path(name) / "app.log") as log:
@@ -97,11 +100,8 @@ async def a_fleet(
 
 async def ended(dsn: str) -> tuple[int, int]:
     """How many blogs are done, and how many have failed."""
-    connection = await asyncpg.connect(dsn)
-    try:
+    async with a_connection(dsn) as connection:
         rows = await connection.fetch("SELECT status, count(*) AS jobs FROM blog_generations GROUP BY status")
-    finally:
-        await connection.close()
     counts = {row["status"]: row["jobs"] for row in rows}
     return counts.get("DONE", 0), counts.get("FAILED", 0)
 
@@ -129,11 +129,3 @@ def _variables(settings: KafkaSettings, dsn: str, url: str, limits: Limits, imag
         "REPLICATE_API_TOKEN": "none: no job asks for an image", "IMAGE_DIR": str(images),
         "MAX_PENDING_PER_STORE": str(_JOBS), "MAX_PENDING_TOTAL": str(_JOBS),
     }  # fmt: skip
-
-
-async def _execute(dsn: str, statement: str) -> None:
-    connection = await asyncpg.connect(dsn)
-    try:
-        await connection.execute(statement)
-    finally:
-        await connection.close()

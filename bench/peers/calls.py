@@ -10,6 +10,7 @@ import orjson
 from pydantic import BaseModel
 
 from bench.account.audit import Limits
+from services.generator.providers.openai import text_format
 from services.generator.rules import prompts
 from services.generator.rules.article import Article, Outline
 
@@ -45,9 +46,6 @@ def questions() -> Iterator[Question]:
 
 
 def _question(answer: type[BaseModel], instructions: str, data: str, max_tokens: int) -> Question:
-    form = {
-        "type": "json_schema", "name": answer.__name__.lower(), "schema": answer.model_json_schema(), "strict": True,
-    }  # fmt: skip
     return Question({
-        "instructions": instructions, "input": data, "max_output_tokens": max_tokens, "text": {"format": form},
+        "instructions": instructions, "input": data, "max_output_tokens": max_tokens, "text": text_format(answer),
     })  # fmt: skip

@@ -13,6 +13,7 @@ import typer
 
 from sandbox.cli.common import say, variable, wait_for
 from sandbox.home import current_home
+from sandbox.postgres import a_connection
 from shared.job import ENDED, Status
 
 application = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -47,12 +48,9 @@ def load(
 async def _run(requests: int, interval: float) -> list[Judgement]:
     prefix = f"test-load-{uuid4().hex[:8]}-"
     began, rejected_before = time.monotonic(), await _rejected()
-    connection = await asyncpg.connect(variable("DATABASE_URL"))
-    try:
+    async with a_connection(variable("DATABASE_URL")) as connection:
         statuses, highest, first_start = await _send_and_watch(connection, prefix, requests, interval, began)
         rows = await _until_ended(connection, prefix, statuses.count(201))
-    finally:
-        await connection.close()
     seconds = time.monotonic() - began
     rejected = await _rejected()
     done = sum(row["jobs"] for row in rows if row["status"] == Status.DONE)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import httpx
 
 from sandbox.client import Api
@@ -16,6 +15,7 @@ from sandbox.demo import outcome, picture, posts, submit, watch
 from sandbox.demo.shops import Shop
 from sandbox.demo.watch import Progress
 from sandbox.home import Home
+from sandbox.postgres import a_connection
 from shared.job import Status
 from shared.keys import create_key
 
@@ -63,11 +63,8 @@ async def run(
 
 
 async def _keys(dsn: str, shops: Sequence[Shop]) -> dict[str, str]:
-    connection = await asyncpg.connect(dsn)
-    try:
+    async with a_connection(dsn) as connection:
         return {shop.name: await create_key(connection, shop.name) for shop in shops}
-    finally:
-        await connection.close()
 
 
 async def _photograph(home: Home, variables: dict[str, str]) -> Path | None:

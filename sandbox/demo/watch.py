@@ -6,9 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from uuid import UUID
 
-import asyncpg
-
 from sandbox.demo.outcome import JobRow
+from sandbox.postgres import a_connection
 from shared.job import ENDED, Status
 from shared.postgres import AWAY
 
@@ -43,9 +42,6 @@ async def wait_until_ended(dsn: str, jobs: Sequence[str], *, progress: Progress,
 
 
 async def read_rows(dsn: str, ids: Sequence[UUID]) -> list[JobRow]:
-    connection = await asyncpg.connect(dsn)
-    try:
+    async with a_connection(dsn) as connection:
         found = await connection.fetch(_QUERY, ids)
-    finally:
-        await connection.close()
     return [JobRow(**(dict(row) | {"status": Status(row["status"])})) for row in found]

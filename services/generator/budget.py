@@ -55,18 +55,27 @@ class Budget:
         spent = await persist(lambda: self._store.spent_since(_times(since)), what="budget")
         now, self._owned = time.time(), len(notes)
         for limiter in self._limiters:
-            levels = dict.fromkeys(limiter.rates(), 0.0)
-            for resource, rate in limiter.rates().items():
-                name = f"{limiter.provider}/{resource}"
-                for partition, note in read.items():
-                    levels[resource] += rules.level_now(
-                        note, name, spent_since=spent.get((partition, name), 0.0), rate=rate / self._total,
-                        burst_s=self._burst_s, reader=self._owner, now=now, skew_s=self._skew_s,
-                    )  # fmt: skip
+            levels = {
+                resource: self._level(f"{limiter.provider}/{resource}", rate, read, spent, now)
+                for resource, rate in limiter.rates().items()
+            }
             limiter.own(tuple(notes), len(notes) / self._total, levels)
             if notes:
                 rounded = {resource: round(level, 2) for resource, level in levels.items()}
                 log.info("budget taken over", provider=limiter.provider, partitions=len(notes), levels=rounded)
+
+    def _level(
+        self, name: str, rate: float, notes: Mapping[int, Note | None], spent: Mapping[tuple[int, str], float],
+        now: float,
+    ) -> float:  # fmt: skip
+        """What is left of one limit in all these partitions. `rate` is the account's, in units a second."""
+        return sum(
+            rules.level_now(
+                note, name, spent_since=spent.get((partition, name), 0.0), rate=rate / self._total,
+                burst_s=self._burst_s, reader=self._owner, now=now, skew_s=self._skew_s,
+            )
+            for partition, note in notes.items()
+        )  # fmt: skip
 
 
 def _times(since: Mapping[int, float]) -> dict[int, datetime]:

@@ -19,6 +19,7 @@ from services.generator.worker import Worker
 from shared import kafka
 from shared.errors import InvalidMessage, Unavailable
 from shared.kafka import Publisher
+from shared.lifecycle import wait
 from shared.log import get_logger
 from shared.messages import GenerationTask
 from shared.settings import KafkaSettings
@@ -112,7 +113,8 @@ class TaskConsumer:
         else:  # full: stay in the group by polling with everything paused, and wait for a slot
             self._consumer.pause(*self._consumer.assignment())
             self._take_all(await self._consumer.getmany(timeout_ms=0))  # a rebalance forgets what was paused
-            await self._wait_for_slot()
+            self._slot_freed.clear()
+            await wait(self._slot_freed, _COMMIT_EVERY_S)
         if time.monotonic() - self._committed_at > _COMMIT_EVERY_S:
             self._committed_at = time.monotonic()
             await self._commit_unless_rebalancing()
@@ -166,14 +168,6 @@ class TaskConsumer:
             return False
         return True
 
-    async def _wait_for_slot(self) -> None:
-        self._slot_freed.clear()
-        try:
-            async with asyncio.timeout(_COMMIT_EVERY_S):
-                await self._slot_freed.wait()
-        except TimeoutError:
-            return
-
     async def _commit_unless_rebalancing(self) -> None:
         try:
             await self._commit()
@@ -185,10 +179,8 @@ class TaskConsumer:
         if not self._taken_over or not self._prefixes:
             return  # what the last owner left is not known yet: it must not be overwritten
         note, asked_at = self._budget.note(), self._loop.time()
-        async with asyncio.timeout(_COMMIT_WITHIN_S):  # aiokafka would look for a coordinator for ever
-            await self._consumer.commit(
-                {partition: (prefix.position, note) for partition, prefix in self._prefixes.items()}
-            )
+        offsets = {partition: (prefix.position, note) for partition, prefix in self._prefixes.items()}
+        await kafka.commit(self._consumer, offsets, within_s=_COMMIT_WITHIN_S)
         self._budget.lend_until(asked_at + _SESSION_S - _MARGIN_S)
 
     async def _commit_before_rebalance(self) -> None:

@@ -2,28 +2,17 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from math import inf
 
 from services.generator.rules.circuit import Circuit
-from services.generator.rules.limiter import Limiter, Ticket
+from services.generator.rules.headers import number
+from services.generator.rules.limiter import Grant, Limiter, Ticket
 from shared.errors import Transient
 from shared.log import get_logger
 from shared.messages import LimiterState
 
 log = get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Grant:
-    """The leave to make one call: of which provider's budget, and which partition's part of it."""
-
-    provider: str
-    partition: int
-    at: datetime
-    """By this worker's clock, as its notes are."""
-    ticket: Ticket
 
 
 def _no_share() -> Transient:
@@ -57,7 +46,7 @@ class ProviderLimiter:
         if self._share == 0:
             raise _no_share()
         if not self._circuit.admit(self._loop.time()):
-            raise self._no_money()
+            raise self._until_there_is_money()
         ticket = self._rules.ask(needs, self._loop.time())
         waiter = self._waiters[ticket] = self._loop.create_future()
         self._pump()
@@ -101,8 +90,8 @@ class ProviderLimiter:
     def seen(self, grant: Grant, headers: Mapping[str, str]) -> None:
         """Correct what we think of the account by an answer's `x-ratelimit-*` headers."""
         for resource in self._rules.resources:
-            limit = _number(headers.get(f"x-ratelimit-limit-{resource}"))
-            left = _number(headers.get(f"x-ratelimit-remaining-{resource}"))
+            limit = number(headers, f"x-ratelimit-limit-{resource}")
+            left = number(headers, f"x-ratelimit-remaining-{resource}")
             if limit is not None and left is not None:
                 before = self._rules.limit(resource)
                 self._rules.seen(grant.ticket, resource, limit=limit, remaining=left, now=self._loop.time())
@@ -116,8 +105,8 @@ class ProviderLimiter:
         """The provider says that the account has no money left: nobody asks again for a while."""
         if self._circuit.trip(self._loop.time()):
             log.error("the account has no money left: jobs wait", provider=self.provider, retry_s=round(self._retry_s))
-            self._refuse(self._no_money())
-        return self._no_money()
+            self._refuse(self._until_there_is_money())
+        return self._until_there_is_money()
 
     def answered(self) -> None:
         """The provider has done what it was asked for."""
@@ -154,7 +143,7 @@ class ProviderLimiter:
     def _retry_s(self) -> float:
         return self._circuit.retry_in(self._loop.time())
 
-    def _no_money(self) -> Transient:
+    def _until_there_is_money(self) -> Transient:
         return Transient(
             f"{self.provider}: the account has no money left", code="insufficient-quota", delay=self._retry_s,
             blameless=True,
@@ -192,13 +181,6 @@ class ProviderLimiter:
         wait = self._rules.next_grant_in(self._loop.time())
         if wait is not None and wait != inf:
             self._timer = self._loop.call_later(max(wait, 0.001), self._pump)
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        return float(text) if text is not None else None
-    except ValueError:
-        return None
 
 
 def _finite(seconds: float) -> float | None:

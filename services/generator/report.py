@@ -9,6 +9,7 @@ from aiokafka.errors import KafkaError
 from services.generator.limiter import ProviderLimiter
 from services.generator.worker import Worker
 from shared.kafka import Outgoing, Publisher
+from shared.lifecycle import wait
 from shared.log import get_logger
 from shared.messages import WorkerReport
 from shared.topics import WORKERS
@@ -46,11 +47,7 @@ class Reporter:
             self._changed.clear()
             await self.report()
             await asyncio.sleep(_NO_OFTENER_THAN_S)
-            try:
-                async with asyncio.timeout(_EVERY_S - _NO_OFTENER_THAN_S):
-                    await self._changed.wait()
-            except TimeoutError:
-                continue
+            await wait(self._changed, _EVERY_S - _NO_OFTENER_THAN_S)
 
     async def report(self) -> None:
         try:

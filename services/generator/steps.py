@@ -12,11 +12,11 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from services.generator.images import ImageStore
-from services.generator.limiter import Grant
 from services.generator.providers.openai import Call, OpenAIWriter, PaidInVain
 from services.generator.providers.replicate import Image, ReplicatePainter
 from services.generator.rules import prompts
 from services.generator.rules.article import Article, Outline, plain, render, slug
+from services.generator.rules.limiter import Grant
 from services.generator.rules.prices import Prices
 from services.generator.store import Claim, GeneratorStore, Post, SavedStep
 from shared.errors import Permanent, Transient

@@ -13,7 +13,7 @@ from uuid import UUID
 import asyncpg
 from pydantic import TypeAdapter
 
-from services.generator.limiter import Grant
+from services.generator.rules.limiter import Grant
 from shared.job import Status, Step
 from shared.messages import BlogRequested, Usage
 from shared.postgres import load_queries, persist

@@ -23,6 +23,7 @@ from services.scheduler.term import Term
 from shared import kafka
 from shared.errors import InvalidMessage
 from shared.kafka import Publisher
+from shared.lifecycle import wait
 from shared.log import get_logger
 from shared.messages import BlogRequested, JobEvent, Message, WorkerReport
 from shared.postgres import AWAY
@@ -84,7 +85,7 @@ class Scheduler:
             log.error("scheduling pauses", reason=f"{type(error).__name__}: {error}")
             await self._drop_term(consumer)
             while not stop.is_set() and not await self._recovered():
-                await _wait(stop, _PAUSE_S)
+                await wait(stop, _PAUSE_S)
                 give_back(consumer, await _poll(consumer))  # who does not poll is expelled from the group
             log.info("scheduling goes on")
 
@@ -271,11 +272,3 @@ async def _poll(consumer: AIOKafkaConsumer) -> Batches:
     except KafkaError:
         return {}  # what is wrong was said; the next turn meets it again if it lasts
     return batches
-
-
-async def _wait(stop: asyncio.Event, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await stop.wait()
-    except TimeoutError:
-        return

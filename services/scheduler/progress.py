@@ -1,12 +1,13 @@
 """What was read since the last commit: committed once everything that follows from it is written, or read again."""
 
-import asyncio
 from collections.abc import Mapping, Sequence
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
-_COMMIT_S = 10.0
+from shared import kafka
+
+_COMMIT_WITHIN_S = 10.0
 
 Batches = Mapping[TopicPartition, Sequence[ConsumerRecord]]
 
@@ -25,8 +26,7 @@ class Progress:
 
     async def commit(self, consumer: AIOKafkaConsumer) -> None:
         if self._next:
-            async with asyncio.timeout(_COMMIT_S):  # aiokafka would wait for a coordinator for ever, and say nothing
-                await consumer.commit(dict(self._next))
+            await kafka.commit(consumer, self._next, within_s=_COMMIT_WITHIN_S)
             self.forget()
 
     def rewind(self, consumer: AIOKafkaConsumer) -> None:

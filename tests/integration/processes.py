@@ -1,4 +1,4 @@
-"""Workers as operators run them, each in a process of its own, and what they have logged."""
+"""Services as operators run them, each in a process of its own, and what workers have logged."""
 
 import asyncio
 import json
@@ -36,6 +36,15 @@ class WorkerProcess:
         await self.process.wait()
 
 
+def environment(world: World, database: str) -> dict[str, str]:
+    """What every service of ours needs to know, in a process of its own."""
+    return {
+        "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "DATABASE_URL": database, "DB_POOL_MIN": "1",
+        "KAFKA_BOOTSTRAP_SERVERS": world.settings.kafka_bootstrap_servers,
+        "KAFKA_TOPIC_PREFIX": world.settings.kafka_topic_prefix,
+    }  # fmt: skip
+
+
 Hire = Callable[..., Any]
 
 
@@ -43,11 +52,8 @@ Hire = Callable[..., Any]
 async def hiring(world: World, database: str, standins: Standins, folder: Path) -> AsyncIterator[Hire]:
     """A function that starts a worker with these variables in its environment; none outlives the block."""
     hired: list[WorkerProcess] = []
-    known = {
-        "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "DATABASE_URL": database, "DB_POOL_MIN": "1",
-        "KAFKA_BOOTSTRAP_SERVERS": world.settings.kafka_bootstrap_servers,
-        "KAFKA_TOPIC_PREFIX": world.settings.kafka_topic_prefix, "OPENAI_API_KEY": "sk-x",
-        "OPENAI_BASE_URL": f"{standins.openai.url}/v1", "REPLICATE_API_TOKEN": "r8-x",
+    known = environment(world, database) | {
+        "OPENAI_API_KEY": "sk-x", "OPENAI_BASE_URL": f"{standins.openai.url}/v1", "REPLICATE_API_TOKEN": "r8-x",
         "REPLICATE_BASE_URL": standins.replicate.url, "IMAGE_DIR": str(folder / "images"), "STANDIN": "true",
     }  # fmt: skip
 

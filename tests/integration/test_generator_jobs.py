@@ -12,10 +12,10 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 from services.generator import service
-from services.generator.settings import GeneratorSettings
 from shared import kafka as shared_kafka
 from shared.messages import BlogRequested, EventKind, JobEvent, WorkerReport
 from shared.topics import DEAD_LETTER, GENERATION, RESULTS, WORKERS
+from tests.integration.generating import worker_settings
 from tests.integration.world import Said, World, a_request, away, running
 from tests.standins import Standins
 from tests.waiting import eventually
@@ -29,14 +29,10 @@ def start(world: World, database: str, standins: Standins, tmp_path: Path) -> St
 
     @asynccontextmanager
     async def started(name: str = "worker-1", **changes: Any) -> AsyncIterator[None]:
-        values: dict[str, Any] = {
-            "kafka_bootstrap_servers": world.settings.kafka_bootstrap_servers,
-            "kafka_topic_prefix": world.settings.kafka_topic_prefix, "database_url": database, "db_pool_min": 1,
-            "openai_api_key": "sk-x", "openai_base_url": f"{standins.openai.url}/v1", "openai_rpm": 60_000,
-            "openai_tpm": 9e7, "replicate_api_token": "r8-x", "replicate_base_url": standins.replicate.url,
-            "replicate_rpm": 60_000, "image_dir": tmp_path, "standin": True, "drain_s": 20,
-        }  # fmt: skip
-        settings = GeneratorSettings(**(values | changes))
+        settings = worker_settings(
+            bootstrap=world.settings.kafka_bootstrap_servers, prefix=world.settings.kafka_topic_prefix,
+            database=database, standins=standins, folder=tmp_path, **changes,
+        )  # fmt: skip
         async with running(lambda stop: service.run(settings, stop, name=name)):
             yield
 

@@ -20,11 +20,11 @@ from uuid import UUID
 import pytest
 
 from services.generator import service
-from services.generator.settings import GeneratorSettings
 from shared.messages import BlogRequested, EventKind, JobEvent, WorkerReport
 from shared.topics import GENERATION, RESULTS, WORKERS
 from tests.conftest import a_database
 from tests.integration import doomed_worker
+from tests.integration.generating import worker_settings
 from tests.integration.scheduling import started
 from tests.integration.world import World, a_request, a_world, running
 from tests.standins import Standins
@@ -163,13 +163,10 @@ class _Wave:
         self._database = database
         self._standins = standins
         self._folder = folder
-        self._settings = GeneratorSettings.model_validate({
-            "kafka_bootstrap_servers": bootstrap, "kafka_topic_prefix": prefix, "database_url": database,
-            "db_pool_min": 1, "db_pool_max": 3, "openai_api_key": "sk-x",
-            "openai_base_url": f"{standins.openai.url}/v1", "openai_rpm": 60_000, "openai_tpm": 9e7,
-            "replicate_api_token": "r8-x", "replicate_base_url": standins.replicate.url, "replicate_rpm": 60_000,
-            "image_dir": folder, "standin": True, "drain_s": 20, "lease_s": _LEASE_S,
-        })  # fmt: skip
+        self._settings = worker_settings(
+            bootstrap=bootstrap, prefix=prefix, database=database, standins=standins, folder=folder, db_pool_max=3,
+            lease_s=_LEASE_S,
+        )  # fmt: skip
 
     async def run(self, boundaries: tuple[str, ...], number: signal.Signals) -> dict[str, Left]:
         servers, prefix = self._settings.kafka_bootstrap_servers, self._settings.kafka_topic_prefix

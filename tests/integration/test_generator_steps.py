@@ -6,8 +6,7 @@ from datetime import UTC, datetime
 import asyncpg
 import pytest
 
-from services.generator.limiter import Grant
-from services.generator.rules.limiter import Ticket
+from services.generator.rules.limiter import Grant, Ticket
 from services.generator.store import Claim, ClaimLostError, GeneratorStore
 from shared.job import Step
 from shared.messages import Usage

@@ -6,7 +6,6 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-import asyncpg
 import pytest
 
 from migrations import runner
@@ -14,6 +13,7 @@ from migrations.files import load
 from shared.errors import Unavailable
 from shared.postgres import open_pool
 from shared.settings import PostgresSettings
+from tests.servers import execute
 
 ROOT = Path(__file__).parents[2]
 OPERATORS_QUERIES = (
@@ -31,18 +31,9 @@ OPERATORS_QUERIES = (
 @pytest.fixture
 def empty_database(postgres: str) -> Iterator[str]:
     name = f"empty_{uuid.uuid4().hex[:12]}"
-    asyncio.run(_execute(postgres, f"CREATE DATABASE {name}"))
+    asyncio.run(execute(postgres, f"CREATE DATABASE {name}"))
     yield f"{postgres.rsplit('/', 1)[0]}/{name}"
-    asyncio.run(_execute(postgres, f"DROP DATABASE {name} WITH (FORCE)"))
-
-
-async def _execute(dsn: str, statement: str) -> list[asyncpg.Record]:
-    connection = await asyncpg.connect(dsn)
-    try:
-        found: list[asyncpg.Record] = await connection.fetch(statement)
-    finally:
-        await connection.close()
-    return found
+    asyncio.run(execute(postgres, f"DROP DATABASE {name} WITH (FORCE)"))
 
 
 async def _migrate(dsn: str, *arguments: str) -> tuple[int, str]:
@@ -80,7 +71,7 @@ async def test_up_down_and_up_again(empty_database: str) -> None:
     assert await runner.up(empty_database) == []
     code, out = await _migrate(empty_database, "down", "--steps", "9")
     assert code == 0, out
-    assert await _execute(empty_database, "SELECT 1 FROM pg_tables WHERE tablename = 'blog_generations'") == []
+    assert await execute(empty_database, "SELECT 1 FROM pg_tables WHERE tablename = 'blog_generations'") == []
     assert not any(state.applied_at for state in await runner.status(empty_database))
     assert [m.version for m in await runner.up(empty_database)] == everything
 
@@ -97,11 +88,11 @@ async def test_status_says_what_is_applied(empty_database: str) -> None:
 
 @pytest.mark.parametrize("query", OPERATORS_QUERIES)
 async def test_the_operators_queries_run_as_written(database: str, query: str) -> None:
-    await _execute(database, query)
+    await execute(database, query)
 
 
 async def test_both_indexes_have_their_names(database: str) -> None:
-    names = {row["indexname"] for row in await _execute(database, OPERATORS_QUERIES[3])}
+    names = {row["indexname"] for row in await execute(database, OPERATORS_QUERIES[3])}
     assert {"idx_blog_generations_pending", "idx_blog_generations_instance_status"} <= names
 
 

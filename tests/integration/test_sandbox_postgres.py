@@ -42,17 +42,13 @@ def closed_home(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 async def write(dsn: str) -> None:
-    connection = await asyncpg.connect(dsn)
-    await connection.execute("CREATE TABLE kept (number int); INSERT INTO kept VALUES (42)")
-    await connection.close()
+    async with postgres.a_connection(dsn) as connection:
+        await connection.execute("CREATE TABLE kept (number int); INSERT INTO kept VALUES (42)")
 
 
 async def read(dsn: str) -> int:
-    connection = await asyncpg.connect(dsn)
-    try:
+    async with postgres.a_connection(dsn) as connection:
         return int(await connection.fetchval("SELECT number FROM kept"))
-    finally:
-        await connection.close()
 
 
 def write_once(home: Path) -> None:

@@ -1,7 +1,6 @@
 """Crowds on the real broker: the leader killed in the middle of two thousand jobs, and one store's flood of five."""
 
 import asyncio
-import os
 import sys
 import time
 from asyncio.subprocess import DEVNULL, Process
@@ -13,12 +12,12 @@ from uuid import UUID
 
 import pytest
 
-from sandbox.home import ROOT
 from services.scheduler.rules.fairness import jain
 from shared.kafka import Outgoing
 from shared.messages import BlogRequested, EventKind, JobEvent
 from shared.topics import REQUESTS, RESULTS
 from tests.integration.playing import PlayedWorker, a_played_worker
+from tests.integration.processes import environment
 from tests.integration.scheduling import Start, admitted, leads, started
 from tests.integration.world import World, a_request
 from tests.waiting import eventually
@@ -29,13 +28,8 @@ STORES, EACH = 50, 40
 @asynccontextmanager
 async def a_process(world: World, database: str) -> AsyncIterator[Process]:
     """A scheduler as operators run it, to be killed."""
-    environment = {
-        "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "DATABASE_URL": database, "DB_POOL_MIN": "1",
-        "KAFKA_BOOTSTRAP_SERVERS": world.settings.kafka_bootstrap_servers,
-        "KAFKA_TOPIC_PREFIX": world.settings.kafka_topic_prefix,
-    }  # fmt: skip
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "services.scheduler", env=environment, stdout=DEVNULL
+        sys.executable, "-m", "services.scheduler", env=environment(world, database), stdout=DEVNULL
     )
     try:
         yield process

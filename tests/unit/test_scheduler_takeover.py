@@ -123,14 +123,20 @@ def test_who_was_idle_at_the_takeover_is_nobodys_victim_after_it() -> None:
     assert sum(isinstance(job, int) and job < 20 for job in next_stores(fair)[:10]) == 5
 
 
-def test_what_was_behind_within_the_bound_stays_so() -> None:
+def served_after(stores: dict[str, tuple[int, int]], *, waiting: list[str]) -> dict[str, int]:
+    """What stores count as served once a leader has resumed: given as (served, mean cost), some with a job waiting."""
     fair = FairOrder(cap=CAP, default_cost=DEFAULT)
-    fair.restore("ahead", weight=1, served=1_000, mean_cost=10, settled_jobs=9)
-    fair.restore("behind", weight=1, served=980, mean_cost=10, settled_jobs=9)
-    fair.take_up(Waiting.of(job=1, store="ahead", created_at=1), 0)
-    fair.take_up(Waiting.of(job=2, store="behind", created_at=2), 0)
+    for store, (served, mean_cost) in stores.items():
+        fair.restore(store, weight=1, served=served, mean_cost=mean_cost, settled_jobs=9)
+    for number, store in enumerate(waiting):
+        fair.take_up(Waiting.of(job=number, store=store, created_at=number), 0)
     fair.resume()
-    assert {store: served for store, _, _, served, _ in fair.queues()} == {"ahead": 1_000, "behind": 980}
+    return {store: served for store, _, _, served, _ in fair.queues()}
+
+
+def test_what_was_behind_within_the_bound_stays_so() -> None:
+    after = served_after({"ahead": (1_000, 10), "behind": (980, 10)}, waiting=["ahead", "behind"])
+    assert after == {"ahead": 1_000, "behind": 980}
 
 
 def test_a_job_found_in_flight_waits_no_longer() -> None:
@@ -141,11 +147,5 @@ def test_a_job_found_in_flight_waits_no_longer() -> None:
 
 
 def test_who_is_idle_far_ahead_moves_nobody_who_waits() -> None:
-    fair = FairOrder(cap=CAP, default_cost=DEFAULT)
-    fair.restore("idle", weight=1, served=1_000_000, mean_cost=10, settled_jobs=9)
-    fair.restore("heavy", weight=1, served=1_000, mean_cost=100, settled_jobs=9)
-    fair.restore("light", weight=1, served=1_000, mean_cost=10, settled_jobs=9)
-    fair.take_up(Waiting.of(job=1, store="heavy", created_at=1), 0)
-    fair.take_up(Waiting.of(job=2, store="light", created_at=2), 0)
-    fair.resume()
-    assert {store: served for store, _, _, served, _ in fair.queues()} == {"heavy": 1_000, "light": 1_000}
+    stores = {"idle": (1_000_000, 10), "heavy": (1_000, 100), "light": (1_000, 10)}
+    assert served_after(stores, waiting=["heavy", "light"]) == {"heavy": 1_000, "light": 1_000}

@@ -6,11 +6,13 @@ from uuid import UUID
 
 import openai
 from openai import AsyncOpenAI
-from openai.types.responses import Response
+from openai.types.responses import Response, ResponseTextConfigParam
 from pydantic import BaseModel, ValidationError
 
-from services.generator.limiter import Grant, ProviderLimiter
+from services.generator.limiter import ProviderLimiter
 from services.generator.rules.article import without_nul
+from services.generator.rules.headers import number
+from services.generator.rules.limiter import Grant
 from services.generator.rules.prices import Prices
 from services.generator.rules.prompts import schema_text, upper_bound_of_tokens
 from shared.errors import Permanent, Transient
@@ -72,13 +74,8 @@ class OpenAIWriter:
                 max_output_tokens=call.max_tokens,
                 metadata={"job": str(call.job), "step": call.step},
                 extra_headers={"X-Blogstream-Job": str(call.job)},
-                text={
-                    "format": {
-                        "type": "json_schema", "name": answer.__name__.lower(),
-                        "schema": answer.model_json_schema(), "strict": True,
-                    }
-                },
-            )  # fmt: skip
+                text=text_format(answer),
+            )
             self._limiter.seen(grant, raw.headers)
             response = raw.parse()
         except openai.OpenAIError as error:
@@ -110,7 +107,7 @@ class OpenAIWriter:
         return Transient(f"OpenAI answered with something unreadable: {error}", code="openai-unreadable", in_doubt=True)
 
     def _translate_status(self, error: openai.APIStatusError) -> Transient | Permanent:
-        status, delay = error.status_code, _retry_after(error)
+        status, delay = error.status_code, number(error.response.headers, "retry-after")
         if error.code == "insufficient_quota":
             return self._limiter.no_money()
         if status in (429, 503):
@@ -121,11 +118,10 @@ class OpenAIWriter:
         return Permanent(f"OpenAI refused with {status}: {error.message}", code=f"openai-{status}")
 
 
-def _retry_after(error: openai.APIStatusError) -> float | None:
-    try:
-        return float(error.response.headers.get("retry-after", ""))
-    except ValueError:
-        return None
+def text_format(answer: type[BaseModel]) -> ResponseTextConfigParam:
+    """Asks for an answer that fits a model class."""
+    schema = answer.model_json_schema()
+    return {"format": {"type": "json_schema", "name": answer.__name__.lower(), "schema": schema, "strict": True}}
 
 
 def _parse(response: Response, answer: type[A]) -> A:

@@ -16,7 +16,9 @@ from pydantic.v1 import ValidationError  # the SDK validates with it
 from replicate.client import Client
 from replicate.exceptions import ReplicateError
 
-from services.generator.limiter import Grant, ProviderLimiter
+from services.generator.limiter import ProviderLimiter
+from services.generator.rules.headers import number
+from services.generator.rules.limiter import Grant
 from shared.errors import Permanent, Transient
 
 _COOL_DOWN_S = 5.0
@@ -48,10 +50,7 @@ async def name_job(request: httpx.Request) -> None:
 async def keep_delay(response: httpx.Response) -> None:
     """A response hook for the client: the SDK's errors have lost how long the provider wants us to wait."""
     if response.status_code in _SLOW_DOWN:
-        try:
-            _delay.set(float(response.headers.get("retry-after", "")))
-        except ValueError:
-            _delay.set(None)
+        _delay.set(number(response.headers, "retry-after"))
 
 
 HOOKS: Mapping[str, list[Callable[[Any], Awaitable[None]]]] = {"request": [name_job], "response": [keep_delay]}

@@ -11,6 +11,7 @@ Nothing is granted before a share is owned, while a rebalance goes on, nor longe
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from math import inf
 
 from services.generator.rules.account import Account
@@ -60,11 +61,21 @@ class Ticket:
 
     needs: Mapping[str, float]
     asked_at: float
-    granted_at: float = inf
     spent: dict[str, float] = field(default_factory=dict)
     """What had been granted of each resource by then, this call included."""
     passed: dict[str, float] = field(default_factory=dict)
     """What time had brought each resource by then."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """The leave to make one call: of which provider's budget, and which partition's part of it."""
+
+    provider: str
+    partition: int
+    at: datetime
+    """By this worker's clock, as its notes are."""
+    ticket: Ticket
 
 
 class Limiter:
@@ -122,7 +133,6 @@ class Limiter:
                 ticket.spent[resource] = self._buckets[resource].spent
                 ticket.passed[resource] = self._buckets[resource].account.passed
                 self._note(resource, need, now)
-            ticket.granted_at = now
             granted.append(ticket)
         return granted
 
