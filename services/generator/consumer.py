@@ -26,6 +26,7 @@ from shared.settings import KafkaSettings
 from shared.topics import GENERATION, GENERATOR_GROUP
 
 log = get_logger(__name__)
+Batches = Mapping[TopicPartition, Sequence[ConsumerRecord]]
 
 _COMMIT_EVERY_S = 1.0
 _COMMIT_WITHIN_S = 5.0
@@ -84,8 +85,8 @@ class TaskConsumer:
         while True:
             try:
                 self._consumer.pause(*self._consumer.assignment())
-                await self._consumer.getmany(timeout_ms=0)  # what it brings after a rebalance is the next owner's
-                await self._commit()
+                self._leave_to_others(await self._consumer.getmany(timeout_ms=0))  # a rebalance forgets the pause
+                await self._commit_unless_rebalancing()
             except (KafkaError, TimeoutError) as error:
                 log.warning("Kafka is away while draining", reason=f"{type(error).__name__}: {error}")
             await asyncio.sleep(_COMMIT_EVERY_S)
@@ -119,14 +120,19 @@ class TaskConsumer:
             self._committed_at = time.monotonic()
             await self._commit_unless_rebalancing()
 
-    def _take_all(self, batches: Mapping[TopicPartition, Sequence[ConsumerRecord]]) -> None:
+    def _leave_to_others(self, batches: Batches) -> None:
+        """Begun here and never finished, so that no commit passes them: the next owner reads them."""
+        for partition, records in batches.items():
+            self._prefix(partition, records[0]).begin(records[0].offset)
+
+    def _take_all(self, batches: Batches) -> None:
         """All of a batch, in one go: whatever was polled is begun, and no rebalance comes between."""
         for partition, records in batches.items():
             for record in records:
                 self._take(partition, record)
 
     def _take(self, partition: TopicPartition, record: ConsumerRecord) -> None:
-        prefix = self._prefixes.setdefault(partition, FinishedPrefix(record.offset))
+        prefix = self._prefix(partition, record)
         prefix.begin(record.offset)
         try:
             message = kafka.read(record)
@@ -138,6 +144,9 @@ class TaskConsumer:
             task = asyncio.create_task(self._handle(message, prefix, record.offset), name=f"message of {message.job}")
         self._tasks.add(task)
         task.add_done_callback(self._handled)
+
+    def _prefix(self, partition: TopicPartition, first: ConsumerRecord) -> FinishedPrefix:
+        return self._prefixes.setdefault(partition, FinishedPrefix(first.offset))
 
     async def _handle(self, message: GenerationTask, prefix: FinishedPrefix, offset: int) -> None:
         if await self._worker.handle(message):
