@@ -17,7 +17,7 @@ from starlette.routing import Route
 from sandbox.standins.control import Control, CutResponse, json, labelled
 from sandbox.standins.picture import paint
 
-FAULTS = {"429", "500", "402", "failed", "aborted", "stuck", "cut", "timeout"}
+FAULTS = {"401", "429", "500", "402", "failed", "aborted", "stuck", "cut", "timeout"}
 _EXPIRES_S = 3600.0
 
 
@@ -63,8 +63,8 @@ class ReplicateStandin:
             detail = f"Request was throttled. Your rate limit resets in ~{wait}s."
             return json({"detail": detail, "status": 429, "retry_after": wait}, 429, {"retry-after": str(wait)})
         bucket.take(1, now)
-        if kind in ("500", "402"):
-            titles = {"500": "Internal Server Error", "402": "Insufficient credit"}
+        titles = {"401": "Unauthenticated", "500": "Internal Server Error", "402": "Insufficient credit"}
+        if kind in titles:
             return json({"title": titles[kind], "detail": f"{titles[kind]} (scripted)", "status": int(kind)}, int(kind))
         if kind == "timeout":
             assert fault is not None

@@ -31,7 +31,7 @@ _REPAIRS = 2
 """Times that a step is asked for again within an attempt when its answer is cut off or breaks its schema."""
 
 _REASKS = 1
-"""Times that a call in doubt is made again after a crash."""
+"""Times that a call in doubt is made again, whether its worker died or its answer never came."""
 
 StepDone = Callable[[Claim, Step], Awaitable[None]]
 
@@ -96,7 +96,7 @@ class BlogSteps:
         except PaidInVain:
             raise
         except Exception as error:
-            await self._fail(claim, step, error)
+            await self._fail(claim, step, error, begun)
             raise
         await self._store.finish_step(claim, step, state="DONE", usage=usage, result=written.model_dump())
         await self._step_done(claim, step)
@@ -109,7 +109,6 @@ class BlogSteps:
         try:
             image = await self._painted_before(claim, before) or await self._paint_anew(claim, outline, before)
         except Permanent:
-            await self._store.name_call(claim, Step.IMAGE, None)  # another attempt needs another prediction
             await self._store.finish_step(claim, Step.IMAGE, state="FAILED", usage=Usage())
             raise
         url = await self._images.put(claim.request.store, str(claim.job), image.content, image.media_type)
@@ -130,32 +129,39 @@ class BlogSteps:
         begun = await self._begin(claim, Step.IMAGE, grant, before)
         if begun.done is not None:
             raise Transient("an earlier attempt's image has come meanwhile", code="image-came", delay=0.0)
-        prediction = begun.external_id or await self._create(claim, outline)
+        prediction = begun.external_id or await self._create(claim, outline, begun)
         image = await self._finish(claim, prediction)
         if image is None:
             raise Transient("Replicate no longer knows the prediction it made", code="replicate-gone", in_doubt=True)
         return image
 
-    async def _create(self, claim: Claim, outline: Outline) -> str:
+    async def _create(self, claim: Claim, outline: Outline, begun: SavedStep) -> str:
         try:
             prediction = await self._painter.create(claim.job, prompts.image_prompt(outline))
         except Exception as error:
-            await self._fail(claim, Step.IMAGE, error)
+            await self._fail(claim, Step.IMAGE, error, begun)
             raise
         await self._store.name_call(claim, Step.IMAGE, prediction)
         return prediction
 
     async def _finish(self, claim: Claim, prediction: str) -> Image | None:
         """The image of a prediction; None, and its name forgotten, when it is gone: another is to be made."""
-        image = await self._painter.finish(claim.job, prediction)
+        try:
+            image = await self._painter.finish(claim.job, prediction)
+        except Permanent:
+            await self._store.forget_call(claim, Step.IMAGE, prediction)  # another attempt needs another one
+            raise
         if image is None:
-            await self._store.name_call(claim, Step.IMAGE, None)
+            await self._store.forget_call(claim, Step.IMAGE, prediction)
             log.warning("a prediction is gone", job=str(claim.job), store=claim.request.store, prediction=prediction)
         return image
 
-    async def _fail(self, claim: Claim, step: Step, error: Exception) -> None:
+    async def _fail(self, claim: Claim, step: Step, error: Exception, begun: SavedStep) -> None:
+        """Note that a call has failed. Raises `Permanent` instead of its error when it has been in doubt too often."""
         in_doubt = isinstance(error, Transient) and error.in_doubt
         await self._store.finish_step(claim, step, state="FAILED", usage=Usage(), in_doubt=in_doubt)
+        if in_doubt and begun.in_doubt + 1 > _REASKS:
+            raise _doubted(step, begun.in_doubt + 1, str(error)) from error
 
     async def _begin(self, claim: Claim, step: Step, grant: Grant, before: SavedStep | None) -> SavedStep:
         """A call that a dead worker had begun may have been billed: it is made again once, and then no more."""
@@ -169,11 +175,14 @@ class BlogSteps:
         )  # fmt: skip
         if begun.in_doubt > _REASKS:
             await self._store.finish_step(claim, step, state="FAILED", usage=Usage())
-            raise Permanent(
-                f"the {step} was begun {begun.in_doubt} times and never answered: perhaps it was billed each time",
-                code="in-doubt",
-            )
+            raise _doubted(step, begun.in_doubt, "its worker is gone")
         return begun
+
+
+def _doubted(step: Step, times: int, last: str) -> Permanent:
+    return Permanent(
+        f"the {step} was begun {times} times and never answered, perhaps billed each time: {last}", code="in-doubt"
+    )
 
 
 async def _both(article: Awaitable[Article], image: Awaitable[str]) -> tuple[Article, str]:

@@ -130,8 +130,11 @@ class GeneratorStore:
     async def forget_calls(self) -> None:
         await self._pool.execute(_QUERIES["forget_calls"])
 
-    async def name_call(self, claim: Claim, step: Step, external_id: str | None) -> None:
+    async def name_call(self, claim: Claim, step: Step, external_id: str) -> None:
         await self._persist(claim, "name_call", claim.job, step, external_id)
+
+    async def forget_call(self, claim: Claim, step: Step, external_id: str) -> None:
+        await self._persist(claim, "forget_call", claim.job, step, external_id)
 
     async def finish_step(
         self, claim: Claim, step: Step, *, state: str, usage: Usage, result: dict[str, Any] | None = None,

@@ -85,15 +85,17 @@ class ReplicatePainter:
     async def create(self, job: UUID, prompt: str) -> str:
         """Create the prediction: its id. From here on it is paid for."""
         _job.set(str(job))
+        asked_at = self._limiter.now()
         wanted = {"prompt": prompt, "aspect_ratio": "16:9", "output_format": "png"}
         try:
             async with asyncio.timeout(_CREATE_WITHIN_S):
-                prediction = await self._call(self._client.models.predictions.async_create(self._model, input=wanted))
+                creating = self._client.models.predictions.async_create(self._model, input=wanted)
+                prediction = await self._call(creating, self._limiter)
         except TimeoutError:
             raise Transient(
                 f"Replicate gave no id within {_CREATE_WITHIN_S:g} s", code="replicate-timeout", in_doubt=True
             ) from None
-        self._limiter.answered()
+        self._limiter.answered(asked_at)
         return str(prediction.id)
 
     async def finish(self, job: UUID, prediction_id: str) -> Image | None:
@@ -114,7 +116,7 @@ class ReplicatePainter:
         pause = _FIRST_POLL_S
         while True:
             await self._reads.acquire({"reads": 1})
-            prediction = await self._call(self._client.predictions.async_get(prediction_id))
+            prediction = await self._call(self._client.predictions.async_get(prediction_id), self._reads)
             if prediction.status == "succeeded":
                 return _first_url(prediction.output)
             if prediction.status in ("failed", "canceled"):
@@ -134,11 +136,12 @@ class ReplicatePainter:
             raise Permanent("the image is over 16 MiB", code="replicate-too-large")
         return Image(content=answer.content, media_type=answer.headers.get("content-type", "").split(";")[0])
 
-    async def _call(self, call: Any) -> Any:
+    async def _call(self, call: Awaitable[Any], limiter: ProviderLimiter) -> Any:
+        """What the call answers, or its failure in our words. `limiter` is the one that a refusal slows down."""
         try:
             return await call
         except ReplicateError as error:
-            raise self._translate(error) from error
+            raise self._translate(error, limiter) from error
         except httpx.HTTPError as error:
             unheard = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
             raise Transient(
@@ -151,13 +154,15 @@ class ReplicatePainter:
                 f"Replicate answered with something unreadable: {error}", code="replicate-unreadable"
             ) from error
 
-    def _translate(self, error: ReplicateError) -> Transient | Permanent:
+    def _translate(self, error: ReplicateError, limiter: ProviderLimiter) -> Transient | Permanent:
         status = error.status or 0
         if status == 402:
-            return self._limiter.no_money()
+            return self._limiter.turned_away("the account has no money left")
+        if status == 401:
+            return self._limiter.turned_away("the API token is refused")
         delay = _delay.get() if status in _SLOW_DOWN else None
         if status in _SLOW_DOWN:
-            self._limiter.cool_down(delay or _COOL_DOWN_S)
+            limiter.cool_down(delay or _COOL_DOWN_S)
         if status in (408, 409, 429) or status >= 500 or status == 0:
             return Transient(f"Replicate answered {status}: {error.detail}", delay=delay, code=f"replicate-{status}")
         return Permanent(f"Replicate refused with {status}: {error.detail}", code=f"replicate-{status}")

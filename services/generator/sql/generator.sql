@@ -59,8 +59,13 @@ SELECT call.partition, call.provider, sum(call.requests)::float8 AS requests, su
 DELETE FROM provider_calls WHERE started_at < now() - interval '10 minutes';
 
 -- name: name_call
--- Save the provider's id of a call as soon as it exists ($3), or forget it (NULL) so that a new one is made.
-UPDATE blog_steps SET external_id = $3 WHERE job_id = $1 AND step = $2;
+-- Save the provider's id of a call as soon as it exists ($3). Whoever holds the claim by now: it is paid for. But an
+-- attempt that comes late does not take the place of another's.
+UPDATE blog_steps SET external_id = $3 WHERE job_id = $1 AND step = $2 AND external_id IS NULL;
+
+-- name: forget_call
+-- What the provider no longer has, or could not do, is to be made anew.
+UPDATE blog_steps SET external_id = NULL WHERE job_id = $1 AND step = $2 AND external_id = $3;
 
 -- name: finish_step
 -- Save what attempt $9 of a step has brought and cost: once, however often it is said. A paid answer is saved whoever
