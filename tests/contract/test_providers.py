@@ -7,11 +7,10 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 from openai import AsyncOpenAI
-from replicate.client import Client
 
 from services.generator.limiter import ProviderLimiter
 from services.generator.providers.openai import Call, OpenAIWriter, PaidInVain
-from services.generator.providers.replicate import HOOKS, ReplicatePainter, close
+from services.generator.providers.replicate import ReplicatePainter, build, close
 from services.generator.rules.article import Outline
 from services.generator.rules.prices import Prices
 from shared.errors import Permanent, Transient
@@ -103,7 +102,7 @@ async def painter(standins: Standins) -> AsyncIterator[ReplicatePainter]:
     limiter.own((0,), 1, {})
     reads = ProviderLimiter(provider="replicate", model="a/b", limits={"reads": 60_000}, burst_s=2)
     reads.own((0,), 1, {})
-    client = Client(api_token="r8-x", base_url=standins.replicate.url, event_hooks=HOOKS)
+    client = build("r8-x", standins.replicate.url)
     async with httpx.AsyncClient() as http:
         yield ReplicatePainter(client, http, model="a/b", limiter=limiter, reads=reads, timeout_s=3)
     await close(client)
@@ -121,6 +120,16 @@ async def test_an_image_is_painted_once_and_can_be_taken_up_again(
     assert first.content.startswith(b"\x89PNG\r\n\x1a\n")
     assert first == again
     assert standins.replicate.bill(job) == {"calls": 1, "tokens": 0, "steps": {"image": 1}}
+
+
+async def test_a_poll_that_fails_is_not_repeated_behind_our_back(painter: ReplicatePainter, standins: Standins) -> None:
+    job = uuid4()
+    standins.replicate.script({"kind": "503", "job": str(job), "step": "poll"})
+    prediction = await painter.create(job, "a tent at dawn")
+    with pytest.raises(Transient) as failed:
+        await painter.finish(job, prediction)
+    assert (failed.value.code, failed.value.delay) == ("replicate-503", 1)
+    assert await painter.finish(job, prediction) is not None
 
 
 @pytest.mark.parametrize(
