@@ -102,6 +102,8 @@ class Usage:
     output_tokens: int = 0
     images: int = 0
     cost_nanousd: int = 0
+    in_doubt: int = 0
+    """Calls of which nobody can say whether they were billed."""
 
     def __add__(self, other: "Usage") -> "Usage":
         return Usage(
@@ -109,6 +111,7 @@ class Usage:
             output_tokens=self.output_tokens + other.output_tokens,
             images=self.images + other.images,
             cost_nanousd=self.cost_nanousd + other.cost_nanousd,
+            in_doubt=self.in_doubt + other.in_doubt,
         )
 
 
@@ -229,11 +232,14 @@ class SchedulerReport(Message):
     pending: int
     in_flight: int
     oldest_pending_at: datetime | None = None
+    """Since when the job that has waited longest could have gone. Of those not due yet, none counts."""
     stores_waiting: int = 0
     stores: tuple[StoreQueue, ...] = ()
     """At most 200, those with the longest queues first."""
     closed_stores: int = 0
     fairness: FairnessWindow | None = None
+    delayed: int = 0
+    """Of those pending, the ones that are not due yet."""
     drifted: int = 0
     """Slots held that differed from PostgreSQL and were repaired, since this leader began."""
 
