@@ -102,8 +102,6 @@ class Usage:
     output_tokens: int = 0
     images: int = 0
     cost_nanousd: int = 0
-    in_doubt: int = 0
-    """Calls of which nobody can say whether they were billed."""
 
     def __add__(self, other: "Usage") -> "Usage":
         return Usage(
@@ -111,7 +109,6 @@ class Usage:
             output_tokens=self.output_tokens + other.output_tokens,
             images=self.images + other.images,
             cost_nanousd=self.cost_nanousd + other.cost_nanousd,
-            in_doubt=self.in_doubt + other.in_doubt,
         )
 
 

@@ -185,6 +185,6 @@ async def _end(
         raise ClaimLostError(f"job {claim.job}, attempt {claim.attempt}")
     usage = Usage(
         input_tokens=row["input_tokens"], output_tokens=row["output_tokens"], images=row["images"],
-        cost_nanousd=row["cost_nanousd"], in_doubt=row["in_doubt"],
+        cost_nanousd=row["cost_nanousd"],
     )  # fmt: skip
     return Ended(usage=usage, at=row["at"], not_before=row["not_before"])

@@ -1,14 +1,15 @@
 """Judges the numbers once a second, and says what was raised and cleared: to the log, the API and the webhook."""
 
 import asyncio
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from services.metrics.app import Tables
 from services.metrics.board import Board
 from services.metrics.rules import fold
 from services.metrics.rules.alarm import Alert, Change, Numbers, Severity, State, judge, level_of, rank
 from services.metrics.rules.alerts import ALERTS, FEWEST_ENDED, THROUGHPUT_MINUTES, WINDOW_MINUTES
+from services.metrics.rules.fold import Aggregate
 from services.metrics.rules.growth import Growth
 from services.metrics.webhook import Webhook
 from shared.log import get_logger
@@ -21,8 +22,10 @@ _EVERY_S = 1.0
 class Alerts:
     """`webhook` hears of every change, if there is one."""
 
-    def __init__(self, *, tables: Tables, board: Board, webhook: Webhook | None, began_at: datetime) -> None:
-        self._tables = tables
+    def __init__(
+        self, *, total: Callable[[], Aggregate], board: Board, webhook: Webhook | None, began_at: datetime
+    ) -> None:
+        self._total = total
         self._board = board
         self._webhook = webhook
         self._began_at = began_at
@@ -30,10 +33,11 @@ class Alerts:
         self._drifted = Growth(minutes=WINDOW_MINUTES)
         self._in_doubt = Growth(minutes=WINDOW_MINUTES)
 
-    async def watch(self) -> None:
-        """Until cancelled."""
+    async def watch(self, ready: Callable[[], bool]) -> None:
+        """Until cancelled. Nothing is judged while we are not ready: a table that fills would look like growth."""
         while True:
-            self.look(datetime.now(UTC))
+            if ready():
+                self.look(datetime.now(UTC))
             await asyncio.sleep(_EVERY_S)
 
     def look(self, now: datetime) -> None:
@@ -51,7 +55,7 @@ class Alerts:
 
     def _numbers(self, now: datetime) -> Numbers:
         """What a silent scheduler said last is old: it counts as unknown."""
-        total, board = self._tables.total(), self._board
+        total, board = self._total(), self._board
         scheduler = board.scheduler if board.scheduler_is_heard(now) else None
         oldest = scheduler.oldest_pending_at if scheduler is not None else None
         done, failed = fold.in_last_minutes(total, WINDOW_MINUTES, now.timestamp())
@@ -64,7 +68,7 @@ class Alerts:
             open_circuits=board.open_circuits(now),
             workers=len(board.alive(now)),
             drifted=self._drifted.see(board.scheduler.drifted if board.scheduler else None, now),
-            in_doubt=self._in_doubt.see(total["in_doubt"], now),
+            in_doubt=self._in_doubt.see(total.get("in_doubt", 0), now),
             scheduler_silent_s=(now - (board.scheduler.at if board.scheduler else self._began_at)).total_seconds(),
         )
 

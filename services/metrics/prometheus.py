@@ -61,7 +61,7 @@ def _families(total: Aggregate, board: Board, now: datetime) -> Iterable[Metric]
     yield _counter(defs.TOKENS, {("input",): total["input_tokens"], ("output",): total["output_tokens"]})
     yield _counter(defs.IMAGES, {(): total["images"]})
     yield _counter(defs.COST, {(): total["cost_nanousd"] / 1e9})
-    yield _counter(defs.IN_DOUBT, {(): total["in_doubt"]})
+    yield _counter(defs.IN_DOUBT, {(): total.get("in_doubt", 0)})
     yield _histogram(defs.WAIT, total["wait"])
     yield _histogram(defs.RUN, total["run"])
     resources = [

@@ -361,6 +361,4 @@ async def test_a_call_in_doubt_is_made_again_once_and_then_no_more(
     row = await world.row(request.id)
     assert row["error_code"] == "in-doubt"
     assert "begun 2 times" in row["error"]
-    (ended,) = await outcomes(world, request.id)
-    assert ended.usage.in_doubt == 2
     assert standins.openai.bill(request.id)["calls"] == 0

@@ -61,17 +61,6 @@ def folded(events: list[JobEvent]) -> tuple[dict[str, Any], dict[str, Any]]:
     return stores, fold.merge(list(stores.values()))
 
 
-def test_calls_in_doubt_add_up_also_to_what_was_kept_before_they_were_counted() -> None:
-    shards: dict[str, Any] = {}
-    first, *others = life(1, retries=1)
-    fold_event(first, shards)
-    (shard,) = shards.values()
-    del shard["aggregate"]["in_doubt"], shard["jobs"][str(first.job)]["billed"]["in_doubt"]
-    for event in others:
-        fold_event(replace(event, usage=replace(event.usage, in_doubt=event.attempt)), shards)
-    assert fold.by_store(shards.items())["a"]["in_doubt"] == 2
-
-
 def test_a_job_is_counted_where_it_stands() -> None:
     for length, counts in ((1, {"PENDING": 1}), (2, {"PENDING": 0, "PROCESSING": 1})):
         stores, _ = folded(life(1)[:length])

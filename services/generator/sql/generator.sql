@@ -100,9 +100,8 @@ UPDATE blog_generations AS job
   FROM (SELECT coalesce(sum(input_tokens), 0)::bigint AS input_tokens,
                coalesce(sum(output_tokens), 0)::bigint AS output_tokens,
                coalesce(sum(images), 0)::int AS images,
-               coalesce(sum(cost_nanousd), 0)::bigint AS cost_nanousd,
-               coalesce(sum(in_doubt), 0)::int AS in_doubt
+               coalesce(sum(cost_nanousd), 0)::bigint AS cost_nanousd
           FROM blog_steps WHERE job_id = $1) AS spent
  WHERE job.id = $1 AND job.attempt = $2 AND job.worker = $3 AND job.status = 'PROCESSING'
-RETURNING job.input_tokens, job.output_tokens, job.images, job.cost_nanousd, spent.in_doubt, job.not_before,
+RETURNING job.input_tokens, job.output_tokens, job.images, job.cost_nanousd, job.not_before,
           coalesce(job.finished_at, now()) AS at;

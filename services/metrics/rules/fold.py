@@ -22,7 +22,7 @@ _STAGES = {
     EventKind.RETRY: 3,
     EventKind.ENDED: 4,
 }
-_USAGE = ("input_tokens", "output_tokens", "images", "cost_nanousd", "in_doubt")
+_USAGE = ("input_tokens", "output_tokens", "images", "cost_nanousd")
 
 _SHARDS = 16
 _ENDED_KEPT = 64
@@ -51,7 +51,7 @@ def change(event: JobEvent, seen: Seen | None) -> tuple[Seen, Change] | None:
     position = [event.attempt, _STAGES[event.kind]]
     if seen is not None and seen["position"] >= position:
         return None
-    billed = dict.fromkeys(_USAGE, 0) | ({} if seen is None else seen["billed"])
+    billed = dict.fromkeys(_USAGE, 0) if seen is None else seen["billed"]
     now_billed = {name: max(billed[name], getattr(event.usage, name)) for name in _USAGE}
     left = Status(seen["status"]) if seen is not None else None
     started = event.kind is EventKind.STARTED and event.attempt == 1 and event.started_at is not None
@@ -117,7 +117,7 @@ def apply(aggregate: Aggregate, change: Change) -> Aggregate:
             counts[change.left] = counts.get(change.left, 0) - 1
         counts[change.entered] = counts.get(change.entered, 0) + 1
     entered_end = change.left is not change.entered and change.entered in (Status.DONE, Status.FAILED)
-    added = {name: aggregate.get(name, 0) + getattr(change.usage, name) for name in _USAGE}
+    added = {name: aggregate[name] + getattr(change.usage, name) for name in _USAGE}
     wait, run = aggregate["wait"], aggregate["run"]
     return {
         "counts": counts,
@@ -148,7 +148,7 @@ def merge(aggregates: list[Aggregate]) -> Aggregate:
             counted = total["minutes"].setdefault(minute, [0, 0])
             total["minutes"][minute] = [counted[0] + done, counted[1] + failed]
         for name in _USAGE:
-            total[name] += part.get(name, 0)  # kept before this was counted
+            total[name] += part[name]
     return total
 
 
