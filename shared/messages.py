@@ -229,11 +229,14 @@ class SchedulerReport(Message):
     pending: int
     in_flight: int
     oldest_pending_at: datetime | None = None
+    """Since when the job that has waited longest could have gone. Of those not due yet, none counts."""
     stores_waiting: int = 0
     stores: tuple[StoreQueue, ...] = ()
     """At most 200, those with the longest queues first."""
     closed_stores: int = 0
     fairness: FairnessWindow | None = None
+    delayed: int = 0
+    """Of those pending, the ones that are not due yet."""
     drifted: int = 0
     """Slots held that differed from PostgreSQL and were repaired, since this leader began."""
 

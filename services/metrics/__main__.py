@@ -9,7 +9,8 @@ from shared import lifecycle, log
 
 async def main(stop: asyncio.Event) -> None:
     settings = MetricsSettings.from_environment()
-    log.configure("metrics", settings.log_level)
+    webhook = settings.alert_webhook_url
+    log.configure("metrics", settings.log_level, secrets=[webhook.get_secret_value()] if webhook is not None else [])
     await service.run(settings, stop)
 
 

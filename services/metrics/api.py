@@ -12,6 +12,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from services.metrics import prometheus, view
+from services.metrics.alerts import Alerts
 from services.metrics.app import Tables
 from services.metrics.board import Board
 from services.metrics.rules import limits
@@ -32,8 +33,11 @@ _PAGE_HEADERS = {
 class Api:
     """`crashed` and `ready` tell of the Faust app, whose end the web server would not notice."""
 
-    def __init__(self, *, tables: Tables, board: Board, crashed: Callable[[], bool], ready: Callable[[], bool]) -> None:
+    def __init__(
+        self, *, tables: Tables, board: Board, alerts: Alerts, crashed: Callable[[], bool], ready: Callable[[], bool]
+    ) -> None:
         self._tables = tables
+        self._alerts = alerts
         self._board = board
         self._crashed = crashed
         self._ready = ready
@@ -49,6 +53,7 @@ class Api:
             Route("/api/overview", self.overview),
             Route("/api/stores", self.stores),
             Route("/api/workers", self.workers),
+            Route("/api/alerts", self.alerts),
             Mount("/static", StaticFiles(directory=_STATIC)),
         ]
         return Starlette(routes=routes, exception_handlers={Problem: _problem, HTTPException: _http_error})
@@ -96,6 +101,10 @@ class Api:
     async def workers(self, request: Request) -> Response:
         now = datetime.now(UTC)
         return JsonResponse({"items": view.workers(self._board.alive(now), self._board.gone(now), now)})
+
+    async def alerts(self, request: Request) -> Response:
+        """Those in force, worst first."""
+        return JsonResponse({"items": self._alerts.in_force(), "at": datetime.now(UTC)})
 
 
 def _format_of(accept: str) -> str:

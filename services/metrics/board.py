@@ -36,3 +36,8 @@ class Board:
 
     def scheduler_is_heard(self, now: datetime | None = None) -> bool:
         return self.scheduler is not None and (now or datetime.now(UTC)) - self.scheduler.at <= self._silence
+
+    def open_circuits(self, now: datetime | None = None) -> int:
+        """Limits of providers without money, as any worker has found out."""
+        states = [state for report in self.alive(now) for state in report.limiters if state.circuit_open]
+        return len({(state.provider, state.model, state.resource) for state in states})

@@ -16,11 +16,12 @@ class Metric:
 
 
 PENDING = Metric(name="blogstream_jobs_pending", kind="gauge", help="Jobs that wait, as the active scheduler has them.")
+DUE = Metric(name="blogstream_jobs_due", kind="gauge", help="Jobs that wait and could go: no delay holds them.")
 IN_FLIGHT = Metric(name="blogstream_jobs_in_flight", kind="gauge", help="Jobs forwarded and not settled.")
 OLDEST = Metric(
     name="blogstream_oldest_pending_age_seconds",
     kind="gauge",
-    help="Seconds since the oldest waiting job was asked for.",
+    help="Seconds since the job that has waited longest could have gone.",
 )
 JOBS = Metric(name="blogstream_jobs", kind="gauge", help="Jobs by state, of all events kept.", labels=("state",))
 ENDED = Metric(name="blogstream_jobs_ended", kind="counter", help="Jobs that ended, by state.", labels=("state",))
@@ -48,6 +49,17 @@ DRIFTED = Metric(
     name="blogstream_slots_drifted", kind="counter",
     help="Slots held that differed from PostgreSQL and were repaired, since the active scheduler began.",
 )  # fmt: skip
+IN_DOUBT = Metric(
+    name="blogstream_in_doubt_calls", kind="counter",
+    help="Provider calls of which nobody can say whether they were billed.",
+)  # fmt: skip
+CIRCUIT = Metric(
+    name="blogstream_circuit_open", kind="gauge", help="1 while a provider's account has no money left, else 0.",
+    labels=("provider", "resource"),
+)  # fmt: skip
+SCHEDULER_AGE = Metric(
+    name="blogstream_scheduler_report_age_seconds", kind="gauge", help="Seconds since the active scheduler was heard."
+)
 WORKERS = Metric(name="blogstream_workers", kind="gauge", help="Generator processes heard in the last seconds.")
 SLOTS = Metric(name="blogstream_worker_slots", kind="gauge", help="Slots of all workers.", labels=("state",))
 MALFORMED = Metric(
@@ -56,5 +68,5 @@ MALFORMED = Metric(
 
 METRICS = (
     PENDING, IN_FLIGHT, OLDEST, JOBS, ENDED, TOKENS, IMAGES, COST, WAIT, RUN, LIMITER_USE, LIMITER_QUEUE, WORKERS,
-    SLOTS, MALFORMED, JAIN, SLOWDOWN, DRIFTED,
+    SLOTS, MALFORMED, JAIN, SLOWDOWN, DRIFTED, DUE, IN_DOUBT, CIRCUIT, SCHEDULER_AGE,
 )  # fmt: skip

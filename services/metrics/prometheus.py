@@ -46,6 +46,8 @@ def _families(total: Aggregate, board: Board, now: datetime) -> Iterable[Metric]
     if scheduler is not None:
         yield _gauge(defs.PENDING, {(): scheduler.pending})
         yield _gauge(defs.IN_FLIGHT, {(): scheduler.in_flight})
+        yield _gauge(defs.DUE, {(): scheduler.pending - scheduler.delayed})
+        yield _gauge(defs.SCHEDULER_AGE, {(): (now - scheduler.at).total_seconds()})
         oldest = scheduler.oldest_pending_at
         yield _gauge(defs.OLDEST, {(): (now - oldest).total_seconds() if oldest else 0})
         yield _counter(defs.DRIFTED, {(): scheduler.drifted})
@@ -59,6 +61,7 @@ def _families(total: Aggregate, board: Board, now: datetime) -> Iterable[Metric]
     yield _counter(defs.TOKENS, {("input",): total["input_tokens"], ("output",): total["output_tokens"]})
     yield _counter(defs.IMAGES, {(): total["images"]})
     yield _counter(defs.COST, {(): total["cost_nanousd"] / 1e9})
+    yield _counter(defs.IN_DOUBT, {(): total.get("in_doubt", 0)})
     yield _histogram(defs.WAIT, total["wait"])
     yield _histogram(defs.RUN, total["run"])
     resources = [
@@ -69,6 +72,7 @@ def _families(total: Aggregate, board: Board, now: datetime) -> Iterable[Metric]
     ]
     yield _gauge(defs.LIMITER_USE, {(p, r): state["usagePercent"] / 100 for p, r, state in resources})
     yield _gauge(defs.LIMITER_QUEUE, {(p, r): state["queued"] for p, r, state in resources})
+    yield _gauge(defs.CIRCUIT, {(p, r): float(state["circuitOpen"]) for p, r, state in resources})
     yield _gauge(defs.WORKERS, {(): len(alive)})
     running = sum(report.running for report in alive)
     slots = sum(report.slots for report in alive)

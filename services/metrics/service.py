@@ -1,17 +1,25 @@
 """Puts metrics together and runs it: the Faust app and the web server in one loop."""
 
 import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import faust
+import httpx
 from faust.contrib.asgi import faust_app_running
 
+from services.metrics.alerts import Alerts
 from services.metrics.api import Api
-from services.metrics.app import build
+from services.metrics.app import Tables, build
 from services.metrics.board import Board
 from services.metrics.settings import MetricsSettings
+from services.metrics.webhook import Webhook
 from shared import http, kafka
 from shared.errors import Unavailable
+from shared.lifecycle import background
 from shared.log import get_logger
 
 log = get_logger(__name__)
@@ -24,8 +32,12 @@ async def run(settings: MetricsSettings, stop: asyncio.Event) -> None:
     settings.metrics_dir.mkdir(parents=True, exist_ok=True)
     board = Board(silence_s=settings.worker_silence_s)
     app, tables = build(settings, board)
-    async with faust_app_running(app, discover=False, stop_timeout=20):
-        api = Api(tables=tables, board=board, crashed=lambda: bool(app.crashed), ready=lambda: _recovered(app))
+    ready = partial(_recovered, app)
+    async with (
+        faust_app_running(app, discover=False, stop_timeout=20),
+        _alerting(settings, tables, board, ready, stop) as alerts,
+    ):
+        api = Api(tables=tables, board=board, alerts=alerts, crashed=lambda: bool(app.crashed), ready=ready)
         log.info("metrics listens", host=settings.host, port=settings.metrics_port)
         watching = asyncio.create_task(_stop_when_crashed(app, stop), name="faust watch")
         try:
@@ -35,6 +47,20 @@ async def run(settings: MetricsSettings, stop: asyncio.Event) -> None:
         if app.crashed:
             raise Unavailable(f"the stream processor crashed: {app.crash_reason!r}")
     log.info("metrics stopped")
+
+
+@asynccontextmanager
+async def _alerting(
+    settings: MetricsSettings, tables: Tables, board: Board, ready: Callable[[], bool], stop: asyncio.Event
+) -> AsyncIterator[Alerts]:
+    """Alerts that are judged all the while, and told to the webhook if one is set."""
+    async with httpx.AsyncClient() as http:
+        url = settings.alert_webhook_url
+        webhook = Webhook(url.get_secret_value(), http) if url is not None else None
+        alerts = Alerts(total=tables.total, board=board, webhook=webhook, began_at=datetime.now(UTC))
+        loops = {"alerts": alerts.watch(ready)} | ({"webhook": webhook.deliver()} if webhook is not None else {})
+        async with background(stop, **loops):
+            yield alerts
 
 
 def _recovered(app: faust.App) -> bool:

@@ -105,16 +105,18 @@ def report(
     name: str, epoch: int, order: FairOrder, *, closed_stores: int, fairness: Fairness | None, drifted: int
 ) -> Outgoing:
     queues = sorted(order.queues(), key=lambda queue: -queue[1])
-    oldest = order.oldest()
+    at = datetime.now(UTC)
+    due, oldest = order.due(at.timestamp())
     message = SchedulerReport(
-        scheduler=name, at=datetime.now(UTC), epoch=epoch, pending=order.pending, in_flight=order.in_flight,
+        scheduler=name, at=at, epoch=epoch, pending=order.pending, in_flight=order.in_flight,
         oldest_pending_at=datetime.fromtimestamp(oldest, UTC) if oldest is not None else None,
         stores_waiting=sum(waiting > 0 for _, waiting, _, _, _ in queues),
         stores=tuple(
             StoreQueue(store=store, queued=waiting, in_flight=flying, served_nanousd=served, weight=weight)
             for store, waiting, flying, served, weight in queues[:_STORES_REPORTED]
         ),
-        closed_stores=closed_stores, fairness=_window(fairness) if fairness is not None else None, drifted=drifted,
+        closed_stores=closed_stores, fairness=_window(fairness) if fairness is not None else None,
+        delayed=order.pending - due, drifted=drifted,
     )  # fmt: skip
     return Outgoing(topic=WORKERS, key=name, message=message)
 

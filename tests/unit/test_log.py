@@ -72,6 +72,17 @@ def test_secrets_never_come_out(capsys: pytest.CaptureFixture[str], planted: dic
     assert "something happened" in out
 
 
+def test_a_text_that_is_a_secret_in_itself_is_hidden_wherever_a_library_says_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    log.configure("metrics", 3, secrets=["https://chat/T0/planted"])
+    logging.getLogger("httpx").info("HTTP Request: POST %s", "https://chat/T0/planted")
+    log.get_logger("several").info("x", several=["https://chat/T0/planted"], nested={"url": "https://chat/T0/planted"})
+    out = capsys.readouterr().out
+    assert "planted" not in out
+    assert "HTTP Request: POST [redacted]" in out
+
+
 def test_a_library_says_the_same_thing_once_in_a_while() -> None:
     judged = log.SaidBefore("aiokafka", within_s=30)
 

@@ -91,6 +91,18 @@ def test_a_job_waits_until_it_is_due() -> None:
     assert later.job == 1
 
 
+def test_a_wait_counts_from_when_the_job_could_have_gone() -> None:
+    fair = order()
+    fair.add(job(1, "a", not_before=50.0), 0)
+    assert fair.due(49) == (0, None)
+    fair.add(job(7, "a"), 8)
+    fair.add(job(5, "b"), 8)
+    assert fair.due(49) == (2, 5)
+    assert fair.due(60) == (3, 5)
+    drain(fair, 40)
+    assert fair.due(60) == (1, 50)
+
+
 def test_no_credit_is_banked_while_idle() -> None:
     fair = order(cap=100)
     for number in range(100):

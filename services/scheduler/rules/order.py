@@ -197,9 +197,13 @@ class FairOrder:
     def in_flight(self) -> int:
         return len(self._flying)
 
-    def oldest(self) -> float | None:
-        """When the oldest waiting job was created. O(jobs): for a report, not for a decision."""
-        return min((waiting.created_at for waiting in self._waiting.values()), default=None)
+    def due(self, now: float) -> tuple[int, float | None]:
+        """How many waiting jobs could go, and since when the one that has waited longest could.
+
+        O(jobs): for a report, not for a decision.
+        """
+        since = [max(job.created_at, job.not_before) for job in self._waiting.values() if job.not_before <= now]
+        return len(since), min(since, default=None)
 
     def queues(self) -> list[tuple[str, int, int, int, float]]:
         """(store, waiting, in flight, served, weight) of every store with work."""

@@ -1,0 +1,24 @@
+"""By how much a counter has grown of late, when all that is known are its values now and then."""
+
+from collections import deque
+from datetime import datetime, timedelta
+
+
+class Growth:
+    """The first value is where it begins. One that is smaller than before began anew, at nothing."""
+
+    def __init__(self, *, minutes: float) -> None:
+        self._window = timedelta(minutes=minutes)
+        self._last: int | None = None
+        self._steps: deque[tuple[datetime, int]] = deque()
+
+    def see(self, value: int | None, now: datetime) -> int | None:
+        """The growth within the window, this value included; None while no value was ever known."""
+        if value is not None:
+            before = value if self._last is None else self._last
+            if step := value - before if value >= before else value:
+                self._steps.append((now, step))
+            self._last = value
+        while self._steps and now - self._steps[0][0] > self._window:
+            self._steps.popleft()
+        return None if self._last is None else sum(step for _, step in self._steps)

@@ -1,0 +1,107 @@
+"""Alerts through the whole service: reports on the real broker raise them, and a chat's server hears of them once."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from shared import http
+from shared.topics import WORKERS
+from tests.integration.test_metrics_service import metrics
+from tests.integration.world import World, running
+from tests.unit.test_metrics_rules import report, scheduler
+from tests.waiting import eventually
+
+SECRET = "T0-very-secret"
+
+
+@dataclass(slots=True)
+class Chat:
+    """A chat's server: answers with `answers` first, then with 200. `heard` is what it took, `tries` all that came."""
+
+    answers: list[int]
+    url: str = ""
+    tries: int = 0
+    heard: list[str] = field(default_factory=list)
+
+    async def take(self, request: Request) -> Response:
+        self.tries += 1
+        status = self.answers.pop(0) if self.answers else 200
+        if status == 200:
+            body = await request.json()
+            assert list(body) == ["text"]
+            self.heard.append(body["text"])
+        return Response(status_code=status)
+
+
+@asynccontextmanager
+async def a_chat(*answers: int) -> AsyncIterator[Chat]:
+    chat, listener = Chat(list(answers)), http.listen("127.0.0.1", 0)
+    chat.url = f"http://127.0.0.1:{listener.getsockname()[1]}/services/{SECRET}"
+    application = Starlette(routes=[Route(f"/services/{SECRET}", chat.take, methods=["POST"])])
+    async with running(lambda stop: http.serve(application, listener, stop)):
+        yield chat
+
+
+class Reporting:
+    """A scheduler and a worker that say every half second how they are."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.pending = 0
+
+    async def __call__(self, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            now = datetime.now(UTC)
+            await self._world.publish(WORKERS, "w1", report("w1", at=now))
+            await self._world.publish(WORKERS, "s", replace(scheduler(self.pending, at=now), oldest_pending_at=now))
+            await asyncio.sleep(0.5)
+
+
+async def test_a_long_queue_raises_worsens_and_clears_and_a_chat_hears_of_each_once(
+    world: World, tmp_path: Path
+) -> None:
+    output, reporting = tmp_path / "log", Reporting(world)
+    with output.open("wb") as file:
+        async with (
+            a_chat(503, 500) as chat,
+            running(reporting),
+            metrics(world, tmp_path / "tables", file, ALERT_WEBHOOK_URL=chat.url, LOG_LEVEL="3") as service,
+        ):
+
+            async def stands(*severities: str) -> Any:
+                """What is in force, once it is this; nothing else may ever be."""
+                items = (await service.json("/api/alerts"))["items"]
+                assert {item["name"] for item in items} <= {"queue-long"}, items
+                return [items] if [item["severity"] for item in items] == list(severities) else None
+
+            assert (await service.json("/api/alerts"))["items"] == []
+            reporting.pending = 1_001
+            ((warning,),) = await eventually(lambda: stands("warning"))
+            assert (warning["value"], warning["threshold"], warning["unit"]) == (1_001, 1_000, "jobs")
+            reporting.pending = 5_001
+            ((critical,),) = await eventually(lambda: stands("critical"))
+            assert critical["since"] > warning["since"]
+            reporting.pending = 950  # over what would clear the warning
+            await eventually(lambda: stands("warning"))
+            reporting.pending = 900
+            await eventually(stands)
+            await eventually(lambda: len(chat.heard) == 4)
+            assert [text.split()[0] for text in chat.heard] == ["[warning]", "[critical]", "[warning]", "[cleared]"]
+            assert chat.heard[0].startswith("[warning] queue-long: 1,001 jobs wait")
+            assert chat.tries == 6
+    text = output.read_text()
+    said = [json.loads(line) for line in text.splitlines() if '"alert' in line]
+    events = [line["event"] for line in said if line.get("alert") == "queue-long"]
+    assert events == ["alert raised", "alert raised", "alert eased", "alert cleared"]
+    assert "httpx" in text or "HTTP Request" in text, "the client's own lines were to be heard"
+    assert SECRET not in text

@@ -1,0 +1,116 @@
+"""The alerts' shell: what the board and the aggregates say becomes numbers, and what changed is told once."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import pytest
+
+from services.metrics.alerts import Alerts
+from services.metrics.board import Board
+from services.metrics.webhook import Webhook
+from shared.messages import JobEvent, WorkerReport
+from tests.unit.test_metrics_rules import NOW, folded, life, report, scheduler
+
+ENDED = [event for number in range(18) for event in life(number)]
+FAILED = [event for number in range(18, 20) for event in life(number, failed=True)]
+
+
+class Watched:
+    """Alerts over a board and events that a test changes; a second passes with every look."""
+
+    def __init__(self, events: Iterable[JobEvent] = ()) -> None:
+        self.board = Board(silence_s=10)
+        self.total: dict[str, Any] = folded(list(events))[1]
+        self.now = NOW
+        self.alerts = Alerts(total=lambda: self.total, board=self.board, webhook=None, began_at=NOW)
+
+    def seconds(self, count: int, *, worker: WorkerReport | None = None, said: dict[str, Any] | None = None) -> None:
+        for _ in range(count):
+            self.now += timedelta(seconds=1)
+            if worker is not None:
+                self.board.hear(replace(worker, at=self.now))
+            if said is not None:
+                changes = {"oldest_pending_at": None} | said
+                self.board.hear(replace(scheduler(0, at=self.now), **changes))
+            self.alerts.look(self.now)
+
+    def in_force(self) -> dict[str, tuple[str, float]]:
+        return {item["name"]: (item["severity"], item["value"]) for item in self.alerts.in_force()}
+
+
+def test_a_quiet_system_has_no_alert() -> None:
+    watched = Watched(ENDED)
+    watched.seconds(400, worker=report("w"), said={})
+    assert watched.in_force() == {}
+
+
+def test_silence_is_told_of_workers_and_of_the_scheduler_and_what_it_said_before_is_not_judged() -> None:
+    watched = Watched()
+    watched.seconds(10, worker=report("w"), said={"pending": 2_000})
+    assert watched.in_force() == {"queue-long": ("warning", 2_000)}
+    watched.seconds(75)
+    assert watched.in_force() == {
+        "no-workers": ("critical", 0), "scheduler-silent": ("critical", 75), "queue-long": ("warning", 2_000)
+    }  # fmt: skip
+    watched.seconds(20, worker=report("w"), said={})
+    assert watched.in_force() == {}
+
+
+def test_a_scheduler_that_was_never_heard_is_silent_since_we_began() -> None:
+    watched = Watched()
+    watched.seconds(16, worker=report("w"))
+    assert watched.in_force() == {"scheduler-silent": ("warning", 16)}
+
+
+def test_failures_are_judged_by_their_share_and_few_ended_jobs_prove_nothing() -> None:
+    watched = Watched(ENDED + FAILED)
+    watched.seconds(20, worker=report("w"), said={})
+    assert watched.in_force() == {"error-rate": ("warning", 10)}
+    watched = Watched(FAILED)
+    watched.seconds(20, worker=report("w"), said={})
+    assert watched.in_force() == {}
+
+
+def test_what_waits_for_its_hour_makes_no_alert() -> None:
+    watched = Watched()
+    watched.seconds(400, worker=report("w"), said={"pending": 5, "delayed": 5})
+    assert watched.in_force() == {}
+    watched.seconds(301, worker=report("w"), said={"pending": 5, "delayed": 4})
+    assert watched.in_force() == {"throughput-low": ("critical", 0)}
+
+
+def test_money_repairs_and_doubt_are_told_at_once() -> None:
+    watched = Watched()
+    watched.seconds(1, worker=report("w"), said={"drifted": 7})
+    assert watched.in_force() == {}, "what was repaired before we looked is history"
+    broke = replace(report("w"), limiters=(replace(report("w").limiters[0], circuit_open=True),))
+    watched.total["in_doubt"] = 1
+    watched.seconds(1, worker=broke, said={"drifted": 9, "oldest_pending_at": NOW - timedelta(hours=3)})
+    assert watched.in_force() == {
+        "circuit-open": ("critical", 1), "slot-drift": ("warning", 2), "in-doubt-calls": ("warning", 1)
+    }  # fmt: skip
+    watched.seconds(16, worker=broke, said={"drifted": 9, "oldest_pending_at": NOW - timedelta(hours=3)})
+    assert list(watched.in_force()) == ["circuit-open", "oldest-wait", "slot-drift", "in-doubt-calls"], "worst first"
+
+
+async def test_a_webhook_that_refuses_is_given_up_and_what_waits_for_it_has_a_bound(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tries = []
+
+    def refuse(request: httpx.Request) -> httpx.Response:
+        tries.append(request.content)
+        return httpx.Response(404)
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(refuse)) as client:
+        webhook = Webhook("http://chat/secret", client)
+        await webhook._deliver("nobody is there")
+        assert tries == [b'{"text":"nobody is there"}']
+        for number in range(200):
+            webhook.send(str(number))
+    said = capsys.readouterr().out
+    assert "secret" not in said
+    assert said.count("one is dropped") == 100
