@@ -62,7 +62,7 @@ ALERTS = (
     ),
     Alert(
         name="circuit-open", unit="limits", says="a provider turns the account away ({value} limits closed)",
-        means="No money, or a refused key: the log says which. Jobs wait without losing a try; one asks again now and then.",
+        means="No money, or a refused key: the log says which. Jobs wait and lose no try; one asks again now and then.",
         value=lambda numbers: numbers.open_circuits, promql=f"sum({series(defs.CIRCUIT)})",
         levels=(_critical(0, 0),), raise_after_s=0, clear_after_s=5,
     ),
