@@ -42,7 +42,8 @@ GENERATION = Topic(
 )  # fmt: skip
 RESULTS = Topic(
     name="blog.results", key="store", partitions=8, retention_ms=7 * _DAY_MS,
-    messages=(JobEvent,), producers=("generator", "scheduler"), consumers=("scheduler", "metrics", "ingest"),
+    messages=(JobEvent,), producers=("generator", "scheduler", "ingest"),
+    consumers=("scheduler", "metrics", "ingest"),
 )  # fmt: skip
 WORKERS = Topic(
     name="blog.workers", key="worker", partitions=1, retention_ms=_HOUR_MS,

@@ -89,16 +89,25 @@ class Worker:
         return False
 
     async def heartbeat(self) -> None:
-        """Prolong the leases of all running jobs; stop those that are no longer ours."""
+        """Prolong the leases of all running jobs; stop those that are no longer ours.
+
+        A cancelled one is let go on to its next step, which may not begin: what its call costs is to be saved.
+        """
         jobs = list(self._running)
         if not jobs:
             return
         kept = await self._store.heartbeat(jobs)
-        for job in jobs:
+        lost = [job for job in jobs if job not in kept]
+        cancelled = await self._store.cancelled(lost) if lost else set()
+        for job in lost:
             running = self._running.get(job)
-            if job not in kept and running is not None and not running.task.done():
-                log.warning("the claim is lost: stopped working on it", job=str(job))
-                running.task.cancel()
+            if running is None or running.task.done():
+                continue
+            if job in cancelled:
+                log.info("cancelled: stops after the call in flight", job=str(job))
+                continue
+            log.warning("the claim is lost: stopped working on it", job=str(job))
+            running.task.cancel()
 
     async def drain(self, seconds: float) -> None:
         """Let running jobs go on for a while, then hand back the rest."""
@@ -163,6 +172,7 @@ class Worker:
             await self._tell_outcome(await self._apply(claim, await self._outcome(entry.task)))
         except ClaimLostError:
             log.warning("the claim is no longer ours: nothing written", job=str(claim.job), store=claim.request.store)
+            await self._store.let_go(claim)
             return False
         else:
             return True

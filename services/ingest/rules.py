@@ -203,6 +203,15 @@ def read_cursor(cursor: str) -> tuple[datetime, UUID]:
         raise RefusedError([{"field": "cursor", "detail": "is not one that this list has given"}]) from None
 
 
+def listed_store(own: str | None, asked: str | None) -> str:
+    """Whose jobs to list: a store's own; an operator, who has none (None), says which."""
+    if own is None and asked is None:
+        raise RefusedError([{"field": "store", "detail": "is required with an operator's key"}])
+    if own is not None and asked not in (None, own):
+        raise RefusedError([{"field": "store", "detail": "must be the store of the key"}])
+    return own or str(asked)
+
+
 def read_status(text: str) -> Status:
     try:
         return Status(text)
