@@ -1,7 +1,10 @@
 """The HTTP interface. Accepting a request touches Kafka only; reading one touches PostgreSQL only."""
 
+from collections.abc import Awaitable
 from datetime import UTC, datetime
+from typing import TypeVar
 from urllib.parse import urlencode
+from uuid import UUID
 
 import uuid_utils.compat
 from aiokafka.errors import KafkaError
@@ -15,6 +18,7 @@ from starlette.types import ASGIApp
 from services.ingest import rules, view
 from services.ingest.body import read_json
 from services.ingest.callers import Callers
+from services.ingest.claims import Claims
 from services.ingest.errors import HANDLERS, RequestId
 from services.ingest.gates import Gates
 from services.ingest.interventions import Interventions
@@ -27,10 +31,11 @@ from services.ingest.store import IngestStore
 from shared.http import JsonResponse, Problem
 from shared.kafka import Outgoing, Publisher
 from shared.log import get_logger
-from shared.messages import BlogRequested, StoreGate
+from shared.messages import BlogRequested, IdempotencyClaim, StoreGate
 from shared.topics import REQUESTS
 
 log = get_logger(__name__)
+T = TypeVar("T")
 
 _LIST_PARAMETERS = {"status", "limit", "cursor", "store"}
 _PROBLEM_TYPES = "https://iana.org/assignments/http-problem-types"
@@ -40,12 +45,13 @@ class Api:
     """The handlers. All that they need is started and belongs to the caller."""
 
     def __init__(
-        self, *, settings: IngestSettings, keys: KeyRing, gates: Gates, store: IngestStore, publisher: Publisher,
-        relay: MetricsRelay, probes: Probes,
+        self, *, settings: IngestSettings, keys: KeyRing, gates: Gates, claims: Claims, store: IngestStore,
+        publisher: Publisher, relay: MetricsRelay, probes: Probes,
     ) -> None:  # fmt: skip
         self._settings = settings
         self._callers = Callers(keys)
         self._gates = gates
+        self._claims = claims
         self._store = store
         self._publisher = publisher
         self._relay = relay
@@ -85,8 +91,10 @@ class Api:
         now = datetime.now(UTC)
         body = rules.judge_body(content, now=now)
         job = rules.job_id(store, request.headers.get("idempotency-key"), uuid_utils.compat.uuid7())
-        if (gate := self._gates.closed(store)) is not None:
-            raise _closed(gate)
+        if self._claims.known(job, now) is None and (gate := self._gates.closed(store)) is not None:
+            raise _closed(gate)  # a repeat is no new job
+        if job.version != 7:
+            now = await self._claim(body, job=job, store=store, now=now)
         message = rules.to_message(body, job=job, store=store, now=now)
         await self._publish(message)
         answer = {
@@ -121,16 +129,29 @@ class Api:
             {"items": [view.summary(dict(row), now) for row in page], "next": following}, headers=headers
         )
 
+    async def _claim(self, body: rules.BlogRequestBody, *, job: UUID, store: str, now: datetime) -> datetime:
+        """When the job of an Idempotency-Key was first asked for; refused when that was with another request."""
+        fingerprint = rules.fingerprint(body)
+        claim = IdempotencyClaim(job=job, store=store, fingerprint=fingerprint, at=now)
+        first = await _acknowledged(self._claims.first(claim), store)
+        rules.judge_repeat(fingerprint, first.fingerprint)
+        return first.at
+
     async def _publish(self, message: BlogRequested) -> None:
         outgoing = Outgoing(topic=REQUESTS, key=message.store, message=message)
-        try:
-            await self._publisher.publish(outgoing, timeout=self._settings.publish_timeout_s)
-        except (KafkaError, TimeoutError) as error:
-            log.error("a request could not be accepted", store=message.store, reason=f"{type(error).__name__}: {error}")
-            raise Problem(
-                503, "Service Unavailable", detail="the event log did not acknowledge; send the request again",
-                headers={"Retry-After": "2"},
-            ) from None  # fmt: skip
+        await _acknowledged(self._publisher.publish(outgoing, timeout=self._settings.publish_timeout_s), message.store)
+
+
+async def _acknowledged(write: Awaitable[T], store: str) -> T:
+    """What Kafka answers, or a 503 when it does not: nothing was accepted."""
+    try:
+        return await write
+    except (KafkaError, TimeoutError) as error:
+        log.error("a request could not be accepted", store=store, reason=f"{type(error).__name__}: {error}")
+        raise Problem(
+            503, "Service Unavailable", detail="the event log did not acknowledge; send the request again",
+            headers={"Retry-After": "2"},
+        ) from None  # fmt: skip
 
 
 def _closed(gate: StoreGate) -> Problem:

@@ -1,6 +1,7 @@
 """What ingest decides: whether a request is well-formed, its id, why a job waits, where a list goes on. Pure."""
 
 import base64
+import hashlib
 import math
 import re
 from collections.abc import Mapping
@@ -145,6 +146,20 @@ def job_id(store: str, idempotency_key: str | None, fresh: UUID) -> UUID:
     if not 1 <= len(key) <= 255 or not key.isprintable():
         raise RefusedError([{"field": "Idempotency-Key", "detail": "must be 1 to 255 printable characters"}])
     return uuid5(_IDEMPOTENCY, f"{store}\n{key}")
+
+
+def fingerprint(body: BlogRequestBody) -> str:
+    """What tells requests apart: the same for the same fields, in whatever order, with or without their defaults."""
+    understood = body.model_dump() | {"run_at": body.run_at and body.run_at.astimezone(UTC)}
+    content = orjson.dumps(understood, option=orjson.OPT_SORT_KEYS)
+    return hashlib.sha256(content).hexdigest()[:32]
+
+
+def judge_repeat(asked: str, first: str) -> None:
+    """`RefusedError` when a key was first used for a request with another fingerprint."""
+    if asked != first:
+        detail = "was used for another request; take a new key, or send that request again"
+        raise RefusedError([{"field": "Idempotency-Key", "detail": detail}])
 
 
 def why_waiting(row: Mapping[str, Any], now: datetime) -> dict[str, Any] | None:
