@@ -265,8 +265,27 @@ class StoreGate(Message):
         return self.at
 
 
+@dataclass(frozen=True, kw_only=True)
+class IdempotencyClaim(Message):
+    """An Idempotency-Key was used for a request. The first claim of a job in the log is the one that counts."""
+
+    TYPE: ClassVar[str] = "blogstream.idempotency-claim.v1"
+    job: UUID
+    """The id that store and key make."""
+    store: str
+    fingerprint: str
+    """Of the request, in hexadecimal: another one under the same key is refused."""
+    at: datetime
+
+    def event_id(self) -> str:
+        return f"{self.job}:{self.fingerprint}:{self.at.timestamp():.6f}"
+
+    def created(self) -> datetime:
+        return self.at
+
+
 MESSAGES: tuple[type[Message], ...] = (
-    BlogRequested, GenerationTask, JobEvent, WorkerReport, SchedulerReport, StoreGate,
+    BlogRequested, GenerationTask, JobEvent, WorkerReport, SchedulerReport, StoreGate, IdempotencyClaim,
 )  # fmt: skip
 _ADAPTERS: dict[str, TypeAdapter[Message]] = {message.TYPE: TypeAdapter(message) for message in MESSAGES}
 

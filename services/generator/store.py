@@ -96,6 +96,10 @@ class GeneratorStore:
         rows = await self._pool.fetch(_QUERIES["heartbeat"], self._worker, jobs, self._lease_s)
         return {row["id"] for row in rows}
 
+    async def let_go(self, claim: Claim) -> None:
+        """Say that this worker has stopped working on a job, should it be a cancelled one."""
+        await self._persist(claim, "let_go", claim.job, claim.attempt, claim.worker)
+
     async def steps(self, claim: Claim) -> dict[Step, SavedStep]:
         """What is saved of a job's steps."""
         rows = await persist(lambda: self._pool.fetch(_QUERIES["steps"], claim.job), **_about(claim))

@@ -104,7 +104,7 @@ class Worker:
         for job in jobs:
             running = self._running.get(job)
             if job not in kept and running is not None and not (running.lost or running.task.done()):
-                log.warning("the claim is lost: its call is its last", job=str(job))
+                log.warning("the claim is lost, or the job cancelled: its call is its last", job=str(job))
                 running.lost = True
 
     async def drain(self, seconds: float) -> None:
@@ -177,6 +177,7 @@ class Worker:
             await self._tell_outcome(await self._apply(claim, await self._outcome(entry.task)))
         except ClaimLostError:
             log.warning("the claim is no longer ours: nothing written", job=str(claim.job), store=claim.request.store)
+            await self._store.let_go(claim)
             return False
         else:
             return True

@@ -1,6 +1,5 @@
 """The HTTP interface. Accepting a request touches Kafka only; reading one touches PostgreSQL only."""
 
-import asyncio
 from collections.abc import Awaitable
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -18,24 +17,27 @@ from starlette.types import ASGIApp
 
 from services.ingest import rules, view
 from services.ingest.body import read_json
+from services.ingest.callers import Callers
+from services.ingest.claims import Claims
 from services.ingest.errors import HANDLERS, RequestId
 from services.ingest.gates import Gates
+from services.ingest.interventions import Interventions
 from services.ingest.keys import KeyRing
 from services.ingest.probes import Probes
+from services.ingest.reading import JobReader, reading
 from services.ingest.relay import MetricsRelay
 from services.ingest.settings import IngestSettings
-from services.ingest.store import IngestStore, Row
+from services.ingest.store import IngestStore
 from shared.http import JsonResponse, Problem
 from shared.kafka import Outgoing, Publisher
 from shared.log import get_logger
-from shared.messages import BlogRequested, StoreGate
-from shared.postgres import AWAY
+from shared.messages import BlogRequested, IdempotencyClaim, StoreGate
 from shared.topics import REQUESTS
 
 log = get_logger(__name__)
 T = TypeVar("T")
 
-_LIST_PARAMETERS = {"status", "limit", "cursor"}
+_LIST_PARAMETERS = {"status", "limit", "cursor", "store"}
 _PROBLEM_TYPES = "https://iana.org/assignments/http-problem-types"
 
 
@@ -43,16 +45,22 @@ class Api:
     """The handlers. All that they need is started and belongs to the caller."""
 
     def __init__(
-        self, *, settings: IngestSettings, keys: KeyRing, gates: Gates, store: IngestStore, publisher: Publisher,
-        relay: MetricsRelay, probes: Probes,
+        self, *, settings: IngestSettings, keys: KeyRing, gates: Gates, claims: Claims, store: IngestStore,
+        publisher: Publisher, relay: MetricsRelay, probes: Probes,
     ) -> None:  # fmt: skip
         self._settings = settings
-        self._keys = keys
+        self._callers = Callers(keys)
         self._gates = gates
+        self._claims = claims
         self._store = store
         self._publisher = publisher
         self._relay = relay
         self._probes = probes
+        self._reader = JobReader(store, fresh_wait_s=settings.fresh_wait_s)
+        self._interventions = Interventions(
+            callers=self._callers, store=store, reader=self._reader, publisher=publisher,
+            publish_timeout_s=settings.publish_timeout_s,
+        )  # fmt: skip
 
     def application(self) -> ASGIApp:
         routes: list[Route | Mount] = [
@@ -64,6 +72,8 @@ class Api:
             Route("/api/rate-limiter/stats", self._relay.get),
             Route("/api/blog-generation", self.jobs, methods=["GET", "POST"]),
             Route("/api/blog-generation/{job:uuid}", self.get, methods=["GET"]),
+            Route("/api/blog-generation/{job:uuid}/cancel", self._interventions.cancel, methods=["POST"]),
+            Route("/api/blog-generation/{job:uuid}/retry", self._interventions.retry, methods=["POST"]),
         ]
         if self._settings.image_dir is not None:
             routes.append(Mount("/images", StaticFiles(directory=self._settings.image_dir, check_dir=False)))
@@ -76,13 +86,15 @@ class Api:
 
     async def submit(self, request: Request) -> Response:
         """POST: 201 once all of Kafka's in-sync replicas have the request."""
-        store = await self._authenticate(request)
+        store = await self._callers.store(request)
         content = await read_json(request, limit=self._settings.max_body_bytes)
         now = datetime.now(UTC)
         body = rules.judge_body(content, now=now)
         job = rules.job_id(store, request.headers.get("idempotency-key"), uuid_utils.compat.uuid7())
-        if (gate := self._gates.closed(store)) is not None:
-            raise _closed(gate)
+        if self._claims.known(job, now) is None and (gate := self._gates.closed(store)) is not None:
+            raise _closed(gate)  # a repeat is no new job
+        if job.version != 7:
+            now = await self._claim(body, job=job, store=store, now=now)
         message = rules.to_message(body, job=job, store=store, now=now)
         await self._publish(message)
         answer = {
@@ -92,77 +104,53 @@ class Api:
         return JsonResponse(answer, 201, headers={"Location": f"/api/blog-generation/{job}"})
 
     async def get(self, request: Request) -> Response:
-        store = await self._authenticate(request)
-        job: UUID = request.path_params["job"]
-        row = await self._job_row(job, store)
-        if row is None:
-            raise Problem(404, "Not Found", detail="this store has no such job")
-        steps = await _reading(self._store.steps(job))
-        return JsonResponse(view.whole(dict(row), [dict(step) for step in steps], datetime.now(UTC)))
+        caller = await self._callers.anyone(request)
+        return JsonResponse(await self._reader.whole(request.path_params["job"], caller))
 
     async def list(self, request: Request) -> Response:
-        store = await self._authenticate(request)
+        caller = await self._callers.anyone(request)
         query = request.query_params
         unknown = sorted(set(query) - _LIST_PARAMETERS)
         if unknown:
             raise rules.RefusedError([{"field": name, "detail": "is not a known parameter"} for name in unknown])
+        store = rules.listed_store(caller.store, query.get("store"))
         status = rules.read_status(query["status"]) if "status" in query else None
         limit = rules.read_limit(query["limit"]) if "limit" in query else 20
         after = rules.read_cursor(query["cursor"]) if "cursor" in query else None
-        rows = await _reading(self._store.list(store, status=status, after=after, limit=limit + 1))
+        rows = await reading(self._store.list(store, status=status, after=after, limit=limit + 1))
         now, page = datetime.now(UTC), rows[:limit]
         following = rules.cursor_of(page[-1]["created_at"], page[-1]["id"]) if len(rows) > limit else None
         headers = {}
         if following is not None:
             parameters = {"limit": str(limit), "cursor": following} | ({"status": status} if status else {})
+            parameters |= {"store": store} if caller.store is None else {}
             headers["Link"] = f'</api/blog-generation?{urlencode(parameters)}>; rel="next"'
         return JsonResponse(
             {"items": [view.summary(dict(row), now) for row in page], "next": following}, headers=headers
         )
 
+    async def _claim(self, body: rules.BlogRequestBody, *, job: UUID, store: str, now: datetime) -> datetime:
+        """When the job of an Idempotency-Key was first asked for; refused when that was with another request."""
+        fingerprint = rules.fingerprint(body)
+        claim = IdempotencyClaim(job=job, store=store, fingerprint=fingerprint, at=now)
+        first = await _acknowledged(self._claims.first(claim), store)
+        rules.judge_repeat(fingerprint, first.fingerprint)
+        return first.at
+
     async def _publish(self, message: BlogRequested) -> None:
         outgoing = Outgoing(topic=REQUESTS, key=message.store, message=message)
-        try:
-            await self._publisher.publish(outgoing, timeout=self._settings.publish_timeout_s)
-        except (KafkaError, TimeoutError) as error:
-            log.error("a request could not be accepted", store=message.store, reason=f"{type(error).__name__}: {error}")
-            raise Problem(
-                503, "Service Unavailable", detail="the event log did not acknowledge; send the request again",
-                headers={"Retry-After": "2"},
-            ) from None  # fmt: skip
-
-    async def _authenticate(self, request: Request) -> str:
-        scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        store = await self._keys.store_of(key.strip()) if scheme.lower() == "bearer" else None
-        if store is None:
-            detail = "send a valid API key: Authorization: Bearer sk_live_…"
-            raise Problem(401, "Unauthorized", detail=detail, headers={"WWW-Authenticate": "Bearer"})
-        return store
-
-    async def _job_row(self, job: UUID, store: str) -> Row | None:
-        """The job's row; a job just accepted has none for a moment, so it is waited for."""
-        give_up = asyncio.get_running_loop().time() + self._settings.fresh_wait_s
-        row = await _reading(self._store.job(job, store))
-        while row is None and _may_be_fresh(job) and asyncio.get_running_loop().time() < give_up:
-            await asyncio.sleep(0.05)
-            row = await _reading(self._store.job(job, store))
-        return row
+        await _acknowledged(self._publisher.publish(outgoing, timeout=self._settings.publish_timeout_s), message.store)
 
 
-def _may_be_fresh(job: UUID) -> bool:
-    """Whether an id can be of the last ten seconds: a UUIDv7 tells its time, a derived id (version 5) does not."""
-    if job.version == 7:
-        return abs(datetime.now(UTC).timestamp() - (job.int >> 80) / 1000) < 10
-    return job.version == 5
-
-
-async def _reading(read: Awaitable[T]) -> T:
+async def _acknowledged(write: Awaitable[T], store: str) -> T:
+    """What Kafka answers, or a 503 when it does not: nothing was accepted."""
     try:
-        return await read
-    except AWAY:
+        return await write
+    except (KafkaError, TimeoutError) as error:
+        log.error("a request could not be accepted", store=store, reason=f"{type(error).__name__}: {error}")
         raise Problem(
-            503, "Service Unavailable", detail="PostgreSQL is away; accepted requests are kept",
-            headers={"Retry-After": "5"},
+            503, "Service Unavailable", detail="the event log did not acknowledge; send the request again",
+            headers={"Retry-After": "2"},
         ) from None  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """What ingest decides: whether a request is well-formed, its id, why a job waits, where a list goes on. Pure."""
 
 import base64
+import hashlib
 import math
 import re
 from collections.abc import Mapping
@@ -147,6 +148,20 @@ def job_id(store: str, idempotency_key: str | None, fresh: UUID) -> UUID:
     return uuid5(_IDEMPOTENCY, f"{store}\n{key}")
 
 
+def fingerprint(body: BlogRequestBody) -> str:
+    """What tells requests apart: the same for the same fields, in whatever order, with or without their defaults."""
+    understood = body.model_dump() | {"run_at": body.run_at and body.run_at.astimezone(UTC)}
+    content = orjson.dumps(understood, option=orjson.OPT_SORT_KEYS)
+    return hashlib.sha256(content).hexdigest()[:32]
+
+
+def judge_repeat(asked: str, first: str) -> None:
+    """`RefusedError` when a key was first used for a request with another fingerprint."""
+    if asked != first:
+        detail = "was used for another request; take a new key, or send that request again"
+        raise RefusedError([{"field": "Idempotency-Key", "detail": detail}])
+
+
 def why_waiting(row: Mapping[str, Any], now: datetime) -> dict[str, Any] | None:
     """Why a job has not begun, and until about when: what the scheduler says of its store, at this job's place."""
     if row["status"] != Status.PENDING:
@@ -201,6 +216,15 @@ def read_cursor(cursor: str) -> tuple[datetime, UUID]:
         return created_at.astimezone(UTC), UUID(job)
     except (ValueError, OverflowError):
         raise RefusedError([{"field": "cursor", "detail": "is not one that this list has given"}]) from None
+
+
+def listed_store(own: str | None, asked: str | None) -> str:
+    """Whose jobs to list: a store's own; an operator, who has none (None), says which."""
+    if own is None and asked is None:
+        raise RefusedError([{"field": "store", "detail": "is required with an operator's key"}])
+    if own is not None and asked not in (None, own):
+        raise RefusedError([{"field": "store", "detail": "must be the store of the key"}])
+    return own or str(asked)
 
 
 def read_status(text: str) -> Status:

@@ -9,6 +9,8 @@ from functools import partial
 import httpx
 
 from services.ingest.api import Api
+from services.ingest.claims import Claims
+from services.ingest.follower import Follower
 from services.ingest.gates import Gates
 from services.ingest.keys import KeyRing
 from services.ingest.probes import Probes
@@ -43,20 +45,23 @@ async def _run(settings: IngestSettings, stop: asyncio.Event, name: str, listene
         await publisher.start()
         closing.push_async_callback(publisher.stop, within_s=_CLOSING_S)
         keys, gates = KeyRing(pool), Gates(settings)
-        closing.push_async_callback(_within, gates.stop, name="the gates' consumer")
-        await gates.start()
+        claims = Claims(settings, publisher, timeout_s=settings.publish_timeout_s)
+        for copy in (gates.copy, claims.copy):
+            closing.push_async_callback(_within, copy.stop, name="a topic's follower")
+            await copy.start()
         await keys.refresh()
         client = await closing.enter_async_context(httpx.AsyncClient(trust_env=False))
         needs = {
             "PostgreSQL": partial(is_alive, pool),
             "Kafka": partial(_reachable, settings.kafka_bootstrap_servers),
-            "gates": partial(_following, gates),
+            "gates": partial(_following, gates.copy),
+            "claims": partial(_following, claims.copy),
         }
         api = Api(
-            settings=settings, keys=keys, gates=gates, store=IngestStore(pool), publisher=publisher,
+            settings=settings, keys=keys, gates=gates, claims=claims, store=IngestStore(pool), publisher=publisher,
             relay=MetricsRelay(client, settings.metrics_url), probes=Probes(needs=needs, draining=stop),
         )  # fmt: skip
-        async with background(stop, keys=keys.keep_fresh(), gates=gates.follow()):
+        async with background(stop, keys=keys.keep_fresh(), gates=gates.copy.follow(), claims=claims.copy.follow()):
             log.info("ingest listens", host=settings.host, port=settings.port)
             await http.serve(api.application(), listener, stop)
     log.info("ingest stopped")
@@ -71,8 +76,8 @@ async def _reachable(servers: str) -> bool:
     return True
 
 
-async def _following(gates: Gates) -> bool:
-    return gates.following
+async def _following(copy: Follower) -> bool:
+    return copy.following
 
 
 async def _within(close: Callable[[], Awaitable[None]], *, name: str) -> None:

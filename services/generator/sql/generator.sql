@@ -20,6 +20,19 @@ UPDATE blog_generations SET lease_until = now() + make_interval(secs => $3)
  WHERE id = ANY ($2::uuid[]) AND worker = $1 AND status = 'PROCESSING'
 RETURNING id;
 
+-- name: let_go
+-- The worker of a cancelled job has stopped: what the call that was in flight has cost is added, and a retry need not
+-- wait for the end of the lease.
+UPDATE blog_generations AS job
+   SET lease_until = NULL, input_tokens = spent.input_tokens, output_tokens = spent.output_tokens,
+       images = spent.images, cost_nanousd = spent.cost_nanousd
+  FROM (SELECT coalesce(sum(input_tokens), 0)::bigint AS input_tokens,
+               coalesce(sum(output_tokens), 0)::bigint AS output_tokens,
+               coalesce(sum(images), 0)::int AS images,
+               coalesce(sum(cost_nanousd), 0)::bigint AS cost_nanousd
+          FROM blog_steps WHERE job_id = $1) AS spent
+ WHERE job.id = $1 AND job.attempt = $2 AND job.worker = $3 AND job.status = 'CANCELLED';
+
 -- name: steps
 -- What earlier attempts have saved.
 SELECT step, state, external_id, result, in_doubt FROM blog_steps WHERE job_id = $1;
