@@ -102,6 +102,8 @@ class Usage:
     output_tokens: int = 0
     images: int = 0
     cost_nanousd: int = 0
+    in_doubt: int = 0
+    """Calls of which nobody can say whether they were billed."""
 
     def __add__(self, other: "Usage") -> "Usage":
         return Usage(
@@ -109,6 +111,7 @@ class Usage:
             output_tokens=self.output_tokens + other.output_tokens,
             images=self.images + other.images,
             cost_nanousd=self.cost_nanousd + other.cost_nanousd,
+            in_doubt=self.in_doubt + other.in_doubt,
         )
 
 
@@ -133,6 +136,10 @@ class JobEvent(Message):
     """All that the job has cost so far."""
     not_before: datetime | None = None
     error: str | None = None
+    forwarded_at: datetime | None = None
+    """When the attempt that starts was forwarded; the way from there to the claim is Kafka's and the worker's."""
+    limit_wait_s: float | None = None
+    """Seconds that the step's call waited for the provider's limits."""
 
     def event_id(self) -> str:
         return f"{self.job}:{self.kind}:{self.attempt}:{self.step or ''}"

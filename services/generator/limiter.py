@@ -175,7 +175,10 @@ class ProviderLimiter:
         """Made in the moment of the grant: a note written before the waiter wakes up has this call in its level."""
         self._turn += 1
         partition = self._partitions[self._turn % len(self._partitions)]
-        return Grant(provider=self.provider, partition=partition, at=datetime.now(UTC), ticket=ticket)
+        return Grant(
+            provider=self.provider, partition=partition, at=datetime.now(UTC), ticket=ticket,
+            waited_s=self._loop.time() - ticket.asked_at,
+        )  # fmt: skip
 
     def _pump(self) -> None:
         if self._timer is not None:

@@ -33,7 +33,8 @@ _REPAIRS = 2
 _REASKS = 1
 """Times that a call in doubt is made again, whether its worker died or its answer never came."""
 
-StepDone = Callable[[Claim, Step], Awaitable[None]]
+StepDone = Callable[[Claim, Step, float], Awaitable[None]]
+"""Hears of the step and of the seconds that its call had waited for the limits."""
 
 
 class BlogSteps:
@@ -99,7 +100,7 @@ class BlogSteps:
             await self._fail(claim, step, error, begun)
             raise
         await self._store.finish_step(claim, step, state="DONE", usage=usage, result=written.model_dump())
-        await self._step_done(claim, step)
+        await self._step_done(claim, step, grant.waited_s)
         return written
 
     async def _paint(self, claim: Claim, saved: dict[Step, SavedStep], outline: Outline) -> str:
@@ -107,7 +108,9 @@ class BlogSteps:
         if before is not None and before.done is not None:
             return str(before.done["url"])
         try:
-            image = await self._painted_before(claim, before) or await self._paint_anew(claim, outline, before)
+            image, waited_s = await self._painted_before(claim, before), 0.0
+            if image is None:
+                image, waited_s = await self._paint_anew(claim, outline, before)
         except Permanent:
             await self._store.finish_step(claim, Step.IMAGE, state="FAILED", usage=Usage())
             raise
@@ -115,7 +118,7 @@ class BlogSteps:
         await self._store.finish_step(
             claim, Step.IMAGE, state="DONE", usage=self._prices.of_image(), result={"url": url}
         )
-        await self._step_done(claim, Step.IMAGE)
+        await self._step_done(claim, Step.IMAGE, waited_s)
         return url
 
     async def _painted_before(self, claim: Claim, before: SavedStep | None) -> Image | None:
@@ -124,7 +127,8 @@ class BlogSteps:
             return None
         return await self._finish(claim, before.external_id)
 
-    async def _paint_anew(self, claim: Claim, outline: Outline, before: SavedStep | None) -> Image:
+    async def _paint_anew(self, claim: Claim, outline: Outline, before: SavedStep | None) -> tuple[Image, float]:
+        """The image, and how long its call had waited for the limits."""
         grant = await self._painter.wait_turn()
         begun = await self._begin(claim, Step.IMAGE, grant, before)
         if begun.done is not None:
@@ -133,7 +137,7 @@ class BlogSteps:
         image = await self._finish(claim, prediction)
         if image is None:
             raise Transient("Replicate no longer knows the prediction it made", code="replicate-gone", in_doubt=True)
-        return image
+        return image, grant.waited_s
 
     async def _create(self, claim: Claim, outline: Outline, begun: SavedStep) -> str:
         try:

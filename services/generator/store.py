@@ -38,6 +38,7 @@ class Claim:
     request: BlogRequested
     created_at: datetime
     started_at: datetime
+    forwarded_at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +86,7 @@ class GeneratorStore:
         return Claim(
             job=job, attempt=row["attempt"], tries=row["tries"], worker=self._worker,
             request=_REQUEST.validate_python(row["request"]), created_at=row["created_at"],
-            started_at=row["started_at"],
+            started_at=row["started_at"], forwarded_at=row["forwarded_at"],
         )  # fmt: skip
 
     async def look(self, job: UUID) -> asyncpg.Record | None:
@@ -192,6 +193,6 @@ async def _end(
         raise ClaimLostError(f"job {claim.job}, attempt {claim.attempt}")
     usage = Usage(
         input_tokens=row["input_tokens"], output_tokens=row["output_tokens"], images=row["images"],
-        cost_nanousd=row["cost_nanousd"],
+        cost_nanousd=row["cost_nanousd"], in_doubt=row["in_doubt"],
     )  # fmt: skip
     return Ended(usage=usage, at=row["at"], not_before=row["not_before"])

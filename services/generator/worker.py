@@ -7,7 +7,7 @@ our business any more.
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -132,9 +132,10 @@ class Worker:
         finally:
             self.waiting -= 1
 
-    async def tell_step(self, claim: Claim, step: Step) -> None:
-        """Announce a step that was paid for."""
-        await self._tell_progress(_event(claim, EventKind.STEP_DONE, Status.PROCESSING, step=step))
+    async def tell_step(self, claim: Claim, step: Step, limit_wait_s: float) -> None:
+        """Announce a step that was paid for, and how long its call waited for the limits."""
+        event = _event(claim, EventKind.STEP_DONE, Status.PROCESSING, step=step)
+        await self._tell_progress(replace(event, limit_wait_s=round(limit_wait_s, 3)))
 
     async def _try(self, task: GenerationTask) -> float | None:
         """None when the message is finished, else the seconds after which to look again."""
@@ -173,7 +174,8 @@ class Worker:
         )
         self._changed()
         try:
-            await self._tell_progress(_event(claim, EventKind.STARTED, Status.PROCESSING))
+            started = _event(claim, EventKind.STARTED, Status.PROCESSING)
+            await self._tell_progress(replace(started, forwarded_at=claim.forwarded_at))
             await self._tell_outcome(await self._apply(claim, await self._outcome(entry.task)))
         except ClaimLostError:
             log.warning("the claim is no longer ours: nothing written", job=str(claim.job), store=claim.request.store)
@@ -277,6 +279,6 @@ def _outcome_again(task: GenerationTask, row: asyncpg.Record) -> JobEvent:
         worker=row["worker"], error=row["error"],
         usage=Usage(
             input_tokens=row["input_tokens"], output_tokens=row["output_tokens"], images=row["images"],
-            cost_nanousd=row["cost_nanousd"],
+            cost_nanousd=row["cost_nanousd"], in_doubt=row["in_doubt"],
         ),
     )  # fmt: skip

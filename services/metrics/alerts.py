@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from services.metrics.board import Board
-from services.metrics.rules import fold
+from services.metrics.rules import aggregate
+from services.metrics.rules.aggregate import Aggregate
 from services.metrics.rules.alarm import Alert, Change, Numbers, Severity, State, judge, level_of, rank
 from services.metrics.rules.alerts import ALERTS, FEWEST_ENDED, THROUGHPUT_MINUTES, WINDOW_MINUTES
-from services.metrics.rules.fold import Aggregate
 from services.metrics.rules.growth import Growth
 from services.metrics.webhook import Webhook
 from shared.log import get_logger
@@ -20,15 +20,17 @@ _EVERY_S = 1.0
 
 
 class Alerts:
-    """`webhook` hears of every change, if there is one."""
+    """`webhook` hears of every change, if there is one and `tells` says so: of several processes, one does."""
 
     def __init__(
-        self, *, total: Callable[[], Aggregate], board: Board, webhook: Webhook | None, began_at: datetime
-    ) -> None:
+        self, *, total: Callable[[], Aggregate], board: Board, webhook: Webhook | None, began_at: datetime,
+        tells: Callable[[], bool],
+    ) -> None:  # fmt: skip
         self._total = total
         self._board = board
         self._webhook = webhook
         self._began_at = began_at
+        self._tells = tells
         self._states = {alert.name: State() for alert in ALERTS}
         self._drifted = Growth(minutes=WINDOW_MINUTES)
         self._in_doubt = Growth(minutes=WINDOW_MINUTES)
@@ -58,13 +60,14 @@ class Alerts:
         total, board = self._total(), self._board
         scheduler = board.scheduler if board.scheduler_is_heard(now) else None
         oldest = scheduler.oldest_pending_at if scheduler is not None else None
-        done, failed = fold.in_last_minutes(total, WINDOW_MINUTES, now.timestamp())
+        done, failed = aggregate.in_last_minutes(total, WINDOW_MINUTES, now.timestamp())
+        done_lately, _ = aggregate.in_last_minutes(total, THROUGHPUT_MINUTES, now.timestamp())
         return Numbers(
             pending=scheduler.pending if scheduler is not None else None,
             due=scheduler.pending - scheduler.delayed if scheduler is not None else None,
             oldest_wait_s=((now - oldest).total_seconds() if oldest else 0.0) if scheduler is not None else None,
             failed_percent=100 * failed / (done + failed) if done + failed >= FEWEST_ENDED else 0.0,
-            done_per_minute=fold.in_last_minutes(total, THROUGHPUT_MINUTES, now.timestamp())[0] / THROUGHPUT_MINUTES,
+            done_per_minute=done_lately / THROUGHPUT_MINUTES,
             open_circuits=board.open_circuits(now),
             workers=len(board.alive(now)),
             drifted=self._drifted.see(board.scheduler.drifted if board.scheduler else None, now),
@@ -82,7 +85,7 @@ class Alerts:
             speak("alert raised", **known, severity=after, threshold=level_of(alert, after).raise_at, means=alert.means)
         else:
             log.warning("alert eased", **known, severity=after)
-        if self._webhook is not None:
+        if self._webhook is not None and self._tells():
             self._webhook.send(_text(change))
 
 

@@ -25,7 +25,9 @@ class Watched:
         self.board = Board(silence_s=10)
         self.total: dict[str, Any] = folded(list(events))[1]
         self.now = NOW
-        self.alerts = Alerts(total=lambda: self.total, board=self.board, webhook=None, began_at=NOW)
+        self.alerts = Alerts(
+            total=lambda: self.total, board=self.board, webhook=None, began_at=NOW, tells=lambda: False
+        )
 
     def seconds(self, count: int, *, worker: WorkerReport | None = None, said: dict[str, Any] | None = None) -> None:
         for _ in range(count):

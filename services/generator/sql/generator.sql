@@ -5,12 +5,13 @@ UPDATE blog_generations
    SET status = 'PROCESSING', attempt = attempt + 1, worker = $2, lease_until = now() + make_interval(secs => $3),
        started_at = coalesce(started_at, now()), not_before = NULL
  WHERE id = $1 AND status = 'PENDING' AND forwarded_at IS NOT NULL
-RETURNING attempt, attempt - blameless AS tries, request, created_at, started_at;
+RETURNING attempt, attempt - blameless AS tries, request, created_at, started_at, forwarded_at;
 
 -- name: look
 -- Why a job could not be claimed: what is true of it.
 SELECT instance_id AS store, status, attempt, worker, forwarded_at IS NOT NULL AS forwarded, created_at, started_at,
        finished_at, error, input_tokens, output_tokens, images, cost_nanousd,
+       (SELECT coalesce(sum(in_doubt), 0)::int FROM blog_steps WHERE job_id = id) AS in_doubt,
        extract(epoch FROM lease_until - now())::float8 AS lease_left_s
   FROM blog_generations WHERE id = $1;
 
@@ -118,8 +119,9 @@ UPDATE blog_generations AS job
   FROM (SELECT coalesce(sum(input_tokens), 0)::bigint AS input_tokens,
                coalesce(sum(output_tokens), 0)::bigint AS output_tokens,
                coalesce(sum(images), 0)::int AS images,
-               coalesce(sum(cost_nanousd), 0)::bigint AS cost_nanousd
+               coalesce(sum(cost_nanousd), 0)::bigint AS cost_nanousd,
+               coalesce(sum(in_doubt), 0)::int AS in_doubt
           FROM blog_steps WHERE job_id = $1) AS spent
  WHERE job.id = $1 AND job.attempt = $2 AND job.worker = $3 AND job.status = 'PROCESSING'
-RETURNING job.input_tokens, job.output_tokens, job.images, job.cost_nanousd, job.not_before,
+RETURNING job.input_tokens, job.output_tokens, job.images, job.cost_nanousd, spent.in_doubt, job.not_before,
           coalesce(job.finished_at, now()) AS at;
