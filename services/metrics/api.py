@@ -2,31 +2,18 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
 
-from services.metrics import prometheus, view
+from services.metrics import page, prometheus, view
 from services.metrics.app import Tables
 from services.metrics.board import Board
 from services.metrics.rules import limits
 from shared.http import JsonResponse, Problem
-
-_STATIC = Path(__file__).parent / "static"
-_PAGE_HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:;"
-        " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",
-}
 
 
 class Api:
@@ -40,7 +27,7 @@ class Api:
 
     def application(self) -> Starlette:
         routes: list[Route | Mount] = [
-            Route("/", self.page),
+            *page.routes(),
             Route("/health", self.health),
             Route("/livez", self.live),
             Route("/readyz", self.ready),
@@ -49,12 +36,8 @@ class Api:
             Route("/api/overview", self.overview),
             Route("/api/stores", self.stores),
             Route("/api/workers", self.workers),
-            Mount("/static", StaticFiles(directory=_STATIC)),
         ]
         return Starlette(routes=routes, exception_handlers={Problem: _problem, HTTPException: _http_error})
-
-    async def page(self, request: Request) -> Response:
-        return FileResponse(_STATIC / "index.html", headers=_PAGE_HEADERS)
 
     async def health(self, request: Request) -> Response:
         return JsonResponse({"status": "ok", "timestamp": datetime.now(UTC)})
