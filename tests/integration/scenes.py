@@ -27,6 +27,9 @@ def idle() -> Snapshot:
         "failedLastHour": 0, "failedPercent": 0.0, "waitSeconds": _percentiles(None, None),
         "runSeconds": _percentiles(None, None), "usage": _usage(0), "costUsd": 0.0, "standins": False, "workers": 2,
         "jobs": dict.fromkeys(("PENDING", "PROCESSING", "DONE", "FAILED", "REJECTED", "CANCELLED"), 0),
+        "deadLetters": 0, "inDoubtCalls": 0, "malformedEvents": 0, "lag": {"scheduler": 0, "metrics": 0},
+        "drift": {"at": ago(20), "jobs": 0, "costUsd": 0.0},
+        "metrics": {"processes": 1, "missing": [], "uncountedPartitions": [], "complete": True},
     }  # fmt: skip
     workers = [_worker(name, number, running=0) for number, name in enumerate(_WORKERS)]
     return {
@@ -41,6 +44,7 @@ def flood() -> Snapshot:
         "pending": 1412, "inFlight": 78, "storesWaiting": 9, "oldestWaitSeconds": 341.0, "donePerMinute": 61.4,
         "doneLastMinute": 63, "doneLastHour": 2310, "failedLastHour": 12, "failedPercent": 0.52,
         "waitSeconds": _percentiles(14.2, 380.0), "costUsd": 8.1234, "usage": _usage(9_123_456), "standins": True,
+        "jobs": scene["overview"]["jobs"] | {"PENDING": 1412, "PROCESSING": 78, "DONE": 2310, "FAILED": 12},
         "fairness": {
             "beganAt": ago(60), "seconds": 60, "contenders": 9, "jain": 0.987, "largestGapUsd": 0.0042,
             "lightStores": 8, "lightSlowdown": 1.04,
@@ -64,7 +68,9 @@ def flood() -> Snapshot:
 def provider_down() -> Snapshot:
     """OpenAI's account has no money left; Replicate asked for a pause; a worker is gone."""
     scene = flood()
-    scene["overview"] |= {"pending": 5320, "donePerMinute": 0.8, "oldestWaitSeconds": 1260.0, "standins": False}
+    scene["overview"] |= {"pending": 5320, "donePerMinute": 0.8, "oldestWaitSeconds": 2460.0, "standins": False}
+    scene["overview"] |= {"deadLetters": 3, "inDoubtCalls": 2, "lag": {"scheduler": 40, "metrics": 12}, "inFlight": 36}
+    scene["overview"]["metrics"] |= {"complete": False, "missing": ["10.0.0.7:3001"]}
     scene["overview"] |= {"failedPercent": 22.4, "failedLastHour": 212, "doneLastHour": 734, "workers": 1}
     scene["rateLimiter"] = _limits(0.4)
     providers = scene["rateLimiter"]["rateLimiter"]
@@ -80,7 +86,7 @@ def provider_down() -> Snapshot:
         _alert("circuit-open", "critical", "openai gpt-4o-mini: the account is out of credit", None, None, 610),
         _alert("pending", "critical", "5,320 jobs wait", 5320, 5000, 94),
         _alert("error-rate", "critical", "22.4 % of the last hour's jobs failed", 22.4, 20, 480),
-        _alert("oldest-wait", "warning", "the oldest job has waited for 21 minutes", 1260, 600, 660),
+        _alert("oldest-wait", "warning", "the oldest job has waited for 41 minutes", 2460, 1800, 660),
     ]
     return scene
 

@@ -29,14 +29,19 @@ class Trend {
 
   add(at, value) {
     if (value === null || value === undefined || at === this.#times.at(-1)) return;
-    this.#times.push(at);
-    this.#values.push(value);
-    if (this.#times.length > KEPT) this.#times.splice(0, 1), this.#values.splice(0, 1);
+    if (!this.#times.length) this.#push(at - 60, null); // a minute to the left of the first, so that time has a scale
+    this.#push(at, value);
     const data = [this.#times, this.#values];
     if (this.#plot) this.#plot.setData(data);
     else if (globalThis.uPlot) this.#plot = new globalThis.uPlot(this.#options(), data, this.#box);
     else text(this.#box, "The chart library is not served.");
     this.#say(this.#values.length - 1);
+  }
+
+  #push(at, value) {
+    this.#times.push(at);
+    this.#values.push(value);
+    if (this.#times.length > KEPT) [this.#times, this.#values] = [this.#times.slice(1), this.#values.slice(1)];
   }
 
   redraw() {
@@ -59,14 +64,13 @@ class Trend {
     };
     return {
       ...this.#size(),
-      padding: [8, 16, 0, 0],
+      padding: [8, 28, 0, 0],
       legend: { show: false },
       cursor: { y: false, points: { size: 7 }, drag: { x: false, y: false } },
       scales: {
-        x: { range: (plot, from, to) => [Math.min(from, to - 60), to] },
         y: { range: (plot, low, high) => [0, Math.max(high * 1.15, 5)] },
       },
-      series: [{}, { stroke: () => colour("--accent"), width: 2, fill: () => colour("--accent-soft"), points: { show: false } }],
+      series: [{}, { stroke: () => colour("--accent"), width: 2, fill: () => colour("--accent-soft"), points: { size: 6, fill: () => colour("--accent"), filter: (plot) => [plot.data[0].length - 1] } }],
       axes: [
         { ...axis, values: (plot, at, axis, space, step) => at.map((value) => clock(value * 1000).slice(0, step < 60 ? 8 : 5)), incrs: [15, 30, 60, 120, 300, 600, 1800], space: 80, size: 24, grid: { show: false } },
         { ...axis, values: (plot, at) => at.map(compact), size: 40, space: 30, incrs: [1, 2, 5, 10, 20, 25, 50, 100, 200, 250, 500, 1000, 2000, 2500, 5000, 10000, 25000, 50000] },

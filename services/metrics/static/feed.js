@@ -45,9 +45,12 @@ export class Feed {
     this.#failed = failed;
   }
 
+  // `?poll` in the address leaves the stream out: for a proxy that holds streams back, and for a picture of the page,
+  // which is taken when nothing is on its way any more.
   start() {
+    if (new URLSearchParams(location.search).has("poll")) return this.#poll();
     this.#listen();
-    setInterval(() => this.#watch(), POLL_MS);
+    return setInterval(() => this.#watch(), POLL_MS);
   }
 
   #listen() {
@@ -81,7 +84,7 @@ export class Feed {
       this.#tell(Object.fromEntries(names.map((name, index) => [name, answers[index]])), "polling");
     } catch (error) {
       if (this.#timer !== asked) return;
-      this.#failed(error.name === "TimeoutError" ? "It does not answer." : error.status ? `It answered ${error.message}.` : "Nobody answers there.");
+      this.#failed(error.name === "TimeoutError" ? "It does not answer in time." : error.status ? `The metrics service answered ${error.message}.` : "Nobody answers.");
     }
     this.#timer = setTimeout(() => this.#ask(), POLL_MS);
   }

@@ -4,7 +4,8 @@ import { byId, element, keyed, size, text } from "./dom.js";
 import { number, plural, rate, seconds } from "./format.js";
 
 export const BAND = [20, 40]; // blogs a minute that operators expect of a worker
-const FAIR = { queue: [1000, 5000], failedPercent: [5, 20], leastPerMinute: 5, oldestWait: 600 };
+// The thresholds of the alerts of the same names; seconds, percent, blogs.
+const FAIR = { queue: [1000, 5000], failedPercent: [5, 20], leastPerMinute: 5, oldestWait: [1800, 7200] };
 
 const OK = ["", "OK"], NONE = ["", ""];
 
@@ -42,7 +43,7 @@ function tiles(overview) {
   return [
     { name: "Pending", value: number(pending), verdict: pending === null ? NONE : above(pending, FAIR.queue),
       note: `${plural(overview.storesWaiting ?? 0, "store")} waiting`, lead: true },
-    { name: "Oldest wait", value: seconds(overview.oldestWaitSeconds), verdict: overview.oldestWaitSeconds > FAIR.oldestWait ? ["warn", "Long"] : pending ? OK : NONE,
+    { name: "Oldest wait", value: seconds(overview.oldestWaitSeconds), verdict: pending ? above(overview.oldestWaitSeconds, FAIR.oldestWait) : NONE,
       note: waits(overview.waitSeconds) },
     { name: "Done a minute", value: rate(donePerMinute), verdict: pace(overview, low * workers),
       note: expectation(low, high, workers), band: { value: donePerMinute, low: low * workers, high: high * workers } },

@@ -5,6 +5,7 @@ import { showTrends } from "./charts.js";
 import { attribute, byId, text } from "./dom.js";
 import { Feed } from "./feed.js";
 import { clock } from "./format.js";
+import { showHealth } from "./health.js";
 import { setUpJob, showJobs } from "./jobs.js";
 import { showLimits } from "./limits.js";
 import { showNow } from "./now.js";
@@ -25,6 +26,7 @@ function heard(snapshot, by) {
   trouble = "";
   showAlerts(snapshot.alerts);
   showNow(snapshot.overview);
+  showHealth(snapshot.overview);
   showTrends(snapshot.overview);
   showStores(snapshot.stores, snapshot.overview.fairness);
   showLimits(snapshot.providers);
