@@ -3,17 +3,15 @@
 import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
 
-from services.metrics import peers, prometheus
+from services.metrics import page, peers, prometheus
 from services.metrics.board import Board
 from services.metrics.feed import Feed
 from services.metrics.peers import PART_PATH, TIMELINE_PATH
@@ -22,17 +20,6 @@ from services.metrics.rules import query
 from services.metrics.rules.query import Number, UnknownQueryError
 from services.metrics.whole import Whole
 from shared.http import JsonResponse, Problem
-
-_STATIC = Path(__file__).parent / "static"
-_PAGE_HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:;"
-        " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",
-}
 
 
 class Api:
@@ -54,7 +41,7 @@ class Api:
 
     def application(self) -> Starlette:
         routes: list[Route | Mount] = [
-            Route("/", self.page),
+            *page.routes(),
             Route("/health", self.health),
             Route("/livez", self.live),
             Route("/readyz", self.ready),
@@ -71,13 +58,9 @@ class Api:
             Route("/api/events", self.events),
             Route(PART_PATH, self.part),
             Route(f"{TIMELINE_PATH}/{{job:uuid}}", self.own_timeline),
-            Mount("/static", StaticFiles(directory=_STATIC)),
         ]
         handlers = {Problem: _problem, UnknownQueryError: _unknown_query, HTTPException: _http_error}
         return Starlette(routes=routes, exception_handlers=handlers)
-
-    async def page(self, request: Request) -> Response:
-        return FileResponse(_STATIC / "index.html", headers=_PAGE_HEADERS)
 
     async def health(self, request: Request) -> Response:
         return JsonResponse({"status": "ok", "timestamp": datetime.now(UTC)})
