@@ -1,13 +1,10 @@
 """The HTTP interface. Accepting a request touches Kafka only; reading one touches PostgreSQL only."""
 
-from collections.abc import Awaitable
 from datetime import UTC, datetime
-from typing import TypeVar
 from urllib.parse import urlencode
 from uuid import UUID
 
 import uuid_utils.compat
-from aiokafka.errors import KafkaError
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,6 +14,7 @@ from starlette.types import ASGIApp
 
 from services.ingest import rules, view
 from services.ingest.body import read_json
+from services.ingest.bulk import Bulk
 from services.ingest.callers import Callers
 from services.ingest.claims import Claims
 from services.ingest.errors import HANDLERS, RequestId
@@ -25,20 +23,16 @@ from services.ingest.interventions import Interventions
 from services.ingest.keys import KeyRing
 from services.ingest.probes import Probes
 from services.ingest.reading import JobReader, reading
+from services.ingest.refusals import acknowledged, closed
 from services.ingest.relay import MetricsRelay
 from services.ingest.settings import IngestSettings
 from services.ingest.store import IngestStore
-from shared.http import JsonResponse, Problem
+from shared.http import JsonResponse
 from shared.kafka import Outgoing, Publisher
-from shared.log import get_logger
-from shared.messages import BlogRequested, IdempotencyClaim, StoreGate
+from shared.messages import BlogRequested, IdempotencyClaim
 from shared.topics import REQUESTS
 
-log = get_logger(__name__)
-T = TypeVar("T")
-
 _LIST_PARAMETERS = {"status", "limit", "cursor", "store"}
-_PROBLEM_TYPES = "https://iana.org/assignments/http-problem-types"
 
 
 class Api:
@@ -61,6 +55,9 @@ class Api:
             callers=self._callers, store=store, reader=self._reader, publisher=publisher,
             publish_timeout_s=settings.publish_timeout_s,
         )  # fmt: skip
+        self._bulk = Bulk(
+            settings=settings, callers=self._callers, gates=gates, claims=claims, store=store, publisher=publisher
+        )
 
     def application(self) -> ASGIApp:
         routes: list[Route | Mount] = [
@@ -71,6 +68,7 @@ class Api:
             Route("/metrics", self._relay.get),
             Route("/api/rate-limiter/stats", self._relay.get),
             Route("/api/blog-generation", self.jobs, methods=["GET", "POST"]),
+            Route("/api/blog-generation/bulk", self._bulk.submit, methods=["POST"]),
             Route("/api/blog-generation/{job:uuid}", self.get, methods=["GET"]),
             Route("/api/blog-generation/{job:uuid}/cancel", self._interventions.cancel, methods=["POST"]),
             Route("/api/blog-generation/{job:uuid}/retry", self._interventions.retry, methods=["POST"]),
@@ -92,7 +90,7 @@ class Api:
         body = rules.judge_body(content, now=now)
         job = rules.job_id(store, request.headers.get("idempotency-key"), uuid_utils.compat.uuid7())
         if self._claims.known(job, now) is None and (gate := self._gates.closed(store)) is not None:
-            raise _closed(gate)  # a repeat is no new job
+            raise closed(gate)  # a repeat is no new job
         if job.version != 7:
             now = await self._claim(body, job=job, store=store, now=now)
         message = rules.to_message(body, job=job, store=store, now=now)
@@ -133,33 +131,10 @@ class Api:
         """When the job of an Idempotency-Key was first asked for; refused when that was with another request."""
         fingerprint = rules.fingerprint(body)
         claim = IdempotencyClaim(job=job, store=store, fingerprint=fingerprint, at=now)
-        first = await _acknowledged(self._claims.first(claim), store)
+        first = await acknowledged(self._claims.first(claim), store)
         rules.judge_repeat(fingerprint, first.fingerprint)
         return first.at
 
     async def _publish(self, message: BlogRequested) -> None:
         outgoing = Outgoing(topic=REQUESTS, key=message.store, message=message)
-        await _acknowledged(self._publisher.publish(outgoing, timeout=self._settings.publish_timeout_s), message.store)
-
-
-async def _acknowledged(write: Awaitable[T], store: str) -> T:
-    """What Kafka answers, or a 503 when it does not: nothing was accepted."""
-    try:
-        return await write
-    except (KafkaError, TimeoutError) as error:
-        log.error("a request could not be accepted", store=store, reason=f"{type(error).__name__}: {error}")
-        raise Problem(
-            503, "Service Unavailable", detail="the event log did not acknowledge; send the request again",
-            headers={"Retry-After": "2"},
-        ) from None  # fmt: skip
-
-
-def _closed(gate: StoreGate) -> Problem:
-    """429 when it is the store's own queue, 503 when it is everybody's."""
-    wait = str(rules.retry_after(gate))
-    detail = f"no new requests for now ({gate.reason}); come back in {wait} s"
-    headers = {"Retry-After": wait}
-    if gate.store == rules.ALL_STORES:
-        kind = f"{_PROBLEM_TYPES}#temporary-reduced-capacity"
-        return Problem(503, "Service Unavailable", detail=detail, kind=kind, headers=headers)
-    return Problem(429, "Too Many Requests", detail=detail, kind=f"{_PROBLEM_TYPES}#quota-exceeded", headers=headers)
+        await acknowledged(self._publisher.publish(outgoing, timeout=self._settings.publish_timeout_s), message.store)

@@ -97,10 +97,10 @@ class BlogRequestBody(BaseModel):
 
 
 class RefusedError(Exception):
-    """A request that cannot be taken: each field at fault, as [{"field", "detail"}]."""
+    """A request that cannot be taken: each field at fault, as [{"field", "detail"}]. `detail` sums them up."""
 
-    def __init__(self, errors: list[dict[str, Any]]) -> None:
-        super().__init__("; ".join(f"{error['field']}: {error['detail']}" for error in errors))
+    def __init__(self, errors: list[dict[str, Any]], detail: str | None = None) -> None:
+        super().__init__(detail or "; ".join(f"{error['field']}: {error['detail']}" for error in errors))
         self.errors = errors
 
 

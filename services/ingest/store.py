@@ -24,6 +24,12 @@ class IngestStore:
         """A job of this store (None: of any); another store's is as good as none."""
         return await self._pool.fetchrow(_QUERIES["job"], job, store)
 
+    async def waiting(self, store: str) -> tuple[int, int]:
+        """How many jobs wait in a store's queue, and in all queues."""
+        row = await self._pool.fetchrow(_QUERIES["waiting"], store)
+        assert row is not None
+        return row["of_store"], row["of_all"]
+
     async def steps(self, job: UUID) -> Sequence[Row]:
         return await self._pool.fetch(_QUERIES["steps"], job)
 

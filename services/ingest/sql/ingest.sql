@@ -16,6 +16,11 @@ SELECT job.id, job.instance_id, job.status, job.source_type, job.source_id, job.
        LEFT JOIN store_outlooks AS outlook ON outlook.instance_id = job.instance_id
  WHERE job.id = $1 AND ($2::text IS NULL OR job.instance_id = $2);
 
+-- name: waiting
+-- How many jobs wait in the queue of a store, and in all.
+SELECT count(*) FILTER (WHERE instance_id = $1) AS of_store, count(*) AS of_all
+  FROM blog_generations WHERE status = 'PENDING' AND forwarded_at IS NULL;
+
 -- name: steps
 -- The steps of a job in the order in which they began.
 SELECT step, state, attempt, call_started_at, finished_at, input_tokens, output_tokens, images, cost_nanousd, in_doubt
