@@ -25,6 +25,7 @@ from services.ingest.probes import Probes
 from services.ingest.relay import MetricsRelay
 from services.ingest.settings import IngestSettings
 from services.ingest.store import IngestStore, Row
+from services.ingest.trace import TraceContext
 from shared.http import JsonResponse, Problem
 from shared.kafka import Outgoing, Publisher
 from shared.log import get_logger
@@ -36,6 +37,7 @@ log = get_logger(__name__)
 T = TypeVar("T")
 
 _LIST_PARAMETERS = {"status", "limit", "cursor"}
+_TRACED = frozenset({"/api/blog-generation", "/api/blog-generation/bulk"})
 _PROBLEM_TYPES = "https://iana.org/assignments/http-problem-types"
 
 
@@ -68,7 +70,8 @@ class Api:
         if self._settings.image_dir is not None:
             routes.append(Mount("/images", StaticFiles(directory=self._settings.image_dir, check_dir=False)))
         # Around all of Starlette: the answer to an unforeseen fault, and its log line, need the id most.
-        return RequestId(Starlette(routes=routes, exception_handlers=HANDLERS))
+        app = TraceContext(Starlette(routes=routes, exception_handlers=HANDLERS), paths=_TRACED)
+        return RequestId(app)
 
     async def jobs(self, request: Request) -> Response:
         """One route for both methods, so that a refused one is told of both."""
