@@ -79,7 +79,7 @@ def service_environment(
     if standins:
         made["STANDIN"] = "true"
         made |= {name: value for name, value in STANDIN_ACCOUNT.items() if name.split("_")[0].lower() in standins}
-    chosen = {name: environ[name] for name in _OURS if environ.get(name)}
+    chosen = {name: value for name, value in environ.items() if value and (name in _OURS or name.startswith("OTEL_"))}
     return made | chosen
 
 

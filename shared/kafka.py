@@ -14,6 +14,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError, OutOfOrderSequenceNumber, TopicAlreadyExistsError, UnknownProducerId
 from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, RecordMetadata, TopicPartition
 
+from shared import tracing
 from shared.errors import InvalidMessage, Unavailable
 from shared.log import get_logger
 from shared.messages import Headers, Message, decode, encode
@@ -219,7 +220,8 @@ class Publisher:
 
     async def publish(self, outgoing: Outgoing, *, timeout: float = 30) -> None:
         """Send one message and wait until all in-sync replicas have it. Raises KafkaError or TimeoutError."""
-        await self.publish_all([outgoing], timeout=timeout)
+        with tracing.span(f"publish {outgoing.topic.name}", kind=tracing.PRODUCER):
+            await self.publish_all([outgoing], timeout=timeout)
 
     async def publish_all(self, batch: Sequence[Outgoing], *, timeout: float = 30) -> None:
         """Send all and wait for all. On an error some may have gone out: send them again, readers drop repeats."""
@@ -260,7 +262,9 @@ class Publisher:
         )
 
     async def _send(self, producer: AIOKafkaProducer, outgoing: Outgoing) -> asyncio.Future[RecordMetadata]:
-        value, headers = encode(outgoing.message, source=self._source) if outgoing.message is not None else (None, [])
+        value, headers = None, list[tuple[str, bytes]]()
+        if outgoing.message is not None:
+            value, headers = encode(outgoing.message, source=self._source, traceparent=tracing.traceparent())
         future: asyncio.Future[RecordMetadata] = await producer.send(
             self._names.topic(outgoing.topic), value=value, key=outgoing.key.encode(), headers=headers,
             partition=outgoing.partition,

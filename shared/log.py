@@ -14,8 +14,14 @@ import orjson
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from shared.tracing import add_trace_id
+
 LEVELS = {0: logging.ERROR, 1: logging.WARNING, 2: logging.INFO, 3: logging.DEBUG, 4: logging.DEBUG}
 
+_LIBRARIES = (
+    "aiokafka", "faust", "mode", "httpx", "httpx2", "httpcore", "openai", "uvicorn", "asyncio", "opentelemetry",
+    "urllib3",
+)  # fmt: skip
 _SECRET_NAME = re.compile(r"(api[_-]?key|token$|secret|password|authorization|database_url)", re.IGNORECASE)
 _SECRET_VALUE = re.compile(r"(sk_live_|sk-|r8_|Bearer\s+)[A-Za-z0-9_\-]{6,}|(?<=://)[^/@\s:]+:[^/@\s]+(?=@)")
 _HIDDEN = "[redacted]"
@@ -80,6 +86,7 @@ def configure(service: str, level: int, *, secrets: Sequence[str] = ()) -> None:
     """
     steps: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
+        add_trace_id,
         structlog.stdlib.add_log_level,
         structlog.stdlib.PositionalArgumentsFormatter(),
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
@@ -108,9 +115,10 @@ def configure(service: str, level: int, *, secrets: Sequence[str] = ()) -> None:
     root.setLevel(LEVELS[level])
     # Libraries speak at a level of their own: their INFO is our DEBUG.
     library_level = logging.DEBUG if level >= 3 else logging.WARNING
-    for name in ("aiokafka", "faust", "mode", "httpx", "httpx2", "httpcore", "openai", "uvicorn", "asyncio"):
+    for name in _LIBRARIES:
         logging.getLogger(name).setLevel(library_level)
-    handler.addFilter(SaidBefore("aiokafka"))
+    for name in ("aiokafka", "opentelemetry"):
+        handler.addFilter(SaidBefore(name))
     structlog.contextvars.bind_contextvars(service=service)
 
 

@@ -6,8 +6,9 @@ field added later has a default, so that old and new versions can run side by si
 instances with a dictionary twice as fast.
 """
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, ClassVar
@@ -56,6 +57,8 @@ class BlogRequested(Message):
     webhook_url: str | None = None
     images: int = 1
     """Hero images to make: 0 or 1."""
+    traceparent: str | None = None
+    """W3C trace context; the record's header of this name says the same."""
 
     def event_id(self) -> str:
         return str(self.id)
@@ -76,6 +79,8 @@ class GenerationTask(Message):
     epoch: int
     """The leadership under which it was forwarded."""
     forwarded_at: datetime
+    traceparent: str | None = None
+    """W3C trace context; the record's header of this name says the same."""
 
     def event_id(self) -> str:
         return f"{self.job}:task:{self.forward}:{self.epoch}"
@@ -140,6 +145,8 @@ class JobEvent(Message):
     """When the attempt that starts was forwarded; the way from there to the claim is Kafka's and the worker's."""
     limit_wait_s: float | None = None
     """Seconds that the step's call waited for the provider's limits."""
+    traceparent: str | None = None
+    """W3C trace context; the record's header of this name says the same."""
 
     def event_id(self) -> str:
         return f"{self.job}:{self.kind}:{self.attempt}:{self.step or ''}"
@@ -294,11 +301,16 @@ class IdempotencyClaim(Message):
 MESSAGES: tuple[type[Message], ...] = (
     BlogRequested, GenerationTask, JobEvent, WorkerReport, SchedulerReport, StoreGate, IdempotencyClaim,
 )  # fmt: skip
+_TRACED = (BlogRequested, GenerationTask, JobEvent)
+_TRACEPARENT = re.compile("[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _ADAPTERS: dict[str, TypeAdapter[Message]] = {message.TYPE: TypeAdapter(message) for message in MESSAGES}
 
 
-def encode(message: Message, *, source: str) -> tuple[bytes, list[tuple[str, bytes]]]:
-    """The record's value and its CloudEvents headers. `source` names the process that says it."""
+def encode(message: Message, *, source: str, traceparent: str | None = None) -> tuple[bytes, list[tuple[str, bytes]]]:
+    """The record's value and its CloudEvents headers. `source` names the process that says it.
+
+    `traceparent` is for a message that has none of its own.
+    """
     headers = {
         "ce_specversion": "1.0",
         "ce_id": message.event_id(),
@@ -307,6 +319,8 @@ def encode(message: Message, *, source: str) -> tuple[bytes, list[tuple[str, byt
         "ce_time": message.created().isoformat(),
         "content-type": "application/json",
     }
+    if (trace := (message.traceparent if isinstance(message, _TRACED) else None) or traceparent) is not None:
+        headers["traceparent"] = trace
     return orjson.dumps(message), [(name, value.encode()) for name, value in headers.items()]
 
 
@@ -318,7 +332,15 @@ def decode(value: bytes | None, headers: Headers) -> Message:
     if kind not in _ADAPTERS:
         raise InvalidMessage(f"unknown message type {kind!r}")
     try:
-        return _ADAPTERS[kind].validate_json(value)
+        return _traced(_ADAPTERS[kind].validate_json(value), headers)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         raise InvalidMessage(f"{kind}: {'.'.join(map(str, first['loc'])) or 'body'}: {first['msg']}") from None
+
+
+def _traced(message: Message, headers: Headers) -> Message:
+    """The message with the record's trace context, unless it brings its own, or the header is none."""
+    trace = (dict(headers).get("traceparent") or b"").decode(errors="replace")
+    if not isinstance(message, _TRACED) or message.traceparent is not None or not _TRACEPARENT.fullmatch(trace):
+        return message
+    return replace(message, traceparent=trace)

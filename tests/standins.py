@@ -43,6 +43,11 @@ class Standin:
         jobs: dict[str, dict[str, Any]] = httpx.get(f"{self.url}/standin/bill").json()["jobs"]
         return jobs
 
+    def traces(self, job: object) -> list[str]:
+        """The trace contexts that came with a job's calls."""
+        jobs: dict[str, list[str]] = httpx.get(f"{self.url}/standin/traces").json()
+        return jobs.get(str(job), [])
+
     def rejected(self) -> int:
         return int(httpx.get(f"{self.url}/standin/bill").json()["rejected"])
 

@@ -2,6 +2,7 @@
 
 import random
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -37,6 +38,7 @@ class Control:
         self.provider = provider
         self.bill = Bill()
         self.faults = FaultScript(faults)
+        self._traces: defaultdict[str, list[str]] = defaultdict(list)
         self.buckets = {name: MinuteBucket(limit, time.monotonic()) for name, limit in limits.items()}
         self.latency_ms = latency_ms
         self.rng = random.Random(seed)
@@ -45,10 +47,16 @@ class Control:
         """A latency with the spread of the real thing: log-normal around the median."""
         return self.latency_ms / 1000 * self.rng.lognormvariate(0, 0.35)
 
+    def note_trace(self, job: str, request: Request) -> None:
+        """Remember the W3C trace context that came with a job's call."""
+        if (traceparent := request.headers.get("traceparent")) is not None:
+            self._traces[job].append(traceparent)
+
     def routes(self) -> list[Route]:
         return [
             Route("/", self.index),
             Route("/standin/bill", self.get_bill),
+            Route("/standin/traces", self.get_traces),
             Route("/standin/faults", self.script, methods=["GET", "POST", "DELETE"]),
             Route("/standin/limits", self.change_limits, methods=["POST"]),
             Route("/standin/latency", self.latency, methods=["GET", "POST"]),
@@ -60,6 +68,9 @@ class Control:
 
     async def get_bill(self, request: Request) -> Response:
         return json(self.bill.as_json())
+
+    async def get_traces(self, request: Request) -> Response:
+        return json(self._traces)
 
     async def script(self, request: Request) -> Response:
         """POST a list of faults, GET what is left of them, DELETE them all."""

@@ -61,6 +61,7 @@ class OpenAIStandin:
         metadata = body.get("metadata") or {}
         job = request.headers.get("x-blogstream-job") or metadata.get("job", "")
         step = metadata.get("step", "")
+        self._control.note_trace(job, request)
         refusal = self._over_limit(body)
         if refusal is not None:
             return refusal

@@ -53,6 +53,7 @@ class ReplicateStandin:
             return json({"title": "Unauthenticated", "detail": "You did not pass an API token", "status": 401}, 401)
         body = orjson.loads(await request.body())
         job = request.headers.get("x-blogstream-job", "")
+        self._control.note_trace(job, request)
         now, bucket = time.monotonic(), self._control.buckets["requests"]
         fault = self._control.faults.next(job, "image")
         kind = fault.kind if fault else ""

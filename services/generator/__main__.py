@@ -4,13 +4,14 @@ import asyncio
 
 from services.generator import service
 from services.generator.settings import GeneratorSettings
-from shared import lifecycle, log
+from shared import lifecycle, log, tracing
 from shared.settings import process_name
 
 
 async def main(stop: asyncio.Event) -> None:
     settings = GeneratorSettings.from_environment()
     log.configure("generator", settings.log_level)
+    tracing.configure("generator")
     await service.run(settings, stop, name=process_name("generator"))
 
 

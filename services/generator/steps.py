@@ -19,6 +19,7 @@ from services.generator.rules.article import Article, Outline, plain, render, sl
 from services.generator.rules.limiter import Grant
 from services.generator.rules.prices import Prices
 from services.generator.store import Claim, GeneratorStore, Post, SavedStep
+from shared import tracing
 from shared.errors import Permanent, Transient
 from shared.job import Step
 from shared.log import get_logger
@@ -76,7 +77,8 @@ class BlogSteps:
         call = Call(job=claim.job, step=step, instructions=instructions, data=data, max_tokens=max_tokens)
         for repair in range(_REPAIRS + 1):
             try:
-                return await self._ask(claim, step, call, answer, known)
+                with tracing.span(f"step {step}"):
+                    return await self._ask(claim, step, call, answer, known)
             except PaidInVain as vain:
                 await self._store.finish_step(claim, step, state="FAILED", usage=vain.usage)
                 if isinstance(vain.cause, Permanent):
@@ -88,12 +90,14 @@ class BlogSteps:
         raise AssertionError("the last round returns or raises")
 
     async def _ask(self, claim: Claim, step: Step, call: Call, answer: type[A], known: SavedStep | None) -> A:
-        grant = await self._writer.wait_turn(call, answer)
+        with tracing.span("limiter wait"):
+            grant = await self._writer.wait_turn(call, answer)
         begun = await self._begin(claim, step, grant, known)
         if begun.done is not None:
             return answer.model_validate(begun.done)
         try:
-            written, usage = await self._writer.write(call, answer, grant)
+            with tracing.span("call openai", kind=tracing.CLIENT):
+                written, usage = await self._writer.write(call, answer, grant)
         except PaidInVain:
             raise
         except Exception as error:
@@ -108,9 +112,10 @@ class BlogSteps:
         if before is not None and before.done is not None:
             return str(before.done["url"])
         try:
-            image, waited_s = await self._painted_before(claim, before), 0.0
-            if image is None:
-                image, waited_s = await self._paint_anew(claim, outline, before)
+            with tracing.span(f"step {Step.IMAGE}"):
+                image, waited_s = await self._painted_before(claim, before), 0.0
+                if image is None:
+                    image, waited_s = await self._paint_anew(claim, outline, before)
         except Permanent:
             await self._store.finish_step(claim, Step.IMAGE, state="FAILED", usage=Usage())
             raise
@@ -129,7 +134,8 @@ class BlogSteps:
 
     async def _paint_anew(self, claim: Claim, outline: Outline, before: SavedStep | None) -> tuple[Image, float]:
         """The image, and how long its call had waited for the limits."""
-        grant = await self._painter.wait_turn()
+        with tracing.span("limiter wait"):
+            grant = await self._painter.wait_turn()
         begun = await self._begin(claim, Step.IMAGE, grant, before)
         if begun.done is not None:
             raise Transient("an earlier attempt's image has come meanwhile", code="image-came", delay=0.0)
@@ -141,7 +147,8 @@ class BlogSteps:
 
     async def _create(self, claim: Claim, outline: Outline, begun: SavedStep) -> str:
         try:
-            prediction = await self._painter.create(claim.job, prompts.image_prompt(outline))
+            with tracing.span("call replicate", kind=tracing.CLIENT):
+                prediction = await self._painter.create(claim.job, prompts.image_prompt(outline))
         except Exception as error:
             await self._fail(claim, Step.IMAGE, error, begun)
             raise
@@ -151,7 +158,8 @@ class BlogSteps:
     async def _finish(self, claim: Claim, prediction: str) -> Image | None:
         """The image of a prediction; None, and its name forgotten, when it is gone: another is to be made."""
         try:
-            image = await self._painter.finish(claim.job, prediction)
+            with tracing.span("await replicate", kind=tracing.CLIENT):
+                image = await self._painter.finish(claim.job, prediction)
         except Permanent:
             await self._store.forget_call(claim, Step.IMAGE, prediction)  # another attempt needs another one
             raise

@@ -6,6 +6,7 @@ our business any more.
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from aiokafka.errors import KafkaError
 from services.generator.rules.retry import Again, Fail, judge
 from services.generator.steps import BlogSteps
 from services.generator.store import Claim, ClaimLostError, Ended, GeneratorStore, Post
+from shared import tracing
 from shared.errors import Permanent, Transient
 from shared.job import ENDED, Status, Step
 from shared.kafka import Outgoing, Publisher
@@ -142,9 +144,14 @@ class Worker:
         async with self._slots:
             if self._stopping.is_set():
                 return 0.0
+            began_ns = time.time_ns()
             claim = await self._store.claim(task.job)
-            if claim is not None and await self._run_unless_stopping(claim):
-                return None
+            if claim is not None:
+                about = tracing.of_job(claim.job, claim.request.store) | {"attempt": claim.attempt}
+                with tracing.span("attempt", parent=task.traceparent or claim.request.traceparent, attributes=about):
+                    tracing.past("claim", began_ns=began_ns)
+                    if await self._run_unless_stopping(claim):
+                        return None
         wait_s = await self._why_not(task)
         if wait_s is None:
             self.refused += 1

@@ -4,13 +4,14 @@ import asyncio
 
 from services.ingest import service
 from services.ingest.settings import IngestSettings
-from shared import lifecycle, log
+from shared import lifecycle, log, tracing
 from shared.settings import process_name
 
 
 async def main(stop: asyncio.Event) -> None:
     settings = IngestSettings.from_environment()
     log.configure("ingest", settings.log_level)
+    tracing.configure("ingest")
     await service.run(settings, stop, name=process_name("ingest"))
 
 

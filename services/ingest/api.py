@@ -27,12 +27,14 @@ from services.ingest.refusals import acknowledged, closed
 from services.ingest.relay import MetricsRelay
 from services.ingest.settings import IngestSettings
 from services.ingest.store import IngestStore
+from services.ingest.trace import TraceContext
 from shared.http import JsonResponse
 from shared.kafka import Outgoing, Publisher
 from shared.messages import BlogRequested, IdempotencyClaim
 from shared.topics import REQUESTS
 
 _LIST_PARAMETERS = {"status", "limit", "cursor", "store"}
+_TRACED = frozenset({"/api/blog-generation", "/api/blog-generation/bulk"})
 
 
 class Api:
@@ -76,7 +78,8 @@ class Api:
         if self._settings.image_dir is not None:
             routes.append(Mount("/images", StaticFiles(directory=self._settings.image_dir, check_dir=False)))
         # Around all of Starlette: the answer to an unforeseen fault, and its log line, need the id most.
-        return RequestId(Starlette(routes=routes, exception_handlers=HANDLERS))
+        app = TraceContext(Starlette(routes=routes, exception_handlers=HANDLERS), paths=_TRACED)
+        return RequestId(app)
 
     async def jobs(self, request: Request) -> Response:
         """One route for both methods, so that a refused one is told of both."""

@@ -5,7 +5,7 @@ import asyncio
 from services.scheduler.loop import Scheduler
 from services.scheduler.settings import SchedulerSettings
 from services.scheduler.store import SchedulerStore
-from shared import kafka, lifecycle, log
+from shared import kafka, lifecycle, log, tracing
 from shared.postgres import open_pool
 from shared.settings import process_name
 
@@ -13,6 +13,7 @@ from shared.settings import process_name
 async def main(stop: asyncio.Event) -> None:
     settings = SchedulerSettings.from_environment()
     log.configure("scheduler", settings.log_level)
+    tracing.configure("scheduler")
     await run(settings, stop)
 
 

@@ -67,12 +67,17 @@ def admitted(request: BlogRequested) -> Outgoing:
     event = JobEvent(
         job=request.id, store=request.store, kind=EventKind.ADMITTED, status=Status.PENDING, attempt=0,
         at=datetime.now(UTC), created_at=request.created_at, not_before=request.run_at,
+        traceparent=request.traceparent,
     )  # fmt: skip
     return Outgoing(topic=RESULTS, key=request.store, message=event)
 
 
-def task(job: UUID, store: str, partition: int, *, forward: int, epoch: int, at: datetime) -> Outgoing:
-    message = GenerationTask(job=job, store=store, forward=forward, epoch=epoch, forwarded_at=at)
+def task(
+    job: UUID, store: str, partition: int, *, forward: int, epoch: int, at: datetime, traceparent: str | None
+) -> Outgoing:
+    message = GenerationTask(
+        job=job, store=store, forward=forward, epoch=epoch, forwarded_at=at, traceparent=traceparent
+    )
     return Outgoing(topic=GENERATION, key=str(job), partition=partition, message=message)
 
 

@@ -95,11 +95,11 @@ class SchedulerStore:
 
     async def forward(
         self, jobs: Sequence[UUID], partitions: Sequence[int], estimates: Sequence[int], epoch: int
-    ) -> dict[UUID, int]:
-        """How often each job has now been forwarded; jobs that may not go are missing."""
+    ) -> dict[UUID, Row]:
+        """How often each job has now been forwarded, and its trace; jobs that may not go are missing."""
         async with self._leading(epoch) as connection:
             rows = await connection.fetch(_QUERIES["forward"], jobs, partitions, estimates)
-        return {row["id"]: row["forward_count"] for row in rows}
+        return {row["id"]: row for row in rows}
 
     async def settle(
         self, jobs: Sequence[UUID], epoch: int, charge: Callable[[Sequence[Row]], Sequence[CounterChange]]

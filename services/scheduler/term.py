@@ -21,9 +21,10 @@ from services.scheduler.rules.ledger import CounterChange
 from services.scheduler.rules.order import FairOrder, Picked
 from services.scheduler.settings import SchedulerSettings
 from services.scheduler.store import IMPOSSIBLE, Row, SchedulerStore
+from shared import tracing
 from shared.errors import Permanent
 from shared.job import ENDED, Status
-from shared.kafka import Publisher
+from shared.kafka import Outgoing, Publisher
 from shared.log import get_logger
 from shared.messages import BlogRequested, EventKind, JobEvent, WorkerReport
 
@@ -101,10 +102,14 @@ class Term:
         refused: Refused = []
         size = self._settings.batch_size
         for batch in (requests[start : start + size] for start in range(0, len(requests), size)):
+            began_ns = time.time_ns()
             new = await self._insert(batch, refused)
             hopeless = {request.id for request, _ in refused}
             taken = [request for request in batch if request.id not in hopeless]
             self._enter(taken, new)
+            for request in taken:
+                about = tracing.of_job(request.id, request.store)
+                tracing.past("admit", began_ns=began_ns, parent=request.traceparent, attributes=about)
             await self._pipe.send([convert.admitted(request) for request in taken])
         return refused
 
@@ -130,13 +135,14 @@ class Term:
         """Send the jobs whose turn it is, as long as there is credit."""
         while not self._over and (picks := self._pick_batch()):
             jobs = [job for job, _, _ in picks]
+            began_ns = time.time_ns()
             marked = await self._store.forward(
                 jobs, [partition for _, partition, _ in picks], [pick.reserved for _, _, pick in picks], self._epoch
             )
             self._drop_unmarked(picks, marked)
             at = datetime.now(UTC)
             tasks = [
-                convert.task(job, pick.store, partition, forward=marked[job], epoch=self._epoch, at=at)
+                self._task(job, partition, marked[job], store=pick.store, at=at, began_ns=began_ns)
                 for job, partition, pick in picks if job in marked
             ]  # fmt: skip
             await self._pipe.send(tasks)
@@ -236,7 +242,15 @@ class Term:
             picks.append((pick.job, partition, pick))
         return picks
 
-    def _drop_unmarked(self, picks: Sequence[tuple[UUID, int, Picked]], marked: dict[UUID, int]) -> None:
+    def _task(self, job: UUID, partition: int, row: Row, *, store: str, at: datetime, began_ns: int) -> Outgoing:
+        parent, about = row["traceparent"], tracing.of_job(job, store) | {"partition": partition}
+        tracing.past("wait", began_ns=int(row["waiting_since"] * 1e9), parent=parent, attributes=about)
+        trace = tracing.past("forward", began_ns=began_ns, parent=parent, kind=tracing.PRODUCER, attributes=about)
+        return convert.task(
+            job, store, partition, forward=row["forward_count"], epoch=self._epoch, at=at, traceparent=trace
+        )
+
+    def _drop_unmarked(self, picks: Sequence[tuple[UUID, int, Picked]], marked: dict[UUID, Row]) -> None:
         """Jobs that PostgreSQL would not mark are no longer waiting: cancelled, say."""
         for job, _, pick in picks:
             if job not in marked:

@@ -115,6 +115,7 @@ async def test_a_deposed_epoch_writes_nothing(world: World, database: str) -> No
         assert await admitted(world, 1)
         assert await _forwarded(world, 0)
         assert await world.database.fetchval("SELECT count(*) FROM stores") == 0
-        assert await store.forward([known.id], [0], [1], new) == {known.id: 1}
+        (row,) = (await store.forward([known.id], [0], [1], new)).values()
+        assert (row["id"], row["forward_count"]) == (known.id, 1)
     finally:
         await pool.close()

@@ -15,6 +15,7 @@ from services.generator.rules.headers import number
 from services.generator.rules.limiter import Grant
 from services.generator.rules.prices import Prices
 from services.generator.rules.prompts import schema_text, upper_bound_of_tokens
+from shared import tracing
 from shared.errors import Permanent, Transient
 from shared.messages import Usage
 
@@ -74,7 +75,7 @@ class OpenAIWriter:
                 input=call.data,
                 max_output_tokens=call.max_tokens,
                 metadata={"job": str(call.job), "step": call.step},
-                extra_headers={"X-Blogstream-Job": str(call.job)},
+                extra_headers={"X-Blogstream-Job": str(call.job)} | tracing.headers(),
                 text=text_format(answer),
             )
             self._limiter.seen(grant, raw.headers)

@@ -19,6 +19,7 @@ from replicate.exceptions import ReplicateError
 from services.generator.limiter import ProviderLimiter
 from services.generator.rules.headers import number
 from services.generator.rules.limiter import Grant
+from shared import tracing
 from shared.errors import Permanent, Transient
 
 _COOL_DOWN_S = 5.0
@@ -42,9 +43,10 @@ class Image:
 
 
 async def _name_job(request: httpx.Request) -> None:
-    """A request hook for the client: the bill is read by job."""
+    """A request hook for the client: the bill is read by job, and traces go on."""
     if _job.get():
         request.headers["X-Blogstream-Job"] = _job.get()
+    request.headers.update(tracing.headers())
 
 
 async def _keep_delay(response: httpx.Response) -> None:

@@ -1,0 +1,22 @@
+"""Where a job's trace begins, or a caller's goes on: at the POST that asks for it."""
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from shared import tracing
+
+
+class TraceContext:
+    """ASGI middleware: a POST to one of these paths is a span, and all that it publishes belongs to its trace."""
+
+    def __init__(self, app: ASGIApp, *, paths: frozenset[str]) -> None:
+        self._app = app
+        self._paths = paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in self._paths:
+            await self._app(scope, receive, send)
+            return
+        attributes = {"http.request.method": "POST", "url.path": scope["path"]}
+        with tracing.begin("accept", Headers(scope=scope), attributes=attributes):
+            await self._app(scope, receive, send)

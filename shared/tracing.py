@@ -1,0 +1,152 @@
+"""W3C trace context, from a client's POST to the providers' calls.
+
+A job waits in PostgreSQL, and its parts run in three services, so its context travels as text (`traceparent`): in the
+stored request, in the headers of Kafka's records, and of the calls to providers. It always does. Spans are recorded and
+sent only where `OTEL_EXPORTER_OTLP_ENDPOINT` (or `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`) is set; without it neither the
+SDK nor the exporter is loaded. The other standard `OTEL_*` variables are the SDK's own.
+
+Only `begin` begins a trace. Whatever happens outside of one makes no span.
+"""
+
+import os
+import secrets
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from time import time_ns
+from typing import Any
+from uuid import UUID
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    ProxyTracerProvider,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+)
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+HEADER = "traceparent"
+CLIENT, PRODUCER = SpanKind.CLIENT, SpanKind.PRODUCER
+
+Attributes = Mapping[str, str | int] | None
+
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+_PROPAGATOR = TraceContextTextMapPropagator()
+_TRACER = trace.get_tracer("blogstream")
+"""Finds the provider that `configure` has set, if it has, when it is first used."""
+
+
+def configure(service: str) -> None:
+    """Send this process's spans to where the environment says; nothing is done when it does not. Call it once."""
+    if any(os.environ.get(name) for name in _ENDPOINTS):
+        from shared import otlp  # noqa: PLC0415 - who sends nothing need not load the SDK
+
+        otlp.export(service)
+
+
+@contextmanager
+def begin(name: str, headers: Mapping[str, str], attributes: Attributes = None) -> Iterator[None]:
+    """A block in the trace that the caller's headers name, or in one that begins here."""
+    context = _PROPAGATOR.extract(headers, Context()) if HEADER in headers else Context()
+    if _records():
+        with _recorded(name, context, SpanKind.SERVER, attributes):
+            yield
+        return
+    # Nothing is recorded here, but what this request sets off belongs together all the same.
+    callers = trace.get_current_span(context).get_span_context()
+    with trace.use_span(NonRecordingSpan(callers if callers.is_valid else _new()), record_exception=False):
+        yield
+
+
+@contextmanager
+def span(
+    name: str, *, parent: str | None = None, kind: SpanKind = SpanKind.INTERNAL, attributes: Attributes = None
+) -> Iterator[None]:
+    """A span around a block: a child of `parent`, or of the span that is around it already. None without either."""
+    context = _context(parent)
+    around = trace.get_current_span(context)
+    if _records() and around.get_span_context().is_valid:
+        with _recorded(name, context, kind, attributes):
+            yield
+    elif parent is not None:
+        with trace.use_span(around, record_exception=False):
+            yield
+    else:
+        yield
+
+
+def past(
+    name: str, *, began_ns: int, parent: str | None = None, kind: SpanKind = SpanKind.INTERNAL,
+    attributes: Attributes = None,
+) -> str | None:  # fmt: skip
+    """A span of what began then (`time_ns`) and ends now. Its traceparent; the parent's where nothing is recorded."""
+    if not _records():
+        return parent or traceparent()
+    context = _context(parent)
+    if not trace.get_current_span(context).get_span_context().is_valid:
+        return None
+    done = _TRACER.start_span(name, context, kind, attributes, start_time=min(began_ns, time_ns()))
+    done.end()
+    return _text(done.get_span_context())
+
+
+def of_job(job: UUID, store: str) -> dict[str, str | int]:
+    """A span's attributes that say whose it is."""
+    return {"blogstream.job": str(job), "blogstream.store": store}
+
+
+def traceparent() -> str | None:
+    """The context of the span around us, as text."""
+    return _text(trace.get_current_span().get_span_context())
+
+
+def headers() -> dict[str, str]:
+    """What a call to another service is to carry."""
+    own = traceparent()
+    return {HEADER: own} if own is not None else {}
+
+
+def add_trace_id(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """A processor of log lines: those within a trace say which."""
+    around = trace.get_current_span().get_span_context()
+    if around.is_valid:
+        event["trace"] = trace.format_trace_id(around.trace_id)
+    return event
+
+
+def _records() -> bool:
+    """Whether somebody has asked for spans."""
+    return not isinstance(trace.get_tracer_provider(), ProxyTracerProvider)
+
+
+def _new() -> SpanContext:
+    return SpanContext(secrets.randbits(128), secrets.randbits(64), is_remote=False, trace_flags=TraceFlags(0))
+
+
+@contextmanager
+def _recorded(name: str, context: Context | None, kind: SpanKind, attributes: Attributes) -> Iterator[None]:
+    """What is raised within is noted by its class only: messages may hold what must not leave."""
+    with _TRACER.start_as_current_span(
+        name, context, kind, attributes, record_exception=False, set_status_on_exception=False
+    ) as around:
+        try:
+            yield
+        except BaseException as error:
+            around.set_status(Status(StatusCode.ERROR, type(error).__name__))
+            raise
+
+
+def _context(parent: str | None) -> Context | None:
+    """None is the current one."""
+    return _PROPAGATOR.extract({HEADER: parent}, Context()) if parent is not None else None
+
+
+def _text(context: SpanContext) -> str | None:
+    if not context.is_valid:
+        return None
+    trace_id, span_id = trace.format_trace_id(context.trace_id), trace.format_span_id(context.span_id)
+    return f"00-{trace_id}-{span_id}-{context.trace_flags:02x}"
