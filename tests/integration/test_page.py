@@ -123,7 +123,10 @@ async def test_numbers_move_in_place(browser: Browser, stage: Stage) -> None:
         stage.snapshot["alerts"] = scenes.alerts()["alerts"]
         await expect(tile(page, "Pending").locator(".value")).to_have_text("75")
         await expect(tile(page, "Pending").locator(".verdict")).to_have_text("OK")
-        await expect(tile(page, "Done a minute").locator(".verdict")).to_have_text("Critical")
+        pace = tile(page, "Done a minute").locator(".verdict")
+        await expect(pace).to_have_text("Critical")
+        stage.snapshot["overview"]["oldestWaitSeconds"] = 20.0
+        await expect(pace).to_have_text("Starting")
         await expect(page.locator("#stores tr").last.locator("td").first).to_have_text("2")
         assert await page.locator("#stores tr").last.evaluate("row => row.mark") == "the same"
         await expect(page.locator("#workers tr").last).to_contain_text("drains 7")

@@ -5,21 +5,26 @@ import { between, seconds } from "./format.js";
 
 const WORDS = { queued: "Asked for", admitted: "Admitted", forwarded: "Left the queue", started: "Claimed", retry: "To be tried again" };
 const QUEUEING = new Set(["queued", "admitted", "forwarded", "started"]);
+const SIDE_BY_SIDE = new Set(["article", "image"]); // both begin when the outline is there
 const GOES_ON = { PENDING: "Waiting", PROCESSING: "Being written" };
 
 // Each event closes the stretch that began with the one before; the last of a job that goes on is open. In seconds. Pure.
 function stretches(job, now) {
-  let before = job.createdAt;
+  let before = job.createdAt, fork = job.createdAt;
   const closed = job.events.map((event) => {
-    const from = between(job.createdAt, before), took = Math.max(0, between(before, event.at));
+    const began = SIDE_BY_SIDE.has(event.step) ? fork : before;
     before = event.at;
-    const limit = Math.min(took, event.limitWaitSeconds ?? 0);
-    return { offset: from + took, from, took, limit, what: label(event, job), note: note(event, limit), tone: tone(event) };
+    if (!SIDE_BY_SIDE.has(event.step)) fork = event.at;
+    return { ...stretch(job, began, event.at), limit: event.limitWaitSeconds ?? 0, what: label(event, job), note: note(event), tone: tone(event) };
   });
   const what = GOES_ON[job.status];
   if (!what) return closed;
-  const from = between(job.createdAt, before), took = Math.max(0, between(before, now));
-  return [...closed, { offset: from + took, from, took, limit: 0, what, note: "so far", tone: job.status === "PENDING" ? "queue" : "" }];
+  return [...closed, { ...stretch(job, before, now), limit: 0, what, note: "so far", tone: job.status === "PENDING" ? "queue" : "" }];
+}
+
+function stretch(job, began, ended) {
+  const from = between(job.createdAt, began), took = Math.max(0, between(began, ended));
+  return { from, took, offset: from + took };
 }
 
 function label(event, job) {
@@ -28,11 +33,11 @@ function label(event, job) {
   return WORDS[event.kind] ?? event.kind;
 }
 
-function note(event, limit) {
+function note(event) {
   const parts = [];
   if (event.attempt > 1) parts.push(`try ${event.attempt}`);
   if (event.worker) parts.push(`on ${event.worker}`);
-  if (limit >= 0.05) parts.push(`${seconds(limit)} of it waiting for a provider's limit`);
+  if (event.limitWaitSeconds >= 0.05) parts.push(`${seconds(event.limitWaitSeconds)} of it waiting for a provider's limit`);
   if (event.error) parts.push(event.error);
   return parts.join(" · ");
 }
@@ -62,7 +67,7 @@ function update(line, stretch, whole) {
   remark.hidden = !stretch.note;
   for (const piece of [all, limit]) size(piece, "left", 100 * stretch.from / whole);
   size(all, "width", 100 * stretch.took / whole);
-  size(limit, "width", 100 * stretch.limit / whole);
+  size(limit, "width", 100 * Math.min(stretch.limit, stretch.took) / whole);
 }
 
 export function showTimeline(job) {
