@@ -36,6 +36,7 @@ async def browser() -> AsyncIterator[Browser]:
         executable = installed.find_or_install()
     except Unavailable as reason:
         pytest.skip(str(reason))
+    expect.set_options(timeout=20_000)
     async with async_playwright() as playwright:
         started = await playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
         yield started
@@ -290,3 +291,8 @@ async def test_the_keyboard_reaches_everything_and_shows_where_it_is(browser: Br
                 assert outline == "solid"
                 reached.add(at)
         assert reached == set(wanted)
+
+        await page.locator("summary").first.focus()
+        await page.keyboard.press("Enter")
+        await expect(page.locator("details[open] tbody tr")).to_have_count(24)
+        await accessible(page)

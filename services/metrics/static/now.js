@@ -5,7 +5,7 @@ import { number, plural, rate, seconds } from "./format.js";
 
 export const BAND = [20, 40]; // blogs a minute that operators expect of a worker
 // The thresholds of the alerts of the same names; seconds, percent, blogs.
-const FAIR = { queue: [1000, 5000], failedPercent: [5, 20], leastPerMinute: 5, backlogAge: 300, oldestWait: [1800, 7200] };
+export const FAIR = { queue: [1000, 5000], failedPercent: [5, 20], leastPerMinute: 5, backlogAge: 300, oldestWait: [1800, 7200] };
 
 const OK = ["", "OK"], NONE = ["", ""];
 
