@@ -9,7 +9,8 @@ from shared.errors import Unavailable
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 _PACKAGES = ("chromium", "fonts-liberation")
-_PATIENCE_S = 180
+_PATIENCE_S = 90
+"""For each call of apt-get."""
 
 
 def find() -> Path | None:

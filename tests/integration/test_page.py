@@ -36,6 +36,7 @@ async def browser() -> AsyncIterator[Browser]:
         executable = installed.find_or_install()
     except Unavailable as reason:
         pytest.skip(str(reason))
+    expect.set_options(timeout=20_000)
     async with async_playwright() as playwright:
         started = await playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
         yield started
@@ -116,7 +117,6 @@ async def test_numbers_move_in_place(browser: Browser, stage: Stage) -> None:
         row = page.get_by_role("row", name="mega-mart").first
         await expect(row.locator("td").first).to_have_text("1,349")
         await row.evaluate("row => { row.mark = 'the same'; }")
-        await page.get_by_role("button", name=f"Job {scenes.job_id(0)}").focus()
 
         stage.snapshot["stores"].append(stage.snapshot["stores"].pop(0) | {"queued": 2})
         stage.snapshot["overview"] |= {"pending": 75, "donePerMinute": 3.2}
@@ -124,13 +124,31 @@ async def test_numbers_move_in_place(browser: Browser, stage: Stage) -> None:
         stage.snapshot["alerts"] = scenes.alerts()["alerts"]
         await expect(tile(page, "Pending").locator(".value")).to_have_text("75")
         await expect(tile(page, "Pending").locator(".verdict")).to_have_text("OK")
-        await expect(tile(page, "Done a minute").locator(".verdict")).to_have_text("Critical")
+        pace = tile(page, "Done a minute").locator(".verdict")
+        await expect(pace).to_have_text("Critical")
+        stage.snapshot["overview"]["oldestWaitSeconds"] = 20.0
+        await expect(pace).to_have_text("Starting")
         await expect(page.locator("#stores tr").last.locator("td").first).to_have_text("2")
         assert await page.locator("#stores tr").last.evaluate("row => row.mark") == "the same"
         await expect(page.locator("#workers tr").last).to_contain_text("drains 7")
         await expect(page.locator("#alerts")).to_contain_text("limit 1,000")
-        focused = await page.evaluate("document.activeElement.getAttribute('aria-label')")
-        assert focused == f"Job {scenes.job_id(0)}"
+        assert await page.title() == "(1) blogstream"
+
+
+async def test_the_list_of_jobs_holds_still_for_who_is_in_it(browser: Browser, stage: Stage) -> None:
+    stage.snapshot = scenes.flood()
+    async with opened(browser, stage) as page:
+        first = page.locator("#jobs button").first
+        last = page.get_by_role("button", name=f"Job {scenes.job_id(7)}")
+        await last.focus()
+        stage.snapshot["jobs"].reverse()
+        stage.snapshot["jobs"][-1]["status"] = "DONE"
+        await expect(page.locator("#jobs tr").first).to_contain_text("DONE")
+        await expect(page.locator("#jobs-held")).to_be_visible()
+        await expect(first).to_have_attribute("title", scenes.job_id(0))
+        await page.clock.fast_forward(5_000)
+        await expect(first).to_have_attribute("title", scenes.job_id(7))
+        await expect(last).to_be_focused()
 
 
 async def test_what_a_store_calls_itself_is_never_markup(browser: Browser, stage: Stage) -> None:
@@ -227,7 +245,7 @@ async def test_a_job_is_retried_with_the_operators_key(browser: Browser, stage: 
 
         await page.keyboard.press("Escape")
         await expect(page.locator("#job")).to_be_hidden()
-        assert await page.evaluate("document.activeElement.getAttribute('aria-label')") == f"Job {job}"
+        await expect(page.get_by_role("button", name=f"Job {job}")).to_be_focused()
 
 
 async def test_a_job_is_cancelled_on_a_phone_and_a_refusal_is_shown(browser: Browser, stage: Stage) -> None:
@@ -238,6 +256,7 @@ async def test_a_job_is_cancelled_on_a_phone_and_a_refusal_is_shown(browser: Bro
     async with opened(browser, stage, width=_PHONE, dark=True) as page:
         await page.get_by_label("Job id").fill(job)
         await page.keyboard.press("Enter")
+        await expect(page.locator("#timeline li").last).to_contain_text("Being written")
         await page.get_by_label("Operator key").fill(_KEY)
         await page.get_by_role("button", name="Cancel job").click()
         await expect(page.locator("#answer")).to_have_text("Refused: 409 Conflict its last step is being paid for")
@@ -272,3 +291,8 @@ async def test_the_keyboard_reaches_everything_and_shows_where_it_is(browser: Br
                 assert outline == "solid"
                 reached.add(at)
         assert reached == set(wanted)
+
+        await page.locator("summary").first.focus()
+        await page.keyboard.press("Enter")
+        await expect(page.locator("details[open] tbody tr")).to_have_count(24)
+        await accessible(page)

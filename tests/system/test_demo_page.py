@@ -14,14 +14,9 @@ import pytest
 from playwright.async_api import Error, Page, async_playwright, expect
 
 ROOT = Path(__file__).parents[2]
-_CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 _JOBS = 56
 _LIVE = re.compile("live|polling")
-
-pytestmark = [
-    pytest.mark.timeout(240),
-    pytest.mark.skipif(_CHROMIUM is None, reason="no Chromium; tests/integration/test_page.py installs one as root"),
-]
+pytestmark = pytest.mark.timeout(240)
 
 
 def free_port() -> int:
@@ -47,9 +42,9 @@ async def a_demo(home: Path, metrics_port: int) -> AsyncIterator[asyncio.subproc
 
 
 @asynccontextmanager
-async def a_page() -> AsyncIterator[Page]:
+async def a_page(chromium: str) -> AsyncIterator[Page]:
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=_CHROMIUM, args=["--no-sandbox"])
+        browser = await playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         yield await browser.new_page()
         await browser.close()
 
@@ -83,9 +78,17 @@ def home() -> Iterator[Path]:
         yield Path(name) / "home"
 
 
-async def test_the_page_lives_through_a_demo_and_a_picture_of_it_is_left(home: Path) -> None:
+@pytest.fixture
+def chromium() -> str:
+    found = shutil.which("chromium") or shutil.which("google-chrome")
+    if found is None:
+        pytest.skip("no Chromium on this machine; tests/integration/test_page.py installs one where that can be done")
+    return found
+
+
+async def test_the_page_lives_through_a_demo_and_a_picture_of_it_is_left(home: Path, chromium: str) -> None:
     port = free_port()
-    async with a_demo(home, port) as demo, a_page() as page:
+    async with a_demo(home, port) as demo, a_page(chromium) as page:
         telling = asyncio.create_task(demo.communicate())
         await open_when_it_is_served(page, f"http://127.0.0.1:{port}/", demo)
         await expect(page.locator("body")).to_have_attribute("data-state", _LIVE, timeout=60_000)

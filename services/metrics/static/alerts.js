@@ -1,7 +1,7 @@
 // Alerts in force, worst first, at the top: the first thing that a person who was woken needs.
 
 import { byId, element, keyed, text } from "./dom.js";
-import { clock, rate } from "./format.js";
+import { moment, rate } from "./format.js";
 
 const LEVELS = { critical: ["bad", "Critical"], warning: ["warn", "Warning"] };
 
@@ -16,7 +16,7 @@ function make(alert) {
 function update(line, alert) {
   const limit = alert.threshold === null || alert.threshold === undefined ? "" : ` · limit ${rate(alert.threshold)}`;
   text(line.querySelector(".what").lastElementChild, `${alert.summary}${limit}`);
-  text(line.querySelector(".since"), alert.since ? `since ${clock(alert.since)}` : "");
+  text(line.querySelector(".since"), alert.since ? `since ${moment(alert.since)}` : "");
 }
 
 const said = (alerts) => (alerts.length ? `${alerts.length} in force, worst first` : "None in force");

@@ -1,8 +1,8 @@
 // Two lines over the time that the page has been open, drawn by uPlot (a plain script, hence a global).
 
 import { attribute, byId, text } from "./dom.js";
-import { clock, compact, plural, rate } from "./format.js";
-import { BAND } from "./now.js";
+import { clock, compact, rate } from "./format.js";
+import { BAND, FAIR } from "./now.js";
 
 const KEPT = 1800;
 
@@ -16,14 +16,14 @@ function colour(name) {
 }
 
 class Trend {
-  #box; #now; #name; #show; #times = []; #values = []; #plot = null; #under;
+  #box; #now; #name; #show; #times = []; #values = []; #plot = null; #beside;
 
-  constructor(id, name, show, under = () => {}) {
+  constructor(id, name, show, beside) {
     this.#box = byId(id);
     this.#now = byId(`${id}-now`);
     this.#name = name;
     this.#show = show;
-    this.#under = under;
+    this.#beside = beside;
     new ResizeObserver(() => this.#plot?.setSize(this.#size())).observe(this.#box);
   }
 
@@ -76,7 +76,7 @@ class Trend {
         { ...axis, values: (plot, at) => at.map(compact), size: 40, space: 30, incrs: [1, 2, 5, 10, 20, 25, 50, 100, 200, 250, 500, 1000, 2000, 2500, 5000, 10000, 25000, 50000] },
       ],
       hooks: {
-        drawClear: [(plot) => this.#under(plot)],
+        ...this.#beside,
         setCursor: [(plot) => this.#say(plot.cursor.idx ?? this.#values.length - 1)],
       },
     };
@@ -87,17 +87,43 @@ let workers = 0;
 
 // The band that operators expect, behind the line.
 function band(plot) {
-  const [top, bottom] = [BAND[1] * workers, BAND[0] * workers].map((value) => plot.valToPos(value, "y", true));
-  const { left, width, top: edge, height } = plot.bbox;
-  plot.ctx.save();
-  plot.ctx.fillStyle = colour("--raised");
-  plot.ctx.fillRect(left, Math.max(top, edge), width, Math.max(0, Math.min(bottom, edge + height) - Math.max(top, edge)));
-  plot.ctx.restore();
+  const { ctx, bbox: { left, top, width, height } } = plot;
+  const [from, to] = [BAND[1], BAND[0]].map((each) => Math.max(top, Math.min(top + height, plot.valToPos(each * workers, "y", true))));
+  ctx.fillStyle = colour("--raised");
+  ctx.fillRect(left, from, width, to - from);
+  caption(plot, "expected", left, to);
+}
+
+// Where the alerts begin, once the numbers come near.
+function thresholds(plot) {
+  const { ctx, bbox: { left, top, width } } = plot;
+  for (const [index, value] of FAIR.queue.entries()) {
+    const at = plot.valToPos(value, "y", true);
+    if (at < top) continue;
+    ctx.strokeStyle = colour(index ? "--bad" : "--warn");
+    ctx.setLineDash([4 * devicePixelRatio, 4 * devicePixelRatio]);
+    ctx.lineWidth = devicePixelRatio;
+    ctx.beginPath();
+    ctx.moveTo(left, at);
+    ctx.lineTo(left + width, at);
+    ctx.stroke();
+    ctx.setLineDash([]);
+    caption(plot, index ? "critical" : "warning", left, at);
+  }
+}
+
+function caption({ ctx, bbox }, words, left, bottom) {
+  if (bottom - bbox.top < 14 * devicePixelRatio) return;
+  ctx.font = `${11 * devicePixelRatio}px sans-serif`;
+  ctx.fillStyle = colour("--quiet");
+  ctx.textAlign = "left";
+  ctx.textBaseline = "alphabetic";
+  ctx.fillText(words, left + 6 * devicePixelRatio, bottom - 4 * devicePixelRatio);
 }
 
 const trends = {
-  rate: new Trend("rate", "Done a minute", rate, band),
-  pending: new Trend("pending", "Pending", compact),
+  rate: new Trend("rate", "Done a minute", rate, { drawClear: [band] }),
+  pending: new Trend("pending", "Pending", compact, { drawAxes: [thresholds] }),
 };
 
 export function showTrends(overview) {

@@ -29,6 +29,13 @@ export const percent = (value, digits = 1) => (missing(value) ? "–" : `${value
 
 export const clock = (value) => new Date(value).toLocaleTimeString("en-GB");
 
+// A time of another day says which.
+export function moment(value) {
+  const then = new Date(value);
+  const today = then.toDateString() === new Date().toDateString();
+  return today ? clock(value) : `${then.toLocaleDateString("en-GB", { day: "numeric", month: "short" })} ${clock(value).slice(0, 5)}`;
+}
+
 export const between = (from, to) => (Date.parse(to) - Date.parse(from)) / 1000;
 
 export const plural = (count, word) => `${number(count)} ${word}${count === 1 ? "" : "s"}`;

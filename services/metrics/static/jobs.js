@@ -1,23 +1,19 @@
-// Recent jobs, and the dialog of one: its timeline, and what an operator may do with it.
+// The list of recent jobs. A row opens its job's dialog.
 
 import { attribute, byId, element, empty, fill, keyed, row, text } from "./dom.js";
-import { read } from "./feed.js";
 import { money, seconds } from "./format.js";
-import { act, setUpKey } from "./operator.js";
-import { showTimeline } from "./timeline.js";
+import { openJob } from "./job.js";
 
-const TONES = { DONE: "good", FAILED: "bad", REJECTED: "bad", PROCESSING: "", PENDING: "", CANCELLED: "" };
-const MAY_RETRY = new Set(["FAILED", "CANCELLED"]);
-const MAY_CANCEL = new Set(["PENDING", "PROCESSING"]);
+const TONES = { DONE: "good", FAILED: "bad", REJECTED: "bad" };
+const HELD_MS = 4000;
 
-let open = null; // {job, seen}: the job of the dialog, and the last that the list said of it
+let touchedAt = 0;
 
 function link(cell, item) {
-  if (!cell.firstElementChild) {
-    const button = element("button", { type: "button", class: "job-link", title: item.job, "aria-label": `Job ${item.job}` }, short(item.job));
-    button.addEventListener("click", () => show(item.job));
-    cell.append(button);
-  }
+  if (cell.firstElementChild) return;
+  const button = element("button", { type: "button", class: "job-link", title: item.job, "aria-label": `Job ${item.job}` }, short(item.job));
+  button.addEventListener("click", () => openJob(item.job));
+  cell.append(button);
 }
 
 // Ids begin with their time, so their ends tell them apart.
@@ -40,72 +36,15 @@ const COLUMNS = [
 
 export function showJobs(jobs) {
   const body = byId("jobs");
-  const held = body.matches(":hover, :focus-within") && body.children.length > 0;
+  const held = Date.now() - touchedAt < HELD_MS && body.children.length > 0;
   keyed(body, jobs ?? [], (item) => item.job, () => row(COLUMNS), (tr, item) => fill(tr, COLUMNS, item), { held });
+  byId("jobs-held").hidden = !held;
   empty("jobs", jobs === null ? "This service lists no jobs." : jobs.length ? "" : "No job has been asked for yet.");
-  const seen = JSON.stringify(jobs?.find((item) => item.job === open?.job) ?? null);
-  if (open && seen !== open.seen) {
-    open.seen = seen;
-    load();
+}
+
+// Rows must not move away from under a pointer, or a reader: whoever touches the list makes it hold still for a moment.
+export function setUpJobs() {
+  for (const touch of ["pointermove", "pointerdown", "keydown", "focusin"]) {
+    byId("jobs").addEventListener(touch, () => { touchedAt = Date.now(); });
   }
-}
-
-async function show(job) {
-  open = { job, seen: null };
-  text(byId("answer"), "");
-  text(byId("job-title"), `Job ${job}`);
-  showTimeline(null);
-  text(byId("job-facts"), "");
-  byId("job-error").hidden = true;
-  empty("timeline", "Loading…");
-  may(null);
-  if (!byId("job").open) byId("job").showModal();
-  await load();
-}
-
-async function load() {
-  const asked = open.job;
-  try {
-    const job = await read(`/api/jobs/${encodeURIComponent(asked)}/timeline`);
-    if (open?.job === asked) showOne(job);
-  } catch (error) {
-    if (open?.job === asked) empty("timeline", error.status === 404 ? "No such job is known here." : `It cannot be read: ${error.message}.`);
-  }
-}
-
-function showOne(job) {
-  const facts = { Store: job.store, Status: job.status, Try: String(job.attempt), Wait: seconds(job.waitSeconds), Cost: money(job.costUsd) };
-  keyed(byId("job-facts"), Object.entries(facts), ([name]) => name,
-    ([name]) => element("b", {}, element("span", {}, name), ""), (fact, [, value]) => {
-      if (fact.lastChild.data !== value) fact.lastChild.data = value;
-    });
-  byId("job-error").hidden = !job.error;
-  text(byId("job-error"), job.error ?? "");
-  showTimeline(job);
-  empty("timeline", job.events.length ? "" : "Nothing has happened to it yet.");
-  may(job.status);
-}
-
-function may(status) {
-  byId("retry").disabled = !MAY_RETRY.has(status);
-  byId("cancel").disabled = !MAY_CANCEL.has(status);
-}
-
-async function ask(verb) {
-  may(null);
-  await act(open.job, verb);
-  if (open) await load();
-}
-
-export function setUpJob() {
-  setUpKey();
-  byId("job-close").addEventListener("click", () => byId("job").close());
-  byId("job").addEventListener("close", () => { open = null; });
-  byId("retry").addEventListener("click", () => ask("retry"));
-  byId("cancel").addEventListener("click", () => ask("cancel"));
-  byId("act").addEventListener("submit", (event) => event.preventDefault());
-  byId("find").addEventListener("submit", (event) => {
-    event.preventDefault();
-    show(byId("find-id").value.trim());
-  });
 }

@@ -13,12 +13,15 @@ function state(resources) {
   if (all.some((limit) => limit.circuitOpen)) return ["bad", "Circuit open"];
   const cooling = all.map((limit) => limit.coolingUntil).filter(Boolean).sort().at(-1);
   if (cooling) return ["warn", `Cooling down, ${seconds(Math.max(0, (Date.parse(cooling) - Date.now()) / 1000))}`];
+  const unowned = Math.max(...all.map((limit) => limit.unownedPartitions?.length ?? 0));
+  if (unowned) return ["warn", `${plural(unowned, "partition")} of nobody`];
   return all.some((limit) => limit.level < 0) ? ["warn", "In debt"] : ["good", "OK"];
 }
 
 function note(limit) {
   const waits = limit.queued ? ` · ${plural(limit.queued, "call")} waiting, up to ${seconds(limit.longestWaitS)}` : "";
-  return `${compact(limit.usedLastMinute)} of ${compact(limit.limitPerMinute)} · ${compact(limit.level)} to spend now${waits}`;
+  const left = limit.level < 0 ? `${compact(-limit.level)} of debt` : `${compact(limit.level)} to spend now`;
+  return `${compact(limit.usedLastMinute)} of ${compact(limit.limitPerMinute)} · ${left}${waits}`;
 }
 
 function makeGauge([resource]) {

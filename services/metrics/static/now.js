@@ -5,7 +5,7 @@ import { number, plural, rate, seconds } from "./format.js";
 
 export const BAND = [20, 40]; // blogs a minute that operators expect of a worker
 // The thresholds of the alerts of the same names; seconds, percent, blogs.
-const FAIR = { queue: [1000, 5000], failedPercent: [5, 20], leastPerMinute: 5, oldestWait: [1800, 7200] };
+export const FAIR = { queue: [1000, 5000], failedPercent: [5, 20], leastPerMinute: 5, backlogAge: 300, oldestWait: [1800, 7200] };
 
 const OK = ["", "OK"], NONE = ["", ""];
 
@@ -14,10 +14,12 @@ function above(value, [warning, critical]) {
   return value > warning ? ["warn", "High"] : OK;
 }
 
+// The rate is of five minutes: about a backlog that is younger it says nothing yet.
 function pace(overview, least) {
   if (!overview.pending) return ["", overview.inFlight ? "OK" : "Idle"];
-  if (overview.donePerMinute < FAIR.leastPerMinute) return ["bad", "Critical"];
-  return overview.donePerMinute < least ? ["warn", "Slow"] : OK;
+  if (overview.donePerMinute >= least) return OK;
+  if (overview.oldestWaitSeconds < FAIR.backlogAge) return ["", "Starting"];
+  return overview.donePerMinute < FAIR.leastPerMinute ? ["bad", "Critical"] : ["warn", "Slow"];
 }
 
 function crew(overview) {

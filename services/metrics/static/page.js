@@ -6,7 +6,8 @@ import { attribute, byId, text } from "./dom.js";
 import { Feed } from "./feed.js";
 import { clock } from "./format.js";
 import { showHealth } from "./health.js";
-import { setUpJob, showJobs } from "./jobs.js";
+import { setUpJob } from "./job.js";
+import { setUpJobs, showJobs } from "./jobs.js";
 import { showLimits } from "./limits.js";
 import { showNow } from "./now.js";
 import { showStores } from "./stores.js";
@@ -16,6 +17,19 @@ import { showWorkers } from "./workers.js";
 const STALE_MS = 5000;
 const SAID = { live: "Live", polling: "Live, polled", stale: "Stale", error: "No connection", loading: "Loading…" };
 
+const PARTS = [
+  ({ alerts }) => showAlerts(alerts),
+  ({ overview }) => showNow(overview),
+  ({ overview }) => showHealth(overview),
+  ({ overview }) => showTrends(overview),
+  ({ stores, overview }) => showStores(stores, overview.fairness),
+  ({ providers }) => showLimits(providers),
+  ({ workers }) => showWorkers(workers),
+  ({ jobs }) => showJobs(jobs),
+  ({ overview }) => { byId("standins").hidden = !overview.standins; },
+  ({ alerts }) => { document.title = alerts?.length ? `(${alerts.length}) blogstream` : "blogstream"; },
+];
+
 let heardAt = 0;
 let way = "loading";
 let trouble = "";
@@ -24,15 +38,13 @@ function heard(snapshot, by) {
   heardAt = Date.now();
   way = by;
   trouble = "";
-  showAlerts(snapshot.alerts);
-  showNow(snapshot.overview);
-  showHealth(snapshot.overview);
-  showTrends(snapshot.overview);
-  showStores(snapshot.stores, snapshot.overview.fairness);
-  showLimits(snapshot.providers);
-  showWorkers(snapshot.workers);
-  showJobs(snapshot.jobs);
-  byId("standins").hidden = !snapshot.overview.standins;
+  for (const show of PARTS) {
+    try {
+      show(snapshot);
+    } catch (error) {
+      console.error(error); // what one part cannot read must not hide the others
+    }
+  }
   byId("main").setAttribute("aria-busy", "false");
   freshness();
 }
@@ -57,6 +69,7 @@ function freshness() {
 
 setUpSwitch();
 setUpJob();
+setUpJobs();
 showNow(null);
 new Feed({ heard, failed }).start();
 setInterval(freshness, 500);

@@ -1,4 +1,4 @@
-// Fairness by store: who waits, who is served, and each one's part.
+// Fairness by store: who waits, who is served, and each one's part; a store that weighs more than one says so.
 
 import { bar, byId, empty, fill, keyed, row, text } from "./dom.js";
 import { money, number, percent, plural, seconds } from "./format.js";
@@ -6,7 +6,7 @@ import { money, number, percent, plural, seconds } from "./format.js";
 const SHOWN = 200;
 
 const COLUMNS = [
-  { text: (store) => store.store, title: (store) => store.store },
+  { text: (store) => (store.weight === 1 ? store.store : `${store.store} ×${store.weight}`), title: (store) => store.store },
   { text: (store) => number(store.queued) },
   { text: (store) => number(store.running) },
   { paint: (cell, { share, ofLargest }) => bar(cell, ofLargest, percent(share)), title: (store) => `${money(store.costUsd)} of all that was spent` },

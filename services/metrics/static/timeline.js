@@ -1,21 +1,30 @@
 // One job's life as a list: when, what, for how long, and what of that was waiting.
 
-import { byId, element, size, text } from "./dom.js";
+import { attribute, byId, element, keyed, size, text } from "./dom.js";
 import { between, seconds } from "./format.js";
 
-const WORDS = {
-  queued: "Asked for", admitted: "Admitted", forwarded: "Left the queue", started: "Claimed", "step-done": "Step", retry: "To be tried again", ended: "Ended",
-};
+const WORDS = { queued: "Asked for", admitted: "Admitted", forwarded: "Left the queue", started: "Claimed", retry: "To be tried again" };
+const QUEUEING = new Set(["queued", "admitted", "forwarded", "started"]);
+const SIDE_BY_SIDE = new Set(["article", "image"]); // both begin when the outline is there
+const GOES_ON = { PENDING: "Waiting", PROCESSING: "Being written" };
 
-// Each event closes the stretch that began with the one before. Pure: [{at, what, note, from, took, limit, tone}], in seconds.
-export function stretches(job) {
-  let before = job.createdAt;
-  return job.events.map((event) => {
-    const from = between(job.createdAt, before), took = Math.max(0, between(before, event.at));
+// Each event closes the stretch that began with the one before; the last of a job that goes on is open. In seconds. Pure.
+function stretches(job, now) {
+  let before = job.createdAt, fork = job.createdAt;
+  const closed = job.events.map((event) => {
+    const began = SIDE_BY_SIDE.has(event.step) ? fork : before;
     before = event.at;
-    const limit = Math.min(took, event.limitWaitSeconds ?? 0);
-    return { ...event, offset: between(job.createdAt, event.at), from, took, limit, what: label(event, job), note: note(event, limit), tone: tone(event) };
+    if (!SIDE_BY_SIDE.has(event.step)) fork = event.at;
+    return { ...stretch(job, began, event.at), limit: event.limitWaitSeconds ?? 0, what: label(event, job), note: note(event), tone: tone(event) };
   });
+  const what = GOES_ON[job.status];
+  if (!what) return closed;
+  return [...closed, { ...stretch(job, before, now), limit: 0, what, note: "so far", tone: job.status === "PENDING" ? "queue" : "" }];
+}
+
+function stretch(job, began, ended) {
+  const from = between(job.createdAt, began), took = Math.max(0, between(began, ended));
+  return { from, took, offset: from + took };
 }
 
 function label(event, job) {
@@ -24,43 +33,45 @@ function label(event, job) {
   return WORDS[event.kind] ?? event.kind;
 }
 
-function note(event, limit) {
+function note(event) {
   const parts = [];
   if (event.attempt > 1) parts.push(`try ${event.attempt}`);
   if (event.worker) parts.push(`on ${event.worker}`);
-  if (limit >= 0.05) parts.push(`${seconds(limit)} of it waiting for a provider's limit`);
+  if (event.limitWaitSeconds >= 0.05) parts.push(`${seconds(event.limitWaitSeconds)} of it waiting for a provider's limit`);
   if (event.error) parts.push(event.error);
   return parts.join(" · ");
 }
 
 function tone(event) {
   if (event.error) return "bad";
-  return ["admitted", "forwarded", "started", "queued"].includes(event.kind) ? "queue" : "";
+  return QUEUEING.has(event.kind) ? "queue" : "";
 }
 
-function piece(className, from, took, whole) {
-  const made = element("i", { class: className });
-  size(made, "left", 100 * from / whole);
-  size(made, "width", 100 * took / whole);
-  return made;
+function make() {
+  return element("li", {},
+    element("span", { class: "at" }), element("span", { class: "what" }),
+    element("span", { class: "span", "aria-hidden": "true" }, element("i"), element("i", { class: "limit" })),
+    element("span", { class: "took" }), element("span", { class: "note" }));
 }
 
-function line(stretch, whole) {
-  const track = element("span", { class: "span", "aria-hidden": "true" });
-  if (stretch.took) track.append(piece(stretch.tone, stretch.from, stretch.took, whole));
-  if (stretch.limit) track.append(piece("limit", stretch.from, stretch.limit, whole));
-  const made = element("li", {},
-    element("span", { class: "at" }, `+${seconds(stretch.offset)}`), element("span", { class: "what" }, stretch.what),
-    track, element("span", { class: "took" }, stretch.took >= 0.05 ? seconds(stretch.took) : ""));
-  if (stretch.note) made.append(element("span", { class: "note" }, stretch.note));
-  return made;
+function update(line, stretch, whole) {
+  const [at, what, track, took, remark] = line.children;
+  const [all, limit] = track.children;
+  text(at, `+${seconds(stretch.offset)}`);
+  text(what, stretch.what);
+  text(took, stretch.took >= 0.05 ? seconds(stretch.took) : "");
+  text(remark, stretch.note);
+  attribute(all, "class", stretch.tone);
+  all.hidden = !stretch.took;
+  limit.hidden = !stretch.limit;
+  remark.hidden = !stretch.note;
+  for (const piece of [all, limit]) size(piece, "left", 100 * stretch.from / whole);
+  size(all, "width", 100 * stretch.took / whole);
+  size(limit, "width", 100 * Math.min(stretch.limit, stretch.took) / whole);
 }
 
 export function showTimeline(job) {
-  const list = byId("timeline");
-  if (!job) return list.replaceChildren();
-  const all = stretches(job);
-  const whole = all.at(-1)?.offset || 1;
-  const lines = all.map((stretch) => line(stretch, whole));
-  if (list.textContent !== lines.map((made) => made.textContent).join("")) list.replaceChildren(...lines);
+  const lines = (job ? stretches(job, new Date().toISOString()) : []).map((stretch, index) => ({ ...stretch, index }));
+  const whole = lines.at(-1)?.offset || 1;
+  keyed(byId("timeline"), lines, (stretch) => stretch.index, make, (line, stretch) => update(line, stretch, whole));
 }
