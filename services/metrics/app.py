@@ -6,19 +6,19 @@ several processes split them as Kafka splits the partitions.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import faust
-import orjson
 
 from services.metrics.board import Board
 from services.metrics.picture import Picture
 from services.metrics.rules import fold
 from services.metrics.rules.timeline import Recent
 from services.metrics.settings import MetricsSettings
+from services.metrics.shards import Shards
 from shared import kafka
 from shared.errors import InvalidMessage
 from shared.log import get_logger
@@ -27,7 +27,7 @@ from shared.topics import METRICS_GROUP, RESULTS, WORKERS
 
 log = get_logger(__name__)
 
-_BATCH = 200
+_BATCH = 500
 _WITHIN_S = 0.1
 """An event is counted at most so long after it came."""
 _BUFFERED = 5_000
@@ -63,6 +63,7 @@ class Counting:
             table_standby_replicas=0,
             processing_guarantee="at_least_once",
             broker_session_timeout=15.0,
+            producer_linger=0.02,  # changes of several events travel together
             consumer_auto_offset_reset="earliest",
             web_enabled=False,
             stream_wait_empty=False,
@@ -71,10 +72,9 @@ class Counting:
         )
         results = app.topic(names.topic(RESULTS), partitions=RESULTS.partitions, **_RAW)
         reports = app.topic(names.topic(WORKERS), partitions=WORKERS.partitions, **_RAW)
-        self._shards = app.Table(
-            table_name(generation), partitions=RESULTS.partitions, key_type=bytes, value_type=bytes
-        )
-        self._shards.on_recover(self._recovered)
+        table = app.Table(table_name(generation), partitions=RESULTS.partitions, key_type=bytes, value_type=bytes)
+        table.on_recover(self._recovered)
+        self._shards = Shards(table)
         self._changelog = f"{names.group(METRICS_GROUP)}-{table_name(generation)}-changelog"
         self.redrawn = False
         """Whether the picture shows the partitions that are owned now."""
@@ -82,6 +82,10 @@ class Counting:
         app.agent(results, name="results")(self._count)
         app.agent(reports, name="reports")(self._report)
         app.producer.buffer.max_messages = _BUFFERED
+
+    def started(self) -> None:
+        """Call when the app has started: Faust's monitor would measure every event, for a page that is not served."""
+        self.app.sensors.remove(self.app.monitor)
 
     def partitions(self) -> list[int]:
         """The partitions of the results that this process counts."""
@@ -92,9 +96,6 @@ class Counting:
         """Where the other processes of the group listen: each tells its address in Faust's own assignment."""
         told = self.app.router.tables_metadata()
         return sorted({str(url) for url in told} - {str(self.app.conf.canonical_url)})
-
-    def entries(self) -> Iterator[tuple[str, bytes]]:
-        return ((key.decode(), value) for key, value in self._shards.items())
 
     async def _count(self, stream: Any) -> None:
         async for events in stream.take_events(_BATCH, within=_WITHIN_S):
@@ -123,11 +124,13 @@ class Counting:
 
     async def _revoked(self, *_: Any, **__: Any) -> None:
         self.redrawn = False
+        self._shards.forget()
 
     async def _recovered(self, *_: Any) -> None:
         """The table is complete for what is owned now. Faust would say nothing of a failure in here."""
         try:
-            await self._memory.picture.redraw(self.entries())
+            self._shards.forget()
+            await self._memory.picture.redraw(self._shards.entries())
             self.redrawn = True
         except Exception as error:
             log.error("the picture could not be made from the table", exc_info=error)
@@ -138,25 +141,22 @@ def table_name(generation: int) -> str:
     return f"shards-{generation}"
 
 
-def count(messages: Iterable[Message], shards: MutableMapping[bytes, bytes], memory: Memory) -> None:
+def count(messages: Iterable[Message], shards: Shards, memory: Memory) -> None:
     """Fold events into the table, each shard once; what was heard before changes nothing."""
     changed: dict[bytes, fold.Shard] = {}
-    read: dict[bytes, fold.Shard] = {}
     changes = []
     for message in messages:
         if not isinstance(message, JobEvent):
             continue
         memory.recent.hear(message)
         key = fold.shard_key(message).encode()
-        if key not in read:
-            value = shards.get(key)
-            read[key] = orjson.loads(value) if value is not None else fold.empty_shard()
-        change = fold.into_shard(message, read[key])
+        shard = shards.get(key) if key not in changed else changed[key]
+        change = fold.into_shard(message, shard)
         if change is not None:
-            changed[key] = read[key]
+            changed[key] = shard
             changes.append((message.store, change))
     for key, shard in changed.items():
-        shards[key] = orjson.dumps(shard)
+        shards.save(key, shard)
     for store, change in changes:
         memory.picture.change(store, change)
 

@@ -45,6 +45,7 @@ async def run(settings: MetricsSettings, stop: asyncio.Event) -> None:
         httpx.AsyncClient(trust_env=False) as client,
         faust_app_running(counting.app, discover=False, stop_timeout=20),
     ):
+        counting.started()
         service = Metrics(settings, memory, counting, client, stop)
         log.info("metrics listens", host=settings.host, port=settings.metrics_port, generation=number)
         async with background(stop, **service.loops()):

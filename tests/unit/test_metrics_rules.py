@@ -20,6 +20,7 @@ from services.metrics.rules import aggregate, histogram, limits
 from services.metrics.rules.drift import Drift
 from services.metrics.rules.timeline import Recent
 from services.metrics.rules.watched import Watched
+from services.metrics.shards import Shards
 from services.metrics.view import Beside
 from shared.job import Status
 from shared.messages import (
@@ -77,11 +78,12 @@ def later(events: list[JobEvent], seconds: float) -> list[JobEvent]:
 
 def folded(events: list[JobEvent], *, at_once: int = 1) -> tuple[dict[str, Any], dict[str, Any]]:
     """(by store, in all) after these events, and the same from the table alone."""
-    shards: dict[bytes, bytes] = {}
+    table: dict[bytes, bytes] = {}
+    shards = Shards(table, kept=2)
     memory, redrawn = a_memory(), Picture()
     for first in range(0, len(events), at_once):
         count(events[first : first + at_once], shards, memory)
-    asyncio.run(redrawn.redraw((key.decode(), value) for key, value in shards.items()))
+    asyncio.run(redrawn.redraw((key.decode(), value) for key, value in table.items()))
     assert (redrawn.stores, redrawn.total) == (memory.picture.stores, memory.picture.total)
     return memory.picture.stores, memory.picture.total
 
@@ -241,15 +243,15 @@ def test_every_metric_has_a_unit_or_counts_and_says_what_it_means() -> None:
 
 
 def test_a_store_with_many_jobs_stays_small_and_exact() -> None:
-    shards: dict[bytes, bytes] = {}
-    memory = a_memory()
+    table: dict[bytes, bytes] = {}
+    shards, memory = Shards(table), a_memory()
     events = [event for number in range(3_000) for event in later(life(number), number)]
     for again in (events, events[:5_000]):  # those that are forgotten come once more
         for first in range(0, len(again), 200):
             count(again[first : first + 200], shards, memory)
     assert memory.picture.stores["a"]["counts"]["DONE"] == 3_000
     assert memory.picture.total["cost_nanousd"] == 300_000
-    assert max(len(orjson.loads(shard)["jobs"]) for shard in shards.values()) <= 17
+    assert max(len(orjson.loads(shard)["jobs"]) for shard in table.values()) <= 17
 
 
 def test_fairness_is_shown_as_it_was_told() -> None:

@@ -4,19 +4,20 @@ A summary holds what is kept for every store: counts by state, usage, waits and 
 and hour, and cohorts: jobs by the hour in which they were asked for, to compare with PostgreSQL.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from services.metrics.rules import histogram
 from shared.job import Status
-from shared.messages import Usage
 
 MINUTES_KEPT = 61
 HOURS_KEPT = 25
 COHORTS_KEPT = 26
 BILLED = ("input_tokens", "output_tokens", "images", "cost_nanousd", "in_doubt")
 """The fields of `Usage`."""
+_COST = BILLED.index("cost_nanousd")
+_WORKED_ON = (Status.DONE.value, Status.FAILED.value)
 
 Aggregate = dict[str, Any]
 Window = list[Any]
@@ -27,10 +28,11 @@ Window = list[Any]
 class Change:
     """What an event adds to the aggregates of its store and of all."""
 
-    left: Status | None
+    left: str | None
     """The status that the job leaves, None when it is new."""
-    entered: Status
-    usage: Usage
+    entered: str
+    billed: Sequence[int]
+    """What was billed beside what had been known, in the order of `BILLED`."""
     minute: int
     """The minute of the event, counted from the epoch."""
     cohort: int
@@ -40,7 +42,7 @@ class Change:
 
     @property
     def ends(self) -> bool:
-        return self.left is not self.entered and self.entered in (Status.DONE, Status.FAILED)
+        return self.left != self.entered and self.entered in _WORKED_ON
 
 
 def summary() -> Aggregate:
@@ -61,14 +63,14 @@ def add(aggregate: Aggregate, change: Change) -> None:
     _add_to_windows(aggregate["hours"], change.minute // 60, change, kept=HOURS_KEPT)
     cohort = aggregate["cohorts"].setdefault(str(change.cohort), {"cost": 0})
     _move(cohort, change)
-    cohort["cost"] += change.usage.cost_nanousd
+    cohort["cost"] += change.billed[_COST]
     _prune(aggregate["cohorts"], COHORTS_KEPT)
 
 
 def add_to_summary(aggregate: Aggregate, change: Change) -> None:
     _move(aggregate["counts"], change)
-    for name in BILLED:
-        aggregate[name] += getattr(change.usage, name)
+    for name, more in zip(BILLED, change.billed, strict=True):
+        aggregate[name] += more
     if change.wait_s is not None:
         aggregate["wait"][histogram.bucket(change.wait_s)] += 1
         aggregate["wait_ms"] += round(change.wait_s * 1000)
@@ -115,11 +117,11 @@ def window(windows: dict[str, Window], first: int) -> tuple[int, int, histogram.
 
 
 def _move(counts: dict[str, int], change: Change) -> None:
-    if change.left is change.entered:
+    if change.left == change.entered:
         return
     if change.left is not None:
-        counts[change.left.value] = counts.get(change.left.value, 0) - 1
-    counts[change.entered.value] = counts.get(change.entered.value, 0) + 1
+        counts[change.left] = counts.get(change.left, 0) - 1
+    counts[change.entered] = counts.get(change.entered, 0) + 1
 
 
 def _add_to_windows(windows: dict[str, Window], number: int, change: Change, *, kept: int) -> None:
@@ -127,7 +129,7 @@ def _add_to_windows(windows: dict[str, Window], number: int, change: Change, *, 
         return
     counts = windows.setdefault(str(number), [0, 0, {}, {}])
     if change.ends:
-        counts[change.entered is Status.FAILED] += 1
+        counts[change.entered == Status.FAILED] += 1
     for place, seconds in ((2, change.wait_s), (3, change.run_s)):
         if seconds is not None:
             index = str(histogram.bucket(seconds))

@@ -5,12 +5,13 @@ an event adds is the difference between the job's new state and the one before, 
 often it comes. Of jobs that were forgotten, all happened before a known time: what is unknown and older is a repeat.
 """
 
+from operator import attrgetter, sub
 from typing import Any
 
 from services.metrics.rules import aggregate
 from services.metrics.rules.aggregate import BILLED, Change
 from shared.job import ENDED, Status
-from shared.messages import EventKind, JobEvent, Usage
+from shared.messages import EventKind, JobEvent
 
 _STAGES = {
     EventKind.ADMITTED: 0,
@@ -26,6 +27,8 @@ _SHARDS = 16
 _DONE_KEPT = 16
 _OTHERS_KEPT = 64
 """Failed and cancelled jobs of a shard: they may be asked for again."""
+
+_usage_of = attrgetter(*BILLED)
 
 Seen = list[Any]
 """[attempt, stage, at, status, whether the wait was counted, then what was billed]."""
@@ -75,21 +78,22 @@ def _stage(event: JobEvent, seen: Seen) -> int | None:
         return _ASKED_AGAIN if event.status is Status.PENDING and later else None
     if stage == _ASKED_AGAIN:
         return wanted if event.kind is EventKind.ENDED and later else None
+    if event.kind is EventKind.STEP_DONE and stage == _STAGES[EventKind.STARTED]:
+        return None  # it runs, as is known: most events are of this kind, and need no write
     return wanted if wanted > stage else None
 
 
 def _change(event: JobEvent, stage: int, seen: Seen | None) -> tuple[Change, Seen]:
     known: Seen = seen[3:] if seen is not None else [None, False, *[0] * len(BILLED)]
     left, waited, *billed = known
-    now_billed = [max(before, getattr(event.usage, name)) for name, before in zip(BILLED, billed, strict=True)]
-    added = Usage(**{name: now - before for name, now, before in zip(BILLED, now_billed, billed, strict=True)})
+    now_billed = list(map(max, billed, _usage_of(event.usage)))
     wait_s = run_s = None
     if event.started_at is not None and not waited:
         wait_s = max((event.started_at - event.created_at).total_seconds(), 0)
     if event.started_at is not None and event.kind is EventKind.ENDED:
         run_s = max((event.at - event.started_at).total_seconds(), 0)
     change = Change(
-        left=Status(left) if left is not None else None, entered=event.status, usage=added,
+        left=left, entered=event.status.value, billed=list(map(sub, now_billed, billed)),
         minute=int(event.at.timestamp() // 60),
         cohort=int(event.created_at.timestamp() // 3600), wait_s=wait_s, run_s=run_s,
     )  # fmt: skip
