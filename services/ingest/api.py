@@ -49,7 +49,7 @@ class Api:
         store = await self._callers.store(request)
         content = await read_json(request, limit=self._settings.max_body_bytes)
         now = datetime.now(UTC)
-        body = rules.judge_body(content, now=now)
+        body = rules.judge_body(content, now=now, context=self._settings.judging)
         job = rules.job_id(store, request.headers.get("idempotency-key"), uuid_utils.compat.uuid7())
         if self._claims.known(job, now) is None and (gate := self._gates.closed(store)) is not None:
             raise closed(gate)  # a repeat is no new job
@@ -70,9 +70,7 @@ class Api:
     async def list(self, request: Request) -> Response:
         caller = await self._callers.anyone(request)
         query = request.query_params
-        unknown = sorted(set(query) - _LIST_PARAMETERS)
-        if unknown:
-            raise rules.RefusedError([{"field": name, "detail": "is not a known parameter"} for name in unknown])
+        rules.judge_parameters(query, _LIST_PARAMETERS)
         store = rules.listed_store(caller.store, query.get("store"))
         status = rules.read_status(query["status"]) if "status" in query else None
         limit = rules.read_limit(query["limit"]) if "limit" in query else 20

@@ -14,13 +14,15 @@ from services.ingest.interventions import Interventions
 from services.ingest.probes import Probes
 from services.ingest.progress import Progress
 from services.ingest.relay import MetricsRelay
+from services.ingest.webhooks.api import Deliveries
 
 _JOBS = "/api/blog-generation"
 _JOB = f"{_JOBS}/{{job:uuid}}"
 
 
 def application(
-    *, api: Api, bulk: Bulk, interventions: Interventions, progress: Progress, relay: MetricsRelay, probes: Probes,
+    *, api: Api, bulk: Bulk, interventions: Interventions, progress: Progress, deliveries: Deliveries,
+    relay: MetricsRelay, probes: Probes,
     image_dir: Path | None,
 ) -> ASGIApp:  # fmt: skip
     routes: list[Route | Mount] = [
@@ -37,6 +39,8 @@ def application(
         Route(f"{_JOB}/events-ticket", progress.ticket, methods=["POST"]),
         Route(f"{_JOB}/cancel", interventions.cancel, methods=["POST"]),
         Route(f"{_JOB}/retry", interventions.retry, methods=["POST"]),
+        Route("/api/webhook-deliveries", deliveries.list, methods=["GET"]),
+        Route("/api/webhook-deliveries/{delivery:uuid}/replay", deliveries.replay, methods=["POST"]),
     ]
     if image_dir is not None:
         routes.append(Mount("/images", StaticFiles(directory=image_dir, check_dir=False)))

@@ -1,6 +1,7 @@
 """Puts ingest together and runs it."""
 
 import asyncio
+import random
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -25,6 +26,10 @@ from services.ingest.results import Results
 from services.ingest.routes import application
 from services.ingest.settings import IngestSettings
 from services.ingest.store import IngestStore
+from services.ingest.webhooks.api import Deliveries
+from services.ingest.webhooks.feed import Feed
+from services.ingest.webhooks.sender import Sender, resolve
+from services.ingest.webhooks.store import WebhookStore
 from shared import http, kafka
 from shared.lifecycle import background
 from shared.log import get_logger
@@ -70,14 +75,20 @@ async def _run(settings: IngestSettings, stop: asyncio.Event, name: str, listene
             "gates": partial(_following, gates.copy),
             "claims": partial(_following, claims.copy),
         }
+        webhooks, noted = WebhookStore(pool), asyncio.Event()
+        sender = Sender(
+            store=webhooks, resolve=resolve, noted=noted, loopback=settings.webhook_allow_loopback,
+            rng=random.Random(name),  # noqa: S311 - jitter, no secret
+        )  # fmt: skip
         app = _application(
             settings, keys=keys, gates=gates, claims=claims, results=results, store=IngestStore(pool),
-            publisher=publisher, relay=MetricsRelay(client, settings.metrics_url),
+            webhooks=webhooks, publisher=publisher, relay=MetricsRelay(client, settings.metrics_url),
             probes=Probes(needs=needs, draining=stop), draining=stop,
         )  # fmt: skip
         loops = {
             "keys": keys.keep_fresh(), "gates": gates.copy.follow(), "claims": claims.copy.follow(),
             "results": results.copy.follow(), "streams": results.end_with(stop),
+            "webhooks' feed": Feed(settings, webhooks, noted).run(), "webhooks": sender.run(),
         }  # fmt: skip
         async with background(stop, **loops):
             log.info("ingest listens", host=settings.host, port=settings.port)
@@ -87,6 +98,7 @@ async def _run(settings: IngestSettings, stop: asyncio.Event, name: str, listene
 
 def _application(  # noqa: PLR0913 - it puts all of them together
     settings: IngestSettings, *, keys: KeyRing, gates: Gates, claims: Claims, results: Results, store: IngestStore,
+    webhooks: WebhookStore,
     publisher: kafka.Publisher, relay: MetricsRelay, probes: Probes, draining: asyncio.Event,
 ) -> ASGIApp:  # fmt: skip
     callers = Callers(keys)
@@ -104,7 +116,7 @@ def _application(  # noqa: PLR0913 - it puts all of them together
             publish_timeout_s=settings.publish_timeout_s,
         ),
         progress=Progress(settings=settings, callers=callers, reader=reader, results=results, draining=draining),
-        relay=relay, probes=probes, image_dir=settings.image_dir,
+        deliveries=Deliveries(callers, webhooks), relay=relay, probes=probes, image_dir=settings.image_dir,
     )  # fmt: skip
 
 
