@@ -8,7 +8,15 @@ import typer
 
 from sandbox.cli.common import say, with_database
 from shared.errors import Unavailable
-from shared.keys import ApiKey, create_key, create_operator_key, list_keys, revoke_key
+from shared.keys import (
+    ApiKey,
+    create_key,
+    create_operator_key,
+    list_keys,
+    revoke_key,
+    rotate_webhook_secret,
+    webhook_secret,
+)
 
 application = typer.Typer(
     add_completion=False,
@@ -60,3 +68,23 @@ def revoke(key: Annotated[str, typer.Argument(help="the key's id, as `list` show
         return
     say(f"no valid key has the id {key}")
     raise typer.Exit(1)
+
+
+@application.command("webhook-secret")
+def secret(
+    store: Annotated[str, typer.Argument(help="the store's name")],
+    rotate: Annotated[bool, typer.Option("--rotate", help="make a new one; for a day, both sign")] = False,
+) -> None:
+    """The secret that signs a store's webhooks, alone on the last line; made when there is none."""
+    try:
+        found = with_database(
+            lambda connection: (
+                rotate_webhook_secret(connection, store, overlap_s=86_400)
+                if rotate
+                else webhook_secret(connection, store)
+            )
+        )
+    except ValueError as error:
+        raise Unavailable(str(error)) from None
+    say(f"what signs the webhooks of the store {store}:")
+    print(found)

@@ -53,7 +53,12 @@ class Bulk:
         now = datetime.now(UTC)
         # Apart from the loop: megabytes of JSON, and a shop's HTML, take their time.
         bodies = await asyncio.to_thread(
-            bulk_rules.judge, content, media_type, now=now, most=self._settings.max_bulk_items
+            bulk_rules.judge,
+            content,
+            media_type,
+            now=now,
+            most=self._settings.max_bulk_items,
+            context=self._settings.judging,
         )
         key = request.headers.get("idempotency-key")
         call = rules.job_id(store, key, uuid_utils.compat.uuid7())

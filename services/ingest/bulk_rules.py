@@ -18,7 +18,9 @@ Where = dict[str, int]
 Read = Callable[[bytes], Iterator[tuple[Where, Any]]]
 
 
-def judge(content: bytes, media_type: str, *, now: datetime, most: int) -> list[BlogRequestBody]:
+def judge(
+    content: bytes, media_type: str, *, now: datetime, most: int, context: str | None = None
+) -> list[BlogRequestBody]:
     """All requests of a body; `RefusedError` names every item at fault, and nothing is taken then."""
     found, errors = list[BlogRequestBody](), list[dict[str, Any]]()
     count = 0
@@ -26,7 +28,7 @@ def judge(content: bytes, media_type: str, *, now: datetime, most: int) -> list[
         if count > most:
             raise RefusedError([{"field": "body", "detail": f"has more than {most} items: send several calls"}])
         try:
-            found.append(judge_body(_readable(item), now=now))
+            found.append(judge_body(_readable(item), now=now, context=context))
         except RefusedError as error:
             errors += [where | fault for fault in error.errors]
     if errors:

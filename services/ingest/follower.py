@@ -1,4 +1,4 @@
-"""A topic that every ingest process reads for itself, from its beginning, to have a copy of what it says in memory."""
+"""A topic that every ingest process reads for itself: all of it, or what is said from now on."""
 
 import asyncio
 from collections.abc import Callable
@@ -40,6 +40,15 @@ class Follower:
         # Compaction may leave nothing to read before the end: an empty poll ends this, too.
         while await self._behind(ends) and await self._take(_CATCH_UP_MS):
             pass
+        self.following = True
+
+    async def start_at_end(self) -> None:
+        """Hear only what is said from now on."""
+        await self._consumer.start()
+        self._consumer.assign(self._partitions)
+        await self._consumer.seek_to_end(*self._partitions)
+        for partition in self._partitions:  # the seek is done when the position is known
+            await self._consumer.position(partition)
         self.following = True
 
     async def follow(self) -> None:

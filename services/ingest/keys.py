@@ -53,6 +53,18 @@ class KeyRing:
             await self.refresh()
         return self._callers.get(digest)
 
+    async def hash_of(self, prefix: bytes) -> bytes | None:
+        """The hash of the valid key that begins so."""
+        found = self._beginning_with(prefix)
+        if found is None:
+            await self.refresh()
+            found = self._beginning_with(prefix)
+        return found
+
+    def caller_with(self, digest: bytes) -> Caller:
+        """Whose key has this hash, which `hash_of` has just found."""
+        return self._callers[digest]
+
     async def refresh(self) -> None:
         """Take over what has changed up to this call; says once when PostgreSQL is away."""
         asked_at = time.monotonic()
@@ -79,6 +91,9 @@ class KeyRing:
         while True:
             await asyncio.sleep(_EVERY_S)
             await self.refresh()
+
+    def _beginning_with(self, prefix: bytes) -> bytes | None:
+        return next((digest for digest in self._callers if digest.startswith(prefix)), None)
 
     def _take(self, change: KeyChange) -> None:
         if change.revoked:

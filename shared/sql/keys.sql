@@ -18,3 +18,15 @@ SELECT hash, instance_id AS store, scope, name, revoked_at IS NOT NULL AS revoke
 -- name: is_valid
 -- Whether a key works.
 SELECT EXISTS (SELECT 1 FROM api_keys WHERE hash = $1 AND revoked_at IS NULL);
+
+-- name: webhook_secret
+-- The newest secret that signs a store's webhooks.
+SELECT secret FROM webhook_secrets WHERE instance_id = $1 AND expires_at IS NULL ORDER BY created_at DESC LIMIT 1;
+
+-- name: rotate_webhook_secret
+-- Sign with a new secret; those before it are in force for $3 seconds more.
+WITH former AS (
+    UPDATE webhook_secrets SET expires_at = now() + make_interval(secs => $3)
+     WHERE instance_id = $1 AND expires_at IS NULL
+)
+INSERT INTO webhook_secrets (instance_id, secret) VALUES ($1, $2);
