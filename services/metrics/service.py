@@ -1,7 +1,7 @@
 """Puts metrics together and runs it: the Faust app and the web server in one loop."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -32,12 +32,13 @@ async def run(settings: MetricsSettings, stop: asyncio.Event) -> None:
     settings.metrics_dir.mkdir(parents=True, exist_ok=True)
     board = Board(silence_s=settings.worker_silence_s)
     app, tables = build(settings, board)
-    ready = partial(_recovered, app)
     async with (
         faust_app_running(app, discover=False, stop_timeout=20),
-        _alerting(settings, tables, board, ready, stop) as alerts,
+        _alerting(settings, tables, board, app, stop) as alerts,
     ):
-        api = Api(tables=tables, board=board, alerts=alerts, crashed=lambda: bool(app.crashed), ready=ready)
+        api = Api(
+            tables=tables, board=board, alerts=alerts, crashed=lambda: bool(app.crashed), ready=partial(_recovered, app)
+        )
         log.info("metrics listens", host=settings.host, port=settings.metrics_port)
         watching = asyncio.create_task(_stop_when_crashed(app, stop), name="faust watch")
         try:
@@ -51,14 +52,18 @@ async def run(settings: MetricsSettings, stop: asyncio.Event) -> None:
 
 @asynccontextmanager
 async def _alerting(
-    settings: MetricsSettings, tables: Tables, board: Board, ready: Callable[[], bool], stop: asyncio.Event
+    settings: MetricsSettings, tables: Tables, board: Board, app: faust.App, stop: asyncio.Event
 ) -> AsyncIterator[Alerts]:
     """Alerts that are judged all the while, and told to the webhook if one is set."""
     async with httpx.AsyncClient() as http:
         url = settings.alert_webhook_url
         webhook = Webhook(url.get_secret_value(), http) if url is not None else None
-        alerts = Alerts(total=tables.total, board=board, webhook=webhook, began_at=datetime.now(UTC))
-        loops = {"alerts": alerts.watch(ready)} | ({"webhook": webhook.deliver()} if webhook is not None else {})
+        alerts = Alerts(
+            total=tables.total, board=board, webhook=webhook, tells=partial(_is_first, app), began_at=datetime.now(UTC)
+        )
+        loops = {"alerts": alerts.watch(partial(_recovered, app))} | (
+            {"webhook": webhook.deliver()} if webhook is not None else {}
+        )
         async with background(stop, **loops):
             yield alerts
 
@@ -66,6 +71,12 @@ async def _alerting(
 def _recovered(app: faust.App) -> bool:
     tables: Any = app.tables
     return bool(app.started and tables.recovery.completed.is_set())
+
+
+def _is_first(app: faust.App) -> bool:
+    """Of several processes the one that counts the first partition."""
+    assignor: Any = app.assignor
+    return any(owned.partition == 0 for owned in assignor.assigned_actives())
 
 
 async def _stop_when_crashed(app: faust.App, stop: asyncio.Event) -> None:

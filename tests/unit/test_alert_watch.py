@@ -1,5 +1,6 @@
 """The alerts' shell: what the board and the aggregates say becomes numbers, and what changed is told once."""
 
+import asyncio
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import timedelta
@@ -13,6 +14,7 @@ from services.metrics.board import Board
 from services.metrics.webhook import Webhook
 from shared.messages import JobEvent, WorkerReport
 from tests.unit.test_metrics_rules import NOW, folded, life, report, scheduler
+from tests.waiting import eventually
 
 ENDED = [event for number in range(18) for event in life(number)]
 FAILED = [event for number in range(18, 20) for event in life(number, failed=True)]
@@ -21,11 +23,14 @@ FAILED = [event for number in range(18, 20) for event in life(number, failed=Tru
 class Watched:
     """Alerts over a board and events that a test changes; a second passes with every look."""
 
-    def __init__(self, events: Iterable[JobEvent] = ()) -> None:
+    def __init__(self, events: Iterable[JobEvent] = (), webhook: Webhook | None = None) -> None:
+        self.tells = True
         self.board = Board(silence_s=10)
         self.total: dict[str, Any] = folded(list(events))[1]
         self.now = NOW
-        self.alerts = Alerts(total=lambda: self.total, board=self.board, webhook=None, began_at=NOW)
+        self.alerts = Alerts(
+            total=lambda: self.total, board=self.board, webhook=webhook, tells=lambda: self.tells, began_at=NOW
+        )
 
     def seconds(self, count: int, *, worker: WorkerReport | None = None, said: dict[str, Any] | None = None) -> None:
         for _ in range(count):
@@ -82,6 +87,15 @@ def test_what_waits_for_its_hour_makes_no_alert() -> None:
     assert watched.in_force() == {"throughput-low": ("critical", 0)}
 
 
+def test_the_speed_is_that_of_whole_minutes_and_of_the_one_that_runs() -> None:
+    watched = Watched(event for number in range(30) for event in life(number))
+    watched.now = NOW + timedelta(minutes=4, seconds=28)
+    watched.seconds(300, worker=report("w"), said={"pending": 5})
+    assert watched.in_force() == {}, "30 of five minutes and a half are more than 5 a minute, until they are too old"
+    watched.seconds(300, worker=report("w"), said={"pending": 5})
+    assert watched.in_force() == {"throughput-low": ("critical", 0)}
+
+
 def test_money_repairs_and_doubt_are_told_at_once() -> None:
     watched = Watched()
     watched.seconds(1, worker=report("w"), said={"drifted": 7})
@@ -94,6 +108,27 @@ def test_money_repairs_and_doubt_are_told_at_once() -> None:
     }  # fmt: skip
     watched.seconds(16, worker=broke, said={"drifted": 9, "oldest_pending_at": NOW - timedelta(hours=3)})
     assert list(watched.in_force()) == ["circuit-open", "oldest-wait", "slot-drift", "in-doubt-calls"], "worst first"
+
+
+async def test_of_several_processes_one_tells_the_webhook() -> None:
+    told = []
+
+    def take(request: httpx.Request) -> httpx.Response:
+        told.append(request.content.split()[0])
+        return httpx.Response(200)
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(take)) as client:
+        webhook = Webhook("http://chat", client)
+        watched = Watched(webhook=webhook)
+        delivering = asyncio.create_task(webhook.deliver())
+        watched.tells = False
+        watched.seconds(10, worker=report("w"), said={"pending": 2_000})
+        assert watched.in_force() == {"queue-long": ("warning", 2_000)}
+        watched.tells = True
+        watched.seconds(20, worker=report("w"), said={})
+        await eventually(lambda: told)
+        delivering.cancel()
+    assert told == [b'{"text":"[cleared]']
 
 
 async def test_a_webhook_that_refuses_is_given_up_and_what_waits_for_it_has_a_bound(
