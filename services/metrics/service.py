@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 import faust
-import httpx
 from faust.contrib.asgi import faust_app_running
 
 from services.metrics.alerts import Alerts
@@ -37,8 +36,9 @@ async def run(settings: MetricsSettings, stop: asyncio.Event) -> None:
         _alerting(settings, tables, board, app, stop) as alerts,
     ):
         api = Api(
-            tables=tables, board=board, alerts=alerts, crashed=lambda: bool(app.crashed), ready=partial(_recovered, app)
-        )
+            tables=tables, board=board, alerts=alerts.in_force, crashed=lambda: bool(app.crashed),
+            ready=partial(_recovered, app),
+        )  # fmt: skip
         log.info("metrics listens", host=settings.host, port=settings.metrics_port)
         watching = asyncio.create_task(_stop_when_crashed(app, stop), name="faust watch")
         try:
@@ -55,17 +55,16 @@ async def _alerting(
     settings: MetricsSettings, tables: Tables, board: Board, app: faust.App, stop: asyncio.Event
 ) -> AsyncIterator[Alerts]:
     """Alerts that are judged all the while, and told to the webhook if one is set."""
-    async with httpx.AsyncClient() as http:
-        url = settings.alert_webhook_url
-        webhook = Webhook(url.get_secret_value(), http) if url is not None else None
-        alerts = Alerts(
-            total=tables.total, board=board, webhook=webhook, tells=partial(_is_first, app), began_at=datetime.now(UTC)
-        )
-        loops = {"alerts": alerts.watch(partial(_recovered, app))} | (
-            {"webhook": webhook.deliver()} if webhook is not None else {}
-        )
-        async with background(stop, **loops):
-            yield alerts
+    url = settings.alert_webhook_url
+    webhook = Webhook(url.get_secret_value()) if url is not None else None
+    alerts = Alerts(
+        total=tables.total, board=board, webhook=webhook, tells=partial(_is_first, app), began_at=datetime.now(UTC)
+    )
+    loops = {"alerts": alerts.watch(partial(_recovered, app))}
+    if webhook is not None:
+        loops["webhook"] = webhook.deliver()
+    async with background(stop, **loops):
+        yield alerts
 
 
 def _recovered(app: faust.App) -> bool:

@@ -1,18 +1,19 @@
 """The alerts' shell: what the board and the aggregates say becomes numbers, and what changed is told once."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-import httpx
 import pytest
 
 from services.metrics.alerts import Alerts
 from services.metrics.board import Board
 from services.metrics.webhook import Webhook
 from shared.messages import JobEvent, WorkerReport
+from tests.chat import SECRET, a_chat
 from tests.unit.test_metrics_rules import NOW, folded, life, report, scheduler
 from tests.waiting import eventually
 
@@ -111,41 +112,38 @@ def test_money_repairs_and_doubt_are_told_at_once() -> None:
 
 
 async def test_of_several_processes_one_tells_the_webhook() -> None:
-    told = []
-
-    def take(request: httpx.Request) -> httpx.Response:
-        told.append(request.content.split()[0])
-        return httpx.Response(200)
-
-    async with httpx.AsyncClient(transport=httpx.MockTransport(take)) as client:
-        webhook = Webhook("http://chat", client)
+    async with a_chat() as chat, delivering(Webhook(chat.url)) as webhook:
         watched = Watched(webhook=webhook)
-        delivering = asyncio.create_task(webhook.deliver())
         watched.tells = False
         watched.seconds(10, worker=report("w"), said={"pending": 2_000})
         assert watched.in_force() == {"queue-long": ("warning", 2_000)}
         watched.tells = True
         watched.seconds(20, worker=report("w"), said={})
-        await eventually(lambda: told)
-        delivering.cancel()
-    assert told == [b'{"text":"[cleared]']
+        await eventually(lambda: chat.heard)
+    assert [text.split()[0] for text in chat.heard] == ["[cleared]"]
 
 
-async def test_a_webhook_that_refuses_is_given_up_and_what_waits_for_it_has_a_bound(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    tries = []
-
-    def refuse(request: httpx.Request) -> httpx.Response:
-        tries.append(request.content)
-        return httpx.Response(404)
-
-    async with httpx.AsyncClient(transport=httpx.MockTransport(refuse)) as client:
-        webhook = Webhook("http://chat/secret", client)
-        await webhook._deliver("nobody is there")
-        assert tries == [b'{"text":"nobody is there"}']
-        for number in range(200):
-            webhook.send(str(number))
+async def test_what_a_chat_refuses_is_given_up_and_the_next_one_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    async with a_chat(404) as chat, delivering(Webhook(chat.url)) as webhook:
+        webhook.send("refused")
+        webhook.send("taken")
+        await eventually(lambda: chat.heard)
+    assert (chat.heard, chat.tries) == (["taken"], 2)
     said = capsys.readouterr().out
-    assert "secret" not in said
-    assert said.count("one is dropped") == 100
+    assert "given up" in said
+    assert SECRET not in said
+
+
+def test_what_waits_for_a_chat_has_a_bound(capsys: pytest.CaptureFixture[str]) -> None:
+    webhook = Webhook(f"http://127.0.0.1:1/{SECRET}")
+    for number in range(200):
+        webhook.send(str(number))
+    assert capsys.readouterr().out.count("one is dropped") == 100
+
+
+@asynccontextmanager
+async def delivering(webhook: Webhook) -> AsyncIterator[Webhook]:
+    task = asyncio.create_task(webhook.deliver())
+    yield webhook
+    task.cancel()
+    await asyncio.wait({task})
