@@ -1,7 +1,7 @@
 """The alerts' shell: what the board and the aggregates say becomes numbers, and what changed is told once."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -12,11 +12,12 @@ import pytest
 from services.metrics.alerts import Alerts
 from services.metrics.board import Board
 from services.metrics.webhook import Webhook
-from shared.messages import JobEvent, WorkerReport
+from shared.messages import WorkerReport
 from tests.chat import SECRET, a_chat
 from tests.unit.test_metrics_rules import NOW, folded, life, report, scheduler
 from tests.waiting import eventually
 
+NOTHING = folded([])[1]
 ENDED = [event for number in range(18) for event in life(number)]
 FAILED = [event for number in range(18, 20) for event in life(number, failed=True)]
 
@@ -24,10 +25,10 @@ FAILED = [event for number in range(18, 20) for event in life(number, failed=Tru
 class Watched:
     """Alerts over a board and events that a test changes; a second passes with every look."""
 
-    def __init__(self, events: Iterable[JobEvent] = (), webhook: Webhook | None = None) -> None:
+    def __init__(self, total: dict[str, Any] | None = None, webhook: Webhook | None = None) -> None:
         self.tells = True
         self.board = Board(silence_s=10)
-        self.total: dict[str, Any] = folded(list(events))[1]
+        self.total: dict[str, Any] = dict(total or NOTHING)
         self.now = NOW
         self.alerts = Alerts(
             total=lambda: self.total, board=self.board, webhook=webhook, tells=lambda: self.tells, began_at=NOW
@@ -48,7 +49,7 @@ class Watched:
 
 
 def test_a_quiet_system_has_no_alert() -> None:
-    watched = Watched(ENDED)
+    watched = Watched(folded(ENDED)[1])
     watched.seconds(400, worker=report("w"), said={})
     assert watched.in_force() == {}
 
@@ -72,10 +73,10 @@ def test_a_scheduler_that_was_never_heard_is_silent_since_we_began() -> None:
 
 
 def test_failures_are_judged_by_their_share_and_few_ended_jobs_prove_nothing() -> None:
-    watched = Watched(ENDED + FAILED)
+    watched = Watched(folded(ENDED + FAILED)[1])
     watched.seconds(20, worker=report("w"), said={})
     assert watched.in_force() == {"error-rate": ("warning", 10)}
-    watched = Watched(FAILED)
+    watched = Watched(folded(FAILED)[1])
     watched.seconds(20, worker=report("w"), said={})
     assert watched.in_force() == {}
 
@@ -89,7 +90,7 @@ def test_what_waits_for_its_hour_makes_no_alert() -> None:
 
 
 def test_the_speed_is_that_of_whole_minutes_and_of_the_one_that_runs() -> None:
-    watched = Watched(event for number in range(30) for event in life(number))
+    watched = Watched(folded([event for number in range(30) for event in life(number)])[1])
     watched.now = NOW + timedelta(minutes=4, seconds=28)
     watched.seconds(300, worker=report("w"), said={"pending": 5})
     assert watched.in_force() == {}, "30 of five minutes and a half are more than 5 a minute, until they are too old"
