@@ -56,7 +56,8 @@ def test_a_quiet_system_has_no_alert() -> None:
 
 def test_silence_is_told_of_workers_and_of_the_scheduler_and_what_it_said_before_is_not_judged() -> None:
     watched = Watched()
-    watched.seconds(10, worker=report("w"), said={"pending": 2_000})
+    oldest = NOW - timedelta(seconds=1_790)  # half an hour, were it judged while nobody says so
+    watched.seconds(10, worker=report("w"), said={"pending": 2_000, "oldest_pending_at": oldest})
     assert watched.in_force() == {"queue-long": ("warning", 2_000)}
     watched.seconds(75)
     assert watched.in_force() == {
