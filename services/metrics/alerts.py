@@ -20,17 +20,17 @@ _EVERY_S = 1.0
 
 
 class Alerts:
-    """`webhook` hears of every change, if there is one and `tells` says so: of several processes, one does."""
+    """`webhook` hears of every change, if there is one and `tells` says that it is this process's part to tell."""
 
     def __init__(
-        self, *, total: Callable[[], Aggregate], board: Board, webhook: Webhook | None, began_at: datetime,
-        tells: Callable[[], bool],
+        self, *, total: Callable[[], Aggregate], board: Board, webhook: Webhook | None, tells: Callable[[], bool],
+        began_at: datetime,
     ) -> None:  # fmt: skip
         self._total = total
         self._board = board
         self._webhook = webhook
-        self._began_at = began_at
         self._tells = tells
+        self._began_at = began_at
         self._states = {alert.name: State() for alert in ALERTS}
         self._drifted = Growth(minutes=WINDOW_MINUTES)
         self._in_doubt = Growth(minutes=WINDOW_MINUTES)
@@ -60,14 +60,15 @@ class Alerts:
         total, board = self._total(), self._board
         scheduler = board.scheduler if board.scheduler_is_heard(now) else None
         oldest = scheduler.oldest_pending_at if scheduler is not None else None
-        done, failed = aggregate.in_last_minutes(total, WINDOW_MINUTES, now.timestamp())
+        minutes = THROUGHPUT_MINUTES + now.timestamp() % 60 / 60  # whole ones, and the one that runs
         done_lately, _ = aggregate.in_last_minutes(total, THROUGHPUT_MINUTES, now.timestamp())
+        done, failed = aggregate.in_last_minutes(total, WINDOW_MINUTES, now.timestamp())
         return Numbers(
             pending=scheduler.pending if scheduler is not None else None,
             due=scheduler.pending - scheduler.delayed if scheduler is not None else None,
             oldest_wait_s=((now - oldest).total_seconds() if oldest else 0.0) if scheduler is not None else None,
             failed_percent=100 * failed / (done + failed) if done + failed >= FEWEST_ENDED else 0.0,
-            done_per_minute=done_lately / THROUGHPUT_MINUTES,
+            done_per_minute=done_lately / minutes,
             open_circuits=board.open_circuits(now),
             workers=len(board.alive(now)),
             drifted=self._drifted.see(board.scheduler.drifted if board.scheduler else None, now),

@@ -70,7 +70,7 @@ class Metrics:
         self._peers = Peers(client, addresses=counting.peers, board=memory.board)
         self.whole = Whole(memory=memory, peers=self._peers, watched=self._watched, owned=self._owned)
         url = settings.alert_webhook_url
-        self._webhook = Webhook(url.get_secret_value(), client) if url is not None else None
+        self._webhook = Webhook(url.get_secret_value()) if url is not None else None
         self._alerts = Alerts(
             total=self.whole.total, board=memory.board, webhook=self._webhook, began_at=datetime.now(UTC),
             tells=self._is_first,

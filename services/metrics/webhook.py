@@ -19,11 +19,8 @@ _TIMEOUT_S = 5.0
 
 
 class Webhook:
-    """`http` is started and belongs to the caller."""
-
-    def __init__(self, url: str, http: httpx.AsyncClient) -> None:
+    def __init__(self, url: str) -> None:
         self._url = url
-        self._http = http
         self._queue: asyncio.Queue[str] = asyncio.Queue(_QUEUED)
 
     def send(self, text: str) -> None:
@@ -35,17 +32,18 @@ class Webhook:
 
     async def deliver(self) -> None:
         """Until cancelled."""
-        while True:
-            await self._deliver(await self._queue.get())
+        async with httpx.AsyncClient(timeout=_TIMEOUT_S) as client:
+            while True:
+                await self._deliver(client, await self._queue.get())
 
-    async def _deliver(self, text: str) -> None:
+    async def _deliver(self, client: httpx.AsyncClient, text: str) -> None:
         """A few tries, each after a longer pause: about a quarter of a minute in all, then it is given up."""
         reason = ""
         for attempt in range(_TRIES):
             if attempt:
                 await asyncio.sleep(_FIRST_PAUSE_S * 2 ** (attempt - 1))
             try:
-                status = (await self._http.post(self._url, json={"text": text}, timeout=_TIMEOUT_S)).status_code
+                status = (await client.post(self._url, json={"text": text})).status_code
             except httpx.HTTPError as error:
                 reason = type(error).__name__
                 continue

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from math import inf
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.metrics.rules.alarm import Alert, Change, Level, Numbers, Severity, State, Worse, judge, rank
@@ -71,6 +71,7 @@ def test_the_contracts_thresholds() -> None:
         assert (state.severity, len(changes)) == (severity, int(severity is not None))
 
 
+@settings(deadline=None)
 @given(any_alert, st.data())
 def test_one_raise_and_one_clear_a_crossing_however_often(alert: Alert, data: st.DataObject) -> None:
     level, crossings = data.draw(st.sampled_from(alert.levels)), data.draw(st.integers(1, 4))
@@ -82,6 +83,7 @@ def test_one_raise_and_one_clear_a_crossing_however_often(alert: Alert, data: st
     ] * crossings  # fmt: skip
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_nothing_changes_within_the_band(data: st.DataObject) -> None:
     banded = [(alert, one) for alert in ALERTS for one in alert.levels if one.raise_at != one.clear_at]
@@ -93,6 +95,7 @@ def test_nothing_changes_within_the_band(data: st.DataObject) -> None:
     assert all(change.after in {one.severity for one in below} for change in play(alert, values)[1])
 
 
+@settings(deadline=None)
 @given(any_alert, st.lists(st.tuples(st.floats(0, 10_000), st.floats(0, 5_000)), min_size=1, max_size=400))
 def test_a_worse_value_never_gives_a_milder_severity(alert: Alert, pairs: list[tuple[float, float]]) -> None:
     milder: list[float | None] = [value for value, _ in pairs]

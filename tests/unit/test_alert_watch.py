@@ -1,19 +1,23 @@
 """The alerts' shell: what the board and the aggregates say becomes numbers, and what changed is told once."""
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-import httpx
 import pytest
 
 from services.metrics.alerts import Alerts
 from services.metrics.board import Board
 from services.metrics.webhook import Webhook
-from shared.messages import JobEvent, WorkerReport
+from shared.messages import WorkerReport
+from tests.chat import SECRET, a_chat
 from tests.unit.test_metrics_rules import NOW, folded, life, report, scheduler
+from tests.waiting import eventually
 
+NOTHING = folded([])[1]
 ENDED = [event for number in range(18) for event in life(number)]
 FAILED = [event for number in range(18, 20) for event in life(number, failed=True)]
 
@@ -21,12 +25,13 @@ FAILED = [event for number in range(18, 20) for event in life(number, failed=Tru
 class Watched:
     """Alerts over a board and events that a test changes; a second passes with every look."""
 
-    def __init__(self, events: Iterable[JobEvent] = ()) -> None:
+    def __init__(self, total: dict[str, Any] | None = None, webhook: Webhook | None = None) -> None:
+        self.tells = True
         self.board = Board(silence_s=10)
-        self.total: dict[str, Any] = folded(list(events))[1]
+        self.total: dict[str, Any] = dict(total or NOTHING)
         self.now = NOW
         self.alerts = Alerts(
-            total=lambda: self.total, board=self.board, webhook=None, began_at=NOW, tells=lambda: False
+            total=lambda: self.total, board=self.board, webhook=webhook, tells=lambda: self.tells, began_at=NOW
         )
 
     def seconds(self, count: int, *, worker: WorkerReport | None = None, said: dict[str, Any] | None = None) -> None:
@@ -44,14 +49,15 @@ class Watched:
 
 
 def test_a_quiet_system_has_no_alert() -> None:
-    watched = Watched(ENDED)
+    watched = Watched(folded(ENDED)[1])
     watched.seconds(400, worker=report("w"), said={})
     assert watched.in_force() == {}
 
 
 def test_silence_is_told_of_workers_and_of_the_scheduler_and_what_it_said_before_is_not_judged() -> None:
     watched = Watched()
-    watched.seconds(10, worker=report("w"), said={"pending": 2_000})
+    oldest = NOW - timedelta(seconds=1_790)  # half an hour, were it judged while nobody says so
+    watched.seconds(10, worker=report("w"), said={"pending": 2_000, "oldest_pending_at": oldest})
     assert watched.in_force() == {"queue-long": ("warning", 2_000)}
     watched.seconds(75)
     assert watched.in_force() == {
@@ -68,10 +74,10 @@ def test_a_scheduler_that_was_never_heard_is_silent_since_we_began() -> None:
 
 
 def test_failures_are_judged_by_their_share_and_few_ended_jobs_prove_nothing() -> None:
-    watched = Watched(ENDED + FAILED)
+    watched = Watched(folded(ENDED + FAILED)[1])
     watched.seconds(20, worker=report("w"), said={})
     assert watched.in_force() == {"error-rate": ("warning", 10)}
-    watched = Watched(FAILED)
+    watched = Watched(folded(FAILED)[1])
     watched.seconds(20, worker=report("w"), said={})
     assert watched.in_force() == {}
 
@@ -81,6 +87,15 @@ def test_what_waits_for_its_hour_makes_no_alert() -> None:
     watched.seconds(400, worker=report("w"), said={"pending": 5, "delayed": 5})
     assert watched.in_force() == {}
     watched.seconds(301, worker=report("w"), said={"pending": 5, "delayed": 4})
+    assert watched.in_force() == {"throughput-low": ("critical", 0)}
+
+
+def test_the_speed_is_that_of_whole_minutes_and_of_the_one_that_runs() -> None:
+    watched = Watched(folded([event for number in range(30) for event in life(number)])[1])
+    watched.now = NOW + timedelta(minutes=4, seconds=28)
+    watched.seconds(300, worker=report("w"), said={"pending": 5})
+    assert watched.in_force() == {}, "30 of five minutes and a half are more than 5 a minute, until they are too old"
+    watched.seconds(300, worker=report("w"), said={"pending": 5})
     assert watched.in_force() == {"throughput-low": ("critical", 0)}
 
 
@@ -98,21 +113,39 @@ def test_money_repairs_and_doubt_are_told_at_once() -> None:
     assert list(watched.in_force()) == ["circuit-open", "oldest-wait", "slot-drift", "in-doubt-calls"], "worst first"
 
 
-async def test_a_webhook_that_refuses_is_given_up_and_what_waits_for_it_has_a_bound(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    tries = []
+async def test_of_several_processes_one_tells_the_webhook() -> None:
+    async with a_chat() as chat, delivering(Webhook(chat.url)) as webhook:
+        watched = Watched(webhook=webhook)
+        watched.tells = False
+        watched.seconds(10, worker=report("w"), said={"pending": 2_000})
+        assert watched.in_force() == {"queue-long": ("warning", 2_000)}
+        watched.tells = True
+        watched.seconds(20, worker=report("w"), said={})
+        await eventually(lambda: chat.heard)
+    assert [text.split()[0] for text in chat.heard] == ["[cleared]"]
 
-    def refuse(request: httpx.Request) -> httpx.Response:
-        tries.append(request.content)
-        return httpx.Response(404)
 
-    async with httpx.AsyncClient(transport=httpx.MockTransport(refuse)) as client:
-        webhook = Webhook("http://chat/secret", client)
-        await webhook._deliver("nobody is there")
-        assert tries == [b'{"text":"nobody is there"}']
-        for number in range(200):
-            webhook.send(str(number))
+async def test_what_a_chat_refuses_is_given_up_and_the_next_one_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    async with a_chat(404) as chat, delivering(Webhook(chat.url)) as webhook:
+        webhook.send("refused")
+        webhook.send("taken")
+        await eventually(lambda: chat.heard)
+    assert (chat.heard, chat.tries) == (["taken"], 2)
     said = capsys.readouterr().out
-    assert "secret" not in said
-    assert said.count("one is dropped") == 100
+    assert "given up" in said
+    assert SECRET not in said
+
+
+def test_what_waits_for_a_chat_has_a_bound(capsys: pytest.CaptureFixture[str]) -> None:
+    webhook = Webhook(f"http://127.0.0.1:1/{SECRET}")
+    for number in range(200):
+        webhook.send(str(number))
+    assert capsys.readouterr().out.count("one is dropped") == 100
+
+
+@asynccontextmanager
+async def delivering(webhook: Webhook) -> AsyncIterator[Webhook]:
+    task = asyncio.create_task(webhook.deliver())
+    yield webhook
+    task.cancel()
+    await asyncio.wait({task})

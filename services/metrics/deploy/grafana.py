@@ -6,7 +6,7 @@ from typing import Any
 from services.metrics.metric_defs import METRICS, Metric
 from services.metrics.rules.alarm import Alert, Severity, Worse
 from services.metrics.rules.alerts import ALERTS
-from services.metrics.rules.promql import quantile, series
+from services.metrics.rules.promql import largest, quantile, series
 
 _DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 _COLUMNS = 24
@@ -102,15 +102,14 @@ def _graph(metric: Metric) -> Panel:
 
 def _targets(metric: Metric) -> list[dict[str, Any]]:
     legend = " ".join(f"{{{{{label}}}}}" for label in metric.labels)
-    by = f" by ({', '.join(metric.labels)}) " if metric.labels else " "
     if metric.kind == "histogram":
         return [
             _target(quantile(metric, share, _RATE_MINUTES), f"p{share * 100:g}", ref)
             for share, ref in zip(_SHARES, "ABC", strict=True)
         ]
     if metric.kind == "counter":
-        return [_target(f"60 * sum{by}(rate({series(metric)}[{_RATE_MINUTES}m]))", legend, "A")]
-    return [_target(f"max{by}({series(metric)})", legend, "A")]
+        return [_target(f"60 * {largest(metric, f'rate({series(metric)}[{_RATE_MINUTES}m])')}", legend, "A")]
+    return [_target(largest(metric, series(metric)), legend, "A")]
 
 
 def _target(expr: str, legend: str, ref: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from math import inf
 
 from services.metrics import metric_defs as defs
 from services.metrics.rules.alarm import Alert, Level, Numbers, Severity, Worse
-from services.metrics.rules.promql import increase, series
+from services.metrics.rules.promql import increase, largest, series
 
 WINDOW_MINUTES = 15
 """Over which failures, repairs and doubtful calls are counted."""
@@ -38,13 +38,13 @@ ALERTS = (
     Alert(
         name="queue-long", unit="jobs", says="{value} jobs wait",
         means="More is asked for than is written. Add workers, or see which limit holds them up.",
-        value=lambda numbers: numbers.pending, promql=f"max({series(defs.PENDING)})",
+        value=lambda numbers: numbers.pending, promql=largest(defs.PENDING, series(defs.PENDING)),
         levels=(_warning(1_000, 900), _critical(5_000, 4_500)), raise_after_s=5, clear_after_s=10,
     ),
     Alert(
         name="oldest-wait", unit="seconds", says="a job has waited for {value} s",
         means="Some store's work does not get its turn: see the stores' waits, then the limiter.",
-        value=lambda numbers: numbers.oldest_wait_s, promql=f"max({series(defs.OLDEST)})",
+        value=lambda numbers: numbers.oldest_wait_s, promql=largest(defs.OLDEST, series(defs.OLDEST)),
         levels=(_warning(1_800, 1_500), _critical(7_200, 6_000)), raise_after_s=15, clear_after_s=15,
     ),
     Alert(
@@ -57,19 +57,19 @@ ALERTS = (
     Alert(
         name="throughput-low", unit="jobs a minute", says="{value} jobs a minute are done while others wait",
         means="Under 5 a minute the plan is to roll back. See workers, limiter and circuit first.",
-        value=_done_per_minute, promql=f"({_DONE_PER_MINUTE}) and on() max({series(defs.DUE)}) > 0",
+        value=_done_per_minute, promql=f"({_DONE_PER_MINUTE}) and on() {largest(defs.DUE, series(defs.DUE))} > 0",
         worse=Worse.UNDER, levels=(_critical(5, 6),), raise_after_s=300, clear_after_s=30,
     ),
     Alert(
         name="circuit-open", unit="limits", says="a provider turns the account away ({value} limits closed)",
         means="No money, or a refused key: the log says which. Jobs wait and lose no try; one asks again now and then.",
-        value=lambda numbers: numbers.open_circuits, promql=f"sum({series(defs.CIRCUIT)})",
+        value=lambda numbers: numbers.open_circuits, promql=f"sum({largest(defs.CIRCUIT, series(defs.CIRCUIT))})",
         levels=(_critical(0, 0),), raise_after_s=0, clear_after_s=5,
     ),
     Alert(
         name="no-workers", unit="workers", says="{value} workers are heard",
         means="Nothing is written. Requests are accepted, and wait.",
-        value=lambda numbers: numbers.workers, promql=f"max({series(defs.WORKERS)})",
+        value=lambda numbers: numbers.workers, promql=largest(defs.WORKERS, series(defs.WORKERS)),
         worse=Worse.UNDER, levels=(_critical(1, 1),), raise_after_s=30, clear_after_s=5,
     ),
     Alert(

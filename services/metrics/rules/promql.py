@@ -1,4 +1,7 @@
-"""Expressions over the metrics that are declared, so that none can name one that is not."""
+"""Expressions over the metrics that are declared, so that none can name one that is not.
+
+Of several metrics processes each shows the whole: what they say is never added up, the largest counts.
+"""
 
 from services.metrics.metric_defs import Metric
 
@@ -13,10 +16,17 @@ def series(metric: Metric, **labels: str) -> str:
 
 
 def increase(metric: Metric, minutes: int, **labels: str) -> str:
-    """By how much a counter grew in the last minutes, over all its series."""
-    return f"sum(increase({series(metric, **labels)}[{minutes}m]))"
+    """By how much a counter grew in the last minutes, over all its labels' values."""
+    grown = f"increase({series(metric, **labels)}[{minutes}m])"
+    return f"sum({largest(metric, grown)})" if metric.labels else largest(metric, grown)
+
+
+def largest(metric: Metric, expression: str) -> str:
+    """Of the processes that tell a metric, with its labels."""
+    by = f" by ({', '.join(metric.labels)}) " if metric.labels else ""
+    return f"max{by}({expression})"
 
 
 def quantile(metric: Metric, share: float, minutes: int) -> str:
     """The value below which a share (0 to 1) of a histogram's observations of the last minutes lies."""
-    return f"histogram_quantile({share:g}, sum by (le) (rate({series(metric)}[{minutes}m])))"
+    return f"histogram_quantile({share:g}, max by (le) (rate({series(metric)}[{minutes}m])))"
