@@ -154,5 +154,9 @@ async def test_a_crash_of_the_stream_processor_ends_the_process(world: World, tm
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "services.metrics", env=environment, stdout=output
         )
-        assert await asyncio.wait_for(process.wait(), 60) == 3
+        try:
+            assert await asyncio.wait_for(process.wait(), 60) == 3
+        finally:
+            if process.returncode is None:
+                process.kill()
     assert "the stream processor crashed" in (tmp_path / "output").read_text()
