@@ -4,14 +4,13 @@ import asyncio
 import os
 import signal
 import sys
-from asyncio.subprocess import DEVNULL
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import httpx
 import pytest
@@ -48,8 +47,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @asynccontextmanager
-async def metrics(world: World, folder: Path, output: int | IO[bytes] = DEVNULL, **more: str) -> AsyncIterator[Metrics]:
-    """`more` are variables of its environment."""
+async def metrics(world: World, folder: Path) -> AsyncIterator[Metrics]:
     port = free_port()
     environment = {
         "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "METRICS_PORT": str(port), "METRICS_DIR": str(folder),
@@ -57,7 +55,7 @@ async def metrics(world: World, folder: Path, output: int | IO[bytes] = DEVNULL,
         "KAFKA_TOPIC_PREFIX": world.settings.kafka_topic_prefix,
     }  # fmt: skip
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "services.metrics", env=environment | more, stdout=output
+        sys.executable, "-m", "services.metrics", env=environment, stdout=asyncio.subprocess.DEVNULL
     )
     try:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10) as http:
