@@ -64,6 +64,7 @@ def service_environment(
         "PORT": str(ports.ingest),
         "METRICS_PORT": str(ports.metrics),
         "METRICS_URL": f"http://127.0.0.1:{ports.metrics}",
+        "INGEST_URL": f"http://127.0.0.1:{ports.ingest}",
         "METRICS_DIR": str(home.metrics),
         "IMAGE_DIR": str(home.images),
         "IMAGE_BASE_URL": f"http://127.0.0.1:{ports.ingest}/images",

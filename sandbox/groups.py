@@ -9,9 +9,9 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
 from aiokafka.errors import KafkaError
 
-from shared.topics import GENERATOR_GROUP, METRICS_GROUP, SCHEDULER_GROUP
+from shared.topics import GENERATOR_GROUP, METRICS_GROUP, SCHEDULER_GROUP, WEBHOOKS_GROUP
 
-GROUPS = (SCHEDULER_GROUP, GENERATOR_GROUP, METRICS_GROUP)
+GROUPS = (SCHEDULER_GROUP, GENERATOR_GROUP, METRICS_GROUP, WEBHOOKS_GROUP)
 
 
 async def describe(bootstrap: str) -> dict[str, Any]:

@@ -24,7 +24,8 @@ class JsonResponse(Response):
 class Problem(Exception):
     """A refusal: raised anywhere in a handler, answered as application/problem+json.
 
-    `errors` names each field at fault: [{"field": "sourceId", "detail": "must not be empty"}].
+    `errors` names each field at fault: [{"field": "sourceId", "detail": "must not be empty"}]. `more` are members of
+    its own.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Problem(Exception):
         kind: str = "about:blank",
         errors: list[dict[str, Any]] | None = None,
         headers: Mapping[str, str] | None = None,
+        more: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(f"{status} {title}: {detail}")
         self.status = status
@@ -44,6 +46,7 @@ class Problem(Exception):
         self.kind = kind
         self.errors = errors or []
         self.headers = headers
+        self.more = more or {}
 
     def response(self) -> Response:
         body: dict[str, Any] = {"type": self.kind, "title": self.title, "status": self.status}
@@ -51,6 +54,7 @@ class Problem(Exception):
             body["detail"] = self.detail
         if self.errors:
             body["errors"] = self.errors
+        body |= self.more
         return Response(
             orjson.dumps(body), status_code=self.status, headers=dict(self.headers or {}),
             media_type="application/problem+json",

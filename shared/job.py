@@ -47,6 +47,11 @@ TRANSITIONS: dict[Status, frozenset[Status]] = {
 
 ENDED = frozenset({Status.DONE, Status.FAILED, Status.REJECTED, Status.CANCELLED})
 
+CANCELLABLE = frozenset(status for status, targets in TRANSITIONS.items() if Status.CANCELLED in targets)
+"""What a person may cancel."""
+RETRIABLE = frozenset(status for status in ENDED if Status.PENDING in TRANSITIONS[status])
+"""What a person may ask for again."""
+
 
 class IllegalTransitionError(Exception):
     """A status change that no part of the system may make."""

@@ -97,7 +97,7 @@ async def ensure_topics(settings: KafkaSettings) -> None:
             replicas = settings.kafka_replication_factor or min(3, brokers)
             for topic in missing:
                 await _create(admin, topic, name=names(settings).topic(topic), replicas=replicas)
-            await _until_listed(admin, {names(settings).topic(topic) for topic in TOPICS})
+            await until_listed(admin, {names(settings).topic(topic) for topic in TOPICS})
     finally:
         await admin.close()
 
@@ -113,7 +113,7 @@ async def group_offsets(settings: KafkaSettings, group: str) -> dict[TopicPartit
     return {partition: offset for partition, offset in found.items() if offset.offset >= 0}
 
 
-async def _until_listed(admin: AIOKafkaAdminClient, wanted: set[str]) -> None:
+async def until_listed(admin: AIOKafkaAdminClient, wanted: set[str]) -> None:
     """A topic just made, by us or by another process, is unknown to clients for some milliseconds."""
     async with asyncio.timeout(30):
         while not wanted <= set(await admin.list_topics()):

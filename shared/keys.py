@@ -1,5 +1,6 @@
-"""API keys: prefixed random tokens of which only the SHA-256 is kept. Each belongs to one store."""
+"""API keys: prefixed random tokens of which only the SHA-256 is kept. Each belongs to one store, or to an operator."""
 
+import base64
 import hashlib
 import re
 import secrets
@@ -12,6 +13,11 @@ import asyncpg
 from shared.postgres import load_queries
 
 PREFIX = "sk_live_"
+OPERATOR_PREFIX = "sk_operator_"
+WEBHOOK_PREFIX = "whsec_"
+_OVERLAP_S = 86_400.0
+ALL_STORES = "*"
+"""What stands in the place of an operator's store: no store may be called so."""
 _QUERIES = load_queries(Path(__file__).parent / "sql" / "keys.sql")
 STORE_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,99}")
 """What a store may be called: it is a Kafka key, a folder's name and part of a URL. `*` stays free for 'all stores'."""
@@ -21,10 +27,27 @@ STORE_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,99}")
 class ApiKey:
     id: str
     store: str
+    """`*` for an operator's."""
+    scope: str
+    """`store` or `operator`."""
+    name: str | None
+    """Who the operator is."""
     hint: str
     """The key's last four characters, to tell keys apart."""
     created_at: datetime
     revoked_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyChange:
+    """A key that was made or revoked."""
+
+    hash: bytes
+    store: str
+    scope: str
+    name: str | None
+    revoked: bool
+    changed_at: datetime
 
 
 def hash_key(key: str) -> bytes:
@@ -34,10 +57,27 @@ def hash_key(key: str) -> bytes:
 
 async def create_key(pool: asyncpg.Pool | asyncpg.Connection, store: str) -> str:
     """Make a key for `store` and return it; it cannot be shown again. ValueError when the name is not allowed."""
-    if not STORE_NAME.fullmatch(store):
-        raise ValueError(f"{store!r} is no store name: letters, digits, '.', '_' and '-', at most 100")
-    key = PREFIX + secrets.token_urlsafe(24)
-    await pool.execute(_QUERIES["create"], f"key_{secrets.token_hex(8)}", store, hash_key(key), key[-4:])
+    _check_name(store, "store")
+    return await _create(pool, PREFIX, store, "store", None)
+
+
+async def create_operator_key(pool: asyncpg.Pool | asyncpg.Connection, name: str) -> str:
+    """Make a key that may look at, cancel and retry every store's jobs; else as `create_key`."""
+    _check_name(name, "operator")
+    return await _create(pool, OPERATOR_PREFIX, ALL_STORES, "operator", name)
+
+
+def _check_name(name: str, of: str) -> None:
+    if not STORE_NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is no {of} name: letters, digits, '.', '_' and '-', at most 100")
+
+
+async def _create(
+    pool: asyncpg.Pool | asyncpg.Connection, prefix: str, store: str, scope: str, name: str | None
+) -> str:
+    key = prefix + secrets.token_urlsafe(24)
+    key_id = f"key_{secrets.token_hex(8)}"
+    await pool.execute(_QUERIES["create"], key_id, store, hash_key(key), key[-4:], scope, name)
     return key
 
 
@@ -50,13 +90,24 @@ async def revoke_key(pool: asyncpg.Pool | asyncpg.Connection, key_id: str) -> bo
     return await pool.fetchval(_QUERIES["revoke"], key_id) is not None
 
 
-async def keys_changed_since(
-    pool: asyncpg.Pool | asyncpg.Connection, since: datetime
-) -> list[tuple[bytes, str, bool, datetime]]:
-    """(hash, store, revoked, changed at) of every key changed after `since`."""
-    rows = await pool.fetch(_QUERIES["changed_since"], since)
-    return [(row["hash"], row["store"], row["revoked"], row["changed_at"]) for row in rows]
+async def keys_changed_since(pool: asyncpg.Pool | asyncpg.Connection, since: datetime) -> list[KeyChange]:
+    """Every key changed after `since`, in the order in which it happened."""
+    return [KeyChange(**dict(row)) for row in await pool.fetch(_QUERIES["changed_since"], since)]
 
 
 async def is_valid_key(pool: asyncpg.Pool | asyncpg.Connection, key: str) -> bool:
     return bool(await pool.fetchval(_QUERIES["is_valid"], hash_key(key)))
+
+
+async def webhook_secret(pool: asyncpg.Pool | asyncpg.Connection, store: str) -> str:
+    """The newest secret that signs a store's webhooks; made when there is none. ValueError as for `create_key`."""
+    known = await pool.fetchval(_QUERIES["webhook_secret"], store)
+    return str(known) if known else await rotate_webhook_secret(pool, store, overlap_s=_OVERLAP_S)
+
+
+async def rotate_webhook_secret(pool: asyncpg.Pool | asyncpg.Connection, store: str, *, overlap_s: float) -> str:
+    """Make a new secret; those before it sign as well for `overlap_s` seconds, so that receivers can change over."""
+    _check_name(store, "store")
+    secret = WEBHOOK_PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()
+    await pool.execute(_QUERIES["rotate_webhook_secret"], store, secret, overlap_s)
+    return secret

@@ -1,13 +1,16 @@
 """A process's life: signals turned into one event, uvloop, and exit codes that mean something."""
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import uvloop
 
+from shared import health
 from shared.errors import Unavailable
 from shared.log import get_logger
 
@@ -31,7 +34,9 @@ async def _with_signals(main: Callable[[asyncio.Event], Awaitable[None]]) -> Non
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await main(stop)
+    heartbeat = os.environ.get(health.VARIABLE)
+    async with background(stop, **({"heartbeat": health.beat(Path(heartbeat))} if heartbeat else {})):
+        await main(stop)
 
 
 async def wait(event: asyncio.Event, seconds: float) -> None:

@@ -107,6 +107,8 @@ class Usage:
     output_tokens: int = 0
     images: int = 0
     cost_nanousd: int = 0
+    in_doubt: int = 0
+    """Calls of which nobody can say whether they were billed."""
 
     def __add__(self, other: "Usage") -> "Usage":
         return Usage(
@@ -114,6 +116,7 @@ class Usage:
             output_tokens=self.output_tokens + other.output_tokens,
             images=self.images + other.images,
             cost_nanousd=self.cost_nanousd + other.cost_nanousd,
+            in_doubt=self.in_doubt + other.in_doubt,
         )
 
 
@@ -138,6 +141,10 @@ class JobEvent(Message):
     """All that the job has cost so far."""
     not_before: datetime | None = None
     error: str | None = None
+    forwarded_at: datetime | None = None
+    """When the attempt that starts was forwarded; the way from there to the claim is Kafka's and the worker's."""
+    limit_wait_s: float | None = None
+    """Seconds that the step's call waited for the provider's limits."""
     traceparent: str | None = None
     """W3C trace context; the record's header of this name says the same."""
 
@@ -272,8 +279,27 @@ class StoreGate(Message):
         return self.at
 
 
+@dataclass(frozen=True, kw_only=True)
+class IdempotencyClaim(Message):
+    """An Idempotency-Key was used for a request. The first claim of a job in the log is the one that counts."""
+
+    TYPE: ClassVar[str] = "blogstream.idempotency-claim.v1"
+    job: UUID
+    """The id that store and key make."""
+    store: str
+    fingerprint: str
+    """Of the request, in hexadecimal: another one under the same key is refused."""
+    at: datetime
+
+    def event_id(self) -> str:
+        return f"{self.job}:{self.fingerprint}:{self.at.timestamp():.6f}"
+
+    def created(self) -> datetime:
+        return self.at
+
+
 MESSAGES: tuple[type[Message], ...] = (
-    BlogRequested, GenerationTask, JobEvent, WorkerReport, SchedulerReport, StoreGate,
+    BlogRequested, GenerationTask, JobEvent, WorkerReport, SchedulerReport, StoreGate, IdempotencyClaim,
 )  # fmt: skip
 _TRACED = (BlogRequested, GenerationTask, JobEvent)
 _TRACEPARENT = re.compile("[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from shared.messages import (
     BlogRequested,
     GenerationTask,
+    IdempotencyClaim,
     JobEvent,
     Message,
     SchedulerReport,
@@ -42,7 +43,8 @@ GENERATION = Topic(
 )  # fmt: skip
 RESULTS = Topic(
     name="blog.results", key="store", partitions=8, retention_ms=7 * _DAY_MS,
-    messages=(JobEvent,), producers=("generator", "scheduler"), consumers=("scheduler", "metrics", "ingest"),
+    messages=(JobEvent,), producers=("generator", "scheduler", "ingest"),
+    consumers=("scheduler", "metrics", "ingest"),
 )  # fmt: skip
 WORKERS = Topic(
     name="blog.workers", key="worker", partitions=1, retention_ms=_HOUR_MS,
@@ -52,13 +54,19 @@ CONTROL = Topic(
     name="blog.control", key="store", partitions=1, retention_ms=-1, compacted=True,
     messages=(StoreGate,), producers=("scheduler",), consumers=("ingest",),
 )  # fmt: skip
+IDEMPOTENCY = Topic(
+    # Not compacted: the first word for a key is the one that counts, and compaction keeps the last.
+    name="blog.idempotency", key="store", partitions=8, retention_ms=7 * _DAY_MS,
+    messages=(IdempotencyClaim,), producers=("ingest",), consumers=("ingest",),
+)  # fmt: skip
 DEAD_LETTER = Topic(
     name="blog.dead-letter", key="job", partitions=1, retention_ms=30 * _DAY_MS,
     messages=(), producers=("scheduler", "generator"), consumers=("dead-letters",),
 )  # fmt: skip
 
-TOPICS = (REQUESTS, GENERATION, RESULTS, WORKERS, CONTROL, DEAD_LETTER)
+TOPICS = (REQUESTS, GENERATION, RESULTS, WORKERS, CONTROL, IDEMPOTENCY, DEAD_LETTER)
 
 SCHEDULER_GROUP = "blog-scheduler"
 GENERATOR_GROUP = "blog-generator"
 METRICS_GROUP = "blog-metrics"
+WEBHOOKS_GROUP = "blog-webhooks"

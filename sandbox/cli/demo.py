@@ -145,7 +145,7 @@ def _show(home: Home, finished: Finished) -> None:
     print(
         f"posts: {home.posts} ({len(finished.posts)} pages; one is {finished.posts[0] if finished.posts else 'none'})"
     )
-    print(f"dashboard: {finished.picture or 'no picture, there is no Chromium on this machine; the page needs --keep'}")
+    print(f"dashboard: {finished.picture or 'no picture: no Chromium could take one; the page itself needs --keep'}")
     print(f"log: {home.log}")
 
 

@@ -1,28 +1,30 @@
 """A picture of the dashboard, when there is a browser on the machine."""
 
 import asyncio
-import shutil
 import tempfile
 from pathlib import Path
 
-_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+from sandbox import browser
 
 
 async def take(url: str, target: Path) -> bool:
-    """Save what a headless browser shows of `url`; False when there is no browser or it does not manage."""
-    browser = next((found for name in _BROWSERS if (found := shutil.which(name))), None)
-    if browser is None:
+    """Save what a headless browser shows of `url`; False when there is no browser or it does not manage.
+
+    The page must come to rest: four seconds of its own time are let pass, in which a stream would never end.
+    """
+    executable = browser.find()
+    if executable is None:
         return False
-    target.parent.mkdir(parents=True, exist_ok=True)
+    _make_room(target)
     with tempfile.TemporaryDirectory() as profile:
         arguments = (
             "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
             "--disable-background-networking", "--disable-component-update", "--disable-sync",
-            f"--user-data-dir={profile}", "--window-size=1280,1400", "--virtual-time-budget=4000",
+            f"--user-data-dir={profile}", "--window-size=1280,1500", "--virtual-time-budget=4000",
             f"--screenshot={target}", url,
         )  # fmt: skip
         process = await asyncio.create_subprocess_exec(
-            browser, *arguments, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
+            executable, *arguments, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
         )
         try:
             async with asyncio.timeout(30):
@@ -30,4 +32,13 @@ async def take(url: str, target: Path) -> bool:
         except TimeoutError:
             process.kill()
             await process.wait()
-    return process.returncode == 0
+    return process.returncode == 0 and _is_there(target)
+
+
+def _make_room(target: Path) -> None:
+    target.unlink(missing_ok=True)  # a picture of an earlier run must not pass for this one's
+    target.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _is_there(target: Path) -> bool:
+    return target.exists() and target.stat().st_size > 0

@@ -71,7 +71,7 @@ async def _photograph(home: Home, variables: dict[str, str]) -> Path | None:
     """The dashboard while there is work: taken a little after the start."""
     await asyncio.sleep(3)
     target = home.path / "dashboard.png"
-    return target if await picture.take(f"http://127.0.0.1:{variables['METRICS_PORT']}/", target) else None
+    return target if await picture.take(f"http://127.0.0.1:{variables['METRICS_PORT']}/?poll", target) else None
 
 
 async def _collect(

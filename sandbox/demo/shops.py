@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from services.ingest.bulk_rules import request_of
 from services.ingest.rules import RefusedError, judge_body
 from shared import shopify
 
@@ -54,7 +55,7 @@ def from_export(path: Path) -> Shop:
         export = shopify.parse(lines)
     faults, requests = list(export.faults), list[Request]()
     for product in export.products:
-        request = _request(product)
+        request = request_of(product)
         try:
             judge_body(request, now=datetime.now(UTC))
         except RefusedError as error:
@@ -64,9 +65,3 @@ def from_export(path: Path) -> Shop:
     name = re.sub(r"[^a-zA-Z0-9._-]+", "-", path.stem).strip("-._")[:100] or "shop"
     in_order = sorted(faults, key=lambda fault: fault.line)
     return Shop(name=name, requests=tuple(requests), faults=tuple(str(fault) for fault in in_order))
-
-
-def _request(product: shopify.Product) -> Request:
-    return {
-        "sourceType": "product", "sourceId": product.handle, "title": product.title, "product": product.as_data(),
-    }  # fmt: skip

@@ -18,7 +18,15 @@ from sandbox.standins.control import Control, CutResponse, json, labelled
 from sandbox.standins.faults import Fault
 
 FAULTS = {
-    "429", "500", "503", "insufficient_quota", "timeout", "cut", "malformed", "truncated", "refusal", "schema",
+    "401", "429", "500", "503", "insufficient_quota", "timeout", "cut", "malformed", "truncated", "refusal", "schema",
+}  # fmt: skip
+
+_TURNED_AWAY = {
+    "insufficient_quota": (
+        429, "insufficient_quota", "insufficient_quota",
+        "You exceeded your current quota, please check your plan and billing details.",
+    ),
+    "401": (401, "invalid_request_error", "invalid_api_key", "Incorrect API key provided."),
 }  # fmt: skip
 
 
@@ -100,9 +108,8 @@ class OpenAIStandin:
                 self._control.bill.reject()
                 message = f"Rate limit reached for {body.get('model')} (scripted). Please try again in 1s."
                 return _error(429, "requests", "rate_limit_exceeded", message, headers)
-            case "insufficient_quota":
-                message = "You exceeded your current quota, please check your plan and billing details."
-                return _error(429, "insufficient_quota", "insufficient_quota", message, headers)
+            case "insufficient_quota" | "401":
+                return _error(*_TURNED_AWAY[fault.kind], headers)
             case "500" | "503":
                 return _error(int(fault.kind), "server_error", None, "The server had an error (scripted).", headers)
             case "malformed":

@@ -17,7 +17,7 @@ from starlette.routing import Route
 from sandbox.standins.control import Control, CutResponse, json, labelled
 from sandbox.standins.picture import paint
 
-FAULTS = {"429", "500", "402", "failed", "aborted", "stuck", "cut", "timeout"}
+FAULTS = {"401", "429", "500", "503", "402", "failed", "aborted", "stuck", "cut", "timeout"}
 _EXPIRES_S = 3600.0
 
 
@@ -64,8 +64,8 @@ class ReplicateStandin:
             detail = f"Request was throttled. Your rate limit resets in ~{wait}s."
             return json({"detail": detail, "status": 429, "retry_after": wait}, 429, {"retry-after": str(wait)})
         bucket.take(1, now)
-        if kind in ("500", "402"):
-            titles = {"500": "Internal Server Error", "402": "Insufficient credit"}
+        titles = {"401": "Unauthenticated", "402": "Insufficient credit", "500": "Internal Error", "503": "Unavailable"}
+        if kind in titles:
             return json({"title": titles[kind], "detail": f"{titles[kind]} (scripted)", "status": int(kind)}, int(kind))
         if kind == "timeout":
             assert fault is not None
@@ -86,6 +86,9 @@ class ReplicateStandin:
         prediction = self._predictions.get(request.path_params["id"])
         if prediction is None:
             return json({"detail": "The requested resource could not be found.", "status": 404}, 404)
+        fault = self._control.faults.next(request.headers.get("x-blogstream-job", ""), "poll")
+        if fault is not None:
+            return json({"detail": "not now (scripted)", "status": 503}, 503, {"retry-after": "1"})
         return json(self._view(prediction))
 
     async def cancel(self, request: Request) -> Response:

@@ -107,7 +107,7 @@ class TaskConsumer:
             raise self._broken
         if self._taking_over is not None and self._taking_over.done() and not self._taking_over.cancelled():
             self._taking_over.result()  # a fault of ours there must not go unheard
-        free = self._slots - len(self._tasks)
+        free = self._slots - (len(self._tasks) - self._worker.waiting)
         if free > 0:
             self._consumer.resume(*self._consumer.paused())
             self._take_all(await self._consumer.getmany(timeout_ms=_POLL_MS, max_records=free))

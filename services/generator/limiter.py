@@ -30,6 +30,7 @@ class ProviderLimiter:
         self._loop = asyncio.get_running_loop()
         self._rules = Limiter(limits, burst_s=burst_s, now=self._loop.time())
         self._circuit = Circuit()
+        self._shut_by = ""
         self._waiters: dict[Ticket, asyncio.Future[Grant]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._share: float | None = None
@@ -41,12 +42,12 @@ class ProviderLimiter:
         """Wait for the turn of a call with these needs; they are spent when this returns.
 
         `Transient` while this worker owns no part of the budget (another has it, and is to have the job), and while
-        the account has no money. ValueError for a call over the account's limit.
+        the provider turns the account away. ValueError for a call over the account's limit.
         """
         if self._share == 0:
             raise _no_share()
         if not self._circuit.admit(self._loop.time()):
-            raise self._until_there_is_money()
+            raise self._until_it_opens()
         ticket = self._rules.ask(needs, self._loop.time())
         waiter = self._waiters[ticket] = self._loop.create_future()
         self._pump()
@@ -101,17 +102,24 @@ class ProviderLimiter:
     def cool_down(self, seconds: float) -> None:
         self._rules.cool_down(seconds, self._loop.time())
 
-    def no_money(self) -> Transient:
-        """The provider says that the account has no money left: nobody asks again for a while."""
+    def turned_away(self, why: str) -> Transient:
+        """The provider takes nothing from this account: nobody asks again for a while. `why` is for people."""
+        self._shut_by = why
         if self._circuit.trip(self._loop.time()):
-            log.error("the account has no money left: jobs wait", provider=self.provider, retry_s=round(self._retry_s))
-            self._refuse(self._until_there_is_money())
-        return self._until_there_is_money()
+            log.error(
+                "the account is turned away: jobs wait", provider=self.provider, reason=why, retry_s=self._retry_s
+            )
+            self._refuse(self._until_it_opens())
+        return self._until_it_opens()
 
-    def answered(self) -> None:
-        """The provider has done what it was asked for."""
-        if self._circuit.close():
-            log.info("the account has money again", provider=self.provider)
+    def now(self) -> float:
+        """The clock of `answered`."""
+        return self._loop.time()
+
+    def answered(self, asked_at: float) -> None:
+        """The provider has done what it was asked for at that time."""
+        if self._circuit.close(asked_at):
+            log.info("the account is served again", provider=self.provider)
 
     @property
     def circuit_open(self) -> bool:
@@ -141,13 +149,12 @@ class ProviderLimiter:
 
     @property
     def _retry_s(self) -> float:
-        return self._circuit.retry_in(self._loop.time())
+        return round(self._circuit.retry_in(self._loop.time()), 3)
 
-    def _until_there_is_money(self) -> Transient:
+    def _until_it_opens(self) -> Transient:
         return Transient(
-            f"{self.provider}: the account has no money left", code="insufficient-quota", delay=self._retry_s,
-            blameless=True,
-        )  # fmt: skip
+            f"{self.provider}: {self._shut_by}", code="account-refused", delay=self._retry_s, blameless=True
+        )
 
     def _tell_limit(self, resource: str, before: float) -> None:
         if (limit := self._rules.limit(resource)) != before:
@@ -168,7 +175,10 @@ class ProviderLimiter:
         """Made in the moment of the grant: a note written before the waiter wakes up has this call in its level."""
         self._turn += 1
         partition = self._partitions[self._turn % len(self._partitions)]
-        return Grant(provider=self.provider, partition=partition, at=datetime.now(UTC), ticket=ticket)
+        return Grant(
+            provider=self.provider, partition=partition, at=datetime.now(UTC), ticket=ticket,
+            waited_s=self._loop.time() - ticket.asked_at,
+        )  # fmt: skip
 
     def _pump(self) -> None:
         if self._timer is not None:

@@ -14,8 +14,9 @@ from services.generator.budget import Budget
 from services.generator.consumer import TaskConsumer
 from services.generator.images import FolderImageStore
 from services.generator.limiter import ProviderLimiter
+from services.generator.providers import replicate as painting
 from services.generator.providers.openai import OpenAIWriter
-from services.generator.providers.replicate import HOOKS, ReplicatePainter, close
+from services.generator.providers.replicate import ReplicatePainter
 from services.generator.report import Reporter
 from services.generator.rules.prices import Prices
 from services.generator.rules.prompts import largest_call
@@ -153,11 +154,8 @@ class _Service:
 
 @asynccontextmanager
 async def _clients(settings: GeneratorSettings) -> AsyncIterator[tuple[AsyncOpenAI, Client, httpx.AsyncClient]]:
-    """The vendors' SDKs, with their own retries off where they can be, and a plain client that fetches images."""
-    replicate = Client(
-        api_token=settings.replicate_api_token.get_secret_value(), base_url=settings.replicate_base_url,
-        event_hooks=HOOKS,
-    )  # fmt: skip
+    """The vendors' SDKs, with their own retries off, and a plain client that fetches images."""
+    replicate = painting.build(settings.replicate_api_token.get_secret_value(), settings.replicate_base_url)
     openai = AsyncOpenAI(
         api_key=settings.openai_api_key.get_secret_value(), base_url=settings.openai_base_url, max_retries=0,
         timeout=settings.openai_timeout_s,
@@ -166,4 +164,4 @@ async def _clients(settings: GeneratorSettings) -> AsyncIterator[tuple[AsyncOpen
         async with openai, httpx.AsyncClient(timeout=30, follow_redirects=True) as http:
             yield openai, replicate, http
     finally:
-        await close(replicate)
+        await painting.close(replicate)

@@ -32,9 +32,10 @@ _REPAIRS = 2
 """Times that a step is asked for again within an attempt when its answer is cut off or breaks its schema."""
 
 _REASKS = 1
-"""Times that a call in doubt is made again after a crash."""
+"""Times that a call in doubt is made again, whether its worker died or its answer never came."""
 
-StepDone = Callable[[Claim, Step], Awaitable[None]]
+StepDone = Callable[[Claim, Step, float], Awaitable[None]]
+"""Hears of the step and of the seconds that its call had waited for the limits."""
 
 
 class BlogSteps:
@@ -100,10 +101,10 @@ class BlogSteps:
         except PaidInVain:
             raise
         except Exception as error:
-            await self._fail(claim, step, error)
+            await self._fail(claim, step, error, begun)
             raise
         await self._store.finish_step(claim, step, state="DONE", usage=usage, result=written.model_dump())
-        await self._step_done(claim, step)
+        await self._step_done(claim, step, grant.waited_s)
         return written
 
     async def _paint(self, claim: Claim, saved: dict[Step, SavedStep], outline: Outline) -> str:
@@ -112,16 +113,17 @@ class BlogSteps:
             return str(before.done["url"])
         try:
             with tracing.span(f"step {Step.IMAGE}"):
-                image = await self._painted_before(claim, before) or await self._paint_anew(claim, outline, before)
+                image, waited_s = await self._painted_before(claim, before), 0.0
+                if image is None:
+                    image, waited_s = await self._paint_anew(claim, outline, before)
         except Permanent:
-            await self._store.name_call(claim, Step.IMAGE, None)  # another attempt needs another prediction
             await self._store.finish_step(claim, Step.IMAGE, state="FAILED", usage=Usage())
             raise
         url = await self._images.put(claim.request.store, str(claim.job), image.content, image.media_type)
         await self._store.finish_step(
             claim, Step.IMAGE, state="DONE", usage=self._prices.of_image(), result={"url": url}
         )
-        await self._step_done(claim, Step.IMAGE)
+        await self._step_done(claim, Step.IMAGE, waited_s)
         return url
 
     async def _painted_before(self, claim: Claim, before: SavedStep | None) -> Image | None:
@@ -130,40 +132,48 @@ class BlogSteps:
             return None
         return await self._finish(claim, before.external_id)
 
-    async def _paint_anew(self, claim: Claim, outline: Outline, before: SavedStep | None) -> Image:
+    async def _paint_anew(self, claim: Claim, outline: Outline, before: SavedStep | None) -> tuple[Image, float]:
+        """The image, and how long its call had waited for the limits."""
         with tracing.span("limiter wait"):
             grant = await self._painter.wait_turn()
         begun = await self._begin(claim, Step.IMAGE, grant, before)
         if begun.done is not None:
             raise Transient("an earlier attempt's image has come meanwhile", code="image-came", delay=0.0)
-        prediction = begun.external_id or await self._create(claim, outline)
+        prediction = begun.external_id or await self._create(claim, outline, begun)
         image = await self._finish(claim, prediction)
         if image is None:
             raise Transient("Replicate no longer knows the prediction it made", code="replicate-gone", in_doubt=True)
-        return image
+        return image, grant.waited_s
 
-    async def _create(self, claim: Claim, outline: Outline) -> str:
+    async def _create(self, claim: Claim, outline: Outline, begun: SavedStep) -> str:
         try:
             with tracing.span("call replicate", kind=tracing.CLIENT):
                 prediction = await self._painter.create(claim.job, prompts.image_prompt(outline))
         except Exception as error:
-            await self._fail(claim, Step.IMAGE, error)
+            await self._fail(claim, Step.IMAGE, error, begun)
             raise
         await self._store.name_call(claim, Step.IMAGE, prediction)
         return prediction
 
     async def _finish(self, claim: Claim, prediction: str) -> Image | None:
         """The image of a prediction; None, and its name forgotten, when it is gone: another is to be made."""
-        with tracing.span("await replicate", kind=tracing.CLIENT):
-            image = await self._painter.finish(claim.job, prediction)
+        try:
+            with tracing.span("await replicate", kind=tracing.CLIENT):
+                image = await self._painter.finish(claim.job, prediction)
+        except Permanent:
+            await self._store.forget_call(claim, Step.IMAGE, prediction)  # another attempt needs another one
+            raise
         if image is None:
-            await self._store.name_call(claim, Step.IMAGE, None)
+            await self._store.forget_call(claim, Step.IMAGE, prediction)
             log.warning("a prediction is gone", job=str(claim.job), store=claim.request.store, prediction=prediction)
         return image
 
-    async def _fail(self, claim: Claim, step: Step, error: Exception) -> None:
+    async def _fail(self, claim: Claim, step: Step, error: Exception, begun: SavedStep) -> None:
+        """Note that a call has failed. Raises `Permanent` instead of its error when it has been in doubt too often."""
         in_doubt = isinstance(error, Transient) and error.in_doubt
         await self._store.finish_step(claim, step, state="FAILED", usage=Usage(), in_doubt=in_doubt)
+        if in_doubt and begun.in_doubt + 1 > _REASKS:
+            raise _doubted(step, begun.in_doubt + 1, str(error)) from error
 
     async def _begin(self, claim: Claim, step: Step, grant: Grant, before: SavedStep | None) -> SavedStep:
         """A call that a dead worker had begun may have been billed: it is made again once, and then no more."""
@@ -177,11 +187,14 @@ class BlogSteps:
         )  # fmt: skip
         if begun.in_doubt > _REASKS:
             await self._store.finish_step(claim, step, state="FAILED", usage=Usage())
-            raise Permanent(
-                f"the {step} was begun {begun.in_doubt} times and never answered: perhaps it was billed each time",
-                code="in-doubt",
-            )
+            raise _doubted(step, begun.in_doubt, "its worker is gone")
         return begun
+
+
+def _doubted(step: Step, times: int, last: str) -> Permanent:
+    return Permanent(
+        f"the {step} was begun {times} times and never answered, perhaps billed each time: {last}", code="in-doubt"
+    )
 
 
 async def _both(article: Awaitable[Article], image: Awaitable[str]) -> tuple[Article, str]:

@@ -38,6 +38,7 @@ class Claim:
     request: BlogRequested
     created_at: datetime
     started_at: datetime
+    forwarded_at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +86,7 @@ class GeneratorStore:
         return Claim(
             job=job, attempt=row["attempt"], tries=row["tries"], worker=self._worker,
             request=_REQUEST.validate_python(row["request"]), created_at=row["created_at"],
-            started_at=row["started_at"],
+            started_at=row["started_at"], forwarded_at=row["forwarded_at"],
         )  # fmt: skip
 
     async def look(self, job: UUID) -> asyncpg.Record | None:
@@ -95,6 +96,10 @@ class GeneratorStore:
         """The jobs that are still this worker's own."""
         rows = await self._pool.fetch(_QUERIES["heartbeat"], self._worker, jobs, self._lease_s)
         return {row["id"] for row in rows}
+
+    async def let_go(self, claim: Claim) -> None:
+        """Say that this worker has stopped working on a job, should it be a cancelled one."""
+        await self._persist(claim, "let_go", claim.job, claim.attempt, claim.worker)
 
     async def steps(self, claim: Claim) -> dict[Step, SavedStep]:
         """What is saved of a job's steps."""
@@ -130,8 +135,11 @@ class GeneratorStore:
     async def forget_calls(self) -> None:
         await self._pool.execute(_QUERIES["forget_calls"])
 
-    async def name_call(self, claim: Claim, step: Step, external_id: str | None) -> None:
+    async def name_call(self, claim: Claim, step: Step, external_id: str) -> None:
         await self._persist(claim, "name_call", claim.job, step, external_id)
+
+    async def forget_call(self, claim: Claim, step: Step, external_id: str) -> None:
+        await self._persist(claim, "forget_call", claim.job, step, external_id)
 
     async def finish_step(
         self, claim: Claim, step: Step, *, state: str, usage: Usage, result: dict[str, Any] | None = None,
@@ -185,6 +193,6 @@ async def _end(
         raise ClaimLostError(f"job {claim.job}, attempt {claim.attempt}")
     usage = Usage(
         input_tokens=row["input_tokens"], output_tokens=row["output_tokens"], images=row["images"],
-        cost_nanousd=row["cost_nanousd"],
+        cost_nanousd=row["cost_nanousd"], in_doubt=row["in_doubt"],
     )  # fmt: skip
     return Ended(usage=usage, at=row["at"], not_before=row["not_before"])

@@ -7,8 +7,8 @@ our business any more.
 import asyncio
 import random
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -22,6 +22,7 @@ from shared import tracing
 from shared.errors import Permanent, Transient
 from shared.job import ENDED, Status, Step
 from shared.kafka import Outgoing, Publisher
+from shared.lifecycle import wait
 from shared.log import get_logger
 from shared.messages import EventKind, GenerationTask, JobEvent, Usage
 from shared.postgres import AWAY
@@ -42,6 +43,7 @@ class HandedBackError(Exception):
 class _Running:
     task: asyncio.Task[Post]
     ended: asyncio.Event
+    lost: bool = False
 
 
 class Worker:
@@ -59,12 +61,15 @@ class Worker:
         self._changed = changed
         self._rng = rng
         self._running: dict[UUID, _Running] = {}
-        self._stopping = self._handing_back = False
+        self._stopping = asyncio.Event()
+        self._handing_back = False
         self.steps: BlogSteps
         """Set by whoever builds the worker: the steps tell their events through it."""
         self.done = self.failed = 0
         self.refused = 0
         """Messages of jobs that had been done, or called back, when we came to claim them: duplicates, mostly."""
+        self.waiting = 0
+        """Messages that wait for what another has claimed, or we have: they take no slot."""
 
     @property
     def running(self) -> int:
@@ -75,36 +80,38 @@ class Worker:
 
         PostgreSQL or Kafka being away only makes it wait.
         """
-        while not self._stopping:
+        while not self._stopping.is_set():
             mine = self._running.get(task.job)
             if mine is not None:  # a rebalance brought the message of a job that this worker runs already
-                await mine.ended.wait()
+                await self._aside(mine.ended.wait())
                 continue
             try:
                 wait_s = await self._try(task)
             except (*AWAY, KafkaError) as error:
                 log.warning("waiting: something is away", job=str(task.job), reason=f"{type(error).__name__}: {error}")
-                wait_s = _AWAY_PAUSE_S
+                await wait(self._stopping, _AWAY_PAUSE_S)
+                continue
             if wait_s is None:
                 return True
-            await asyncio.sleep(wait_s)
+            await self._aside(wait(self._stopping, wait_s))
         return False
 
     async def heartbeat(self) -> None:
-        """Prolong the leases of all running jobs; stop those that are no longer ours."""
+        """Prolong the leases of all running jobs. One that is no longer ours (cancelled, say) makes no further call;
+        the one that it is in is paid for, and saved."""
         jobs = list(self._running)
         if not jobs:
             return
         kept = await self._store.heartbeat(jobs)
         for job in jobs:
             running = self._running.get(job)
-            if job not in kept and running is not None and not running.task.done():
-                log.warning("the claim is lost: stopped working on it", job=str(job))
-                running.task.cancel()
+            if job not in kept and running is not None and not (running.lost or running.task.done()):
+                log.warning("the claim is lost, or the job cancelled: its call is its last", job=str(job))
+                running.lost = True
 
     async def drain(self, seconds: float) -> None:
         """Let running jobs go on for a while, then hand back the rest."""
-        self._stopping = True
+        self._stopping.set()
         await self._all_ended(seconds)
         self._handing_back = True
         for entry in list(self._running.values()):
@@ -120,14 +127,22 @@ class Worker:
             for wait in late:
                 wait.cancel()
 
-    async def tell_step(self, claim: Claim, step: Step) -> None:
-        """Announce a step that was paid for."""
-        await self._tell_progress(_event(claim, EventKind.STEP_DONE, Status.PROCESSING, step=step))
+    async def _aside(self, waiting: Awaitable[object]) -> None:
+        self.waiting += 1
+        try:
+            await waiting
+        finally:
+            self.waiting -= 1
+
+    async def tell_step(self, claim: Claim, step: Step, limit_wait_s: float) -> None:
+        """Announce a step that was paid for, and how long its call waited for the limits."""
+        event = _event(claim, EventKind.STEP_DONE, Status.PROCESSING, step=step)
+        await self._tell_progress(replace(event, limit_wait_s=round(limit_wait_s, 3)))
 
     async def _try(self, task: GenerationTask) -> float | None:
         """None when the message is finished, else the seconds after which to look again."""
         async with self._slots:
-            if self._stopping:
+            if self._stopping.is_set():
                 return 0.0
             began_ns = time.time_ns()
             claim = await self._store.claim(task.job)
@@ -143,7 +158,7 @@ class Worker:
         return wait_s
 
     async def _run_unless_stopping(self, claim: Claim) -> bool:
-        if self._stopping:  # since the claim was asked for: nothing is begun any more
+        if self._stopping.is_set():  # since the claim was asked for: nothing is begun any more
             await self._tell_outcome(await self._apply(claim, HandedBackError()))
             return True
         return await self._run(claim)
@@ -166,10 +181,12 @@ class Worker:
         )
         self._changed()
         try:
-            await self._tell_progress(_event(claim, EventKind.STARTED, Status.PROCESSING))
+            started = _event(claim, EventKind.STARTED, Status.PROCESSING)
+            await self._tell_progress(replace(started, forwarded_at=claim.forwarded_at))
             await self._tell_outcome(await self._apply(claim, await self._outcome(entry.task)))
         except ClaimLostError:
             log.warning("the claim is no longer ours: nothing written", job=str(claim.job), store=claim.request.store)
+            await self._store.let_go(claim)
             return False
         else:
             return True
@@ -187,9 +204,7 @@ class Worker:
     async def _outcome(self, task: asyncio.Task[Post]) -> Post | Exception:
         await asyncio.wait({task})
         if task.cancelled():
-            if self._handing_back:
-                return HandedBackError()
-            raise ClaimLostError("stopped by the heartbeat")
+            return HandedBackError()
         error = task.exception()
         if isinstance(error, ClaimLostError):
             raise error
@@ -271,6 +286,6 @@ def _outcome_again(task: GenerationTask, row: asyncpg.Record) -> JobEvent:
         worker=row["worker"], error=row["error"],
         usage=Usage(
             input_tokens=row["input_tokens"], output_tokens=row["output_tokens"], images=row["images"],
-            cost_nanousd=row["cost_nanousd"],
+            cost_nanousd=row["cost_nanousd"], in_doubt=row["in_doubt"],
         ),
     )  # fmt: skip

@@ -1,5 +1,7 @@
 """A request's body, read within its limit and decoded."""
 
+from collections.abc import Sequence
+
 import orjson
 from starlette.requests import Request
 
@@ -8,16 +10,21 @@ from shared.http import Problem
 
 async def read_json(request: Request, *, limit: int) -> object:
     """The decoded body; a problem when it is of another type (415), too long (413) or no JSON (400)."""
-    media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    if media_type != "application/json":
-        raise Problem(415, "Unsupported Media Type", detail="send application/json")
-    content = await _read(request, limit)
+    _, content = await read_body(request, limit=limit, types=("application/json",))
     try:
         found: object = orjson.loads(content)
     except orjson.JSONDecodeError as error:
         fault = {"field": "body", "detail": str(error)}
         raise Problem(400, "Bad Request", detail="the body is not JSON", errors=[fault]) from None
     return found
+
+
+async def read_body(request: Request, *, limit: int, types: Sequence[str]) -> tuple[str, bytes]:
+    """The body's media type and content; a problem when it is none of `types` (415) or too long (413)."""
+    media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if media_type not in types:
+        raise Problem(415, "Unsupported Media Type", detail=f"send {' or '.join(types)}")
+    return media_type, await _read(request, limit)
 
 
 async def _read(request: Request, limit: int) -> bytes:

@@ -7,11 +7,12 @@ within two seconds. While PostgreSQL is away, the last copy serves.
 
 import asyncio
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
 
-from shared.keys import hash_key, keys_changed_since
+from shared.keys import KeyChange, hash_key, keys_changed_since
 from shared.log import get_logger
 from shared.postgres import AWAY
 
@@ -26,21 +27,43 @@ _OVERLAP = timedelta(seconds=10)
 _BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who shows a key."""
+
+    store: str | None
+    """None: an operator, who may act on every store's jobs."""
+    name: str
+    """As it is told to others: the store, or the operator."""
+
+
 class KeyRing:
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
-        self._stores: dict[bytes, str] = {}
+        self._callers: dict[bytes, Caller] = {}
         self._latest = _BEGINNING
         self._refreshed_at = float("-inf")
         self._refreshing = asyncio.Lock()
         self._away = False
 
-    async def store_of(self, key: str) -> str | None:
-        """The store that a key belongs to; None when it is unknown or revoked."""
+    async def caller_of(self, key: str) -> Caller | None:
+        """Whose key it is; None when it is unknown or revoked."""
         digest = hash_key(key)
-        if digest not in self._stores:
+        if digest not in self._callers:
             await self.refresh()
-        return self._stores.get(digest)
+        return self._callers.get(digest)
+
+    async def hash_of(self, prefix: bytes) -> bytes | None:
+        """The hash of the valid key that begins so."""
+        found = self._beginning_with(prefix)
+        if found is None:
+            await self.refresh()
+            found = self._beginning_with(prefix)
+        return found
+
+    def caller_with(self, digest: bytes) -> Caller:
+        """Whose key has this hash, which `hash_of` has just found."""
+        return self._callers[digest]
 
     async def refresh(self) -> None:
         """Take over what has changed up to this call; says once when PostgreSQL is away."""
@@ -60,17 +83,22 @@ class KeyRing:
                 self._away = True
                 return
             self._away = False
-            for digest, store, revoked, changed_at in changed:
-                self._take(digest, store, revoked=revoked)
-                self._latest = max(self._latest, changed_at - _OVERLAP)
+            for change in changed:
+                self._take(change)
+                self._latest = max(self._latest, change.changed_at - _OVERLAP)
 
     async def keep_fresh(self) -> None:
         while True:
             await asyncio.sleep(_EVERY_S)
             await self.refresh()
 
-    def _take(self, digest: bytes, store: str, *, revoked: bool) -> None:
-        if revoked:
-            self._stores.pop(digest, None)
+    def _beginning_with(self, prefix: bytes) -> bytes | None:
+        return next((digest for digest in self._callers if digest.startswith(prefix)), None)
+
+    def _take(self, change: KeyChange) -> None:
+        if change.revoked:
+            self._callers.pop(change.hash, None)
+        elif change.scope == "operator":
+            self._callers[change.hash] = Caller(store=None, name=f"operator {change.name}")
         else:
-            self._stores[digest] = store
+            self._callers[change.hash] = Caller(store=change.store, name=change.store)

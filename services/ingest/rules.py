@@ -1,15 +1,25 @@
 """What ingest decides: whether a request is well-formed, its id, why a job waits, where a list goes on. Pure."""
 
 import base64
+import hashlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 from uuid import UUID, uuid5
 
 import orjson
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+)
 from pydantic.alias_generators import to_camel
 
 from shared.job import SourceType, Status
@@ -19,6 +29,8 @@ _IDEMPOTENCY = UUID("6f1c0a52-2b1e-5d52-9d0a-7a6f2f6b9a11")
 """The namespace of ids derived from (store, Idempotency-Key)."""
 ALL_STORES = "*"
 """The gate of the whole system: no store may be called so."""
+LOOPBACK = "loopback"
+"""The context in which a webhook may lead to this machine."""
 _LARGEST_PRODUCT = 65_536
 _DEEPEST_PRODUCT = 32
 """Far deeper than a shop's data, and far from where JSON readers downstream give up."""
@@ -61,7 +73,10 @@ def _shallow(value: Any, levels: int) -> bool:
     return inner is None or (levels > 0 and all(_shallow(item, levels - 1) for item in inner))
 
 
-def _https(url: str) -> str:
+def _https(url: str, info: ValidationInfo) -> str:
+    """With the context "loopback", for development, http to this machine as well."""
+    if info.context == LOOPBACK and re.fullmatch(r"http://(127\.0\.0\.1|localhost|\[::1\])(:[0-9]+)?([/?#]\S*)?", url):
+        return url
     if not re.fullmatch(r"https://[^\s/?#@]+([/?#]\S*)?", url):
         raise ValueError("must be an https URL without credentials")
     return url
@@ -96,17 +111,17 @@ class BlogRequestBody(BaseModel):
 
 
 class RefusedError(Exception):
-    """A request that cannot be taken: each field at fault, as [{"field", "detail"}]."""
+    """A request that cannot be taken: each field at fault, as [{"field", "detail"}]. `detail` sums them up."""
 
-    def __init__(self, errors: list[dict[str, Any]]) -> None:
-        super().__init__("; ".join(f"{error['field']}: {error['detail']}" for error in errors))
+    def __init__(self, errors: list[dict[str, Any]], detail: str | None = None) -> None:
+        super().__init__(detail or "; ".join(f"{error['field']}: {error['detail']}" for error in errors))
         self.errors = errors
 
 
-def judge_body(body: Any, *, now: datetime) -> BlogRequestBody:
+def judge_body(body: Any, *, now: datetime, context: str | None = None) -> BlogRequestBody:
     """The request in a decoded JSON body, or `RefusedError` that names each field at fault."""
     try:
-        found = BlogRequestBody.model_validate(body)
+        found = BlogRequestBody.model_validate(body, context=context)
     except ValidationError as error:
         faults = error.errors(include_url=False, include_input=False)[:_MOST_ERRORS]
         raise RefusedError([_fault(fault) for fault in faults]) from None
@@ -145,6 +160,20 @@ def job_id(store: str, idempotency_key: str | None, fresh: UUID) -> UUID:
     if not 1 <= len(key) <= 255 or not key.isprintable():
         raise RefusedError([{"field": "Idempotency-Key", "detail": "must be 1 to 255 printable characters"}])
     return uuid5(_IDEMPOTENCY, f"{store}\n{key}")
+
+
+def fingerprint(body: BlogRequestBody) -> str:
+    """What tells requests apart: the same for the same fields, in whatever order, with or without their defaults."""
+    understood = body.model_dump() | {"run_at": body.run_at and body.run_at.astimezone(UTC)}
+    content = orjson.dumps(understood, option=orjson.OPT_SORT_KEYS)
+    return hashlib.sha256(content).hexdigest()[:32]
+
+
+def judge_repeat(asked: str, first: str) -> None:
+    """`RefusedError` when a key was first used for a request with another fingerprint."""
+    if asked != first:
+        detail = "was used for another request; take a new key, or send that request again"
+        raise RefusedError([{"field": "Idempotency-Key", "detail": detail}])
 
 
 def why_waiting(row: Mapping[str, Any], now: datetime) -> dict[str, Any] | None:
@@ -201,6 +230,28 @@ def read_cursor(cursor: str) -> tuple[datetime, UUID]:
         return created_at.astimezone(UTC), UUID(job)
     except (ValueError, OverflowError):
         raise RefusedError([{"field": "cursor", "detail": "is not one that this list has given"}]) from None
+
+
+def judge_parameters(given: Iterable[str], known: set[str]) -> None:
+    unknown = sorted(set(given) - known)
+    if unknown:
+        raise RefusedError([{"field": name, "detail": "is not a known parameter"} for name in unknown])
+
+
+def read_job(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
+        raise RefusedError([{"field": "job", "detail": "must be a job's id"}]) from None
+
+
+def listed_store(own: str | None, asked: str | None) -> str:
+    """Whose jobs to list: a store's own; an operator, who has none (None), says which."""
+    if own is None and asked is None:
+        raise RefusedError([{"field": "store", "detail": "is required with an operator's key"}])
+    if own is not None and asked not in (None, own):
+        raise RefusedError([{"field": "store", "detail": "must be the store of the key"}])
+    return own or str(asked)
 
 
 def read_status(text: str) -> Status:

@@ -1,20 +1,35 @@
 """Puts ingest together and runs it."""
 
 import asyncio
+import random
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from functools import partial
 
 import httpx
+from starlette.types import ASGIApp
 
 from services.ingest.api import Api
+from services.ingest.bulk import Bulk
+from services.ingest.callers import Callers
+from services.ingest.claims import Claims
+from services.ingest.follower import Follower
 from services.ingest.gates import Gates
+from services.ingest.interventions import Interventions
 from services.ingest.keys import KeyRing
 from services.ingest.probes import Probes
+from services.ingest.progress import Progress
+from services.ingest.reading import JobReader
 from services.ingest.relay import MetricsRelay
+from services.ingest.results import Results
+from services.ingest.routes import application
 from services.ingest.settings import IngestSettings
 from services.ingest.store import IngestStore
+from services.ingest.webhooks.api import Deliveries
+from services.ingest.webhooks.feed import Feed
+from services.ingest.webhooks.sender import Sender, resolve
+from services.ingest.webhooks.store import WebhookStore
 from shared import http, kafka
 from shared.lifecycle import background
 from shared.log import get_logger
@@ -42,24 +57,67 @@ async def _run(settings: IngestSettings, stop: asyncio.Event, name: str, listene
         publisher = kafka.Publisher(settings, source=name)
         await publisher.start()
         closing.push_async_callback(publisher.stop, within_s=_CLOSING_S)
-        keys, gates = KeyRing(pool), Gates(settings)
-        closing.push_async_callback(_within, gates.stop, name="the gates' consumer")
-        await gates.start()
+        keys, gates, results = KeyRing(pool), Gates(settings), Results(settings)
+        claims = Claims(settings, publisher, timeout_s=settings.publish_timeout_s)
+        followers = {
+            gates.copy: gates.copy.start,
+            claims.copy: claims.copy.start,
+            results.copy: results.copy.start_at_end,
+        }
+        for copy, start in followers.items():
+            closing.push_async_callback(_within, copy.stop, name="a topic's follower")
+            await start()
         await keys.refresh()
         client = await closing.enter_async_context(httpx.AsyncClient(trust_env=False))
         needs = {
             "PostgreSQL": partial(is_alive, pool),
             "Kafka": partial(_reachable, settings.kafka_bootstrap_servers),
-            "gates": partial(_following, gates),
+            "gates": partial(_following, gates.copy),
+            "claims": partial(_following, claims.copy),
         }
-        api = Api(
-            settings=settings, keys=keys, gates=gates, store=IngestStore(pool), publisher=publisher,
-            relay=MetricsRelay(client, settings.metrics_url), probes=Probes(needs=needs, draining=stop),
+        webhooks, noted = WebhookStore(pool), asyncio.Event()
+        sender = Sender(
+            store=webhooks, resolve=resolve, noted=noted, loopback=settings.webhook_allow_loopback,
+            rng=random.Random(name),  # noqa: S311 - jitter, no secret
         )  # fmt: skip
-        async with background(stop, keys=keys.keep_fresh(), gates=gates.follow()):
+        app = _application(
+            settings, keys=keys, gates=gates, claims=claims, results=results, store=IngestStore(pool),
+            webhooks=webhooks, publisher=publisher, relay=MetricsRelay(client, settings.metrics_url),
+            probes=Probes(needs=needs, draining=stop), draining=stop,
+        )  # fmt: skip
+        loops = {
+            "keys": keys.keep_fresh(), "gates": gates.copy.follow(), "claims": claims.copy.follow(),
+            "results": results.copy.follow(), "streams": results.end_with(stop),
+            "webhooks' feed": Feed(settings, webhooks, noted).run(), "webhooks": sender.run(),
+        }  # fmt: skip
+        async with background(stop, **loops):
             log.info("ingest listens", host=settings.host, port=settings.port)
-            await http.serve(api.application(), listener, stop)
+            await http.serve(app, listener, stop)
     log.info("ingest stopped")
+
+
+def _application(  # noqa: PLR0913 - it puts all of them together
+    settings: IngestSettings, *, keys: KeyRing, gates: Gates, claims: Claims, results: Results, store: IngestStore,
+    webhooks: WebhookStore,
+    publisher: kafka.Publisher, relay: MetricsRelay, probes: Probes, draining: asyncio.Event,
+) -> ASGIApp:  # fmt: skip
+    callers = Callers(keys)
+    reader = JobReader(store, fresh_wait_s=settings.fresh_wait_s)
+    return application(
+        api=Api(
+            settings=settings, callers=callers, gates=gates, claims=claims, store=store, reader=reader,
+            publisher=publisher,
+        ),
+        bulk=Bulk(
+            settings=settings, callers=callers, gates=gates, claims=claims, store=store, publisher=publisher
+        ),
+        interventions=Interventions(
+            callers=callers, store=store, reader=reader, publisher=publisher,
+            publish_timeout_s=settings.publish_timeout_s,
+        ),
+        progress=Progress(settings=settings, callers=callers, reader=reader, results=results, draining=draining),
+        deliveries=Deliveries(callers, webhooks), relay=relay, probes=probes, image_dir=settings.image_dir,
+    )  # fmt: skip
 
 
 async def _reachable(servers: str) -> bool:
@@ -71,8 +129,8 @@ async def _reachable(servers: str) -> bool:
     return True
 
 
-async def _following(gates: Gates) -> bool:
-    return gates.following
+async def _following(copy: Follower) -> bool:
+    return copy.following
 
 
 async def _within(close: Callable[[], Awaitable[None]], *, name: str) -> None:

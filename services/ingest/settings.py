@@ -4,6 +4,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from services.ingest.rules import LOOPBACK
 from shared.settings import Count, KafkaSettings, PostgresSettings, Seconds
 
 
@@ -13,5 +14,20 @@ class IngestSettings(KafkaSettings, PostgresSettings):
     metrics_url: str = Field("http://127.0.0.1:3001", description="where /metrics and the limiter's stats come from")
     image_dir: Path | None = Field(None, description="serve hero images from this folder; unset when others do")
     max_body_bytes: Count = Field(262_144, description="the largest request body; a product with its texts is 20 KB")
+    max_bulk_bytes: Count = Field(33_554_432, description="the largest body of a bulk call: 10,000 products of 3 KB")
+    max_bulk_items: Count = Field(10_000, description="requests in one bulk call")
+    max_pending_per_store: Count = Field(1_000, description="as the scheduler's: a bulk call must fit as a whole")
+    max_pending_total: Count = Field(50_000, description="as the scheduler's: a bulk call must fit as a whole")
+    ticket_s: Seconds = Field(60, description="seconds within which a ticket opens a stream of events")
+    max_streams: Count = Field(1_000, description="streams of events that a process serves at once")
+    stream_look_s: Seconds = Field(15, description="seconds of silence after which a stream looks at its job's row")
     publish_timeout_s: Seconds = Field(5, description="seconds for Kafka to acknowledge before the caller gets a 503")
     fresh_wait_s: float = Field(1.0, ge=0, description="seconds that GET waits for the row of a job just accepted")
+    webhook_allow_loopback: bool = Field(
+        False, description="for development: webhooks may go to this machine, by http as well"
+    )
+
+    @property
+    def judging(self) -> str | None:
+        """The context in which requests are judged."""
+        return LOOPBACK if self.webhook_allow_loopback else None

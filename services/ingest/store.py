@@ -1,4 +1,4 @@
-"""ingest's reads from PostgreSQL. It writes nothing there."""
+"""ingest's calls to PostgreSQL, one method a query of sql/ingest.sql: reads, and the changes that people ask for."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -7,7 +7,8 @@ from uuid import UUID
 
 import asyncpg
 
-from shared.job import Status
+from services.ingest.keys import Caller
+from shared.job import CANCELLABLE, RETRIABLE, Status
 from shared.postgres import load_queries
 
 _QUERIES = load_queries(Path(__file__).parent / "sql" / "ingest.sql")
@@ -19,9 +20,15 @@ class IngestStore:
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
 
-    async def job(self, job: UUID, store: str) -> Row | None:
-        """A job of this store; another store's is as good as none."""
+    async def job(self, job: UUID, store: str | None) -> Row | None:
+        """A job of this store (None: of any); another store's is as good as none."""
         return await self._pool.fetchrow(_QUERIES["job"], job, store)
+
+    async def waiting(self, store: str) -> tuple[int, int]:
+        """How many jobs wait in a store's queue, and in all queues."""
+        row = await self._pool.fetchrow(_QUERIES["waiting"], store)
+        assert row is not None
+        return row["of_store"], row["of_all"]
 
     async def steps(self, job: UUID) -> Sequence[Row]:
         return await self._pool.fetch(_QUERIES["steps"], job)
@@ -31,3 +38,14 @@ class IngestStore:
     ) -> Sequence[Row]:
         created_at, job = after or (None, None)
         return await self._pool.fetch(_QUERIES["list"], store, status, created_at, job, limit)
+
+    async def cancel(self, job: UUID, caller: Caller) -> Row | None:
+        """The job as it is now; None when it is no job of the caller's, or one that cannot be cancelled."""
+        who = "the store" if caller.store is not None else caller.name
+        return await self._pool.fetchrow(
+            _QUERIES["cancel"], job, caller.store, list(CANCELLABLE), f"cancelled by {who}"
+        )  # fmt: skip
+
+    async def retry(self, job: UUID, caller: Caller) -> Row | None:
+        """The same for one that is to begin again."""
+        return await self._pool.fetchrow(_QUERIES["retry"], job, caller.store, list(RETRIABLE))

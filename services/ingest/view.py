@@ -1,4 +1,4 @@
-"""A job as clients see it: rows become the JSON of interface and docs. Pure."""
+"""A job as clients and readers of events see it: rows become the JSON of interface and docs, and events. Pure."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -6,6 +6,7 @@ from typing import Any
 
 from services.ingest.rules import why_waiting
 from shared.job import Status
+from shared.messages import EventKind, JobEvent, Usage
 
 
 def summary(row: Mapping[str, Any], now: datetime) -> dict[str, Any]:
@@ -20,7 +21,7 @@ def summary(row: Mapping[str, Any], now: datetime) -> dict[str, Any]:
         "createdAt": row["created_at"],
         "startedAt": row["started_at"],
         "finishedAt": row["finished_at"],
-        "attempts": row["attempt"],
+        "attempts": row["attempts"],
         "usage": {
             "inputTokens": row["input_tokens"],
             "outputTokens": row["output_tokens"],
@@ -64,3 +65,16 @@ def _post(row: Mapping[str, Any]) -> dict[str, Any] | None:
         "html": row["html"],
         "imageUrl": row["image_url"],
     }
+
+
+def event(row: Mapping[str, Any], kind: EventKind) -> JobEvent:
+    """What somebody has just changed of a job, as all hear of it."""
+    return JobEvent(
+        job=row["id"], store=row["instance_id"], kind=kind, status=Status(row["status"]), attempt=row["attempt"],
+        at=row["intervened_at"], created_at=row["created_at"], started_at=row["started_at"], worker=row["worker"],
+        usage=Usage(
+            input_tokens=row["input_tokens"], output_tokens=row["output_tokens"], images=row["images"],
+            cost_nanousd=row["cost_nanousd"],
+        ),
+        not_before=row["not_before"], error=row["error"],
+    )  # fmt: skip

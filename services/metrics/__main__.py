@@ -1,10 +1,14 @@
-"""`python -m services.metrics`: aggregates and serves until SIGTERM."""
+"""`python -m services.metrics`: aggregates and serves until SIGTERM. `python -m services.metrics rebuild`: counts all
+events that Kafka still has from scratch, from the next start on."""
 
 import asyncio
+import sys
 
-from services.metrics import service
+from services.metrics import generation, service
 from services.metrics.settings import MetricsSettings
-from shared import lifecycle, log
+from shared import kafka, lifecycle, log
+
+_USAGE = "usage: python -m services.metrics [rebuild]"
 
 
 async def main(stop: asyncio.Event) -> None:
@@ -14,5 +18,16 @@ async def main(stop: asyncio.Event) -> None:
     await service.run(settings, stop)
 
 
+async def rebuild(_: asyncio.Event) -> None:
+    """Set back what is counted. `Unavailable` while a process counts."""
+    settings = MetricsSettings.from_environment()
+    log.configure("metrics", settings.log_level)
+    await kafka.ensure_topics(settings)
+    number = await generation.begin_next(settings)
+    log.get_logger(__name__).info("the next start of metrics counts all events from scratch", generation=number)
+
+
 if __name__ == "__main__":
-    lifecycle.run(main)
+    if sys.argv[1:] not in ([], ["rebuild"]):
+        sys.exit(_USAGE)
+    lifecycle.run(rebuild if sys.argv[1:] else main)

@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from services.metrics.board import Board
-from services.metrics.rules import fold
+from services.metrics.rules import aggregate
+from services.metrics.rules.aggregate import Aggregate
 from services.metrics.rules.alarm import Alert, Change, Numbers, Severity, State, judge, level_of, rank
 from services.metrics.rules.alerts import ALERTS, FEWEST_ENDED, THROUGHPUT_MINUTES, WINDOW_MINUTES
-from services.metrics.rules.fold import Aggregate
 from services.metrics.rules.growth import Growth
 from services.metrics.webhook import Webhook
 from shared.log import get_logger
@@ -61,13 +61,14 @@ class Alerts:
         scheduler = board.scheduler if board.scheduler_is_heard(now) else None
         oldest = scheduler.oldest_pending_at if scheduler is not None else None
         minutes = THROUGHPUT_MINUTES + now.timestamp() % 60 / 60  # whole ones, and the one that runs
-        done, failed = fold.in_last_minutes(total, WINDOW_MINUTES, now.timestamp())
+        done_lately, _ = aggregate.in_last_minutes(total, THROUGHPUT_MINUTES, now.timestamp())
+        done, failed = aggregate.in_last_minutes(total, WINDOW_MINUTES, now.timestamp())
         return Numbers(
             pending=scheduler.pending if scheduler is not None else None,
             due=scheduler.pending - scheduler.delayed if scheduler is not None else None,
             oldest_wait_s=((now - oldest).total_seconds() if oldest else 0.0) if scheduler is not None else None,
             failed_percent=100 * failed / (done + failed) if done + failed >= FEWEST_ENDED else 0.0,
-            done_per_minute=fold.in_last_minutes(total, THROUGHPUT_MINUTES, now.timestamp())[0] / minutes,
+            done_per_minute=done_lately / minutes,
             open_circuits=board.open_circuits(now),
             workers=len(board.alive(now)),
             drifted=self._drifted.see(board.scheduler.drifted if board.scheduler else None, now),

@@ -1,52 +1,47 @@
-"""The HTTP side: reads the tables and the board of this process, and serves the page."""
+"""The HTTP side: shows the whole, of this process and its peers, and serves the page."""
 
+import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
 
-from services.metrics import prometheus, view
-from services.metrics.app import Tables
+from services.metrics import page, peers, prometheus
 from services.metrics.board import Board
-from services.metrics.rules import limits
+from services.metrics.feed import Feed
+from services.metrics.peers import PART_PATH, TIMELINE_PATH
+from services.metrics.relay import JobRelay
+from services.metrics.rules import query
+from services.metrics.rules.query import Number, UnknownQueryError
+from services.metrics.whole import Whole
 from shared.http import JsonResponse, Problem
-
-_STATIC = Path(__file__).parent / "static"
-_PAGE_HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:;"
-        " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",
-}
 
 
 class Api:
     """`alerts` tells those in force, worst first; `crashed` and `ready` tell of the Faust app, whose end the web server
-    would not notice."""
+    would not notice; the event feed ends with `stop`."""
 
     def __init__(
-        self, *, tables: Tables, board: Board, alerts: Callable[[], list[dict[str, Any]]],
+        self, *, whole: Whole, board: Board, relay: JobRelay, alerts: Callable[[], list[dict[str, Any]]],
         crashed: Callable[[], bool], ready: Callable[[], bool],
+        stop: asyncio.Event,
     ) -> None:  # fmt: skip
-        self._tables = tables
-        self._alerts = alerts
+        self._whole = whole
         self._board = board
+        self._relay = relay
+        self._alerts = alerts
         self._crashed = crashed
         self._ready = ready
+        self._feed = Feed(self._snapshot, stop)
 
     def application(self) -> Starlette:
         routes: list[Route | Mount] = [
-            Route("/", self.page),
+            *page.routes(),
             Route("/health", self.health),
             Route("/livez", self.live),
             Route("/readyz", self.ready),
@@ -56,12 +51,16 @@ class Api:
             Route("/api/stores", self.stores),
             Route("/api/workers", self.workers),
             Route("/api/alerts", self.alerts),
-            Mount("/static", StaticFiles(directory=_STATIC)),
+            Route("/api/jobs", self.jobs),
+            Route("/api/jobs/{job:uuid}/timeline", self.timeline),
+            Route("/api/jobs/{job:uuid}/cancel", self.cancel, methods=["POST"]),
+            Route("/api/jobs/{job:uuid}/retry", self.retry, methods=["POST"]),
+            Route("/api/events", self.events),
+            Route(PART_PATH, self.part),
+            Route(f"{TIMELINE_PATH}/{{job:uuid}}", self.own_timeline),
         ]
-        return Starlette(routes=routes, exception_handlers={Problem: _problem, HTTPException: _http_error})
-
-    async def page(self, request: Request) -> Response:
-        return FileResponse(_STATIC / "index.html", headers=_PAGE_HEADERS)
+        handlers = {Problem: _problem, UnknownQueryError: _unknown_query, HTTPException: _http_error}
+        return Starlette(routes=routes, exception_handlers=handlers)
 
     async def health(self, request: Request) -> Response:
         return JsonResponse({"status": "ok", "timestamp": datetime.now(UTC)})
@@ -78,35 +77,89 @@ class Api:
 
     async def metrics(self, request: Request) -> Response:
         """The contract's JSON; Prometheus or OpenMetrics text when `Accept` or `?format=` asks for it."""
-        accept = request.headers.get("accept", "")
-        wanted = request.query_params.get("format", _format_of(accept))
+        asked = _format_of(request.headers.get("accept", ""))
+        wanted = query.choice(request.query_params, "format", ("json", "prometheus", "openmetrics"), asked)
         if wanted == "json":
-            return JsonResponse(view.contract_metrics(self._board.scheduler, self._board.alive()))
-        if wanted not in ("prometheus", "openmetrics"):
-            fault = {"field": "format", "detail": "must be json, prometheus or openmetrics"}
-            raise Problem(422, "Unprocessable Content", errors=[fault])
+            return JsonResponse(self._whole.contract(), headers={"Vary": "Accept"})
         openmetrics = wanted == "openmetrics"
-        text = prometheus.render(self._tables.total(), self._board, datetime.now(UTC), openmetrics=openmetrics)
+        text = prometheus.render(
+            self._whole.total(), self._board, datetime.now(UTC), self._whole.beside(), openmetrics=openmetrics
+        )
         kind = prometheus.OPENMETRICS_TYPE if openmetrics else prometheus.TEXT_TYPE
-        return Response(text, headers={"Content-Type": kind})
+        return Response(text, headers={"Content-Type": kind, "Vary": "Accept"})
 
     async def limiter(self, request: Request) -> Response:
-        return JsonResponse({"status": "ok", "rateLimiter": limits.totals(self._board.alive())})
+        query.numbers(request.query_params)
+        return JsonResponse(self._whole.limiter())
 
     async def overview(self, request: Request) -> Response:
-        now = datetime.now(UTC)
-        return JsonResponse(view.overview(self._tables.total(), self._board.scheduler, self._board.alive(now), now))
+        query.numbers(request.query_params)
+        return JsonResponse(self._whole.overview())
 
     async def stores(self, request: Request) -> Response:
-        return JsonResponse({"items": view.stores(self._tables.stores(), self._board.scheduler)})
+        page = query.numbers(
+            request.query_params,
+            limit=Number(default=200, low=1, high=1_000), offset=Number(default=0, low=0, high=10_000_000),
+        )  # fmt: skip
+        return JsonResponse(await self._whole.stores(**page))
 
     async def workers(self, request: Request) -> Response:
-        now = datetime.now(UTC)
-        return JsonResponse({"items": view.workers(self._board.alive(now), self._board.gone(now), now)})
+        query.numbers(request.query_params)
+        return JsonResponse(self._whole.workers())
 
     async def alerts(self, request: Request) -> Response:
+        query.numbers(request.query_params)
+        return JsonResponse(self._alerts_now())
+
+    async def jobs(self, request: Request) -> Response:
+        page = query.numbers(request.query_params, limit=Number(default=20, low=1, high=100))
+        return JsonResponse(self._whole.jobs(**page))
+
+    async def timeline(self, request: Request) -> Response:
+        query.numbers(request.query_params)
+        found = await self._whole.timeline(request.path_params["job"])
+        if found is None:
+            raise Problem(404, "Not Found", detail="nothing was heard of this job, or it is too long ago")
+        return JsonResponse(found)
+
+    async def cancel(self, request: Request) -> Response:
+        return await self._relay.post(request, request.path_params["job"], "cancel")
+
+    async def retry(self, request: Request) -> Response:
+        return await self._relay.post(request, request.path_params["job"], "retry")
+
+    async def events(self, request: Request) -> Response:
+        """Server-sent events: a snapshot of all that the page shows, about once a second."""
+        query.numbers(request.query_params)
+        return self._feed.response()
+
+    async def part(self, request: Request) -> Response:
+        """For the other processes: what this one counts."""
+        asked = query.numbers(
+            request.query_params,
+            stores=Number(default=0, low=0, high=20_000_000), jobs=Number(default=0, low=0, high=100),
+        )  # fmt: skip
+        return JsonResponse(peers.encode(self._whole.part(**asked), self._board))
+
+    async def own_timeline(self, request: Request) -> Response:
+        found = self._whole.own_timeline(request.path_params["job"])
+        if found is None:
+            raise Problem(404, "Not Found")
+        return JsonResponse(found)
+
+    async def _snapshot(self) -> dict[str, Any]:
+        return {
+            "overview": self._whole.overview(),
+            "stores": await self._whole.stores(),
+            "workers": self._whole.workers(),
+            "rateLimiter": self._whole.limiter(),
+            "alerts": self._alerts_now(),
+            "jobs": self._whole.jobs(),
+        }
+
+    def _alerts_now(self) -> dict[str, Any]:
         """Those in force, worst first."""
-        return JsonResponse({"items": self._alerts(), "at": datetime.now(UTC)})
+        return {"items": self._alerts(), "at": datetime.now(UTC)}
 
 
 def _format_of(accept: str) -> str:
@@ -118,6 +171,11 @@ def _format_of(accept: str) -> str:
 async def _problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, Problem)
     return error.response()
+
+
+async def _unknown_query(request: Request, error: Exception) -> Response:
+    assert isinstance(error, UnknownQueryError)
+    return Problem(422, "Unprocessable Content", errors=[*error.errors]).response()
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -5,15 +5,20 @@ tells a repeat from news are one value, so that no crash can part them. Entries 
 several processes split them as Kafka splits the partitions.
 """
 
-import time
-from collections.abc import AsyncIterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import faust
 
 from services.metrics.board import Board
+from services.metrics.picture import Picture
 from services.metrics.rules import fold
+from services.metrics.rules.timeline import Recent
 from services.metrics.settings import MetricsSettings
+from services.metrics.shards import Shards
 from shared import kafka
 from shared.errors import InvalidMessage
 from shared.log import get_logger
@@ -22,85 +27,138 @@ from shared.topics import METRICS_GROUP, RESULTS, WORKERS
 
 log = get_logger(__name__)
 
-_READ_EVERY_S = 1.0
+_BATCH = 500
+_WITHIN_S = 0.1
+"""An event is counted at most so long after it came."""
+_BUFFERED = 5_000
+"""Changes that may wait to be sent to the changelog; Faust's own 100 is less than one batch."""
+
+_RAW: dict[str, Any] = {"key_type": bytes, "key_serializer": "raw", "value_type": bytes, "value_serializer": "raw"}
 
 
-class Tables:
-    """Reads of the table. They go through all of it, so they are made at most once a second."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """What this process has in memory of what it heard."""
 
-    def __init__(self, shards: Any) -> None:
-        self._shards = shards
-        self._stores: dict[str, fold.Aggregate] = {}
-        self._read_at = float("-inf")
-
-    def stores(self) -> dict[str, fold.Aggregate]:
-        if time.monotonic() - self._read_at > _READ_EVERY_S:
-            self._stores = fold.by_store(self._shards.items())
-            self._read_at = time.monotonic()
-        return self._stores
-
-    def total(self) -> fold.Aggregate:
-        return fold.merge(list(self.stores().values()))
+    board: Board
+    picture: Picture
+    recent: Recent
 
 
-def build(settings: MetricsSettings, board: Board) -> tuple[faust.App, Tables]:
-    """The app, not started, and its table. The topics must exist before it starts."""
-    names = kafka.names(settings)
-    app = faust.App(
-        names.group(METRICS_GROUP),
-        broker=[f"kafka://{server}" for server in settings.kafka_bootstrap_servers.split(",")],
-        store="rocksdb://?driver=rocksdict",
-        datadir=str(settings.metrics_dir),
-        topic_partitions=RESULTS.partitions,
-        topic_replication_factor=1,
-        topic_disable_leader=True,
-        processing_guarantee="at_least_once",
-        broker_session_timeout=15.0,
-        consumer_auto_offset_reset="earliest",
-        web_enabled=False,
-        stream_wait_empty=False,
-        autodiscover=False,
-        origin="services.metrics",
-    )
-    raw: dict[str, Any] = {"key_type": bytes, "key_serializer": "raw", "value_type": bytes, "value_serializer": "raw"}
-    results = app.topic(names.topic(RESULTS), partitions=RESULTS.partitions, **raw)
-    reports = app.topic(names.topic(WORKERS), partitions=WORKERS.partitions, **raw)
+class Counting:
+    """The app, not started. The topics, and the changelog of `generation`, must exist before it starts."""
 
-    shards = app.Table("shards", partitions=RESULTS.partitions, key_type=str)
+    def __init__(self, settings: MetricsSettings, memory: Memory, *, generation: int, folder: Path) -> None:
+        self._memory = memory
+        names = kafka.names(settings)
+        self.app = app = faust.App(
+            names.group(METRICS_GROUP),
+            broker=[f"kafka://{server}" for server in settings.kafka_bootstrap_servers.split(",")],
+            store="rocksdb://?driver=rocksdict",
+            datadir=str(folder),
+            canonical_url=settings.own_url,
+            topic_partitions=RESULTS.partitions,
+            topic_replication_factor=1,
+            topic_disable_leader=True,
+            table_standby_replicas=0,
+            processing_guarantee="at_least_once",
+            broker_session_timeout=15.0,
+            producer_linger=0.02,  # changes of several events travel together
+            consumer_auto_offset_reset="earliest",
+            web_enabled=False,
+            stream_wait_empty=False,
+            autodiscover=False,
+            origin="services.metrics",
+        )
+        results = app.topic(names.topic(RESULTS), partitions=RESULTS.partitions, **_RAW)
+        reports = app.topic(names.topic(WORKERS), partitions=WORKERS.partitions, **_RAW)
+        table = app.Table(table_name(generation), partitions=RESULTS.partitions, key_type=bytes, value_type=bytes)
+        table.on_recover(self._recovered)
+        self._shards = Shards(table)
+        self._changelog = f"{names.group(METRICS_GROUP)}-{table_name(generation)}-changelog"
+        self.redrawn = False
+        """Whether the picture shows the partitions that are owned now."""
+        app.on_partitions_revoked.connect(self._revoked, weak=False)
+        app.agent(results, name="results")(self._count)
+        app.agent(reports, name="reports")(self._report)
+        app.producer.buffer.max_messages = _BUFFERED
 
-    @app.agent(results, name="results")
-    async def on_result(stream: Any) -> None:
-        async for message in _messages(stream, board):
-            if isinstance(message, JobEvent):
-                fold_event(message, shards)
+    def started(self) -> None:
+        """Call when the app has started: Faust's monitor would measure every event, for a page that is not served."""
+        self.app.sensors.remove(self.app.monitor)
 
-    @app.agent(reports, name="reports")
-    async def on_report(stream: Any) -> None:
-        async for message in _messages(stream, board):
-            if isinstance(message, WorkerReport | SchedulerReport):
-                board.hear(message)
+    def partitions(self) -> list[int]:
+        """The partitions of the results that this process counts."""
+        owned = self.app.assignor.assigned_actives()
+        return sorted(tp.partition for tp in owned if tp.topic == self._changelog)
 
-    return app, Tables(shards)
+    def peers(self) -> list[str]:
+        """Where the other processes of the group listen: each tells its address in Faust's own assignment."""
+        told = self.app.router.tables_metadata()
+        return sorted({str(url) for url in told} - {str(self.app.conf.canonical_url)})
 
+    async def _count(self, stream: Any) -> None:
+        async for events in stream.take_events(_BATCH, within=_WITHIN_S):
+            by_partition: dict[int, list[Any]] = defaultdict(list)
+            for event in events:
+                by_partition[event.message.partition].append(event)
+            for group in by_partition.values():
+                stream._set_current_event(group[-1])  # an entry goes where the current event came from
+                count(self._messages(group), self._shards, self._memory)
 
-def fold_event(event: JobEvent, shards: Any) -> None:
-    """Fold one event into the table (any mapping); an event heard before changes nothing."""
-    key = fold.shard_key(event)
-    shard = fold.into_shard(event, shards.get(key))
-    if shard is not None:
-        shards[key] = shard
+    async def _report(self, stream: Any) -> None:
+        async for event in stream.events():
+            for message in self._messages([event]):
+                if isinstance(message, WorkerReport | SchedulerReport):
+                    self._memory.board.hear(message)
 
+    def _messages(self, events: Iterable[Any]) -> Iterator[Message]:
+        """What the events say; what cannot be understood is counted and left where it is. (The scheduler, which reads
+        the same topics, puts it to the dead letters.)"""
+        for event in events:
+            try:
+                yield decode(event.value, _headers(event.headers))
+            except InvalidMessage as error:
+                self._memory.board.malformed += 1
+                log.warning("an event is put aside", reason=error.reason)
 
-async def _messages(stream: Any, board: Board) -> AsyncIterator[Message]:
-    """The messages of a stream; what cannot be understood is counted and put aside."""
-    async for event in stream.events():
+    async def _revoked(self, *_: Any, **__: Any) -> None:
+        self.redrawn = False
+        self._shards.forget()
+
+    async def _recovered(self, *_: Any) -> None:
+        """The table is complete for what is owned now. Faust would say nothing of a failure in here."""
         try:
-            message = decode(event.value, _headers(event.headers))
-        except InvalidMessage as error:
-            board.malformed += 1
-            log.warning("an event is put aside", reason=error.reason)
+            self._shards.forget()
+            await self._memory.picture.redraw(self._shards.entries())
+            self.redrawn = True
+        except Exception as error:
+            log.error("the picture could not be made from the table", exc_info=error)
+            await self.app.crash(error)
+
+
+def table_name(generation: int) -> str:
+    return f"shards-{generation}"
+
+
+def count(messages: Iterable[Message], shards: Shards, memory: Memory) -> None:
+    """Fold events into the table, each shard once; what was heard before changes nothing."""
+    changed: dict[bytes, fold.Shard] = {}
+    changes = []
+    for message in messages:
+        if not isinstance(message, JobEvent):
             continue
-        yield message
+        memory.recent.hear(message)
+        key = fold.shard_key(message).encode()
+        shard = shards.get(key) if key not in changed else changed[key]
+        change = fold.into_shard(message, shard)
+        if change is not None:
+            changed[key] = shard
+            changes.append((message.store, change))
+    for key, shard in changed.items():
+        shards.save(key, shard)
+    for store, change in changes:
+        memory.picture.change(store, change)
 
 
 def _headers(headers: Any) -> list[tuple[str, bytes]]:

@@ -34,6 +34,14 @@ class Board:
         self._workers = {n: r for n, r in self._workers.items() if now - r.at < timedelta(minutes=10)}
         return [report for report in self._workers.values() if now - report.at > self._silence]
 
+    def reports(self) -> list[WorkerReport | SchedulerReport]:
+        """All that is known, for another process that does not read the topic."""
+        return [*self._workers.values(), *([self.scheduler] if self.scheduler is not None else [])]
+
+    def queued(self) -> dict[str, int]:
+        """Stores with the longest queues, as the scheduler told."""
+        return {queue.store: queue.queued for queue in self.scheduler.stores} if self.scheduler else {}
+
     def scheduler_is_heard(self, now: datetime | None = None) -> bool:
         return self.scheduler is not None and (now or datetime.now(UTC)) - self.scheduler.at <= self._silence
 

@@ -1,21 +1,28 @@
 """Puts metrics together and runs it: the Faust app and the web server in one loop."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 
 import faust
+import httpx
 from faust.contrib.asgi import faust_app_running
 
+from services.metrics import backfill, generation, watch
 from services.metrics.alerts import Alerts
 from services.metrics.api import Api
-from services.metrics.app import Tables, build
+from services.metrics.app import Counting, Memory
 from services.metrics.board import Board
+from services.metrics.peers import Peers
+from services.metrics.picture import Picture
+from services.metrics.reconcile import Reconciler
+from services.metrics.relay import JobRelay
+from services.metrics.rules.timeline import Recent
+from services.metrics.rules.watched import Watched
 from services.metrics.settings import MetricsSettings
 from services.metrics.webhook import Webhook
+from services.metrics.whole import Ownership, Whole
 from shared import http, kafka
 from shared.errors import Unavailable
 from shared.lifecycle import background
@@ -28,54 +35,91 @@ async def run(settings: MetricsSettings, stop: asyncio.Event) -> None:
     """Serve until `stop` is set. `Unavailable` when the Faust app crashes: the process must then end."""
     listener = http.listen(settings.host, settings.metrics_port)
     await kafka.ensure_topics(settings)
-    settings.metrics_dir.mkdir(parents=True, exist_ok=True)
-    board = Board(silence_s=settings.worker_silence_s)
-    app, tables = build(settings, board)
+    number = await generation.current(settings)
+    memory = Memory(
+        board=Board(silence_s=settings.worker_silence_s), picture=Picture(), recent=Recent(kept=settings.jobs_kept)
+    )
+    folder = generation.folder(settings.metrics_dir, number)
+    counting = Counting(settings, memory, generation=number, folder=folder)
     async with (
-        faust_app_running(app, discover=False, stop_timeout=20),
-        _alerting(settings, tables, board, app, stop) as alerts,
+        httpx.AsyncClient(trust_env=False) as client,
+        faust_app_running(counting.app, discover=False, stop_timeout=20),
     ):
-        api = Api(
-            tables=tables, board=board, alerts=alerts.in_force, crashed=lambda: bool(app.crashed),
-            ready=partial(_recovered, app),
-        )  # fmt: skip
-        log.info("metrics listens", host=settings.host, port=settings.metrics_port)
-        watching = asyncio.create_task(_stop_when_crashed(app, stop), name="faust watch")
-        try:
-            await http.serve(api.application(), listener, stop)
-        finally:
-            watching.cancel()
-        if app.crashed:
-            raise Unavailable(f"the stream processor crashed: {app.crash_reason!r}")
+        counting.started()
+        service = Metrics(settings, memory, counting, client, stop)
+        log.info("metrics listens", host=settings.host, port=settings.metrics_port, generation=number)
+        async with background(stop, **service.loops()):
+            await http.serve(service.api.application(), listener, stop)
+        if counting.app.crashed:
+            raise Unavailable(f"the stream processor crashed: {counting.app.crash_reason!r}")
     log.info("metrics stopped")
 
 
-@asynccontextmanager
-async def _alerting(
-    settings: MetricsSettings, tables: Tables, board: Board, app: faust.App, stop: asyncio.Event
-) -> AsyncIterator[Alerts]:
-    """Alerts that are judged all the while, and told to the webhook if one is set."""
-    url = settings.alert_webhook_url
-    webhook = Webhook(url.get_secret_value()) if url is not None else None
-    alerts = Alerts(
-        total=tables.total, board=board, webhook=webhook, tells=partial(_is_first, app), began_at=datetime.now(UTC)
-    )
-    loops = {"alerts": alerts.watch(partial(_recovered, app))}
-    if webhook is not None:
-        loops["webhook"] = webhook.deliver()
-    async with background(stop, **loops):
-        yield alerts
+class Metrics:
+    """What runs beside the Faust app."""
+
+    def __init__(
+        self, settings: MetricsSettings, memory: Memory, counting: Counting, client: httpx.AsyncClient,
+        stop: asyncio.Event,
+    ) -> None:  # fmt: skip
+        self._settings = settings
+        self._memory = memory
+        self._counting = counting
+        self._stop = stop
+        self._watched = Watched()
+        self._peers = Peers(client, addresses=counting.peers, board=memory.board)
+        self.whole = Whole(memory=memory, peers=self._peers, watched=self._watched, owned=self._owned)
+        url = settings.alert_webhook_url
+        self._webhook = Webhook(url.get_secret_value()) if url is not None else None
+        self._alerts = Alerts(
+            total=self.whole.total, board=memory.board, webhook=self._webhook, began_at=datetime.now(UTC),
+            tells=self._is_first,
+        )  # fmt: skip
+        self.api = Api(
+            whole=self.whole, board=memory.board, relay=JobRelay(client, settings.ingest_url),
+            alerts=self._alerts.in_force,
+            crashed=lambda: bool(counting.app.crashed), ready=self._ready, stop=stop,
+        )  # fmt: skip
+
+    def loops(self) -> dict[str, Any]:
+        settings, watched = self._settings, self._watched
+        reconciler = Reconciler(settings, total=self.whole.total, mine=self._may_compare, watched=watched)
+        return {
+            "faust watch": _stop_when_crashed(self._counting.app, self._stop),
+            "peers": self._peers.follow(),
+            "lag": watch.keep_lag(settings, watched, every_s=settings.lag_every_s),
+            "dead letters": watch.follow_dead_letters(settings, watched),
+            "reconciliation": reconciler.run(),
+            **({"webhook": self._webhook.deliver()} if self._webhook is not None else {}),
+            "alerts": self._alerts.watch(self._ready),
+            "latest jobs": _hear_again(settings, self._memory.recent, self._owned),
+        }
+
+    def _owned(self) -> Ownership:
+        return Ownership(partitions=tuple(self._counting.partitions()), settled=self._counting.redrawn)
+
+    def _ready(self) -> bool:
+        return bool(self._counting.app.started and self._counting.redrawn)
+
+    def _is_first(self) -> bool:
+        """One process of all does what is to be done once."""
+        return 0 in self._owned().partitions
+
+    def _may_compare(self) -> bool:
+        """Only when the whole is at hand."""
+        beside = self.whole.beside()
+        return self._is_first() and not beside.missing and not beside.uncounted
 
 
-def _recovered(app: faust.App) -> bool:
-    tables: Any = app.tables
-    return bool(app.started and tables.recovery.completed.is_set())
-
-
-def _is_first(app: faust.App) -> bool:
-    """Of several processes the one that counts the first partition."""
-    assignor: Any = app.assignor
-    return any(owned.partition == 0 for owned in assignor.assigned_actives())
+async def _hear_again(settings: MetricsSettings, recent: Recent, owned: Callable[[], Ownership]) -> None:
+    """After every assignment, the latest jobs of the partitions that are new."""
+    known: set[int] = set()
+    while True:
+        now = owned()
+        if now.settled and (new := sorted(set(now.partitions) - known)):
+            await backfill.hear_again(settings, new, recent)
+            known = set(now.partitions)
+        await asyncio.sleep(0.5)
 
 
 async def _stop_when_crashed(app: faust.App, stop: asyncio.Event) -> None:

@@ -1,13 +1,29 @@
 """What the endpoints say: aggregates and reports become JSON. Pure."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from services.metrics.rules import fold, histogram, limits
-from services.metrics.rules.fold import Aggregate
+from services.metrics.rules import aggregate, histogram, limits
+from services.metrics.rules.aggregate import Aggregate
+from services.metrics.rules.watched import Watched
 from shared.job import Status
-from shared.messages import FairnessWindow, SchedulerReport, WorkerReport
+from shared.messages import FairnessWindow, SchedulerReport, StoreQueue, WorkerReport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beside:
+    """What is shown beside the aggregates: what was watched, and how complete the answer is."""
+
+    watched: Watched
+    malformed: int = 0
+    processes: int = 1
+    """Those whose numbers are in the answer."""
+    missing: tuple[str, ...] = ()
+    """Addresses of those that do not answer."""
+    uncounted: tuple[int, ...] = ()
+    """Partitions of the results that nobody counts at the moment, or nobody who answers."""
 
 
 def contract_metrics(scheduler: SchedulerReport | None, workers: Sequence[WorkerReport]) -> dict[str, Any]:
@@ -21,58 +37,106 @@ def contract_metrics(scheduler: SchedulerReport | None, workers: Sequence[Worker
 
 
 def overview(
-    total: Aggregate, scheduler: SchedulerReport | None, workers: Sequence[WorkerReport], now: datetime
+    total: Aggregate, scheduler: SchedulerReport | None, workers: Sequence[WorkerReport], now: datetime, beside: Beside
 ) -> dict[str, Any]:
     """The state of the whole: what a person wants to see first."""
-    done_5, _ = fold.in_last_minutes(total, 5, now.timestamp())
-    done_60, failed_60 = fold.in_last_minutes(total, 60, now.timestamp())
-    ended = done_60 + failed_60
-    oldest = scheduler.oldest_pending_at if scheduler else None
+    windows = {name: _window(total, name, now) for name in ("minute", "hour", "day")}
+    done_5, _ = aggregate.in_last_minutes(total, 5, now.timestamp())
+    done_60, failed_60 = aggregate.in_last_minutes(total, 60, now.timestamp())
     return {
         "at": now,
+        **_of_scheduler(scheduler, now),
+        "jobs": {status.value: total["counts"].get(status.value, 0) for status in Status},
+        "doneLastMinute": aggregate.in_last_minutes(total, 1, now.timestamp())[0],
+        "donePerMinute": round(done_5 / 5, 1),
+        "doneLastHour": done_60,
+        "failedLastHour": failed_60,
+        "failedPercent": _percent(failed_60, done_60 + failed_60),
+        "waitSeconds": _percentiles(total["wait"]),
+        "runSeconds": _percentiles(total["run"]),
+        "windows": windows,
+        "usage": _usage(total),
+        "costUsd": total["cost_nanousd"] / 1e9,
+        "inDoubtCalls": total["in_doubt"],
+        "openCircuits": sorted({f"{p}/{model}" for p, model, _, state in limits.each(workers) if state["circuitOpen"]}),
+        "standins": any(worker.standin for worker in workers),
+        "workers": len(workers),
+        **_beside(beside),
+    }
+
+
+def _of_scheduler(scheduler: SchedulerReport | None, now: datetime) -> dict[str, Any]:
+    oldest = scheduler.oldest_pending_at if scheduler else None
+    return {
         "pending": scheduler.pending if scheduler else None,
         "inFlight": scheduler.in_flight if scheduler else None,
         "storesWaiting": scheduler.stores_waiting if scheduler else None,
         "oldestWaitSeconds": round((now - oldest).total_seconds(), 1) if oldest else None,
         "fairness": _fairness(scheduler.fairness) if scheduler and scheduler.fairness else None,
         "schedulerHeardSecondsAgo": round((now - scheduler.at).total_seconds(), 1) if scheduler else None,
-        "jobs": {status.value: total["counts"].get(status.value, 0) for status in Status},
-        "doneLastMinute": fold.in_last_minutes(total, 1, now.timestamp())[0],
-        "donePerMinute": round(done_5 / 5, 1),
-        "doneLastHour": done_60,
-        "failedLastHour": failed_60,
-        "failedPercent": round(100 * failed_60 / ended, 2) if ended else 0.0,
-        "waitSeconds": _percentiles(total["wait"]),
-        "runSeconds": _percentiles(total["run"]),
-        "usage": _usage(total),
-        "costUsd": total["cost_nanousd"] / 1e9,
-        "standins": any(worker.standin for worker in workers),
-        "workers": len(workers),
     }
 
 
-def stores(aggregates: Mapping[str, Aggregate], scheduler: SchedulerReport | None) -> list[dict[str, Any]]:
-    """Fairness by store: what waits, what runs, what was done, and each one's share of the money."""
+def _window(total: Aggregate, name: str, now: datetime) -> dict[str, Any]:
+    """The last minute, hour or day, with the part of it that runs: a minute's windows begin with minutes, a day's with
+    hours."""
+    kept, seconds, count = {
+        "minute": ("minutes", 60, 1), "hour": ("minutes", 60, 60), "day": ("hours", 3600, 24),
+    }[name]  # fmt: skip
+    done, failed, waits, runs = aggregate.window(total[kept], int(now.timestamp() // seconds) - count)
+    return {
+        "done": done,
+        "failed": failed,
+        "failedPercent": _percent(failed, done + failed),
+        "waitSeconds": _percentiles(waits),
+        "runSeconds": _percentiles(runs),
+    }
+
+
+def _beside(beside: Beside) -> dict[str, Any]:
+    drift = beside.watched.drift
+    return {
+        "lag": beside.watched.lag,
+        "deadLetters": beside.watched.dead_letters,
+        "malformedEvents": beside.malformed,
+        "drift": None if drift is None else {
+            "at": drift.at, "jobs": drift.jobs, "costUsd": drift.cost_nanousd / 1e9, "hoursCompared": drift.hours,
+        },
+        "metrics": {
+            "processes": beside.processes, "missing": beside.missing, "uncountedPartitions": beside.uncounted,
+            "complete": not beside.missing and not beside.uncounted,
+        },
+    }  # fmt: skip
+
+
+def stores(
+    aggregates: Mapping[str, Aggregate], scheduler: SchedulerReport | None, *, spent: int, first: int
+) -> list[dict[str, Any]]:
+    """Fairness by store: what waits, what runs, what was done, and each one's share of the money that was `spent`. The
+    `first` so many, those with the longest queues and the largest bills before all."""
     queues = {queue.store: queue for queue in scheduler.stores} if scheduler else {}
-    spent = sum(aggregate["cost_nanousd"] for aggregate in aggregates.values()) or 1
-    rows = []
-    for store in sorted({*aggregates, *queues}):
-        aggregate, queue = aggregates.get(store) or fold.empty(), queues.get(store)
-        rows.append(
-            {
-                "store": store,
-                "queued": queue.queued if queue else 0,
-                "running": queue.in_flight if queue else 0,
-                "weight": queue.weight if queue else 1.0,
-                "done": aggregate["counts"].get(Status.DONE.value, 0),
-                "failed": aggregate["counts"].get(Status.FAILED.value, 0),
-                "waitSeconds": _percentiles(aggregate["wait"]),
-                "usage": _usage(aggregate),
-                "costUsd": aggregate["cost_nanousd"] / 1e9,
-                "costShare": round(aggregate["cost_nanousd"] / spent, 4),
-            }
-        )
-    return sorted(rows, key=lambda row: (-row["queued"], -row["costUsd"], row["store"]))
+
+    def rank(store: str) -> tuple[int, int, str]:
+        queue, known = queues.get(store), aggregates.get(store)
+        return (-queue.queued if queue else 0, -known["cost_nanousd"] if known else 0, store)
+
+    chosen = sorted({*aggregates, *queues}, key=rank)[:first]
+    return [_store(store, aggregates.get(store) or aggregate.summary(), queues.get(store), spent) for store in chosen]
+
+
+def _store(store: str, known: Aggregate, queue: StoreQueue | None, spent: int) -> dict[str, Any]:
+    return {
+        "store": store,
+        "queued": queue.queued if queue else 0,
+        "running": queue.in_flight if queue else 0,
+        "weight": queue.weight if queue else 1.0,
+        "done": known["counts"].get(Status.DONE.value, 0),
+        "failed": known["counts"].get(Status.FAILED.value, 0),
+        "waitSeconds": _percentiles(known["wait"]),
+        "usage": _usage(known),
+        "costUsd": known["cost_nanousd"] / 1e9,
+        "costShare": round(known["cost_nanousd"] / (spent or 1), 4),
+    }
 
 
 def _fairness(window: FairnessWindow) -> dict[str, Any]:
@@ -109,6 +173,10 @@ def _worker(report: WorkerReport, now: datetime, *, is_alive: bool) -> dict[str,
 
 def _percentiles(counts: Sequence[int]) -> dict[str, float | None]:
     return {f"p{percent}": _rounded(histogram.percentile(counts, percent)) for percent in (50, 95, 99)}
+
+
+def _percent(part: int, whole: int) -> float:
+    return round(100 * part / whole, 2) if whole else 0.0
 
 
 def _rounded(value: float | None) -> float | None:

@@ -69,6 +69,15 @@ class SchedulerStore:
         """Stores whose account or weight somebody has set after `since`, in the order in which it was done."""
         return await self._pool.fetch(_QUERIES["configured"], since)
 
+    async def clock(self) -> datetime:
+        """PostgreSQL's time."""
+        now: datetime = await self._pool.fetchval(_QUERIES["clock"])
+        return now
+
+    async def intervened(self, since: datetime) -> Sequence[Row]:
+        """Jobs that somebody has cancelled or asked for again after `since`, in the order in which it was done."""
+        return await self._pool.fetch(_QUERIES["intervened"], since)
+
     async def backlog(self) -> AsyncIterator[Row]:
         """Rows that wait or are in flight, streamed."""
         async with self._pool.acquire() as connection, connection.transaction(readonly=True):

@@ -12,6 +12,7 @@ from uuid import UUID
 
 from services.scheduler import convert, takeover
 from services.scheduler.doors import Doors
+from services.scheduler.interventions import Interventions
 from services.scheduler.outlooks import Outlooks
 from services.scheduler.pipe import Pipe
 from services.scheduler.rules.credit import Credit
@@ -56,6 +57,7 @@ class Term:
         self._credit = credit
         self._doors = Doors(settings, publisher)
         self._outlooks = Outlooks(store, hard_cap=settings.hard_cap)
+        self._interventions = Interventions(store)
         self._suspects: frozenset[UUID] = frozenset()
         self._order = FairOrder(
             cap=settings.max_per_instance, default_cost=settings.default_cost_nanousd, hard_cap=settings.hard_cap
@@ -67,6 +69,7 @@ class Term:
         self._epoch = await self._store.take_lead(self._name)
         self._began_at = time.time()
         log.info("this scheduler leads", epoch=self._epoch)
+        await self._interventions.begin()
         rebuilt = await takeover.rebuild(self._order, self._credit, self._store)
         self._configured_until = rebuilt.configured_until
         await self._settle_jobs(await self._store.uncharged())
@@ -152,7 +155,8 @@ class Term:
         if unclaimed:
             log.warning("forwarded and not claimed: back to the queue", jobs=len(unclaimed))
         await self._publisher.publish_all([convert.lost(row) for row in lost])
-        await self._settle_jobs([row["id"] for row in lost] + unclaimed)
+        changed = await self._interventions.news()
+        await self._settle_jobs([row["id"] for row in lost] + unclaimed + changed)
         await self._compare()
         await self._reassign()
         self._credit.forget_silent(time.time())

@@ -1,10 +1,10 @@
 -- name: create
 -- Store a new key's hash; the key itself is shown once and never kept.
-INSERT INTO api_keys (id, instance_id, hash, hint) VALUES ($1, $2, $3, $4);
+INSERT INTO api_keys (id, instance_id, hash, hint, scope, name) VALUES ($1, $2, $3, $4, $5, $6);
 
 -- name: list
 -- All keys, the newest first.
-SELECT id, instance_id AS store, hint, created_at, revoked_at FROM api_keys ORDER BY created_at DESC, id;
+SELECT id, instance_id AS store, scope, name, hint, created_at, revoked_at FROM api_keys ORDER BY created_at DESC, id;
 
 -- name: revoke
 -- Revoke a key by its id; nothing when there is none or it was revoked before.
@@ -12,9 +12,21 @@ UPDATE api_keys SET revoked_at = now(), changed_at = now() WHERE id = $1 AND rev
 
 -- name: changed_since
 -- Keys created or revoked since a time: what a reader with a copy in memory needs to hear.
-SELECT hash, instance_id AS store, revoked_at IS NOT NULL AS revoked, changed_at
+SELECT hash, instance_id AS store, scope, name, revoked_at IS NOT NULL AS revoked, changed_at
   FROM api_keys WHERE changed_at > $1 ORDER BY changed_at;
 
 -- name: is_valid
 -- Whether a key works.
 SELECT EXISTS (SELECT 1 FROM api_keys WHERE hash = $1 AND revoked_at IS NULL);
+
+-- name: webhook_secret
+-- The newest secret that signs a store's webhooks.
+SELECT secret FROM webhook_secrets WHERE instance_id = $1 AND expires_at IS NULL ORDER BY created_at DESC LIMIT 1;
+
+-- name: rotate_webhook_secret
+-- Sign with a new secret; those before it are in force for $3 seconds more.
+WITH former AS (
+    UPDATE webhook_secrets SET expires_at = now() + make_interval(secs => $3)
+     WHERE instance_id = $1 AND expires_at IS NULL
+)
+INSERT INTO webhook_secrets (instance_id, secret) VALUES ($1, $2);

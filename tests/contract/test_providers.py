@@ -7,11 +7,10 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 from openai import AsyncOpenAI
-from replicate.client import Client
 
 from services.generator.limiter import ProviderLimiter
 from services.generator.providers.openai import Call, OpenAIWriter, PaidInVain
-from services.generator.providers.replicate import HOOKS, ReplicatePainter, close
+from services.generator.providers.replicate import ReplicatePainter, build, close
 from services.generator.rules.article import Outline
 from services.generator.rules.prices import Prices
 from shared.errors import Permanent, Transient
@@ -55,7 +54,8 @@ async def test_a_text_is_written_and_billed(writer: OpenAIWriter, standins: Stan
         ({"kind": "429", "retry_after": 7}, Transient, "openai-429", 7.0),
         ({"kind": "500"}, Transient, "openai-500", None),
         ({"kind": "503", "retry_after": 2}, Transient, "openai-503", 2.0),
-        ({"kind": "insufficient_quota"}, Transient, "insufficient-quota", pytest.approx(60, abs=1)),
+        ({"kind": "insufficient_quota"}, Transient, "account-refused", pytest.approx(60, abs=1)),
+        ({"kind": "401"}, Transient, "account-refused", pytest.approx(60, abs=1)),
         ({"kind": "timeout", "seconds": 5}, Transient, "openai-unreachable", None),
         ({"kind": "cut"}, Transient, "openai-unreachable", None),
         ({"kind": "malformed"}, Transient, "openai-unreadable", None),
@@ -102,7 +102,7 @@ async def painter(standins: Standins) -> AsyncIterator[ReplicatePainter]:
     limiter.own((0,), 1, {})
     reads = ProviderLimiter(provider="replicate", model="a/b", limits={"reads": 60_000}, burst_s=2)
     reads.own((0,), 1, {})
-    client = Client(api_token="r8-x", base_url=standins.replicate.url, event_hooks=HOOKS)
+    client = build("r8-x", standins.replicate.url)
     async with httpx.AsyncClient() as http:
         yield ReplicatePainter(client, http, model="a/b", limiter=limiter, reads=reads, timeout_s=3)
     await close(client)
@@ -122,12 +122,23 @@ async def test_an_image_is_painted_once_and_can_be_taken_up_again(
     assert standins.replicate.bill(job) == {"calls": 1, "tokens": 0, "steps": {"image": 1}}
 
 
+async def test_a_poll_that_fails_is_not_repeated_behind_our_back(painter: ReplicatePainter, standins: Standins) -> None:
+    job = uuid4()
+    standins.replicate.script({"kind": "503", "job": str(job), "step": "poll"})
+    prediction = await painter.create(job, "a tent at dawn")
+    with pytest.raises(Transient) as failed:
+        await painter.finish(job, prediction)
+    assert (failed.value.code, failed.value.delay) == ("replicate-503", 1)
+    assert await painter.finish(job, prediction) is not None
+
+
 @pytest.mark.parametrize(
     ("kind", "word", "code"),
     [
         ("429", Transient, "replicate-429"),
         ("500", Transient, "replicate-500"),
-        ("402", Transient, "insufficient-quota"),
+        ("402", Transient, "account-refused"),
+        ("401", Transient, "account-refused"),
         ("failed", Permanent, "replicate-failed"),
         ("aborted", Permanent, "replicate-aborted"),
         ("stuck", Transient, "replicate-timeout"),

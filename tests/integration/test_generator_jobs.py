@@ -113,9 +113,12 @@ async def reports_no_slots(world: World) -> bool:
 
 @pytest.mark.parametrize(
     ("provider", "fault", "saved"),
-    [("openai", "insufficient_quota", set()), ("replicate", "402", {"outline", "article"})],
-)
-async def test_when_an_account_has_no_money_jobs_wait_and_no_more_are_taken(
+    [
+        ("openai", "insufficient_quota", set()), ("openai", "401", set()),
+        ("replicate", "402", {"outline", "article"}),
+    ],
+)  # fmt: skip
+async def test_when_an_account_is_turned_away_jobs_wait_and_no_more_are_taken(
     world: World, start: Start, standins: Standins, provider: str, fault: str, saved: set[str]
 ) -> None:
     request = a_request()
@@ -238,8 +241,9 @@ async def test_a_live_lease_is_respected_and_its_outcome_awaited(
         "UPDATE blog_generations SET status = 'PROCESSING', attempt = 1, worker = 'other',"
         " lease_until = now() + interval '5 s' WHERE id = $1", request.id,
     )  # fmt: skip
-    async with start():
-        await world.forwarded(bystander := a_request())
+    async with start(concurrent_blogs=1):
+        await eventually(lambda: world.read_all(WORKERS), every=0.3)
+        await world.forwarded(bystander := a_request())  # whoever only waits takes no slot from it
         await ends_as(world, bystander, "DONE")
         assert (await world.row(request.id))["worker"] == "other"
         assert standins.openai.bill(request.id)["calls"] == 0
@@ -362,3 +366,54 @@ async def test_a_call_in_doubt_is_made_again_once_and_then_no_more(
     assert row["error_code"] == "in-doubt"
     assert "begun 2 times" in row["error"]
     assert standins.openai.bill(request.id)["calls"] == 0
+
+
+async def test_a_call_whose_answer_never_comes_is_made_again_once_and_then_no_more(
+    world: World, start: Start, standins: Standins
+) -> None:
+    request = a_request()
+    standins.openai.script({"kind": "cut", "job": str(request.id), "step": "article", "count": 9})
+    async with start():
+        await world.forwarded(request)
+        await eventually(lambda: outcomes(world, request.id), every=0.3)
+        row = await world.row(request.id)
+        assert row["not_before"] > row["started_at"] + timedelta(seconds=9)
+        await world.database.execute("UPDATE blog_generations SET forwarded_at = now() WHERE id = $1", request.id)
+        await world.send_task(request)
+        await ends_as(world, request, "FAILED")
+    row = await world.row(request.id)
+    assert (row["error_code"], row["attempt"]) == ("in-doubt", 2)
+    assert "begun 2 times" in row["error"]
+    assert await world.database.fetchval(
+        "SELECT in_doubt FROM blog_steps WHERE job_id = $1 AND step = 'article'", request.id
+    ) == 2  # fmt: skip
+
+
+async def test_a_job_that_is_cancelled_ends_with_the_call_that_it_is_in(
+    world: World, start: Start, standins: Standins
+) -> None:
+    """What is paid for is saved, with its cost; nothing more is paid for."""
+    request = a_request(images=0)
+    with standins.openai.latency(1_500):
+        async with start(lease_s=1):
+            await world.forwarded(request)
+            await eventually(lambda: _step_started(world, request.id, "outline"))
+            await world.database.execute(
+                "UPDATE blog_generations SET status = 'CANCELLED', lease_until = NULL, finished_at = now()"
+                " WHERE id = $1", request.id,
+            )  # fmt: skip
+            await eventually(lambda: _step_state(world, request.id, "outline", "DONE"))
+    steps = await world.database.fetch(
+        "SELECT step, cost_nanousd > 0 AS paid FROM blog_steps WHERE job_id = $1", request.id
+    )
+    assert [(step["step"], step["paid"]) for step in steps] == [("outline", True)]
+    assert standins.openai.bill(request.id)["steps"] == {"outline": 1}
+    assert await world.has_status(request.id, "CANCELLED")
+
+
+async def _step_state(world: World, job: UUID, step: str, state: str) -> bool:
+    return bool(
+        await world.database.fetchval(
+            "SELECT true FROM blog_steps WHERE job_id = $1 AND step = $2 AND state = $3", job, step, state
+        )
+    )

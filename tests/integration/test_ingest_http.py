@@ -180,8 +180,8 @@ async def test_health_as_operators_read_it(ingest: Ingest) -> None:
 async def test_what_is_not_there_is_an_honest_problem(ingest: Ingest) -> None:
     job = "019392d0-0000-7000-8000-000000000001"
     for method, path in (
-        ("GET", "/nowhere"), ("GET", "/openapi.json"), ("GET", f"{PATH}/{job}/events"), ("POST", f"{PATH}/bulk"),
-        ("POST", f"{PATH}/{job}/cancel"), ("POST", f"{PATH}/{job}/retry"),
+        ("GET", "/nowhere"), ("GET", "/openapi.json"), ("GET", f"{PATH}/{job}/steps"), ("POST", f"{PATH}/x"),
+        ("POST", f"{PATH}/{job}/renew"), ("POST", f"{PATH}/x/cancel"),
     ):  # fmt: skip
         answer = await ingest.http.request(method, path)
         assert (answer.status_code, answer.headers["content-type"]) == (404, PROBLEM), path

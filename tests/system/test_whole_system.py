@@ -190,6 +190,15 @@ def test_keys_are_made_listed_and_revoked(system: System) -> None:
         wait_until(lambda: http.get(PATH, headers=headers).status_code == 401, "the revoked key stops", 10)
     system.command("keys", "revoke", entry["id"], expect=1)
     system.command("keys", "create", "no store name!", expect=3)
+    operator = system.command("keys", "create", "--operator", "ada").stdout.splitlines()[-1]
+    assert operator.startswith("sk_operator_")
+    listed = json.loads(system.command("keys", "list", "--json").stdout)
+    assert [entry["scope"] for entry in listed if entry["name"] == "ada"] == ["operator"]
+    system.command("keys", "create", "some-shop", "--operator", "ada", expect=2)
+    secret = system.command("keys", "webhook-secret", "some-shop").stdout.splitlines()[-1]
+    assert secret.startswith("whsec_")
+    assert system.command("keys", "webhook-secret", "some-shop").stdout.splitlines()[-1] == secret
+    assert system.command("keys", "webhook-secret", "some-shop", "--rotate").stdout.splitlines()[-1] != secret
 
 
 def test_a_second_start_in_the_same_home_is_one_clear_line(system: System) -> None:

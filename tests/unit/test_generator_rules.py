@@ -1,6 +1,7 @@
 """generator's other rules: finished prefixes, retries, prompts, pages, prices."""
 
 import re
+from typing import Any
 
 import orjson
 import pytest
@@ -52,6 +53,11 @@ def test_a_passing_failure_is_tried_again_after_the_providers_delay_and_a_jitter
     assert verdict == Again(delay_s=9 + 2 * 4 * 0.5, reason="429")
 
 
+def test_an_answer_that_never_came_is_not_asked_for_again_at_once() -> None:
+    verdict = judge(Transient("cut", in_doubt=True), attempt=1, max_attempts=8, chance=0.0)
+    assert verdict == Again(delay_s=10, reason="cut")
+
+
 def test_the_backoff_is_capped() -> None:
     verdict = judge(Transient("x"), attempt=30, max_attempts=99, chance=1.0)
     assert isinstance(verdict, Again)
@@ -80,13 +86,23 @@ def article(*paragraphs: str, heading: str = "H", title: str = "T") -> Article:
     [
         "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", '<a href="javascript:alert(1)">x</a>',
         '<p onclick="x()">hi</p>', "<iframe src='https://x'></iframe>", "<style>*{}</style>", "<svg onload=alert(1)>",
-        '<a href="http://plain.example">x</a>',
+        '<a href="http://plain.example">x</a>', '<a href="//elsewhere.example">x</a>', '<a href="/admin">x</a>',
     ],
 )  # fmt: skip
 def test_nothing_hostile_survives_on_the_page(hostile: str) -> None:
     for page in (render(article(hostile)), render(article("x", heading=hostile)), render(article("x", title=hostile))):
         without_text = re.sub(r"&lt;.*?&gt;", "", page)
-        assert not re.search(r"<(script|img|iframe|style|svg)|javascript:|onclick|onerror|href=\"http:", without_text)
+        assert not re.search(r"<(script|img|iframe|style|svg)|javascript:|onclick|onerror", without_text)
+        assert not re.search(r"href=(?!\"https:)", without_text)
+
+
+@pytest.mark.parametrize("markup", ["</p></article><h1>Big</h1>", "<strong>never closed", "<p><h2>mine</h2>", "</p>"])
+def test_a_paragraph_cannot_change_what_is_around_it(markup: str) -> None:
+    before, _, rest = render(article(markup)).partition("<p>")
+    inside, _, after = rest.partition("</p>")
+    assert (before, after) == ("<article><h1>T</h1><h2>H</h2>", "</article>")
+    assert inside.count("<strong>") == inside.count("</strong>")
+    assert not re.search("<(?!/?strong)", inside)
 
 
 def test_known_markup_survives() -> None:
@@ -121,6 +137,35 @@ def test_long_products_are_cut_so_that_a_call_has_an_upper_bound() -> None:
     long = request(product={"description": "ä" * 50_000, "more": ["x"] * 9_000}, keywords=["k" * 100] * 20)
     text = prompts.article_input(long, outline)
     texts = (prompts.ARTICLE_INSTRUCTIONS, text, prompts.schema_text(Article))
+    assert prompts.upper_bound_of_tokens(*texts) + prompts.ARTICLE_MAX_TOKENS <= prompts.largest_call()
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**9), 10**9) | st.text(max_size=300),
+    lambda inner: st.lists(inner, max_size=20) | st.dictionaries(st.text(max_size=60), inner, max_size=20),
+)
+
+
+@given(_JSON, st.integers(0, 1_000))
+def test_what_is_fitted_holds_to_its_bytes(value: Any, most: int) -> None:
+    whole = len(orjson.dumps(value))
+    fit = prompts.fitted(value, most)
+    if whole <= most:
+        assert fit == value
+    else:
+        assert fit is None or len(orjson.dumps(fit)) <= most
+
+
+def test_of_a_long_product_whole_entries_are_kept_and_the_next_is_cut() -> None:
+    product = {"title": "Chair", "variants": [{"sku": "a"}, {"sku": "b" * 99}], "tags": ["x"], "body": "ä" * 99}
+    assert prompts.fitted(product, 70) == {"title": "Chair", "variants": [{"sku": "a"}, {"sku": "b" * 14}]}
+
+
+@given(st.dictionaries(st.text(max_size=200), st.text(max_size=2_000), max_size=60))
+def test_no_product_whatever_its_names_goes_over_the_largest_call(product: dict[str, str]) -> None:
+    outline = Outline(title="\x01" * 2_000, angle="a", headings=["日" * 2_000], keywords=[])
+    text = prompts.article_input(request(product=product | {"n" * 5_000: "\x1f" * 9_000}), outline)
+    texts = (prompts.repaired(prompts.ARTICLE_INSTRUCTIONS, "x" * 999), text, prompts.schema_text(Article))
     assert prompts.upper_bound_of_tokens(*texts) + prompts.ARTICLE_MAX_TOKENS <= prompts.largest_call()
 
 

@@ -266,3 +266,17 @@ def test_statuses_and_limits_that_are_known() -> None:
     assert rules.read_status("DONE") is Status.DONE
     with pytest.raises(RefusedError, match="PENDING, PROCESSING, DONE, FAILED, REJECTED, CANCELLED"):
         rules.read_status("OPEN")
+
+
+def test_a_requests_fingerprint_is_that_of_its_fields() -> None:
+    def of(**fields: Any) -> str:
+        body = {"sourceType": "keyword", "sourceId": "tea"} | fields
+        return rules.fingerprint(rules.judge_body(body, now=NOW))
+
+    assert of() == of(language="en", priority=0, title=None) == of(keywords=[])
+    assert of(runAt="2026-12-01T08:00:00Z") == of(runAt="2026-12-01T09:00:00+01:00")
+    assert of(product={"a": 1, "b": 2}) == of(product={"b": 2, "a": 1})
+    assert len({of(), of(title="x"), of(keywords=["x"]), of(product={"a": 1}), of(product={"a": 2})}) == 5
+    rules.judge_repeat(of(), of())
+    with pytest.raises(RefusedError, match="Idempotency-Key: was used for another request"):
+        rules.judge_repeat(of(title="x"), of())

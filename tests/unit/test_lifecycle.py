@@ -1,9 +1,11 @@
 """Loops beside a service: one that breaks ends the service, and is not forgotten."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
+from shared.health import beat, fault_of_heartbeat
 from shared.lifecycle import background
 
 
@@ -29,3 +31,13 @@ async def test_a_loop_that_breaks_stops_the_service_and_is_raised() -> None:
     with pytest.raises(RuntimeError, match="broke"):
         async with background(stop, one=endless(), other=broken()):
             await stop.wait()
+
+
+async def test_a_loop_that_lives_has_a_fresh_heartbeat(tmp_path: Path) -> None:
+    file = tmp_path / "heartbeat"
+    beating = asyncio.create_task(beat(file))
+    await asyncio.sleep(0)
+    touched_at = file.stat().st_mtime
+    assert fault_of_heartbeat(file, touched_at + 15) is None
+    assert fault_of_heartbeat(file, touched_at + 16) == "the last heartbeat is 16 s old"
+    beating.cancel()

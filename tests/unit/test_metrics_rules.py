@@ -1,19 +1,27 @@
 """metrics' folding: exact however often events come; histograms that merge; totals that add up."""
 
+import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+import orjson
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from services.metrics import metric_defs, prometheus, view
-from services.metrics.app import fold_event
+from services.metrics.app import Memory, count
 from services.metrics.board import Board
-from services.metrics.rules import fold, histogram, limits
+from services.metrics.picture import Picture
+from services.metrics.rules import aggregate, histogram, limits
+from services.metrics.rules.drift import Drift
+from services.metrics.rules.timeline import Recent
+from services.metrics.rules.watched import Watched
+from services.metrics.shards import Shards
+from services.metrics.view import Beside
 from shared.job import Status
 from shared.messages import (
     EventKind,
@@ -52,13 +60,32 @@ def life(number: int, store: str = "a", *, failed: bool = False, retries: int = 
     return events
 
 
-def folded(events: list[JobEvent]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(by store, in all) after these events."""
-    shards: dict[str, Any] = {}
-    for event in events:
-        fold_event(event, shards)
-    stores = fold.by_store(shards.items())
-    return stores, fold.merge(list(stores.values()))
+def a_memory(*, jobs: int = 100) -> Memory:
+    return Memory(board=Board(silence_s=10), picture=Picture(), recent=Recent(kept=jobs))
+
+
+def later(events: list[JobEvent], seconds: float) -> list[JobEvent]:
+    """The same, so much later."""
+    by = timedelta(seconds=seconds)
+    return [
+        replace(
+            event, at=event.at + by, created_at=event.created_at + by,
+            started_at=event.started_at + by if event.started_at else None,
+        )
+        for event in events
+    ]  # fmt: skip
+
+
+def folded(events: list[JobEvent], *, at_once: int = 1) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(by store, in all) after these events, and the same from the table alone."""
+    table: dict[bytes, bytes] = {}
+    shards = Shards(table, kept=2)
+    memory, redrawn = a_memory(), Picture()
+    for first in range(0, len(events), at_once):
+        count(events[first : first + at_once], shards, memory)
+    asyncio.run(redrawn.redraw((key.decode(), value) for key, value in table.items()))
+    assert (redrawn.stores, redrawn.total) == (memory.picture.stores, memory.picture.total)
+    return memory.picture.stores, memory.picture.total
 
 
 def test_a_job_is_counted_where_it_stands() -> None:
@@ -70,7 +97,7 @@ def test_a_job_is_counted_where_it_stands() -> None:
     assert stores["b"]["cost_nanousd"] == 300
     assert total["cost_nanousd"] == 500
     assert (sum(total["wait"]), sum(total["run"])) == (3, 3)
-    assert fold.in_last_minutes(total, 1, NOW.timestamp()) == (2, 1)
+    assert aggregate.in_last_minutes(total, 1, NOW.timestamp()) == (2, 1)
 
 
 @given(st.lists(st.integers(0, 11), max_size=40), st.randoms(use_true_random=False))
@@ -115,6 +142,11 @@ def report(worker: str, *, at: datetime = NOW, used: float = 100, queued: int = 
     return WorkerReport(
         worker=worker, at=at, started_at=NOW, partitions=(0,), slots=50, running=3, limiters=states, standin=True
     )
+
+
+def beside() -> Beside:
+    drift = Drift(at=NOW, hours=24, jobs=0, cost_nanousd=0, suspected={})
+    return Beside(watched=Watched(lag={"admit": 4}, dead_letters=2, drift=drift), malformed=1)
 
 
 def scheduler(pending: int, *, epoch: int = 1, at: datetime = NOW) -> SchedulerReport:
@@ -171,10 +203,10 @@ def test_the_newer_leader_is_believed() -> None:
 
 def test_the_overview_and_the_stores() -> None:
     stores, total = folded(life(1) + life(2, "b", failed=True))
-    shown = view.overview(total, scheduler(3), [report("w")], NOW)
+    shown = view.overview(total, scheduler(3), [report("w")], NOW, beside())
     assert (shown["pending"], shown["jobs"]["DONE"], shown["failedPercent"]) == (3, 1, 50.0)
     assert (shown["oldestWaitSeconds"], shown["standins"]) == (9.0, True)
-    rows = view.stores(stores, scheduler(3))
+    rows = view.stores(stores, scheduler(3), spent=total["cost_nanousd"], first=10)
     assert [(row["store"], row["queued"], row["done"], row["failed"]) for row in rows] == [
         ("a", 3, 1, 0),
         ("b", 0, 0, 1),
@@ -188,7 +220,7 @@ def test_the_prometheus_text_can_be_read_and_is_what_was_declared(openmetrics: b
     board.hear(report("w"))
     board.hear(scheduler(3))
     _, total = folded(life(1))
-    text = prometheus.render(total, board, NOW, openmetrics=openmetrics).decode()
+    text = prometheus.render(total, board, NOW, beside(), openmetrics=openmetrics).decode()
     if openmetrics:
         assert text.endswith("# EOF\n")
         return
@@ -211,15 +243,18 @@ def test_every_metric_has_a_unit_or_counts_and_says_what_it_means() -> None:
 
 
 def test_a_store_with_many_jobs_stays_small_and_exact() -> None:
-    shards: dict[str, Any] = {}
-    for number in range(3_000):
-        for event in life(number):
-            fold_event(event, shards)
-    assert fold.by_store(shards.items())["a"]["counts"]["DONE"] == 3_000
-    assert max(len(shard["jobs"]) for shard in shards.values()) <= 65
+    table: dict[bytes, bytes] = {}
+    shards, memory = Shards(table), a_memory()
+    events = [event for number in range(3_000) for event in later(life(number), number)]
+    for again in (events, events[:5_000]):  # those that are forgotten come once more
+        for first in range(0, len(again), 200):
+            count(again[first : first + 200], shards, memory)
+    assert memory.picture.stores["a"]["counts"]["DONE"] == 3_000
+    assert memory.picture.total["cost_nanousd"] == 300_000
+    assert max(len(orjson.loads(shard)["jobs"]) for shard in table.values()) <= 17
 
 
 def test_fairness_is_shown_as_it_was_told() -> None:
-    shown = view.overview(fold.empty(), scheduler(3), [], NOW)["fairness"]
+    shown = view.overview(aggregate.empty(), scheduler(3), [], NOW, beside())["fairness"]
     assert (shown["jain"], shown["largestGapUsd"], shown["lightSlowdown"]) == (0.98, 2.0, 1.02)
-    assert view.overview(fold.empty(), None, [], NOW)["fairness"] is None
+    assert view.overview(aggregate.empty(), None, [], NOW, beside())["fairness"] is None

@@ -13,6 +13,7 @@ def test_names_and_keys_are_the_published_ones() -> None:
         "blog.results": "store",
         "blog.workers": "worker",
         "blog.control": "store",
+        "blog.idempotency": "store",
         "blog.dead-letter": "job",
     }
 

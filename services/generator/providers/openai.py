@@ -67,6 +67,7 @@ class OpenAIWriter:
 
     async def write(self, call: Call, answer: type[A], grant: Grant) -> tuple[A, Usage]:
         """The parsed answer and what it cost. Raises `Transient`, `Permanent`, or `PaidInVain`."""
+        asked_at = self._limiter.now()
         try:
             raw = await self._client.responses.with_raw_response.create(
                 model=self._model,
@@ -87,7 +88,7 @@ class OpenAIWriter:
             raise Transient(
                 f"OpenAI answered with something unreadable: {error}", code="openai-unreadable", in_doubt=True
             ) from error
-        self._limiter.answered()
+        self._limiter.answered(asked_at)
         usage = self._usage(response)
         try:
             return _parse(response, answer), usage
@@ -110,7 +111,9 @@ class OpenAIWriter:
     def _translate_status(self, error: openai.APIStatusError) -> Transient | Permanent:
         status, delay = error.status_code, number(error.response.headers, "retry-after")
         if error.code == "insufficient_quota":
-            return self._limiter.no_money()
+            return self._limiter.turned_away("the account has no money left")
+        if status == 401:
+            return self._limiter.turned_away("the API key is refused")
         if status in (429, 503):
             self._limiter.cool_down(delay or _COOL_DOWN_S)
             return Transient(f"OpenAI answered {status}: {error.message}", delay=delay, code=f"openai-{status}")

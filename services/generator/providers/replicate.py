@@ -13,7 +13,7 @@ from uuid import UUID
 
 import httpx
 from pydantic.v1 import ValidationError  # the SDK validates with it
-from replicate.client import Client
+from replicate.client import Client, RetryTransport
 from replicate.exceptions import ReplicateError
 
 from services.generator.limiter import ProviderLimiter
@@ -42,20 +42,29 @@ class Image:
     media_type: str
 
 
-async def name_job(request: httpx.Request) -> None:
+async def _name_job(request: httpx.Request) -> None:
     """A request hook for the client: the bill is read by job, and traces go on."""
     if _job.get():
         request.headers["X-Blogstream-Job"] = _job.get()
     request.headers.update(tracing.headers())
 
 
-async def keep_delay(response: httpx.Response) -> None:
+async def _keep_delay(response: httpx.Response) -> None:
     """A response hook for the client: the SDK's errors have lost how long the provider wants us to wait."""
     if response.status_code in _SLOW_DOWN:
         _delay.set(number(response.headers, "retry-after"))
 
 
-HOOKS: Mapping[str, list[Callable[[Any], Awaitable[None]]]] = {"request": [name_job], "response": [keep_delay]}
+_HOOKS: Mapping[str, list[Callable[[Any], Awaitable[None]]]] = {"request": [_name_job], "response": [_keep_delay]}
+
+
+def build(api_token: str, base_url: str | None) -> Client:
+    """The SDK's client, but that it does not repeat its reads up to ten times past our limiter."""
+    client = Client(api_token=api_token, base_url=base_url, event_hooks=_HOOKS)
+    transport = client._async_client._transport
+    assert isinstance(transport, RetryTransport)
+    transport.max_attempts = 1
+    return client
 
 
 async def close(client: Client) -> None:
@@ -87,15 +96,17 @@ class ReplicatePainter:
     async def create(self, job: UUID, prompt: str) -> str:
         """Create the prediction: its id. From here on it is paid for."""
         _job.set(str(job))
+        asked_at = self._limiter.now()
         wanted = {"prompt": prompt, "aspect_ratio": "16:9", "output_format": "png"}
         try:
             async with asyncio.timeout(_CREATE_WITHIN_S):
-                prediction = await self._call(self._client.models.predictions.async_create(self._model, input=wanted))
+                creating = self._client.models.predictions.async_create(self._model, input=wanted)
+                prediction = await self._call(creating, self._limiter)
         except TimeoutError:
             raise Transient(
                 f"Replicate gave no id within {_CREATE_WITHIN_S:g} s", code="replicate-timeout", in_doubt=True
             ) from None
-        self._limiter.answered()
+        self._limiter.answered(asked_at)
         return str(prediction.id)
 
     async def finish(self, job: UUID, prediction_id: str) -> Image | None:
@@ -116,7 +127,7 @@ class ReplicatePainter:
         pause = _FIRST_POLL_S
         while True:
             await self._reads.acquire({"reads": 1})
-            prediction = await self._call(self._client.predictions.async_get(prediction_id))
+            prediction = await self._call(self._client.predictions.async_get(prediction_id), self._reads)
             if prediction.status == "succeeded":
                 return _first_url(prediction.output)
             if prediction.status in ("failed", "canceled"):
@@ -136,11 +147,12 @@ class ReplicatePainter:
             raise Permanent("the image is over 16 MiB", code="replicate-too-large")
         return Image(content=answer.content, media_type=answer.headers.get("content-type", "").split(";")[0])
 
-    async def _call(self, call: Any) -> Any:
+    async def _call(self, call: Awaitable[Any], limiter: ProviderLimiter) -> Any:
+        """What the call answers, or its failure in our words. `limiter` is the one that a refusal slows down."""
         try:
             return await call
         except ReplicateError as error:
-            raise self._translate(error) from error
+            raise self._translate(error, limiter) from error
         except httpx.HTTPError as error:
             unheard = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
             raise Transient(
@@ -153,13 +165,15 @@ class ReplicatePainter:
                 f"Replicate answered with something unreadable: {error}", code="replicate-unreadable"
             ) from error
 
-    def _translate(self, error: ReplicateError) -> Transient | Permanent:
+    def _translate(self, error: ReplicateError, limiter: ProviderLimiter) -> Transient | Permanent:
         status = error.status or 0
         if status == 402:
-            return self._limiter.no_money()
+            return self._limiter.turned_away("the account has no money left")
+        if status == 401:
+            return self._limiter.turned_away("the API token is refused")
         delay = _delay.get() if status in _SLOW_DOWN else None
         if status in _SLOW_DOWN:
-            self._limiter.cool_down(delay or _COOL_DOWN_S)
+            limiter.cool_down(delay or _COOL_DOWN_S)
         if status in (408, 409, 429) or status >= 500 or status == 0:
             return Transient(f"Replicate answered {status}: {error.detail}", delay=delay, code=f"replicate-{status}")
         return Permanent(f"Replicate refused with {status}: {error.detail}", code=f"replicate-{status}")

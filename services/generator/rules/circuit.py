@@ -1,4 +1,7 @@
-"""A circuit that opens when the account has no money left: nothing is asked for, but for a probe now and then."""
+"""A circuit that opens when the provider turns the whole account away: it has no money left, or its key is refused.
+
+Nothing is asked for then, but for a probe now and then.
+"""
 
 from math import inf
 
@@ -13,6 +16,7 @@ class Circuit:
     def __init__(self) -> None:
         self._pause_s = 0.0
         self._probe_at = -inf
+        self._tripped_at = -inf
         self.is_open = False
 
     def trip(self, now: float) -> bool:
@@ -22,10 +26,13 @@ class Circuit:
             self._pause_s = min(max(self._pause_s * 2, _FIRST_S), _LONGEST_S)
             self._probe_at = now + self._pause_s
         self.is_open = True
+        self._tripped_at = now
         return news
 
-    def close(self) -> bool:
-        """The provider has answered. True when this is news."""
+    def close(self, asked_at: float) -> bool:
+        """The provider has done what it was asked for at that time. True when this is news."""
+        if asked_at < self._tripped_at:  # begun before the provider said so: it proves nothing
+            return False
         news, self.is_open, self._pause_s = self.is_open, False, 0.0
         return news
 

@@ -76,6 +76,7 @@ class Grant:
     at: datetime
     """By this worker's clock, as its notes are."""
     ticket: Ticket
+    waited_s: float = 0.0
 
 
 class Limiter:

@@ -1,18 +1,22 @@
 """The prompts. What the shop sent goes in as one JSON object, named as data; instructions never come from it."""
 
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
 import orjson
 from pydantic import BaseModel
 
 from services.generator.rules.article import Article, Outline
 from shared.messages import BlogRequested
 
+K = TypeVar("K")
+
 OUTLINE_MAX_TOKENS = 700
 ARTICLE_MAX_TOKENS = 3_000
+_LONGEST_DATA = 8_300
+"""Bytes of a prompt's data: the product is what is cut first, it comes last."""
 _LONGEST_PRODUCT = 3_000
-"""Bytes of product data that go into a prompt."""
 _LONGEST_REPAIR = 200
-_LONGEST_REST = 5_300
-"""Bytes that title, keywords and outline take at the most, beside the product."""
 
 _ROLE = (
     "You write blog posts for a shop's website. The user message holds one JSON object with the shop's data."
@@ -44,6 +48,7 @@ def image_prompt(outline: Outline) -> str:
 
 
 def _data(request: BlogRequested, **more: object) -> str:
+    """As JSON. A call's cost must have an upper bound, whatever the shop or the model has sent."""
     wanted = {
         "sourceType": request.source_type,
         "sourceId": request.source_id,
@@ -51,23 +56,46 @@ def _data(request: BlogRequested, **more: object) -> str:
         "keywords": request.keywords,
         "language": request.language,
         "tone": request.tone,
-        "product": _shortened(request.product),
+        **more,
+        "product": fitted(request.product, _LONGEST_PRODUCT),
     }
-    return orjson.dumps({name: value for name, value in wanted.items() if value} | more).decode()
+    return orjson.dumps(fitted({name: value for name, value in wanted.items() if value}, _LONGEST_DATA)).decode()
 
 
-def _shortened(product: dict[str, object] | None) -> dict[str, object] | None:
-    """A product's data with long texts cut: a call's cost must have an upper bound."""
-    if product is None:
+def fitted(value: Any, most: int) -> Any:
+    """As much of a value as JSON of `most` bytes can hold: whole entries in their order, texts cut. None: nothing."""
+    if _size(value) <= most:
+        return value
+    if most < _size(""):
         return None
-    left, kept = _LONGEST_PRODUCT, dict[str, object]()
-    for name, value in product.items():
-        raw = value.encode() if isinstance(value, str) else orjson.dumps(value)
-        if left <= 0:
-            break
-        kept[name] = raw[:left].decode(errors="ignore") if len(raw) > left else value
-        left -= len(raw)
-    return kept
+    if isinstance(value, str):
+        return _cut(value, most)
+    if isinstance(value, dict):
+        return dict(_taken(((name, _size(name) + 1, entry) for name, entry in value.items()), most))
+    if isinstance(value, list | tuple):
+        return [entry for _, entry in _taken(((index, 0, entry) for index, entry in enumerate(value)), most)]
+    return None
+
+
+def _taken(entries: Iterable[tuple[K, int, Any]], most: int) -> Iterator[tuple[K, Any]]:
+    """What fits of the entries: each with its key and the bytes that this key takes."""
+    left = most - 2  # the brackets
+    for key, beside, entry in entries:
+        part = fitted(entry, left - beside - 1)  # and a comma
+        if part is not None and (part or part == entry):
+            left -= beside + 1 + _size(part)
+            yield key, part
+
+
+def _cut(text: str, most: int) -> str:
+    length = most
+    while (size := _size(text[:length])) > most:
+        length = min(length - 1, length * most // size)
+    return text[:length]
+
+
+def _size(value: Any) -> int:
+    return len(orjson.dumps(value))
 
 
 def upper_bound_of_tokens(*texts: str) -> int:
@@ -81,6 +109,6 @@ def schema_text(model: type[BaseModel]) -> str:
 
 def largest_call() -> int:
     """The most tokens that one call can reserve: what the account's limit must carry for every partition."""
-    data = "x" * (_LONGEST_PRODUCT + _LONGEST_REST)
+    data = "x" * _LONGEST_DATA
     instructions = repaired(ARTICLE_INSTRUCTIONS, "x" * _LONGEST_REPAIR)
     return upper_bound_of_tokens(instructions, data, schema_text(Article)) + ARTICLE_MAX_TOKENS

@@ -6,6 +6,8 @@ from shared.errors import Permanent, Transient
 
 _FIRST_PAUSE_S = 2.0
 _LONGEST_PAUSE_S = 300.0
+_DOUBT_PAUSE_S = 10.0
+"""Before a call is made again whose answer never came: what cut it may be over by then."""
 _LONGEST_REASON = 2_000
 """Characters: a provider's own words may be a whole page."""
 
@@ -37,4 +39,5 @@ def judge(error: Exception, *, attempt: int, max_attempts: int, chance: float) -
     if attempt >= max_attempts and not error.blameless:
         return Fail(code=error.code, reason=f"gave up after {attempt} attempts: {said}")
     backoff = _FIRST_PAUSE_S if error.blameless else min(_FIRST_PAUSE_S * 2 ** (attempt - 1), _LONGEST_PAUSE_S)
-    return Again(delay_s=(error.delay or 0.0) + backoff * chance, reason=said, blameless=error.blameless)
+    least = max(error.delay or 0.0, _DOUBT_PAUSE_S if error.in_doubt else 0.0)
+    return Again(delay_s=least + backoff * chance, reason=said, blameless=error.blameless)

@@ -5,12 +5,13 @@ UPDATE blog_generations
    SET status = 'PROCESSING', attempt = attempt + 1, worker = $2, lease_until = now() + make_interval(secs => $3),
        started_at = coalesce(started_at, now()), not_before = NULL
  WHERE id = $1 AND status = 'PENDING' AND forwarded_at IS NOT NULL
-RETURNING attempt, attempt - blameless AS tries, request, created_at, started_at;
+RETURNING attempt, attempt - blameless AS tries, request, created_at, started_at, forwarded_at;
 
 -- name: look
 -- Why a job could not be claimed: what is true of it.
 SELECT instance_id AS store, status, attempt, worker, forwarded_at IS NOT NULL AS forwarded, created_at, started_at,
        finished_at, error, input_tokens, output_tokens, images, cost_nanousd,
+       (SELECT coalesce(sum(in_doubt), 0)::int FROM blog_steps WHERE job_id = id) AS in_doubt,
        extract(epoch FROM lease_until - now())::float8 AS lease_left_s
   FROM blog_generations WHERE id = $1;
 
@@ -19,6 +20,19 @@ SELECT instance_id AS store, status, attempt, worker, forwarded_at IS NOT NULL A
 UPDATE blog_generations SET lease_until = now() + make_interval(secs => $3)
  WHERE id = ANY ($2::uuid[]) AND worker = $1 AND status = 'PROCESSING'
 RETURNING id;
+
+-- name: let_go
+-- The worker of a cancelled job has stopped: what the call that was in flight has cost is added, and a retry need not
+-- wait for the end of the lease.
+UPDATE blog_generations AS job
+   SET lease_until = NULL, input_tokens = spent.input_tokens, output_tokens = spent.output_tokens,
+       images = spent.images, cost_nanousd = spent.cost_nanousd
+  FROM (SELECT coalesce(sum(input_tokens), 0)::bigint AS input_tokens,
+               coalesce(sum(output_tokens), 0)::bigint AS output_tokens,
+               coalesce(sum(images), 0)::int AS images,
+               coalesce(sum(cost_nanousd), 0)::bigint AS cost_nanousd
+          FROM blog_steps WHERE job_id = $1) AS spent
+ WHERE job.id = $1 AND job.attempt = $2 AND job.worker = $3 AND job.status = 'CANCELLED';
 
 -- name: steps
 -- What earlier attempts have saved.
@@ -59,8 +73,13 @@ SELECT call.partition, call.provider, sum(call.requests)::float8 AS requests, su
 DELETE FROM provider_calls WHERE started_at < now() - interval '10 minutes';
 
 -- name: name_call
--- Save the provider's id of a call as soon as it exists ($3), or forget it (NULL) so that a new one is made.
-UPDATE blog_steps SET external_id = $3 WHERE job_id = $1 AND step = $2;
+-- Save the provider's id of a call as soon as it exists ($3). Whoever holds the claim by now: it is paid for. But an
+-- attempt that comes late does not take the place of another's.
+UPDATE blog_steps SET external_id = $3 WHERE job_id = $1 AND step = $2 AND external_id IS NULL;
+
+-- name: forget_call
+-- What the provider no longer has, or could not do, is to be made anew.
+UPDATE blog_steps SET external_id = NULL WHERE job_id = $1 AND step = $2 AND external_id = $3;
 
 -- name: finish_step
 -- Save what attempt $9 of a step has brought and cost: once, however often it is said. A paid answer is saved whoever
@@ -100,8 +119,9 @@ UPDATE blog_generations AS job
   FROM (SELECT coalesce(sum(input_tokens), 0)::bigint AS input_tokens,
                coalesce(sum(output_tokens), 0)::bigint AS output_tokens,
                coalesce(sum(images), 0)::int AS images,
-               coalesce(sum(cost_nanousd), 0)::bigint AS cost_nanousd
+               coalesce(sum(cost_nanousd), 0)::bigint AS cost_nanousd,
+               coalesce(sum(in_doubt), 0)::int AS in_doubt
           FROM blog_steps WHERE job_id = $1) AS spent
  WHERE job.id = $1 AND job.attempt = $2 AND job.worker = $3 AND job.status = 'PROCESSING'
-RETURNING job.input_tokens, job.output_tokens, job.images, job.cost_nanousd, job.not_before,
+RETURNING job.input_tokens, job.output_tokens, job.images, job.cost_nanousd, spent.in_doubt, job.not_before,
           coalesce(job.finished_at, now()) AS at;

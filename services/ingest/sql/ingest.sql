@@ -1,7 +1,7 @@
 -- name: job
--- One job of one store, with its post.
+-- One job of one store ($2), or of any (NULL), with its post.
 SELECT job.id, job.instance_id, job.status, job.source_type, job.source_id, job.created_at, job.started_at,
-       job.finished_at, job.attempt, job.not_before, job.input_tokens, job.output_tokens, job.images, job.cost_nanousd,
+       job.finished_at, job.attempt - job.retries AS attempts, job.not_before, job.input_tokens, job.output_tokens, job.images, job.cost_nanousd,
        job.error_code, job.error, job.forwarded_at,
        post.title, post.slug, post.meta_description, post.html, post.image_url,
        outlook.reason, outlook.limited_by, outlook.queued, outlook.ahead, outlook.first_at, outlook.last_at,
@@ -14,7 +14,12 @@ SELECT job.id, job.instance_id, job.status, job.source_type, job.source_id, job.
   FROM blog_generations AS job
        LEFT JOIN blog_posts AS post ON post.job_id = job.id
        LEFT JOIN store_outlooks AS outlook ON outlook.instance_id = job.instance_id
- WHERE job.id = $1 AND job.instance_id = $2;
+ WHERE job.id = $1 AND ($2::text IS NULL OR job.instance_id = $2);
+
+-- name: waiting
+-- How many jobs wait in the queue of a store, and in all.
+SELECT count(*) FILTER (WHERE instance_id = $1) AS of_store, count(*) AS of_all
+  FROM blog_generations WHERE status = 'PENDING' AND forwarded_at IS NULL;
 
 -- name: steps
 -- The steps of a job in the order in which they began.
@@ -30,7 +35,7 @@ WITH waiting AS (
        AND (not_before IS NULL OR not_before <= now())
 )
 SELECT job.id, job.instance_id, job.status, job.source_type, job.source_id, job.created_at, job.started_at,
-       job.finished_at, job.attempt, job.not_before, job.input_tokens, job.output_tokens, job.images, job.cost_nanousd,
+       job.finished_at, job.attempt - job.retries AS attempts, job.not_before, job.input_tokens, job.output_tokens, job.images, job.cost_nanousd,
        job.error_code, job.error, job.forwarded_at, waiting.before_it,
        outlook.reason, outlook.limited_by, outlook.queued, outlook.first_at, outlook.last_at
   FROM blog_generations AS job
@@ -39,3 +44,30 @@ SELECT job.id, job.instance_id, job.status, job.source_type, job.source_id, job.
  WHERE job.instance_id = $1 AND ($2::text IS NULL OR job.status = $2)
    AND ($3::timestamptz IS NULL OR (job.created_at, job.id) < ($3, $4::uuid))
  ORDER BY job.created_at DESC, job.id DESC LIMIT $5;
+
+-- name: cancel
+-- Cancel a job that may be ($3), of one store ($2) or of any (NULL), with all that its steps have cost so far. The
+-- lease stays as it is: until it ends, or its worker says so, a call may be under way, which a retry waits for.
+UPDATE blog_generations AS job
+   SET status = 'CANCELLED', finished_at = now(), intervened_at = now(), error_code = 'cancelled', error = $4,
+       input_tokens = spent.input_tokens, output_tokens = spent.output_tokens, images = spent.images,
+       cost_nanousd = spent.cost_nanousd
+  FROM (SELECT coalesce(sum(input_tokens), 0)::bigint AS input_tokens,
+               coalesce(sum(output_tokens), 0)::bigint AS output_tokens,
+               coalesce(sum(images), 0)::int AS images,
+               coalesce(sum(cost_nanousd), 0)::bigint AS cost_nanousd
+          FROM blog_steps WHERE job_id = $1) AS spent
+ WHERE job.id = $1 AND ($2::text IS NULL OR job.instance_id = $2) AND job.status = ANY ($3::text[])
+RETURNING job.id, job.instance_id, job.status, job.attempt, job.intervened_at, job.created_at, job.started_at,
+          job.worker, job.input_tokens, job.output_tokens, job.images, job.cost_nanousd, job.not_before, job.error;
+
+-- name: retry
+-- Queue a job that has ended so ($3) once more. It keeps what it has paid for and gets all its tries back. It takes an
+-- attempt's number, which fences off whoever still works on it. Not before its time, nor while a call may be under way.
+UPDATE blog_generations AS job
+   SET status = 'PENDING', retries = retries + 1, attempt = attempt + 1, blameless = attempt + 1,
+       intervened_at = now(), not_before = greatest(now(), lease_until, (request ->> 'run_at')::timestamptz),
+       forwarded_at = NULL, lease_until = NULL, started_at = NULL, finished_at = NULL, error_code = NULL, error = NULL
+ WHERE job.id = $1 AND ($2::text IS NULL OR job.instance_id = $2) AND job.status = ANY ($3::text[])
+RETURNING job.id, job.instance_id, job.status, job.attempt, job.intervened_at, job.created_at, job.started_at,
+          job.worker, job.input_tokens, job.output_tokens, job.images, job.cost_nanousd, job.not_before, job.error;

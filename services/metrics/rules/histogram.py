@@ -1,26 +1,41 @@
 """Histograms of seconds that merge: counts in fixed buckets, so that stores, minutes and processes add up."""
 
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
 
 BOUNDS = (0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 240, 480, 900, 1800, 3600, 7200, 14_400)
 """Upper bounds in seconds; one more bucket holds all above."""
 
 Histogram = list[int]
+Sparse = dict[str, int]
+"""The same by the bucket's number, without the empty ones: many windows hold few values."""
 
 
 def empty() -> Histogram:
     return [0] * (len(BOUNDS) + 1)
 
 
+def bucket(seconds: float) -> int:
+    return bisect_left(BOUNDS, seconds)
+
+
 def observe(histogram: Sequence[int], seconds: float) -> Histogram:
     counts = list(histogram)
-    index = next((index for index, bound in enumerate(BOUNDS) if seconds <= bound), len(BOUNDS))
-    counts[index] += 1
+    counts[bucket(seconds)] += 1
     return counts
 
 
 def merge(histograms: Iterable[Sequence[int]]) -> Histogram:
     return [sum(counts) for counts in zip(empty(), *histograms, strict=True)]
+
+
+def dense(parts: Iterable[Mapping[str, int]]) -> Histogram:
+    """The sum of sparse histograms."""
+    counts = empty()
+    for part in parts:
+        for index, count in part.items():
+            counts[int(index)] += count
+    return counts
 
 
 def percentile(histogram: Sequence[int], percent: float) -> float | None:

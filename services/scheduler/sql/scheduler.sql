@@ -18,6 +18,14 @@ SELECT instance_id AS store, account_id AS account, weight, served_nanousd, mean
 -- The accounts' saved counters.
 SELECT account_id AS account, weight, served_nanousd FROM accounts;
 
+-- name: clock
+-- PostgreSQL's time.
+SELECT now();
+
+-- name: intervened
+-- Jobs that somebody has cancelled or asked for again since $1.
+SELECT id, intervened_at FROM blog_generations WHERE intervened_at > $1 ORDER BY intervened_at;
+
 -- name: configured
 -- What somebody has set since $1: whose store it is, and what it and its account weigh. With the time to ask from next.
 SELECT store.instance_id AS store, store.account_id AS account, store.weight,
@@ -73,7 +81,7 @@ RETURNING job.id, job.instance_id AS store, job.status, job.priority,
           extract(epoch FROM job.created_at)::float8 AS created_at,
           extract(epoch FROM job.not_before)::float8 AS not_before,
           job.cost_nanousd - before.charged_nanousd AS spent,
-          extract(epoch FROM job.finished_at - job.started_at)::float8 AS run_s;
+          CASE WHEN job.status <> 'CANCELLED' THEN extract(epoch FROM job.finished_at - job.started_at)::float8 END AS run_s;
 
 -- name: save_counters
 -- Add what changed to the stores' counters.

@@ -1,0 +1,139 @@
+"""POST /api/blog-generation/bulk: many requests in one call, all of them judged before any is taken."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from uuid import UUID
+
+import uuid_utils.compat
+from aiokafka.errors import KafkaError
+from starlette.requests import Request
+from starlette.responses import Response
+
+from services.ingest import bulk_rules, rules
+from services.ingest.body import read_body
+from services.ingest.callers import Callers
+from services.ingest.claims import Claims
+from services.ingest.gates import Gates
+from services.ingest.refusals import QUOTA_EXCEEDED, acknowledged, closed
+from services.ingest.rules import BlogRequestBody
+from services.ingest.settings import IngestSettings
+from services.ingest.store import IngestStore
+from shared.http import JsonResponse, Problem
+from shared.kafka import Outgoing, Publisher
+from shared.log import get_logger
+from shared.messages import BlogRequested, IdempotencyClaim
+from shared.postgres import AWAY
+from shared.topics import REQUESTS
+
+log = get_logger(__name__)
+
+_AT_ONCE = 200
+"""Requests published in one go: between them, others' requests get their turn."""
+_COMES_BACK_S = "30"
+
+
+class Bulk:
+    def __init__(
+        self, *, settings: IngestSettings, callers: Callers, gates: Gates, claims: Claims, store: IngestStore,
+        publisher: Publisher,
+    ) -> None:  # fmt: skip
+        self._settings = settings
+        self._callers = callers
+        self._gates = gates
+        self._claims = claims
+        self._store = store
+        self._publisher = publisher
+
+    async def submit(self, request: Request) -> Response:
+        """201 with an answer an item once Kafka has them all; any item at fault, and none is taken."""
+        store = await self._callers.store(request)
+        limit = self._settings.max_bulk_bytes
+        media_type, content = await read_body(request, limit=limit, types=tuple(bulk_rules.READERS))
+        now = datetime.now(UTC)
+        # Apart from the loop: megabytes of JSON, and a shop's HTML, take their time.
+        bodies = await asyncio.to_thread(
+            bulk_rules.judge,
+            content,
+            media_type,
+            now=now,
+            most=self._settings.max_bulk_items,
+            context=self._settings.judging,
+        )
+        key = request.headers.get("idempotency-key")
+        call = rules.job_id(store, key, uuid_utils.compat.uuid7())
+        if self._claims.known(call, now) is None:
+            await self._refuse_without_room(store, len(bodies))
+        if key is not None:
+            now = await self._claim(bodies, call=call, store=store, now=now)
+        messages = await asyncio.to_thread(_messages, bodies, store=store, now=now, call=call if key else None)
+        await self._publish(messages)
+        log.info("many requests accepted", store=store, items=len(messages))
+        return JsonResponse({"taken": len(messages), "items": [_answer(*item) for item in enumerate(messages)]}, 201)
+
+    async def _refuse_without_room(self, store: str, items: int) -> None:
+        """The whole call fits its store's queue and everybody's, or it is refused as a whole."""
+        if (gate := self._gates.closed(store)) is not None:
+            raise closed(gate)
+        try:
+            of_store, of_all = await self._store.waiting(store)
+        except AWAY:
+            of_store = of_all = 0  # all that is known is that no door is closed
+        limits = self._settings.max_pending_per_store, self._settings.max_pending_total
+        room = max(0, min(limits[0] - of_store, limits[1] - of_all))
+        if items <= room:
+            return
+        detail = f"{items} items, and room for {room} (a store may have {limits[0]} waiting): none was taken"
+        headers = {"Retry-After": _COMES_BACK_S} if items <= min(limits) else {}
+        raise Problem(
+            429, "Too Many Requests", detail=detail, kind=QUOTA_EXCEEDED, headers=headers, more={"room": room}
+        )
+
+    async def _claim(self, bodies: Sequence[BlogRequestBody], *, call: UUID, store: str, now: datetime) -> datetime:
+        """When the call of an Idempotency-Key was first made; refused when it was another one."""
+        fingerprint = await asyncio.to_thread(bulk_rules.fingerprint_of, bodies)
+        claim = IdempotencyClaim(job=call, store=store, fingerprint=fingerprint, at=now)
+        first = await acknowledged(self._claims.first(claim), store)
+        rules.judge_repeat(fingerprint, first.fingerprint)
+        return first.at
+
+    async def _publish(self, messages: Sequence[BlogRequested]) -> None:
+        for start in range(0, len(messages), _AT_ONCE):
+            batch = [
+                Outgoing(topic=REQUESTS, key=message.store, message=message)
+                for message in messages[start : start + _AT_ONCE]
+            ]
+            try:
+                await self._publisher.publish_all(batch, timeout=self._settings.publish_timeout_s)
+            except (KafkaError, TimeoutError) as error:
+                reason = f"{type(error).__name__}: {error}"
+                log.error("a bulk was not accepted whole", store=messages[0].store, taken=start, reason=reason)
+                raise _cut_off(start, len(messages)) from None
+
+
+def _messages(
+    bodies: Sequence[BlogRequestBody], *, store: str, now: datetime, call: UUID | None
+) -> list[BlogRequested]:
+    return [
+        rules.to_message(
+            body, job=bulk_rules.item_id(call, index) if call else uuid_utils.compat.uuid7(), store=store, now=now
+        )
+        for index, body in enumerate(bodies)
+    ]
+
+
+def _answer(index: int, message: BlogRequested) -> dict[str, object]:
+    return {
+        "item": index, "id": message.id, "status": "PENDING", "sourceType": message.source_type,
+        "sourceId": message.source_id,
+    }  # fmt: skip
+
+
+def _cut_off(taken: int, items: int) -> Problem:
+    detail = (
+        f"the event log acknowledged the first {taken} of {items} items; send the call again with the Idempotency-Key"
+        f" that it had, or else the items from {taken} on"
+    )
+    return Problem(
+        503, "Service Unavailable", detail=detail, headers={"Retry-After": "2"}, more={"taken": taken}
+    )  # fmt: skip

@@ -1,0 +1,50 @@
+"""Who is calling, as a handler asks it: by the key in `Authorization`, or by a ticket."""
+
+import time
+from uuid import UUID
+
+from starlette.requests import Request
+
+from services.ingest import tickets
+from services.ingest.keys import Caller, KeyRing
+from shared.http import Problem
+from shared.keys import hash_key
+
+
+class Callers:
+    def __init__(self, keys: KeyRing) -> None:
+        self._keys = keys
+
+    async def anyone(self, request: Request) -> Caller:
+        """A store, or an operator; 401 for everybody else."""
+        key = _bearer(request)
+        caller = await self._keys.caller_of(key) if key is not None else None
+        if caller is None:
+            detail = "send a valid API key: Authorization: Bearer sk_live_…"
+            raise Problem(401, "Unauthorized", detail=detail, headers={"WWW-Authenticate": "Bearer"})
+        return caller
+
+    async def store(self, request: Request) -> str:
+        """A store; 403 for an operator, who asks for nothing of their own."""
+        caller = await self.anyone(request)
+        if caller.store is None:
+            raise Problem(403, "Forbidden", detail="an operator's key may look at, cancel and retry jobs, no more")
+        return caller.store
+
+    async def ticket(self, request: Request, job: UUID, *, expires_at: float) -> str:
+        """A ticket in the name of who is calling."""
+        await self.anyone(request)
+        return tickets.issue(job, hash_key(_bearer(request) or ""), expires_at=expires_at)
+
+    async def holder(self, text: str, job: UUID) -> Caller:
+        """Whom a ticket for this job was given to; 401 when it is none, or no longer."""
+        ticket = tickets.read(text)
+        digest = await self._keys.hash_of(ticket.key_prefix) if ticket is not None else None
+        if ticket is None or digest is None or not ticket.is_valid(digest, job=job, now=time.time()):
+            raise Problem(401, "Unauthorized", detail="this ticket is not valid for this job, or no longer")
+        return self._keys.caller_with(digest)
+
+
+def _bearer(request: Request) -> str | None:
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else None

@@ -1,0 +1,87 @@
+"""Which request an Idempotency-Key stands for: the first claim in blog.idempotency, by the log's own order.
+
+Every ingest process has a copy of the claims. Who meets a key that it does not know writes a claim and reads the log
+up to it: of several claims, through however many processes, all see the same first one. No database is needed.
+"""
+
+import asyncio
+from collections import defaultdict
+from datetime import datetime, timedelta
+from typing import NamedTuple
+from uuid import UUID
+
+from aiokafka.structs import ConsumerRecord
+
+from services.ingest.follower import Follower
+from shared import kafka
+from shared.errors import InvalidMessage
+from shared.kafka import Outgoing, Publisher
+from shared.log import get_logger
+from shared.messages import IdempotencyClaim
+from shared.settings import KafkaSettings
+from shared.topics import IDEMPOTENCY
+
+log = get_logger(__name__)
+
+KEPT = timedelta(milliseconds=IDEMPOTENCY.retention_ms)
+
+
+class Claimed(NamedTuple):
+    """What is kept of a claim: there may be a million of them."""
+
+    fingerprint: str
+    at: datetime
+
+
+class Claims:
+    def __init__(self, settings: KafkaSettings, publisher: Publisher, *, timeout_s: float) -> None:
+        self.copy = Follower(settings, IDEMPOTENCY, self._hear)
+        self._publisher = publisher
+        self._timeout_s = timeout_s
+        self._first: dict[UUID, Claimed] = {}
+        """By the job that the key names; the oldest stand at the front."""
+        self._waiting: defaultdict[UUID, set[asyncio.Future[None]]] = defaultdict(set)
+
+    def known(self, job: UUID, now: datetime) -> Claimed | None:
+        """The claim that this process has read, unless it is too old to count."""
+        claimed = self._first.get(job)
+        return claimed if claimed is not None and now - claimed.at < KEPT else None
+
+    async def first(self, claim: IdempotencyClaim) -> Claimed:
+        """The claim that counts: this one, or one before it. Raises KafkaError or TimeoutError."""
+        known = self.known(claim.job, claim.at)
+        if known is not None:
+            return known
+        heard = asyncio.get_running_loop().create_future()
+        self._waiting[claim.job].add(heard)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                outgoing = Outgoing(topic=IDEMPOTENCY, key=claim.store, message=claim)
+                await self._publisher.publish(outgoing, timeout=self._timeout_s)
+                await heard
+        finally:
+            self._waiting[claim.job].discard(heard)
+            if not self._waiting[claim.job]:
+                del self._waiting[claim.job]
+        return self._first[claim.job]
+
+    def _hear(self, record: ConsumerRecord) -> None:
+        try:
+            claim = kafka.read(record)
+        except InvalidMessage as error:
+            log.error("a claim cannot be understood: it is passed over", reason=str(error))
+            return
+        if not isinstance(claim, IdempotencyClaim):
+            return
+        if self.known(claim.job, claim.at) is None:
+            self._first.pop(claim.job, None)
+            self._first[claim.job] = Claimed(claim.fingerprint, claim.at)
+            self._forget(claim.at)
+        for heard in self._waiting.get(claim.job, ()):
+            if not heard.done():
+                heard.set_result(None)
+
+    def _forget(self, now: datetime) -> None:
+        """Drop the claims at the front that no longer count."""
+        while now - self._first[oldest := next(iter(self._first))].at >= KEPT:
+            del self._first[oldest]

@@ -1,0 +1,119 @@
+"""GET /api/blog-generation/{id}/events: a job's progress as server-sent events, from its state now to its end.
+
+`event: job` carries the job as GET shows it, first and last; `event: progress` what happens in between. Kafka only says
+that something has happened: now and then the row is looked at anyway, so a stream ends even when an event got lost.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from services.ingest.callers import Callers
+from services.ingest.keys import Caller
+from services.ingest.reading import JobReader
+from services.ingest.results import Heard, Results
+from services.ingest.settings import IngestSettings
+from shared.http import JsonResponse, Problem
+from shared.job import ENDED
+from shared.messages import EventKind, JobEvent
+
+_RETRY_MS = 2_000
+_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+
+
+class Progress:
+    def __init__(
+        self,
+        *,
+        settings: IngestSettings,
+        callers: Callers,
+        reader: JobReader,
+        results: Results,
+        draining: asyncio.Event,
+    ) -> None:
+        self._settings = settings
+        self._callers = callers
+        self._reader = reader
+        self._results = results
+        self._draining = draining
+
+    async def ticket(self, request: Request) -> Response:
+        """POST …/events-ticket: what a browser puts into the query to follow this one job, for a short while."""
+        job: UUID = request.path_params["job"]
+        await self._reader.row(job, await self._callers.anyone(request))
+        expires_at = time.time() + self._settings.ticket_s
+        ticket = await self._callers.ticket(request, job, expires_at=expires_at)
+        url = f"/api/blog-generation/{job}/events?ticket={ticket}"
+        return JsonResponse(
+            {"ticket": ticket, "url": url, "expiresAt": datetime.fromtimestamp(expires_at, UTC)}, 201,
+            headers={"Cache-Control": "no-store"},
+        )  # fmt: skip
+
+    async def events(self, request: Request) -> Response:
+        """GET …/events, with a key or a ticket."""
+        job: UUID = request.path_params["job"]
+        ticket = request.query_params.get("ticket")
+        caller = await (self._callers.holder(ticket, job) if ticket else self._callers.anyone(request))
+        if self._results.listeners >= self._settings.max_streams or self._draining.is_set():
+            raise Problem(
+                503, "Service Unavailable", detail="no more streams here for now", headers={"Retry-After": "5"}
+            )
+        await self._reader.row(job, caller)
+        # A ticket is all that is needed, so any page may follow with one; with a key no browser comes.
+        origin = {"Access-Control-Allow-Origin": "*"} if ticket else {}
+        return StreamingResponse(self._stream(job, caller), media_type="text/event-stream", headers=_HEADERS | origin)
+
+    async def _stream(self, job: UUID, caller: Caller) -> AsyncIterator[bytes]:
+        yield f"retry: {_RETRY_MS}\n\n".encode()
+        with self._results.of(job) as heard:  # before the state is read: what happens meanwhile is heard
+            shown = await self._reader.whole(job, caller)
+            yield _event("job", shown)
+            said = set[str]()
+            while shown["status"] not in ENDED:
+                event = await self._next(heard)
+                if isinstance(event, JobEvent):
+                    if event.event_id() not in said and event.kind is not EventKind.ENDED:
+                        said.add(event.event_id())
+                        yield _event("progress", _progress(event), event.event_id())
+                    if event.kind is not EventKind.ENDED:
+                        continue
+                elif self._draining.is_set():
+                    return  # the client comes back, to another process
+                else:
+                    yield b": still here\n\n"
+                shown = await self._state(job, caller) or shown
+                if shown["status"] in ENDED:
+                    yield _event("job", shown)
+
+    async def _next(self, heard: Heard) -> JobEvent | None:
+        try:
+            async with asyncio.timeout(self._settings.stream_look_s):
+                return await heard.get()
+        except TimeoutError:
+            return None
+
+    async def _state(self, job: UUID, caller: Caller) -> dict[str, Any] | None:
+        try:
+            return await self._reader.whole(job, caller)
+        except Problem:
+            return None  # PostgreSQL is away: it is looked at again
+
+
+def _progress(event: JobEvent) -> dict[str, Any]:
+    return {
+        "kind": event.kind, "status": event.status, "at": event.at, "step": event.step, "error": event.error,
+        "notBefore": event.not_before,
+    }  # fmt: skip
+
+
+def _event(name: str, data: dict[str, Any], event_id: str | None = None) -> bytes:
+    """JSON has no line breaks of its own, so the data is one line."""
+    identity = f"id: {event_id}\n".encode() if event_id else b""
+    return identity + b"event: " + name.encode() + b"\ndata: " + orjson.dumps(data, option=orjson.OPT_UTC_Z) + b"\n\n"

@@ -1,0 +1,50 @@
+"""Which handler answers what."""
+
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
+
+from services.ingest.api import Api
+from services.ingest.bulk import Bulk
+from services.ingest.errors import HANDLERS, RequestId
+from services.ingest.interventions import Interventions
+from services.ingest.probes import Probes
+from services.ingest.progress import Progress
+from services.ingest.relay import MetricsRelay
+from services.ingest.trace import TraceContext
+from services.ingest.webhooks.api import Deliveries
+
+_JOBS = "/api/blog-generation"
+_JOB = f"{_JOBS}/{{job:uuid}}"
+_TRACED = frozenset({_JOBS, f"{_JOBS}/bulk"})
+
+
+def application(
+    *, api: Api, bulk: Bulk, interventions: Interventions, progress: Progress, deliveries: Deliveries,
+    relay: MetricsRelay, probes: Probes,
+    image_dir: Path | None,
+) -> ASGIApp:  # fmt: skip
+    routes: list[Route | Mount] = [
+        Route("/", probes.index),
+        Route("/health", probes.health),
+        Route("/livez", probes.health),
+        Route("/readyz", probes.ready),
+        Route("/metrics", relay.get),
+        Route("/api/rate-limiter/stats", relay.get),
+        Route(_JOBS, api.jobs, methods=["GET", "POST"]),
+        Route(f"{_JOBS}/bulk", bulk.submit, methods=["POST"]),
+        Route(_JOB, api.get, methods=["GET"]),
+        Route(f"{_JOB}/events", progress.events, methods=["GET"]),
+        Route(f"{_JOB}/events-ticket", progress.ticket, methods=["POST"]),
+        Route(f"{_JOB}/cancel", interventions.cancel, methods=["POST"]),
+        Route(f"{_JOB}/retry", interventions.retry, methods=["POST"]),
+        Route("/api/webhook-deliveries", deliveries.list, methods=["GET"]),
+        Route("/api/webhook-deliveries/{delivery:uuid}/replay", deliveries.replay, methods=["POST"]),
+    ]
+    if image_dir is not None:
+        routes.append(Mount("/images", StaticFiles(directory=image_dir, check_dir=False)))
+    # Around all of Starlette: the answer to an unforeseen fault, and its log line, need the id most.
+    return RequestId(TraceContext(Starlette(routes=routes, exception_handlers=HANDLERS), paths=_TRACED))

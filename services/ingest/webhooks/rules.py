@@ -1,0 +1,126 @@
+"""What webhooks decide: what is said and how it is signed, whom it may be said to, and when it is tried again. Pure."""
+
+import base64
+import binascii
+import hmac
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import UUID, uuid5
+
+import orjson
+
+_TYPES = {"DONE": "job.done", "FAILED": "job.failed", "CANCELLED": "job.cancelled", "REJECTED": "job.rejected"}
+_PAUSES_S = (5.0, 60.0, 300.0, 1_800.0, 7_200.0, 18_000.0, 36_000.0, 36_000.0)
+"""After the first attempt, the second, …: about 28 hours in all."""
+_GONE = 410
+_TRANSLATED = (ip_network("64:ff9b::/96"), ip_network("64:ff9b:1::/48"))
+"""IPv6 addresses that a gateway turns into IPv4 ones."""
+SECRET_PREFIX = "whsec_"  # noqa: S105 - the prefix of secrets, not one
+
+
+class ForbiddenTargetError(Exception):
+    """A URL that nothing is sent to."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    host: str
+    port: int
+    scheme: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What came of an attempt. `status` is the answer's, `error` why there is none."""
+
+    status: int | None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    state: str
+    """DELIVERED, FAILED, or WAITING for `pause_s`."""
+    pause_s: float = 0.0
+
+
+def delivery_id(job: UUID, attempt: int) -> UUID:
+    return uuid5(job, f"webhook:{attempt}")
+
+
+def message_id(delivery: UUID) -> str:
+    """The `webhook-id`: the same at every attempt, so that the receiver can drop repeats."""
+    return f"msg_{delivery.hex}"
+
+
+def payload(job: dict[str, Any], at: datetime) -> bytes:
+    """What is sent about a job as GET shows it: enough to act on; the post itself is to be fetched."""
+    kept = ("id", "store", "status", "sourceType", "sourceId", "createdAt", "finishedAt", "costUsd", "error")
+    said = {"type": _TYPES[job["status"]], "timestamp": at, "data": {name: job[name] for name in kept}}
+    return orjson.dumps(said, option=orjson.OPT_UTC_Z)
+
+
+def sign(secrets: Sequence[str], message: str, at: int, content: bytes) -> str:
+    """The `webhook-signature`, one for each secret in force."""
+    signed = f"{message}.{at}.".encode() + content
+    return " ".join(
+        f"v1,{base64.b64encode(hmac.digest(_key(secret), signed, 'sha256')).decode()}" for secret in secrets
+    )
+
+
+def _key(secret: str) -> bytes:
+    try:
+        return base64.b64decode(secret.removeprefix(SECRET_PREFIX), validate=True)
+    except binascii.Error:
+        raise ValueError("a webhook secret is whsec_ and base64") from None
+
+
+def target(url: str, *, loopback: bool) -> Target:
+    """Where a URL leads. https only; with `loopback`, http to this machine as well."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise ForbiddenTargetError("is no URL") from None
+    if not parts.hostname or parts.username is not None or parts.password is not None:
+        raise ForbiddenTargetError("must name a host and no user")
+    if parts.scheme != "https" and not (loopback and parts.scheme == "http"):
+        raise ForbiddenTargetError("must be https")
+    return Target(host=parts.hostname, port=port or (443 if parts.scheme == "https" else 80), scheme=parts.scheme)
+
+
+def pinned(where: Target, addresses: Sequence[str], *, loopback: bool) -> str:
+    """The address to connect to, of those that the host's name has. One that is not public, and none is used."""
+    if not addresses:
+        raise ForbiddenTargetError(f"{where.host} has no address")
+    for address in addresses:
+        found = ip_address(address.partition("%")[0])
+        on_this_machine = loopback and found.is_loopback
+        if where.scheme == "http" and not on_this_machine:
+            raise ForbiddenTargetError("http leads to this machine only")
+        if not on_this_machine and not _is_public(found):
+            raise ForbiddenTargetError(f"{where.host} leads to {found}, which is not public")
+    return addresses[0]
+
+
+def _is_public(address: IPv4Address | IPv6Address) -> bool:
+    if isinstance(address, IPv6Address):
+        inner = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
+        if inner is not None:
+            return _is_public(inner)
+        if any(address in network for network in _TRANSLATED) or address.is_site_local:
+            return False
+    return address.is_global and not address.is_multicast
+
+
+def judge(outcome: Outcome, *, attempts: int, chance: float) -> Verdict:
+    """What to do after so many attempts, this one included. `chance` in [0, 1) spreads the pauses by a tenth."""
+    if outcome.status is not None and 200 <= outcome.status < 300:
+        return Verdict(state="DELIVERED")
+    if outcome.status == _GONE or attempts > len(_PAUSES_S):
+        return Verdict(state="FAILED")
+    return Verdict(state="WAITING", pause_s=_PAUSES_S[attempts - 1] * (1 + chance / 10))

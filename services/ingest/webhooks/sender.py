@@ -1,0 +1,140 @@
+"""Due deliveries → signed POSTs. A name is resolved once, and the connection goes to the address that was judged.
+
+Nothing else is trusted: no redirect is followed, no proxy of the environment used, no more than a little of the answer
+read. Whoever dies while sending leaves the delivery to others, with the same `webhook-id`.
+"""
+
+import asyncio
+import random
+import socket
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+
+import asyncpg
+import httpx
+
+from services.ingest.webhooks import rules
+from services.ingest.webhooks.rules import ForbiddenTargetError, Outcome
+from services.ingest.webhooks.store import Delivery, WebhookStore
+from shared.lifecycle import wait
+from shared.log import get_logger
+from shared.postgres import AWAY
+
+log = get_logger(__name__)
+
+_AT_ONCE = 20
+_OF_ONE_STORE = 4
+_DEADLINE_S = 15.0
+_LEASE_S = 60.0
+_LOOK_EVERY_S = 1.0
+_AWAY_PAUSE_S = 2.0
+_LONGEST_REASON = 300
+
+Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
+
+
+async def resolve(host: str, port: int) -> list[str]:
+    """The addresses of a host. OSError when it has none."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))
+
+
+class Sender:
+    """`noted` is set when there are new deliveries; `loopback` allows http to this machine, for development."""
+
+    def __init__(
+        self, *, store: WebhookStore, resolve: Resolve, noted: asyncio.Event, loopback: bool, rng: random.Random
+    ) -> None:
+        self._store = store
+        self._resolve = resolve
+        self._noted = noted
+        self._loopback = loopback
+        self._rng = rng
+        self._sending: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        # A connection a delivery: one that is kept would be found again by its address, under another host's name.
+        limits = httpx.Limits(max_connections=_AT_ONCE, max_keepalive_connections=0)
+        async with httpx.AsyncClient(
+            trust_env=False, follow_redirects=False, limits=limits, timeout=_DEADLINE_S,
+            headers={"User-Agent": "blogstream-webhooks"},
+        ) as http:  # fmt: skip
+            try:
+                while True:
+                    await self._turn(http)
+            finally:
+                for task in self._sending:
+                    task.cancel()
+                await asyncio.gather(*self._sending, return_exceptions=True)
+
+    async def _turn(self, http: httpx.AsyncClient) -> None:
+        self._noted.clear()
+        free = _AT_ONCE - len(self._sending)
+        try:
+            due = await self._store.take(free, for_s=_LEASE_S, of_one_store=_OF_ONE_STORE) if free else []
+        except (*AWAY, asyncpg.PostgresError) as error:
+            log.warning("webhooks are not sent: PostgreSQL is away", reason=f"{type(error).__name__}: {error}")
+            await asyncio.sleep(_AWAY_PAUSE_S)
+            return
+        for delivery in due:
+            task = asyncio.create_task(self._deliver(http, delivery), name=f"webhook {delivery.id}")
+            self._sending.add(task)
+            task.add_done_callback(self._sent)
+        if not due:
+            await wait(self._noted, _LOOK_EVERY_S)
+        elif self._sending:
+            await asyncio.wait(self._sending, timeout=_LOOK_EVERY_S, return_when=asyncio.FIRST_COMPLETED)
+
+    def _sent(self, task: asyncio.Task[None]) -> None:
+        self._sending.discard(task)
+        if not task.cancelled() and task.exception() is not None:  # taken up again when its lease has ended
+            log.error("a delivery ended in a fault of ours", exc_info=task.exception())
+
+    async def _deliver(self, http: httpx.AsyncClient, delivery: Delivery) -> None:
+        at, began = datetime.now(UTC), time.monotonic()
+        try:
+            secrets = await self._store.secrets(delivery.store)
+            outcome = await self._post(http, delivery, secrets, int(at.timestamp()))
+            verdict = rules.judge(outcome, attempts=delivery.attempts, chance=self._rng.random())
+            seconds = round(time.monotonic() - began, 3)
+            await self._store.finish(delivery, outcome, verdict, at=at, seconds=seconds)
+        except (*AWAY, asyncpg.PostgresError) as error:
+            log.warning("a delivery could not be noted: it comes again", reason=f"{type(error).__name__}: {error}")
+            return
+        told = {"delivery": str(delivery.id), "store": delivery.store, "attempt": delivery.attempts}
+        if verdict.state == "DELIVERED":
+            log.info("webhook delivered", status=outcome.status, **told)
+        else:
+            reason = outcome.error or f"answered {outcome.status}"
+            log.warning("webhook not delivered", state=verdict.state, reason=reason, **told)
+
+    async def _post(self, http: httpx.AsyncClient, delivery: Delivery, secrets: Sequence[str], at: int) -> Outcome:
+        try:
+            async with asyncio.timeout(_DEADLINE_S):
+                where = rules.target(delivery.url, loopback=self._loopback)
+                address = rules.pinned(where, await self._resolve(where.host, where.port), loopback=self._loopback)
+                request = _request(http, delivery, where, address, secrets, at)
+                answer = await http.send(request, stream=True)
+                await answer.aclose()
+        except ForbiddenTargetError as error:
+            return Outcome(status=None, error=f"the URL {error}")
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as error:  # TimeoutError is an OSError
+            return Outcome(status=None, error=f"{type(error).__name__}: {error}"[:_LONGEST_REASON])
+        return Outcome(status=answer.status_code)
+
+
+def _request(
+    http: httpx.AsyncClient, delivery: Delivery, where: rules.Target, address: str, secrets: Sequence[str], at: int
+) -> httpx.Request:
+    """To the address that was judged, in the name of the host: for its certificate, and for its server."""
+    content, message = delivery.payload.encode(), rules.message_id(delivery.id)
+    url = httpx.URL(delivery.url)
+    return http.build_request(
+        "POST", url.copy_with(host=address), content=content, extensions={"sni_hostname": where.host},
+        headers={
+            "Host": url.netloc.decode(), "Content-Type": "application/json", "webhook-id": message,
+            "webhook-timestamp": str(at), "webhook-signature": rules.sign(secrets, message, at, content),
+        },
+    )  # fmt: skip

@@ -1,0 +1,69 @@
+-- name: to_tell
+-- Which of these jobs ($1) have ended and are to be told of, with all that is said about them.
+SELECT job.id, job.instance_id, job.status, job.attempt, job.source_type, job.source_id, job.created_at, job.started_at,
+       job.finished_at, job.attempt - job.retries AS attempts, job.not_before, job.input_tokens, job.output_tokens,
+       job.images, job.cost_nanousd, job.error_code, job.error, job.request ->> 'webhook_url' AS url
+  FROM blog_generations AS job
+ WHERE id = ANY ($1::uuid[]) AND status IN ('DONE', 'FAILED', 'CANCELLED', 'REJECTED')
+   AND request ->> 'webhook_url' IS NOT NULL;
+
+-- name: cancelled_lately
+-- Jobs cancelled within the last hour, to be told of although the event about it may have got lost.
+SELECT id FROM blog_generations AS job
+ WHERE intervened_at > now() - interval '1 hour' AND status = 'CANCELLED' AND request ->> 'webhook_url' IS NOT NULL
+   AND NOT EXISTS (SELECT 1 FROM webhook_deliveries WHERE job_id = job.id AND created_at >= job.intervened_at);
+
+-- name: add
+-- Note what is to be told; what was noted before stays as it is. Returns the new ones.
+INSERT INTO webhook_deliveries (id, job_id, instance_id, url, payload)
+SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[])
+ON CONFLICT (id) DO NOTHING
+RETURNING id;
+
+-- name: take
+-- Take up to $1 deliveries that are due, for $2 seconds; of one store at most $3 in one go, so that a server that
+-- hangs does not keep those of others waiting.
+WITH due AS (
+    SELECT id, row_number() OVER (PARTITION BY instance_id ORDER BY next_at) AS place
+      FROM (SELECT id, instance_id, next_at FROM webhook_deliveries
+             WHERE state = 'WAITING' AND next_at <= now() ORDER BY next_at LIMIT 1000) AS oldest
+), taken AS (
+    SELECT id FROM webhook_deliveries
+     WHERE id IN (SELECT id FROM due WHERE place <= $3) AND state = 'WAITING' AND next_at <= now()
+     LIMIT $1 FOR UPDATE SKIP LOCKED
+)
+UPDATE webhook_deliveries SET attempts = attempts + 1, next_at = now() + make_interval(secs => $2)
+ WHERE id IN (SELECT id FROM taken)
+RETURNING id, instance_id AS store, url, payload, attempts;
+
+-- name: secrets
+-- The secrets of a store that are in force, the newest first.
+SELECT secret FROM webhook_secrets
+ WHERE instance_id = $1 AND (expires_at IS NULL OR expires_at > now()) ORDER BY created_at DESC;
+
+-- name: finish
+-- Note what came of an attempt ($2: its number), and what follows.
+WITH told AS (
+    UPDATE webhook_deliveries
+       SET state = $3, next_at = now() + make_interval(secs => $4),
+           delivered_at = CASE WHEN $3 = 'DELIVERED' THEN now() END
+     WHERE id = $1 AND state = 'WAITING' AND attempts = $2
+)
+INSERT INTO webhook_attempts (delivery_id, at, status, error, seconds) VALUES ($1, $5, $6, $7, $8)
+ON CONFLICT DO NOTHING;
+
+-- name: list
+-- A page of a store's deliveries, the newest first, of one job ($2) or of all, after a position ($3, $4).
+SELECT delivery.id, job_id, url, state, attempts, next_at, created_at, delivered_at, payload,
+       (SELECT coalesce(jsonb_agg(jsonb_build_object('at', at, 'status', status, 'error', error, 'seconds', seconds)
+                        ORDER BY at), '[]') FROM webhook_attempts WHERE delivery_id = delivery.id) AS log
+  FROM webhook_deliveries AS delivery
+ WHERE instance_id = $1 AND ($2::uuid IS NULL OR job_id = $2)
+   AND ($3::timestamptz IS NULL OR (created_at, id) < ($3, $4::uuid))
+ ORDER BY created_at DESC, id DESC LIMIT $5;
+
+-- name: replay
+-- Send a delivery again, with all its attempts: one that is waiting, at once.
+UPDATE webhook_deliveries SET state = 'WAITING', attempts = 0, next_at = now(), delivered_at = NULL
+ WHERE id = $1 AND instance_id = $2
+RETURNING id;

@@ -1,0 +1,79 @@
+"""webhooks' calls to PostgreSQL, one method a query of sql/webhooks.sql."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import UUID
+
+import asyncpg
+
+from services.ingest import view
+from services.ingest.webhooks import rules
+from services.ingest.webhooks.rules import Outcome, Verdict
+from shared.keys import webhook_secret
+from shared.postgres import load_queries
+
+_QUERIES = load_queries(Path(__file__).parent / "sql" / "webhooks.sql")
+
+Row = asyncpg.Record
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """One that is to be tried now. `attempts` counts this one."""
+
+    id: UUID
+    store: str
+    url: str
+    payload: str
+    attempts: int
+
+
+class WebhookStore:
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+
+    async def note(self, jobs: Sequence[UUID]) -> int:
+        """Note what is to be told of jobs that have ended; how many deliveries are new."""
+        rows = [dict(row) for row in await self._pool.fetch(_QUERIES["to_tell"], jobs)]
+        if not rows:
+            return 0
+        now = datetime.now(UTC)
+        said = [rules.payload(view.summary(row, now), row["finished_at"] or now).decode() for row in rows]
+        new = await self._pool.fetch(
+            _QUERIES["add"],
+            [rules.delivery_id(row["id"], row["attempt"]) for row in rows],
+            [row["id"] for row in rows], [row["instance_id"] for row in rows], [row["url"] for row in rows], said,
+        )  # fmt: skip
+        return len(new)
+
+    async def cancelled_lately(self) -> list[UUID]:
+        return [row["id"] for row in await self._pool.fetch(_QUERIES["cancelled_lately"])]
+
+    async def take(self, most: int, *, for_s: float, of_one_store: int) -> list[Delivery]:
+        rows = await self._pool.fetch(_QUERIES["take"], most, for_s, of_one_store)
+        return [Delivery(**dict(row)) for row in rows]
+
+    async def secrets(self, store: str) -> list[str]:
+        """The secrets to sign with; a store that has none gets one."""
+        found = [row["secret"] for row in await self._pool.fetch(_QUERIES["secrets"], store)]
+        return found or [await webhook_secret(self._pool, store)]
+
+    async def finish(
+        self, delivery: Delivery, outcome: Outcome, verdict: Verdict, *, at: datetime, seconds: float
+    ) -> None:
+        await self._pool.execute(
+            _QUERIES["finish"], delivery.id, delivery.attempts, verdict.state, verdict.pause_s, at, outcome.status,
+            outcome.error, seconds,
+        )  # fmt: skip
+
+    async def list(
+        self, store: str, *, job: UUID | None, after: tuple[datetime, UUID] | None, limit: int
+    ) -> Sequence[Row]:
+        created_at, delivery = after or (None, None)
+        return await self._pool.fetch(_QUERIES["list"], store, job, created_at, delivery, limit)
+
+    async def replay(self, delivery: UUID, store: str) -> bool:
+        """False when the store has no such delivery."""
+        return await self._pool.fetchval(_QUERIES["replay"], delivery, store) is not None

@@ -1,0 +1,50 @@
+"""The feed of the page: one snapshot a second, made once for all who listen."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import orjson
+from starlette.responses import Response, StreamingResponse
+
+from shared.http import Problem
+from shared.lifecycle import wait
+
+_EVERY_S = 1.0
+_LISTENERS = 100
+_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+
+
+class Feed:
+    """`snapshot` makes what is sent; the streams end when `stop` is set."""
+
+    def __init__(self, snapshot: Callable[[], Awaitable[dict[str, Any]]], stop: asyncio.Event) -> None:
+        self._snapshot = snapshot
+        self._stop = stop
+        self._listeners = 0
+        self._made = b""
+        self._made_at = float("-inf")
+        self._making = asyncio.Lock()
+
+    def response(self) -> Response:
+        if self._listeners >= _LISTENERS:
+            raise Problem(503, "Service Unavailable", detail="too many listen already", headers={"Retry-After": "10"})
+        return StreamingResponse(self._events(), media_type="text/event-stream", headers=_HEADERS)
+
+    async def _events(self) -> AsyncIterator[bytes]:
+        self._listeners += 1
+        try:
+            yield b"retry: 2000\n\n"
+            while not self._stop.is_set():
+                yield await self._latest()
+                await wait(self._stop, _EVERY_S)
+        finally:
+            self._listeners -= 1
+
+    async def _latest(self) -> bytes:
+        async with self._making:
+            if time.monotonic() - self._made_at >= _EVERY_S / 2:
+                data = orjson.dumps(await self._snapshot(), option=orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS)
+                self._made, self._made_at = b"event: snapshot\ndata: " + data + b"\n\n", time.monotonic()
+            return self._made

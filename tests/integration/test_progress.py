@@ -1,0 +1,176 @@
+"""A job's progress as server-sent events: from its state now to its end, with a key or with a ticket."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import orjson
+import pytest
+
+from shared.job import Status
+from shared.keys import create_key, list_keys, revoke_key
+from shared.messages import BlogRequested, EventKind, JobEvent
+from shared.topics import RESULTS
+from tests.integration.ingest import PATH, PROBLEM, Ingest, an_ingest, insert
+from tests.integration.world import World, a_request
+from tests.waiting import eventually
+
+
+@pytest.fixture
+async def ingest(world: World, database: str, tmp_path: Path) -> AsyncIterator[Ingest]:
+    async with an_ingest(world, database, tmp_path) as running:
+        yield running
+
+
+class Stream:
+    """The events of an open stream, one after the other: (name, data)."""
+
+    def __init__(self, answer: httpx.Response) -> None:
+        self.answer = answer
+        self._lines = answer.aiter_lines()
+
+    async def next(self) -> tuple[str, dict[str, Any]] | None:
+        """None when the stream has ended. What is no event is passed over."""
+        fields = dict[str, str]()
+        async with asyncio.timeout(20):
+            async for line in self._lines:
+                name, _, value = line.partition(": ")
+                fields[name] = value
+                if not line and "event" in fields:
+                    return fields["event"], orjson.loads(fields["data"])
+        return None
+
+
+@asynccontextmanager
+async def following(ingest: Ingest, path: str, *, key: str | None = None) -> AsyncIterator[Stream]:
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    async with ingest.http.stream("GET", path, headers=headers, timeout=30) as answer:
+        assert answer.status_code == 200, await answer.aread()
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        yield Stream(answer)
+
+
+async def says(world: World, request: BlogRequested, kind: EventKind, status: Status, step: str | None = None) -> None:
+    event = JobEvent(
+        job=request.id, store="shop", kind=kind, status=status, attempt=1, at=datetime.now(UTC),
+        created_at=request.created_at, step=step,
+    )  # fmt: skip
+    await world.publish(RESULTS, "shop", event)
+
+
+async def becomes(world: World, request: BlogRequested, status: str) -> None:
+    await world.database.execute("UPDATE blog_generations SET status = $2 WHERE id = $1", request.id, status)
+
+
+async def test_a_stream_goes_from_the_state_now_to_the_end(ingest: Ingest) -> None:
+    world, request, other = ingest.world, a_request(store="shop"), a_request(store="shop")
+    await insert(world, request)
+    path = f"{PATH}/{request.id}/events"
+    async with following(ingest, path, key=ingest.key) as stream:
+        name, job = await stream.next() or ("", {})
+        assert (name, job["status"], job["id"]) == ("job", "PENDING", str(request.id))
+        for told in (other, request, request):
+            await says(world, told, EventKind.STARTED, Status.PROCESSING)
+        await says(world, request, EventKind.STEP_DONE, Status.PROCESSING, step="outline")
+        seen = [await stream.next() for _ in range(2)]
+        assert [(one[0], one[1]["kind"], one[1]["step"]) for one in seen if one] == [
+            ("progress", "started", None), ("progress", "step-done", "outline"),
+        ], "each once, and of this job alone"  # fmt: skip
+        await becomes(world, request, "DONE")
+        await says(world, request, EventKind.ENDED, Status.DONE)
+        name, job = await stream.next() or ("", {})
+        assert (name, job["status"], "post" in job) == ("job", "DONE", True)
+        assert await stream.next() is None
+    async with following(ingest, path, key=ingest.key) as stream:
+        name, job = await stream.next() or ("", {})
+        assert (name, job["status"]) == ("job", "DONE")
+        assert await stream.next() is None, "what has ended ends at once"
+    stranger = await create_key(world.database, "stranger")
+    for key, status in ((stranger, 404), ("sk_live_wrong", 401)):
+        answer = await ingest.get(path, key=key)
+        assert (answer.status_code, answer.headers["content-type"]) == (status, PROBLEM)
+
+
+async def test_a_ticket_opens_one_jobs_stream_in_any_process_for_a_while(
+    ingest: Ingest, world: World, database: str, tmp_path: Path
+) -> None:
+    request, other = a_request(store="shop"), a_request(store="shop")
+    for job in (request, other):
+        await insert(world, job)
+    key = await create_key(world.database, "shop")
+
+    async def ticket(of: Ingest, job: BlogRequested = request) -> str:
+        path = f"{PATH}/{job.id}/events-ticket"
+        answer = await of.http.post(path, headers={"Authorization": f"Bearer {key}"})
+        assert (answer.status_code, answer.headers["cache-control"]) == (201, "no-store")
+        return str(answer.json()["url"])
+
+    async with an_ingest(world, database, tmp_path, ticket_s=0.001) as second:
+        url = await ticket(ingest)
+        async with following(second, url) as stream:
+            assert (await stream.next() or ("", {}))[1]["status"] == "PENDING"
+            assert stream.answer.headers["access-control-allow-origin"] == "*"
+        expired = await ticket(second)
+        of_another = await ticket(ingest, other)
+        wrong = (
+            expired,
+            f"{PATH}/{request.id}/events?{of_another.partition('?')[2]}",
+            f"{url}x",
+            f"{url[:-9]}AAAAAAAAA",
+        )
+        for bad in (*wrong, f"{PATH}/{request.id}/events?ticket=nonsense", f"{PATH}/{request.id}/events"):
+            answer = await ingest.http.get(bad)
+            assert (answer.status_code, answer.headers["content-type"]) == (401, PROBLEM), bad
+        unknown = await ingest.http.post(f"{PATH}/{uuid4()}/events-ticket", headers={"Authorization": f"Bearer {key}"})
+        assert unknown.status_code == 404
+        entry = next(entry for entry in await list_keys(world.database) if key.endswith(entry.hint))
+        await revoke_key(world.database, entry.id)
+
+        async def refused() -> bool:
+            async with second.http.stream("GET", url) as answer:
+                return answer.status_code == 401
+
+        await eventually(refused, timeout=10)
+
+
+async def test_a_stream_ends_although_an_event_got_lost_and_when_the_process_stops(
+    world: World, database: str, tmp_path: Path
+) -> None:
+    lost, open_one = a_request(store="shop"), a_request(store="shop")
+    for request in (lost, open_one):
+        await insert(world, request)
+    async with an_ingest(world, database, tmp_path, stream_look_s=0.2, max_streams=2) as ingest:
+        async with following(ingest, f"{PATH}/{lost.id}/events", key=ingest.key) as stream:
+            await stream.next()
+            await becomes(world, lost, "FAILED")
+            assert (await stream.next() or ("", {}))[1]["status"] == "FAILED"
+            assert await stream.next() is None
+        held = asyncio.Event()
+
+        async def hold() -> None:
+            headers = {"Authorization": f"Bearer {ingest.key}"}
+            async with (
+                httpx.AsyncClient(base_url=ingest.http.base_url) as http,
+                http.stream("GET", f"{PATH}/{open_one.id}/events", headers=headers, timeout=30) as answer,
+            ):
+                stream = Stream(answer)
+                await stream.next()
+                held.set()
+                assert await stream.next() is None
+
+        holding = [asyncio.create_task(hold()) for _ in range(2)]
+        await held.wait()
+
+        async def full() -> bool:
+            async with ingest.http.stream(
+                "GET", f"{PATH}/{open_one.id}/events", headers={"Authorization": f"Bearer {ingest.key}"}
+            ) as answer:
+                return answer.status_code == 503
+
+        await eventually(full)
+    await asyncio.gather(*holding)

@@ -1,0 +1,181 @@
+"""Webhooks from the end of a job to a store's own server, on the real broker and database."""
+
+import base64
+import hmac
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from sandbox.home import free_port
+from services.ingest.keys import Caller
+from services.ingest.store import IngestStore
+from shared import http
+from shared.job import Status
+from shared.keys import create_key, rotate_webhook_secret, webhook_secret
+from shared.messages import BlogRequested, EventKind, JobEvent
+from shared.postgres import open_pool
+from shared.settings import PostgresSettings
+from shared.topics import RESULTS
+from tests.integration.ingest import GOOD, PROBLEM, Ingest, an_ingest, insert
+from tests.integration.world import World, a_request, away, running
+from tests.waiting import eventually
+
+LOG = "/api/webhook-deliveries"
+
+
+@dataclass(slots=True)
+class Receiver:
+    """A store's server: answers in turn with these, and 204 when none is left."""
+
+    url: str
+    answers: list[Response] = field(default_factory=list)
+    heard: list[tuple[str, dict[str, str], bytes]] = field(default_factory=list)
+
+    async def take(self, request: Request) -> Response:
+        self.heard.append((request.url.path, dict(request.headers), await request.body()))
+        return self.answers.pop(0) if self.answers else Response(status_code=204)
+
+    def has_heard(self, count: int) -> bool:
+        return len(self.heard) >= count
+
+
+@asynccontextmanager
+async def a_receiver(*answers: Response) -> AsyncIterator[Receiver]:
+    port = free_port()
+    receiver = Receiver(f"http://127.0.0.1:{port}/hook", list(answers))
+    app = Starlette(routes=[Route("/{path:path}", receiver.take, methods=["GET", "POST"])])
+    async with running(partial(http.serve, app, http.listen("127.0.0.1", port))):
+        yield receiver
+
+
+async def ends(world: World, request: BlogRequested, *, times: int = 1) -> None:
+    await insert(world, request, "DONE")
+    event = JobEvent(
+        job=request.id, store=request.store, kind=EventKind.ENDED, status=Status.DONE, attempt=0,
+        at=datetime.now(UTC), created_at=request.created_at,
+    )  # fmt: skip
+    for _ in range(times):
+        await world.publish(RESULTS, request.store, event)
+
+
+async def log_of(ingest: Ingest, job: UUID, key: str | None = None) -> list[dict[str, Any]]:
+    items: list[dict[str, Any]] = (await ingest.get(f"{LOG}?job={job}", key=key)).json()["items"]
+    return items
+
+
+async def has_state(ingest: Ingest, job: UUID, state: str) -> dict[str, Any] | None:
+    return next((item for item in await log_of(ingest, job) if item["state"] == state), None)
+
+
+async def tried(ingest: Ingest, job: UUID, times: int) -> bool:
+    """So many attempts were made; the next one's pause is over at once."""
+    items = await log_of(ingest, job)
+    if not items or len(items[0]["log"]) < times:
+        return False
+    await ingest.world.database.execute("UPDATE webhook_deliveries SET next_at = now() WHERE state = 'WAITING'")
+    return True
+
+
+def is_signed(secret: str, headers: dict[str, str], content: bytes) -> bool:
+    """As a receiver checks it."""
+    signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + content
+    right = hmac.digest(base64.b64decode(secret.removeprefix("whsec_")), signed, "sha256")
+    return f"v1,{base64.b64encode(right).decode()}" in headers["webhook-signature"].split(" ")
+
+
+async def test_a_receiver_that_fails_twice_gets_it_once_in_the_end(world: World, database: str, tmp_path: Path) -> None:
+    """The end is heard of twice, by two processes: one delivery, with one id, signed, and no redirect followed."""
+    failing = (Response(status_code=500), Response(status_code=302, headers={"Location": "/elsewhere"}))
+    allowing = partial(an_ingest, world, database, tmp_path, webhook_allow_loopback=True)
+    async with a_receiver(*failing) as receiver, allowing() as ingest, allowing() as second:
+        assert (await ingest.post(GOOD | {"webhookUrl": receiver.url})).status_code == 201
+        request = a_request(store="shop", webhook_url=receiver.url)
+        await ends(world, request, times=2)
+        for times in (1, 2):
+            await eventually(partial(tried, second, request.id, times))
+        delivery = await eventually(partial(has_state, ingest, request.id, "DELIVERED"))
+        assert delivery is not None
+        assert [entry["status"] for entry in delivery["log"]] == [500, 302, 204]
+        assert (delivery["attempts"], delivery["type"], delivery["nextAt"]) == (3, "job.done", None)
+        secret = await webhook_secret(world.database, "shop")
+        assert {(path, headers["webhook-id"], body) for path, headers, body in receiver.heard} == {
+            ("/hook", delivery["webhookId"], receiver.heard[0][2])
+        }
+        assert len(receiver.heard) == 3
+        assert all(is_signed(secret, headers, body) for _, headers, body in receiver.heard)
+        said = httpx.Response(200, content=receiver.heard[0][2]).json()
+        assert (said["type"], said["data"]["id"], said["data"]["status"]) == ("job.done", str(request.id), "DONE")
+        rotated = await rotate_webhook_secret(world.database, "shop", overlap_s=60)
+        stranger = await create_key(world.database, "stranger")
+        assert await log_of(ingest, request.id, key=stranger) == []
+        for key, status in ((stranger, 404), (ingest.key, 202)):
+            headers = {"Authorization": f"Bearer {key}"}
+            answer = await second.http.post(f"{LOG}/{delivery['id']}/replay", headers=headers)
+            assert answer.status_code == status
+        await eventually(lambda: receiver.has_heard(4))
+        _, headers, body = receiver.heard[3]
+        assert headers["webhook-id"] == delivery["webhookId"]
+        assert is_signed(secret, headers, body)
+        assert is_signed(rotated, headers, body), "both sign for a while"
+
+
+async def test_what_ended_while_nobody_looked_is_told_later(
+    world: World, database: str, postgres: str, tmp_path: Path
+) -> None:
+    """With no ingest running, with PostgreSQL away, and for a cancellation whose event got lost."""
+    async with a_receiver() as receiver:
+        ended, cancelled, later = (a_request(store="shop", webhook_url=receiver.url) for _ in range(3))
+        await ends(world, ended)
+        await insert(world, cancelled)
+        async with await open_pool(PostgresSettings.model_validate({"database_url": database}), name="test") as pool:
+            assert await IngestStore(pool).cancel(cancelled.id, Caller(store="shop", name="shop"))
+        async with an_ingest(world, database, tmp_path, webhook_allow_loopback=True) as ingest:
+            for request in (ended, cancelled):
+                await eventually(partial(has_state, ingest, request.id, "DELIVERED"))
+            await insert(world, later, "DONE")
+            async with away(postgres, database, "ingest-test"):
+                await world.publish(RESULTS, "shop", _ended(later))
+            await eventually(partial(has_state, ingest, later.id, "DELIVERED"))
+            types = sorted(httpx.Response(200, content=body).json()["type"] for _, _, body in receiver.heard)
+            assert types == ["job.cancelled", "job.done", "job.done"]
+            listed = await ingest.get(f"{LOG}?limit=2")
+            assert (len(listed.json()["items"]), "cursor=" in listed.headers["link"]) == (2, True)
+            rest = await ingest.get(listed.headers["link"].partition(">")[0].lstrip("<"))
+            assert len(rest.json()["items"]) == 1
+
+
+def _ended(request: BlogRequested) -> JobEvent:
+    return JobEvent(
+        job=request.id, store="shop", kind=EventKind.ENDED, status=Status.DONE, attempt=0, at=datetime.now(UTC),
+        created_at=request.created_at,
+    )  # fmt: skip
+
+
+async def test_nothing_is_sent_to_this_machine_unless_it_is_allowed(
+    world: World, database: str, tmp_path: Path
+) -> None:
+    async with a_receiver() as receiver, an_ingest(world, database, tmp_path) as ingest:
+        for url in (receiver.url, "http://shop.example", "https://u:p@shop.example/"):
+            answer = await ingest.post(GOOD | {"webhookUrl": url})
+            assert (answer.status_code, answer.headers["content-type"]) == (422, PROBLEM)
+            assert answer.json()["errors"][0]["field"] == "webhookUrl"
+        sly = receiver.url.replace("http://127.0.0.1", "https://localhost")
+        requests = [a_request(store="shop", webhook_url=url) for url in (receiver.url, sly)]
+        for request in requests:
+            await ends(world, request)
+            await eventually(partial(tried, ingest, request.id, 1))
+        reasons = [(await log_of(ingest, request.id))[0]["log"][0]["error"] for request in requests]
+        assert reasons[0] == "the URL must be https"
+        assert reasons[1].startswith("the URL localhost leads to")
+        assert receiver.heard == []

@@ -1,0 +1,167 @@
+"""What the system is deployed with: checked as far as that can be without a cluster, and run as the image would."""
+
+import configparser
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from compose_spec import PyOptions
+
+from sandbox.home import ROOT
+from shared.topics import GENERATION, GENERATOR_GROUP
+
+SERVICES = ("ingest", "scheduler", "generator", "metrics")
+DEPLOY = ROOT / "deploy"
+MANIFESTS = sorted(path for path in (DEPLOY / "kubernetes").glob("*.yaml") if path.name != "kustomization.yaml")
+
+
+def compose_text() -> str:
+    """compose.yaml with its variables filled in: by their defaults, or by a word."""
+    text = (ROOT / "compose.yaml").read_text()
+    return re.sub(r"\$\{\w+(:-([^}]*)|:\?[^}]*)\}", lambda found: found[2] if found[2] is not None else "given", text)
+
+
+def compose() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load(compose_text())
+    return loaded
+
+
+def objects() -> list[dict[str, Any]]:
+    return [found for path in MANIFESTS for found in yaml.safe_load_all(path.read_text())]
+
+
+def workloads() -> dict[str, dict[str, Any]]:
+    """Deployments, stateful sets and jobs by name."""
+    return {item["metadata"]["name"]: item for item in objects() if "template" in item.get("spec", {})}
+
+
+def test_compose_fits_its_specification_and_has_all_services() -> None:
+    options = PyOptions()
+    options.apply_merge = True
+    spec = options.from_yaml(compose_text())
+    spec.validate()
+    assert {*SERVICES, "kafka", "postgres", "migrate", "prometheus", "grafana"} == set(compose()["services"])
+
+
+def test_what_scales_has_no_fixed_name_or_port() -> None:
+    services = compose()["services"]
+    assert not any("container_name" in service for service in services.values())
+    assert not any("ports" in services[name] for name in ("generator", "scheduler"))
+    published = [port for service in services.values() for port in service.get("ports", [])]
+    assert all(port.startswith("127.0.0.1:") for port in published)
+
+
+def test_every_file_that_compose_mounts_is_there() -> None:
+    mounts = [str(mount) for service in compose()["services"].values() for mount in service.get("volumes", [])]
+    for mount in mounts:
+        if mount.startswith("./"):
+            assert (ROOT / mount.split(":")[0]).exists(), mount
+
+
+def test_the_dockerfile_has_no_fault() -> None:
+    found = subprocess.run([_tool("hadolint"), str(ROOT / "Dockerfile")], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout) == (0, "")
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder /app of the image: what the Dockerfile copies, and nothing else."""
+    app = tmp_path_factory.mktemp("app")
+    copied = re.findall(r"^COPY (\w+) (\w+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert {source for source, _ in copied} == {"shared", "migrations", "services"}
+    for source, target in copied:
+        shutil.copytree(ROOT / source, app / target, ignore=shutil.ignore_patterns("__pycache__"))
+    return app
+
+
+def run_in(image: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """As the image's entry point does."""
+    return subprocess.run(
+        [sys.executable, "-m", *arguments], cwd=image, env={"PATH": os.environ["PATH"]} | environment,
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*SERVICES, "migrate"])
+def test_every_command_starts_in_the_image_and_says_what_it_lacks(image: Path, name: str) -> None:
+    command = compose()["services"][name]["command"]
+    assert command == workloads()[name]["spec"]["template"]["spec"]["containers"][0]["args"]
+    ended = run_in(image, *command)
+    assert ended.returncode == 3, ended.stderr
+    assert "the environment is not right" in ended.stdout + ended.stderr
+
+
+def test_the_probe_of_the_image(image: Path, tmp_path: Path) -> None:
+    heartbeat = tmp_path / "heartbeat"
+    missing = run_in(image, "shared.health", HEARTBEAT_FILE=str(heartbeat))
+    assert (missing.returncode, missing.stderr.count("no heartbeat")) == (1, 1)
+    heartbeat.touch()
+    assert run_in(image, "shared.health", HEARTBEAT_FILE=str(heartbeat)).returncode == 0
+    assert run_in(image, "shared.health", "http://127.0.0.1:9/livez").returncode == 1
+    assert run_in(image, "shared.health").returncode == 1
+
+
+@pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda path: path.stem)
+def test_manifests_fit_kubernetes_schemas(manifest: Path) -> None:
+    found = subprocess.run(
+        [_tool("kubernetes-validate"), "--strict", "--quiet", str(manifest)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (found.returncode, found.stdout) == (0, ""), found.stdout + found.stderr
+
+
+def test_the_kustomization_names_every_manifest() -> None:
+    named = yaml.safe_load((DEPLOY / "kubernetes" / "kustomization.yaml").read_text())["resources"]
+    assert sorted(named) == [path.name for path in MANIFESTS]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_pods_have_probes_and_limits_and_no_rights(name: str) -> None:
+    pod = workloads()[name]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert "livenessProbe" in container
+    assert container["resources"]["limits"]["memory"]
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert container["securityContext"]["readOnlyRootFilesystem"]
+    variables = {entry["name"]: entry for entry in container.get("env", [])}
+    assert all("secretKeyRef" in entry["valueFrom"] for entry in variables.values())
+    assert ("OPENAI_API_KEY" in variables) == (name == "generator")
+
+
+def test_no_autoscaler_asks_for_more_workers_than_partitions() -> None:
+    scaler = yaml.safe_load((DEPLOY / "kubernetes" / "keda" / "scaledobject.yaml").read_text())["spec"]
+    assert scaler["maxReplicaCount"] == GENERATION.partitions
+    (trigger,) = scaler["triggers"]
+    assert (trigger["metadata"]["topic"], trigger["metadata"]["consumerGroup"]) == (GENERATION.name, GENERATOR_GROUP)
+    assert scaler["scaleTargetRef"]["name"] in workloads()
+
+
+@pytest.mark.parametrize("unit", sorted((DEPLOY / "systemd").glob("*.service")), ids=lambda path: path.stem)
+def test_systemd_units_run_modules_that_are_there(unit: Path) -> None:
+    parsed = configparser.ConfigParser(strict=False, interpolation=None)
+    parsed.optionxform = str  # type: ignore[assignment,method-assign] # names keep their capitals
+    parsed.read(unit)
+    words = shlex.split(parsed["Service"]["ExecStart"])
+    assert words[1] == "-m"
+    assert (ROOT / words[2].replace(".", "/") / "__main__.py").exists()
+    assert parsed["Service"]["EnvironmentFile"] == "/etc/blogstream/env"
+
+
+def test_the_procfile_runs_every_service() -> None:
+    lines = dict(line.split(": ", 1) for line in (ROOT / "Procfile").read_text().splitlines())
+    assert {command.split("-m ")[1] for command in lines.values()} == {
+        "migrations up", *(f"services.{name}" for name in SERVICES)
+    }  # fmt: skip
+
+
+def _tool(name: str) -> str:
+    return str(Path(sys.executable).with_name(name))

@@ -1,0 +1,69 @@
+"""Webhooks' decisions: the signature, whom nothing is sent to, when an attempt is made again."""
+
+import pytest
+
+from services.ingest.webhooks import rules
+from services.ingest.webhooks.rules import ForbiddenTargetError, Outcome
+
+
+def test_the_signature_is_the_standards() -> None:
+    """The specification's own example."""
+    secret, message = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "msg_p5jXN8AQM9LWM0D4loKWxJek"
+    signature = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+    assert rules.sign([secret], message, 1614265330, b'{"test": 2432232314}') == signature
+    both = rules.sign([secret, "whsec_AAAA"], message, 1614265330, b'{"test": 2432232314}').split(" ")
+    assert both[0] == signature != both[1]
+    assert both[1].startswith("v1,")
+    with pytest.raises(ValueError, match="whsec_"):
+        rules.sign(["whsec_nonsense!"], message, 1, b"")
+
+
+def leads_to(url: str, *addresses: str, loopback: bool = False) -> str:
+    return rules.pinned(rules.target(url, loopback=loopback), addresses, loopback=loopback)
+
+
+def test_a_public_host_is_pinned_to_its_address() -> None:
+    assert leads_to("https://shop.example/hook", "93.184.216.34", "2606:2800:220:1::1") == "93.184.216.34"
+    assert leads_to("https://shop.example:8443", "2606:2800:220:1::1") == "2606:2800:220:1::1"
+    assert rules.target("https://shop.example:8443/x", loopback=False).port == 8443
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1", "10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1",
+        "255.255.255.255", "192.0.2.1", "::1", "::", "fe80::1", "fe80::1%eth0", "fc00::1", "fec0::1", "ff02::1",
+        "::ffff:127.0.0.1", "::ffff:10.0.0.1", "2002:7f00:1::", "64:ff9b::7f00:1", "64:ff9b:1::a00:1", "2001:db8::1",
+    ],
+)  # fmt: skip
+def test_an_address_that_is_not_public_is_refused_even_among_public_ones(address: str) -> None:
+    for addresses in ((address,), ("93.184.216.34", address)):
+        with pytest.raises(ForbiddenTargetError, match="which is not public"):
+            leads_to("https://shop.example/hook", *addresses)
+
+
+@pytest.mark.parametrize("url", ["http://shop.example", "ftp://shop.example", "https://u:p@shop.example", "https:///x"])
+def test_a_url_that_is_no_https_host_is_refused(url: str) -> None:
+    with pytest.raises(ForbiddenTargetError):
+        leads_to(url, "93.184.216.34")
+
+
+def test_the_setting_for_development_allows_this_machine_and_nothing_else() -> None:
+    assert leads_to("http://localhost:80/x", "127.0.0.1", loopback=True) == "127.0.0.1"
+    assert leads_to("https://localhost", "::1", loopback=True) == "::1"
+    for url, address in (("http://shop.example", "93.184.216.34"), ("https://shop.example", "10.0.0.1")):
+        with pytest.raises(ForbiddenTargetError):
+            leads_to(url, address, loopback=True)
+    with pytest.raises(ForbiddenTargetError, match="has no address"):
+        leads_to("https://shop.example")
+
+
+def test_it_is_tried_again_for_hours_and_then_no_more() -> None:
+    assert {rules.judge(Outcome(status=status), attempts=1, chance=0).state for status in (200, 204)} == {"DELIVERED"}
+    for outcome in (Outcome(status=500), Outcome(status=302), Outcome(status=404), Outcome(status=None, error="away")):
+        verdicts = [rules.judge(outcome, attempts=number, chance=0.5) for number in range(1, 10)]
+        assert [verdict.state for verdict in verdicts] == ["WAITING"] * 8 + ["FAILED"]
+        pauses = [verdict.pause_s for verdict in verdicts[:8]]
+        assert pauses == sorted(pauses)
+        assert 24 * 3600 < sum(pauses) < 36 * 3600
+    assert rules.judge(Outcome(status=410), attempts=1, chance=0).state == "FAILED"
