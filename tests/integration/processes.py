@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from sandbox.home import ROOT
 from tests.integration.world import World
 from tests.standins import Standins
@@ -72,3 +74,25 @@ async def hiring(world: World, database: str, standins: Standins, folder: Path) 
         for worker in hired:
             if worker.process.returncode is None:
                 await worker.kill()
+
+
+@asynccontextmanager
+async def a_service(name: str, variables: dict[str, str], output: Path) -> AsyncIterator[Process]:
+    """A process of a service for the length of a block, then stopped in order; what it says is added to `output`."""
+    with output.open("ab") as file:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", f"services.{name}", env=variables, stdout=file, stderr=file
+        )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        assert await asyncio.wait_for(process.wait(), 60) == 0, f"{name} ended badly: see {output}"
+
+
+async def is_ready(client: httpx.AsyncClient) -> bool:
+    try:
+        return (await client.get("/readyz")).is_success
+    except httpx.HTTPError:
+        return False

@@ -1,16 +1,11 @@
 """One job's trace through the real services, as an OTLP collector on the other end receives it."""
 
-import asyncio
 import json
-import signal
-import sys
-from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import httpx
@@ -30,7 +25,7 @@ from shared.keys import create_key
 from shared.messages import JobEvent
 from shared.topics import RESULTS
 from tests.integration.ingest import GOOD, PATH
-from tests.integration.processes import environment
+from tests.integration.processes import a_service, environment, is_ready
 from tests.integration.world import World, running
 from tests.standins import Standins
 from tests.waiting import eventually
@@ -89,20 +84,6 @@ async def a_collector() -> AsyncIterator[Collector]:
         yield collector
 
 
-@asynccontextmanager
-async def service(name: str, variables: dict[str, str], output: Path) -> AsyncIterator[Process]:
-    with output.open("ab") as file:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", f"services.{name}", env=variables, stdout=file, stderr=file
-        )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.send_signal(signal.SIGTERM)
-        assert await asyncio.wait_for(process.wait(), 60) == 0, f"{name} ended badly: see {output}"
-
-
 async def test_a_job_is_one_trace_from_the_post_to_the_providers_also_when_another_scheduler_takes_over(
     world: World, database: str, standins: Standins, tmp_path: Path
 ) -> None:
@@ -114,16 +95,16 @@ async def test_a_job_is_one_trace_from_the_post_to_the_providers_also_when_anoth
             "REPLICATE_BASE_URL": standins.replicate.url, "IMAGE_DIR": str(tmp_path / "images"),
             "METRICS_URL": "http://127.0.0.1:1",
         }  # fmt: skip
-        async with service("ingest", known, output), httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
-            await eventually(partial(_ready, client))
-            async with service("scheduler", known, output):
+        async with a_service("ingest", known, output), httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+            await eventually(partial(is_ready, client))
+            async with a_service("scheduler", known, output):
                 headers = {
                     "Authorization": f"Bearer {key}", "traceparent": f"00-{CLIENTS_TRACE}-{CLIENTS_SPAN}-01"
                 }  # fmt: skip
                 answer = await client.post(PATH, json=GOOD, headers=headers)
                 job = UUID(answer.json()["id"])
                 await eventually(partial(world.has_status, job, "PENDING"))
-            async with service("scheduler", known, output), service("generator", known, output):
+            async with a_service("scheduler", known, output), a_service("generator", known, output):
                 await eventually(partial(world.has_status, job, "DONE"), timeout=60)
         assert collector.tree() == TREE
         assert {span.trace_id.hex() for _, span in collector.spans} == {CLIENTS_TRACE}
@@ -151,10 +132,3 @@ def _the_providers_saw(collector: Collector, standins: Standins, job: UUID) -> N
     for provider, calls in ((standins.openai, "call openai"), (standins.replicate, "call replicate")):
         seen = {tuple(context.split("-")[1:3]) for context in provider.traces(job)}
         assert seen == {(CLIENTS_TRACE, span.span_id.hex()) for span in collector.named(calls)}
-
-
-async def _ready(client: httpx.AsyncClient) -> Any:
-    try:
-        return (await client.get("/readyz")).is_success
-    except httpx.HTTPError:
-        return False

@@ -11,7 +11,9 @@ import pytest
 
 from services.metrics.alerts import Alerts
 from services.metrics.board import Board
+from services.metrics.settings import MetricsSettings
 from services.metrics.webhook import Webhook
+from shared.errors import Unavailable
 from shared.messages import WorkerReport
 from tests.chat import SECRET, a_chat
 from tests.unit.test_metrics_rules import NOW, folded, life, report, scheduler
@@ -141,6 +143,17 @@ def test_what_waits_for_a_chat_has_a_bound(capsys: pytest.CaptureFixture[str]) -
     for number in range(200):
         webhook.send(str(number))
     assert capsys.readouterr().out.count("one is dropped") == 100
+
+
+def test_an_address_that_is_none_is_refused_at_the_start_without_being_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "localhost:9092")
+    monkeypatch.setenv("ALERT_WEBHOOK_URL", f"hooks.chat/{SECRET}")
+    with pytest.raises(Unavailable) as refused:
+        MetricsSettings.from_environment()
+    assert "ALERT_WEBHOOK_URL: value error, must begin with https:// or http://" in str(refused.value)
+    assert SECRET not in str(refused.value)
+    monkeypatch.setenv("ALERT_WEBHOOK_URL", f"https://hooks.chat/{SECRET}")
+    assert SECRET not in repr(MetricsSettings.from_environment())
 
 
 @asynccontextmanager

@@ -18,6 +18,9 @@ _FAILED = increase(defs.ENDED, WINDOW_MINUTES, state="FAILED")
 _ENDED = increase(defs.ENDED, WINDOW_MINUTES)
 _DONE_PER_MINUTE = f"{increase(defs.ENDED, THROUGHPUT_MINUTES, state='DONE')} / {THROUGHPUT_MINUTES}"
 
+_SCHEDULER_SILENT = f"min({series(defs.SCHEDULER_AGE)}) or {largest(defs.WORKERS, series(defs.WORKERS))} * 0 + 3600"
+"""An hour when we are there and have never heard of one."""
+
 
 def _done_per_minute(numbers: Numbers) -> float | None:
     """Nothing to do is as good as any speed."""
@@ -88,7 +91,7 @@ ALERTS = (
     Alert(
         name="scheduler-silent", unit="seconds", says="no scheduler was heard for {value} s",
         means="Nothing is admitted or forwarded, and the numbers of the queue are old. Is one running, and PostgreSQL?",
-        value=lambda numbers: numbers.scheduler_silent_s, promql=f"min({series(defs.SCHEDULER_AGE)})",
+        value=lambda numbers: numbers.scheduler_silent_s, promql=_SCHEDULER_SILENT,
         levels=(_warning(15, 5), _critical(60, 5)), raise_after_s=0, clear_after_s=5,
     ),
 )  # fmt: skip
