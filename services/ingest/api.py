@@ -14,7 +14,7 @@ from services.ingest.callers import Callers
 from services.ingest.claims import Claims
 from services.ingest.gates import Gates
 from services.ingest.reading import JobReader, reading
-from services.ingest.refusals import acknowledged, closed
+from services.ingest.refusals import acknowledged, closed, quota
 from services.ingest.settings import IngestSettings
 from services.ingest.store import IngestStore
 from shared.http import JsonResponse
@@ -52,7 +52,7 @@ class Api:
         body = rules.judge_body(content, now=now, context=self._settings.judging)
         job = rules.job_id(store, request.headers.get("idempotency-key"), uuid_utils.compat.uuid7())
         if self._claims.known(job, now) is None and (gate := self._gates.closed(store)) is not None:
-            raise closed(gate)  # a repeat is no new job
+            raise closed(gate, self._settings.max_pending_per_store)  # a repeat is no new job
         if job.version != 7:
             now = await self._claim(body, job=job, store=store, now=now)
         message = rules.to_message(body, job=job, store=store, now=now)
@@ -61,7 +61,8 @@ class Api:
             "id": job, "status": "PENDING", "store": store, "sourceType": message.source_type,
             "sourceId": message.source_id, "createdAt": message.created_at,
         }  # fmt: skip
-        return JsonResponse(answer, 201, headers={"Location": f"/api/blog-generation/{job}"})
+        headers = {"Location": f"/api/blog-generation/{job}"} | quota(self._settings.max_pending_per_store)
+        return JsonResponse(answer, 201, headers=headers)
 
     async def get(self, request: Request) -> Response:
         caller = await self._callers.anyone(request)

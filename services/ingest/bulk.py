@@ -15,7 +15,7 @@ from services.ingest.body import read_body
 from services.ingest.callers import Callers
 from services.ingest.claims import Claims
 from services.ingest.gates import Gates
-from services.ingest.refusals import QUOTA_EXCEEDED, acknowledged, closed
+from services.ingest.refusals import QUOTA_EXCEEDED, acknowledged, closed, quota
 from services.ingest.rules import BlogRequestBody
 from services.ingest.settings import IngestSettings
 from services.ingest.store import IngestStore
@@ -74,7 +74,7 @@ class Bulk:
     async def _refuse_without_room(self, store: str, items: int) -> None:
         """The whole call fits its store's queue and everybody's, or it is refused as a whole."""
         if (gate := self._gates.closed(store)) is not None:
-            raise closed(gate)
+            raise closed(gate, self._settings.max_pending_per_store)
         try:
             of_store, of_all = await self._store.waiting(store)
         except AWAY:
@@ -84,7 +84,8 @@ class Bulk:
         if items <= room:
             return
         detail = f"{items} items, and room for {room} (a store may have {limits[0]} waiting): none was taken"
-        headers = {"Retry-After": _COMES_BACK_S} if items <= min(limits) else {}
+        headers = quota(limits[0]) | {"RateLimit": f'"queue";r={room};t={_COMES_BACK_S}'}
+        headers |= {"Retry-After": _COMES_BACK_S} if items <= min(limits) else {}
         raise Problem(
             429, "Too Many Requests", detail=detail, kind=QUOTA_EXCEEDED, headers=headers, more={"room": room}
         )
