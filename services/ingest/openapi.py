@@ -71,7 +71,7 @@ def _schemas() -> Document:
 
 def _jobs() -> Document:
     one, body = "/api/blog-generation/{id}", {"schema": _ref(BlogRequestBody)}
-    key = _header("Idempotency-Key", "the same key and request are the same job; another request is 422", longest=257)
+    key = _header("Idempotency-Key", "the same key and request are the same job; another request is 422", longest=255)
     array = {"schema": {"type": "array", "minItems": 1, "items": _ref(BlogRequestBody)}, "example": [_EXAMPLE]}
     text = {"schema": {"type": "string", "minLength": 1}}
     return {
@@ -187,7 +187,7 @@ def _path(name: str, what: str) -> Document:
 
 
 def _header(name: str, what: str, *, longest: int) -> Document:
-    schema = {"type": "string", "minLength": 1, "maxLength": longest}
+    schema = {"type": "string", "minLength": 1, "maxLength": longest, "pattern": '^("[!#-~]+"|[!#-~]+)$'}
     return {"name": name, "in": "header", "description": what, "schema": schema}
 
 
@@ -196,6 +196,6 @@ _ID = _path("id", "the job's id")
 _LINK = {"description": 'the next page: rel="next"', "schema": {"type": "string"}}
 _PAGE = [
     _query("limit", {"type": "integer", "minimum": 1, "maximum": 100, "default": 20}),
-    _query("cursor", {"type": "string"}) | {"description": "where a page before has ended"},
+    _query("cursor", {"type": "string", "minLength": 1}) | {"description": "where a page before has ended"},
     _query("store", {"type": "string"}) | {"description": "required with an operator's key, and of use with no other"},
 ]
