@@ -89,25 +89,27 @@ class Worker:
         return False
 
     async def heartbeat(self) -> None:
-        """Prolong the leases of all running jobs; stop those that are no longer ours.
-
-        A cancelled one is let go on to its next step, which may not begin: what its call costs is to be saved.
-        """
+        """Prolong the leases of all running jobs; stop those that are no longer ours, but for cancelled ones."""
         jobs = list(self._running)
         if not jobs:
             return
         kept = await self._store.heartbeat(jobs)
         lost = [job for job in jobs if job not in kept]
         cancelled = await self._store.cancelled(lost) if lost else set()
-        for job in lost:
+        for job in set(lost) - cancelled:
             running = self._running.get(job)
-            if running is None or running.task.done():
-                continue
-            if job in cancelled:
-                log.info("cancelled: stops after the call in flight", job=str(job))
-                continue
-            log.warning("the claim is lost: stopped working on it", job=str(job))
-            running.task.cancel()
+            if running is not None and not running.task.done():
+                log.warning("the claim is lost: stopped working on it", job=str(job))
+                running.task.cancel()
+
+    async def stop_cancelled(self) -> None:
+        """Stop the jobs that somebody has cancelled. One that is paying for a call goes on until it has the answer."""
+        cancelled = await self._store.cancelled(list(self._running)) if self._running else set()
+        for job in cancelled:
+            running = self._running.get(job)
+            if running is not None and not running.task.done() and not self.steps.is_paying(job):
+                log.info("cancelled: stopped working on it", job=str(job))
+                running.task.cancel()
 
     async def drain(self, seconds: float) -> None:
         """Let running jobs go on for a while, then hand back the rest."""
