@@ -50,10 +50,11 @@ class Api:
         content = await read_json(request, limit=self._settings.max_body_bytes)
         now = datetime.now(UTC)
         body = rules.judge_body(content, now=now, context=self._settings.judging)
-        job = rules.job_id(store, request.headers.get("idempotency-key"), uuid_utils.compat.uuid7())
+        key = request.headers.get("idempotency-key")
+        job = rules.job_id(store, key, uuid_utils.compat.uuid7())
         if self._claims.known(job, now) is None and (gate := self._gates.closed(store)) is not None:
             raise closed(gate, self._settings.max_pending_per_store)  # a repeat is no new job
-        if job.version != 7:
+        if key is not None:
             now = await self._claim(body, job=job, store=store, now=now)
         message = rules.to_message(body, job=job, store=store, now=now)
         await self._publish(message)
