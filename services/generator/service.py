@@ -34,6 +34,7 @@ from shared.topics import GENERATION
 log = get_logger(__name__)
 
 _FORGET_EVERY_S = 60.0
+_CANCELLED_EVERY_S = 2.0
 
 
 def check_budget(settings: GeneratorSettings) -> None:
@@ -118,7 +119,7 @@ class _Service:
         await self._consumer.start()
         loops = {
             "reports": self._reporter.run(), "heartbeat": self._reporter.log_heartbeat(), "leases": self._keep_leases(),
-            "records of calls": self._forget_calls(),
+            "cancellations": self._stop_cancelled(), "records of calls": self._forget_calls(),
         }  # fmt: skip
         async with background(stop, **loops):
             log.info("[Blog Worker] Started successfully")
@@ -138,6 +139,11 @@ class _Service:
         while True:
             await asyncio.sleep(self._settings.lease_s / 3)
             await persist(self._worker.heartbeat, what="leases")
+
+    async def _stop_cancelled(self) -> None:
+        while True:
+            await asyncio.sleep(_CANCELLED_EVERY_S)
+            await persist(self._worker.stop_cancelled, what="cancellations")
 
     async def _forget_calls(self) -> None:
         while True:

@@ -5,9 +5,12 @@ attempt begins after the last saved answer; an image that was created is taken u
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TypeVar
+from uuid import UUID
 
 from pydantic import BaseModel
 
@@ -51,6 +54,11 @@ class BlogSteps:
         self._images = images
         self._prices = prices
         self._step_done = step_done
+        self._calls: Counter[UUID] = Counter()
+
+    def is_paying(self, job: UUID) -> bool:
+        """Whether a call of this job is under way that is billed, or its answer about to be saved."""
+        return self._calls[job] > 0
 
     async def run(self, claim: Claim) -> Post:
         saved = await self._store.steps(claim)
@@ -80,7 +88,6 @@ class BlogSteps:
                 with tracing.span(f"step {step}"):
                     return await self._ask(claim, step, call, answer, known)
             except PaidInVain as vain:
-                await self._store.finish_step(claim, step, state="FAILED", usage=vain.usage)
                 if isinstance(vain.cause, Permanent):
                     raise vain.cause from None
                 log.warning("an answer was of no use", job=str(claim.job), step=step, reason=str(vain.cause))
@@ -92,18 +99,20 @@ class BlogSteps:
     async def _ask(self, claim: Claim, step: Step, call: Call, answer: type[A], known: SavedStep | None) -> A:
         with tracing.span("limiter wait"):
             grant = await self._writer.wait_turn(call, answer)
-        begun = await self._begin(claim, step, grant, known)
-        if begun.done is not None:
-            return answer.model_validate(begun.done)
-        try:
-            with tracing.span("call openai", kind=tracing.CLIENT):
-                written, usage = await self._writer.write(call, answer, grant)
-        except PaidInVain:
-            raise
-        except Exception as error:
-            await self._fail(claim, step, error, begun)
-            raise
-        await self._store.finish_step(claim, step, state="DONE", usage=usage, result=written.model_dump())
+        with self._paying(claim.job):
+            begun = await self._begin(claim, step, grant, known)
+            if begun.done is not None:
+                return answer.model_validate(begun.done)
+            try:
+                with tracing.span("call openai", kind=tracing.CLIENT):
+                    written, usage = await self._writer.write(call, answer, grant)
+            except PaidInVain as vain:
+                await self._store.finish_step(claim, step, state="FAILED", usage=vain.usage)
+                raise
+            except Exception as error:
+                await self._fail(claim, step, error, begun)
+                raise
+            await self._store.finish_step(claim, step, state="DONE", usage=usage, result=written.model_dump())
         await self._step_done(claim, step, grant.waited_s)
         return written
 
@@ -119,10 +128,11 @@ class BlogSteps:
         except Permanent:
             await self._store.finish_step(claim, Step.IMAGE, state="FAILED", usage=Usage())
             raise
-        url = await self._images.put(claim.request.store, str(claim.job), image.content, image.media_type)
-        await self._store.finish_step(
-            claim, Step.IMAGE, state="DONE", usage=self._prices.of_image(), result={"url": url}
-        )
+        with self._paying(claim.job):
+            url = await self._images.put(claim.request.store, str(claim.job), image.content, image.media_type)
+            await self._store.finish_step(
+                claim, Step.IMAGE, state="DONE", usage=self._prices.of_image(), result={"url": url}
+            )
         await self._step_done(claim, Step.IMAGE, waited_s)
         return url
 
@@ -130,17 +140,19 @@ class BlogSteps:
         """What an earlier attempt had painted, if it did and the provider still has it."""
         if before is None or before.external_id is None:
             return None
-        return await self._finish(claim, before.external_id)
+        with self._paying(claim.job):
+            return await self._finish(claim, before.external_id)
 
     async def _paint_anew(self, claim: Claim, outline: Outline, before: SavedStep | None) -> tuple[Image, float]:
         """The image, and how long its call had waited for the limits."""
         with tracing.span("limiter wait"):
             grant = await self._painter.wait_turn()
-        begun = await self._begin(claim, Step.IMAGE, grant, before)
-        if begun.done is not None:
-            raise Transient("an earlier attempt's image has come meanwhile", code="image-came", delay=0.0)
-        prediction = begun.external_id or await self._create(claim, outline, begun)
-        image = await self._finish(claim, prediction)
+        with self._paying(claim.job):
+            begun = await self._begin(claim, Step.IMAGE, grant, before)
+            if begun.done is not None:
+                raise Transient("an earlier attempt's image has come meanwhile", code="image-came", delay=0.0)
+            prediction = begun.external_id or await self._create(claim, outline, begun)
+            image = await self._finish(claim, prediction)
         if image is None:
             raise Transient("Replicate no longer knows the prediction it made", code="replicate-gone", in_doubt=True)
         return image, grant.waited_s
@@ -167,6 +179,16 @@ class BlogSteps:
             await self._store.forget_call(claim, Step.IMAGE, prediction)
             log.warning("a prediction is gone", job=str(claim.job), store=claim.request.store, prediction=prediction)
         return image
+
+    @contextmanager
+    def _paying(self, job: UUID) -> Iterator[None]:
+        self._calls[job] += 1
+        try:
+            yield
+        finally:
+            self._calls[job] -= 1
+            if not self._calls[job]:
+                del self._calls[job]
 
     async def _fail(self, claim: Claim, step: Step, error: Exception, begun: SavedStep) -> None:
         """Note that a call has failed. Raises `Permanent` instead of its error when it has been in doubt too often."""

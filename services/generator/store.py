@@ -97,6 +97,10 @@ class GeneratorStore:
         rows = await self._pool.fetch(_QUERIES["heartbeat"], self._worker, jobs, self._lease_s)
         return {row["id"] for row in rows}
 
+    async def cancelled(self, jobs: Sequence[UUID]) -> set[UUID]:
+        """Those of the jobs that somebody has cancelled."""
+        return {row["id"] for row in await self._pool.fetch(_QUERIES["cancelled"], jobs)}
+
     async def let_go(self, claim: Claim) -> None:
         """Say that this worker has stopped working on a job, should it be a cancelled one."""
         await self._persist(claim, "let_go", claim.job, claim.attempt, claim.worker)

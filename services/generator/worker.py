@@ -7,7 +7,7 @@ our business any more.
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from uuid import UUID
@@ -43,7 +43,6 @@ class HandedBackError(Exception):
 class _Running:
     task: asyncio.Task[Post]
     ended: asyncio.Event
-    lost: bool = False
 
 
 class Worker:
@@ -97,17 +96,23 @@ class Worker:
         return False
 
     async def heartbeat(self) -> None:
-        """Prolong the leases of all running jobs. One that is no longer ours (cancelled, say) makes no further call;
-        the one that it is in is paid for, and saved."""
+        """Prolong the leases of all running jobs; stop those that are no longer ours."""
         jobs = list(self._running)
-        if not jobs:
-            return
-        kept = await self._store.heartbeat(jobs)
+        if jobs:
+            self._stop(set(jobs) - await self._store.heartbeat(jobs))
+
+    async def stop_cancelled(self) -> None:
+        """Stop the jobs that somebody has cancelled."""
+        if self._running:
+            self._stop(await self._store.cancelled(list(self._running)))
+
+    def _stop(self, jobs: Iterable[UUID]) -> None:
+        """One that is paying for a call goes on until it has the answer, and may begin no other."""
         for job in jobs:
             running = self._running.get(job)
-            if job not in kept and running is not None and not (running.lost or running.task.done()):
-                log.warning("the claim is lost, or the job cancelled: its call is its last", job=str(job))
-                running.lost = True
+            if running is not None and not running.task.done() and not self.steps.is_paying(job):
+                log.warning("cancelled, or no longer ours: stopped working on it", job=str(job))
+                running.task.cancel()
 
     async def drain(self, seconds: float) -> None:
         """Let running jobs go on for a while, then hand back the rest."""
@@ -204,7 +209,9 @@ class Worker:
     async def _outcome(self, task: asyncio.Task[Post]) -> Post | Exception:
         await asyncio.wait({task})
         if task.cancelled():
-            return HandedBackError()
+            if self._handing_back:
+                return HandedBackError()
+            raise ClaimLostError("cancelled, or given to another")
         error = task.exception()
         if isinstance(error, ClaimLostError):
             raise error

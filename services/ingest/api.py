@@ -14,7 +14,7 @@ from services.ingest.callers import Callers
 from services.ingest.claims import Claims
 from services.ingest.gates import Gates
 from services.ingest.reading import JobReader, reading
-from services.ingest.refusals import acknowledged, closed
+from services.ingest.refusals import acknowledged, closed, quota
 from services.ingest.settings import IngestSettings
 from services.ingest.store import IngestStore
 from shared.http import JsonResponse
@@ -50,10 +50,11 @@ class Api:
         content = await read_json(request, limit=self._settings.max_body_bytes)
         now = datetime.now(UTC)
         body = rules.judge_body(content, now=now, context=self._settings.judging)
-        job = rules.job_id(store, request.headers.get("idempotency-key"), uuid_utils.compat.uuid7())
+        key = request.headers.get("idempotency-key")
+        job = rules.job_id(store, key, uuid_utils.compat.uuid7())
         if self._claims.known(job, now) is None and (gate := self._gates.closed(store)) is not None:
-            raise closed(gate)  # a repeat is no new job
-        if job.version != 7:
+            raise closed(gate, self._settings.max_pending_per_store)  # a repeat is no new job
+        if key is not None:
             now = await self._claim(body, job=job, store=store, now=now)
         message = rules.to_message(body, job=job, store=store, now=now)
         await self._publish(message)
@@ -61,7 +62,8 @@ class Api:
             "id": job, "status": "PENDING", "store": store, "sourceType": message.source_type,
             "sourceId": message.source_id, "createdAt": message.created_at,
         }  # fmt: skip
-        return JsonResponse(answer, 201, headers={"Location": f"/api/blog-generation/{job}"})
+        headers = {"Location": f"/api/blog-generation/{job}"} | quota(self._settings.max_pending_per_store)
+        return JsonResponse(answer, 201, headers=headers)
 
     async def get(self, request: Request) -> Response:
         caller = await self._callers.anyone(request)

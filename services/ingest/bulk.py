@@ -15,7 +15,7 @@ from services.ingest.body import read_body
 from services.ingest.callers import Callers
 from services.ingest.claims import Claims
 from services.ingest.gates import Gates
-from services.ingest.refusals import QUOTA_EXCEEDED, acknowledged, closed
+from services.ingest.refusals import QUOTA_EXCEEDED, acknowledged, closed, quota
 from services.ingest.rules import BlogRequestBody
 from services.ingest.settings import IngestSettings
 from services.ingest.store import IngestStore
@@ -30,6 +30,10 @@ log = get_logger(__name__)
 
 _AT_ONCE = 200
 """Requests published in one go: between them, others' requests get their turn."""
+_LOOK_S = 2.0
+"""Seconds to ask PostgreSQL how many wait: the answer only sharpens what the doors say."""
+_JUDGED_AT_ONCE = 2
+"""Calls: decoded, the largest body may take half a gigabyte."""
 _COMES_BACK_S = "30"
 
 
@@ -44,6 +48,7 @@ class Bulk:
         self._claims = claims
         self._store = store
         self._publisher = publisher
+        self._judging = asyncio.Semaphore(_JUDGED_AT_ONCE)
 
     async def submit(self, request: Request) -> Response:
         """201 with an answer an item once Kafka has them all; any item at fault, and none is taken."""
@@ -52,14 +57,15 @@ class Bulk:
         media_type, content = await read_body(request, limit=limit, types=tuple(bulk_rules.READERS))
         now = datetime.now(UTC)
         # Apart from the loop: megabytes of JSON, and a shop's HTML, take their time.
-        bodies = await asyncio.to_thread(
-            bulk_rules.judge,
-            content,
-            media_type,
-            now=now,
-            most=self._settings.max_bulk_items,
-            context=self._settings.judging,
-        )
+        async with self._judging:
+            bodies = await asyncio.to_thread(
+                bulk_rules.judge,
+                content,
+                media_type,
+                now=now,
+                most=self._settings.max_bulk_items,
+                context=self._settings.judging,
+            )
         key = request.headers.get("idempotency-key")
         call = rules.job_id(store, key, uuid_utils.compat.uuid7())
         if self._claims.known(call, now) is None:
@@ -74,9 +80,10 @@ class Bulk:
     async def _refuse_without_room(self, store: str, items: int) -> None:
         """The whole call fits its store's queue and everybody's, or it is refused as a whole."""
         if (gate := self._gates.closed(store)) is not None:
-            raise closed(gate)
+            raise closed(gate, self._settings.max_pending_per_store)
         try:
-            of_store, of_all = await self._store.waiting(store)
+            async with asyncio.timeout(_LOOK_S):
+                of_store, of_all = await self._store.waiting(store)
         except AWAY:
             of_store = of_all = 0  # all that is known is that no door is closed
         limits = self._settings.max_pending_per_store, self._settings.max_pending_total
@@ -84,7 +91,8 @@ class Bulk:
         if items <= room:
             return
         detail = f"{items} items, and room for {room} (a store may have {limits[0]} waiting): none was taken"
-        headers = {"Retry-After": _COMES_BACK_S} if items <= min(limits) else {}
+        headers = quota(limits[0]) | {"RateLimit": f'"queue";r={room};t={_COMES_BACK_S}'}
+        headers |= {"Retry-After": _COMES_BACK_S} if items <= min(limits) else {}
         raise Problem(
             429, "Too Many Requests", detail=detail, kind=QUOTA_EXCEEDED, headers=headers, more={"room": room}
         )

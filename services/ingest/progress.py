@@ -73,7 +73,9 @@ class Progress:
     async def _stream(self, job: UUID, caller: Caller) -> AsyncIterator[bytes]:
         yield f"retry: {_RETRY_MS}\n\n".encode()
         with self._results.of(job) as heard:  # before the state is read: what happens meanwhile is heard
-            shown = await self._reader.whole(job, caller)
+            shown = await self._state(job, caller)
+            if shown is None:
+                return  # the client comes back
             yield _event("job", shown)
             said = set[str]()
             while shown["status"] not in ENDED:
@@ -103,7 +105,7 @@ class Progress:
         try:
             return await self._reader.whole(job, caller)
         except Problem:
-            return None  # PostgreSQL is away: it is looked at again
+            return None  # PostgreSQL is away
 
 
 def _progress(event: JobEvent) -> dict[str, Any]:

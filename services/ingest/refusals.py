@@ -29,12 +29,18 @@ async def acknowledged(write: Awaitable[T], store: str) -> T:
         ) from None  # fmt: skip
 
 
-def closed(gate: StoreGate) -> Problem:
-    """429 when it is the store's own queue, 503 when it is everybody's."""
+def quota(limit: int) -> dict[str, str]:
+    """How many jobs of a store may wait."""
+    return {"RateLimit-Policy": f'"queue";q={limit}'}
+
+
+def closed(gate: StoreGate, limit: int) -> Problem:
+    """429 when it is the store's own queue, which takes `limit` jobs, 503 when it is everybody's."""
     wait = str(rules.retry_after(gate))
     detail = f"no new requests for now ({gate.reason}); come back in {wait} s"
     headers = {"Retry-After": wait}
     if gate.store == rules.ALL_STORES:
         kind = f"{_PROBLEM_TYPES}#temporary-reduced-capacity"
         return Problem(503, "Service Unavailable", detail=detail, kind=kind, headers=headers)
+    headers |= quota(limit) | {"RateLimit": f'"queue";r=0;t={wait}'}
     return Problem(429, "Too Many Requests", detail=detail, kind=QUOTA_EXCEEDED, headers=headers)

@@ -9,6 +9,7 @@ from starlette.types import ASGIApp
 
 from services.ingest.api import Api
 from services.ingest.bulk import Bulk
+from services.ingest.docs import Docs
 from services.ingest.errors import HANDLERS, RequestId
 from services.ingest.interventions import Interventions
 from services.ingest.probes import Probes
@@ -22,14 +23,17 @@ _JOB = f"{_JOBS}/{{job:uuid}}"
 _TRACED = frozenset({_JOBS, f"{_JOBS}/bulk"})
 
 
-def application(
+def application(  # noqa: PLR0913 - all handlers
     *, api: Api, bulk: Bulk, interventions: Interventions, progress: Progress, deliveries: Deliveries,
-    relay: MetricsRelay, probes: Probes,
+    relay: MetricsRelay, probes: Probes, docs: Docs,
     image_dir: Path | None,
 ) -> ASGIApp:  # fmt: skip
     routes: list[Route | Mount] = [
         Route("/", probes.index),
         Route("/health", probes.health),
+        Route("/openapi.json", docs.openapi),
+        Route("/docs", docs.page),
+        Route("/docs/{name}", docs.asset),
         Route("/livez", probes.health),
         Route("/readyz", probes.ready),
         Route("/metrics", relay.get),

@@ -36,6 +36,8 @@ _DEEPEST_PRODUCT = 32
 """Far deeper than a shop's data, and far from where JSON readers downstream give up."""
 _FURTHEST_RUN = timedelta(days=366)
 _MOST_ERRORS = 50
+_TEXT_NOT_BLANK = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"
+_HTTPS = r"^https://[^\s/?#@]+([/?#]\S*)?$"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _NUL_IN_JSON = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _RFC3339 = re.compile(
@@ -77,7 +79,7 @@ def _https(url: str, info: ValidationInfo) -> str:
     """With the context "loopback", for development, http to this machine as well."""
     if info.context == LOOPBACK and re.fullmatch(r"http://(127\.0\.0\.1|localhost|\[::1\])(:[0-9]+)?([/?#]\S*)?", url):
         return url
-    if not re.fullmatch(r"https://[^\s/?#@]+([/?#]\S*)?", url):
+    if not re.fullmatch(_HTTPS, url):
         raise ValueError("must be an https URL without credentials")
     return url
 
@@ -89,7 +91,12 @@ def _rfc3339(value: Any) -> Any:
     return value
 
 
-Text = Annotated[str, AfterValidator(_no_control_characters)]
+def _pattern(expression: str) -> Any:
+    """Says in the schema what a validator judges."""
+    return Field(json_schema_extra={"pattern": expression})
+
+
+Text = Annotated[str, AfterValidator(_no_control_characters), _pattern(r"^[^\x00-\x1f\x7f-\x9f]*$")]
 
 
 class BlogRequestBody(BaseModel):
@@ -98,15 +105,20 @@ class BlogRequestBody(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, alias_generator=to_camel, frozen=True)
 
     source_type: Annotated[SourceType, Field(strict=False)]
-    source_id: Annotated[Text, Field(min_length=1, max_length=200), AfterValidator(_not_blank)]
+    source_id: Annotated[
+        Text, Field(min_length=1, max_length=200), AfterValidator(_not_blank), _pattern(_TEXT_NOT_BLANK)
+    ]
     title: Annotated[Text, Field(min_length=1, max_length=300)] | None = None
     keywords: Annotated[list[Annotated[Text, Field(min_length=1, max_length=100)]], Field(max_length=20)] = []
     language: Annotated[str, Field(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$", max_length=35)] = "en"
     tone: Annotated[Text, Field(min_length=1, max_length=100)] | None = None
     product: Annotated[dict[str, Any], AfterValidator(_keepable)] | None = None
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
-    run_at: Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_rfc3339)] | None = None
-    webhook_url: Annotated[Text, Field(max_length=2_000), AfterValidator(_https)] | None = None
+    run_at: (
+        Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_rfc3339), _pattern(f"^{_RFC3339.pattern}$")]
+        | None
+    ) = None
+    webhook_url: Annotated[Text, Field(max_length=2_000), AfterValidator(_https), _pattern(_HTTPS)] | None = None
     images: Annotated[int, Field(ge=0, le=1)] = 1
 
 

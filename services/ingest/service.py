@@ -14,6 +14,7 @@ from services.ingest.api import Api
 from services.ingest.bulk import Bulk
 from services.ingest.callers import Callers
 from services.ingest.claims import Claims
+from services.ingest.docs import Docs
 from services.ingest.follower import Follower
 from services.ingest.gates import Gates
 from services.ingest.interventions import Interventions
@@ -116,7 +117,8 @@ def _application(  # noqa: PLR0913 - it puts all of them together
             publish_timeout_s=settings.publish_timeout_s,
         ),
         progress=Progress(settings=settings, callers=callers, reader=reader, results=results, draining=draining),
-        deliveries=Deliveries(callers, webhooks), relay=relay, probes=probes, image_dir=settings.image_dir,
+        deliveries=Deliveries(callers, webhooks), relay=relay, probes=probes,
+        docs=Docs(), image_dir=settings.image_dir,
     )  # fmt: skip
 
 

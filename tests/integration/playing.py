@@ -25,7 +25,7 @@ UPDATE blog_generations AS job
        cost_nanousd = ended.cost
   FROM unnest($1::uuid[], $2::bigint[]) AS ended (id, cost)
  WHERE job.id = ended.id AND job.status = 'PENDING' AND job.forwarded_at IS NOT NULL
-RETURNING job.id, job.instance_id AS store, job.created_at, job.cost_nanousd
+RETURNING job.id, job.instance_id AS store, job.attempt, job.created_at, job.cost_nanousd
 """
 
 
@@ -82,8 +82,8 @@ class PlayedWorker:
 
 def _ended(row: asyncpg.Record) -> JobEvent:
     return JobEvent(
-        job=row["id"], store=row["store"], kind=EventKind.ENDED, status=Status.DONE, attempt=1, at=datetime.now(UTC),
-        created_at=row["created_at"],
+        job=row["id"], store=row["store"], kind=EventKind.ENDED, status=Status.DONE,
+        attempt=row["attempt"], at=datetime.now(UTC), created_at=row["created_at"],
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
@@ -123,10 +124,10 @@ async def test_the_order_hears_of_it(world: World, database: str, ingest: Ingest
 
 
 @asynccontextmanager
-async def working(world: World, database: str, standins: Standins, folder: Path) -> AsyncIterator[None]:
+async def working(world: World, database: str, standins: Standins, folder: Path, **changes: Any) -> AsyncIterator[None]:
     settings = worker_settings(
         bootstrap=world.settings.kafka_bootstrap_servers, prefix=world.settings.kafka_topic_prefix,
-        database=database, standins=standins, folder=folder, lease_s=3,
+        database=database, standins=standins, folder=folder, lease_s=3, **changes,
     )  # fmt: skip
     async with started(world, database), running_service(lambda stop: service.run(settings, stop, name="worker-1")):
         yield
@@ -165,6 +166,20 @@ async def test_a_running_job_stops_after_the_call_it_pays_for_and_goes_on_from_t
     assert row["input_tokens"] + row["output_tokens"] == standins.openai.bill(request.id)["tokens"]
     endings = [one for one in await told(world, request.id) if one[0] is EventKind.ENDED]
     assert set(endings) == {(EventKind.ENDED, "CANCELLED", 1), (EventKind.ENDED, "DONE", 3)}
+
+
+async def test_a_job_that_waits_for_its_turn_at_the_provider_stops_at_once(
+    world: World, database: str, ingest: Ingest, standins: Standins, tmp_path: Path
+) -> None:
+    """One call a minute for all partitions, and the first not for a while."""
+    request = a_request(store="shop")
+    async with working(world, database, standins, tmp_path, openai_rpm=1):
+        await world.ask(request)
+        await eventually(lambda: world.has_status(request.id, "PROCESSING"))
+        assert (await change(ingest, "cancel", request.id)).status_code == 200
+        await eventually(partial(_let_go, world, request.id))
+    assert standins.openai.bill(request.id)["calls"] == 0
+    assert await world.database.fetchval("SELECT count(*) FROM provider_calls") == 0
 
 
 async def _let_go(world: World, job: UUID) -> bool:

@@ -44,6 +44,8 @@ async def test_a_full_store_hears_429_and_its_neighbours_nothing(ingest: Ingest)
     refusal = await hears(ingest, 429)
     assert refusal.headers["content-type"] == PROBLEM
     assert refusal.headers["retry-after"] == "42"
+    assert refusal.headers["ratelimit"] == '"queue";r=0;t=42'
+    assert refusal.headers["ratelimit-policy"] == '"queue";q=1000'
     problem = refusal.json()
     assert problem["type"].endswith("#quota-exceeded")
     assert "queue-full" in problem["detail"]

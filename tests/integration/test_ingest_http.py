@@ -180,7 +180,7 @@ async def test_health_as_operators_read_it(ingest: Ingest) -> None:
 async def test_what_is_not_there_is_an_honest_problem(ingest: Ingest) -> None:
     job = "019392d0-0000-7000-8000-000000000001"
     for method, path in (
-        ("GET", "/nowhere"), ("GET", "/openapi.json"), ("GET", f"{PATH}/{job}/steps"), ("POST", f"{PATH}/x"),
+        ("GET", "/nowhere"), ("GET", "/docs/x"), ("GET", f"{PATH}/{job}/steps"), ("POST", f"{PATH}/x"),
         ("POST", f"{PATH}/{job}/renew"), ("POST", f"{PATH}/x/cancel"),
     ):  # fmt: skip
         answer = await ingest.http.request(method, path)

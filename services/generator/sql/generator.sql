@@ -21,6 +21,10 @@ UPDATE blog_generations SET lease_until = now() + make_interval(secs => $3)
  WHERE id = ANY ($2::uuid[]) AND worker = $1 AND status = 'PROCESSING'
 RETURNING id;
 
+-- name: cancelled
+-- Which of these jobs ($1) somebody has cancelled.
+SELECT id FROM blog_generations WHERE id = ANY ($1::uuid[]) AND status = 'CANCELLED';
+
 -- name: let_go
 -- The worker of a cancelled job has stopped: what the call that was in flight has cost is added, and a retry need not
 -- wait for the end of the lease.

@@ -1,0 +1,186 @@
+"""What ingest answers, as models: the schemas of /openapi.json. Tests hold every real answer against them."""
+
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from shared.job import SourceType, Status, Step
+
+
+class Answer(BaseModel):
+    """Base: camelCase names; more fields may come in later versions."""
+
+    model_config = ConfigDict(alias_generator=to_camel, frozen=True)
+
+
+class Usage(Answer):
+    """What providers billed."""
+
+    input_tokens: int
+    output_tokens: int
+    images: int
+
+
+class Waiting(Answer):
+    """Why a job has not begun, and until about when; estimates, a second or two old."""
+
+    reason: str
+    until: datetime | None
+    place: int | None = Field(None, description="the job's place in its store's queue, from 1")
+    limited_by: str | None = Field(None, description="what keeps the whole system from starting more")
+
+
+class JobError(Answer):
+    code: str | None
+    message: str
+
+
+class AcceptedJob(Answer):
+    """A job that was accepted: it is never refused afterwards."""
+
+    id: UUID
+    status: Literal["PENDING"]
+    store: str
+    source_type: SourceType
+    source_id: str
+    created_at: datetime
+
+
+class JobSummary(Answer):
+    """A job as an item of a list."""
+
+    id: UUID
+    store: str
+    status: Status
+    source_type: SourceType
+    source_id: str
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    attempts: int
+    usage: Usage
+    cost_usd: float
+    waiting: Waiting | None
+    error: JobError | None
+
+
+class JobStep(Answer):
+    name: Step
+    state: Literal["STARTED", "DONE", "FAILED"]
+    attempt: int
+    started_at: datetime
+    finished_at: datetime | None
+    usage: Usage
+    cost_usd: float
+    in_doubt: int = Field(description="calls of which nobody can say whether they were billed")
+
+
+class Post(Answer):
+    title: str
+    slug: str
+    meta_description: str
+    html: str
+    image_url: str | None
+
+
+class Job(JobSummary):
+    """A job with its steps and, when DONE, its post."""
+
+    steps: list[JobStep]
+    post: Post | None
+
+
+class JobList(Answer):
+    items: list[JobSummary]
+    next: str | None = Field(description="the cursor of the next page; also in the header Link")
+
+
+class BulkItem(Answer):
+    item: int = Field(description="the item's index in the call, from 0")
+    id: UUID
+    status: Literal["PENDING"]
+    source_type: SourceType
+    source_id: str
+
+
+class BulkAnswer(Answer):
+    taken: int
+    items: list[BulkItem]
+
+
+class Ticket(Answer):
+    """What opens one job's stream of events for a short while."""
+
+    ticket: str
+    url: str
+    expires_at: datetime
+
+
+class DeliveryAttempt(Answer):
+    at: datetime
+    status: int | None = Field(description="what the store's server answered")
+    error: str | None = Field(description="why it could not be asked")
+    seconds: float
+
+
+class Delivery(Answer):
+    """What was, or is to be, told to a store's own server."""
+
+    id: UUID
+    webhook_id: str
+    job: UUID
+    url: str
+    type: str
+    state: Literal["WAITING", "DELIVERED", "FAILED"]
+    attempts: int
+    next_at: datetime | None
+    created_at: datetime
+    delivered_at: datetime | None
+    log: list[DeliveryAttempt]
+
+
+class DeliveryList(Answer):
+    items: list[Delivery]
+    next: str | None
+
+
+class Replay(Answer):
+    id: UUID
+    state: Literal["WAITING"]
+    next_at: datetime
+
+
+class Health(Answer):
+    status: Literal["ok"]
+    timestamp: datetime
+
+
+class ProblemError(Answer):
+    """One fault. In a bulk call `item` and `line` say where."""
+
+    model_config = ConfigDict(extra="allow")
+
+    field: str
+    detail: str
+    item: int | None = None
+    line: int | None = None
+
+
+class ProblemDetails(Answer):
+    """RFC 9457: every refusal."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    title: str
+    status: int
+    detail: str | None = None
+    errors: list[ProblemError] | None = None
+
+
+ANSWERS: tuple[type[BaseModel], ...] = (
+    AcceptedJob, Job, JobList, BulkAnswer, Ticket, DeliveryList, Replay, Health, ProblemDetails,
+)  # fmt: skip

@@ -1,0 +1,201 @@
+"""/openapi.json: OpenAPI 3.1, made of the models that judge requests and describe answers. Pure."""
+
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import GenerateJsonSchema, models_json_schema
+
+from services.ingest.answers import (
+    ANSWERS,
+    AcceptedJob,
+    BulkAnswer,
+    DeliveryList,
+    Health,
+    Job,
+    JobList,
+    ProblemDetails,
+    Replay,
+    Ticket,
+)
+from services.ingest.rules import BlogRequestBody
+from shared.job import Status
+
+Document = dict[str, Any]
+
+_EXAMPLE = {"sourceType": "keyword", "sourceId": "green-tea", "title": "How to brew green tea", "keywords": ["tea"]}
+_REFUSALS = {
+    400: "The body is not JSON", 401: "No valid API key", 403: "The key may not do that", 404: "No such job here",
+    409: "The job's state does not allow it", 413: "The body is too long", 415: "The body is of another type",
+    422: "Fields at fault, each named", 429: "The queue is full", 503: "Something is away, or the system is full",
+}  # fmt: skip
+_WAITS = {
+    "Retry-After": {"description": "seconds", "schema": {"type": "integer"}},
+    "RateLimit": {"description": '"queue";r=room;t=seconds', "schema": {"type": "string"}},
+    "RateLimit-Policy": {"description": '"queue";q=jobs that may wait', "schema": {"type": "string"}},
+}
+
+
+class _Schemas(GenerateJsonSchema):
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        """The name says it already."""
+        return False
+
+
+def document(*, version: str) -> Document:
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "blogstream", "version": version,
+            "description": "Blog posts for shops: asked for, followed, cancelled, and told of when they are done.",
+        },
+        "servers": [{"url": "/"}],
+        "security": [{"key": []}],
+        "tags": [{"name": name} for name in ("jobs", "progress", "webhooks", "system")],
+        "paths": _jobs() | _progress() | _webhooks() | _system(),
+        "components": {
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "sk_live_… of a store"}},
+            "schemas": _schemas(),
+        },
+    }  # fmt: skip
+
+
+def _schemas() -> Document:
+    models: list[type[BaseModel]] = [BlogRequestBody, *ANSWERS]
+    _, found = models_json_schema(
+        [(model, "validation") for model in models], by_alias=True, ref_template="#/components/schemas/{model}",
+        schema_generator=_Schemas,
+    )  # fmt: skip
+    schemas: Document = found["$defs"]
+    return schemas
+
+
+def _jobs() -> Document:
+    one, body = "/api/blog-generation/{id}", {"schema": _ref(BlogRequestBody)}
+    key = _header("Idempotency-Key", "the same key and request are the same job; another request is 422", longest=255)
+    array = {"schema": {"type": "array", "minItems": 1, "items": _ref(BlogRequestBody)}, "example": [_EXAMPLE]}
+    text = {"schema": {"type": "string", "minLength": 1}}
+    return {
+        "/api/blog-generation": {
+            "post": _operation(
+                "submitJob", "Ask for a post", "jobs", created=AcceptedJob, code=201, parameters=[key],
+                body={"application/json": body | {"example": _EXAMPLE}}, refusals=(400, 403, 413, 415, 422, 429, 503),
+                headers={
+                    "Location": {"description": "the job", "schema": {"type": "string"}},
+                    "RateLimit-Policy": _WAITS["RateLimit-Policy"],
+                },
+            ),
+            "get": _operation(
+                "listJobs", "The store's jobs, the newest first", "jobs", created=JobList,
+                parameters=[_query("status", {"enum": list(Status), "type": "string"}), *_PAGE], refusals=(422, 503),
+                headers={"Link": _LINK},
+            ),
+        },
+        "/api/blog-generation/bulk": {
+            "post": _operation(
+                "submitJobs", "Ask for many posts: all are judged before any is taken", "jobs", created=BulkAnswer,
+                code=201, parameters=[key],
+                body={"application/json": array, "application/x-ndjson": text, "text/csv": text},
+                refusals=(403, 413, 415, 422, 429, 503),
+            ),
+        },
+        one: {"parameters": [_ID], "get": _operation("getJob", "A job", "jobs", created=Job, refusals=(404, 503))},
+        f"{one}/cancel": _change("cancelJob", "Cancel a job: a running one stops after the call that it pays for"),
+        f"{one}/retry": _change("retryJob", "Let a failed or cancelled job go on after its last paid step"),
+    }  # fmt: skip
+
+
+def _progress() -> Document:
+    ticket = _query("ticket", {"type": "string"}) | {"description": "instead of a key"}
+    stream = {"text/event-stream": {"schema": {"type": "string"}}}
+    events = _operation(
+        "followJob", "Progress as server-sent events, from the state now to the end", "progress", created=None,
+        parameters=[ticket], refusals=(404, 503), content=stream,
+    )  # fmt: skip
+    return {
+        "/api/blog-generation/{id}/events": {"parameters": [_ID], "get": events | {"security": [{"key": []}, {}]}},
+        "/api/blog-generation/{id}/events-ticket": {
+            "parameters": [_ID],
+            "post": _operation(
+                "ticketForJob", "What lets a browser follow this job for a minute", "progress", created=Ticket,
+                code=201, refusals=(404, 503),
+            ),
+        },
+    }  # fmt: skip
+
+
+def _webhooks() -> Document:
+    delivery = _path("delivery", "the delivery's id")
+    return {
+        "/api/webhook-deliveries": {
+            "get": _operation(
+                "listDeliveries", "What was told to the store's server, with every attempt", "webhooks",
+                created=DeliveryList, parameters=[_query("job", _UUID), *_PAGE], refusals=(422, 503),
+                headers={"Link": _LINK},
+            )
+        },
+        "/api/webhook-deliveries/{delivery}/replay": {
+            "parameters": [delivery],
+            "post": _operation(
+                "replayDelivery", "Send it once more, under the same webhook-id", "webhooks", created=Replay, code=202,
+                refusals=(403, 404, 503),
+            ),
+        },
+    }  # fmt: skip
+
+
+def _system() -> Document:
+    health = _operation("health", "Whether this process answers", "system", created=Health, refusals=())
+    del health["responses"]["401"]
+    return {"/health": {"get": health | {"security": []}}}
+
+
+def _change(operation: str, summary: str) -> Document:
+    post = _operation(operation, summary, "jobs", created=Job, refusals=(404, 409, 503))
+    return {"parameters": [_ID], "post": post}
+
+
+def _operation(  # noqa: PLR0913 - the parts of an operation
+    operation: str, summary: str, tag: str, *, created: type[BaseModel] | None, refusals: tuple[int, ...],
+    code: int = 200, parameters: list[Document] | None = None, body: Document | None = None,
+    headers: Document | None = None, content: Document | None = None,
+) -> Document:  # fmt: skip
+    content = content or ({"application/json": {"schema": _ref(created)}} if created else {})
+    good = {"description": "Done" if code == 200 else "Accepted", "content": content}
+    responses = {str(code): good | ({"headers": headers} if headers else {})}
+    responses |= {str(refusal): _refusal(refusal) for refusal in sorted({401, *refusals})}
+    found: Document = {"operationId": operation, "summary": summary, "tags": [tag], "responses": responses}
+    found |= {"parameters": parameters} if parameters else {}
+    return found | ({"requestBody": {"required": True, "content": body}} if body else {})
+
+
+def _refusal(status: int) -> Document:
+    content = {"application/problem+json": {"schema": _ref(ProblemDetails)}}
+    headers = {429: _WAITS, 503: {"Retry-After": _WAITS["Retry-After"]}}.get(status)
+    return {"description": _REFUSALS[status], "content": content} | ({"headers": headers} if headers else {})
+
+
+def _ref(model: type[BaseModel]) -> Document:
+    return {"$ref": f"#/components/schemas/{model.__name__}"}
+
+
+def _query(name: str, schema: Document) -> Document:
+    return {"name": name, "in": "query", "schema": schema}
+
+
+def _path(name: str, what: str) -> Document:
+    return {"name": name, "in": "path", "required": True, "description": what, "schema": _UUID}
+
+
+def _header(name: str, what: str, *, longest: int) -> Document:
+    schema = {"type": "string", "minLength": 1, "maxLength": longest, "pattern": '^("[!#-~]+"|[!#-~]+)$'}
+    return {"name": name, "in": "header", "description": what, "schema": schema}
+
+
+_UUID = {"type": "string", "format": "uuid"}
+_ID = _path("id", "the job's id")
+_LINK = {"description": 'the next page: rel="next"', "schema": {"type": "string"}}
+_PAGE = [
+    _query("limit", {"type": "integer", "minimum": 1, "maximum": 100, "default": 20}),
+    _query("cursor", {"type": "string", "minLength": 1}) | {"description": "where a page before has ended"},
+    _query("store", {"type": "string"}) | {"description": "required with an operator's key, and of use with no other"},
+]

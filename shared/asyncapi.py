@@ -1,0 +1,124 @@
+"""docs/asyncapi.json: AsyncAPI 3.0, made of topics and messages. `python -m shared.asyncapi` writes it.
+
+A change of a message shows there, in review; tests hold the examples against it, and the file against the code.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+from pydantic import TypeAdapter
+
+from shared.messages import MESSAGES, Message
+from shared.topics import (
+    DEAD_LETTER,
+    GENERATOR_GROUP,
+    METRICS_GROUP,
+    SCHEDULER_GROUP,
+    TOPICS,
+    WEBHOOKS_GROUP,
+    Topic,
+)
+
+Document = dict[str, Any]
+
+ROOT = Path(__file__).parents[1]
+FILE = ROOT / "docs" / "asyncapi.json"
+_EXAMPLES = ROOT / "shared" / "examples"
+_GROUPS = (SCHEDULER_GROUP, GENERATOR_GROUP, METRICS_GROUP, WEBHOOKS_GROUP)
+_HEADERS = {
+    "type": "object",
+    "description": "CloudEvents, binary mode",
+    "required": ["ce_specversion", "ce_id", "ce_type", "ce_source", "ce_time", "content-type"],
+    "properties": {
+        "ce_specversion": {"const": "1.0"},
+        "ce_id": {"type": "string", "description": "readers drop repeats by it"},
+        "ce_type": {"type": "string"},
+        "ce_source": {"type": "string", "description": "the process that says it"},
+        "ce_time": {"type": "string", "format": "date-time"},
+        "content-type": {"const": "application/json"},
+    },
+}
+
+
+def document() -> Document:
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "blogstream", "version": "1",
+            "description": "What flows between the services. Delivery is at least once; every effect is idempotent."
+            f" Consumer groups: {', '.join(_GROUPS)}.",
+        },
+        "defaultContentType": "application/json",
+        "channels": {topic.name: _channel(topic) for topic in TOPICS},
+        "operations": {
+            name: operation for topic in TOPICS for name, operation in _operations(topic).items()
+        },
+        "components": {"messages": {name_of(message): _message(message) for message in MESSAGES}},
+    }  # fmt: skip
+
+
+def name_of(message: type[Message]) -> str:
+    """As in the example's file: blog-requested.v1."""
+    return message.TYPE.removeprefix("blogstream.")
+
+
+def example_of(message: type[Message]) -> Any:
+    return orjson.loads((_EXAMPLES / f"{name_of(message)}.json").read_bytes())
+
+
+def encoded() -> bytes:
+    return orjson.dumps(document(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+
+def _channel(topic: Topic) -> Document:
+    return {
+        "address": topic.name,
+        "description": "records of any topic, as they came, with where from and why in the headers dlq_*"
+        if topic is DEAD_LETTER
+        else f"key: {topic.key}",
+        "messages": {
+            name_of(message): {"$ref": f"#/components/messages/{name_of(message)}"} for message in topic.messages
+        },
+        "bindings": {
+            "kafka": {
+                "topic": topic.name,
+                "partitions": topic.partitions,
+                "topicConfiguration": {
+                    "cleanup.policy": ["compact" if topic.compacted else "delete"],
+                    "retention.ms": topic.retention_ms,
+                },
+                "bindingVersion": "0.5.0",
+            }
+        },
+    }
+
+
+def _operations(topic: Topic) -> Document:
+    said = [(service, "send") for service in topic.producers] + [(service, "receive") for service in topic.consumers]
+    return {
+        f"{service}.{action}.{topic.name}": {
+            "action": action,
+            "channel": {"$ref": f"#/channels/{topic.name}"},
+            "messages": [
+                {"$ref": f"#/channels/{topic.name}/messages/{name_of(message)}"} for message in topic.messages
+            ],
+        }
+        for service, action in said
+    }
+
+
+def _message(message: type[Message]) -> Document:
+    definitions = f"#/components/messages/{name_of(message)}/payload/$defs/{{model}}"
+    schema = TypeAdapter(message).json_schema(ref_template=definitions)
+    return {
+        "name": message.TYPE,
+        "summary": (message.__doc__ or "").strip(),
+        "headers": _HEADERS,
+        "payload": schema,
+        "examples": [{"payload": example_of(message)}],
+    }
+
+
+if __name__ == "__main__":
+    FILE.write_bytes(encoded())

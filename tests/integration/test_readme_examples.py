@@ -1,0 +1,55 @@
+"""The README's curl examples, run as they stand against the real service; only the address and the ids are put in."""
+
+import asyncio
+import os
+import re
+from functools import partial
+from pathlib import Path
+
+from sandbox.home import ROOT
+from tests.integration.ingest import Ingest, an_ingest, insert
+from tests.integration.test_webhooks import a_receiver, ends, has_state
+from tests.integration.world import World, a_request
+from tests.waiting import eventually
+
+_BLOCK = re.compile(r"^```sh\n(?P<lines>.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def examples() -> list[str]:
+    """Every curl command of the part for shops' developers: continued lines joined, and what it answers behind it."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    part = text.partition("## For a shop's developer")[2].partition("\n## ")[0]
+    lines = "".join(block["lines"] for block in _BLOCK.finditer(part)).replace("\\\n", " ")
+    lines = lines.replace("\n# 20", "  # 20")
+    return [line for line in lines.splitlines() if line.startswith("curl")]
+
+
+async def run(command: str, ingest: Ingest, folder: Path) -> str:
+    """What it prints: the body, then the status on a line of its own."""
+    process = await asyncio.create_subprocess_shell(
+        command.replace("curl ", "curl -sS -w '\\n%{http_code}' ", 1), cwd=folder, stdout=asyncio.subprocess.PIPE,
+        env={"PATH": os.environ["PATH"], "TEST_TOKEN": ingest.key},
+    )  # fmt: skip
+    out, _ = await process.communicate()
+    assert process.returncode == 0, command
+    return out.decode()
+
+
+async def test_they_work_as_they_stand(world: World, database: str, tmp_path: Path) -> None:
+    found = examples()
+    assert len(found) >= 9
+    export = "Handle,Title,Body (HTML),Vendor,Type,Tags,Variant Price\ncup,Cup,,Acme,Kitchen,,4.00\n"
+    await asyncio.to_thread((tmp_path / "products.csv").write_text, export)
+    async with a_receiver() as receiver, an_ingest(world, database, tmp_path, webhook_allow_loopback=True) as ingest:
+        waiting, done = a_request(store="shop"), a_request(store="shop", webhook_url=receiver.url)
+        await insert(world, waiting)
+        await ends(world, done)
+        delivery = await eventually(partial(has_state, ingest, done.id, "DELIVERED"))
+        assert delivery is not None
+        for example in found:
+            job = waiting.id if "/cancel" in example or "/retry" in example else done.id
+            command = example.replace("http://localhost:3000", str(ingest.http.base_url))
+            command = command.replace("/ID", f"/{job}").replace("/DELIVERY", f"/{delivery['id']}")
+            said = re.search(r"# (20[0-9])", example)
+            answer = await run(command, ingest, tmp_path)
+            assert answer.splitlines()[-1] == (said[1] if said else "200"), f"{example}\n{answer}"
