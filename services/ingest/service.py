@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 
 import httpx
+from aiokafka.errors import KafkaError
 
 from services.ingest.api import Api
 from services.ingest.claims import Claims
@@ -18,6 +19,7 @@ from services.ingest.relay import MetricsRelay
 from services.ingest.settings import IngestSettings
 from services.ingest.store import IngestStore
 from shared import http, kafka
+from shared.kafka_access import reachable
 from shared.lifecycle import background
 from shared.log import get_logger
 from shared.postgres import is_alive, open_pool
@@ -53,7 +55,7 @@ async def _run(settings: IngestSettings, stop: asyncio.Event, name: str, listene
         client = await closing.enter_async_context(httpx.AsyncClient(trust_env=False))
         needs = {
             "PostgreSQL": partial(is_alive, pool),
-            "Kafka": partial(_reachable, settings.kafka_bootstrap_servers),
+            "Kafka": partial(_reachable, settings),
             "gates": partial(_following, gates.copy),
             "claims": partial(_following, claims.copy),
         }
@@ -67,11 +69,11 @@ async def _run(settings: IngestSettings, stop: asyncio.Event, name: str, listene
     log.info("ingest stopped")
 
 
-async def _reachable(servers: str) -> bool:
+async def _reachable(settings: IngestSettings) -> bool:
     try:
         async with asyncio.timeout(1):
-            await kafka.reachable(servers)
-    except OSError:  # TimeoutError is one
+            await reachable(settings)
+    except (OSError, KafkaError):  # TimeoutError is an OSError
         return False
     return True
 
