@@ -9,6 +9,8 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
 from aiokafka.errors import KafkaError
 
+from shared.kafka_access import access
+from shared.settings import KafkaSettings
 from shared.topics import GENERATOR_GROUP, METRICS_GROUP, SCHEDULER_GROUP, WEBHOOKS_GROUP
 
 GROUPS = (SCHEDULER_GROUP, GENERATOR_GROUP, METRICS_GROUP, WEBHOOKS_GROUP)
@@ -30,9 +32,9 @@ async def describe(bootstrap: str) -> dict[str, Any]:
         await admin.close()
 
 
-async def members(bootstrap: str, wanted: Sequence[str]) -> Mapping[str, list[dict[str, Any]]]:
+async def members(settings: KafkaSettings, wanted: Sequence[str]) -> Mapping[str, list[dict[str, Any]]]:
     """The members of these groups and their partitions."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=5_000)
+    admin = AIOKafkaAdminClient(**access(settings), request_timeout_ms=5_000)
     try:
         await admin.start()
         return await _members(admin, wanted)

@@ -17,7 +17,7 @@ from sandbox import jars, leftovers
 from sandbox.home import free_port, is_port_free, read_json, write_atomically
 from sandbox.process import Spec
 from shared.errors import Unavailable
-from shared.kafka import reachable
+from shared.kafka_access import takes_connections
 
 _PROPERTIES = """\
 process.roles=broker,controller
@@ -115,7 +115,7 @@ def _escaped(path: Path) -> str:
 async def answers(bootstrap: str) -> bool:
     """Whether the broker serves its metadata."""
     try:
-        await reachable(bootstrap)  # aiokafka would log an error for every look
+        await takes_connections(bootstrap)  # aiokafka would log an error for every look
     except OSError:
         return False
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=2_000)

@@ -16,6 +16,7 @@ from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, RecordMetadata, 
 
 from shared import tracing
 from shared.errors import InvalidMessage, Unavailable
+from shared.kafka_access import access, reachable, refusal
 from shared.log import get_logger
 from shared.messages import Headers, Message, decode, encode
 from shared.settings import KafkaSettings
@@ -51,17 +52,19 @@ async def open_admin(settings: KafkaSettings) -> AIOKafkaAdminClient:
     give_up = loop.time() + settings.startup_deadline_s
     told = False
     while True:
-        admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap_servers)
+        admin = AIOKafkaAdminClient(**access(settings))
         try:
-            await reachable(settings.kafka_bootstrap_servers)
+            await reachable(settings)
             await admin.start()
         except (KafkaError, OSError, TimeoutError) as error:
             await admin.close()
+            if (why := refusal(settings, error)) is not None:
+                raise Unavailable(why) from None
             if loop.time() >= give_up:
                 raise Unavailable(
                     f"Kafka at {settings.kafka_bootstrap_servers} did not answer within"
                     f" {settings.startup_deadline_s:g} s ({str(error) or type(error).__name__});"
-                    " start it, or check KAFKA_BOOTSTRAP_SERVERS"
+                    " start it, or check KAFKA_BOOTSTRAP_SERVERS and KAFKA_SECURITY_PROTOCOL"
                 ) from None
             if not told:
                 log.warning("waiting for Kafka", servers=settings.kafka_bootstrap_servers)
@@ -69,21 +72,6 @@ async def open_admin(settings: KafkaSettings) -> AIOKafkaAdminClient:
             await asyncio.sleep(0.25)
         else:
             return admin
-
-
-async def reachable(servers: str) -> None:
-    """Raise OSError unless one of the servers takes a connection (quieter than letting aiokafka find out)."""
-    failure: OSError = OSError("no server named")
-    for server in servers.split(","):
-        host, _, port = server.strip().rpartition(":")
-        try:
-            _, writer = await asyncio.wait_for(asyncio.open_connection(host, int(port)), timeout=5)
-        except OSError as error:
-            failure = error
-        else:
-            writer.close()
-            return
-    raise failure
 
 
 async def ensure_topics(settings: KafkaSettings) -> None:
@@ -104,7 +92,7 @@ async def ensure_topics(settings: KafkaSettings) -> None:
 
 async def group_offsets(settings: KafkaSettings, group: str) -> dict[TopicPartition, OffsetAndMetadata]:
     """What a group has committed: offsets, and what its members wrote beside them (a consumer keeps that to itself)."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap_servers)
+    admin = AIOKafkaAdminClient(**access(settings))
     try:
         await admin.start()
         found: dict[TopicPartition, OffsetAndMetadata] = await admin.list_consumer_group_offsets(group)
@@ -142,7 +130,7 @@ def consumer(settings: KafkaSettings, *topics: str, **options: Any) -> AIOKafkaC
         "rebalance_timeout_ms": 10_000,
         "fetch_max_wait_ms": 500,
     } | options
-    return AIOKafkaConsumer(*topics, bootstrap_servers=settings.kafka_bootstrap_servers, **chosen)
+    return AIOKafkaConsumer(*topics, **access(settings), **chosen)
 
 
 async def commit(
@@ -278,8 +266,8 @@ class Publisher:
 
     async def _open(self) -> AIOKafkaProducer:
         producer = AIOKafkaProducer(
-            bootstrap_servers=self._settings.kafka_bootstrap_servers, client_id=self._source,
-            acks="all", enable_idempotence=True, compression_type="lz4", max_request_size=MAX_RECORD_BYTES,
+            **access(self._settings), client_id=self._source, acks="all", enable_idempotence=True,
+            compression_type="lz4", max_request_size=MAX_RECORD_BYTES,
         )  # fmt: skip
         await producer.start()
         return producer

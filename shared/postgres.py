@@ -2,10 +2,11 @@
 
 import asyncio
 import re
+import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 from uuid import UUID
 
 import asyncpg
@@ -36,6 +37,8 @@ AWAY = (
 
 _AGAIN_AFTER_S = 1.0
 _LIKE = "postgresql://user:password@host:port/database"
+
+_TLS_FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
 
 _SERVICES_SHARING = 4
 _NAME = re.compile(r"^-- name: (?P<name>[a-z0-9_]+)\s*$", re.MULTILINE)
@@ -68,19 +71,35 @@ async def _prepare_connection(connection: asyncpg.Connection) -> None:
     )  # fmt: skip
 
 
+def _judge(dsn: str) -> None:
+    """`Unavailable` for what no waiting will put right."""
+    try:
+        parts = urlsplit(dsn)
+        understood = parts.scheme in ("postgresql", "postgres")
+    except ValueError:
+        understood = False
+    if not understood:
+        raise Unavailable(f"DATABASE_URL cannot be understood; it looks like {_LIKE}")
+    for name, file in parse_qsl(parts.query):
+        if name in _TLS_FILES and not Path(file).is_file():
+            raise Unavailable(f"{name} in DATABASE_URL is {file}, and there is no such file")
+
+
 async def connect(dsn: str, *, deadline_s: float) -> asyncpg.Connection:
     """One connection, tried until `deadline_s` has passed; then `Unavailable` with what, where and what to do."""
-    if not dsn.startswith(("postgresql://", "postgres://")):
-        raise Unavailable(f"DATABASE_URL cannot be understood; it looks like {_LIKE}")
+    _judge(dsn)
     loop = asyncio.get_running_loop()
     give_up = loop.time() + deadline_s
     told = False
     while True:
         try:
             connection = await asyncpg.connect(dsn, timeout=5)
+        except ssl.SSLCertVerificationError as error:
+            why = f"is not trusted: {error.verify_message}; check sslrootcert in DATABASE_URL"
+            raise Unavailable(f"PostgreSQL at {where(dsn)} {why}, and the server's name") from None
         except (ValueError, asyncpg.ClientConfigurationError) as error:
             raise Unavailable(f"DATABASE_URL cannot be understood: {error}; it looks like {_LIKE}") from None
-        except (asyncpg.InvalidPasswordError, asyncpg.InvalidCatalogNameError) as error:
+        except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
             raise Unavailable(f"PostgreSQL at {where(dsn)} refuses: {error}; check DATABASE_URL") from None
         except AWAY as error:
             if loop.time() >= give_up:

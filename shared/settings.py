@@ -6,9 +6,11 @@ name in capitals.
 
 import os
 import socket
-from typing import Annotated, Self
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.errors import Unavailable
@@ -35,8 +37,14 @@ class Settings(BaseSettings):
         try:
             return cls()
         except ValidationError as error:
-            faults = "; ".join(f"{str(fault['loc'][0]).upper()}: {fault['msg'].lower()}" for fault in error.errors())
+            faults = "; ".join(_told(fault) for fault in error.errors())
             raise Unavailable(f"the environment is not right: {faults} (see README, Configuration)") from None
+
+
+def _told(fault: Any) -> str:
+    """One of pydantic's faults in a few words. What is said of several variables names them itself."""
+    said: str = fault["msg"]
+    return f"{str(fault['loc'][0]).upper()}: {said[0].lower()}{said[1:]}" if fault["loc"] else said
 
 
 class KafkaSettings(Settings):
@@ -49,6 +57,49 @@ class KafkaSettings(Settings):
     kafka_replication_factor: int | None = Field(
         None, ge=1, description="replicas of topics that we create; unset: three, or as many as there are brokers"
     )
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="whether connections are encrypted (SSL), and whether a user is named (SASL)"
+    )
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = Field(
+        None, description="how the password is proven; unset: PLAIN"
+    )
+    kafka_sasl_username: str | None = Field(None, description="the user, where the protocol has SASL")
+    kafka_sasl_password: SecretStr | None = Field(None, description="the user's password")
+    kafka_ssl_ca_file: Path | None = Field(
+        None, description="PEM file of the authorities that brokers' certificates are from; unset: the system's"
+    )
+    kafka_ssl_cert_file: Path | None = Field(
+        None, description="PEM file of our own certificate, where brokers ask for one, with those up to its authority"
+    )
+    kafka_ssl_key_file: Path | None = Field(
+        None, description="PEM file of its key, not encrypted; unset: it is in the certificate's file"
+    )
+
+    @property
+    def kafka_uses_tls(self) -> bool:
+        return self.kafka_security_protocol.endswith("SSL")
+
+    @property
+    def kafka_uses_sasl(self) -> bool:
+        return self.kafka_security_protocol.startswith("SASL")
+
+    @model_validator(mode="after")
+    def _has_what_its_protocol_needs(self) -> Self:
+        """No more and no less: who has set a password or a certificate means it to be used."""
+        sasl = ["kafka_sasl_username", "kafka_sasl_password"]
+        files = ["kafka_ssl_cert_file", "kafka_ssl_ca_file", "kafka_ssl_key_file"]
+        missing = [name for name in sasl if self.kafka_uses_sasl and getattr(self, name) is None]
+        missing += ["kafka_ssl_cert_file"] if self.kafka_ssl_key_file and not self.kafka_ssl_cert_file else []
+        unused = [*sasl, "kafka_sasl_mechanism"] if not self.kafka_uses_sasl else []
+        unused += files if not self.kafka_uses_tls else []
+        unused = [name for name in unused if getattr(self, name) is not None]
+        for names, fault in ((missing, "lacks"), (unused, "has no use for")):
+            if names:
+                raise PydanticCustomError(
+                    "kafka_security", "KAFKA_SECURITY_PROTOCOL={protocol} {fault} {names}",
+                    {"protocol": self.kafka_security_protocol, "fault": fault, "names": ", ".join(names).upper()},
+                )  # fmt: skip
+        return self
 
 
 class PostgresSettings(Settings):

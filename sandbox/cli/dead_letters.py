@@ -16,8 +16,8 @@ from sandbox.dead_letters import handling
 from sandbox.dead_letters.letter import Ledger, Letter, Refused
 from sandbox.dead_letters.shelf import open_shelf
 from sandbox.dead_letters.view import line, listed, printable, shown, shown_as_json
-from shared import kafka
 from shared.errors import Unavailable
+from shared.kafka_access import reachable, refusal
 from shared.settings import KafkaSettings
 
 T = TypeVar("T")
@@ -118,13 +118,14 @@ def _on_kafka(call: Callable[[KafkaSettings], Awaitable[T]]) -> T:
 
     async def answered() -> T:
         try:
-            await kafka.reachable(settings.kafka_bootstrap_servers)  # nobody waits at a terminal as a service would
+            await reachable(settings)  # nobody waits at a terminal as a service would
             return await call(settings)
         except (KafkaError, OSError) as error:
-            raise Unavailable(
+            silent = (
                 f"Kafka at {settings.kafka_bootstrap_servers} does not answer ({str(error) or type(error).__name__});"
-                " start it, or check KAFKA_BOOTSTRAP_SERVERS"
-            ) from None
+            )
+            why = refusal(settings, error) or f"{silent} start it, or check KAFKA_BOOTSTRAP_SERVERS"
+            raise Unavailable(why) from None
 
     try:
         return wait_for(answered())

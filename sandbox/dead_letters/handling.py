@@ -86,7 +86,7 @@ async def alone(settings: KafkaSettings) -> AsyncIterator[None]:
     )  # fmt: skip
     try:
         await member.start()
-        if len((await groups.members(settings.kafka_bootstrap_servers, [group]))[group]) > 1:
+        if len((await groups.members(settings, [group]))[group]) > 1:
             raise Unavailable(
                 "dead letters are being replayed or discarded by another process: try again when it has ended"
             )

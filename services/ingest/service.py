@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 
 import httpx
+from aiokafka.errors import KafkaError
 from starlette.types import ASGIApp
 
 from services.ingest.api import Api
@@ -32,6 +33,7 @@ from services.ingest.webhooks.feed import Feed
 from services.ingest.webhooks.sender import Sender, resolve
 from services.ingest.webhooks.store import WebhookStore
 from shared import http, kafka
+from shared.kafka_access import reachable
 from shared.lifecycle import background
 from shared.log import get_logger
 from shared.postgres import is_alive, open_pool
@@ -72,7 +74,7 @@ async def _run(settings: IngestSettings, stop: asyncio.Event, name: str, listene
         client = await closing.enter_async_context(httpx.AsyncClient(trust_env=False))
         needs = {
             "PostgreSQL": partial(is_alive, pool),
-            "Kafka": partial(_reachable, settings.kafka_bootstrap_servers),
+            "Kafka": partial(_reachable, settings),
             "gates": partial(_following, gates.copy),
             "claims": partial(_following, claims.copy),
         }
@@ -122,11 +124,11 @@ def _application(  # noqa: PLR0913 - it puts all of them together
     )  # fmt: skip
 
 
-async def _reachable(servers: str) -> bool:
+async def _reachable(settings: IngestSettings) -> bool:
     try:
         async with asyncio.timeout(1):
-            await kafka.reachable(servers)
-    except OSError:  # TimeoutError is one
+            await reachable(settings)
+    except (OSError, KafkaError):  # TimeoutError is an OSError
         return False
     return True
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import faust
+from faust.auth import Credentials, SASLCredentials, SSLCredentials
 
 from services.metrics.board import Board
 from services.metrics.picture import Picture
@@ -22,6 +23,7 @@ from services.metrics.settings import MetricsSettings
 from services.metrics.shards import Shards
 from shared import kafka
 from shared.errors import InvalidMessage
+from shared.kafka_access import access, tls
 from shared.log import get_logger
 from shared.messages import JobEvent, Message, SchedulerReport, WorkerReport, decode
 from shared.topics import METRICS_GROUP, RESULTS, WORKERS
@@ -55,6 +57,7 @@ class Counting:
         self.app = app = faust.App(
             names.group(METRICS_GROUP),
             broker=[f"kafka://{server}" for server in settings.kafka_bootstrap_servers.split(",")],
+            broker_credentials=_credentials(settings),
             store="rocksdb://?driver=rocksdict",
             datadir=str(folder),
             canonical_url=settings.own_url,
@@ -159,6 +162,18 @@ def _split(events: list[Any], offset: int) -> tuple[list[Any], list[Any]]:
     """Those before an offset, and the rest."""
     number = next((number for number, event in enumerate(events) if event.message.offset >= offset), len(events))
     return events[:number], events[number:]
+
+
+def _credentials(settings: MetricsSettings) -> Credentials | None:
+    """What every client of ours shows, in Faust's words."""
+    context = tls(settings)
+    if not settings.kafka_uses_sasl:
+        return SSLCredentials(context) if context is not None else None
+    options = access(settings)
+    return SASLCredentials(
+        mechanism=options["sasl_mechanism"], username=options["sasl_plain_username"],
+        password=options["sasl_plain_password"], ssl_context=context,
+    )  # fmt: skip
 
 
 def table_name(generation: int) -> str:

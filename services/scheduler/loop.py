@@ -23,6 +23,7 @@ from services.scheduler.term import Term
 from shared import kafka
 from shared.errors import InvalidMessage
 from shared.kafka import Publisher
+from shared.kafka_access import reachable
 from shared.lifecycle import wait
 from shared.log import get_logger
 from shared.messages import BlogRequested, JobEvent, Message, WorkerReport
@@ -93,8 +94,8 @@ class Scheduler:
         """Whether both PostgreSQL and Kafka answer."""
         try:
             await self._store.epoch()
-            await kafka.reachable(self._settings.kafka_bootstrap_servers)
-        except (*AWAY, asyncpg.PostgresError):
+            await reachable(self._settings)
+        except (*AWAY, asyncpg.PostgresError, KafkaError):
             return False
         return True
 

@@ -21,8 +21,8 @@ from shared.settings import KafkaSettings
 from shared.topics import GENERATION, REQUESTS, Topic
 
 
-def kafka_settings(bootstrap: str, prefix: str) -> KafkaSettings:
-    return KafkaSettings(kafka_bootstrap_servers=bootstrap, kafka_topic_prefix=prefix)
+def kafka_settings(bootstrap: str, prefix: str, **security: Any) -> KafkaSettings:
+    return KafkaSettings(kafka_bootstrap_servers=bootstrap, kafka_topic_prefix=prefix, **security)
 
 
 def a_request(store: str = "store-a", **changes: Any) -> BlogRequested:
@@ -136,8 +136,9 @@ async def away(postgres: str, database: str, service: str) -> AsyncIterator[None
 
 
 @asynccontextmanager
-async def a_world(bootstrap: str, prefix: str, dsn: str) -> AsyncIterator[World]:
-    settings = kafka_settings(bootstrap, prefix)
+async def a_world(bootstrap: str, prefix: str, dsn: str, **security: Any) -> AsyncIterator[World]:
+    """`security` are settings of KafkaSettings by which the broker lets us in."""
+    settings = kafka_settings(bootstrap, prefix, **security)
     await kafka.ensure_topics(settings)
     publisher = Publisher(settings, source="test")
     await publisher.start()
