@@ -14,6 +14,7 @@ from aiokafka.errors import KafkaError, TopicAlreadyExistsError
 from aiokafka.structs import TopicPartition
 
 from services.metrics.app import table_name
+from services.metrics.settings import MetricsSettings
 from shared import kafka
 from shared.errors import Unavailable
 from shared.log import get_logger
@@ -52,9 +53,16 @@ async def begin_next(settings: KafkaSettings) -> int:
         await admin.close()
 
 
-def folder(root: Path, generation: int) -> Path:
-    """This generation's folder; what earlier ones have left is removed."""
-    chosen = root / str(generation)
+async def folder(settings: MetricsSettings, generation: int) -> Path:
+    """This generation's folder; what earlier ones have left is removed. It bears the cluster's id: one that has lost
+    its data begins with the first generation again, and a store that is ahead of its changelog would end the app."""
+    root = settings.metrics_dir
+    admin = await kafka.open_admin(settings)
+    try:
+        cluster = (await admin.describe_cluster())["cluster_id"]
+    finally:
+        await admin.close()
+    chosen = root / f"{generation}-{cluster}"
     chosen.mkdir(parents=True, exist_ok=True)
     for other in root.iterdir():
         if other != chosen and other.is_dir():

@@ -39,7 +39,7 @@ async def run(settings: MetricsSettings, stop: asyncio.Event) -> None:
     memory = Memory(
         board=Board(silence_s=settings.worker_silence_s), picture=Picture(), recent=Recent(kept=settings.jobs_kept)
     )
-    folder = generation.folder(settings.metrics_dir, number)
+    folder = await generation.folder(settings, number)
     counting = Counting(settings, memory, generation=number, folder=folder)
     async with (
         httpx.AsyncClient(trust_env=False) as client,

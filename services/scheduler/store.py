@@ -89,9 +89,8 @@ class SchedulerStore:
 
     async def admit(self, requests: Sequence[BlogRequested], epoch: int) -> set[UUID]:
         """Insert a batch; the ids that are new. An id twice in one batch is inserted once."""
-        columns = zip(*(_row(request) for request in requests), strict=True)
         async with self._leading(epoch) as connection:
-            return {row["id"] for row in await connection.fetch(_QUERIES["admit"], *map(list, columns))}
+            return await insert_requests(connection, requests)
 
     async def forward(
         self, jobs: Sequence[UUID], partitions: Sequence[int], estimates: Sequence[int], epoch: int
@@ -145,6 +144,14 @@ class SchedulerStore:
             if await connection.fetchrow(_QUERIES["fence"], epoch) is None:
                 raise DeposedError(f"another scheduler leads: the epoch is no longer {epoch}")
             yield connection
+
+
+async def insert_requests(connection: Connection, requests: Sequence[BlogRequested]) -> set[UUID]:
+    """Rows for those that have none: their ids."""
+    if not requests:
+        return set()
+    columns = zip(*(_row(request) for request in requests), strict=True)
+    return {row["id"] for row in await connection.fetch(_QUERIES["admit"], *map(list, columns))}
 
 
 async def _save(connection: Connection, changes: Sequence[CounterChange]) -> None:

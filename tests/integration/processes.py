@@ -47,6 +47,16 @@ def environment(world: World, database: str) -> dict[str, str]:
     }  # fmt: skip
 
 
+async def run(*argv: object, env: dict[str, str] | None = None) -> str:
+    """A command, to its end: what it said. It must succeed."""
+    process = await asyncio.create_subprocess_exec(
+        *map(str, argv), env=env, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    said = (await process.communicate())[0].decode()
+    assert process.returncode == 0, said
+    return said
+
+
 Hire = Callable[..., Any]
 
 

@@ -69,11 +69,55 @@ async def test_up_down_and_up_again(empty_database: str) -> None:
     everything = [migration.version for migration in load()]
     assert [m.version for m in await runner.up(empty_database)] == everything
     assert await runner.up(empty_database) == []
-    code, out = await _migrate(empty_database, "down", "--steps", "9")
+    code, out = await _migrate(empty_database, "down", "--steps", "99")
     assert code == 0, out
     assert await execute(empty_database, "SELECT 1 FROM pg_tables WHERE tablename = 'blog_generations'") == []
     assert not any(state.applied_at for state in await runner.status(empty_database))
     assert [m.version for m in await runner.up(empty_database)] == everything
+
+
+LIFE = (
+    "INSERT INTO blog_generations (id, instance_id, source_type, source_id, request, created_at, status, cost_nanousd)"
+    " VALUES (gen_random_uuid(), 'shop', 'keyword', 'tea', '{}', now(), 'DONE', 7),"
+    " (gen_random_uuid(), 'shop', 'keyword', 'oil', '{}', now(), 'PENDING', 0)",
+    "INSERT INTO blog_steps (job_id, step, state, attempt, cost_nanousd)"
+    " SELECT id, 'outline', 'DONE', 1, 7 FROM blog_generations WHERE status = 'DONE'",
+    "INSERT INTO blog_posts SELECT id, 'Tea', 'tea', '', '<p>', NULL FROM blog_generations WHERE status = 'DONE'",
+    "INSERT INTO stores (instance_id, weight, served_nanousd, account_id) VALUES ('shop', 2, 7, 'chain')",
+    "INSERT INTO api_keys (id, instance_id, hash, hint) VALUES ('k1', 'shop', 'h1', '')",
+    "INSERT INTO api_keys (id, instance_id, hash, hint, scope, name) VALUES ('k2', '*', 'h2', '', 'operator', 'ada')",
+)
+KEPT = (
+    "SELECT id, instance_id, status, source_id, created_at, cost_nanousd FROM blog_generations ORDER BY id",
+    "SELECT job_id, step, state, cost_nanousd FROM blog_steps",
+    "SELECT * FROM blog_posts",
+    "SELECT instance_id, weight, served_nanousd FROM stores",
+    "SELECT id, instance_id, hash FROM api_keys WHERE instance_id <> '*'",
+)
+
+
+async def test_data_outlives_the_way_back_and_forth(empty_database: str) -> None:
+    """Down to the first two migrations: jobs, bills, posts and keys stay. What only later columns hold is lost."""
+    await runner.up(empty_database)
+    for statement in LIFE:
+        await execute(empty_database, statement)
+    before = [await execute(empty_database, query) for query in KEPT]
+    code, out = await _migrate(empty_database, "down", "--steps", str(len(load()) - 2))
+    assert code == 0, out
+    assert [await execute(empty_database, query) for query in KEPT] == before
+    code, out = await _migrate(empty_database, "up")
+    assert code == 0, out
+    assert [await execute(empty_database, query) for query in KEPT] == before
+    assert await execute(empty_database, "SELECT 1 FROM api_keys WHERE scope = 'operator'") == []
+    assert [row["account_id"] for row in await execute(empty_database, "SELECT account_id FROM stores")] == [None]
+
+
+async def test_a_release_does_not_revert_what_it_does_not_know(empty_database: str) -> None:
+    await runner.up(empty_database)
+    await execute(empty_database, "INSERT INTO schema_migrations VALUES ('9999', 'of_a_later_release', '')")
+    code, out = await _migrate(empty_database, "down")
+    assert code == 3
+    assert "the database has migration 9999, which this release does not know" in out
 
 
 async def test_status_says_what_is_applied(empty_database: str) -> None:

@@ -1,0 +1,106 @@
+"""`python -m sandbox.configuration`: writes docs/configuration.md anew, from the settings classes.
+
+A test says when that was forgotten.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from pydantic.fields import FieldInfo
+
+from sandbox.standins.settings import StandinSettings
+from services.generator.settings import GeneratorSettings
+from services.ingest.settings import IngestSettings
+from services.metrics.settings import MetricsSettings
+from services.scheduler.settings import SchedulerSettings
+from shared.settings import PostgresSettings, Settings
+
+FILE = Path(__file__).parents[1] / "docs" / "configuration.md"
+SERVICES: Mapping[str, type[Settings]] = {
+    "ingest": IngestSettings, "scheduler": SchedulerSettings, "generator": GeneratorSettings,
+    "metrics": MetricsSettings,
+}  # fmt: skip
+READERS: Mapping[str, type[Settings]] = {
+    **SERVICES, "migrations": PostgresSettings, "stand-ins (sandbox)": StandinSettings,
+}  # fmt: skip
+
+_HEAD = """# Configuration
+
+Everything is read from the environment, once, at a process's start; a variable that is empty counts as unset. A value
+that is not right ends the process with exit code 3 and one line that names the variable. A variable that several read
+in ways of their own stands under each. Made from the settings classes by `python -m sandbox.configuration`.
+"""
+_REST = """
+## Read by libraries and by the frame
+
+| variable | default | meaning |
+|---|---|---|
+| `HEARTBEAT_FILE` | unset | the file that a process touches every two seconds, for `python -m shared.health` |
+| `OTEL_EXPORTER_OTLP_ENDPOINT`, other `OTEL_*` | unset | where spans are sent, as OpenTelemetry's SDK reads it |
+| `BLOGSTREAM_HOME` | `.blogstream` | of `./blogstream`: the folder of all that a run leaves |
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variable:
+    name: str
+    kind: str
+    default: str
+    meaning: str
+
+
+def variables(settings: type[Settings]) -> Iterator[Variable]:
+    """In the order of their declaration, the shared ones first."""
+    schema = settings.model_json_schema()["properties"]
+    for name, field in settings.model_fields.items():
+        yield Variable(
+            name=name.upper(), kind=_kind(schema[name]), default=_default(field), meaning=field.description or ""
+        )
+
+
+def text() -> str:
+    """The whole file."""
+    readers: dict[Variable, list[str]] = {}
+    for reader, settings in READERS.items():
+        for variable in variables(settings):
+            readers.setdefault(variable, []).append(reader)
+    by_readers = sorted(readers.items(), key=lambda item: (-len(item[1]), list(READERS).index(item[1][0])))
+    sections = [
+        _section(who, [variable for variable, _ in group]) for who, group in groupby(by_readers, lambda x: x[1])
+    ]
+    return _HEAD + "".join(sections) + _REST
+
+
+def _section(readers: list[str], found: list[Variable]) -> str:
+    title = "Every process" if len(readers) == len(READERS) else ", ".join(readers)
+    rows = (f"| `{one.name}` | {one.kind} | {one.default} | {one.meaning} |\n" for one in found)
+    return f"\n## {title}\n\n| variable | type | default | meaning, unit |\n|---|---|---|---|\n{''.join(rows)}"
+
+
+def _kind(schema: Mapping[str, Any]) -> str:
+    """A word for the type, and its bounds."""
+    (shape,) = [one for one in schema.get("anyOf", [schema]) if one.get("type") != "null"]
+    words = {"integer": "whole number", "number": "number", "boolean": "true or false", "string": "text"}
+    formats = {"password": "secret", "path": "path"}
+    word = formats.get(shape.get("format", ""), words[shape["type"]])
+    bounds = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤"}
+    return " ".join([word, *(f"{sign} {shape[bound]:g}" for bound, sign in bounds.items() if bound in shape)])
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "**required**"
+    if field.default in (None, ""):
+        return "unset"
+    value = field.default
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    FILE.write_text(text(), encoding="utf-8")
+    print(FILE)

@@ -1,0 +1,59 @@
+-- name: known
+-- What is saved of these jobs, locked, with what their steps have cost.
+SELECT job.id, job.status, job.attempt, spent.done, spent.input_tokens, spent.output_tokens, spent.images,
+       spent.cost_nanousd
+  FROM blog_generations AS job
+       CROSS JOIN LATERAL (
+           SELECT coalesce(array_agg(step) FILTER (WHERE state = 'DONE'), '{}') AS done,
+                  coalesce(sum(input_tokens), 0)::bigint AS input_tokens,
+                  coalesce(sum(output_tokens), 0)::bigint AS output_tokens,
+                  coalesce(sum(images), 0)::int AS images,
+                  coalesce(sum(cost_nanousd), 0)::bigint AS cost_nanousd
+             FROM blog_steps WHERE job_id = job.id) AS spent
+ WHERE job.id = ANY ($1::uuid[])
+   FOR UPDATE OF job;
+
+-- name: bill
+-- What was paid for answers that are gone stays on the job's bill: beside its first step, for nobody has said which.
+INSERT INTO blog_steps AS step (job_id, step, state, attempt, finished_at, input_tokens, output_tokens, images,
+                                cost_nanousd)
+VALUES ($1, 'outline', 'FAILED', $2, now(), $3, $4, $5, $6)
+ON CONFLICT (job_id, step) DO UPDATE
+   SET input_tokens = step.input_tokens + excluded.input_tokens,
+       output_tokens = step.output_tokens + excluded.output_tokens, images = step.images + excluded.images,
+       cost_nanousd = step.cost_nanousd + excluded.cost_nanousd;
+
+-- name: doubt
+-- A step's answer is gone, and nobody has said what it cost. An image that has its name is not lost: it is taken up.
+INSERT INTO blog_steps AS step (job_id, step, state, attempt, finished_at, in_doubt)
+VALUES ($1, $2, 'FAILED', $3, now(), 1)
+ON CONFLICT (job_id, step) DO UPDATE SET state = 'FAILED', finished_at = now(), in_doubt = step.in_doubt + 1
+ WHERE step.external_id IS NULL AND step.state <> 'DONE';
+
+-- name: correct
+-- Bring a job to where it was, or back to the queue. Like a retry that a person asks for, going back takes an attempt's
+-- number; neither that nor the attempts that were lost use up its tries.
+UPDATE blog_generations AS job
+   SET status = $2, attempt = $3, intervened_at = now(), forwarded_at = NULL, lease_until = NULL,
+       retries = retries + ($2 = 'PENDING')::int,
+       blameless = blameless + CASE WHEN $2 = 'PENDING' THEN $3 - attempt ELSE 0 END,
+       started_at = CASE WHEN $2 = 'PENDING' THEN NULL ELSE started_at END,
+       finished_at = $4, error = $5,
+       error_code = CASE $2 WHEN 'PENDING' THEN NULL WHEN 'CANCELLED' THEN 'cancelled' ELSE 'restored' END,
+       input_tokens = spent.input_tokens, output_tokens = spent.output_tokens, images = spent.images,
+       cost_nanousd = spent.cost_nanousd
+  FROM (SELECT coalesce(sum(input_tokens), 0)::bigint AS input_tokens,
+               coalesce(sum(output_tokens), 0)::bigint AS output_tokens,
+               coalesce(sum(images), 0)::int AS images,
+               coalesce(sum(cost_nanousd), 0)::bigint AS cost_nanousd
+          FROM blog_steps WHERE job_id = $1) AS spent
+ WHERE job.id = $1
+RETURNING job.id, job.instance_id AS store, job.status, job.attempt, job.created_at, job.started_at, job.worker,
+          job.input_tokens, job.output_tokens, job.images, job.cost_nanousd;
+
+-- name: life
+-- What is true of the jobs that were asked for since $1.
+SELECT id, instance_id AS store, status, attempt, worker, created_at, started_at, finished_at, not_before, error,
+       input_tokens, output_tokens, images, cost_nanousd,
+       (SELECT coalesce(sum(in_doubt), 0)::int FROM blog_steps WHERE job_id = id) AS in_doubt
+  FROM blog_generations WHERE created_at > $1 ORDER BY created_at;
