@@ -36,7 +36,7 @@ class Alerts:
         self._in_doubt = Growth(minutes=WINDOW_MINUTES)
 
     async def watch(self, ready: Callable[[], bool]) -> None:
-        """Until cancelled. Nothing is judged while we are not ready: a table that fills would look like growth."""
+        """Until cancelled. Nothing is judged while not all is counted: a table that fills would look like growth."""
         while True:
             if ready():
                 self.look(datetime.now(UTC))

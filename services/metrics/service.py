@@ -91,7 +91,7 @@ class Metrics:
             "dead letters": watch.follow_dead_letters(settings, watched),
             "reconciliation": reconciler.run(),
             **({"webhook": self._webhook.deliver()} if self._webhook is not None else {}),
-            "alerts": self._alerts.watch(self._ready),
+            "alerts": self._alerts.watch(self._sees_all),
             "latest jobs": _hear_again(settings, self._memory.recent, self._owned),
         }
 
@@ -106,9 +106,12 @@ class Metrics:
         return 0 in self._owned().partitions
 
     def _may_compare(self) -> bool:
-        """Only when the whole is at hand."""
+        return self._is_first() and self._sees_all()
+
+    def _sees_all(self) -> bool:
+        """Whether the whole is at hand: without a part of it, sums fall, and rise when it comes back."""
         beside = self.whole.beside()
-        return self._is_first() and not beside.missing and not beside.uncounted
+        return not beside.missing and not beside.uncounted
 
 
 async def _hear_again(settings: MetricsSettings, recent: Recent, owned: Callable[[], Ownership]) -> None:
