@@ -52,6 +52,8 @@ _PATHS = (
 class Seen:
     counted: float
     """Events a second."""
+    of_cpu: float
+    """Events a second of one core's time: what other processes on the machine do not change."""
     p99: dict[str, float]
     """Milliseconds by path."""
     memory: tuple[float, float]
@@ -77,6 +79,7 @@ async def _run() -> Result:
         rows=[
             ["a bare loop with a dict", f"{bare:,.0f} events/s"],
             ["metrics", f"{seen.counted:,.0f} events/s"],
+            ["metrics, for each second of one core", f"{seen.of_cpu:,.0f} events"],
             *([f"GET {path}, p99", f"{value:.1f} ms"] for path, value in seen.p99.items()),
             [f"memory with {_STORES:,} stores", f"{seen.memory[0]:,.0f} MiB"],
             [f"memory with {_MANY_STORES:,} stores", f"{seen.memory[1]:,.0f} MiB"],
@@ -143,7 +146,7 @@ async def _bare(settings: KafkaSettings) -> float:
 
 async def _metrics(settings: KafkaSettings, publisher: Publisher) -> Seen:
     async with _process(settings) as (process, http):
-        counted = await _counting(http)
+        counted, of_cpu = await _counting(process, http)
         reporting = asyncio.create_task(_report(publisher))
         loading = asyncio.create_task(_load(publisher))
         try:
@@ -160,7 +163,7 @@ async def _metrics(settings: KafkaSettings, publisher: Publisher) -> Seen:
         ]
         await _publish(publisher, more)
         await _until_done(http, done + _MANY_STORES)
-        return Seen(counted, p99, (few, process.memory_info().rss / 2**20))
+        return Seen(counted, of_cpu, p99, (few, process.memory_info().rss / 2**20))
 
 
 @asynccontextmanager
@@ -196,12 +199,14 @@ async def _until_done(http: httpx.AsyncClient, jobs: int) -> None:
             await asyncio.sleep(0.25)
 
 
-async def _counting(http: httpx.AsyncClient) -> float:
-    """Events a second, from the first that is seen to be counted to the last."""
+async def _counting(process: psutil.Process, http: httpx.AsyncClient) -> tuple[float, float]:
+    """Events a second, and for a second of CPU time, from the first that is seen to be counted to the last."""
     await _until_done(http, 1)
-    first, began = await _done(http), time.perf_counter()
+    first, began, before = await _done(http), time.perf_counter(), process.cpu_times()
     await _until_done(http, _JOBS)
-    return (_JOBS - first) * _EVENTS_A_JOB / (time.perf_counter() - began)
+    events, after = (_JOBS - first) * _EVENTS_A_JOB, process.cpu_times()
+    worked = after.user + after.system - before.user - before.system
+    return events / (time.perf_counter() - began), events / worked
 
 
 async def _report(publisher: Publisher) -> None:

@@ -61,7 +61,7 @@ IDEMPOTENCY = Topic(
 )  # fmt: skip
 DEAD_LETTER = Topic(
     name="blog.dead-letter", key="job", partitions=1, retention_ms=30 * _DAY_MS,
-    messages=(), producers=("scheduler", "generator"), consumers=("dead-letters",),
+    messages=(), producers=("scheduler", "generator"), consumers=("dead-letters", "metrics"),
 )  # fmt: skip
 
 TOPICS = (REQUESTS, GENERATION, RESULTS, WORKERS, CONTROL, IDEMPOTENCY, DEAD_LETTER)

@@ -5,6 +5,7 @@ tells a repeat from news are one value, so that no crash can part them. Entries 
 several processes split them as Kafka splits the partitions.
 """
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -76,6 +77,9 @@ class Counting:
         table.on_recover(self._recovered)
         self._shards = Shards(table)
         self._changelog = f"{names.group(METRICS_GROUP)}-{table_name(generation)}-changelog"
+        self._results = names.topic(RESULTS)
+        self._news_from: dict[int, int] = {}
+        """By partition: where it ended when this process got it. What came before may have been counted already."""
         self.redrawn = False
         """Whether the picture shows the partitions that are owned now."""
         app.on_partitions_revoked.connect(self._revoked, weak=False)
@@ -102,9 +106,18 @@ class Counting:
             by_partition: dict[int, list[Any]] = defaultdict(list)
             for event in events:
                 by_partition[event.message.partition].append(event)
-            for group in by_partition.values():
+            for partition, group in by_partition.items():
                 stream._set_current_event(group[-1])  # an entry goes where the current event came from
-                count(self._messages(group), self._shards, self._memory)
+                news = self._news_from.get(partition, 0)
+                before, after = _split(group, news)
+                count(self._messages(before), self._shards, self._memory, save_all=True)
+                count(self._messages(after), self._shards, self._memory)
+            await self._hand_over()
+
+    async def _hand_over(self) -> None:
+        """Wait until Kafka's client has all changes: a commit waits for what the client has, and for nothing else."""
+        while self.app.producer.buffer.size:
+            await asyncio.sleep(0.001)
 
     async def _report(self, stream: Any) -> None:
         async for event in stream.events():
@@ -122,6 +135,10 @@ class Counting:
                 self._memory.board.malformed += 1
                 log.warning("an event is put aside", reason=error.reason)
 
+    async def _ends(self) -> dict[int, int]:
+        wanted = [tp for tp in self.app.consumer.assignment() if tp.topic == self._results]
+        return {tp.partition: end for tp, end in (await self.app.consumer.highwaters(*wanted)).items()}
+
     async def _revoked(self, *_: Any, **__: Any) -> None:
         self.redrawn = False
         self._shards.forget()
@@ -130,6 +147,7 @@ class Counting:
         """The table is complete for what is owned now. Faust would say nothing of a failure in here."""
         try:
             self._shards.forget()
+            self._news_from = await self._ends()
             await self._memory.picture.redraw(self._shards.entries())
             self.redrawn = True
         except Exception as error:
@@ -137,12 +155,22 @@ class Counting:
             await self.app.crash(error)
 
 
+def _split(events: list[Any], offset: int) -> tuple[list[Any], list[Any]]:
+    """Those before an offset, and the rest."""
+    number = next((number for number, event in enumerate(events) if event.message.offset >= offset), len(events))
+    return events[:number], events[number:]
+
+
 def table_name(generation: int) -> str:
     return f"shards-{generation}"
 
 
-def count(messages: Iterable[Message], shards: Shards, memory: Memory) -> None:
-    """Fold events into the table, each shard once; what was heard before changes nothing."""
+def count(messages: Iterable[Message], shards: Shards, memory: Memory, *, save_all: bool = False) -> None:
+    """Fold events into the table, each shard once; what was heard before changes nothing.
+
+    `save_all` saves the shards of these too: a process that was killed may have them on its disk, and not have told
+    the changelog.
+    """
     changed: dict[bytes, fold.Shard] = {}
     changes = []
     for message in messages:
@@ -153,8 +181,9 @@ def count(messages: Iterable[Message], shards: Shards, memory: Memory) -> None:
         shard = shards.get(key) if key not in changed else changed[key]
         change = fold.into_shard(message, shard)
         if change is not None:
-            changed[key] = shard
             changes.append((message.store, change))
+        if change is not None or save_all:
+            changed[key] = shard
     for key, shard in changed.items():
         shards.save(key, shard)
     for store, change in changes:

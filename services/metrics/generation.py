@@ -96,7 +96,7 @@ async def _ensure_nobody_counts(admin: AIOKafkaAdminClient, settings: KafkaSetti
     members = described[5]
     if members:
         raise Unavailable(
-            f"{len(members)} metrics processes count at the moment; stop them first, then rebuild (a process that was"
+            f"processes that count at the moment: {len(members)}; stop them first, then rebuild (a process that was"
             " killed is a member for another 15 seconds)"
         )
 

@@ -37,8 +37,8 @@ IN_DOUBT = Metric(
 WAIT = Metric(name="blogstream_wait_seconds", kind="histogram", help="Seconds from the request to the first claim.")
 RUN = Metric(name="blogstream_run_seconds", kind="histogram", help="Seconds from the first claim to the end.")
 LIMITER_LIMIT = Metric(
-    name="blogstream_limiter_limit_per_minute", kind="gauge", labels=_LIMIT,
-    help="The account's limit a minute, in the resource's unit.",
+    name="blogstream_limiter_limit_per_second", kind="gauge", labels=_LIMIT,
+    help="What the account's limit allows a second, in the resource's unit.",
 )  # fmt: skip
 LIMITER_USE = Metric(
     name="blogstream_limiter_used_ratio", kind="gauge", labels=_LIMIT,

@@ -98,7 +98,7 @@ def _limits(alive: Sequence[WorkerReport], now: datetime) -> Iterator[Metric]:
                 values[*labels, str(part["partition"])] += part[name]
         return _gauge(metric, values)
 
-    yield of_all(defs.LIMITER_LIMIT, lambda state: state["limitPerMinute"])
+    yield of_all(defs.LIMITER_LIMIT, lambda state: state["limitPerMinute"] / 60)
     yield of_all(defs.LIMITER_USE, lambda state: state["usagePercent"] / 100)
     yield of_all(defs.LIMITER_QUEUE, lambda state: state["queued"])
     yield of_all(defs.LIMITER_UNOWNED, lambda state: len(state["unownedPartitions"]))

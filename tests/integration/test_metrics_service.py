@@ -1,84 +1,37 @@
 """metrics as a process on the real broker: exact numbers, through repeats, garbage and kill -9."""
 
 import asyncio
-import os
-import signal
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from uuid import UUID
 
-import httpx
+import orjson
 import pytest
 from aiokafka import AIOKafkaProducer
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
-from sandbox.home import ROOT, free_port
+from sandbox.home import free_port
+from shared import http as shared_http
 from shared import kafka as shared_kafka
+from shared.http import JsonResponse
 from shared.topics import RESULTS, WORKERS
+from tests import exposition
+from tests.integration.counting import KINDS, Metrics, metrics, rebuild, tell
 from tests.integration.world import World
-from tests.unit.test_metrics_rules import life, report, scheduler
+from tests.unit.test_metrics_rules import report, scheduler
 from tests.waiting import eventually
-
-
-@dataclass(frozen=True, slots=True)
-class Metrics:
-    """A running process of the service."""
-
-    process: asyncio.subprocess.Process
-    http: httpx.AsyncClient
-
-    async def json(self, path: str) -> Any:
-        answer = await self.http.get(path)
-        answer.raise_for_status()
-        return answer.json()
-
-    async def has_counted(self, expected: dict[str, int]) -> bool:
-        jobs = (await self.json("/api/overview"))["jobs"]
-        return {status: count for status, count in jobs.items() if count} == expected
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path / "tables"
-
-
-@asynccontextmanager
-async def metrics(world: World, folder: Path) -> AsyncIterator[Metrics]:
-    port = free_port()
-    environment = {
-        "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "METRICS_PORT": str(port), "METRICS_DIR": str(folder),
-        "KAFKA_BOOTSTRAP_SERVERS": world.settings.kafka_bootstrap_servers,
-        "KAFKA_TOPIC_PREFIX": world.settings.kafka_topic_prefix,
-    }  # fmt: skip
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "services.metrics", env=environment, stdout=asyncio.subprocess.DEVNULL
-    )
-    try:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10) as http:
-            await eventually(partial(_ready, http, process), timeout=60)
-            yield Metrics(process, http)
-    finally:
-        if process.returncode is None:
-            process.terminate()
-        await process.wait()
-
-
-async def _ready(http: httpx.AsyncClient, process: asyncio.subprocess.Process) -> bool:
-    assert process.returncode is None, f"metrics exited with {process.returncode}"
-    try:
-        return (await http.get("/readyz")).is_success
-    except httpx.HTTPError:
-        return False
-
-
-async def tell(world: World, numbers: range, *, failed: bool = False) -> None:
-    for number in numbers:
-        for event in life(number, f"store-{number % 3}", failed=failed):
-            await world.publish(RESULTS, event.store, event)
 
 
 async def test_counts_are_exact_through_repeats_garbage_and_a_kill(world: World, folder: Path) -> None:
@@ -93,8 +46,9 @@ async def test_counts_are_exact_through_repeats_garbage_and_a_kill(world: World,
             await producer.send_and_wait(topic, b"{}", key=b"store-2", headers=headers)
         await tell(world, range(10, 12), failed=True)
         await eventually(partial(first.has_counted, {"DONE": 10, "FAILED": 2}))
-        first.process.send_signal(signal.SIGKILL)
-        await first.process.wait()
+        assert (await first.json("/api/overview"))["malformedEvents"] == 3
+        assert (await rebuild(world, folder)) == 3, "a rebuild is refused while a process counts"
+        await first.kill()
     await tell(world, range(12, 15))
     async with metrics(world, folder) as second:
         await eventually(partial(second.has_counted, {"DONE": 13, "FAILED": 2}), timeout=60)
@@ -109,14 +63,14 @@ async def test_counts_are_exact_through_repeats_garbage_and_a_kill(world: World,
 
 
 async def test_reports_become_the_contracts_numbers(world: World, folder: Path) -> None:
-    async with metrics(world, folder) as running:
+    async with an_ingest() as ingest, metrics(world, folder, INGEST_URL=ingest.url) as running:
         assert await running.json("/metrics") == {
             "blog_queue_size": 0, "openai_rpm_usage": 0.0, "openai_tpm_usage": 0.0, "openai_queue_length": 0,
         }  # fmt: skip
 
         async def heard() -> bool:
             now = datetime.now(UTC)
-            await world.publish(WORKERS, "w1", report("w1", at=now))
+            await world.publish(WORKERS, "w1", replace(report("w1", at=now), partitions=(0, 1)))
             await world.publish(WORKERS, "s", scheduler(7, at=now))
             found = await running.json("/metrics")
             return bool(found["blog_queue_size"] == 7 and found["openai_rpm_usage"] == 20.0)
@@ -124,13 +78,107 @@ async def test_reports_become_the_contracts_numbers(world: World, folder: Path) 
         await eventually(heard, every=0.3)
         stats = await running.json("/api/rate-limiter/stats")
         assert stats["status"] == "ok"
-        assert stats["rateLimiter"]["openai"]["m"]["tokens"]["limitPerMinute"] == 200_000
+        tokens = stats["rateLimiter"]["openai"]["m"]["tokens"]
+        assert tokens["limitPerMinute"] == 200_000
+        assert sum(part["sharePerMinute"] for part in tokens["byPartition"]) == tokens["sharePerMinute"]
         (worker,) = (await running.json("/api/workers"))["items"]
         assert (worker["worker"], worker["slots"], worker["alive"]) == ("w1", 50, True)
         text = (await running.http.get("/metrics", headers={"Accept": "text/plain"})).text
-        assert "blogstream_jobs_pending 7.0" in text
+        assert exposition.read(text)["blogstream_jobs_pending"].value() == 7
         assert (await running.http.get("/metrics?format=prometheus")).headers["content-type"].startswith("text/plain")
-        assert (await running.http.get("/metrics?format=xml")).status_code == 422
+        await tells_of_jobs(world, running)
+        await refuses_unknown_values(running)
+        await passes_cancel_and_retry_on(running, ingest)
+
+
+async def tells_of_jobs(world: World, running: Metrics) -> None:
+    await tell(world, range(30))
+    await eventually(partial(running.has_counted, {"DONE": 30}))
+    assert len((await running.json("/api/jobs"))["items"]) == 20
+    (latest,) = (await running.json("/api/jobs?limit=1"))["items"]
+    assert set(latest) >= {
+        "job", "store", "status", "attempt", "createdAt", "startedAt", "finishedAt", "waitSeconds", "costUsd", "error",
+    }  # fmt: skip
+    timeline = await running.json(f"/api/jobs/{latest['job']}/timeline")
+    assert timeline["waitSeconds"] == 3
+    assert [event["kind"] for event in timeline["events"]] == KINDS
+    assert (await running.json("/api/alerts"))["items"] == []
+    async with running.http.stream("GET", "/api/events") as feed:
+        assert feed.headers["content-type"].startswith("text/event-stream")
+        lines = feed.aiter_lines()
+        snapshots = [orjson.loads(line.removeprefix("data: ")) async for line in aislice(lines, "data: ", 2)]
+    for snapshot in snapshots:
+        assert set(snapshot) == {"overview", "stores", "workers", "rateLimiter", "alerts", "jobs"}
+        assert snapshot["overview"]["jobs"]["DONE"] == 30
+        assert {row["store"] for row in snapshot["stores"]["items"]} == {"a", "store-0", "store-1", "store-2"}
+    assert snapshots[0]["overview"]["at"] < snapshots[1]["overview"]["at"]
+
+
+async def aislice(lines: AsyncIterator[str], prefix: str, count: int) -> AsyncIterator[str]:
+    """The first so many lines that begin so."""
+    async for line in lines:
+        if line.startswith(prefix):
+            yield line
+            count -= 1
+            if count == 0:
+                return
+
+
+async def refuses_unknown_values(running: Metrics) -> None:
+    wrong = (
+        "/metrics?format=xml", "/metrics?format=json&x=1", "/api/overview?x=1", "/api/stores?limit=0",
+        "/api/stores?limit=1001", "/api/stores?offset=-1", "/api/workers?a=b", "/api/jobs?limit=101",
+        "/api/jobs?limit=ten", "/api/events?x=", "/api/rate-limiter/stats?partition=1", "/api/alerts?x=1",
+        f"/api/jobs/{UUID(int=0)}/timeline?x=1",
+    )  # fmt: skip
+    for path in wrong:
+        answer = await running.http.get(path)
+        assert answer.status_code == 422, path
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.json()["errors"][0]["field"], path
+    for path in (f"/api/jobs/{UUID(int=10**9)}/timeline", "/api/jobs/no-id/timeline", "/api/nothing"):
+        assert (await running.http.get(path)).status_code == 404, path
+
+
+async def passes_cancel_and_retry_on(running: Metrics, ingest: "Ingest") -> None:
+    job = UUID(int=1)
+    for action, status in (("cancel", 200), ("retry", 409)):
+        answer = await running.http.post(f"/api/jobs/{job}/{action}", headers={"Authorization": "Bearer sk_operator_x"})
+        assert (answer.status_code, answer.json()) == (status, {"action": action, "key": "Bearer sk_operator_x"})
+    assert (await running.http.post(f"/api/jobs/{job}/cancel")).json()["key"] is None
+    ingest.stop.set()
+    await eventually(partial(_says_that_ingest_is_away, running, job))
+    assert (await running.http.get(f"/api/jobs/{job}/cancel")).status_code == 405
+
+
+async def _says_that_ingest_is_away(running: Metrics, job: UUID) -> bool:
+    return (await running.http.post(f"/api/jobs/{job}/cancel")).status_code == 502
+
+
+@dataclass(frozen=True, slots=True)
+class Ingest:
+    url: str
+    stop: asyncio.Event
+
+
+@asynccontextmanager
+async def an_ingest() -> AsyncIterator[Ingest]:
+    """What answers in ingest's place: it tells what it was asked."""
+
+    async def act(request: Request) -> Response:
+        action = request.path_params["action"]
+        told = {"action": action, "key": request.headers.get("authorization")}
+        return JsonResponse(told, status_code=200 if action == "cancel" else 409)
+
+    port, stop = free_port(), asyncio.Event()
+    application = Starlette(routes=[Route("/api/blog-generation/{job:uuid}/{action}", act, methods=["POST"])])
+    listener = shared_http.listen("127.0.0.1", port)
+    serving = asyncio.create_task(shared_http.serve(application, listener, stop))
+    try:
+        yield Ingest(f"http://127.0.0.1:{port}", stop)
+    finally:
+        stop.set()
+        await serving
 
 
 async def test_the_page_is_served_with_a_strict_policy(world: World, folder: Path) -> None:

@@ -10,6 +10,7 @@ import orjson
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families
 
 from services.metrics import metric_defs, prometheus, view
@@ -33,6 +34,7 @@ from shared.messages import (
     Usage,
     WorkerReport,
 )
+from tests import exposition
 
 NOW = datetime(2026, 11, 24, 12, 0, 30, tzinfo=UTC)
 
@@ -214,24 +216,41 @@ def test_the_overview_and_the_stores() -> None:
     assert sum(row["costShare"] for row in rows) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("openmetrics", [False, True])
-def test_the_prometheus_text_can_be_read_and_is_what_was_declared(openmetrics: bool) -> None:
+def exposed(*, openmetrics: bool = False) -> str:
     board = Board(silence_s=10)
-    board.hear(report("w"))
+    board.hear(replace(report("w"), partitions=(0, 1)))
     board.hear(scheduler(3))
-    _, total = folded(life(1))
-    text = prometheus.render(total, board, NOW, beside(), openmetrics=openmetrics).decode()
-    if openmetrics:
-        assert text.endswith("# EOF\n")
-        return
-    families = {family.name: family for family in text_string_to_metric_families(text)}
+    _, total = folded(life(1) + life(2, failed=True))
+    return prometheus.render(total, board, NOW, beside(), openmetrics=openmetrics).decode()
+
+
+def test_the_prometheus_text_can_be_read_and_is_what_was_declared() -> None:
+    families = exposition.read(exposed())
     declared = {metric.name: metric for metric in metric_defs.METRICS}
     assert set(families) == set(declared)
     for name, family in families.items():
-        assert (family.type, family.documentation) == (declared[name].kind, declared[name].help)
+        assert (family.kind, family.help) == (declared[name].kind, declared[name].help)
         allowed = {*declared[name].labels, "le"}
-        assert all(set(sample.labels) <= allowed for sample in family.samples)
-    assert families["blogstream_jobs_pending"].samples[0].value == 3
+        assert all({label for label, _ in labels} <= allowed for _, labels in family.samples)
+    assert families["blogstream_jobs_pending"].value() == 3
+    assert families["blogstream_jobs_ended"].value("_total", state="FAILED") == 1
+    assert (families["blogstream_run_seconds"].value("_sum"), families["blogstream_run_seconds"].value("_count")) == (
+        34,
+        2,
+    )
+    assert (
+        families["blogstream_limiter_level"].value(provider="openai", model="m", resource="tokens", partition="1")
+        == 0.5
+    )
+    assert families["blogstream_lag_records"].value(stage="admit") == 4
+    assert families["blogstream_dead_letters_open"].value() == 2
+
+
+def test_the_texts_are_read_by_the_clients_own_parsers_too() -> None:
+    plain = {family.name: family for family in text_string_to_metric_families(exposed())}
+    read = openmetrics_families(exposed(openmetrics=True))  # type: ignore[no-untyped-call] # untyped in the library
+    strict = {family.name for family in read}
+    assert set(plain) == strict == {metric.name for metric in metric_defs.METRICS}
 
 
 def test_every_metric_has_a_unit_or_counts_and_says_what_it_means() -> None:
@@ -258,3 +277,16 @@ def test_fairness_is_shown_as_it_was_told() -> None:
     shown = view.overview(aggregate.empty(), scheduler(3), [], NOW, beside())["fairness"]
     assert (shown["jain"], shown["largestGapUsd"], shown["lightSlowdown"]) == (0.98, 2.0, 1.02)
     assert view.overview(aggregate.empty(), None, [], NOW, beside())["fairness"] is None
+
+
+def test_a_workers_budget_is_divided_over_its_partitions_and_adds_up() -> None:
+    one = replace(report("w1", queued=5), partitions=(3, 1, 2))
+    other = replace(report("w2", used=50), partitions=(0, 4), limiters=(replace(one.limiters[0], level=-7.0),))
+    requests = limits.totals([one, other])["openai"]["m"]["requests"]
+    parts = requests["byPartition"]
+    assert [part["partition"] for part in parts] == [0, 1, 2, 3, 4]
+    for name in ("sharePerMinute", "usedLastMinute", "level", "debt", "queued"):
+        assert sum(part[name] for part in parts) == pytest.approx(requests[name], abs=1e-4), name
+        assert sum(worker[name] for worker in requests["byWorker"]) == pytest.approx(requests[name]), name
+    assert {part["worker"] for part in parts if part["debt"]} == {"w2"}
+    assert requests["unownedPartitions"] == list(range(5, 24))

@@ -1,0 +1,108 @@
+"""metrics as a process, as a test runs it and asks it."""
+
+import asyncio
+import os
+import signal
+import sys
+from asyncio.subprocess import DEVNULL
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from sandbox.home import ROOT, free_port
+from shared.kafka import Outgoing
+from shared.topics import RESULTS
+from tests.integration.world import World
+from tests.unit.test_metrics_rules import life
+from tests.waiting import eventually
+
+KINDS = ["queued", "admitted", "started", "step-done", "ended"]
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """A running process of the service."""
+
+    process: asyncio.subprocess.Process
+    http: httpx.AsyncClient
+    url: str
+
+    async def json(self, path: str) -> Any:
+        answer = await self.http.get(path)
+        answer.raise_for_status()
+        return answer.json()
+
+    async def numbers(self) -> dict[str, Any]:
+        """All that is counted of jobs, without what moves with the clock."""
+        overview = await self.json("/api/overview")
+        known = {name: overview[name] for name in ("jobs", "waitSeconds", "runSeconds", "usage", "costUsd", "windows")}
+        stores = (await self.json("/api/stores?limit=1000"))["items"]
+        return known | {"stores": sorted(stores, key=lambda row: row["store"])}
+
+    async def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        await self.process.wait()
+
+    async def has_counted(self, expected: dict[str, int]) -> bool:
+        jobs = (await self.json("/api/overview"))["jobs"]
+        return {status: count for status, count in jobs.items() if count} == expected
+
+
+def variables(world: World, folder: Path) -> dict[str, str]:
+    return {
+        "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "METRICS_DIR": str(folder), "LAG_EVERY_S": "0.5",
+        "KAFKA_BOOTSTRAP_SERVERS": world.settings.kafka_bootstrap_servers,
+        "KAFKA_TOPIC_PREFIX": world.settings.kafka_topic_prefix,
+    }  # fmt: skip
+
+
+async def rebuild(world: World, folder: Path) -> int:
+    """The command: its exit code."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "services.metrics", "rebuild", env=variables(world, folder), stdout=DEVNULL
+    )
+    return await process.wait()
+
+
+@asynccontextmanager
+async def metrics(world: World, folder: Path, **more: str) -> AsyncIterator[Metrics]:
+    """`more` are variables of its environment."""
+    port = free_port()
+    environment = variables(world, folder) | {"METRICS_PORT": str(port)}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "services.metrics", env=environment | more, stdout=DEVNULL
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        async with httpx.AsyncClient(base_url=url, timeout=10) as http:
+            await eventually(partial(_ready, http, process), timeout=60)
+            yield Metrics(process, http, url)
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await process.wait()
+
+
+async def _ready(http: httpx.AsyncClient, process: asyncio.subprocess.Process) -> bool:
+    assert process.returncode is None, f"metrics exited with {process.returncode}"
+    try:
+        return (await http.get("/readyz")).is_success
+    except httpx.HTTPError:
+        return False
+
+
+async def tell(world: World, numbers: range, *, failed: bool = False, stores: int = 3) -> None:
+    """All events of these jobs, those of one in order."""
+    events = [event for number in numbers for event in life(number, f"store-{number % stores}", failed=failed)]
+    outgoing = [Outgoing(topic=RESULTS, key=event.store, message=event) for event in events]
+    await world.publisher.publish_all(outgoing)
+
+
+async def timeline_of(running: Metrics, job: str) -> Any:
+    answer = await running.http.get(f"/api/jobs/{job}/timeline")
+    return answer.json() if answer.is_success else None

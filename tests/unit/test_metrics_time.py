@@ -1,0 +1,136 @@
+"""metrics' folding in time: jobs that come back, events that get lost, windows, timelines, drift."""
+
+from dataclasses import replace
+from datetime import timedelta
+from uuid import UUID
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.metrics import view
+from services.metrics.rules import aggregate, query
+from services.metrics.rules.drift import Drift, compare, hours_to_compare
+from services.metrics.rules.timeline import Recent
+from shared.job import Status
+from shared.messages import EventKind, JobEvent
+from tests.unit.test_metrics_rules import NOW, beside, folded, later, life
+
+
+def test_a_job_that_is_cancelled_and_asked_for_again_is_counted_where_it_stands() -> None:
+    admitted, started, _, done = life(1)
+    moments = (NOW + timedelta(seconds=second) for second in range(10))
+
+    def then(event: JobEvent, status: Status, kind: EventKind, attempt: int = 0) -> JobEvent:
+        return replace(event, status=status, kind=kind, attempt=attempt, at=next(moments))
+
+    cancelled = then(admitted, Status.CANCELLED, EventKind.ENDED)
+    again = then(admitted, Status.PENDING, EventKind.RETRY)
+    cancelled_again = then(admitted, Status.CANCELLED, EventKind.ENDED)
+    and_again = then(admitted, Status.PENDING, EventKind.RETRY)
+    told = [admitted, cancelled, again, cancelled_again, and_again, started, replace(done, at=next(moments))]
+    stands = ("PENDING", "CANCELLED", "PENDING", "CANCELLED", "PENDING", "PROCESSING", "DONE")
+    for number, status in enumerate(stands, start=1):
+        heard = [event for event in told[:number] for _ in range(2)] + told[:number]
+        _, total = folded(heard)
+        assert {name: count for name, count in total["counts"].items() if count} == {status: 1}, number
+
+
+def test_a_lost_event_is_made_up_for_by_the_next() -> None:
+    admitted, started, step, done = life(1)
+    for heard, status in (([admitted, step], "PROCESSING"), ([admitted, done], "DONE"), ([started, done], "DONE")):
+        _, total = folded(heard)
+        assert {name: count for name, count in total["counts"].items() if count} == {status: 1}
+        assert sum(total["wait"]) == 1
+        assert total["wait_ms"] == 3_000
+
+
+def test_windows_of_a_minute_an_hour_and_a_day() -> None:
+    events = [
+        event
+        for number, ago_s in enumerate((10, 600, 1_200, 7_200, 200_000))
+        for event in later(life(number, failed=number == 1), -ago_s)
+    ]
+    _, total = folded(events, at_once=3)
+    windows = view.overview(total, None, [], NOW, beside())["windows"]
+    assert [windows[name]["done"] for name in ("minute", "hour", "day")] == [1, 2, 3]
+    assert [windows[name]["failed"] for name in ("minute", "hour", "day")] == [0, 1, 1]
+    assert windows["hour"]["failedPercent"] == pytest.approx(33.33)
+    assert 2 <= windows["day"]["waitSeconds"]["p50"] <= 4
+    assert 15 <= windows["minute"]["runSeconds"]["p99"] <= 30
+
+
+@settings(max_examples=30)
+@given(st.lists(st.tuples(st.integers(0, 300), st.integers(0, 9)), min_size=1, max_size=60), st.integers(1, 5))
+def test_parts_of_several_processes_add_up_to_the_whole(jobs: list[tuple[int, int]], processes: int) -> None:
+    lives = [later(life(n, f"s{store}"), 60 * minute) for n, (minute, store) in enumerate(jobs)]
+    _, whole = folded([event for one in lives for event in one], at_once=50)
+    parts = [
+        folded([event for one in lives[number::processes] for event in one], at_once=50)[1]
+        for number in range(processes)
+    ]
+    merged = aggregate.merge(parts)
+    now = max(event.at for one in lives for event in one)
+    assert view.overview(merged, None, [], now, beside()) == view.overview(whole, None, [], now, beside())
+    assert merged["counts"] == whole["counts"]
+
+
+def test_a_timeline_tells_all_steps_once_and_in_order() -> None:
+    admitted, started, step, done = life(1)
+    started = replace(started, forwarded_at=started.at - timedelta(seconds=1), worker="w")
+    steps = [
+        replace(step, step=name, at=started.at + timedelta(seconds=after), limit_wait_s=after / 2)
+        for name, after in (("outline", 2), ("article", 8))
+    ]
+    recent = Recent(kept=2)
+    for event in [admitted, started, *steps, done, started, admitted, *steps]:
+        recent.hear(event)
+    shown = recent.timeline(admitted.job)
+    assert shown is not None
+    assert [entry["kind"] for entry in shown["events"]] == [
+        "queued", "admitted", "forwarded", "started", "step-done", "step-done", "ended",
+    ]  # fmt: skip
+    assert [entry["limitWaitSeconds"] for entry in shown["events"] if entry["step"]] == [1, 4]
+    assert (shown["status"], shown["waitSeconds"], shown["costUsd"]) == ("DONE", 3.0, 100 / 1e9)
+    assert shown["finishedAt"] == NOW
+    for number in (2, 3):
+        recent.hear(life(number)[0])
+    assert recent.timeline(admitted.job) is None, "only so many are kept"
+    assert {row["job"] for row in recent.jobs(10)} == {UUID(int=2), UUID(int=3)}
+
+
+def test_values_that_a_query_cannot_have_are_named() -> None:
+    number = query.Number(default=20, low=1, high=100)
+    assert query.numbers({"limit": "7"}, limit=number) == {"limit": 7}
+    assert query.numbers({}, limit=number) == {"limit": 20}
+    for wrong in ("0", "101", "-1", "1.5", "", "٣", "9" * 5_000):
+        with pytest.raises(query.UnknownQueryError) as caught:
+            query.numbers({"limit": wrong, "page": "1"}, limit=number)
+        assert [error["field"] for error in caught.value.errors] == ["page", "limit"]
+
+
+def drift_of(before: int, truth: int, after: int, previous: Drift | None = None, *, name: str = "DONE") -> Drift:
+    one, other, third = ({"5": {name: number}} for number in (before, truth, after))
+    return compare(one, other, third, range(5, 6), NOW, previous)
+
+
+def test_what_has_not_arrived_yet_is_no_drift() -> None:
+    on_its_way = drift_of(7, 9, 9)
+    assert (on_its_way.jobs, on_its_way.suspected) == (0, {})
+    late = drift_of(7, 9, 8)
+    assert (late.jobs, late.suspected) == (0, {(5, "DONE"): 1})
+    assert drift_of(9, 9, 9, late).jobs == 0, "it has come meanwhile"
+    lost = drift_of(8, 9, 8, late)
+    assert (lost.jobs, lost.cost_nanousd) == (1, 0)
+    counted_twice = drift_of(10, 9, 10, drift_of(10, 9, 10))
+    assert counted_twice.jobs == 1
+    money = drift_of(5, 9, 7, drift_of(5, 9, 7, name="cost"), name="cost")
+    assert (money.jobs, money.cost_nanousd) == (0, 2)
+    assert drift_of(1, 1, 1, name="PROCESSING").suspected == {}
+
+
+def test_hours_whose_events_retention_has_taken_are_not_compared() -> None:
+    now = 1_000 * 3_600 + 50.0
+    assert hours_to_compare(None, now) == range(977, 1_001)
+    assert hours_to_compare(998 * 3_600 + 1.0, now) == range(999, 1_001)
+    assert len(hours_to_compare(now, now)) == 0
