@@ -11,6 +11,7 @@ from services.metrics.rules.aggregate import Aggregate
 from services.metrics.rules.alarm import Alert, Change, Numbers, Severity, State, judge, level_of, rank
 from services.metrics.rules.alerts import ALERTS, FEWEST_ENDED, THROUGHPUT_MINUTES, WINDOW_MINUTES
 from services.metrics.rules.growth import Growth
+from services.metrics.rules.watched import Watched
 from services.metrics.webhook import Webhook
 from shared.log import get_logger
 
@@ -23,11 +24,12 @@ class Alerts:
     """`webhook` hears of every change, if there is one and `tells` says that it is this process's part to tell."""
 
     def __init__(
-        self, *, total: Callable[[], Aggregate], board: Board, webhook: Webhook | None, tells: Callable[[], bool],
-        began_at: datetime,
+        self, *, total: Callable[[], Aggregate], board: Board, watched: Watched, webhook: Webhook | None,
+        tells: Callable[[], bool], began_at: datetime,
     ) -> None:  # fmt: skip
         self._total = total
         self._board = board
+        self._watched = watched
         self._webhook = webhook
         self._tells = tells
         self._began_at = began_at
@@ -36,7 +38,7 @@ class Alerts:
         self._in_doubt = Growth(minutes=WINDOW_MINUTES)
 
     async def watch(self, ready: Callable[[], bool]) -> None:
-        """Until cancelled. Nothing is judged while we are not ready: a table that fills would look like growth."""
+        """Until cancelled. Nothing is judged while not all is counted: a table that fills would look like growth."""
         while True:
             if ready():
                 self.look(datetime.now(UTC))
@@ -57,7 +59,7 @@ class Alerts:
 
     def _numbers(self, now: datetime) -> Numbers:
         """What a silent scheduler said last is old: it counts as unknown."""
-        total, board = self._total(), self._board
+        total, board, watched = self._total(), self._board, self._watched
         scheduler = board.scheduler if board.scheduler_is_heard(now) else None
         oldest = scheduler.oldest_pending_at if scheduler is not None else None
         minutes = THROUGHPUT_MINUTES + now.timestamp() % 60 / 60  # whole ones, and the one that runs
@@ -73,6 +75,8 @@ class Alerts:
             workers=len(board.alive(now)),
             drifted=self._drifted.see(board.scheduler.drifted if board.scheduler else None, now),
             in_doubt=self._in_doubt.see(total.get("in_doubt", 0), now),
+            dead_letters=watched.dead_letters,
+            miscounted=watched.drift.jobs if watched.drift is not None else None,
             scheduler_silent_s=(now - (board.scheduler.at if board.scheduler else self._began_at)).total_seconds(),
         )
 

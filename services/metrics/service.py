@@ -72,8 +72,8 @@ class Metrics:
         url = settings.alert_webhook_url
         self._webhook = Webhook(url.get_secret_value()) if url is not None else None
         self._alerts = Alerts(
-            total=self.whole.total, board=memory.board, webhook=self._webhook, began_at=datetime.now(UTC),
-            tells=self._is_first,
+            total=self.whole.total, board=memory.board, watched=self._watched, webhook=self._webhook,
+            tells=self._is_first, began_at=datetime.now(UTC),
         )  # fmt: skip
         self.api = Api(
             whole=self.whole, board=memory.board, relay=JobRelay(client, settings.ingest_url),
@@ -91,7 +91,7 @@ class Metrics:
             "dead letters": watch.follow_dead_letters(settings, watched),
             "reconciliation": reconciler.run(),
             **({"webhook": self._webhook.deliver()} if self._webhook is not None else {}),
-            "alerts": self._alerts.watch(self._ready),
+            "alerts": self._alerts.watch(self._sees_all),
             "latest jobs": _hear_again(settings, self._memory.recent, self._owned),
         }
 
@@ -106,9 +106,12 @@ class Metrics:
         return 0 in self._owned().partitions
 
     def _may_compare(self) -> bool:
-        """Only when the whole is at hand."""
+        return self._is_first() and self._sees_all()
+
+    def _sees_all(self) -> bool:
+        """Whether the whole is at hand: without a part of it, sums fall, and rise when it comes back."""
         beside = self.whole.beside()
-        return self._is_first() and not beside.missing and not beside.uncounted
+        return not beside.missing and not beside.uncounted
 
 
 async def _hear_again(settings: MetricsSettings, recent: Recent, owned: Callable[[], Ownership]) -> None:

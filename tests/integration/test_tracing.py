@@ -22,9 +22,9 @@ from starlette.routing import Route
 from sandbox.home import free_port
 from shared import http
 from shared.keys import create_key
-from shared.messages import JobEvent
-from shared.topics import RESULTS
-from tests.integration.ingest import GOOD, PATH
+from shared.messages import BlogRequested, JobEvent
+from shared.topics import REQUESTS, RESULTS
+from tests.integration.ingest import GOOD, PATH, an_ingest
 from tests.integration.processes import a_service, environment, is_ready
 from tests.integration.world import World, running
 from tests.standins import Standins
@@ -115,6 +115,17 @@ async def test_a_job_is_one_trace_from_the_post_to_the_providers_also_when_anoth
     lines = [json.loads(line) for line in output.read_text().splitlines() if line.startswith("{")]
     (done,) = [line for line in lines if line["event"] == "blog done"]
     assert (done["trace"], done["job"]) == (CLIENTS_TRACE, str(job))
+
+
+async def test_every_request_of_a_bulk_call_belongs_to_its_trace(world: World, database: str, tmp_path: Path) -> None:
+    async with an_ingest(world, database, tmp_path) as ingest:
+        headers = {
+            "Authorization": f"Bearer {ingest.key}", "traceparent": f"00-{CLIENTS_TRACE}-{CLIENTS_SPAN}-01"
+        }  # fmt: skip
+        answer = await ingest.http.post(f"{PATH}/bulk", json=[GOOD, GOOD | {"sourceId": "b"}], headers=headers)
+        assert answer.status_code == 201
+    asked = [request for _, request in await world.read_all(REQUESTS) if isinstance(request, BlogRequested)]
+    assert [(request.traceparent or "")[3:35] for request in asked] == [CLIENTS_TRACE] * 2
 
 
 def _sent_by(collector: Collector) -> None:

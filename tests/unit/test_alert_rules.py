@@ -17,7 +17,7 @@ START = datetime(2026, 11, 25, 12, tzinfo=UTC)
 QUEUE = next(alert for alert in ALERTS if alert.name == "queue-long")
 QUIET = Numbers(
     pending=0, due=0, oldest_wait_s=0.0, failed_percent=0.0, done_per_minute=0.0, open_circuits=0, workers=1,
-    drifted=0, in_doubt=0, scheduler_silent_s=0.5,
+    drifted=0, in_doubt=0, dead_letters=0, miscounted=0, scheduler_silent_s=0.5,
 )  # fmt: skip
 
 any_alert = st.sampled_from(ALERTS)

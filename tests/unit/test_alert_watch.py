@@ -11,6 +11,8 @@ import pytest
 
 from services.metrics.alerts import Alerts
 from services.metrics.board import Board
+from services.metrics.rules import watched as rules_watched
+from services.metrics.rules.drift import Drift
 from services.metrics.settings import MetricsSettings
 from services.metrics.webhook import Webhook
 from shared.errors import Unavailable
@@ -30,11 +32,13 @@ class Watched:
     def __init__(self, total: dict[str, Any] | None = None, webhook: Webhook | None = None) -> None:
         self.tells = True
         self.board = Board(silence_s=10)
+        self.beside = rules_watched.Watched()
         self.total: dict[str, Any] = dict(total or NOTHING)
         self.now = NOW
         self.alerts = Alerts(
-            total=lambda: self.total, board=self.board, webhook=webhook, tells=lambda: self.tells, began_at=NOW
-        )
+            total=lambda: self.total, board=self.board, watched=self.beside, webhook=webhook,
+            tells=lambda: self.tells, began_at=NOW,
+        )  # fmt: skip
 
     def seconds(self, count: int, *, worker: WorkerReport | None = None, said: dict[str, Any] | None = None) -> None:
         for _ in range(count):
@@ -113,6 +117,19 @@ def test_money_repairs_and_doubt_are_told_at_once() -> None:
     }  # fmt: skip
     watched.seconds(16, worker=broke, said={"drifted": 9, "oldest_pending_at": NOW - timedelta(hours=3)})
     assert list(watched.in_force()) == ["circuit-open", "oldest-wait", "slot-drift", "in-doubt-calls"], "worst first"
+
+
+def test_dead_letters_and_lost_events_are_told_once_they_are_looked_for() -> None:
+    watched = Watched()
+    watched.seconds(10, worker=report("w"), said={})
+    assert watched.in_force() == {}, "nobody has looked yet"
+    watched.beside.dead_letters = 3
+    watched.beside.drift = Drift(at=NOW, hours=24, jobs=2, cost_nanousd=0, suspected={})
+    watched.seconds(10, worker=report("w"), said={})
+    assert watched.in_force() == {"miscounted": ("warning", 2), "dead-letters": ("warning", 3)}
+    watched.beside.dead_letters = 0
+    watched.seconds(10, worker=report("w"), said={})
+    assert watched.in_force() == {"miscounted": ("warning", 2)}
 
 
 async def test_of_several_processes_one_tells_the_webhook() -> None:

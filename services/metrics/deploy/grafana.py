@@ -14,7 +14,7 @@ _COLOURS = {Severity.WARNING: "orange", Severity.CRITICAL: "red"}
 _GOOD = "green"
 _UNITS = {"seconds": "s", "percent": "percent"}
 _SUFFIXES = {"_seconds": "s", "_ratio": "percentunit", "_usd": "currencyUSD"}
-_COUNTED = {"jobs", "limits", "workers", "slots", "calls"}
+_COUNTED = {"jobs", "limits", "workers", "slots", "calls", "records"}
 _RATE_MINUTES = 5
 _SHARES = (0.5, 0.95, 0.99)
 

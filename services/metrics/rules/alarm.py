@@ -49,6 +49,10 @@ class Numbers:
     """Slots that were repaired in the last quarter of an hour."""
     in_doubt: int | None
     """Calls of the last quarter of an hour of which nobody can say whether they were billed."""
+    dead_letters: int | None
+    """Records put aside that nobody has replayed or discarded."""
+    miscounted: int | None
+    """Jobs that metrics counts other than PostgreSQL has them."""
     scheduler_silent_s: float
 
 

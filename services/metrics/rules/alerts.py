@@ -89,6 +89,18 @@ ALERTS = (
         levels=(_warning(0, 0), _critical(20, 10)), raise_after_s=0, clear_after_s=60,
     ),
     Alert(
+        name="dead-letters", unit="records", says="{value} records were put aside and nobody has looked after them",
+        means="No service could handle them. `./blogstream dead-letters list` says why, and replays or discards them.",
+        value=lambda numbers: numbers.dead_letters, promql=largest(defs.DEAD_LETTERS, series(defs.DEAD_LETTERS)),
+        levels=(_warning(0, 0),), raise_after_s=5, clear_after_s=5,
+    ),
+    Alert(
+        name="miscounted", unit="jobs", says="{value} jobs of the last day are counted other than PostgreSQL has them",
+        means="Events were lost: the numbers here are wrong, the jobs are not. `python -m services.metrics rebuild`.",
+        value=lambda numbers: numbers.miscounted, promql=largest(defs.DRIFT_JOBS, series(defs.DRIFT_JOBS)),
+        levels=(_warning(0, 0),), raise_after_s=0, clear_after_s=5,
+    ),
+    Alert(
         name="scheduler-silent", unit="seconds", says="no scheduler was heard for {value} s",
         means="Nothing is admitted or forwarded, and the numbers of the queue are old. Is one running, and PostgreSQL?",
         value=lambda numbers: numbers.scheduler_silent_s, promql=_SCHEDULER_SILENT,
