@@ -9,15 +9,16 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import faust
 from faust.auth import Credentials, SASLCredentials, SSLCredentials
 
 from services.metrics.board import Board
 from services.metrics.picture import Picture
-from services.metrics.rules import fold
+from services.metrics.rules import fold, trust
 from services.metrics.rules.timeline import Recent
 from services.metrics.settings import MetricsSettings
 from services.metrics.shards import Shards
@@ -29,6 +30,7 @@ from shared.messages import JobEvent, Message, SchedulerReport, WorkerReport, de
 from shared.topics import METRICS_GROUP, RESULTS, WORKERS
 
 log = get_logger(__name__)
+M = TypeVar("M", bound=Message)
 
 _BATCH = 500
 _WITHIN_S = 0.1
@@ -113,8 +115,8 @@ class Counting:
                 stream._set_current_event(group[-1])  # an entry goes where the current event came from
                 news = self._news_from.get(partition, 0)
                 before, after = _split(group, news)
-                count(self._messages(before), self._shards, self._memory, save_all=True)
-                count(self._messages(after), self._shards, self._memory)
+                count(self._messages(before, JobEvent), self._shards, self._memory, save_all=True)
+                count(self._messages(after, JobEvent), self._shards, self._memory)
             await self._hand_over()
 
     async def _hand_over(self) -> None:
@@ -124,16 +126,17 @@ class Counting:
 
     async def _report(self, stream: Any) -> None:
         async for event in stream.events():
-            for message in self._messages([event]):
-                if isinstance(message, WorkerReport | SchedulerReport):
-                    self._memory.board.hear(message)
+            for message in self._messages([event], WorkerReport, SchedulerReport):
+                assert isinstance(message, WorkerReport | SchedulerReport)  # mypy sees what both have in common
+                self._memory.board.hear(message)
 
-    def _messages(self, events: Iterable[Any]) -> Iterator[Message]:
-        """What the events say; what cannot be understood is counted and left where it is. (The scheduler, which reads
-        the same topics, puts it to the dead letters.)"""
+    def _messages(self, events: Iterable[Any], *kinds: type[M]) -> Iterator[M]:
+        """What the events say; what cannot be understood, or believed, is counted and left where it is. (The scheduler,
+        which reads the same topics, puts it to the dead letters.)"""
+        now = datetime.now(UTC)
         for event in events:
             try:
-                yield decode(event.value, _headers(event.headers))
+                yield believed(decode(event.value, _kind(event.headers)), now, *kinds)
             except InvalidMessage as error:
                 self._memory.board.malformed += 1
                 log.warning("an event is put aside", reason=error.reason)
@@ -180,7 +183,17 @@ def table_name(generation: int) -> str:
     return f"shards-{generation}"
 
 
-def count(messages: Iterable[Message], shards: Shards, memory: Memory, *, save_all: bool = False) -> None:
+def believed(message: Message, now: datetime, *kinds: type[M]) -> M:
+    """The message, if it is one of these kinds and says what can be; else `InvalidMessage`."""
+    if not isinstance(message, kinds):
+        raise InvalidMessage(f"{message.TYPE} does not belong on this topic")
+    reason = trust.fault(message, now)
+    if reason is not None:
+        raise InvalidMessage(f"{message.TYPE}: {reason}")
+    return message
+
+
+def count(messages: Iterable[JobEvent], shards: Shards, memory: Memory, *, save_all: bool = False) -> None:
     """Fold events into the table, each shard once; what was heard before changes nothing.
 
     `save_all` saves the shards of these too: a process that was killed may have them on its disk, and not have told
@@ -189,8 +202,6 @@ def count(messages: Iterable[Message], shards: Shards, memory: Memory, *, save_a
     changed: dict[bytes, fold.Shard] = {}
     changes = []
     for message in messages:
-        if not isinstance(message, JobEvent):
-            continue
         memory.recent.hear(message)
         key = fold.shard_key(message).encode()
         shard = shards.get(key) if key not in changed else changed[key]
@@ -205,6 +216,7 @@ def count(messages: Iterable[Message], shards: Shards, memory: Memory, *, save_a
         memory.picture.change(store, change)
 
 
-def _headers(headers: Any) -> list[tuple[str, bytes]]:
-    pairs = headers.items() if isinstance(headers, dict) else (headers or ())
-    return [(name if isinstance(name, str) else name.decode(), value) for name, value in pairs]
+def _kind(headers: Any) -> list[tuple[str, bytes]]:
+    """The one header that a message is read by; Faust gives all of them as a dict, and None for none."""
+    kind = (headers or {}).get("ce_type")
+    return [("ce_type", kind)] if kind is not None else []

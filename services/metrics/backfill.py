@@ -4,11 +4,13 @@ Counts are in the table; what is kept of single jobs is in memory only, and come
 """
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Any
 
 from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
+from services.metrics.app import believed
 from services.metrics.rules.timeline import Recent
 from shared import kafka
 from shared.errors import InvalidMessage
@@ -41,10 +43,9 @@ async def hear_again(settings: KafkaSettings, partitions: list[int], recent: Rec
 
 
 def _hear(batches: dict[Any, Any], recent: Recent) -> None:
+    now = datetime.now(UTC)
     for record in (record for records in batches.values() for record in records):
         try:
-            message = kafka.read(record)
+            recent.hear(believed(kafka.read(record), now, JobEvent))
         except InvalidMessage:
             continue  # counted where it is counted
-        if isinstance(message, JobEvent):
-            recent.hear(message)

@@ -1,6 +1,7 @@
 """Puts metrics together and runs it: the Faust app and the web server in one loop."""
 
 import asyncio
+import gc
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -30,9 +31,14 @@ from shared.log import get_logger
 
 log = get_logger(__name__)
 
+_GARBAGE = (10_000, 20, 50)
+"""Allocations before a collection, and collections before an older generation's: what is kept here is large and lives
+long, and looking through all of it would keep every request waiting."""
+
 
 async def run(settings: MetricsSettings, stop: asyncio.Event) -> None:
     """Serve until `stop` is set. `Unavailable` when the Faust app crashes: the process must then end."""
+    gc.set_threshold(*_GARBAGE)
     listener = http.listen(settings.host, settings.metrics_port)
     await kafka.ensure_topics(settings)
     number = await generation.current(settings)

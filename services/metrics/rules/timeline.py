@@ -5,8 +5,10 @@ A bounded number is kept, in memory; after a start they are heard again from the
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from heapq import nlargest
+from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
@@ -17,33 +19,42 @@ EVENTS_KEPT = 100
 """Of one job: a post takes six to eight, and three a further attempt."""
 
 
+@dataclass(slots=True)
+class _Heard:
+    """What was heard of a job, as it came, and the time of the latest of it."""
+
+    events: list[JobEvent]
+    changed: datetime
+
+
 class Recent:
     """The jobs that were heard of last, `kept` at the most."""
 
     def __init__(self, *, kept: int) -> None:
         self._kept = kept
-        self._jobs: OrderedDict[UUID, list[JobEvent]] = OrderedDict()
+        self._jobs: OrderedDict[UUID, _Heard] = OrderedDict()
 
     def hear(self, event: JobEvent) -> None:
-        events = self._jobs.get(event.job)
-        if events is None:
-            self._jobs[event.job] = [event]
+        heard = self._jobs.get(event.job)
+        if heard is None:
+            self._jobs[event.job] = _Heard([event], event.at)
             if len(self._jobs) > self._kept:
                 self._jobs.popitem(last=False)
             return
         self._jobs.move_to_end(event.job)
-        events.append(event)
-        if len(events) > EVENTS_KEPT:
-            events[:] = _in_order(events)[-EVENTS_KEPT:]
+        heard.changed = max(heard.changed, event.at)
+        heard.events.append(event)
+        if len(heard.events) > EVENTS_KEPT:
+            heard.events = _in_order(heard.events)[-EVENTS_KEPT:]
 
     def jobs(self, limit: int) -> list[dict[str, Any]]:
         """The jobs that changed last, the latest first."""
-        latest = nlargest(limit, self._jobs.values(), key=lambda events: max(event.at for event in events))
-        return [job(_in_order(events)) for events in latest]
+        latest = nlargest(limit, self._jobs.values(), key=attrgetter("changed"))
+        return [job(_in_order(heard.events)) for heard in latest]
 
     def timeline(self, wanted: UUID) -> dict[str, Any] | None:
-        events = self._jobs.get(wanted)
-        return timeline(_in_order(events)) if events else None
+        heard = self._jobs.get(wanted)
+        return timeline(_in_order(heard.events)) if heard else None
 
 
 def _in_order(events: Iterable[JobEvent]) -> list[JobEvent]:

@@ -1,0 +1,40 @@
+"""What a message must not say, though its schema allows it: it would stop the counting, or spoil it for good."""
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+
+from shared.messages import JobEvent, Message, SchedulerReport, WorkerReport
+
+_AHEAD = timedelta(hours=1)
+"""A clock may be ahead by so much. A later time would push everything that is true out of the windows."""
+_MOST = 2**53
+"""No bill and no count is larger; JSON's numbers end there."""
+
+
+def fault(message: Message, now: datetime) -> str | None:
+    """Why a message is put aside, None for one to be believed."""
+    times = list(_times(message))
+    if any(time.tzinfo is None for time in times):
+        return "a time without a zone"
+    if message.created() > now + _AHEAD:
+        return "from the future"
+    if isinstance(message, JobEvent):
+        usage = message.usage
+        numbers = (
+            message.attempt, usage.input_tokens, usage.output_tokens, usage.images, usage.cost_nanousd, usage.in_doubt,
+        )  # fmt: skip
+        if min(numbers) < 0 or max(numbers) > _MOST:
+            return "a number out of bounds"
+    return None
+
+
+def _times(message: Message) -> Iterator[datetime]:
+    found: tuple[datetime | None, ...] = ()
+    if isinstance(message, JobEvent):
+        found = (message.at, message.created_at, message.started_at, message.forwarded_at)
+    elif isinstance(message, WorkerReport):
+        found = (message.at, message.started_at, *(state.cooling_until for state in message.limiters))
+    elif isinstance(message, SchedulerReport):
+        fairness = message.fairness
+        found = (message.at, message.oldest_pending_at, fairness.began_at if fairness is not None else None)
+    return (time for time in found if time is not None)
