@@ -17,7 +17,7 @@ _ASSETS = {
     "favicon-32x32.png": Path(swagger_ui_path), "docs.js": _OWN,
 }  # fmt: skip
 _POLICY = "; ".join((
-    "default-src 'none'", "script-src 'self'", "style-src 'self' 'unsafe-inline'", "img-src 'self' data:",
+    "default-src 'none'", "script-src 'self'", "style-src 'self'", "img-src 'self' data:",
     "connect-src 'self'", "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'",
 ))  # fmt: skip
 _HEADERS = {

@@ -146,6 +146,7 @@ async def test_the_docs_page_is_served_from_the_installed_package_under_a_strict
         policy = page.headers["content-security-policy"]
         assert "default-src 'none'" in policy
         assert "script-src 'self';" in policy
+        assert "unsafe" not in policy
         assert page.text.count("<script src=") == page.text.count("<script") == 2, "nothing inline"
         for name, kind in (
             ("swagger-ui.css", "text/css"), ("swagger-ui-bundle.js", "text/javascript"),
