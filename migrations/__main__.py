@@ -21,7 +21,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         settings = PostgresSettings.from_environment()
-        log.configure("migrations", settings.log_level)
+        log.configure("migrations", settings.log_level, secrets=settings.secrets())
         asyncio.run(execute(arguments.command, settings, getattr(arguments, "steps", 1)))
     except Unavailable as error:
         print(error, file=sys.stderr)

@@ -12,7 +12,7 @@ from shared.settings import process_name
 
 async def main(stop: asyncio.Event) -> None:
     settings = SchedulerSettings.from_environment()
-    log.configure("scheduler", settings.log_level)
+    log.configure("scheduler", settings.log_level, secrets=settings.secrets())
     tracing.configure("scheduler")
     await run(settings, stop)
 
