@@ -1,10 +1,11 @@
-"""`python -m migrations status|up|down`, on DATABASE_URL."""
+"""`python -m migrations status|up|down|grant`, on DATABASE_URL."""
 
 import argparse
 import asyncio
 import sys
+from collections.abc import Sequence
 
-from migrations import runner
+from migrations import grants, runner
 from shared import log
 from shared.errors import Unavailable
 from shared.lifecycle import EXIT_UNAVAILABLE
@@ -18,14 +19,30 @@ def main() -> None:
     commands.add_parser("up", help="apply all that are missing")
     down = commands.add_parser("down", help="revert the newest")
     down.add_argument("--steps", type=int, default=1, help="how many to revert (default 1)")
+    granted = commands.add_parser("grant", help="let a role do what services need, and no more; again after each up")
+    granted.add_argument("role", help="a role that exists, and that services log in with")
+    granted.add_argument(
+        "services", nargs="*", metavar="SERVICE", help=f"of {', '.join(grants.SERVICES)} (default: all)"
+    )
     arguments = parser.parse_args()
+    if unknown := set(getattr(arguments, "services", ())) - set(grants.SERVICES):
+        parser.error(f"no such service: {', '.join(sorted(unknown))}")
     try:
         settings = PostgresSettings.from_environment()
-        log.configure("migrations", settings.log_level)
-        asyncio.run(execute(arguments.command, settings, getattr(arguments, "steps", 1)))
+        log.configure("migrations", settings.log_level, secrets=settings.secrets())
+        if arguments.command == "grant":
+            asyncio.run(grant(settings, arguments.role, arguments.services))
+        else:
+            asyncio.run(execute(arguments.command, settings, getattr(arguments, "steps", 1)))
     except Unavailable as error:
         print(error, file=sys.stderr)
         sys.exit(EXIT_UNAVAILABLE)
+
+
+async def grant(settings: PostgresSettings, role: str, services: Sequence[str]) -> None:
+    dsn, chosen = settings.database_url.get_secret_value(), services or grants.SERVICES
+    await grants.grant(dsn, role, chosen, deadline_s=settings.startup_deadline_s)
+    print(f"[Migration] {role} may do what {', '.join(chosen)} need, and no more")
 
 
 async def execute(command: str, settings: PostgresSettings, steps: int = 1) -> None:

@@ -1,14 +1,19 @@
 """Structured logging: one JSON object a line on stdout, with what is bound to the context (service, job, store).
 
-Everything an operator must know is logged once, where it happens. Secrets never are: `redact` is the last
+Everything an operator must know is logged once, where it happens. Secrets never are: `redactor` is the last
 processor before the encoder.
 """
 
 import logging
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from functools import lru_cache
+from types import NoneType
 from typing import Any
+from urllib.parse import quote, unquote
+from uuid import UUID
 
 import orjson
 import structlog
@@ -22,38 +27,57 @@ _LIBRARIES = (
     "aiokafka", "faust", "mode", "httpx", "httpx2", "httpcore", "openai", "uvicorn", "asyncio", "opentelemetry",
     "urllib3",
 )  # fmt: skip
-_SECRET_NAME = re.compile(r"(api[_-]?key|token$|secret|password|authorization|database_url)", re.IGNORECASE)
-_SECRET_VALUE = re.compile(r"(sk_live_|sk-|r8_|Bearer\s+)[A-Za-z0-9_\-]{6,}|(?<=://)[^/@\s:]+:[^/@\s]+(?=@)")
+_SECRET_NAME = re.compile(r"(api[_-]?key|token$|secret|password|authorization|cookie|database_url)", re.IGNORECASE)
+_SECRET_TEXTS = (
+    r"(?:sk_live_|sk_operator_|whsec_|\bsk-|\br8_)[\w\-+/=]{6,}",
+    r"(?i:\bbearer)\s+[\w\-+/=.~]{6,}|\bBasic\s+[\w+/=]{8,}",
+    r"(?<=://)[^/?#@\s\"']+(?=@)",  # who logs in, in an address
+    r"(?i:(?<=api_key=)|(?<=api-key=)|(?<=apikey=)|(?<=token=)|(?<=password=)|(?<=secret=))[^&\s\"',]{6,}",
+)
+_HINTS = ("sk_", "sk-", "r8_", "whsec_", "earer", "EARER", "Basic", "@", "=")
+"""A text without any of these holds no such secret: nearly every one, and looking for them is quick."""
+_SHORTEST = 6
+"""A secret of fewer letters is hidden where its form gives it away, not wherever its letters occur."""
 _HIDDEN = "[redacted]"
+_PLAIN = (int, float, NoneType, datetime, UUID)
 
 
-def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Hide values under secret-looking names, and secret-looking text anywhere."""
-    return {name: _HIDDEN if _SECRET_NAME.search(name) else _redact_value(value) for name, value in event.items()}
+def redactor(secrets: Iterable[str] = ()) -> Processor:
+    """A processor that hides values under secret-looking names, and in any text what looks like a secret or is one of
+    these: as it is, and as it stands in an address or in the notation of a Python object."""
+    forms = {
+        form for secret in secrets for form in (secret, quote(secret, safe=""), unquote(secret), repr(secret)[1:-1])
+    }
+    known = sorted((form for form in forms if len(form) >= _SHORTEST), key=len, reverse=True)
+    secret_text = re.compile("|".join([*map(re.escape, known), *_SECRET_TEXTS]))
+    hints = (*_HINTS, *known)
+
+    def text(value: str) -> str:
+        for hint in hints:
+            if hint in value:
+                return secret_text.sub(_HIDDEN, value)
+        return value
+
+    def cleaned(value: Any) -> Any:
+        if isinstance(value, _PLAIN):
+            return value
+        if isinstance(value, Mapping):
+            return {
+                text(str(name)): _HIDDEN if _is_secret(str(name)) else cleaned(item) for name, item in value.items()
+            }
+        if isinstance(value, list | tuple | set | frozenset):
+            return [cleaned(item) for item in value]
+        return text(str(value))
+
+    def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        return {name: _HIDDEN if _is_secret(name) else cleaned(value) for name, value in event.items()}
+
+    return redact
 
 
-def hide(texts: Sequence[str]) -> Processor:
-    """A processor that hides these texts wherever they occur: secrets that nothing about them gives away."""
-    known = re.compile("|".join(map(re.escape, filter(None, texts))) or "(?!)")
-
-    def hidden(value: Any) -> Any:
-        if isinstance(value, str):
-            return known.sub(_HIDDEN, value)
-        if isinstance(value, dict):
-            return {name: hidden(item) for name, item in value.items()}
-        return [hidden(item) for item in value] if isinstance(value, list | tuple) else value
-
-    return lambda _logger, _method, event: {name: hidden(value) for name, value in event.items()}
-
-
-def _redact_value(value: Any) -> Any:
-    if isinstance(value, str):
-        return _SECRET_VALUE.sub(_HIDDEN, value)
-    if isinstance(value, dict):
-        return redact(None, "", value)
-    if isinstance(value, list | tuple):
-        return [_redact_value(item) for item in value]
-    return value
+@lru_cache(maxsize=1_000)
+def _is_secret(name: str) -> bool:
+    return _SECRET_NAME.search(name) is not None
 
 
 class SaidBefore(logging.Filter):
@@ -79,10 +103,10 @@ def _to_json(event: EventDict, **_: Any) -> str:
     return orjson.dumps(event, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
 
 
-def configure(service: str, level: int, *, secrets: Sequence[str] = ()) -> None:
+def configure(service: str, level: int, *, secrets: Iterable[str] = ()) -> None:
     """Set up logging for this process, libraries' loggers included. `level` is the contract's number: 2 is INFO.
 
-    `secrets` are texts never to be said, such as an address that is a key in itself.
+    `secrets` are texts never to be said (`Settings.secrets`): nothing about them may give them away.
     """
     steps: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -104,8 +128,7 @@ def configure(service: str, level: int, *, secrets: Sequence[str] = ()) -> None:
             foreign_pre_chain=steps,
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                redact,
-                hide(secrets),
+                redactor(secrets),
                 structlog.processors.JSONRenderer(serializer=_to_json),
             ],
         )

@@ -8,6 +8,7 @@ import os
 import socket
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
@@ -39,6 +40,18 @@ class Settings(BaseSettings):
         except ValidationError as error:
             faults = "; ".join(_told(fault) for fault in error.errors())
             raise Unavailable(f"the environment is not right: {faults} (see README, Configuration)") from None
+
+    def secrets(self) -> list[str]:
+        """What must never be said: the secret fields' values, and the passwords in those that are addresses."""
+        values = [value.get_secret_value() for _, value in self if isinstance(value, SecretStr)]
+        return [*values, *filter(None, map(_password_in, values))]
+
+
+def _password_in(address: str) -> str | None:
+    try:
+        return urlsplit(address).password
+    except ValueError:
+        return None
 
 
 def _told(fault: Any) -> str:

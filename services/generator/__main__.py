@@ -10,7 +10,7 @@ from shared.settings import process_name
 
 async def main(stop: asyncio.Event) -> None:
     settings = GeneratorSettings.from_environment()
-    log.configure("generator", settings.log_level)
+    log.configure("generator", settings.log_level, secrets=settings.secrets())
     tracing.configure("generator")
     await service.run(settings, stop, name=process_name("generator"))
 

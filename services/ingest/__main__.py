@@ -10,7 +10,7 @@ from shared.settings import process_name
 
 async def main(stop: asyncio.Event) -> None:
     settings = IngestSettings.from_environment()
-    log.configure("ingest", settings.log_level)
+    log.configure("ingest", settings.log_level, secrets=settings.secrets())
     tracing.configure("ingest")
     await service.run(settings, stop, name=process_name("ingest"))
 

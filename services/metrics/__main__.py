@@ -13,15 +13,14 @@ _USAGE = "usage: python -m services.metrics [rebuild]"
 
 async def main(stop: asyncio.Event) -> None:
     settings = MetricsSettings.from_environment()
-    webhook = settings.alert_webhook_url
-    log.configure("metrics", settings.log_level, secrets=[webhook.get_secret_value()] if webhook is not None else [])
+    log.configure("metrics", settings.log_level, secrets=settings.secrets())
     await service.run(settings, stop)
 
 
 async def rebuild(_: asyncio.Event) -> None:
     """Set back what is counted. `Unavailable` while a process counts."""
     settings = MetricsSettings.from_environment()
-    log.configure("metrics", settings.log_level)
+    log.configure("metrics", settings.log_level, secrets=settings.secrets())
     await kafka.ensure_topics(settings)
     number = await generation.begin_next(settings)
     log.get_logger(__name__).info("the next start of metrics counts all events from scratch", generation=number)

@@ -26,7 +26,7 @@ from shared.topics import RESULTS
 
 async def main(stop: asyncio.Event) -> None:
     settings = SchedulerSettings.from_environment()
-    log.configure("scheduler", settings.log_level)
+    log.configure("scheduler", settings.log_level, secrets=settings.secrets())
     tracing.configure("scheduler")
     await run(settings, stop)
 

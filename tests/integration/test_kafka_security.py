@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -16,21 +16,9 @@ from shared.topics import GENERATOR_GROUP, METRICS_GROUP, REQUESTS
 from tests.integration.counting import metrics, tell
 from tests.integration.ingest import GOOD, an_ingest
 from tests.integration.processes import environment
-from tests.integration.secured_kafka import PASSWORD, SecuredKafka, secured
+from tests.integration.secured_kafka import PASSWORD, SecuredKafka
 from tests.integration.world import World, a_request, a_world
 from tests.waiting import eventually
-
-
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredKafka]:
-    with secured(tmp_path_factory.mktemp("secured")) as running:
-        yield running
-
-
-@pytest.fixture
-async def secured_world(broker: SecuredKafka, topic_prefix: str, database: str) -> AsyncIterator[World]:
-    async with a_world(broker.named, topic_prefix, database, **broker.as_user()) as made:
-        yield made
 
 
 def variables(settings: dict[str, str]) -> dict[str, str]:

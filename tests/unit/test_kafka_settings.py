@@ -6,7 +6,7 @@ import pytest
 
 from shared.errors import Unavailable
 from shared.kafka_access import access, tls
-from shared.settings import KafkaSettings
+from shared.settings import KafkaSettings, PostgresSettings
 
 USER = {"KAFKA_SASL_USERNAME": "blog", "KAFKA_SASL_PASSWORD": "planted-secret"}
 
@@ -72,3 +72,16 @@ def test_a_file_that_cannot_be_used_is_named(
         file.write_text(content)
     with pytest.raises(Unavailable, match=f"{said} {file} cannot be used"):
         tls(read(monkeypatch, KAFKA_SECURITY_PROTOCOL="SSL", **{name: str(file)}))
+
+
+def test_secrets_are_all_secret_fields_and_the_passwords_in_them() -> None:
+    class Both(KafkaSettings, PostgresSettings):
+        pass
+
+    settings = Both.model_validate(
+        {
+            "kafka_bootstrap_servers": "k:1", "kafka_security_protocol": "SASL_SSL", "kafka_sasl_username": "blog",
+            "kafka_sasl_password": "kafka-secret", "database_url": "postgresql://blog:db-secret@db:5432/blog",
+        }
+    )  # fmt: skip
+    assert {"kafka-secret", "db-secret", "postgresql://blog:db-secret@db:5432/blog"} == set(settings.secrets())

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Iterator
+from urllib.parse import quote
 
 import pytest
 import structlog
@@ -62,6 +63,15 @@ def test_libraries_speak_through_the_same_pipe(capsys: pytest.CaptureFixture[str
         {"detail": "postgresql://user:planted-secret@db:5432/blog"},
         {"nested": {"password": "planted-secret"}},
         {"several": ["ok", "Bearer planted-secret"]},
+        {"detail": "sk_operator_planted-secret and whsec_planted-secret"},
+        {"detail": "GET https://host/x?api_key=planted-secret&y=1"},
+        {"detail": "https://planted-secret@host/x"},
+        {"detail": "Basic cGxhbnRlZC1zZWNyZXQ= bearer planted-secret"},
+        {"stores": {"sk_live_planted-secret": "a name"}},
+        {"error": ValueError("sk_live_planted-secret")},
+        {"raw": b"sk_live_planted-secret"},
+        {"several": {("x", "sk_live_planted-secret")}},
+        {"exc_info": ValueError("no store for sk_live_planted-secret")},
     ],
 )
 def test_secrets_never_come_out(capsys: pytest.CaptureFixture[str], planted: dict[str, object]) -> None:
@@ -70,6 +80,29 @@ def test_secrets_never_come_out(capsys: pytest.CaptureFixture[str], planted: dic
     out = capsys.readouterr().out
     assert "planted-secret" not in out
     assert "something happened" in out
+
+
+def test_known_secrets_are_hidden_in_every_notation(capsys: pytest.CaptureFixture[str]) -> None:
+    secret = "pla\nted/'se\"cret"
+    log.configure("scheduler", 2, secrets=[secret, "", "abc"])
+    log.get_logger("notations").info(
+        "it", raw=f"\0user\0{secret}".encode(), text=secret, address=f"x={quote(secret, safe='')}", short="the abc"
+    )
+    (line,) = lines(capsys)
+    assert line["raw"] == "b'\\x00user\\x00[redacted]'"
+    assert (line["text"], line["address"], line["short"]) == ("[redacted]", "x=[redacted]", "the abc")
+
+
+def test_what_is_no_secret_is_left_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    log.configure("scheduler", 2)
+    said = {
+        "detail": "a task-management risk-averse r8 blog at https://host/a@b?max_tokens=5",
+        "tokens": 12,
+        "x": [1.5],
+    }
+    log.get_logger("plain").info("it", **said)
+    (line,) = lines(capsys)
+    assert {name: line[name] for name in said} == said
 
 
 def test_a_text_that_is_a_secret_in_itself_is_hidden_wherever_a_library_says_it(

@@ -1,0 +1,52 @@
+"""What a role may do that services log in with: exactly what their queries need, no definition of tables, no keys made.
+
+Whoever migrates owns the tables; the services run as another role, or as several, each for one service or more.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import asyncpg
+
+from shared.errors import Unavailable
+from shared.postgres import connect, load_queries
+
+_GRANTS = load_queries(Path(__file__).parent / "sql" / "grants.sql")
+SERVICES = tuple(_GRANTS)
+_BOUNDLESS = """
+SELECT rolsuper OR EXISTS (
+           SELECT 1 FROM pg_tables WHERE schemaname = 'public' AND pg_has_role($1, tableowner, 'MEMBER'))
+  FROM pg_roles WHERE rolname = $1"""
+
+
+async def grant(dsn: str, role: str, services: Sequence[str], *, deadline_s: float = 60) -> None:
+    """Let `role` do what these services need, and nothing else any more. Repeating it changes nothing.
+
+    `Unavailable` when there is no such role, or one from which nothing can be withheld.
+    """
+    connection = await connect(dsn, deadline_s=deadline_s)
+    try:
+        await _judge(connection, role)
+        quoted = await connection.fetchval("SELECT quote_ident($1)", role)
+        database = await connection.fetchval("SELECT quote_ident(current_database())")
+        async with connection.transaction():
+            await connection.execute(f"REVOKE ALL ON ALL TABLES IN SCHEMA public FROM {quoted}")
+            await connection.execute(f"REVOKE ALL ON SCHEMA public FROM {quoted}")
+            await connection.execute(f"GRANT USAGE ON SCHEMA public TO {quoted}")
+            await connection.execute(f"GRANT CONNECT ON DATABASE {database} TO {quoted}")
+            for service in services:
+                await connection.execute(_GRANTS[service].format(role=quoted))
+    except asyncpg.UndefinedTableError as error:
+        raise Unavailable(f"the database lacks a table ({error}): run `python -m migrations up` first") from None
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise Unavailable(f"only the owner of the tables can grant anything: {error}") from None
+    finally:
+        await connection.close()
+
+
+async def _judge(connection: asyncpg.Connection, role: str) -> None:
+    boundless = await connection.fetchval(_BOUNDLESS, role)
+    if boundless is None:
+        raise Unavailable(f"there is no role {role}: CREATE ROLE {role} LOGIN PASSWORD '…'")
+    if boundless:
+        raise Unavailable(f"{role} is a superuser, or owns the tables: nothing can be withheld from it")

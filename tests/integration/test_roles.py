@@ -1,0 +1,123 @@
+"""Services as roles that own nothing: every query of theirs works, no table can be changed, no key made."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from functools import partial
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from migrations import grants
+from sandbox.home import ROOT
+from sandbox.postgres import a_connection
+from services.generator import service as generator
+from shared.errors import Unavailable
+from shared.postgres import load_queries
+from tests.integration.generating import worker_settings
+from tests.integration.ingest import GOOD, PATH, an_ingest
+from tests.integration.scheduling import started
+from tests.integration.test_migrations import _migrate
+from tests.integration.world import World, running
+from tests.servers import execute
+from tests.standins import Standins
+from tests.waiting import eventually
+
+KEYS = load_queries(ROOT / "shared" / "sql" / "keys.sql")
+
+
+def queries_of(service: str) -> dict[str, str]:
+    own = load_queries(ROOT / "services" / service / "sql" / f"{service}.sql")
+    return {**own} | ({"keys": KEYS["changed_since"]} if service == "ingest" else {})
+
+
+@pytest.fixture
+def role(postgres: str, database: str) -> Iterator[str]:
+    """A role that owns nothing and may nothing: its name, which is its password too."""
+    name = f"App-{uuid.uuid4().hex[:8]}"
+    asyncio.run(execute(postgres, f"CREATE ROLE \"{name}\" LOGIN PASSWORD '{name}'"))
+    yield name
+    asyncio.run(execute(database, f'DROP OWNED BY "{name}"'))
+    asyncio.run(execute(postgres, f'DROP ROLE "{name}"'))
+
+
+def as_role(database: str, role: str) -> str:
+    return f"postgresql://{role}:{role}@{database.split('@')[1]}"
+
+
+@pytest.mark.parametrize("service", grants.SERVICES)
+async def test_every_query_of_a_service_works_as_its_role_and_nothing_else_does(
+    database: str, role: str, service: str
+) -> None:
+    code, output = await _migrate(database, "grant", role, service)
+    assert (code, output.strip()) == (0, f"[Migration] {role} may do what {service} need, and no more")
+    async with a_connection(as_role(database, role)) as connection:
+        for name, query in queries_of(service).items():
+            try:  # the plan is enough: permissions are judged before anything is carried out
+                await connection.execute(f"EXPLAIN (GENERIC_PLAN) {query}")
+            except asyncpg.InsufficientPrivilegeError as error:
+                pytest.fail(f"migrations/sql/grants.sql lacks what {service}'s query {name} needs: {error}")
+        for refused in (
+            "CREATE TABLE mine (x int)", "ALTER TABLE blog_generations ADD COLUMN x int", "DROP TABLE blog_posts",
+            "TRUNCATE blog_generations", "CREATE INDEX ON blog_generations (status)", "DELETE FROM blog_generations",
+            "UPDATE api_keys SET revoked_at = NULL", "DELETE FROM schema_migrations",
+            "INSERT INTO api_keys (id, instance_id, hash, hint) VALUES ('k', 's', 'h', 'x')",
+        ):  # fmt: skip
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await connection.execute(refused)
+        if service != "ingest":
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await connection.execute("SELECT hash FROM api_keys")
+
+
+async def test_a_repeated_grant_takes_back_what_other_services_needed(database: str, role: str) -> None:
+    await grants.grant(database, role, ["scheduler"])
+    await grants.grant(database, role, ["ingest"])
+    async with a_connection(as_role(database, role)) as connection:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute("SELECT * FROM stores")
+
+
+async def test_what_cannot_be_granted_is_one_clear_line(database: str, role: str) -> None:
+    with pytest.raises(Unavailable, match="there is no role nobody-here: CREATE ROLE"):
+        await grants.grant(database, "nobody-here", grants.SERVICES)
+    with pytest.raises(Unavailable, match="owns the tables: nothing can be withheld"):
+        await grants.grant(database, "blogstream", grants.SERVICES)
+    with pytest.raises(Unavailable, match="only the owner"):
+        await grants.grant(as_role(database, role), role, grants.SERVICES)
+    assert (await _migrate(database, "grant", role, "cook"))[0] == 2
+
+
+@pytest.fixture
+async def front_and_work(database: str, role: str) -> AsyncIterator[tuple[str, str]]:
+    """Two roles: who faces the world, and who works. The second is made here."""
+    work = f"{role}-work"
+    await execute(database, f"CREATE ROLE \"{work}\" LOGIN PASSWORD '{work}'")
+    await grants.grant(database, role, ["ingest", "metrics"])
+    await grants.grant(database, work, ["scheduler", "generator"])
+    yield as_role(database, role), as_role(database, work)
+    await execute(database, f'DROP OWNED BY "{work}"')
+    await execute(database, f'DROP ROLE "{work}"')
+
+
+async def test_a_post_becomes_a_blog_with_two_roles(
+    world: World, standins: Standins, front_and_work: tuple[str, str], tmp_path: Path
+) -> None:
+    front, work = front_and_work
+    settings = worker_settings(
+        bootstrap=world.settings.kafka_bootstrap_servers, prefix=world.settings.kafka_topic_prefix, database=work,
+        standins=standins, folder=tmp_path,
+    )  # fmt: skip
+    async with (
+        an_ingest(world, front, tmp_path) as ingest, started(world, work),
+        running(partial(generator.run, settings, name="worker")),
+    ):  # fmt: skip
+        job = (await ingest.post(GOOD)).json()["id"]
+        await eventually(lambda: world.has_status(uuid.UUID(job), "DONE"), timeout=60)
+        assert (await ingest.get(f"{PATH}/{job}")).json()["post"]["html"]
+        assert (await ingest.get(PATH)).json()["items"][0]["id"] == job
+        answer = await ingest.http.post(
+            f"{PATH}/{job}/cancel", headers={"Authorization": f"Bearer {ingest.key}"}
+        )  # it has ended: refused by its state, not by the database
+        assert answer.status_code == 409
