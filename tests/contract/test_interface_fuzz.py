@@ -1,0 +1,56 @@
+"""The interface under requests that its own description allows, and under such that it does not: no fault of ours, no
+answer that is not described, and every job that was accepted is accounted for.
+
+BLOGSTREAM_FUZZ_EXAMPLES says how many requests an operation gets (220 is about 2,500 in all,
+1,100 about 10,000).
+"""
+
+import asyncio
+import os
+import re
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from shared.messages import BlogRequested
+from shared.topics import REQUESTS
+from tests.integration.ingest import an_ingest
+from tests.integration.scheduling import admitted, started
+from tests.integration.world import a_world
+from tests.waiting import eventually
+
+pytestmark = pytest.mark.timeout(1_800)
+
+_CHECKS = (
+    "not_a_server_error", "status_code_conformance", "content_type_conformance", "response_headers_conformance",
+    "response_schema_conformance", "unsupported_method", "missing_required_header", "ignored_auth",
+)  # fmt: skip
+_STREAMS = "/events$"
+"""A stream goes on until its job ends."""
+
+
+async def test_no_fault_no_undescribed_answer_and_nothing_lost(
+    kafka: str, topic_prefix: str, database: str, tmp_path: Path
+) -> None:
+    examples = os.environ.get("BLOGSTREAM_FUZZ_EXAMPLES", "40")
+    async with a_world(kafka, topic_prefix, database) as world:
+        async with an_ingest(world, database, tmp_path, fresh_wait_s=0) as ingest:
+            process = await asyncio.create_subprocess_exec(
+                Path(sys.executable).parent / "schemathesis", "run", f"{ingest.http.base_url}/openapi.json",
+                "-H", f"Authorization: Bearer {ingest.key}", "--max-examples", examples, "--seed", "1",
+                "--checks", ",".join(_CHECKS), "--exclude-path-regex", _STREAMS, "--continue-on-failure", "--no-color",
+                "--phases", "examples,coverage,fuzzing", "--generation-database", "none",
+                cwd=tmp_path, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+            )  # fmt: skip
+            said = (await process.communicate())[0].decode()
+        assert process.returncode == 0, said[-6_000:]
+        generated = re.search(r"(\d+) generated", said)
+        assert generated is not None, said[-2_000:]
+        assert int(generated[1]) >= 8 * int(examples), "nearly every operation got its share"
+        accepted = {message.id for _, message in await world.read_all(REQUESTS) if isinstance(message, BlogRequested)}
+        assert len(accepted) > 50
+        async with started(world, database, max_pending_per_store=100_000):
+            await eventually(partial(admitted, world, len(accepted)), timeout=60)
+    print(said[said.rfind("Test cases") :])
