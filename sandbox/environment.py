@@ -4,17 +4,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from sandbox.configuration import READERS
 from sandbox.home import Home, free_port, is_port_free
 from shared.errors import Unavailable
 
 _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "PYTHONPATH", "SSL_CERT_FILE", "HTTPS_PROXY", "NO_PROXY")
-_OURS = (
-    "LOG_LEVEL", "CONCURRENT_BLOGS", "BATCH_SIZE", "MAX_PER_INSTANCE", "MAX_PENDING_PER_STORE", "MAX_PENDING_TOTAL",
-    "DB_POOL_MAX", "DB_POOL_MIN", "OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_MODEL", "OPENAI_RPM", "OPENAI_TPM",
-    "REPLICATE_API_TOKEN", "REPLICATE_BASE_URL", "REPLICATE_MODEL", "REPLICATE_RPM", "STANDIN_OPENAI_LATENCY_MS",
-    "STANDIN_REPLICATE_LATENCY_MS", "STANDIN_SEED", "LEASE_S", "DRAIN_S", "MAX_ATTEMPTS", "HARD_CAP",
-    "FORWARD_TIMEOUT_S", "LEASE_GRACE_S", "ALERT_WEBHOOK_URL",
-)  # fmt: skip
+_PLACEHOLDERS = {"OPENAI_API_KEY": "sk-stand-in", "REPLICATE_API_TOKEN": "r8-stand-in"}
+"""What stands for a key beside a stand-in; somebody who has sourced a home's variables has set it again."""
 STANDIN_ACCOUNT = {"OPENAI_RPM": "5000", "OPENAI_TPM": "4000000", "REPLICATE_RPM": "600"}
 """What the stand-ins' account allows unless the caller says otherwise: a larger account, so that a demo is short."""
 
@@ -49,14 +45,23 @@ def choose_ports(environ: Mapping[str, str], *, any_free: bool) -> Ports:
 
 def standins_needed(environ: Mapping[str, str]) -> tuple[str, ...]:
     """The providers without a key: stand-ins take their place."""
-    keys = {"openai": "OPENAI_API_KEY", "replicate": "REPLICATE_API_TOKEN"}
-    return tuple(provider for provider, key in keys.items() if not environ.get(key))
+    return tuple(
+        key.split("_")[0].lower()
+        for key, placeholder in _PLACEHOLDERS.items()
+        if environ.get(key, placeholder) in ("", placeholder)
+    )
+
+
+def _settings() -> set[str]:
+    """The variables that services and stand-ins read, but for where they listen and how other brokers are reached."""
+    names = {name.upper() for settings in READERS.values() for name in settings.model_fields}
+    return {name for name in names - {"HOST", "METRICS_ADVERTISED_URL", "STANDIN"} if not name.startswith("KAFKA_")}
 
 
 def service_environment(
     home: Home, ports: Ports, *, database_url: str, bootstrap: str, environ: Mapping[str, str] = os.environ
 ) -> dict[str, str]:
-    """All variables of a running system; what the caller has set wins over what is made up here."""
+    """All variables of a running system: what is said here of its own servers, and whatever else the caller has set."""
     standins = standins_needed(environ)
     made: dict[str, str] = {
         "DATABASE_URL": database_url,
@@ -72,15 +77,18 @@ def service_environment(
         "STANDIN_REPLICATE_PORT": str(ports.standin_replicate),
     }
     if "openai" in standins:
-        made["OPENAI_API_KEY"] = "sk-stand-in"
+        made["OPENAI_API_KEY"] = _PLACEHOLDERS["OPENAI_API_KEY"]
         made["OPENAI_BASE_URL"] = f"http://127.0.0.1:{ports.standin_openai}/v1"
     if "replicate" in standins:
-        made["REPLICATE_API_TOKEN"] = "r8-stand-in"  # noqa: S105 - no secret: the stand-in takes any
+        made["REPLICATE_API_TOKEN"] = _PLACEHOLDERS["REPLICATE_API_TOKEN"]
         made["REPLICATE_BASE_URL"] = f"http://127.0.0.1:{ports.standin_replicate}"
     if standins:
         made["STANDIN"] = "true"
         made |= {name: value for name, value in STANDIN_ACCOUNT.items() if name.split("_")[0].lower() in standins}
-    chosen = {name: value for name, value in environ.items() if value and (name in _OURS or name.startswith("OTEL_"))}
+    choosable = _settings() - (made.keys() - STANDIN_ACCOUNT.keys())
+    chosen = {
+        name: value for name, value in environ.items() if value and (name in choosable or name.startswith("OTEL_"))
+    }
     return made | chosen
 
 

@@ -14,11 +14,18 @@ from shared.messages import LimiterState
 
 log = get_logger(__name__)
 
+_FRESH_S = 3.0
+"""Between a grant and its call there is one write to PostgreSQL."""
+
 
 def _no_share() -> Transient:
     return Transient(
         "this worker owns no partition, and so no part of the budget", code="no-share", delay=0.0, blameless=True
     )
+
+
+def _stopping() -> Transient:
+    return Transient("the worker stopped and handed it back", code="stopping", delay=0.0, blameless=True)
 
 
 class ProviderLimiter:
@@ -31,6 +38,7 @@ class ProviderLimiter:
         self._rules = Limiter(limits, burst_s=burst_s, now=self._loop.time())
         self._circuit = Circuit()
         self._shut_by = ""
+        self._closed = False
         self._waiters: dict[Ticket, asyncio.Future[Grant]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._share: float | None = None
@@ -38,15 +46,18 @@ class ProviderLimiter:
         self._partitions: Sequence[int] = ()
         self._turn = 0
 
-    async def acquire(self, needs: Mapping[str, float]) -> Grant:
+    async def acquire(self, needs: Mapping[str, float], *, may_probe: bool = True) -> Grant:
         """Wait for the turn of a call with these needs; they are spent when this returns.
 
-        `Transient` while this worker owns no part of the budget (another has it, and is to have the job), and while
-        the provider turns the account away. ValueError for a call over the account's limit.
+        `Transient` while this worker owns no part of the budget (another has it, and is to have the job), while the
+        provider is not to be asked (a call that must not fail again does not probe), and once the worker stops.
+        ValueError for a call over the account's limit.
         """
+        if self._closed:
+            raise _stopping()
         if self._share == 0:
             raise _no_share()
-        if not self._circuit.admit(self._loop.time()):
+        if not self._circuit.admit(self._loop.time(), may_probe=may_probe):
             raise self._until_it_opens()
         ticket = self._rules.ask(needs, self._loop.time())
         waiter = self._waiters[ticket] = self._loop.create_future()
@@ -59,6 +70,16 @@ class ProviderLimiter:
             self._pump()  # the next in line may fit where this one did not
             raise
         return granted
+
+    def is_fresh(self, grant: Grant) -> bool:
+        """Whether the call may still be made. A leave that was not used at once is void: the bucket has refilled since,
+        and others may own it."""
+        return self._loop.time() - grant.given_at <= _FRESH_S
+
+    def close(self) -> None:
+        """Grant nothing more: the worker stops, and another is to have the jobs."""
+        self._closed = True
+        self._refuse(_stopping())
 
     def own(self, partitions: Sequence[int], share: float, levels: Mapping[str, float]) -> None:
         """Own this part (0 to 1) of the account's limits from now on, with what the last owners left of it."""
@@ -112,14 +133,22 @@ class ProviderLimiter:
             self._refuse(self._until_it_opens())
         return self._until_it_opens()
 
+    def unserved(self, asked_at: float) -> bool:
+        """A call that began then was not served. True while the provider is not asked: it is to blame, and no job."""
+        if self._circuit.failed(asked_at, self._loop.time()):
+            self._shut_by = "the provider does not serve"
+            log.error("an outage: jobs wait", provider=self.provider, seconds=self._retry_s)
+            self._refuse(self._until_it_opens())
+        return self._circuit.is_open
+
     def now(self) -> float:
-        """The clock of `answered`."""
+        """The clock of `answered` and `unserved`."""
         return self._loop.time()
 
     def answered(self, asked_at: float) -> None:
         """The provider has done what it was asked for at that time."""
         if self._circuit.close(asked_at):
-            log.info("the account is served again", provider=self.provider)
+            log.info("calls are served again", provider=self.provider)
 
     @property
     def circuit_open(self) -> bool:
@@ -153,7 +182,7 @@ class ProviderLimiter:
 
     def _until_it_opens(self) -> Transient:
         return Transient(
-            f"{self.provider}: {self._shut_by}", code="account-refused", delay=self._retry_s, blameless=True
+            f"{self.provider}: {self._shut_by}", code="provider-unavailable", delay=self._retry_s, blameless=True
         )
 
     def _tell_limit(self, resource: str, before: float) -> None:
@@ -177,7 +206,7 @@ class ProviderLimiter:
         partition = self._partitions[self._turn % len(self._partitions)]
         return Grant(
             provider=self.provider, partition=partition, at=datetime.now(UTC), ticket=ticket,
-            waited_s=self._loop.time() - ticket.asked_at,
+            waited_s=self._loop.time() - ticket.asked_at, given_at=self._loop.time(),
         )  # fmt: skip
 
     def _pump(self) -> None:

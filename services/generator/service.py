@@ -88,6 +88,7 @@ class _Service:
             limits={"reads": settings.replicate_read_rpm},
         )  # fmt: skip
         limiters = (texts, pictures, reads)
+        self._paid = (texts, pictures)
         self._store = store = GeneratorStore(pool, worker=name, lease_s=settings.lease_s)
         self._worker = Worker(
             name=name, slots=settings.concurrent_blogs, max_attempts=settings.max_attempts, store=store,
@@ -123,17 +124,25 @@ class _Service:
         }  # fmt: skip
         async with background(stop, **loops):
             log.info("[Blog Worker] Started successfully")
-            await self._consumer.run(stop)
-            await self._drain()
+            try:
+                await self._consumer.run(stop)
+            finally:  # however it ends: what is paid for is to be saved, what is finished to be committed
+                await self._drain()
 
     async def _drain(self) -> None:
         log.info("[Blog Worker] Draining", running=self._worker.running, seconds=self._settings.drain_s)
         self._reporter.draining = True
         await self._reporter.report()
         async with background(asyncio.Event(), group=self._consumer.hold()):
-            await self._worker.drain(self._settings.drain_s)
+            await self._worker.drain(
+                self._settings.drain_s, refuse=self._close_limits, calls_s=self._settings.openai_timeout_s
+            )
         await self._consumer.finish()
         self._reporter.say()
+
+    def _close_limits(self) -> None:
+        for limiter in self._paid:
+            limiter.close()
 
     async def _keep_leases(self) -> None:
         while True:

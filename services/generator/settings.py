@@ -38,7 +38,8 @@ class GeneratorSettings(FlowSettings, KafkaSettings, PostgresSettings):
 
     max_attempts: Count = Field(8, description="claims of one job before a passing failure counts as final")
     drain_s: Seconds = Field(
-        30, description="seconds that running jobs may go on after SIGTERM; what is left is handed back"
+        30,
+        description="seconds that running jobs may go on after SIGTERM; then only calls being paid for are waited for",
     )
     dead_letter_limit: Count = Field(
         100, description="records put aside within a minute before the worker stops: something larger is wrong then"

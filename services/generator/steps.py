@@ -37,6 +37,8 @@ _REPAIRS = 2
 _REASKS = 1
 """Times that a call in doubt is made again, whether its worker died or its answer never came."""
 
+_WORTH_REPAINTING = {"replicate-failed", "replicate-aborted"}
+
 StepDone = Callable[[Claim, Step, float], Awaitable[None]]
 """Hears of the step and of the seconds that its call had waited for the limits."""
 
@@ -88,46 +90,48 @@ class BlogSteps:
                 with tracing.span(f"step {step}"):
                     return await self._ask(claim, step, call, answer, known)
             except PaidInVain as vain:
-                if isinstance(vain.cause, Permanent):
-                    raise vain.cause from None
                 log.warning("an answer was of no use", job=str(claim.job), step=step, reason=str(vain.cause))
-                if repair == _REPAIRS:
+                if repair == _REPAIRS or (repair and isinstance(vain.cause, Permanent)):  # who declines twice means it
                     raise Permanent(f"gave up after {repair + 1} answers: {vain.cause}", code=vain.cause.code) from None
                 call = replace(call, instructions=prompts.repaired(instructions, str(vain.cause)))
         raise AssertionError("the last round returns or raises")
 
     async def _ask(self, claim: Claim, step: Step, call: Call, answer: type[A], known: SavedStep | None) -> A:
-        with tracing.span("limiter wait"):
-            grant = await self._writer.wait_turn(call, answer)
-        with self._paying(claim.job):
-            begun = await self._begin(claim, step, grant, known)
-            if begun.done is not None:
-                return answer.model_validate(begun.done)
-            try:
-                with tracing.span("call openai", kind=tracing.CLIENT):
-                    written, usage = await self._writer.write(call, answer, grant)
-            except PaidInVain as vain:
-                await self._store.finish_step(claim, step, state="FAILED", usage=vain.usage)
-                raise
-            except Exception as error:
-                await self._fail(claim, step, error, begun)
-                raise
-            await self._store.finish_step(claim, step, state="DONE", usage=usage, result=written.model_dump())
+        while True:
+            with tracing.span("limiter wait"):
+                grant = await self._writer.wait_turn(call, answer, may_probe=_may_probe(known))
+            with self._paying(claim.job):
+                begun = await self._begin(claim, step, grant, known)
+                if begun.done is not None:
+                    return answer.model_validate(begun.done)
+                if self._writer.is_fresh(grant):
+                    written = await self._call_writer(claim, step, call, answer, grant, begun)
+                    break
+            log.warning("a call's note took too long: it waits for its turn again", job=str(claim.job), step=step)
         await self._step_done(claim, step, grant.waited_s)
+        return written
+
+    async def _call_writer(
+        self, claim: Claim, step: Step, call: Call, answer: type[A], grant: Grant, begun: SavedStep
+    ) -> A:
+        try:
+            with tracing.span("call openai", kind=tracing.CLIENT):
+                written, usage = await self._writer.write(call, answer, grant)
+        except PaidInVain as vain:
+            await self._store.finish_step(claim, step, state="FAILED", usage=vain.usage)
+            raise
+        except Exception as error:
+            await self._fail(claim, step, error, begun)
+            raise
+        await self._store.finish_step(claim, step, state="DONE", usage=usage, result=written.model_dump())
         return written
 
     async def _paint(self, claim: Claim, saved: dict[Step, SavedStep], outline: Outline) -> str:
         before = saved.get(Step.IMAGE)
         if before is not None and before.done is not None:
             return str(before.done["url"])
-        try:
-            with tracing.span(f"step {Step.IMAGE}"):
-                image, waited_s = await self._painted_before(claim, before), 0.0
-                if image is None:
-                    image, waited_s = await self._paint_anew(claim, outline, before)
-        except Permanent:
-            await self._store.finish_step(claim, Step.IMAGE, state="FAILED", usage=Usage())
-            raise
+        with tracing.span(f"step {Step.IMAGE}"):
+            image, waited_s = await self._painted(claim, before, outline)
         with self._paying(claim.job):
             url = await self._images.put(claim.request.store, str(claim.job), image.content, image.media_type)
             await self._store.finish_step(
@@ -135,6 +139,22 @@ class BlogSteps:
             )
         await self._step_done(claim, Step.IMAGE, waited_s)
         return url
+
+    async def _painted(self, claim: Claim, before: SavedStep | None, outline: Outline) -> tuple[Image, float]:
+        """The image, and how long its call had waited for the limits. One that fails is painted once more."""
+        try:
+            image = await self._painted_before(claim, before)
+            return (image, 0.0) if image is not None else await self._paint_anew(claim, outline, before)
+        except Permanent as error:
+            await self._store.finish_step(claim, Step.IMAGE, state="FAILED", usage=Usage())
+            if error.code not in _WORTH_REPAINTING:
+                raise
+            log.warning("an image is painted once more", job=str(claim.job), reason=str(error))
+        try:
+            return await self._paint_anew(claim, outline, before)
+        except Permanent:
+            await self._store.finish_step(claim, Step.IMAGE, state="FAILED", usage=Usage())
+            raise
 
     async def _painted_before(self, claim: Claim, before: SavedStep | None) -> Image | None:
         """What an earlier attempt had painted, if it did and the provider still has it."""
@@ -144,15 +164,18 @@ class BlogSteps:
             return await self._finish(claim, before.external_id)
 
     async def _paint_anew(self, claim: Claim, outline: Outline, before: SavedStep | None) -> tuple[Image, float]:
-        """The image, and how long its call had waited for the limits."""
-        with tracing.span("limiter wait"):
-            grant = await self._painter.wait_turn()
-        with self._paying(claim.job):
-            begun = await self._begin(claim, Step.IMAGE, grant, before)
-            if begun.done is not None:
-                raise Transient("an earlier attempt's image has come meanwhile", code="image-came", delay=0.0)
-            prediction = begun.external_id or await self._create(claim, outline, begun)
-            image = await self._finish(claim, prediction)
+        while True:
+            with tracing.span("limiter wait"):
+                grant = await self._painter.wait_turn(may_probe=_may_probe(before))
+            with self._paying(claim.job):
+                begun = await self._begin(claim, Step.IMAGE, grant, before)
+                if begun.done is not None:
+                    raise Transient("an earlier attempt's image has come meanwhile", code="image-came", delay=0.0)
+                if begun.external_id is not None or self._painter.is_fresh(grant):
+                    prediction = begun.external_id or await self._create(claim, outline, begun)
+                    image = await self._finish(claim, prediction)
+                    break
+            log.warning("a call's note took too long: it waits for its turn again", job=str(claim.job), step=Step.IMAGE)
         if image is None:
             raise Transient("Replicate no longer knows the prediction it made", code="replicate-gone", in_doubt=True)
         return image, grant.waited_s
@@ -211,6 +234,11 @@ class BlogSteps:
             await self._store.finish_step(claim, step, state="FAILED", usage=Usage())
             raise _doubted(step, begun.in_doubt, "its worker is gone")
         return begun
+
+
+def _may_probe(before: SavedStep | None) -> bool:
+    """Whether a job may find out if a provider serves again: not one that would fail with one more call in doubt."""
+    return before is None or before.in_doubt < _REASKS
 
 
 def _doubted(step: Step, times: int, last: str) -> Permanent:

@@ -11,12 +11,15 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from services.generator.rules.limiter import Grant
 from shared.job import Status, Step
+from shared.log import get_logger
 from shared.messages import BlogRequested, Usage
 from shared.postgres import load_queries, persist
+
+log = get_logger(__name__)
 
 _QUERIES = load_queries(Path(__file__).parent / "sql" / "generator.sql")
 _REQUEST = TypeAdapter(BlogRequested)
@@ -80,14 +83,26 @@ class GeneratorStore:
         self._lease_s = lease_s
 
     async def claim(self, job: UUID) -> Claim | None:
+        """The right to work on a job; None when there is none to have. One whose request cannot be read ends here."""
         row = await self._pool.fetchrow(_QUERIES["claim"], job, self._worker, self._lease_s)
         if row is None:
             return None
+        try:
+            request = _REQUEST.validate_python(row["request"])
+        except ValidationError as error:
+            await self._fail_unreadable(job, row["attempt"], error)
+            return None
         return Claim(
-            job=job, attempt=row["attempt"], tries=row["tries"], worker=self._worker,
-            request=_REQUEST.validate_python(row["request"]), created_at=row["created_at"],
-            started_at=row["started_at"], forwarded_at=row["forwarded_at"],
+            job=job, attempt=row["attempt"], tries=row["tries"], worker=self._worker, request=request,
+            created_at=row["created_at"], started_at=row["started_at"], forwarded_at=row["forwarded_at"],
         )  # fmt: skip
+
+    async def _fail_unreadable(self, job: UUID, attempt: int, error: ValidationError) -> None:
+        reason = f"the stored request cannot be read: {error.errors(include_url=False)[0]['msg']}"
+        log.error("a job is failed", job=str(job), reason=reason)
+        await self._pool.fetchrow(
+            _QUERIES["end_attempt"], job, attempt, self._worker, Status.FAILED, "unreadable", reason, 0.0, False
+        )
 
     async def look(self, job: UUID) -> asyncpg.Record | None:
         return await self._pool.fetchrow(_QUERIES["look"], job)

@@ -114,10 +114,15 @@ class Worker:
                 log.warning("cancelled, or no longer ours: stopped working on it", job=str(job))
                 running.task.cancel()
 
-    async def drain(self, seconds: float) -> None:
-        """Let running jobs go on for a while, then hand back the rest."""
+    async def drain(self, seconds: float, *, refuse: Callable[[], None], calls_s: float) -> None:
+        """Let running jobs go on for a while, then hand back the rest: no call begins any more (`refuse`), and those
+        that are being paid for have `calls_s` seconds to end."""
         self._stopping.set()
         await self._all_ended(seconds)
+        if self._running:
+            log.info("calls that are paid for are waited for; all else is handed back", jobs=len(self._running))
+            refuse()
+            await self._all_ended(calls_s)
         self._handing_back = True
         for entry in list(self._running.values()):
             entry.task.cancel()
@@ -203,7 +208,9 @@ class Worker:
 
     async def _attempt(self, claim: Claim) -> Post:
         if claim.tries > self._max_attempts:
-            raise Permanent(f"gave up: {claim.tries - 1} attempts ended with their workers", code="workers-lost")
+            raise Permanent(
+                f"gave up after {claim.tries - 1} attempts: the last one ended with its worker", code="workers-lost"
+            )
         return await self.steps.run(claim)
 
     async def _outcome(self, task: asyncio.Task[Post]) -> Post | Exception:

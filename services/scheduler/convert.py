@@ -55,7 +55,7 @@ def offer(report: WorkerReport, now: float) -> Offer:
 def _limited_by(report: WorkerReport, now: float) -> str | None:
     """What a worker's calls wait for: money, then a provider that cools down, and of limits the scarcest."""
     if any(state.circuit_open for state in report.limiters):
-        return "provider out of credit"
+        return "provider unavailable"
     if any(state.cooling_until is not None and state.cooling_until.timestamp() > now for state in report.limiters):
         return "provider cooling down"
     waiting = [state for state in report.limiters if state.queued and state.share > 0]

@@ -94,3 +94,17 @@ def test_a_lower_limit_in_the_headers_is_believed_and_a_higher_one_is_not_used()
     assert account.limit == 50
     account.seen(limit=1_000, remaining=1_000, passed_since=0, spent_since=0)
     assert (account.limit, account.pace) == (100, 1.0)
+
+
+def test_what_was_heard_a_minute_ago_is_forgotten() -> None:
+    """A limit that was low for a moment, or a neighbour who has left, must not hold us up for ever."""
+    limiter = Limiter({"tokens": 60_000}, burst_s=1.5, now=0)
+    limiter.own(1, {"tokens": 1_500}, 0)
+    ticket = limiter.ask({"tokens": 5_000}, 0)
+    assert limiter.grant(0) == [ticket]
+    limiter.seen(ticket, "tokens", limit=600, remaining=0, now=1)
+    assert limiter.limit("tokens") == 600
+    waiting = limiter.ask({"tokens": 5_000}, 1)
+    assert limiter.grant(60) == []
+    assert limiter.grant(67) == [waiting]
+    assert limiter.limit("tokens") == 60_000

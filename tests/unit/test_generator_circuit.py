@@ -1,4 +1,4 @@
-"""The circuit that opens when a provider turns the whole account away."""
+"""The circuit that opens when a provider turns the whole account away, or does not serve at all."""
 
 from services.generator.rules.circuit import Circuit
 
@@ -31,3 +31,33 @@ def test_an_answer_to_what_was_asked_before_it_opened_proves_nothing() -> None:
     circuit.trip(now=100)
     assert not circuit.close(asked_at=99)
     assert circuit.is_open
+
+
+def test_failures_in_a_row_are_an_outage_and_one_success_between_makes_them_none() -> None:
+    circuit = Circuit()
+    for _ in range(20):
+        assert not any(circuit.failed(asked_at=1, now=1) for _ in range(4))
+        circuit.close(asked_at=1)
+    assert [circuit.failed(asked_at=2, now=2) for _ in range(5)] == [False] * 4 + [True]
+    assert circuit.retry_in(now=2) == 5
+    assert not circuit.failed(asked_at=1, now=3), "it was begun before"
+    assert circuit.retry_in(now=3) == 4
+
+
+def test_probes_of_an_outage_come_less_and_less_often_up_to_a_minute() -> None:
+    circuit, now, pauses = Circuit(), 0.0, []
+    for _ in range(5):
+        circuit.failed(asked_at=now, now=now)
+    for _ in range(6):
+        pauses.append(circuit.retry_in(now))
+        now += pauses[-1]
+        assert circuit.admit(now)
+        circuit.failed(asked_at=now, now=now)
+    assert pauses == [5, 10, 20, 40, 60, 60]
+
+
+def test_who_may_not_fail_again_does_not_probe() -> None:
+    circuit = Circuit()
+    circuit.trip(now=0)
+    assert not circuit.admit(now=99, may_probe=False)
+    assert circuit.admit(now=99)

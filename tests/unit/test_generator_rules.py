@@ -1,6 +1,8 @@
 """generator's other rules: finished prefixes, retries, prompts, pages, prices."""
 
+import html
 import re
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 
 from services.generator.rules import prompts
 from services.generator.rules.article import Article, Outline, Section, plain, render, slug, without_nul
+from services.generator.rules.headers import retry_after
 from services.generator.rules.prefix import FinishedPrefix
 from services.generator.rules.prices import Prices
 from services.generator.rules.retry import Again, Fail, judge
@@ -122,6 +125,15 @@ def test_slugs_are_plain_whatever_the_model_wants() -> None:
 def test_plain_text_is_cut_at_a_word() -> None:
     assert plain("<b>one</b> two\x00 three", 9) == "one two"
     assert plain("Tom &amp; Co", 50) == "Tom & Co"
+    assert plain("1 < 2 > 0", 50) == "1 < 2 > 0"
+
+
+@pytest.mark.parametrize("depth", range(4))
+def test_markup_that_was_escaped_ever_so_often_is_none_in_plain_text(depth: int) -> None:
+    text = "<script>alert(1)</script><b>Tea</b>"
+    for _ in range(depth):
+        text = html.escape(text)
+    assert plain(text, 50) == "Tea"
 
 
 def test_the_shops_words_stay_data() -> None:
@@ -167,6 +179,22 @@ def test_no_product_whatever_its_names_goes_over_the_largest_call(product: dict[
     text = prompts.article_input(request(product=product | {"n" * 5_000: "\x1f" * 9_000}), outline)
     texts = (prompts.repaired(prompts.ARTICLE_INSTRUCTIONS, "x" * 999), text, prompts.schema_text(Article))
     assert prompts.upper_bound_of_tokens(*texts) + prompts.ARTICLE_MAX_TOKENS <= prompts.largest_call()
+
+
+NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after": "7"}, 7), ({"retry-after": "7", "retry-after-ms": "250"}, 0.25),
+        ({"retry-after": "Wed, 25 Nov 2026 12:01:00 GMT"}, 60), ({"retry-after": "Wed, 25 Nov 2026 11:00:00 GMT"}, 0),
+        ({"retry-after": "inf"}, None), ({"retry-after": "-3"}, 0), ({"retry-after": "86400"}, 600),
+        ({"retry-after": "soon"}, None), ({}, None),
+    ],
+)  # fmt: skip
+def test_a_providers_wish_to_wait_in_all_its_forms(headers: dict[str, str], seconds: float | None) -> None:
+    assert retry_after(headers, NOW) == seconds
 
 
 def test_prices_are_exact() -> None:

@@ -2,11 +2,13 @@
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from sandbox import jars, leftovers
+from sandbox.environment import Ports, service_environment
 from sandbox.home import Home, current_home, write_atomically
 from sandbox.leftovers import Process
 from shared.errors import Unavailable
@@ -130,3 +132,32 @@ def test_without_a_writable_cache_the_home_keeps_the_jars(
     (tmp_path / "home").mkdir()
     assert fetched(b"right") == ["fetching Kafka 4.4.0 (43 MB, once)"]
     assert list((tmp_path / "home").rglob("a.jar"))
+
+
+PORTS = Ports(ingest=1, metrics=2, standin_openai=3, standin_replicate=4)
+
+
+def made(tmp_path: Path, **environ: str) -> dict[str, str]:
+    return service_environment(Home(tmp_path), PORTS, database_url="d", bootstrap="b", environ=environ)
+
+
+def test_every_setting_of_a_service_reaches_it_but_not_where_our_own_servers_are(tmp_path: Path) -> None:
+    variables = made(tmp_path, BURST_S="2", DEAD_LETTER_LIMIT="7", OPENAI_RPM="9", DATABASE_URL="another", EDITOR="vi")
+    assert (variables["BURST_S"], variables["DEAD_LETTER_LIMIT"], variables["OPENAI_RPM"]) == ("2", "7", "9")
+    assert variables["DATABASE_URL"] == "d"
+    assert "EDITOR" not in variables
+
+
+def test_whoever_has_sourced_a_homes_variables_gets_stand_ins_again(tmp_path: Path) -> None:
+    before = made(tmp_path)
+    ports = replace(PORTS, standin_openai=33)
+    again = service_environment(Home(tmp_path), ports, database_url="d", bootstrap="b", environ=before)
+    assert again["OPENAI_BASE_URL"] == "http://127.0.0.1:33/v1"
+    assert again["STANDIN"] == "true"
+
+
+def test_a_real_key_is_kept(tmp_path: Path) -> None:
+    variables = made(tmp_path, OPENAI_API_KEY="sk-real")
+    assert variables["OPENAI_API_KEY"] == "sk-real"
+    assert "OPENAI_BASE_URL" not in variables
+    assert variables["REPLICATE_API_TOKEN"] == "r8-stand-in"

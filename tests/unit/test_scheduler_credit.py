@@ -97,4 +97,4 @@ def test_an_account_without_money_is_named_as_what_limits_a_worker() -> None:
     )  # fmt: skip
     credit = Credit(silence_s=5)
     credit.hear(convert.offer(report, now.timestamp()))
-    assert credit.limited_by(now.timestamp()) == "provider out of credit"
+    assert credit.limited_by(now.timestamp()) == "provider unavailable"

@@ -1,6 +1,7 @@
 """OpenAI's Responses API. Retries are ours alone: the SDK makes each call once."""
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TypeVar
 from uuid import UUID
 
@@ -11,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from services.generator.limiter import ProviderLimiter
 from services.generator.rules.article import without_nul
-from services.generator.rules.headers import number
+from services.generator.rules.headers import retry_after
 from services.generator.rules.limiter import Grant
 from services.generator.rules.prices import Prices
 from services.generator.rules.prompts import schema_text, upper_bound_of_tokens
@@ -22,6 +23,13 @@ from shared.messages import Usage
 A = TypeVar("A", bound=BaseModel)
 
 _COOL_DOWN_S = 5.0
+_GATEWAY_TIMEOUT = 504
+"""What is behind the gateway may have done its work."""
+_ACCOUNT_CODES = {
+    "insufficient_quota": "the account has no money left", "billing_not_active": "the account's billing is not active",
+    "billing_hard_limit_reached": "the account's own limit of spending is reached",
+    "account_deactivated": "the account is deactivated",
+}  # fmt: skip
 _NEVER_CONNECTED = {"ConnectError", "ConnectTimeout", "PoolTimeout"}
 """The HTTP client's own exceptions, by name: which client that is, is the SDK's affair."""
 
@@ -55,12 +63,16 @@ class OpenAIWriter:
         self._limiter = limiter
         self._prices = prices
 
-    async def wait_turn(self, call: Call, answer: type[A]) -> Grant:
+    def is_fresh(self, grant: Grant) -> bool:
+        """Whether the call may still be made, or is to wait for its turn once more."""
+        return self._limiter.is_fresh(grant)
+
+    async def wait_turn(self, call: Call, answer: type[A], *, may_probe: bool = True) -> Grant:
         """Wait until the limits allow the call at its upper bound."""
         texts = (call.instructions, call.data, schema_text(answer))
         try:
             return await self._limiter.acquire(
-                {"requests": 1, "tokens": upper_bound_of_tokens(*texts) + call.max_tokens}
+                {"requests": 1, "tokens": upper_bound_of_tokens(*texts) + call.max_tokens}, may_probe=may_probe
             )
         except ValueError as error:
             raise Permanent(str(error), code="too-large") from None
@@ -80,16 +92,14 @@ class OpenAIWriter:
             )
             self._limiter.seen(grant, raw.headers)
             response = raw.parse()
+            usage = self._usage(response)
         except openai.OpenAIError as error:
             if isinstance(error, openai.APIStatusError):
                 self._limiter.seen(grant, error.response.headers)
-            raise self._translate(error) from error
-        except ValueError as error:  # the SDK lets the JSON decoder's error through
-            raise Transient(
-                f"OpenAI answered with something unreadable: {error}", code="openai-unreadable", in_doubt=True
-            ) from error
+            raise self._translate(error, asked_at) from error
+        except (ValueError, TypeError, AttributeError) as error:  # the SDK lets them through: no JSON, or another shape
+            raise self._unreadable(error, asked_at) from error
         self._limiter.answered(asked_at)
-        usage = self._usage(response)
         try:
             return _parse(response, answer), usage
         except (Transient, Permanent) as cause:
@@ -100,25 +110,36 @@ class OpenAIWriter:
             return Usage()
         return self._prices.of_tokens(response.usage.input_tokens, response.usage.output_tokens)
 
-    def _translate(self, error: openai.OpenAIError) -> Transient | Permanent:
+    def _translate(self, error: openai.OpenAIError, asked_at: float) -> Transient | Permanent:
         if isinstance(error, openai.APIStatusError):
-            return self._translate_status(error)
+            return self._translate_status(error, asked_at)
         if isinstance(error, openai.APIConnectionError):  # time-outs too
             unheard = type(error.__cause__).__name__ in _NEVER_CONNECTED
-            return Transient(f"OpenAI could not be reached: {error}", code="openai-unreachable", in_doubt=not unheard)
-        return Transient(f"OpenAI answered with something unreadable: {error}", code="openai-unreadable", in_doubt=True)
+            return Transient(
+                f"OpenAI could not be reached: {error}", code="openai-unreachable", in_doubt=not unheard,
+                blameless=self._limiter.unserved(asked_at),
+            )  # fmt: skip
+        return self._unreadable(error, asked_at)
 
-    def _translate_status(self, error: openai.APIStatusError) -> Transient | Permanent:
-        status, delay = error.status_code, number(error.response.headers, "retry-after")
-        if error.code == "insufficient_quota":
-            return self._limiter.turned_away("the account has no money left")
-        if status == 401:
-            return self._limiter.turned_away("the API key is refused")
+    def _unreadable(self, error: Exception, asked_at: float) -> Transient:
+        return Transient(
+            f"OpenAI answered with something unreadable: {error}", code="openai-unreadable", in_doubt=True,
+            blameless=self._limiter.unserved(asked_at),
+        )  # fmt: skip
+
+    def _translate_status(self, error: openai.APIStatusError, asked_at: float) -> Transient | Permanent:
+        status, delay = error.status_code, retry_after(error.response.headers, datetime.now(UTC))
+        if error.code in _ACCOUNT_CODES or status in (401, 403, 404):
+            return self._limiter.turned_away(_ACCOUNT_CODES.get(str(error.code), f"{status}: {error.message}"))
         if status in (429, 503):
             self._limiter.cool_down(delay or _COOL_DOWN_S)
+        if status == 429 or status in (408, 409):
             return Transient(f"OpenAI answered {status}: {error.message}", delay=delay, code=f"openai-{status}")
-        if status in (408, 409) or status >= 500:
-            return Transient(f"OpenAI answered {status}", delay=delay, code=f"openai-{status}")
+        if status >= 500:
+            return Transient(
+                f"OpenAI answered {status}", delay=delay, code=f"openai-{status}", in_doubt=status == _GATEWAY_TIMEOUT,
+                blameless=self._limiter.unserved(asked_at),
+            )  # fmt: skip
         return Permanent(f"OpenAI refused with {status}: {error.message}", code=f"openai-{status}")
 
 
@@ -129,6 +150,9 @@ def text_format(answer: type[BaseModel]) -> ResponseTextConfigParam:
 
 
 def _parse(response: Response, answer: type[A]) -> A:
+    if response.status == "failed":
+        said = response.error.message if response.error else "no reason given"
+        raise Transient(f"OpenAI failed to answer: {said}", code="openai-failed")
     if response.status == "incomplete":
         reason = response.incomplete_details.reason if response.incomplete_details else "unknown"
         raise Transient(f"OpenAI's answer is incomplete: {reason}", code="openai-incomplete")

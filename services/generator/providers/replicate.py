@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -17,7 +18,7 @@ from replicate.client import Client, RetryTransport
 from replicate.exceptions import ReplicateError
 
 from services.generator.limiter import ProviderLimiter
-from services.generator.rules.headers import number
+from services.generator.rules.headers import retry_after
 from services.generator.rules.limiter import Grant
 from shared import tracing
 from shared.errors import Permanent, Transient
@@ -28,9 +29,15 @@ _FIRST_POLL_S = 1.0
 _SLOWEST_POLL_S = 5.0
 _LARGEST_IMAGE = 16 * 1024 * 1024
 
-_GONE = {"replicate-404", "replicate-gone"}
+_GONE = {"replicate-404", "replicate-gone", "replicate-no-output"}
+"""The prediction, its file, or what it says of its file: all are removed after a while."""
 
 _SLOW_DOWN = {429, 503}
+_NO_LONGER_THERE = {403, 404, 410}
+"""403 is what a signed address answers when its time is over."""
+_ACCOUNT = {
+    401: "the API token is refused", 402: "the account has no money left", 403: "the account may not use the model",
+}  # fmt: skip
 
 _job: ContextVar[str] = ContextVar("replicate_job", default="")
 _delay: ContextVar[float | None] = ContextVar("replicate_delay", default=None)
@@ -52,7 +59,7 @@ async def _name_job(request: httpx.Request) -> None:
 async def _keep_delay(response: httpx.Response) -> None:
     """A response hook for the client: the SDK's errors have lost how long the provider wants us to wait."""
     if response.status_code in _SLOW_DOWN:
-        _delay.set(number(response.headers, "retry-after"))
+        _delay.set(retry_after(response.headers, datetime.now(UTC)))
 
 
 _HOOKS: Mapping[str, list[Callable[[Any], Awaitable[None]]]] = {"request": [_name_job], "response": [_keep_delay]}
@@ -89,9 +96,13 @@ class ReplicatePainter:
         self._reads = reads
         self._timeout_s = timeout_s
 
-    async def wait_turn(self) -> Grant:
+    def is_fresh(self, grant: Grant) -> bool:
+        """Whether the prediction may still be made, or is to wait for its turn once more."""
+        return self._limiter.is_fresh(grant)
+
+    async def wait_turn(self, *, may_probe: bool = True) -> Grant:
         """Wait until the limits allow another prediction."""
-        return await self._limiter.acquire({"requests": 1})
+        return await self._limiter.acquire({"requests": 1}, may_probe=may_probe)
 
     async def create(self, job: UUID, prompt: str) -> str:
         """Create the prediction: its id. From here on it is paid for."""
@@ -104,7 +115,10 @@ class ReplicatePainter:
                 prediction = await self._call(creating, self._limiter)
         except TimeoutError:
             raise Transient(
-                f"Replicate gave no id within {_CREATE_WITHIN_S:g} s", code="replicate-timeout", in_doubt=True
+                f"Replicate gave no id within {_CREATE_WITHIN_S:g} s",
+                code="replicate-timeout",
+                in_doubt=True,
+                blameless=self._limiter.unserved(asked_at),
             ) from None
         self._limiter.answered(asked_at)
         return str(prediction.id)
@@ -137,46 +151,67 @@ class ReplicatePainter:
 
     async def _fetch(self, url: str) -> Image:
         try:
-            answer = await self._http.get(url)
-            if answer.status_code in (404, 410):
-                raise Permanent("Replicate: the image is no longer there", code="replicate-gone")
-            answer.raise_for_status()
+            async with self._http.stream("GET", url) as answer:
+                if answer.status_code in _NO_LONGER_THERE:
+                    raise Permanent("Replicate: the image is no longer there", code="replicate-gone")
+                answer.raise_for_status()
+                media_type = answer.headers.get("content-type", "").split(";")[0]
+                return Image(content=await _at_most(answer, _LARGEST_IMAGE), media_type=media_type)
         except httpx.HTTPError as error:
             raise Transient(f"the image could not be fetched: {error}", code="replicate-fetch") from error
-        if len(answer.content) > _LARGEST_IMAGE:
-            raise Permanent("the image is over 16 MiB", code="replicate-too-large")
-        return Image(content=answer.content, media_type=answer.headers.get("content-type", "").split(";")[0])
 
     async def _call(self, call: Awaitable[Any], limiter: ProviderLimiter) -> Any:
-        """What the call answers, or its failure in our words. `limiter` is the one that a refusal slows down."""
+        """What the call answers, or its failure in our words. `limiter` is the one that it was made under."""
+        asked_at = limiter.now()
         try:
             return await call
         except ReplicateError as error:
-            raise self._translate(error, limiter) from error
+            raise self._translate(error, limiter, asked_at) from error
         except httpx.HTTPError as error:
             unheard = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
-            raise Transient(
-                f"Replicate could not be reached: {error!r}", code="replicate-unreachable", in_doubt=not unheard
+            raise self._failed(
+                f"could not be reached: {error!r}", "unreachable", limiter, asked_at, in_doubt=not unheard
             ) from error
-        except ValueError as error:
+        except (ValueError, TypeError, AttributeError) as error:  # the SDK lets them through
             if isinstance(error, ValidationError) and "given=aborted" in str(error):  # a status that the SDK lacks
                 raise Permanent("Replicate: the prediction was aborted", code="replicate-aborted") from error
-            raise Transient(
-                f"Replicate answered with something unreadable: {error}", code="replicate-unreadable"
+            raise self._failed(
+                f"answered with something unreadable: {error}", "unreadable", limiter, asked_at, in_doubt=True
             ) from error
 
-    def _translate(self, error: ReplicateError, limiter: ProviderLimiter) -> Transient | Permanent:
+    def _failed(
+        self, what: str, code: str, limiter: ProviderLimiter, asked_at: float, *, in_doubt: bool,
+        delay: float | None = None,
+    ) -> Transient:  # fmt: skip
+        """A call that was not served. Only one that creates a prediction is paid for, and so may be in doubt."""
+        return Transient(
+            f"Replicate {what}", code=f"replicate-{code}", delay=delay, blameless=limiter.unserved(asked_at),
+            in_doubt=in_doubt and limiter is self._limiter,
+        )  # fmt: skip
+
+    def _translate(self, error: ReplicateError, limiter: ProviderLimiter, asked_at: float) -> Transient | Permanent:
         status = error.status or 0
-        if status == 402:
-            return self._limiter.turned_away("the account has no money left")
-        if status == 401:
-            return self._limiter.turned_away("the API token is refused")
+        creating = limiter is self._limiter
+        if status in _ACCOUNT or (creating and status == 404):
+            return self._limiter.turned_away(_ACCOUNT.get(status, f"the model is not there: {error.detail}"))
         delay = _delay.get() if status in _SLOW_DOWN else None
         if status in _SLOW_DOWN:
             limiter.cool_down(delay or _COOL_DOWN_S)
-        if status in (408, 409, 429) or status >= 500 or status == 0:
-            return Transient(f"Replicate answered {status}: {error.detail}", delay=delay, code=f"replicate-{status}")
+        said = f"answered {status}: {error.detail}"
+        if status in (408, 409, 429):
+            return Transient(f"Replicate {said}", delay=delay, code=f"replicate-{status}")
+        if status >= 500 or status == 0:
+            return self._failed(said, str(status), limiter, asked_at, in_doubt=status == 504, delay=delay)
         return Permanent(f"Replicate refused with {status}: {error.detail}", code=f"replicate-{status}")
+
+
+async def _at_most(answer: httpx.Response, size: int) -> bytes:
+    content = bytearray()
+    async for part in answer.aiter_bytes():
+        content += part
+        if len(content) > size:
+            raise Permanent(f"the image is over {size:,} bytes", code="replicate-too-large")
+    return bytes(content)
 
 
 def _first_url(output: Any) -> str:

@@ -18,7 +18,8 @@ class Account:
     """One resource of the account. `limit` is what we were told that it allows a minute."""
 
     def __init__(self, limit: float) -> None:
-        self._told = limit
+        self.told = limit
+        """What it was set to."""
         self._capacity = limit
         self._level: float | None = None
         """None: no header seen yet."""
@@ -32,7 +33,7 @@ class Account:
     @property
     def limit(self) -> float:
         """Units a minute: what we were told, or less when the headers say that it is less."""
-        return min(self._told, self._capacity)
+        return min(self.told, self._capacity)
 
     @property
     def pace(self) -> float:
@@ -42,7 +43,7 @@ class Account:
         part = self._level / self._capacity
         if part <= _TARGET:
             return max(part / _TARGET, _SLOWEST)
-        if self._capacity > self._told:  # whoever told us a lower limit does not want us to go faster
+        if self._capacity > self.told:  # whoever told us a lower limit does not want us to go faster
             return 1.0
         return 1.0 + (part - _TARGET) / (1.0 - _TARGET) * (_FASTEST - 1.0)
 
@@ -55,6 +56,11 @@ class Account:
         if self._level is not None:
             self._learn(self._level - level)
         self._level = level
+
+    def forget(self) -> None:
+        """Nothing was heard for so long that the bucket is full again, unless others drain it: it is found out anew."""
+        self._capacity, self._level = self.told, None
+        self._drain = self._missed = self._watched_s = 0.0
 
     def _learn(self, unexplained: float) -> None:
         self._missed += unexplained

@@ -68,7 +68,10 @@ def without_nul(json: str) -> str:
 
 def plain(text: str, limit: int) -> str:
     """Text without markup and control characters, at most `limit` characters long, cut at a word."""
-    stripped = html.unescape(nh3.clean(text, tags=set(), clean_content_tags={"script", "style"}))
+    stripped, before = text, ""
+    while stripped != before:  # what was escaped may be markup now
+        before = stripped
+        stripped = html.unescape(nh3.clean(before, tags=set(), clean_content_tags={"script", "style"}))
     words = " ".join("".join(c if c.isprintable() else " " for c in stripped).split())
     return words if len(words) <= limit else words[:limit].rsplit(" ", 1)[0]
 

@@ -77,6 +77,8 @@ class Grant:
     """By this worker's clock, as its notes are."""
     ticket: Ticket
     waited_s: float = 0.0
+    given_at: float = 0.0
+    """By the limiter's clock."""
 
 
 class Limiter:
@@ -90,6 +92,7 @@ class Limiter:
         self._at = now
         self._cooling_until = now
         self._lent_until = inf
+        self._heard_at = now
         self._paused = True
 
     def own(self, share: float, levels: Mapping[str, float], now: float) -> None:
@@ -112,7 +115,7 @@ class Limiter:
     def ask(self, needs: Mapping[str, float], now: float) -> Ticket:
         """Stand in line. ValueError for a call that the account could never carry."""
         for resource, need in needs.items():
-            if need > (limit := self.limit(resource)):
+            if need > (limit := self._buckets[resource].account.told):  # what headers say may pass
                 raise ValueError(f"a call of {need:g} {resource} is over the limit of {limit:g} a minute")
         ticket = Ticket(needs=dict(needs), asked_at=now)
         self._line.append(ticket)
@@ -158,6 +161,7 @@ class Limiter:
     def seen(self, ticket: Ticket, resource: str, *, limit: float, remaining: float, now: float) -> None:
         """What the headers of a granted call's answer say of the account."""
         self._advance(now)
+        self._heard_at = now
         bucket = self._buckets[resource]
         bucket.account.seen(
             limit=limit, remaining=remaining,
@@ -216,4 +220,6 @@ class Limiter:
         seconds = max(0.0, now - self._at)
         self._at = max(self._at, now)
         for bucket in self._buckets.values():
+            if now - self._heard_at > _WINDOW_S:  # a whole bucket's refill ago: what we knew is no longer so
+                bucket.account.forget()
             bucket.refill(seconds, self._burst_s)

@@ -64,8 +64,8 @@ ALERTS = (
         worse=Worse.UNDER, levels=(_critical(5, 6),), raise_after_s=300, clear_after_s=30,
     ),
     Alert(
-        name="circuit-open", unit="limits", says="a provider turns the account away ({value} limits closed)",
-        means="No money, or a refused key: the log says which. Jobs wait and lose no try; one asks again now and then.",
+        name="circuit-open", unit="limits", says="a provider is not asked for now ({value} limits closed)",
+        means="An outage, no money, or a refused key: the log says which. Jobs wait and lose no try; one probes.",
         value=lambda numbers: numbers.open_circuits, promql=f"sum({largest(defs.CIRCUIT, series(defs.CIRCUIT))})",
         levels=(_critical(0, 0),), raise_after_s=0, clear_after_s=5,
     ),
