@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import uvicorn
 from starlette.responses import Response
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.errors import Unavailable
 
@@ -61,6 +61,33 @@ class Problem(Exception):
         )  # fmt: skip
 
 
+_ALWAYS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
+_NO_PAGE = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'; sandbox")
+_NOT_KEPT = (b"cache-control", b"no-store")
+
+
+class SafeHeaders:
+    """Adds to every answer what browsers and caches must not do with it, where the handler has said nothing of it.
+
+    Pages (text/html) say themselves what they load. Files have an ETag and may be kept.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_safely(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                said = dict(message["headers"])
+                added = [*_ALWAYS]
+                added += [_NO_PAGE] if not said.get(b"content-type", b"").startswith(b"text/html") else []
+                added += [_NOT_KEPT] if b"etag" not in said else []
+                message["headers"] = [*message["headers"], *(pair for pair in added if pair[0] not in said)]
+            await send(message)
+
+        await self._app(scope, receive, send_safely)
+
+
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket, or `Unavailable` with one clear line when the port is taken."""
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
@@ -85,7 +112,7 @@ class _Server(uvicorn.Server):
 async def serve(app: ASGIApp, listener: socket.socket, stop: asyncio.Event, *, grace_s: float = 10) -> None:
     """Serve until `stop` is set, then finish open requests (at most `grace_s` seconds) and return."""
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, lifespan="on", server_header=False,
+        SafeHeaders(app), log_config=None, access_log=False, lifespan="on", server_header=False,
         timeout_graceful_shutdown=int(grace_s), loop="none", http="httptools", ws="none",
     )  # fmt: skip
     server = _Server(config)
