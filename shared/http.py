@@ -10,6 +10,7 @@ import orjson
 import uvicorn
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from shared.errors import Unavailable
 
@@ -61,6 +62,9 @@ class Problem(Exception):
         )  # fmt: skip
 
 
+MAX_HEAD_BYTES = 65_536
+"""Of a request: its path and headers. Judged as they come, so up to one more read (256 KB) may be taken."""
+_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 _ALWAYS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
 _NO_PAGE = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'; sandbox")
 _NOT_KEPT = (b"cache-control", b"no-store")
@@ -101,6 +105,28 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+class _BoundedHeads(HttpToolsProtocol):
+    """uvicorn's protocol, whose parser would keep headers and trailers without end for whoever sends them."""
+
+    _bodiless = 0
+    """Bytes since a head was whole, or a piece of a body came."""
+
+    def data_received(self, data: bytes) -> None:
+        self._bodiless += len(data)
+        super().data_received(data)
+        if self._bodiless > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self.transport.write(_TOO_LARGE)
+            self.transport.close()
+
+    def on_headers_complete(self) -> None:
+        self._bodiless = 0
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._bodiless = 0
+        super().on_body(body)
+
+
 class _Server(uvicorn.Server):
     """uvicorn without its own signal handlers: the process's owner decides when it stops."""
 
@@ -113,7 +139,7 @@ async def serve(app: ASGIApp, listener: socket.socket, stop: asyncio.Event, *, g
     """Serve until `stop` is set, then finish open requests (at most `grace_s` seconds) and return."""
     config = uvicorn.Config(
         SafeHeaders(app), log_config=None, access_log=False, lifespan="on", server_header=False,
-        timeout_graceful_shutdown=int(grace_s), loop="none", http="httptools", ws="none",
+        timeout_graceful_shutdown=int(grace_s), loop="none", http=_BoundedHeads, ws="none",
     )  # fmt: skip
     server = _Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]), name="http")
