@@ -9,7 +9,8 @@ from typing import Any
 import orjson
 import uvicorn
 from starlette.responses import Response
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from shared.errors import Unavailable
 
@@ -61,6 +62,36 @@ class Problem(Exception):
         )  # fmt: skip
 
 
+MAX_HEAD_BYTES = 65_536
+"""Of a request: its path and headers. Judged as they come, so up to one more read (256 KB) may be taken."""
+_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+_ALWAYS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
+_NO_PAGE = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'; sandbox")
+_NOT_KEPT = (b"cache-control", b"no-store")
+
+
+class SafeHeaders:
+    """Adds to every answer what browsers and caches must not do with it, where the handler has said nothing of it.
+
+    Pages (text/html) say themselves what they load. Files have an ETag and may be kept.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_safely(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                said = dict(message["headers"])
+                added = [*_ALWAYS]
+                added += [_NO_PAGE] if not said.get(b"content-type", b"").startswith(b"text/html") else []
+                added += [_NOT_KEPT] if b"etag" not in said else []
+                message["headers"] = [*message["headers"], *(pair for pair in added if pair[0] not in said)]
+            await send(message)
+
+        await self._app(scope, receive, send_safely)
+
+
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket, or `Unavailable` with one clear line when the port is taken."""
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
@@ -74,6 +105,28 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+class _BoundedHeads(HttpToolsProtocol):
+    """uvicorn's protocol, whose parser would keep headers and trailers without end for whoever sends them."""
+
+    _bodiless = 0
+    """Bytes since a head was whole, or a piece of a body came."""
+
+    def data_received(self, data: bytes) -> None:
+        self._bodiless += len(data)
+        super().data_received(data)
+        if self._bodiless > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self.transport.write(_TOO_LARGE)
+            self.transport.close()
+
+    def on_headers_complete(self) -> None:
+        self._bodiless = 0
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._bodiless = 0
+        super().on_body(body)
+
+
 class _Server(uvicorn.Server):
     """uvicorn without its own signal handlers: the process's owner decides when it stops."""
 
@@ -85,8 +138,8 @@ class _Server(uvicorn.Server):
 async def serve(app: ASGIApp, listener: socket.socket, stop: asyncio.Event, *, grace_s: float = 10) -> None:
     """Serve until `stop` is set, then finish open requests (at most `grace_s` seconds) and return."""
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, lifespan="on", server_header=False,
-        timeout_graceful_shutdown=int(grace_s), loop="none", http="httptools", ws="none",
+        SafeHeaders(app), log_config=None, access_log=False, lifespan="on", server_header=False,
+        timeout_graceful_shutdown=int(grace_s), loop="none", http=_BoundedHeads, ws="none",
     )  # fmt: skip
     server = _Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]), name="http")

@@ -174,7 +174,9 @@ async def test_health_as_operators_read_it(ingest: Ingest) -> None:
     assert health["timestamp"].endswith("Z")
     for path in ("/livez", "/readyz"):
         assert (await ingest.http.get(path)).status_code == 200
-    assert (await ingest.http.get("/")).json()["requests"] == PATH
+    index = await ingest.http.get("/")
+    assert index.json()["requests"] == PATH
+    assert (index.headers["x-content-type-options"], index.headers["cache-control"]) == ("nosniff", "no-store")
 
 
 async def test_what_is_not_there_is_an_honest_problem(ingest: Ingest) -> None:

@@ -55,8 +55,11 @@ async def test_ingest_accepts_over_tls_and_its_probe_shows_who_it_is(
         assert str(getattr(message, "id", None)) == answer.json()["id"]
 
 
-async def test_faust_counts_over_tls(secured_world: World, broker: SecuredKafka, tmp_path: Path) -> None:
-    async with metrics(secured_world, tmp_path / "tables", **variables(broker.as_user())) as running:
+@pytest.mark.parametrize("way", ["user", "certificate"])
+async def test_faust_counts_over_tls(secured_world: World, broker: SecuredKafka, tmp_path: Path, way: str) -> None:
+    security = {"user": broker.as_user(), "certificate": broker.by_certificate()}[way]
+    known = variables(security) | {"KAFKA_BOOTSTRAP_SERVERS": {"user": broker.named, "certificate": broker.mutual}[way]}
+    async with metrics(secured_world, tmp_path / "tables", **known) as running:
         await tell(secured_world, range(5))
         await eventually(partial(running.has_counted, {"DONE": 5}))
         group = kafka.names(secured_world.settings).group(METRICS_GROUP)

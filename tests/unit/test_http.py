@@ -1,0 +1,117 @@
+"""What every answer says to browsers and caches unless its handler has said it, and how long a head may be."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import FileResponse, HTMLResponse, Response
+from starlette.routing import Route
+
+from shared.http import MAX_HEAD_BYTES, JsonResponse, Problem, SafeHeaders, listen, serve
+
+
+async def _json(request: Request) -> Response:
+    return JsonResponse({"x": 1})
+
+
+async def _refused(request: Request) -> Response:
+    raise Problem(401, "Unauthorized")
+
+
+async def _page(request: Request) -> Response:
+    return HTMLResponse("<p>", headers={"Content-Security-Policy": "default-src 'self'"})
+
+
+async def _plain_page(request: Request) -> Response:
+    return HTMLResponse("<p>", headers={"Cache-Control": "no-cache"})
+
+
+async def _file(request: Request) -> Response:
+    return FileResponse(Path(__file__))
+
+
+async def _problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Problem)
+    return error.response()
+
+
+NO_PAGE = "default-src 'none'; frame-ancestors 'none'; sandbox"
+
+
+@pytest.mark.parametrize(
+    ("path", "policy", "cached"),
+    [
+        ("/json", NO_PAGE, "no-store"),
+        ("/refused", NO_PAGE, "no-store"),
+        ("/nowhere", NO_PAGE, "no-store"),
+        ("/page", "default-src 'self'", "no-store"),
+        ("/plain-page", None, "no-cache"),
+        ("/file", NO_PAGE, None),
+    ],
+)
+async def test_each_answer_has_its_headers_once(path: str, policy: str | None, cached: str | None) -> None:
+    handlers = {"json": _json, "refused": _refused, "page": _page, "plain-page": _plain_page, "file": _file}
+    routes = [Route(f"/{name}", handler) for name, handler in handlers.items()]
+    app = SafeHeaders(Starlette(routes=routes, exception_handlers={Problem: _problem}))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+        headers = (await client.get(path)).headers
+    assert headers.get_list("x-content-type-options") == ["nosniff"]
+    assert headers.get_list("referrer-policy") == ["no-referrer"]
+    assert headers.get_list("content-security-policy") == ([policy] if policy else [])
+    assert headers.get_list("cache-control") == ([cached] if cached else [])
+
+
+async def _length(request: Request) -> Response:
+    return JsonResponse({"length": len(await request.body())})
+
+
+@asynccontextmanager
+async def served() -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A connection to the real server."""
+    listener, stop = listen("127.0.0.1", 0), asyncio.Event()
+    app = Starlette(routes=[Route("/", _length, methods=["POST"])])
+    serving = asyncio.create_task(serve(app, listener, stop, grace_s=1))
+    reader, writer = await asyncio.open_connection(*listener.getsockname())
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+        stop.set()
+        await serving
+
+
+HEAD = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
+
+
+@pytest.mark.parametrize(
+    "begun", [HEAD + b"X-Long: ", HEAD + b"\r\n2\r\n{}\r\n0\r\nX-Long: ", HEAD + b"\r\n2;x="],
+    ids=["header", "trailer", "chunk extension"],
+)  # fmt: skip
+async def test_nobody_sends_headers_without_end(begun: bytes) -> None:
+    async with served() as (_, writer):
+        writer.write(begun)
+        with pytest.raises(ConnectionError):
+            await _send(writer, 50 * MAX_HEAD_BYTES)
+
+
+async def _send(writer: asyncio.StreamWriter, count: int) -> None:
+    for _ in range(count // 10_000):
+        writer.write(b"x" * 10_000)
+        await writer.drain()
+        await asyncio.sleep(0)
+
+
+async def test_long_bodies_in_small_pieces_are_no_heads() -> None:
+    pieces = 2 * MAX_HEAD_BYTES // 8
+    async with served() as (reader, writer):
+        for _ in range(2):  # the connection lives on
+            writer.write(HEAD + b"X-Fair: " + b"x" * 10_000 + b"\r\n\r\n" + b"1\r\nx\r\n" * pieces + b"0\r\n\r\n")
+            await writer.drain()
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200")
+            assert await reader.readuntil(b"}") == b'{"length":%d}' % pieces
