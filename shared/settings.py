@@ -36,7 +36,7 @@ class Settings(BaseSettings):
             return cls()
         except ValidationError as error:
             faults = "; ".join(f"{str(fault['loc'][0]).upper()}: {fault['msg'].lower()}" for fault in error.errors())
-            raise Unavailable(f"the environment is not right: {faults} (see README, Configuration)") from None
+            raise Unavailable(f"the environment is not right: {faults} (see docs/configuration.md)") from None
 
 
 class KafkaSettings(Settings):
