@@ -39,7 +39,7 @@ class Settings(BaseSettings):
             return cls()
         except ValidationError as error:
             faults = "; ".join(_told(fault) for fault in error.errors())
-            raise Unavailable(f"the environment is not right: {faults} (see README, Configuration)") from None
+            raise Unavailable(f"the environment is not right: {faults} (see docs/configuration.md)") from None
 
     def secrets(self) -> list[str]:
         """What must never be said: the secret fields' values, and the passwords in those that are addresses."""

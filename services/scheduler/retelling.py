@@ -1,5 +1,8 @@
 """`python -m services.scheduler retell`: after Kafka has lost its data, tells blog.results once more what became of the
-jobs, so that metrics counts them. Events that Kafka still has count once: these bear the same ids."""
+jobs, so that metrics counts them.
+
+Before the services start on the empty Kafka: what has ended since would make older ends look like repeats.
+"""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime

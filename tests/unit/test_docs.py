@@ -1,17 +1,25 @@
-"""Documents that must be true of the code: the configuration, the runbook, and every link between them."""
+"""Documents that must be true of the code: the configuration, the runbook, and every link, command and variable."""
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from sandbox import configuration
+from sandbox.cli.__main__ import COMMANDS
 from services.metrics.rules.alerts import ALERTS
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted((ROOT / "docs").rglob("*.md"))]
 RUNBOOK = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
 _LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
+_COMMAND = re.compile(r"\./blogstream ([a-zA-Z-]+)")
+_MODULE = re.compile(r"python -m ([a-z_]+(?:\.[a-z_]+)*)")
+_VARIABLE = re.compile(r"`([A-Z]+(?:_[A-Z]+)+)`")
+KNOWN = {one.name for reader in configuration.READERS.values() for one in configuration.variables(reader)} | {
+    "HEARTBEAT_FILE", "BLOGSTREAM_HOME", "TEST_TOKEN",
+}  # fmt: skip
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 
@@ -29,6 +37,15 @@ def test_every_variable_is_described(reader: str) -> None:
 @pytest.mark.parametrize("alert", [alert.name for alert in ALERTS])
 def test_the_runbook_says_what_to_do_about_every_alert(alert: str) -> None:
     assert re.search(rf"^\| `{alert}`.*\|.*\|.*\|$", RUNBOOK, re.MULTILINE)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_and_variables_exist(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    assert {name for name in _COMMAND.findall(text) if name != "COMMAND"} <= set(COMMANDS)
+    assert [name for name in _MODULE.findall(text) if find_spec(name) is None] == []
+    named = set(_VARIABLE.findall(text))
+    assert {name for name in named if not name.startswith("OTEL_")} <= KNOWN
 
 
 def anchors(document: Path) -> set[str]:

@@ -52,8 +52,9 @@ RETURNING job.id, job.instance_id AS store, job.status, job.attempt, job.created
           job.input_tokens, job.output_tokens, job.images, job.cost_nanousd;
 
 -- name: life
--- What is true of the jobs that were asked for since $1.
+-- What is true of the jobs that were asked for since $1, in the order in which they ended: who counts them knows the
+-- latest only, and takes what ended before those for a repeat.
 SELECT id, instance_id AS store, status, attempt, worker, created_at, started_at, finished_at, not_before, error,
        input_tokens, output_tokens, images, cost_nanousd,
        (SELECT coalesce(sum(in_doubt), 0)::int FROM blog_steps WHERE job_id = id) AS in_doubt
-  FROM blog_generations WHERE created_at > $1 ORDER BY created_at;
+  FROM blog_generations WHERE created_at > $1 ORDER BY finished_at NULLS LAST;
