@@ -6,6 +6,7 @@ several processes split them as Kafka splits the partitions.
 """
 
 import asyncio
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,10 +17,12 @@ from typing import Any, TypeVar
 import faust
 from faust.auth import Credentials, SASLCredentials, SSLCredentials
 
+from services.metrics import holes
 from services.metrics.board import Board
 from services.metrics.picture import Picture
-from services.metrics.rules import fold, trust
+from services.metrics.rules import fold
 from services.metrics.rules.timeline import Recent
+from services.metrics.rules.trust import believed
 from services.metrics.settings import MetricsSettings
 from services.metrics.shards import Shards
 from shared import kafka
@@ -38,6 +41,8 @@ _WITHIN_S = 0.1
 _BUFFERED = 5_000
 """Changes that may wait to be sent to the changelog; Faust's own 100 is less than one batch."""
 
+_EXIT_BROKEN = 1
+
 _RAW: dict[str, Any] = {"key_type": bytes, "key_serializer": "raw", "value_type": bytes, "value_serializer": "raw"}
 
 
@@ -54,6 +59,7 @@ class Counting:
     """The app, not started. The topics, and the changelog of `generation`, must exist before it starts."""
 
     def __init__(self, settings: MetricsSettings, memory: Memory, *, generation: int, folder: Path) -> None:
+        self._settings = settings
         self._memory = memory
         names = kafka.names(settings)
         self.app = app = faust.App(
@@ -72,7 +78,7 @@ class Counting:
             producer_linger=0.02,  # changes of several events travel together
             consumer_auto_offset_reset="earliest",
             web_enabled=False,
-            stream_wait_empty=False,
+            stream_wait_empty=True,  # what is under way is counted before another process takes the partition over
             autodiscover=False,
             origin="services.metrics",
         )
@@ -85,6 +91,9 @@ class Counting:
         self._results = names.topic(RESULTS)
         self._news_from: dict[int, int] = {}
         """By partition: where it ended when this process got it. What came before may have been counted already."""
+        self._next: dict[int, int] = {}
+        """By partition: up to which offset all is counted, since it was assigned."""
+        self._assignment = 0
         self.redrawn = False
         """Whether the picture shows the partitions that are owned now."""
         app.on_partitions_revoked.connect(self._revoked, weak=False)
@@ -111,13 +120,27 @@ class Counting:
             by_partition: dict[int, list[Any]] = defaultdict(list)
             for event in events:
                 by_partition[event.message.partition].append(event)
-            for partition, group in by_partition.items():
-                stream._set_current_event(group[-1])  # an entry goes where the current event came from
-                news = self._news_from.get(partition, 0)
-                before, after = _split(group, news)
-                count(self._messages(before, JobEvent), self._shards, self._memory, save_all=True)
-                count(self._messages(after, JobEvent), self._shards, self._memory)
+            try:
+                for partition, group in by_partition.items():
+                    await self._count_group(stream, partition, group)
+            except Exception:
+                log.critical("counting failed, on a full disk perhaps: this process ends at once", exc_info=True)
+                os._exit(_EXIT_BROKEN)  # as a kill would: an orderly end would commit what is not counted
             await self._hand_over()
+
+    async def _count_group(self, stream: Any, partition: int, group: list[Any]) -> None:
+        """Count what came of one partition, and before it what should have come."""
+        stream._set_current_event(group[-1])  # an entry goes where the current event came from
+        first, last = group[0].message.offset, group[-1].message.offset
+        expected = self._next[partition] if partition in self._next else self._shards.position()
+        if first > expected:
+            left_out = await holes.read(self._settings, partition, expected, first)
+            count(left_out, self._shards, self._memory, save_all=True)
+        before, after = _split(group, self._news_from.get(partition, 0))
+        count(self._messages(before, JobEvent), self._shards, self._memory, save_all=True)
+        count(self._messages(after, JobEvent), self._shards, self._memory)
+        self._next[partition] = max(expected, last + 1)
+        self._shards.save_position(self._next[partition])
 
     async def _hand_over(self) -> None:
         """Wait until Kafka's client has all changes: a commit waits for what the client has, and for nothing else."""
@@ -146,19 +169,24 @@ class Counting:
         return {tp.partition: end for tp, end in (await self.app.consumer.highwaters(*wanted)).items()}
 
     async def _revoked(self, *_: Any, **__: Any) -> None:
+        self._assignment += 1
         self.redrawn = False
+        self._next.clear()
         self._shards.forget()
 
     async def _recovered(self, *_: Any) -> None:
         """The table is complete for what is owned now. Faust would say nothing of a failure in here."""
+        assignment = self._assignment
         try:
             self._shards.forget()
+            self._next.clear()
             self._news_from = await self._ends()
-            await self._memory.picture.redraw(self._shards.entries())
-            self.redrawn = True
+            entries = self._shards.entries()
+            self.redrawn = await self._memory.picture.redraw(entries, wanted=lambda: assignment == self._assignment)
         except Exception as error:
-            log.error("the picture could not be made from the table", exc_info=error)
-            await self.app.crash(error)
+            if assignment == self._assignment:  # else the partitions moved under its hands, and it is called again
+                log.error("the picture could not be made from the table", exc_info=error)
+                await self.app.crash(error)
 
 
 def _split(events: list[Any], offset: int) -> tuple[list[Any], list[Any]]:
@@ -181,16 +209,6 @@ def _credentials(settings: MetricsSettings) -> Credentials | None:
 
 def table_name(generation: int) -> str:
     return f"shards-{generation}"
-
-
-def believed(message: Message, now: datetime, *kinds: type[M]) -> M:
-    """The message, if it is one of these kinds and says what can be; else `InvalidMessage`."""
-    if not isinstance(message, kinds):
-        raise InvalidMessage(f"{message.TYPE} does not belong on this topic")
-    reason = trust.fault(message, now)
-    if reason is not None:
-        raise InvalidMessage(f"{message.TYPE}: {reason}")
-    return message
 
 
 def count(messages: Iterable[JobEvent], shards: Shards, memory: Memory, *, save_all: bool = False) -> None:

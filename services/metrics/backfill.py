@@ -10,8 +10,8 @@ from typing import Any
 from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
-from services.metrics.app import believed
 from services.metrics.rules.timeline import Recent
+from services.metrics.rules.trust import believed
 from shared import kafka
 from shared.errors import InvalidMessage
 from shared.log import get_logger

@@ -73,7 +73,7 @@ class Peers:
         """Every other process's part by its address; None where there was no answer."""
         urls = self._addresses()
         answers = await asyncio.gather(*(self._get(url, PART_PATH, stores=stores, jobs=jobs) for url in urls))
-        return {url: self._part(answer) if answer else None for url, answer in zip(urls, answers, strict=True)}
+        return {url: self._part(answer) for url, answer in zip(urls, answers, strict=True)}
 
     async def timeline(self, job: str) -> Known | None:
         """A job's timeline, from the process that knows it."""
@@ -88,15 +88,25 @@ class Peers:
         except (httpx.HTTPError, TimeoutError, orjson.JSONDecodeError):
             return None
 
-    def _part(self, answer: Known) -> Part:
-        for kind, value in answer.pop("reports"):
+    def _part(self, answer: Known | None) -> Part | None:
+        """None for no answer, or one of another version."""
+        if answer is None:
+            return None
+        try:
+            reports, part = answer.pop("reports"), Part(**answer)
+        except (KeyError, TypeError):
+            return None
+        self._hear(reports)
+        return part
+
+    def _hear(self, reports: list[tuple[str, Any]]) -> None:
+        for kind, value in reports:
             try:
                 report = decode(orjson.dumps(value), [("ce_type", kind.encode())])
             except InvalidMessage:
                 continue  # of another version
             if isinstance(report, WorkerReport | SchedulerReport):
                 self._board.hear(report)
-        return Part(**answer)
 
 
 def encode(part: Part, board: Board) -> Known:

@@ -5,7 +5,7 @@ after each assignment of partitions, and holds no more than this process owns.
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from heapq import nlargest
 
 import orjson
@@ -37,8 +37,9 @@ class Picture:
         found |= nlargest(limit - len(found), others, key=lambda one: one[1]["cost_nanousd"])
         return found
 
-    async def redraw(self, entries: Iterable[tuple[str, bytes]]) -> None:
-        """Make it anew from all entries of the table; the loop gets its turns in between."""
+    async def redraw(self, entries: Iterable[tuple[str, bytes]], wanted: Callable[[], bool] = lambda: True) -> bool:
+        """Make it anew from all entries of the table; the loop gets its turns in between. False, and the picture stays,
+        when that is `wanted` no more."""
         stores: dict[str, Aggregate] = {}
         wholes = [aggregate.empty()]
         for number, (key, value) in enumerate(entries, start=1):
@@ -48,4 +49,7 @@ class Picture:
             if number % _AT_ONCE == 0:
                 wholes = [aggregate.merge(wholes)]
                 await asyncio.sleep(0)
+            if not wanted():
+                return False
         self.stores, self.total = stores, aggregate.merge(wholes)
+        return True

@@ -42,5 +42,13 @@ class MetricsSettings(KafkaSettings):
     def own_url(self) -> str:
         if self.metrics_advertised_url is not None:
             return self.metrics_advertised_url
-        host = socket.gethostbyname(socket.gethostname()) if self.host in _EVERYWHERE else self.host
+        host = _this_machine() if self.host in _EVERYWHERE else self.host
         return f"http://[{host}]:{self.metrics_port}" if ":" in host else f"http://{host}:{self.metrics_port}"
+
+
+def _this_machine() -> str:
+    """The address that this machine's name stands for, as in a container."""
+    try:
+        return socket.gethostbyname(socket.gethostname())
+    except OSError:
+        return "127.0.0.1"

@@ -8,6 +8,9 @@ import orjson
 from services.metrics.rules import fold
 from services.metrics.rules.fold import Shard
 
+_POSITION = b"\0position"
+"""A key that no shard has: each partition has its own store."""
+
 
 class Shards:
     """Over any mapping of bytes. The shards used last, `kept` of them, need not be read and decoded again."""
@@ -32,9 +35,16 @@ class Shards:
     def save(self, key: bytes, shard: Shard) -> None:
         self._table[key] = orjson.dumps(shard)
 
+    def position(self) -> int:
+        """Up to which offset the current event's partition is counted."""
+        return int(self._table.get(_POSITION, b"0"))
+
+    def save_position(self, offset: int) -> None:
+        self._table[_POSITION] = str(offset).encode()
+
     def forget(self) -> None:
         """Read the table again: its partitions have moved."""
         self._decoded.clear()
 
     def entries(self) -> Iterator[tuple[str, bytes]]:
-        return ((key.decode(), value) for key, value in self._table.items())
+        return ((key.decode(), value) for key, value in self._table.items() if key != _POSITION)

@@ -94,6 +94,37 @@ async def test_two_processes_show_what_one_would_and_say_when_one_is_gone(world:
         assert overview["metrics"]["uncountedPartitions"] == []
 
 
+async def test_counts_are_exact_while_partitions_move_from_process_to_process(world: World, tmp_path: Path) -> None:
+    told = 0
+
+    async def go_on_telling() -> None:
+        nonlocal told
+        while True:
+            await tell(world, range(told, told + 20), stores=11)
+            told += 20
+            await asyncio.sleep(0.1)  # as fast as it is counted, so that something is always under way
+
+    async with metrics(world, tmp_path / "a") as one:
+        telling = asyncio.create_task(go_on_telling())
+        for name in ("b", "c"):
+            async with metrics(world, tmp_path / name) as other:
+                await eventually(partial(shares, other), timeout=60)
+        telling.cancel()
+        await asyncio.gather(telling, return_exceptions=True)
+        await tell(world, range(told, told + 20), stores=11)  # what was being told, in whole
+        await eventually(partial(done, one, told + 20), timeout=60)
+        assert await one.has_counted({"DONE": told + 20})
+    shutil.rmtree(tmp_path / "a")
+    async with metrics(world, tmp_path / "a") as recovered:
+        assert await recovered.has_counted({"DONE": told + 20})
+
+
+async def done(running: Metrics, jobs: int) -> bool:
+    counted = (await running.json("/api/overview"))["jobs"]["DONE"]
+    assert counted <= jobs, f"{counted} of {jobs}: some are counted twice"
+    return bool(counted == jobs)
+
+
 async def shares(running: Metrics) -> bool:
     state = (await running.json("/api/overview"))["metrics"]
     return bool(state["processes"] == 2 and state["complete"])

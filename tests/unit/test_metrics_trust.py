@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.metrics.app import believed, count
+from services.metrics.app import count
+from services.metrics.rules.trust import believed
 from services.metrics.shards import Shards
 from shared.errors import InvalidMessage
 from shared.messages import GenerationTask, JobEvent, SchedulerReport, Usage, WorkerReport, decode

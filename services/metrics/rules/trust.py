@@ -2,13 +2,27 @@
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from typing import TypeVar
 
+from shared.errors import InvalidMessage
 from shared.messages import JobEvent, Message, SchedulerReport, WorkerReport
+
+M = TypeVar("M", bound=Message)
 
 _AHEAD = timedelta(hours=1)
 """A clock may be ahead by so much. A later time would push everything that is true out of the windows."""
 _MOST = 2**53
 """No bill and no count is larger; JSON's numbers end there."""
+
+
+def believed(message: Message, now: datetime, *kinds: type[M]) -> M:
+    """The message, if it is one of these kinds and says what can be; else `InvalidMessage`."""
+    if not isinstance(message, kinds):
+        raise InvalidMessage(f"{message.TYPE} does not belong on this topic")
+    reason = fault(message, now)
+    if reason is not None:
+        raise InvalidMessage(f"{message.TYPE}: {reason}")
+    return message
 
 
 def fault(message: Message, now: datetime) -> str | None:
