@@ -24,6 +24,9 @@ class Standin:
         """Let the next calls that match go wrong; see sandbox.standins.faults."""
         httpx.post(f"{self.url}/standin/faults", json=list(faults)).raise_for_status()
 
+    def forget_faults(self) -> None:
+        httpx.delete(f"{self.url}/standin/faults").raise_for_status()
+
     @contextmanager
     def latency(self, ms: float) -> Iterator[None]:
         """Answers take so long within the block."""

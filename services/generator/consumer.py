@@ -79,6 +79,8 @@ class TaskConsumer:
             except (KafkaError, TimeoutError) as error:
                 log.error("Kafka is away: taking no new jobs", reason=f"{type(error).__name__}: {error}")
                 await asyncio.sleep(_AWAY_PAUSE_S)
+        if self._broken is not None:
+            raise self._broken
 
     async def hold(self) -> None:
         """While the worker drains: take nothing, but stay in the group and keep the share that its jobs still spend."""
