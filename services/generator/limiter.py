@@ -74,7 +74,8 @@ class ProviderLimiter:
     def is_fresh(self, grant: Grant) -> bool:
         """Whether the call may still be made. A leave that was not used at once is void: the bucket has refilled since,
         and others may own it."""
-        return self._loop.time() - grant.given_at <= _FRESH_S
+        now = self._loop.time()
+        return now - grant.given_at <= _FRESH_S and self._rules.is_lent(now)
 
     def close(self) -> None:
         """Grant nothing more: the worker stops, and another is to have the jobs."""

@@ -112,6 +112,10 @@ class Limiter:
         """The share is ours until then: afterwards somebody else may own it."""
         self._lent_until = until
 
+    def is_lent(self, now: float) -> bool:
+        """Whether the share is still ours, as far as we have heard."""
+        return now <= self._lent_until
+
     def ask(self, needs: Mapping[str, float], now: float) -> Ticket:
         """Stand in line. ValueError for a call that the account could never carry."""
         for resource, need in needs.items():
@@ -204,7 +208,7 @@ class Limiter:
         return sum(amount for _, amount in spent)
 
     def _wait_s(self, now: float, before: Mapping[str, float], ticket: Ticket) -> float:
-        if self._paused or now > self._lent_until:
+        if self._paused or not self.is_lent(now):
             return inf
         needs = ticket.needs.items()
         waits = [self._buckets[name].seconds_until(before.get(name, 0.0), need, self._burst_s) for name, need in needs]
