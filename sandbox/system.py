@@ -50,6 +50,7 @@ def service_spec(service: str, name: str, variables: Mapping[str, str]) -> Spec:
         env=process_environment(variables) | {"PYTHONPATH": str(ROOT)},
         ready_line=_READY_LINES.get(service),
         ready_check=check,
+        stop_within_s=170 if service == "generator" else 45,  # it waits for the calls that it is paying for
     )
 
 
