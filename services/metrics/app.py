@@ -35,7 +35,7 @@ from shared.topics import METRICS_GROUP, RESULTS, WORKERS
 log = get_logger(__name__)
 M = TypeVar("M", bound=Message)
 
-_BATCH = 500
+_BATCH = 250
 _WITHIN_S = 0.1
 """An event is counted at most so long after it came."""
 _BUFFERED = 5_000

@@ -31,7 +31,7 @@ from shared.log import get_logger
 
 log = get_logger(__name__)
 
-_GARBAGE = (10_000, 20, 50)
+_GARBAGE = (5_000, 10, 100)
 """Allocations before a collection, and collections before an older generation's: what is kept here is large and lives
 long, and looking through all of it would keep every request waiting."""
 
