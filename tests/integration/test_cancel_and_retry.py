@@ -190,7 +190,7 @@ async def test_a_failed_job_goes_on_after_its_last_paid_step_with_all_its_tries(
     world: World, database: str, ingest: Ingest, standins: Standins, tmp_path: Path
 ) -> None:
     request: BlogRequested = a_request(store="shop", images=0)
-    standins.openai.script({"kind": "refusal", "job": str(request.id), "step": "article"})
+    standins.openai.script({"kind": "refusal", "count": 2, "job": str(request.id), "step": "article"})
     async with working(world, database, standins, tmp_path):
         await world.ask(request)
         await eventually(lambda: world.has_status(request.id, "FAILED"))
@@ -198,4 +198,4 @@ async def test_a_failed_job_goes_on_after_its_last_paid_step_with_all_its_tries(
         standins.openai.script({"kind": "500", "job": str(request.id), "step": "article"})
         assert (await change(ingest, "retry", request.id)).json()["error"] is None
         await eventually(lambda: world.has_status(request.id, "DONE"))
-    assert standins.openai.bill(request.id)["steps"] == {"outline": 1, "article": 2}, "a refusal is billed, too"
+    assert standins.openai.bill(request.id)["steps"] == {"outline": 1, "article": 3}, "refusals are billed, too"

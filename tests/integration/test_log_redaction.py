@@ -111,7 +111,7 @@ async def test_no_line_of_any_service_holds_a_secret(
             services[name] = await running.enter_async_context(a_service(name, tmp_path, port, variables))
         for name in ports:
             await eventually(lambda name=name: is_ready(services[name]), timeout=60)  # type: ignore[misc]
-        standins.openai.script({"kind": "500", "step": "outline"}, {"kind": "refusal", "step": "outline"})
+        standins.openai.script({"kind": "500", "step": "outline"}, {"kind": "refusal", "step": "outline", "count": 2})
         await ask_in_every_wrong_way(services["ingest"].http, key, operator)
         await ask_in_every_wrong_way(services["metrics"].http, key, operator)
         await services["metrics"].http.post(f"/api/jobs/{WRONG}/retry", headers={"Authorization": f"Bearer {operator}"})

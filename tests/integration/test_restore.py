@@ -75,7 +75,7 @@ async def live(shop: Shop, standins: Standins, database: str, dump: Path) -> dic
     await eventually(lambda: admitted(shop.world, 8))
     for name in ("cancelled", "later cancelled"):
         await shop.cancel(jobs[name])
-    standins.openai.script({"kind": "refusal", "job": str(jobs["failed"]), "step": "outline"})
+    standins.openai.script({"kind": "refusal", "count": 2, "job": str(jobs["failed"]), "step": "outline"})
     done = [jobs[name] for name in ("partly done", "done after", "elder", "later")]
     async with shop.working():
         await shop.are("DONE", *done)
