@@ -11,6 +11,8 @@ from typing import Any
 from uuid import UUID
 
 from sandbox.home import free_port
+from services.metrics import generation
+from services.metrics.settings import MetricsSettings
 from shared.messages import EventKind
 from shared.topics import RESULTS, WORKERS
 from tests import exposition
@@ -176,8 +178,10 @@ async def test_what_is_counted_is_compared_with_postgresql(world: World, databas
 
 
 async def test_a_crash_of_the_stream_processor_ends_the_process(world: World, tmp_path: Path) -> None:
+    settings = MetricsSettings(**world.settings.model_dump(), metrics_dir=tmp_path / "tables")
+    folder = await generation.folder(settings, 1)
     for number in range(RESULTS.partitions):  # stores that cannot be opened
-        store = tmp_path / "tables" / "1" / "v1" / "tables" / f"shards-1-{number}.db"
+        store = folder / "v1" / "tables" / f"shards-1-{number}.db"
         store.mkdir(parents=True)
         (store / "CURRENT").write_text("garbage")
     with (tmp_path / "output").open("wb") as output:
