@@ -9,22 +9,21 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from uuid import UUID
 
-import asyncpg
 from aiokafka.errors import KafkaError
 
+from services.generator.events import event_of, outcome_again
 from services.generator.rules.retry import Again, Fail, judge
 from services.generator.steps import BlogSteps
-from services.generator.store import Claim, ClaimLostError, Ended, GeneratorStore, Post
+from services.generator.store import Claim, ClaimLostError, GeneratorStore, Post
 from shared import tracing
 from shared.errors import Permanent, Transient
 from shared.job import ENDED, Status, Step
 from shared.kafka import Outgoing, Publisher
 from shared.lifecycle import wait
 from shared.log import get_logger
-from shared.messages import EventKind, GenerationTask, JobEvent, Usage
+from shared.messages import EventKind, GenerationTask, JobEvent
 from shared.postgres import AWAY
 from shared.topics import RESULTS
 
@@ -146,7 +145,7 @@ class Worker:
 
     async def tell_step(self, claim: Claim, step: Step, limit_wait_s: float) -> None:
         """Announce a step that was paid for, and how long its call waited for the limits."""
-        event = _event(claim, EventKind.STEP_DONE, Status.PROCESSING, step=step)
+        event = event_of(claim, EventKind.STEP_DONE, Status.PROCESSING, step=step)
         await self._tell_progress(replace(event, limit_wait_s=round(limit_wait_s, 3)))
 
     async def _try(self, task: GenerationTask) -> float | None:
@@ -178,7 +177,7 @@ class Worker:
         if row is None or (row["status"] == Status.PENDING and not row["forwarded"]):
             return None  # a stale message: the job was called back since
         if row["status"] in ENDED:
-            await self._publish(_outcome_again(task, row))
+            await self._publish(outcome_again(task, row))
             return None
         if row["status"] == Status.PROCESSING:  # somebody else's claim: wait for the outcome
             return min(max(row["lease_left_s"] or 0.0, 0.5), _LOOK_AGAIN_S)
@@ -191,7 +190,7 @@ class Worker:
         )
         self._changed()
         try:
-            started = _event(claim, EventKind.STARTED, Status.PROCESSING)
+            started = event_of(claim, EventKind.STARTED, Status.PROCESSING)
             await self._tell_progress(replace(started, forwarded_at=claim.forwarded_at))
             await self._tell_outcome(await self._apply(claim, await self._outcome(entry.task)))
         except ClaimLostError:
@@ -232,18 +231,18 @@ class Worker:
             ended = await self._store.complete(claim, outcome)
             self.done += 1
             bound.info("blog done", cost_usd=ended.usage.cost_nanousd / 1e9)
-            return _event(claim, EventKind.ENDED, Status.DONE, ended=ended)
+            return event_of(claim, EventKind.ENDED, Status.DONE, ended=ended)
         verdict = self._judge(claim, outcome)
         if isinstance(verdict, Again):
             ended = await self._store.give_back(
                 claim, delay_s=verdict.delay_s, reason=verdict.reason, blameless=verdict.blameless
             )
             bound.warning("blog will be tried again", seconds=round(verdict.delay_s, 1), reason=verdict.reason)
-            return _event(claim, EventKind.RETRY, Status.PENDING, ended=ended, error=verdict.reason)
+            return event_of(claim, EventKind.RETRY, Status.PENDING, ended=ended, error=verdict.reason)
         ended = await self._store.fail(claim, code=verdict.code, reason=verdict.reason)
         self.failed += 1
         bound.error("blog failed", code=verdict.code, reason=verdict.reason)
-        return _event(claim, EventKind.ENDED, Status.FAILED, ended=ended, error=verdict.reason)
+        return event_of(claim, EventKind.ENDED, Status.FAILED, ended=ended, error=verdict.reason)
 
     def _judge(self, claim: Claim, error: Exception) -> Again | Fail:
         if isinstance(error, HandedBackError):
@@ -278,28 +277,3 @@ class Worker:
 
     async def _publish(self, event: JobEvent) -> None:
         await self._publisher.publish(Outgoing(topic=RESULTS, key=event.store, message=event))
-
-
-def _event(
-    claim: Claim, kind: EventKind, status: Status, *, step: Step | None = None, ended: Ended | None = None,
-    error: str | None = None,
-) -> JobEvent:  # fmt: skip
-    return JobEvent(
-        job=claim.job, store=claim.request.store, kind=kind, status=status, attempt=claim.attempt,
-        at=ended.at if ended else datetime.now(UTC), created_at=claim.created_at, started_at=claim.started_at,
-        step=step, worker=claim.worker, usage=ended.usage if ended else Usage(),
-        not_before=ended.not_before if ended else None, error=error,
-    )  # fmt: skip
-
-
-def _outcome_again(task: GenerationTask, row: asyncpg.Record) -> JobEvent:
-    """The event of a job that has ended already, with the id that it had the first time."""
-    return JobEvent(
-        job=task.job, store=row["store"], kind=EventKind.ENDED, status=Status(row["status"]), attempt=row["attempt"],
-        at=row["finished_at"] or datetime.now(UTC), created_at=row["created_at"], started_at=row["started_at"],
-        worker=row["worker"], error=row["error"],
-        usage=Usage(
-            input_tokens=row["input_tokens"], output_tokens=row["output_tokens"], images=row["images"],
-            cost_nanousd=row["cost_nanousd"], in_doubt=row["in_doubt"],
-        ),
-    )  # fmt: skip
