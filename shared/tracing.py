@@ -48,11 +48,16 @@ def configure(service: str) -> None:
         otlp.export(service)
 
 
+def records() -> bool:
+    """Whether somebody has asked for spans: who makes thousands of them in a row may spare itself the trouble."""
+    return not isinstance(trace.get_tracer_provider(), ProxyTracerProvider)
+
+
 @contextmanager
 def begin(name: str, headers: Mapping[str, str], attributes: Attributes = None) -> Iterator[None]:
     """A block in the trace that the caller's headers name, or in one that begins here."""
     context = _PROPAGATOR.extract(headers, Context()) if HEADER in headers else Context()
-    if _records():
+    if records():
         with _recorded(name, context, SpanKind.SERVER, attributes):
             yield
         return
@@ -69,7 +74,7 @@ def span(
     """A span around a block: a child of `parent`, or of the span that is around it already. None without either."""
     context = _context(parent)
     around = trace.get_current_span(context)
-    if _records() and around.get_span_context().is_valid:
+    if records() and around.get_span_context().is_valid:
         with _recorded(name, context, kind, attributes):
             yield
     elif parent is not None:
@@ -84,7 +89,7 @@ def past(
     attributes: Attributes = None,
 ) -> str | None:  # fmt: skip
     """A span of what began then (`time_ns`) and ends now. Its traceparent; the parent's where nothing is recorded."""
-    if not _records():
+    if not records():
         return parent or traceparent()
     context = _context(parent)
     if not trace.get_current_span(context).get_span_context().is_valid:
@@ -116,11 +121,6 @@ def add_trace_id(_logger: object, _method: str, event: MutableMapping[str, Any])
     if around.is_valid:
         event["trace"] = trace.format_trace_id(around.trace_id)
     return event
-
-
-def _records() -> bool:
-    """Whether somebody has asked for spans."""
-    return not isinstance(trace.get_tracer_provider(), ProxyTracerProvider)
 
 
 def _new() -> SpanContext:

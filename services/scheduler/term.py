@@ -4,13 +4,14 @@ Whatever fails in a term ends it. The next one rebuilds the order from PostgreSQ
 counter's lift that was not saved within the second before a crash is made up for when the next term resumes.
 """
 
+import asyncio
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
-from services.scheduler import convert, takeover
+from services.scheduler import convert, spans, takeover
 from services.scheduler.doors import Doors
 from services.scheduler.interventions import Interventions
 from services.scheduler.outlooks import Outlooks
@@ -21,10 +22,9 @@ from services.scheduler.rules.ledger import CounterChange
 from services.scheduler.rules.order import FairOrder, Picked
 from services.scheduler.settings import SchedulerSettings
 from services.scheduler.store import IMPOSSIBLE, Row, SchedulerStore
-from shared import tracing
 from shared.errors import Permanent
 from shared.job import ENDED, Status
-from shared.kafka import Outgoing, Publisher
+from shared.kafka import Publisher
 from shared.log import get_logger
 from shared.messages import BlogRequested, EventKind, JobEvent, WorkerReport
 
@@ -49,6 +49,7 @@ class Term:
         self._watch = Watch(seconds=settings.fairness_window_s, now=time.time())
         self._drifted = 0
         self._over = False
+        self._forwarding: asyncio.Task[None] | None = None
         self._name = name
         self._settings = settings
         self._store = store
@@ -87,11 +88,14 @@ class Term:
 
     async def flush(self) -> None:
         """Return when all that was said is acknowledged: only then are the records behind it done with."""
+        await self.rest()
         await self._pipe.flush()
 
     async def abandon(self) -> None:
         """End without caring how: what follows from records that were read will be said by the next term."""
         self.end()
+        if self._forwarding is not None:
+            await asyncio.gather(self._forwarding, return_exceptions=True)
         await self._pipe.abandon()
 
     async def admit(self, requests: Sequence[BlogRequested]) -> Refused:
@@ -106,11 +110,9 @@ class Term:
             new = await self._insert(batch, refused)
             hopeless = {request.id for request, _ in refused}
             taken = [request for request in batch if request.id not in hopeless]
-            self._enter(taken, new)
-            for request in taken:
-                about = tracing.of_job(request.id, request.store)
-                tracing.past("admit", began_ns=began_ns, parent=request.traceparent, attributes=about)
+            spans.admitted(taken, began_ns=began_ns)
             await self._pipe.send([convert.admitted(request) for request in taken])
+            self._enter(taken, new)  # said before any of them can be forwarded
         return refused
 
     def _enter(self, taken: Sequence[BlogRequested], new: set[UUID]) -> None:
@@ -131,8 +133,21 @@ class Term:
         for report in reports:
             self._credit.hear(convert.offer(report, now))
 
-    async def forward(self) -> None:
-        """Send the jobs whose turn it is, as long as there is credit."""
+    def keep_forwarding(self) -> None:
+        """Send the jobs whose turn it is, as long as there is credit, while the next requests are read and admitted.
+        Raises what the last time met."""
+        if self._forwarding is not None and self._forwarding.done():
+            self._forwarding.result()
+        if self._forwarding is None or self._forwarding.done():
+            self._forwarding = asyncio.create_task(self._forward(), name="forwarding")
+
+    async def rest(self) -> None:
+        """Return when nothing is being forwarded: what is in flight is in PostgreSQL as it is in the order.
+        Raises what forwarding met."""
+        if self._forwarding is not None:
+            await self._forwarding
+
+    async def _forward(self) -> None:
         while not self._over and (picks := self._pick_batch()):
             jobs = [job for job, _, _ in picks]
             began_ns = time.time_ns()
@@ -141,10 +156,14 @@ class Term:
             )
             self._drop_unmarked(picks, marked)
             at = datetime.now(UTC)
+            gone = [(job, pick.store, partition, marked[job]) for job, partition, pick in picks if job in marked]
+            traces = spans.forwarded(gone, began_ns=began_ns)
             tasks = [
-                self._task(job, partition, marked[job], store=pick.store, at=at, began_ns=began_ns)
-                for job, partition, pick in picks if job in marked
-            ]  # fmt: skip
+                convert.task(
+                    job, store, partition, forward=row["forward_count"], epoch=self._epoch, at=at, traceparent=trace
+                )
+                for (job, store, partition, row), trace in zip(gone, traces, strict=True)
+            ]
             await self._pipe.send(tasks)
             self.counts["forwarded"] += len(marked)
 
@@ -242,14 +261,6 @@ class Term:
             picks.append((pick.job, partition, pick))
         return picks
 
-    def _task(self, job: UUID, partition: int, row: Row, *, store: str, at: datetime, began_ns: int) -> Outgoing:
-        parent, about = row["traceparent"], tracing.of_job(job, store) | {"partition": partition}
-        tracing.past("wait", began_ns=int(row["waiting_since"] * 1e9), parent=parent, attributes=about)
-        trace = tracing.past("forward", began_ns=began_ns, parent=parent, kind=tracing.PRODUCER, attributes=about)
-        return convert.task(
-            job, store, partition, forward=row["forward_count"], epoch=self._epoch, at=at, traceparent=trace
-        )
-
     def _drop_unmarked(self, picks: Sequence[tuple[UUID, int, Picked]], marked: dict[UUID, Row]) -> None:
         """Jobs that PostgreSQL would not mark are no longer waiting: cancelled, say."""
         for job, _, pick in picks:
@@ -262,6 +273,7 @@ class Term:
 
     async def _settle_jobs(self, jobs: Sequence[UUID]) -> None:
         if jobs:
+            await self.rest()
             await self._store.settle(jobs, self._epoch, self._charge)
 
     def _charge(self, rows: Sequence[Row]) -> list[CounterChange]:

@@ -94,7 +94,7 @@ def test_what_is_raised_is_noted_by_its_class_alone(monkeypatch: pytest.MonkeyPa
     kept, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(kept))
     monkeypatch.setattr(tracing, "_TRACER", provider.get_tracer("test"))
-    monkeypatch.setattr(tracing, "_records", lambda: True)
+    monkeypatch.setattr(tracing, "records", lambda: True)
     with pytest.raises(ValueError, match="secret"), tracing.span("call", parent=CALLERS):
         raise ValueError("sk-secret was refused")
     (span,) = kept.get_finished_spans()

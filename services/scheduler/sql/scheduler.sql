@@ -57,11 +57,12 @@ RETURNING id;
 
 -- name: forward
 -- Mark jobs as forwarded. Those cancelled meanwhile are not returned. With since when each could have gone.
+-- CASE, for the planner would take a plain condition to the index of all that is pending, and read the whole backlog.
 UPDATE blog_generations AS job
    SET forwarded_at = now(), forwarded_partition = next.partition, estimate_nanousd = next.estimate,
        forward_count = job.forward_count + 1
   FROM unnest($1::uuid[], $2::int[], $3::bigint[]) AS next (id, partition, estimate)
- WHERE job.id = next.id AND job.status = 'PENDING' AND job.forwarded_at IS NULL
+ WHERE job.id = next.id AND CASE WHEN job.status = 'PENDING' THEN job.forwarded_at IS NULL END
 RETURNING job.id, job.forward_count, job.request ->> 'traceparent' AS traceparent,
           extract(epoch FROM greatest(job.created_at, job.not_before))::float8 AS waiting_since;
 
