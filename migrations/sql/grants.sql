@@ -7,10 +7,11 @@ GRANT UPDATE (status, attempt, retries, blameless, not_before, intervened_at, fo
 GRANT SELECT (hash, instance_id, scope, name, revoked_at, changed_at) ON api_keys TO {role};
 
 -- name: scheduler
--- Admits, forwards and settles jobs, and keeps the counters of the fair order.
+-- Admits, forwards and settles jobs, keeps the counters of the fair order, and says which calls are in doubt.
 GRANT SELECT, INSERT, UPDATE ON blog_generations, stores, accounts TO {role};
 GRANT SELECT, INSERT, UPDATE, DELETE ON store_outlooks TO {role};
 GRANT SELECT, UPDATE ON scheduler_leader TO {role};
+GRANT SELECT, UPDATE (state, finished_at, in_doubt) ON blog_steps TO {role};
 
 -- name: generator
 -- Claims jobs, saves what their steps bring, and keeps a record of calls.

@@ -169,32 +169,38 @@ class Term:
 
     async def sweep(self) -> None:
         """Bring back what was lost on the way, and compare the book of jobs in flight with PostgreSQL."""
-        lost = await self._return_lost()
+        lost, let_go = await self._return_lost()
         unclaimed = await self._store.return_unclaimed(self._settings.forward_timeout_s, self._epoch)
         if unclaimed:
             log.warning("forwarded and not claimed: back to the queue", jobs=len(unclaimed))
-        await self._publisher.publish_all([convert.lost(row) for row in lost])
+        await self._publisher.publish_all([*map(convert.lost, lost), *map(convert.billed_late, let_go)])
         changed = await self._interventions.news()
-        await self._settle_jobs([row["id"] for row in lost] + unclaimed + changed)
+        await self._settle_jobs([row["id"] for row in [*lost, *let_go]] + unclaimed + changed)
         await self._compare()
         await self._reassign()
         self._credit.forget_silent(time.time())
         self._doors.forget(time.time())
 
-    async def _return_lost(self) -> Sequence[Row]:
-        """Take jobs back whose workers have let their leases run out.
+    async def _return_lost(self) -> tuple[Sequence[Row], Sequence[Row]]:
+        """Take jobs back whose workers have let their leases run out; the cancelled ones among them need no other.
 
         Not in the first moments of a term: perhaps PostgreSQL was away until now, and workers that live could not
         renew theirs.
         """
         if time.time() - self._began_at < self._settings.lease_s:
-            return []
+            return [], []
         lost = await self._store.return_lost(self._settings.lease_grace_s, self._epoch)
         for row in lost:
             log.warning(
                 "lease ran out: back to the queue", job=str(row["id"]), store=row["store"], worker=row["worker"]
             )
-        return lost
+        let_go = await self._store.let_go_lost(self._settings.lease_grace_s, self._epoch)
+        for row in let_go:
+            log.warning(
+                "a cancelled job's worker is gone", job=str(row["id"]), store=row["store"], worker=row["worker"],
+                in_doubt=row["doubts"],
+            )  # fmt: skip
+        return lost, let_go
 
     async def _reassign(self) -> None:
         """Take over what somebody has set: which account a store belongs to, and weights."""

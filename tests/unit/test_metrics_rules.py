@@ -102,6 +102,17 @@ def test_a_job_is_counted_where_it_stands() -> None:
     assert aggregate.in_last_minutes(total, 1, NOW.timestamp()) == (2, 1)
 
 
+def test_a_late_bill_of_a_cancelled_job_adds_to_the_bill_alone() -> None:
+    usage = Usage(cost_nanousd=70, in_doubt=1)
+    cancelled = replace(life(1)[-1], status=Status.CANCELLED, usage=Usage(cost_nanousd=40))
+    late = replace(cancelled, usage=usage)
+    before, after = folded([*life(1)[:-1], cancelled])[1], folded([*life(1)[:-1], cancelled, late, late, cancelled])[1]
+    assert (after["cost_nanousd"], after["in_doubt"]) == (70, 1)
+    hour = str(int(late.created_at.timestamp() // 3600))
+    assert after["cohorts"][hour] == {"cost": 70, "PENDING": 0, "PROCESSING": 0, "CANCELLED": 1}
+    assert {name for name in after if after[name] != before[name]} == {"cost_nanousd", "in_doubt", "cohorts"}
+
+
 @given(st.lists(st.integers(0, 11), max_size=40), st.randoms(use_true_random=False))
 def test_repeats_and_late_arrivals_change_nothing(again: list[int], chance: Any) -> None:
     events = life(1, retries=1) + life(2, failed=True)
