@@ -17,6 +17,7 @@ from uuid import UUID
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
+from shared.budget import BudgetState
 from shared.errors import InvalidMessage
 from shared.job import SourceType, Status
 
@@ -212,6 +213,8 @@ class StoreQueue:
     in_flight: int
     served_nanousd: int
     weight: float = 1.0
+    budget: BudgetState | None = None
+    """How it stands by its monthly budget; None: it has none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,9 +253,13 @@ class SchedulerReport(Message):
     closed_stores: int = 0
     fairness: FairnessWindow | None = None
     delayed: int = 0
-    """Of those pending, the ones that are not due yet."""
+    """Of those pending, the ones that are not due yet, and those of stores that their budgets stop."""
     drifted: int = 0
     """Slots held that differed from PostgreSQL and were repaired, since this leader began."""
+    stores_warned: int = 0
+    """Stores that have spent the share of their monthly budget at which they want to be warned."""
+    stores_stopped: int = 0
+    """Stores whose monthly budget has no room for one more job."""
 
     def event_id(self) -> str:
         return f"{self.scheduler}:{self.at.timestamp():.6f}"
@@ -269,8 +276,11 @@ class StoreGate(Message):
     store: str
     closed: bool
     reason: str
+    """queue-full or budget-exceeded."""
     retry_after_s: float
     at: datetime
+    resets_at: datetime | None = None
+    """When the store's budget begins anew, if that is what keeps it out: from then on the gate says nothing."""
 
     def event_id(self) -> str:
         return f"{self.store}:{self.at.timestamp():.6f}"
