@@ -249,7 +249,7 @@ class SchedulerReport(Message):
     """Since when the job that has waited longest could have gone. Of those not due yet, none counts."""
     stores_waiting: int = 0
     stores: tuple[StoreQueue, ...] = ()
-    """At most 200, those with the longest queues first."""
+    """At most 200, those with the longest queues first; those whose budgets warn or stop them even without work."""
     closed_stores: int = 0
     fairness: FairnessWindow | None = None
     delayed: int = 0

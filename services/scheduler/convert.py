@@ -124,7 +124,8 @@ def report(
     name: str, epoch: int, order: FairOrder, *, closed_stores: int, fairness: Fairness | None, drifted: int,
     budgets: Mapping[str, BudgetState],
 ) -> Outgoing:  # fmt: skip
-    queues = sorted(order.queues(), key=lambda queue: -queue[1])
+    worth_telling = {store for store, state in budgets.items() if state is not BudgetState.OK}
+    queues = sorted(order.queues(worth_telling), key=lambda queue: -queue[1])
     at = datetime.now(UTC)
     due, oldest = order.due(at.timestamp())
     message = SchedulerReport(

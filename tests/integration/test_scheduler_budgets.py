@@ -95,6 +95,12 @@ async def _reports(world: World, *, warned: int, stopped: int) -> bool:
     return any((report.stores_warned, report.stores_stopped) == (warned, stopped) for report in reports)
 
 
+async def _told_of(world: World, budget: str) -> bool:
+    """What the reports say of our store."""
+    reports = [report for _, report in await world.read_all(WORKERS) if isinstance(report, SchedulerReport)]
+    return any((store.store, store.budget) == ("shop", budget) for report in reports for store in report.stores)
+
+
 async def test_a_store_is_warned_once(world: World, start: Start, capsys: pytest.CaptureFixture[str]) -> None:
     said = Said(capsys)
     await set_budget(world, 10 * JOB)
@@ -115,6 +121,7 @@ async def test_a_store_is_warned_once(world: World, start: Start, capsys: pytest
 async def test_a_raised_budget_lets_go_what_was_held_and_opens_the_door(world: World, start: Start) -> None:
     await set_budget(world, 0)
     async with start():
+        await eventually(partial(_told_of, world, "stopped"), every=0.2)  # though it has nothing to do
         await offer(world, slots=50)
         await ask(world, 3)
         await eventually(partial(held, world, 3))

@@ -15,7 +15,7 @@ wait (in any sequence: nobody is lifted meanwhile), then `resume`.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
@@ -237,12 +237,12 @@ class FairOrder:
         ]  # fmt: skip
         return len(since), min(since, default=None)
 
-    def queues(self) -> list[tuple[str, int, int, int, float]]:
-        """(store, waiting, in flight, served, weight) of every store with work."""
+    def queues(self, also: Container[str] = ()) -> list[tuple[str, int, int, int, float]]:
+        """(store, waiting, in flight, served, weight) of every store with work, and of those in `also`."""
         return [
             (store.name, store.waiting, store.in_flight, store.served, store.weight)
             for store in self._stores.values()
-            if store.waiting or store.in_flight
+            if store.waiting or store.in_flight or store.name in also
         ]
 
     def standings(self, now: float) -> list[Standing]:
