@@ -57,7 +57,7 @@ class Problem(Exception):
             body["errors"] = self.errors
         body |= self.more
         return Response(
-            orjson.dumps(body), status_code=self.status, headers=dict(self.headers or {}),
+            orjson.dumps(body, option=orjson.OPT_UTC_Z), status_code=self.status, headers=dict(self.headers or {}),
             media_type="application/problem+json",
         )  # fmt: skip
 

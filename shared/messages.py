@@ -18,6 +18,7 @@ from uuid import UUID
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
+from shared.budget import BudgetState
 from shared.errors import InvalidMessage
 from shared.job import SourceType, Status
 
@@ -213,6 +214,8 @@ class StoreQueue:
     in_flight: int
     served_nanousd: int
     weight: float = 1.0
+    budget: BudgetState | None = None
+    """How it stands by its monthly budget; None: it has none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,13 +250,17 @@ class SchedulerReport(Message):
     """Since when the job that has waited longest could have gone. Of those not due yet, none counts."""
     stores_waiting: int = 0
     stores: tuple[StoreQueue, ...] = ()
-    """At most 200, those with the longest queues first."""
+    """At most 200, those with the longest queues first; those whose budgets warn or stop them even without work."""
     closed_stores: int = 0
     fairness: FairnessWindow | None = None
     delayed: int = 0
-    """Of those pending, the ones that are not due yet."""
+    """Of those pending, the ones that are not due yet, and those of stores that their budgets stop."""
     drifted: int = 0
     """Slots held that differed from PostgreSQL and were repaired, since this leader began."""
+    stores_warned: int = 0
+    """Stores that have spent the share of their monthly budget at which they want to be warned."""
+    stores_stopped: int = 0
+    """Stores whose monthly budget has no room for one more job."""
 
     def event_id(self) -> str:
         return f"{self.scheduler}:{self.at.timestamp():.6f}"
@@ -270,8 +277,11 @@ class StoreGate(Message):
     store: str
     closed: bool
     reason: str
+    """queue-full or budget-exceeded."""
     retry_after_s: float
     at: datetime
+    resets_at: datetime | None = None
+    """When the store's budget begins anew, if that is what keeps it out: from then on the gate says nothing."""
 
     def event_id(self) -> str:
         return f"{self.store}:{self.at.timestamp():.6f}"

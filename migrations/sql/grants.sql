@@ -1,22 +1,28 @@
 -- name: ingest
--- Reads jobs; cancels and retries, which changes these columns only; compares keys by their hashes, and makes none.
+-- Reads jobs; cancels and retries, which changes these columns only; sets budgets; compares keys by their hashes, and makes none.
 GRANT SELECT ON blog_generations, blog_steps, blog_posts, store_outlooks TO {role};
 GRANT UPDATE (status, attempt, retries, blameless, not_before, intervened_at, forwarded_at, lease_until, started_at,
               finished_at, error_code, error, input_tokens, output_tokens, images, cost_nanousd)
    ON blog_generations TO {role};
+GRANT SELECT, INSERT, UPDATE, DELETE ON store_budgets TO {role};
+GRANT SELECT ON store_spend TO {role};
+GRANT SELECT (instance_id, mean_cost_nanousd) ON stores TO {role};
 GRANT SELECT (hash, instance_id, scope, name, revoked_at, changed_at) ON api_keys TO {role};
 
 -- name: scheduler
--- Admits, forwards and settles jobs, keeps the counters of the fair order, and says which calls are in doubt.
+-- Admits, forwards and settles jobs, keeps the counters of the fair order, holds stores to their budgets, and says which
+-- calls are in doubt.
 GRANT SELECT, INSERT, UPDATE ON blog_generations, stores, accounts TO {role};
 GRANT SELECT, INSERT, UPDATE, DELETE ON store_outlooks TO {role};
 GRANT SELECT, UPDATE ON scheduler_leader TO {role};
+GRANT SELECT ON store_budgets, store_spend TO {role};
+GRANT UPDATE (warned_in, stopped_in) ON store_budgets TO {role};
 GRANT SELECT, UPDATE (state, finished_at, in_doubt) ON blog_steps TO {role};
 
 -- name: generator
--- Claims jobs, saves what their steps bring, and keeps a record of calls.
+-- Claims jobs, saves what their steps bring, which books what they cost, and keeps a record of calls.
 GRANT SELECT, UPDATE ON blog_generations TO {role};
-GRANT SELECT, INSERT, UPDATE ON blog_steps, blog_posts TO {role};
+GRANT SELECT, INSERT, UPDATE ON blog_steps, blog_posts, store_spend TO {role};
 GRANT SELECT, INSERT, DELETE ON provider_calls TO {role};
 
 -- name: metrics

@@ -7,6 +7,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from shared.budget import BudgetState
 from shared.job import SourceType, Status, Step
 
 
@@ -119,6 +120,20 @@ class Ticket(Answer):
     expires_at: datetime
 
 
+class StoreBudget(Answer):
+    """How a store stands this month. Without a budget, the fields that only a budget has are null."""
+
+    store: str
+    month: str = Field(description="the calendar month, in UTC")
+    monthly_cost_usd: float | None
+    warn_at: float | None = Field(description="the share of it from which on the state is a warning")
+    spent_usd: float
+    reserved_usd: float = Field(description="for jobs that run or wait: what they will probably cost, and is not paid")
+    remaining_usd: float | None
+    state: BudgetState = Field(description="stopped: there is no room for one more job")
+    resets_at: datetime
+
+
 class DeliveryAttempt(Answer):
     at: datetime
     status: int | None = Field(description="what the store's server answered")
@@ -178,9 +193,10 @@ class ProblemDetails(Answer):
     title: str
     status: int
     detail: str | None = None
+    resets_at: datetime | None = Field(None, description="of a 402: when the budget begins anew")
     errors: list[ProblemError] | None = None
 
 
 ANSWERS: tuple[type[BaseModel], ...] = (
-    AcceptedJob, Job, JobList, BulkAnswer, Ticket, DeliveryList, Replay, Health, ProblemDetails,
+    AcceptedJob, Job, JobList, BulkAnswer, Ticket, StoreBudget, DeliveryList, Replay, Health, ProblemDetails,
 )  # fmt: skip

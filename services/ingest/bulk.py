@@ -10,15 +10,16 @@ from aiokafka.errors import KafkaError
 from starlette.requests import Request
 from starlette.responses import Response
 
-from services.ingest import bulk_rules, rules
+from services.ingest import budget_rules, bulk_rules, rules
 from services.ingest.body import read_body
 from services.ingest.callers import Callers
 from services.ingest.claims import Claims
 from services.ingest.gates import Gates
-from services.ingest.refusals import QUOTA_EXCEEDED, acknowledged, closed, quota
+from services.ingest.refusals import QUOTA_EXCEEDED, acknowledged, closed, over_budget, quota
 from services.ingest.rules import BlogRequestBody
 from services.ingest.settings import IngestSettings
-from services.ingest.store import IngestStore
+from services.ingest.store import IngestStore, Row
+from shared.budget import resets_at
 from shared.http import JsonResponse, Problem
 from shared.kafka import Outgoing, Publisher
 from shared.log import get_logger
@@ -78,12 +79,13 @@ class Bulk:
         return JsonResponse({"taken": len(messages), "items": [_answer(*item) for item in enumerate(messages)]}, 201)
 
     async def _refuse_without_room(self, store: str, items: int) -> None:
-        """The whole call fits its store's queue and everybody's, or it is refused as a whole."""
+        """The whole call fits its store's budget, its queue and everybody's, or it is refused as a whole."""
         if (gate := self._gates.closed(store)) is not None:
             raise closed(gate, self._settings.max_pending_per_store)
         try:
             async with asyncio.timeout(_LOOK_S):
                 of_store, of_all = await self._store.waiting(store)
+                self._refuse_over_budget(await self._store.budget(store), items)
         except AWAY:
             of_store = of_all = 0  # all that is known is that no door is closed
         limits = self._settings.max_pending_per_store, self._settings.max_pending_total
@@ -96,6 +98,15 @@ class Bulk:
         raise Problem(
             429, "Too Many Requests", detail=detail, kind=QUOTA_EXCEEDED, headers=headers, more={"room": room}
         )
+
+    def _refuse_over_budget(self, row: Row, items: int) -> None:
+        """The whole call fits what is left of the store's budget, each item at what its jobs cost on average."""
+        budget = budget_rules.budget_of(dict(row), default_cost=self._settings.default_cost_nanousd)
+        if budget.monthly is None or budget.room is None or items <= budget.room:
+            return
+        detail = f"{items} items, and room for about {budget.room} in this month's budget: none was taken"
+        fits_a_month = items * budget.estimate <= budget.monthly
+        raise over_budget(resets_at(datetime.now(UTC)), detail, comes_back=fits_a_month, room=budget.room)
 
     async def _claim(self, bodies: Sequence[BlogRequestBody], *, call: UUID, store: str, now: datetime) -> datetime:
         """When the call of an Idempotency-Key was first made; refused when it was another one."""

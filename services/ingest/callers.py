@@ -28,8 +28,15 @@ class Callers:
         """A store; 403 for an operator, who asks for nothing of their own."""
         caller = await self.anyone(request)
         if caller.store is None:
-            raise Problem(403, "Forbidden", detail="an operator's key may look at, cancel and retry jobs, no more")
+            raise Problem(403, "Forbidden", detail="an operator's key asks for nothing: it acts on what stores ask for")
         return caller.store
+
+    async def operator(self, request: Request) -> Caller:
+        """An operator; 403 for a store."""
+        caller = await self.anyone(request)
+        if caller.store is not None:
+            raise Problem(403, "Forbidden", detail="this takes an operator's key")
+        return caller
 
     async def ticket(self, request: Request, job: UUID, *, expires_at: float) -> str:
         """A ticket in the name of who is calling."""

@@ -1,8 +1,10 @@
 """Whose door is closed: a copy of blog.control, read from its beginning by every ingest process for itself.
 
-The scheduler closes a store's door when its queue is full (or everybody's, `*`) and opens it with a tombstone. Kafka
-keeps the last word for each key, so a process that starts late knows what the others know.
+The scheduler closes a store's door when its queue is full (or everybody's, `*`) or its budget is used up, and opens it
+with a tombstone. Kafka keeps the last word for each key, so a process that starts late knows what the others know.
 """
+
+from datetime import UTC, datetime
 
 from aiokafka.structs import ConsumerRecord
 
@@ -27,7 +29,7 @@ class Gates:
 
     def closed(self, store: str) -> StoreGate | None:
         """The gate that keeps this store out now, if any."""
-        return door(self._gates, store)
+        return door(self._gates, store, datetime.now(UTC))
 
     def _hear(self, record: ConsumerRecord) -> None:
         store = (record.key or b"").decode(errors="replace")

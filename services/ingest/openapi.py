@@ -15,16 +15,20 @@ from services.ingest.answers import (
     JobList,
     ProblemDetails,
     Replay,
+    StoreBudget,
     Ticket,
 )
+from services.ingest.budget_rules import BudgetBody
 from services.ingest.rules import BlogRequestBody
 from shared.job import Status
+from shared.keys import STORE_NAME
 
 Document = dict[str, Any]
 
 _EXAMPLE = {"sourceType": "keyword", "sourceId": "green-tea", "title": "How to brew green tea", "keywords": ["tea"]}
 _REFUSALS = {
-    400: "The body is not JSON", 401: "No valid API key", 403: "The key may not do that", 404: "No such job here",
+    400: "The body is not JSON", 401: "No valid API key", 402: "The month's budget has no room",
+    403: "The key may not do that", 404: "No such thing here",
     409: "The job's state does not allow it", 413: "The body is too long", 415: "The body is of another type",
     422: "Fields at fault, each named", 429: "The queue is full", 503: "Something is away, or the system is full",
 }  # fmt: skip
@@ -50,8 +54,8 @@ def document(*, version: str) -> Document:
         },
         "servers": [{"url": "/"}],
         "security": [{"key": []}],
-        "tags": [{"name": name} for name in ("jobs", "progress", "webhooks", "system")],
-        "paths": _jobs() | _progress() | _webhooks() | _system(),
+        "tags": [{"name": name} for name in ("jobs", "progress", "budgets", "webhooks", "system")],
+        "paths": _jobs() | _progress() | _budgets() | _webhooks() | _system(),
         "components": {
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "sk_live_… of a store"}},
             "schemas": _schemas(),
@@ -60,7 +64,7 @@ def document(*, version: str) -> Document:
 
 
 def _schemas() -> Document:
-    models: list[type[BaseModel]] = [BlogRequestBody, *ANSWERS]
+    models: list[type[BaseModel]] = [BlogRequestBody, BudgetBody, *ANSWERS]
     _, found = models_json_schema(
         [(model, "validation") for model in models], by_alias=True, ref_template="#/components/schemas/{model}",
         schema_generator=_Schemas,
@@ -78,7 +82,8 @@ def _jobs() -> Document:
         "/api/blog-generation": {
             "post": _operation(
                 "submitJob", "Ask for a post", "jobs", created=AcceptedJob, code=201, parameters=[key],
-                body={"application/json": body | {"example": _EXAMPLE}}, refusals=(400, 403, 413, 415, 422, 429, 503),
+                body={"application/json": body | {"example": _EXAMPLE}},
+                refusals=(400, 402, 403, 413, 415, 422, 429, 503),
                 headers={
                     "Location": {"description": "the job", "schema": {"type": "string"}},
                     "RateLimit-Policy": _WAITS["RateLimit-Policy"],
@@ -95,7 +100,7 @@ def _jobs() -> Document:
                 "submitJobs", "Ask for many posts: all are judged before any is taken", "jobs", created=BulkAnswer,
                 code=201, parameters=[key],
                 body={"application/json": array, "application/x-ndjson": text, "text/csv": text},
-                refusals=(403, 413, 415, 422, 429, 503),
+                refusals=(402, 403, 413, 415, 422, 429, 503),
             ),
         },
         one: {"parameters": [_ID], "get": _operation("getJob", "A job", "jobs", created=Job, refusals=(404, 503))},
@@ -143,6 +148,28 @@ def _webhooks() -> Document:
     }  # fmt: skip
 
 
+def _budgets() -> Document:
+    body = {"application/json": {"schema": _ref(BudgetBody), "example": {"monthlyCostUsd": 50, "warnAt": 0.8}}}
+    store = _path("store", "the store's name", {"type": "string", "pattern": f"^{STORE_NAME.pattern}$"})
+    return {
+        "/api/stores/{store}/budget": {
+            "parameters": [store],
+            "get": _operation(
+                "getBudget", "What a store may spend this month, and what it has", "budgets", created=StoreBudget,
+                refusals=(404, 503),
+            ),
+            "put": _operation(
+                "setBudget", "Set what a store may spend a month (an operator's key)", "budgets", created=StoreBudget,
+                body=body, refusals=(400, 403, 404, 413, 415, 422, 503),
+            ),
+            "delete": _operation(
+                "removeBudget", "Let a store spend what it likes (an operator's key)", "budgets", created=StoreBudget,
+                refusals=(403, 404, 503),
+            ),
+        },
+    }  # fmt: skip
+
+
 def _system() -> Document:
     health = _operation("health", "Whether this process answers", "system", created=Health, refusals=())
     del health["responses"]["401"]
@@ -170,7 +197,8 @@ def _operation(  # noqa: PLR0913 - the parts of an operation
 
 def _refusal(status: int) -> Document:
     content = {"application/problem+json": {"schema": _ref(ProblemDetails)}}
-    headers = {429: _WAITS, 503: {"Retry-After": _WAITS["Retry-After"]}}.get(status)
+    wait = {"Retry-After": _WAITS["Retry-After"]}
+    headers = {402: wait, 429: _WAITS, 503: wait}.get(status)
     return {"description": _REFUSALS[status], "content": content} | ({"headers": headers} if headers else {})
 
 
@@ -182,8 +210,8 @@ def _query(name: str, schema: Document) -> Document:
     return {"name": name, "in": "query", "schema": schema}
 
 
-def _path(name: str, what: str) -> Document:
-    return {"name": name, "in": "path", "required": True, "description": what, "schema": _UUID}
+def _path(name: str, what: str, schema: Document | None = None) -> Document:
+    return {"name": name, "in": "path", "required": True, "description": what, "schema": schema or _UUID}
 
 
 def _header(name: str, what: str, *, longest: int) -> Document:

@@ -1,7 +1,8 @@
 """Refusals that several handlers give."""
 
 from collections.abc import Awaitable
-from typing import TypeVar
+from datetime import UTC, datetime
+from typing import Any, TypeVar
 
 from aiokafka.errors import KafkaError
 
@@ -12,6 +13,8 @@ from shared.messages import StoreGate
 
 log = get_logger(__name__)
 T = TypeVar("T")
+
+BUDGET_EXCEEDED = "urn:blogstream:budget-exceeded"
 
 _PROBLEM_TYPES = "https://iana.org/assignments/http-problem-types"
 QUOTA_EXCEEDED = f"{_PROBLEM_TYPES}#quota-exceeded"
@@ -34,9 +37,21 @@ def quota(limit: int) -> dict[str, str]:
     return {"RateLimit-Policy": f'"queue";q={limit}'}
 
 
+def over_budget(resets_at: datetime, detail: str, *, comes_back: bool = True, **more: Any) -> Problem:
+    """402, with when the budget begins anew, and whether the same is worth asking for then."""
+    wait = str(rules.retry_after((resets_at - datetime.now(UTC)).total_seconds()))
+    return Problem(
+        402, "Payment Required", detail=f"{detail}; it begins anew at {resets_at:%Y-%m-%dT%H:%M:%SZ}",
+        kind=BUDGET_EXCEEDED, headers={"Retry-After": wait} if comes_back else {},
+        more={"resetsAt": resets_at, **more},
+    )  # fmt: skip
+
+
 def closed(gate: StoreGate, limit: int) -> Problem:
-    """429 when it is the store's own queue, which takes `limit` jobs, 503 when it is everybody's."""
-    wait = str(rules.retry_after(gate))
+    """402 when it is the store's budget, 429 its own queue, which takes `limit` jobs, 503 when it is everybody's."""
+    if gate.resets_at is not None:
+        return over_budget(gate.resets_at, "this month's budget has no room for another job")
+    wait = str(rules.retry_after(gate.retry_after_s))
     detail = f"no new requests for now ({gate.reason}); come back in {wait} s"
     headers = {"Retry-After": wait}
     if gate.store == rules.ALL_STORES:

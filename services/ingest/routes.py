@@ -8,6 +8,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from services.ingest.api import Api
+from services.ingest.budgets import Budgets
 from services.ingest.bulk import Bulk
 from services.ingest.docs import Docs
 from services.ingest.errors import HANDLERS, RequestId
@@ -25,6 +26,7 @@ _TRACED = frozenset({_JOBS, f"{_JOBS}/bulk"})
 
 def application(  # noqa: PLR0913 - all handlers
     *, api: Api, bulk: Bulk, interventions: Interventions, progress: Progress, deliveries: Deliveries,
+    budgets: Budgets,
     relay: MetricsRelay, probes: Probes, docs: Docs,
     image_dir: Path | None,
 ) -> ASGIApp:  # fmt: skip
@@ -45,6 +47,7 @@ def application(  # noqa: PLR0913 - all handlers
         Route(f"{_JOB}/events-ticket", progress.ticket, methods=["POST"]),
         Route(f"{_JOB}/cancel", interventions.cancel, methods=["POST"]),
         Route(f"{_JOB}/retry", interventions.retry, methods=["POST"]),
+        Route("/api/stores/{store}/budget", budgets.answer, methods=["GET", "PUT", "DELETE"]),
         Route("/api/webhook-deliveries", deliveries.list, methods=["GET"]),
         Route("/api/webhook-deliveries/{delivery:uuid}/replay", deliveries.replay, methods=["POST"]),
     ]

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 from uuid import UUID, uuid5
 
 import orjson
@@ -22,8 +22,12 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 
+from shared.budget import resets_at
 from shared.job import SourceType, Status
+from shared.keys import STORE_NAME
 from shared.messages import BlogRequested, StoreGate
+
+M = TypeVar("M", bound=BaseModel)
 
 _IDEMPOTENCY = UUID("6f1c0a52-2b1e-5d52-9d0a-7a6f2f6b9a11")
 """The namespace of ids derived from (store, Idempotency-Key)."""
@@ -132,14 +136,19 @@ class RefusedError(Exception):
 
 def judge_body(body: Any, *, now: datetime, context: str | None = None) -> BlogRequestBody:
     """The request in a decoded JSON body, or `RefusedError` that names each field at fault."""
-    try:
-        found = BlogRequestBody.model_validate(body, context=context)
-    except ValidationError as error:
-        faults = error.errors(include_url=False, include_input=False)[:_MOST_ERRORS]
-        raise RefusedError([_fault(fault) for fault in faults]) from None
+    found = validated(BlogRequestBody, body, context)
     if found.run_at is not None and not now - _FURTHEST_RUN <= found.run_at <= now + _FURTHEST_RUN:
         raise RefusedError([{"field": "runAt", "detail": "must be within a year from now"}])
     return found
+
+
+def validated(model: type[M], body: Any, context: str | None = None) -> M:
+    """What a decoded body says, or `RefusedError` that names each field at fault."""
+    try:
+        return model.model_validate(body, context=context)
+    except ValidationError as error:
+        faults = error.errors(include_url=False, include_input=False)[:_MOST_ERRORS]
+        raise RefusedError([_fault(fault) for fault in faults]) from None
 
 
 def _fault(fault: Any) -> dict[str, Any]:
@@ -197,6 +206,8 @@ def why_waiting(row: Mapping[str, Any], now: datetime) -> dict[str, Any] | None:
     if row.get("forwarded_at") is not None:
         return {"reason": "on its way to a worker", "until": None}
     before_it = row.get("before_it") or 0
+    if row.get("held") and before_it >= row["queued"]:
+        return {"reason": "budget", "until": resets_at(now), "place": before_it + 1, "limitedBy": row["limited_by"]}
     if row.get("reason") is None:
         return {"reason": "fair turn", "until": None}
     is_first = before_it == 0 or row["reason"] != row["limited_by"]
@@ -217,14 +228,16 @@ def _begins_at(row: Mapping[str, Any], before_it: int, now: datetime) -> datetim
     return max(begins, now)
 
 
-def door(gates: Mapping[str, StoreGate], store: str) -> StoreGate | None:
-    """The gate that keeps this store's requests out, if any: the whole system's before the store's own."""
-    return gates.get(ALL_STORES) or gates.get(store)
+def door(gates: Mapping[str, StoreGate], store: str, now: datetime) -> StoreGate | None:
+    """The gate that keeps this store's requests out, if any: the whole system's before the store's own. One that a
+    budget has closed is none once the budget has begun anew, whether or not a scheduler is there to say so."""
+    gate = gates.get(ALL_STORES) or gates.get(store)
+    return None if gate is not None and gate.resets_at is not None and gate.resets_at <= now else gate
 
 
-def retry_after(gate: StoreGate) -> int:
+def retry_after(seconds: float) -> int:
     """Whole seconds, as the header wants them, and never none: a client told 0 comes back at once."""
-    return max(1, math.ceil(gate.retry_after_s))
+    return max(1, math.ceil(seconds))
 
 
 def cursor_of(created_at: datetime, job: UUID) -> str:
@@ -264,6 +277,11 @@ def listed_store(own: str | None, asked: str | None) -> str:
     if own is not None and asked not in (None, own):
         raise RefusedError([{"field": "store", "detail": "must be the store of the key"}])
     return own or str(asked)
+
+
+def is_store(text: str) -> bool:
+    """Whether a store may be called so."""
+    return STORE_NAME.fullmatch(text) is not None
 
 
 def read_status(text: str) -> Status:

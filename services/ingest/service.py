@@ -12,6 +12,7 @@ from aiokafka.errors import KafkaError
 from starlette.types import ASGIApp
 
 from services.ingest.api import Api
+from services.ingest.budgets import Budgets
 from services.ingest.bulk import Bulk
 from services.ingest.callers import Callers
 from services.ingest.claims import Claims
@@ -119,7 +120,9 @@ def _application(  # noqa: PLR0913 - it puts all of them together
             publish_timeout_s=settings.publish_timeout_s,
         ),
         progress=Progress(settings=settings, callers=callers, reader=reader, results=results, draining=draining),
-        deliveries=Deliveries(callers, webhooks), relay=relay, probes=probes,
+        deliveries=Deliveries(callers, webhooks),
+        budgets=Budgets(callers=callers, store=store, default_cost=settings.default_cost_nanousd),
+        relay=relay, probes=probes,
         docs=Docs(), image_dir=settings.image_dir,
     )  # fmt: skip
 

@@ -18,6 +18,9 @@ class IngestSettings(KafkaSettings, PostgresSettings):
     max_bulk_items: Count = Field(10_000, description="requests in one bulk call")
     max_pending_per_store: Count = Field(1_000, description="as the scheduler's: a bulk call must fit as a whole")
     max_pending_total: Count = Field(50_000, description="as the scheduler's: a bulk call must fit as a whole")
+    default_cost_nanousd: Count = Field(
+        5_000_000, description="as the scheduler's: what a store's first job is taken to cost"
+    )
     ticket_s: Seconds = Field(60, description="seconds within which a ticket opens a stream of events")
     max_streams: Count = Field(1_000, description="streams of events that a process serves at once")
     stream_look_s: Seconds = Field(15, description="seconds of silence after which a stream looks at its job's row")

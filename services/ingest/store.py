@@ -30,6 +30,22 @@ class IngestStore:
         assert row is not None
         return row["of_store"], row["of_all"]
 
+    async def budget(self, store: str) -> Row:
+        """How a store's budget of this month stands, be there one or not."""
+        row = await self._pool.fetchrow(_QUERIES["budget"], store)
+        assert row is not None
+        return row
+
+    async def is_known(self, store: str) -> bool:
+        """Whether a store was ever given a key."""
+        return bool(await self._pool.fetchval(_QUERIES["is_known"], store))
+
+    async def set_budget(self, store: str, monthly: int, warn_at: float, by: str) -> None:
+        await self._pool.execute(_QUERIES["set_budget"], store, monthly, warn_at, by)
+
+    async def remove_budget(self, store: str) -> None:
+        await self._pool.execute(_QUERIES["remove_budget"], store)
+
     async def steps(self, job: UUID) -> Sequence[Row]:
         return await self._pool.fetch(_QUERIES["steps"], job)
 

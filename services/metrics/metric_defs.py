@@ -18,13 +18,17 @@ class Metric:
 _LIMIT = ("provider", "model", "resource")
 
 PENDING = Metric(name="blogstream_jobs_pending", kind="gauge", help="Jobs that wait, as the active scheduler has them.")
-DUE = Metric(name="blogstream_jobs_due", kind="gauge", help="Jobs that wait and could go: no delay holds them.")
+DUE = Metric(name="blogstream_jobs_due", kind="gauge", help="Jobs that wait and could go: nothing holds them.")
 IN_FLIGHT = Metric(name="blogstream_jobs_in_flight", kind="gauge", help="Jobs forwarded and not settled.")
 OLDEST = Metric(
     name="blogstream_oldest_pending_age_seconds",
     kind="gauge",
     help="Seconds since the job that has waited longest could have gone.",
 )
+BUDGETS = Metric(
+    name="blogstream_store_budgets", kind="gauge", labels=("state",),
+    help="Stores whose monthly budgets are nearly spent, or stop them.",
+)  # fmt: skip
 JOBS = Metric(name="blogstream_jobs", kind="gauge", help="Jobs by state, of all events kept.", labels=("state",))
 ENDED = Metric(name="blogstream_jobs_ended", kind="counter", help="Jobs that ended, by state.", labels=("state",))
 TOKENS = Metric(name="blogstream_tokens", kind="counter", help="Tokens billed.", labels=("direction",))
@@ -118,4 +122,5 @@ METRICS = (
     PENDING, DUE, IN_FLIGHT, OLDEST, JOBS, ENDED, TOKENS, IMAGES, COST, IN_DOUBT, WAIT, RUN, LIMITER_LIMIT, LIMITER_USE,
     LIMITER_QUEUE, LIMITER_LEVEL, LIMITER_DEBT, LIMITER_UNOWNED, COOLING, CIRCUIT, WORKERS, SLOTS, LAG, DEAD_LETTERS,
     MALFORMED, JAIN, GAP, SLOWDOWN, DRIFTED, SCHEDULER_AGE, DRIFT_JOBS, DRIFT_COST, PROCESSES, UNCOUNTED,
+    BUDGETS,
 )  # fmt: skip

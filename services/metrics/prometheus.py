@@ -64,6 +64,7 @@ def _order(scheduler: SchedulerReport, now: datetime) -> Iterator[Metric]:
     yield _gauge(defs.DUE, {(): scheduler.pending - scheduler.delayed})
     yield _gauge(defs.IN_FLIGHT, {(): scheduler.in_flight})
     yield _gauge(defs.OLDEST, {(): max((now - oldest).total_seconds(), 0) if oldest else 0})
+    yield _gauge(defs.BUDGETS, {("warning",): scheduler.stores_warned, ("stopped",): scheduler.stores_stopped})
     yield _counter(defs.DRIFTED, {(): scheduler.drifted})
     yield _gauge(defs.SCHEDULER_AGE, {(): max((now - scheduler.at).total_seconds(), 0)})
     if fairness is not None:

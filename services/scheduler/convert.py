@@ -1,5 +1,6 @@
 """Requests, rows and reports as the order and the credit know them; what the scheduler says, as messages."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -9,6 +10,7 @@ from services.scheduler.rules.gate import Door
 from services.scheduler.rules.ledger import Waiting
 from services.scheduler.rules.order import FairOrder
 from services.scheduler.store import Row
+from shared.budget import BudgetState
 from shared.job import Status
 from shared.job_events import told_by
 from shared.kafka import Outgoing
@@ -105,17 +107,31 @@ def gate(door: Door) -> Outgoing:
     """An open door is a tombstone: there is nothing to remember of it."""
     if not door.closed:
         return Outgoing(topic=CONTROL, key=door.store, message=None)
+    at, resets_at = datetime.now(UTC), None
+    retry_after_s = door.retry_after_s
+    if door.resets_at is not None:
+        resets_at = datetime.fromtimestamp(door.resets_at, UTC)
+        retry_after_s = max((resets_at - at).total_seconds(), 1.0)
     message = StoreGate(
-        store=door.store, closed=True, reason="queue-full", retry_after_s=round(door.retry_after_s, 1),
-        at=datetime.now(UTC),
+        store=door.store, closed=True, reason=door.reason, retry_after_s=round(retry_after_s, 1), at=at,
+        resets_at=resets_at,
     )  # fmt: skip
     return Outgoing(topic=CONTROL, key=door.store, message=message)
 
 
+def door(store: str, said: StoreGate) -> Door:
+    """A door that a predecessor has closed."""
+    if said.resets_at is None:
+        return Door(store=store, closed=True, retry_after_s=said.retry_after_s)
+    return Door(store=store, closed=True, resets_at=said.resets_at.timestamp())
+
+
 def report(
-    name: str, epoch: int, order: FairOrder, *, closed_stores: int, fairness: Fairness | None, drifted: int
-) -> Outgoing:
-    queues = sorted(order.queues(), key=lambda queue: -queue[1])
+    name: str, epoch: int, order: FairOrder, *, closed_stores: int, fairness: Fairness | None, drifted: int,
+    budgets: Mapping[str, BudgetState],
+) -> Outgoing:  # fmt: skip
+    worth_telling = {store for store, state in budgets.items() if state is not BudgetState.OK}
+    queues = sorted(order.queues(worth_telling), key=lambda queue: -queue[1])
     at = datetime.now(UTC)
     due, oldest = order.due(at.timestamp())
     message = SchedulerReport(
@@ -123,11 +139,16 @@ def report(
         oldest_pending_at=datetime.fromtimestamp(oldest, UTC) if oldest is not None else None,
         stores_waiting=sum(waiting > 0 for _, waiting, _, _, _ in queues),
         stores=tuple(
-            StoreQueue(store=store, queued=waiting, in_flight=flying, served_nanousd=served, weight=weight)
+            StoreQueue(
+                store=store, queued=waiting, in_flight=flying, served_nanousd=served, weight=weight,
+                budget=budgets.get(store),
+            )
             for store, waiting, flying, served, weight in queues[:_STORES_REPORTED]
         ),
         closed_stores=closed_stores, fairness=_window(fairness) if fairness is not None else None,
         delayed=order.pending - due, drifted=drifted,
+        stores_warned=sum(state is BudgetState.WARNING for state in budgets.values()),
+        stores_stopped=sum(state is BudgetState.STOPPED for state in budgets.values()),
     )  # fmt: skip
     return Outgoing(topic=WORKERS, key=name, message=message)
 

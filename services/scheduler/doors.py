@@ -1,6 +1,6 @@
 """The doors on blog.control: says what the rules decide, and learns at a takeover what a predecessor said."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
@@ -45,15 +45,17 @@ class Doors:
     def forget(self, now: float) -> None:
         self._drain.forget(now)
 
-    async def say(self, order: FairOrder, now: float) -> None:
-        """Publish what has changed."""
+    async def say(self, order: FairOrder, now: float, stopped_until: Callable[[str], float | None]) -> None:
+        """Publish what has changed. `stopped_until` is when the budget begins anew of a store that it stops."""
         grown, self._grown = self._grown, set()
         doors = self._gates.judge(
-            grown, waiting=order.waiting_of, total=order.pending, rate=lambda store: self._drain.rate(store, now)
-        )
+            grown, waiting=order.waiting_of, total=order.pending, rate=lambda store: self._drain.rate(store, now),
+            stopped_until=stopped_until,
+        )  # fmt: skip
         await self._publisher.publish_all([convert.gate(door) for door in doors])
         for door in doors:
-            log.info("door closed" if door.closed else "door open", store=door.store, retry_after_s=door.retry_after_s)
+            why = {"reason": door.reason, "retry_after_s": door.retry_after_s} if door.closed else {}
+            log.info("door closed" if door.closed else "door open", store=door.store, **why)
 
     async def recall(self) -> None:
         """Read which doors are closed."""
@@ -76,7 +78,7 @@ class Doors:
             await consumer.stop()
         for store, gate in said.items():
             if gate is not None:
-                self._gates.recall(store, gate.retry_after_s)
+                self._gates.recall(convert.door(store, gate))
 
 
 def _gate(record: ConsumerRecord) -> StoreGate | None:

@@ -46,7 +46,7 @@ def _row(outlook: Outlook, now: datetime) -> OutlookRow:
     return OutlookRow(
         store=outlook.store, reason=outlook.reason, limited_by=outlook.limited_by, queued=outlook.queued,
         ahead=outlook.ahead, first_at=_after(now, outlook.first_in_s), last_at=_after(now, outlook.last_in_s),
-        said_at=now,
+        said_at=now, held=outlook.held,
     )  # fmt: skip
 
 
@@ -55,8 +55,10 @@ def _after(now: datetime, seconds: float | None) -> datetime | None:
 
 
 def _is_news(row: OutlookRow, said: OutlookRow | None) -> bool:
-    if said is None or (row.reason, row.limited_by) != (said.reason, said.limited_by):
+    if said is None or (row.reason, row.limited_by, row.held > 0) != (said.reason, said.limited_by, said.held > 0):
         return True
+    if row.held and row.queued != said.queued:
+        return True  # whom the budget holds, and whom it does not
     if row.first_at is None or said.first_at is None or row.last_at is None or said.last_at is None:
         return row.first_at != said.first_at
     moved = max(abs(row.first_at - said.first_at), abs(row.last_at - said.last_at))

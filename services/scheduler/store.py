@@ -41,6 +41,7 @@ class OutlookRow:
     first_at: datetime | None
     last_at: datetime | None
     said_at: datetime
+    held: int = 0
 
 
 class DeposedError(Exception):
@@ -68,6 +69,15 @@ class SchedulerStore:
     async def configured(self, since: datetime) -> Sequence[Row]:
         """Stores whose account or weight somebody has set after `since`, in the order in which it was done."""
         return await self._pool.fetch(_QUERIES["configured"], since)
+
+    async def budgets(self) -> Sequence[Row]:
+        """All stores' budgets and how far they are used."""
+        return await self._pool.fetch(_QUERIES["budgets"])
+
+    async def note_told(self, warned: Sequence[str], stopped: Sequence[str], epoch: int) -> None:
+        """That the log has said it of these stores this month."""
+        async with self._leading(epoch) as connection:
+            await connection.execute(_QUERIES["note_told"], warned, stopped)
 
     async def clock(self) -> datetime:
         """PostgreSQL's time."""

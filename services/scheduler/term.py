@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from services.scheduler import convert, spans, takeover
+from services.scheduler.budgets import Budgets
 from services.scheduler.doors import Doors
 from services.scheduler.interventions import Interventions
 from services.scheduler.outlooks import Outlooks
@@ -63,6 +64,7 @@ class Term:
         self._order = FairOrder(
             cap=settings.max_per_instance, default_cost=settings.default_cost_nanousd, hard_cap=settings.hard_cap
         )
+        self._budgets = Budgets(store, self._order)
 
     async def begin(self) -> None:
         """Raise the epoch, so that nobody else writes, then take up what is there. O(backlog)."""
@@ -74,6 +76,7 @@ class Term:
         rebuilt = await takeover.rebuild(self._order, self._credit, self._store)
         self._configured_until = rebuilt.configured_until
         await self._settle_jobs(await self._store.uncharged())
+        await self._look_at_budgets()
         self._doors.grown(store for store, *_ in self._order.queues())
         await self._doors.recall()
         await self._outlooks.begin(self._epoch)
@@ -178,8 +181,12 @@ class Term:
         await self._settle_jobs([row["id"] for row in [*lost, *let_go]] + unclaimed + changed)
         await self._compare()
         await self._reassign()
+        await self._look_at_budgets()
         self._credit.forget_silent(time.time())
         self._doors.forget(time.time())
+
+    async def _look_at_budgets(self) -> None:
+        self._doors.grown(await self._budgets.look(self._epoch))
 
     async def _return_lost(self) -> tuple[Sequence[Row], Sequence[Row]]:
         """Take jobs back whose workers have let their leases run out; the cancelled ones among them need no other.
@@ -212,14 +219,14 @@ class Term:
             log.info("a store is set", store=row["store"], account=row["account"], weight=row["weight"])
 
     async def say_doors(self) -> None:
-        await self._doors.say(self._order, time.time())
+        await self._doors.say(self._order, time.time(), self._budgets.stopped_until)
 
     async def look(self) -> None:
         """About once a second: keep an eye on fairness, and say why stores wait."""
         now = time.time()
         standings = self._order.standings(now)
         waiting = defaultdict[str, list[str]](list)
-        for standing in standings:
+        for standing in (one for one in standings if one.queued):
             waiting[standing.account].append(standing.store)
         self._watch.look(waiting, now)
         await self._outlooks.say(standings, self._credit.limited_by(now), self._watch.mean_run_s, self._epoch)
@@ -227,7 +234,7 @@ class Term:
     async def report(self) -> None:
         report = convert.report(
             self._name, self._epoch, self._order, closed_stores=self._doors.closed_stores, fairness=self._watch.last,
-            drifted=self._drifted,
+            drifted=self._drifted, budgets=self._budgets.states,
         )  # fmt: skip
         await self._publisher.publish(report)
 

@@ -110,6 +110,8 @@ async def test_data_outlives_the_way_back_and_forth(empty_database: str) -> None
     assert [await execute(empty_database, query) for query in KEPT] == before
     assert await execute(empty_database, "SELECT 1 FROM api_keys WHERE scope = 'operator'") == []
     assert [row["account_id"] for row in await execute(empty_database, "SELECT account_id FROM stores")] == [None]
+    (booked,) = await execute(empty_database, "SELECT instance_id, spent_nanousd FROM store_spend")
+    assert tuple(booked) == ("shop", 7), "what was spent before there was a ledger is booked"
 
 
 async def test_a_release_does_not_revert_what_it_does_not_know(empty_database: str) -> None:

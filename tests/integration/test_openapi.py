@@ -1,6 +1,8 @@
 """/openapi.json is true: valid by the specification, complete, and what is really answered is what it says."""
 
 from copy import deepcopy
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -12,7 +14,11 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
 from services.ingest import openapi
+from shared.keys import create_operator_key
+from shared.messages import StoreGate
+from shared.topics import CONTROL
 from tests.integration.ingest import GOOD, PATH, Ingest, an_ingest, insert
+from tests.integration.test_ingest_gates import hears
 from tests.integration.test_webhooks import LOG, a_receiver, ends, has_state
 from tests.integration.world import World, a_request
 from tests.waiting import eventually
@@ -90,6 +96,7 @@ async def test_what_is_answered_is_what_it_says(world: World, database: str, tmp
         judge.holds(await _post(ingest, f"{LOG}/{delivery['id']}/replay"), "post", replay, 202)
         judge.holds(await _post(ingest, f"{LOG}/{uuid4()}/replay"), "post", replay, 404)
         judge.holds(await ingest.http.get("/health"), "get", "/health", 200)
+        await _budget(ingest, judge)
     said = {
         (method, path) for path, item in fetched.json()["paths"].items() for method in item if method != "parameters"
     }
@@ -124,6 +131,26 @@ async def _change(ingest: Ingest, judge: Judge, waiting: Any, done: Any) -> None
         judge.holds(await _post(ingest, f"{PATH}/{done}/{what}"), "post", f"{ONE}/{what}", 409)
     judge.holds(await ingest.get(f"{PATH}/{done}/events"), "get", f"{ONE}/events", 200)
     judge.holds(await _post(ingest, f"{PATH}/{done}/events-ticket"), "post", f"{ONE}/events-ticket", 201)
+
+
+async def _budget(ingest: Ingest, judge: Judge) -> None:
+    path, bulk = "/api/stores/{store}/budget", f"{PATH}/bulk"
+    shop, operator = path.format(store="shop"), await create_operator_key(ingest.world.database, "ada")
+    headers = {"Authorization": f"Bearer {operator}"}
+    judge.holds(await ingest.get(shop), "get", path, 200)
+    judge.holds(await ingest.get(path.format(store="other")), "get", path, 404)
+    set_it = partial(ingest.http.put, shop, headers=headers)
+    judge.holds(await set_it(json={"monthlyCostUsd": 0.02, "warnAt": 0.5}), "put", path, 200)
+    judge.holds(await set_it(json={"monthlyCostUsd": -1}), "put", path, 422)
+    judge.holds(await ingest.get(shop), "get", path, 200)
+    judge.holds(await _post(ingest, bulk, json=[GOOD] * 5), "post", bulk, 402)
+    resets_at = datetime.now(UTC) + timedelta(days=3)
+    gate = StoreGate(
+        store="shop", closed=True, reason="budget-exceeded", retry_after_s=9, at=datetime.now(UTC), resets_at=resets_at
+    )
+    await ingest.world.publish(CONTROL, "shop", gate)
+    judge.holds(await hears(ingest, 402), "post", PATH, 402)
+    judge.holds(await ingest.http.delete(shop, headers=headers), "delete", path, 200)
 
 
 async def _fill(world: World, job: Any) -> None:

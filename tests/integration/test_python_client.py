@@ -10,6 +10,7 @@ import pytest
 
 from blogstream_client import Client, ProblemError, WebhookVerificationError, verify_webhook
 from services.ingest.webhooks.rules import sign
+from shared.keys import create_operator_key
 from tests.integration.ingest import Ingest, an_ingest, insert
 from tests.integration.world import World, a_request
 
@@ -47,6 +48,28 @@ def _use(ingest: Ingest, jobs: list[str]) -> None:
         assert [(event.name, event.data["status"]) for event in blogs.events(jobs[3])] == [("job", "DONE")]
         with pytest.raises(TimeoutError, match="is PENDING after 0 s"):
             blogs.wait(jobs[4], timeout_s=0)
+
+
+async def test_budgets(world: World, database: str, tmp_path: Path) -> None:
+    operator = await create_operator_key(world.database, "ada")
+    async with an_ingest(world, database, tmp_path) as ingest:
+        await asyncio.to_thread(_budget, str(ingest.http.base_url), ingest.key, operator)
+
+
+def _budget(url: str, key: str, operator: str) -> None:
+    with Client(url, key) as blogs, Client(url, operator) as watch:
+        assert (blogs.budget("shop").state, blogs.budget("shop").monthly_cost_usd) == ("ok", None)
+        set_up = watch.set_budget("shop", 0.01, warn_at=0.5)
+        assert (set_up.monthly_cost_usd, set_up.remaining_usd, set_up.raw["warnAt"]) == (0.01, 0.01, 0.5)
+        assert blogs.budget("shop") == set_up
+        with pytest.raises(ProblemError) as refused:
+            blogs.submit_many([{"sourceType": "topic", "sourceId": "a"}] * 3)
+        assert (refused.value.status, refused.value.resets_at) == (402, set_up.resets_at)
+        with pytest.raises(ProblemError, match="403"):
+            blogs.set_budget("shop", 100)
+        assert watch.remove_budget("shop").monthly_cost_usd is None
+        with pytest.raises(ProblemError, match="404"):
+            blogs.budget("../x")
 
 
 def test_it_comes_back_with_the_same_key_when_it_is_refused_for_now() -> None:

@@ -49,7 +49,11 @@ async def test_they_work_as_they_stand(world: World, database: str, tmp_path: Pa
         for example in found:
             job = waiting.id if "/cancel" in example or "/retry" in example else done.id
             command = example.replace("http://localhost:3000", str(ingest.http.base_url))
-            command = command.replace("/ID", f"/{job}").replace("/DELIVERY", f"/{delivery['id']}")
+            command = (
+                command.replace("/STORE/", "/shop/")
+                .replace("/ID", f"/{job}")
+                .replace("/DELIVERY", f"/{delivery['id']}")
+            )
             said = re.search(r"# (20[0-9])", example)
             answer = await run(command, ingest, tmp_path)
             assert answer.splitlines()[-1] == (said[1] if said else "200"), f"{example}\n{answer}"

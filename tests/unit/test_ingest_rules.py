@@ -214,21 +214,39 @@ def test_until_when_a_job_waits_is_told_by_its_place_in_its_store() -> None:
     assert rules.why_waiting(pending(before_it=99, **said), much_later)["until"] == much_later  # type: ignore[index]
 
 
-def gate(store: str, retry_after_s: float = 5) -> StoreGate:
-    return StoreGate(store=store, closed=True, reason="queue-full", retry_after_s=retry_after_s, at=NOW)
+def test_jobs_behind_those_that_fit_wait_for_the_budget() -> None:
+    said = {"reason": "TPM", "limited_by": "TPM", "queued": 2, "held": 3, "first_at": NOW, "last_at": NOW}
+    reset = datetime(NOW.year + NOW.month // 12, NOW.month % 12 + 1, 1, tzinfo=UTC)
+    told = [rules.why_waiting(pending(before_it=place, **said), NOW) for place in range(5)]
+    assert [one and one["reason"] for one in told] == ["TPM", "fair turn", "budget", "budget", "budget"]
+    assert told[2] == {"reason": "budget", "until": reset, "place": 3, "limitedBy": "TPM"}
+    none_fits = said | {"reason": "budget", "limited_by": None, "queued": 0, "first_at": None, "last_at": None}
+    first = rules.why_waiting(pending(before_it=0, **none_fits), NOW)
+    assert first == {"reason": "budget", "until": reset, "place": 1, "limitedBy": None}
+
+
+def gate(store: str, resets_at: datetime | None = None) -> StoreGate:
+    reason = "queue-full" if resets_at is None else "budget-exceeded"
+    return StoreGate(store=store, closed=True, reason=reason, retry_after_s=5, at=NOW, resets_at=resets_at)
+
+
+def test_a_door_that_a_budget_has_closed_is_open_once_it_has_begun_anew() -> None:
+    gates = {"shop": gate("shop", NOW)}
+    assert rules.door(gates, "shop", NOW - timedelta(seconds=1)) == gates["shop"]
+    assert rules.door(gates, "shop", NOW) is None
 
 
 def test_a_closed_door_is_ones_own_or_everybodys() -> None:
     own, whole = {"shop": gate("shop")}, {"shop": gate("shop"), "*": gate("*")}
-    assert rules.door({}, "shop") is None
-    assert rules.door(own, "shop") == gate("shop")
-    assert rules.door(own, "other") is None
-    assert rules.door(whole, "other") == rules.door(whole, "shop") == gate("*")
+    assert rules.door({}, "shop", NOW) is None
+    assert rules.door(own, "shop", NOW) == gate("shop")
+    assert rules.door(own, "other", NOW) is None
+    assert rules.door(whole, "other", NOW) == rules.door(whole, "shop", NOW) == gate("*")
 
 
 @pytest.mark.parametrize(("seconds", "header"), [(0, 1), (0.2, 1), (1, 1), (1.2, 2), (60, 60)])
 def test_retry_after_is_in_whole_seconds_and_never_now(seconds: float, header: int) -> None:
-    assert rules.retry_after(gate("shop", seconds)) == header
+    assert rules.retry_after(seconds) == header
 
 
 @given(

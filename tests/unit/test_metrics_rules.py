@@ -23,6 +23,7 @@ from services.metrics.rules.timeline import Recent
 from services.metrics.rules.watched import Watched
 from services.metrics.shards import Shards
 from services.metrics.view import Beside
+from shared.budget import BudgetState
 from shared.job import Status
 from shared.messages import (
     EventKind,
@@ -165,7 +166,8 @@ def beside() -> Beside:
 def scheduler(pending: int, *, epoch: int = 1, at: datetime = NOW) -> SchedulerReport:
     return SchedulerReport(
         scheduler="s", at=at, epoch=epoch, pending=pending, in_flight=4, oldest_pending_at=NOW - timedelta(seconds=9),
-        stores=(StoreQueue(store="a", queued=pending, in_flight=4, served_nanousd=1),),
+        stores=(StoreQueue(store="a", queued=pending, in_flight=4, served_nanousd=1, budget=BudgetState.WARNING),),
+        stores_warned=2, stores_stopped=5,
         fairness=FairnessWindow(
             began_at=NOW - timedelta(minutes=1), seconds=60, contenders=2, jain=0.98, largest_gap_nanousd=2e9,
             light_stores=1, light_slowdown=1.02,
@@ -218,11 +220,12 @@ def test_the_overview_and_the_stores() -> None:
     stores, total = folded(life(1) + life(2, "b", failed=True))
     shown = view.overview(total, scheduler(3), [report("w")], NOW, beside())
     assert (shown["pending"], shown["jobs"]["DONE"], shown["failedPercent"]) == (3, 1, 50.0)
+    assert (shown["storesWarned"], shown["storesStopped"]) == (2, 5)
     assert (shown["oldestWaitSeconds"], shown["standins"]) == (9.0, True)
     rows = view.stores(stores, scheduler(3), spent=total["cost_nanousd"], first=10)
-    assert [(row["store"], row["queued"], row["done"], row["failed"]) for row in rows] == [
-        ("a", 3, 1, 0),
-        ("b", 0, 0, 1),
+    assert [(row["store"], row["queued"], row["done"], row["failed"], row["budget"]) for row in rows] == [
+        ("a", 3, 1, 0, "warning"),
+        ("b", 0, 0, 1, None),
     ]
     assert sum(row["costShare"] for row in rows) == pytest.approx(1)
 
@@ -244,6 +247,7 @@ def test_the_prometheus_text_can_be_read_and_is_what_was_declared() -> None:
         allowed = {*declared[name].labels, "le"}
         assert all({label for label, _ in labels} <= allowed for _, labels in family.samples)
     assert families["blogstream_jobs_pending"].value() == 3
+    assert families["blogstream_store_budgets"].value(state="stopped") == 5
     assert families["blogstream_jobs_ended"].value("_total", state="FAILED") == 1
     assert (families["blogstream_run_seconds"].value("_sum"), families["blogstream_run_seconds"].value("_count")) == (
         34,

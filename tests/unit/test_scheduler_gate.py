@@ -65,8 +65,8 @@ def test_an_estimate_is_said_again_only_when_it_differs_much() -> None:
 
 def test_a_door_that_a_predecessor_closed_is_opened() -> None:
     gates = Gates(per_store=10, total=1_000)
-    gates.recall("a", 5)
-    gates.recall(ALL, 5)
+    gates.recall(Door(store="a", closed=True, retry_after_s=5))
+    gates.recall(Door(store=ALL, closed=True, retry_after_s=5))
     assert judge(gates, {}) == [Door(store="a", closed=False), Door(store=ALL, closed=False)]
 
 
@@ -105,3 +105,34 @@ def test_the_past_fades() -> None:
     drain.forget(300)
     assert drain.rate("a", 300) == 0
     assert drain.rate("unknown", 300) == 0
+
+
+def budgeted(gates: Gates, waiting: int, resets_at: float | None) -> list[Door]:
+    return gates.judge(
+        ["a"], waiting=lambda _: waiting, total=waiting, rate=lambda _: 1.0, stopped_until=lambda _: resets_at
+    )
+
+
+def test_a_budget_without_room_closes_the_door_until_it_begins_anew_or_is_raised() -> None:
+    gates = Gates(per_store=10, total=1_000)
+    (closed,) = budgeted(gates, 0, 500.0)
+    assert (closed.closed, closed.reason, closed.resets_at) == (True, "budget-exceeded", 500.0)
+    assert budgeted(gates, 0, 500.0) == []
+    (next_month,) = budgeted(gates, 0, 900.0)
+    assert next_month.resets_at == 900.0
+    assert budgeted(gates, 9, None) == [Door(store="a", closed=False)], "below the limit, not below its four fifths"
+
+
+def test_a_budget_is_said_rather_than_a_full_queue_and_leaves_that_behind() -> None:
+    gates = Gates(per_store=10, total=1_000)
+    assert [door.reason for door in budgeted(gates, 10, None)] == ["queue-full"]
+    assert [door.reason for door in budgeted(gates, 10, 500.0)] == ["budget-exceeded"]
+    assert [door.reason for door in budgeted(gates, 10, None)] == ["queue-full"]
+    assert gates.closed == {"a"}
+
+
+def test_what_a_predecessor_said_of_a_budget_is_not_said_again() -> None:
+    gates = Gates(per_store=10, total=1_000)
+    gates.recall(Door(store="a", closed=True, resets_at=500.0))
+    assert budgeted(gates, 3, 500.0) == []
+    assert budgeted(gates, 3, None) == [Door(store="a", closed=False)]

@@ -4,11 +4,13 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime
 from typing import Any, Self
+from urllib.parse import quote
 
 import httpx
 
-from blogstream_client.models import Event, Job, job_of
+from blogstream_client.models import Budget, Event, Job, budget_of, job_of
 
 _PATH = "/api/blog-generation"
 _PASSING = (429, 502, 503, 504)
@@ -27,6 +29,9 @@ class ProblemError(Exception):
         self.title: str = told.get("title", answer.reason_phrase)
         self.detail: str = told.get("detail", "")
         self.errors: list[dict[str, Any]] = told.get("errors", [])
+        resets_at = told.get("resetsAt")
+        self.resets_at = datetime.fromisoformat(resets_at) if resets_at else None
+        """When the store's budget begins anew, if that is what refuses it (402)."""
         super().__init__(f"{self.status} {self.title}: {self.detail}")
 
 
@@ -86,6 +91,19 @@ class Client:
     def retry(self, job: str) -> Job:
         return job_of(self._checked(self._send("POST", f"{_PATH}/{job}/retry")).json())
 
+    def budget(self, store: str) -> Budget:
+        """What a store may spend this month, and what it has; a store sees its own alone."""
+        return budget_of(self._call("GET", _budget(store)).json())
+
+    def set_budget(self, store: str, monthly_cost_usd: float, *, warn_at: float = 0.8) -> Budget:
+        """With an operator's key."""
+        body = {"monthlyCostUsd": monthly_cost_usd, "warnAt": warn_at}
+        return budget_of(self._call("PUT", _budget(store), json=body).json())
+
+    def remove_budget(self, store: str) -> Budget:
+        """With an operator's key: the store may spend what it likes."""
+        return budget_of(self._call("DELETE", _budget(store)).json())
+
     def events(self, job: str) -> Iterator[Event]:
         """Progress from the state now to the end. httpx.HTTPError when the connection breaks before that."""
         with self._http.stream(
@@ -141,6 +159,10 @@ class Client:
         if not answer.is_success:
             raise ProblemError(answer)
         return answer
+
+
+def _budget(store: str) -> str:
+    return f"/api/stores/{quote(store, safe='')}/budget"
 
 
 def _seconds(answer: httpx.Response | None) -> float:

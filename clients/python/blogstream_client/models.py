@@ -39,6 +39,21 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """How a store stands this month. Without a budget, what only a budget has is None."""
+
+    store: str
+    monthly_cost_usd: float | None
+    spent_usd: float
+    reserved_usd: float
+    remaining_usd: float | None
+    state: str
+    """ok, warning or stopped."""
+    resets_at: datetime
+    raw: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
     """One of a stream: `job` carries the job, `progress` what has happened."""
 
@@ -54,6 +69,14 @@ def job_of(found: Mapping[str, Any]) -> Job:
         created_at=datetime.fromisoformat(found["createdAt"]) if "createdAt" in found else None,
         attempts=found.get("attempts", 0), cost_usd=found.get("costUsd", 0.0),
         error=error["message"] if error else None, post=_post(post) if post else None, raw=found,
+    )  # fmt: skip
+
+
+def budget_of(found: Mapping[str, Any]) -> Budget:
+    return Budget(
+        store=found["store"], monthly_cost_usd=found["monthlyCostUsd"], spent_usd=found["spentUsd"],
+        reserved_usd=found["reservedUsd"], remaining_usd=found["remainingUsd"], state=found["state"],
+        resets_at=datetime.fromisoformat(found["resetsAt"]), raw=found,
     )  # fmt: skip
 
 

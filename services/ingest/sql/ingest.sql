@@ -4,7 +4,8 @@ SELECT job.id, job.instance_id, job.status, job.source_type, job.source_id, job.
        job.finished_at, job.attempt - job.retries AS attempts, job.not_before, job.input_tokens, job.output_tokens, job.images, job.cost_nanousd,
        job.error_code, job.error, job.forwarded_at,
        post.title, post.slug, post.meta_description, post.html, post.image_url,
-       outlook.reason, outlook.limited_by, outlook.queued, outlook.ahead, outlook.first_at, outlook.last_at,
+       outlook.reason, outlook.limited_by, outlook.queued, outlook.held, outlook.ahead, outlook.first_at,
+       outlook.last_at,
        CASE WHEN job.status = 'PENDING' AND job.forwarded_at IS NULL THEN (
            SELECT count(*) FROM blog_generations AS other
             WHERE other.instance_id = job.instance_id AND other.status = 'PENDING' AND other.forwarded_at IS NULL
@@ -20,6 +21,41 @@ SELECT job.id, job.instance_id, job.status, job.source_type, job.source_id, job.
 -- How many jobs wait in the queue of a store, and in all.
 SELECT count(*) FILTER (WHERE instance_id = $1) AS of_store, count(*) AS of_all
   FROM blog_generations WHERE status = 'PENDING' AND forwarded_at IS NULL;
+
+-- name: budget
+-- How a store's ($1) budget of this month stands, be there one or not: what is spent, what is reserved for the jobs that
+-- run and not paid yet, how many wait, and what its jobs cost on average.
+WITH jobs AS (
+    SELECT coalesce(sum(greatest(job.estimate_nanousd + job.charged_nanousd - paid.nanousd, 0)), 0)::bigint AS reserved,
+           count(*) FILTER (WHERE job.forwarded_at IS NULL) AS waiting
+      FROM blog_generations AS job
+           LEFT JOIN LATERAL (
+               SELECT coalesce(sum(cost_nanousd), 0) AS nanousd FROM blog_steps WHERE job_id = job.id
+           ) AS paid ON job.forwarded_at IS NOT NULL
+     WHERE job.instance_id = $1 AND job.status IN ('PENDING', 'PROCESSING')
+)
+SELECT $1::text AS store, budget.monthly_nanousd, budget.warn_at, coalesce(ledger.spent_nanousd, 0) AS spent_nanousd,
+       jobs.reserved AS reserved_nanousd, jobs.waiting, coalesce(store.mean_cost_nanousd, 0) AS mean_cost_nanousd
+  FROM jobs
+       LEFT JOIN store_budgets AS budget ON budget.instance_id = $1
+       LEFT JOIN store_spend AS ledger
+              ON ledger.instance_id = $1 AND ledger.month = date_trunc('month', now() AT TIME ZONE 'UTC')::date
+       LEFT JOIN stores AS store ON store.instance_id = $1;
+
+-- name: is_known
+-- Whether a store was ever given a key.
+SELECT EXISTS (SELECT FROM api_keys WHERE instance_id = $1);
+
+-- name: set_budget
+-- What a store may spend a month ($2), from which share on it is warned ($3), and who says so. The log may say it anew.
+INSERT INTO store_budgets (instance_id, monthly_nanousd, warn_at, set_by) VALUES ($1, $2, $3, $4)
+ON CONFLICT (instance_id) DO UPDATE
+   SET monthly_nanousd = excluded.monthly_nanousd, warn_at = excluded.warn_at, set_by = excluded.set_by,
+       changed_at = now(), warned_in = NULL, stopped_in = NULL;
+
+-- name: remove_budget
+-- A store may spend what it likes.
+DELETE FROM store_budgets WHERE instance_id = $1;
 
 -- name: steps
 -- The steps of a job in the order in which they began.
@@ -37,7 +73,7 @@ WITH waiting AS (
 SELECT job.id, job.instance_id, job.status, job.source_type, job.source_id, job.created_at, job.started_at,
        job.finished_at, job.attempt - job.retries AS attempts, job.not_before, job.input_tokens, job.output_tokens, job.images, job.cost_nanousd,
        job.error_code, job.error, job.forwarded_at, waiting.before_it,
-       outlook.reason, outlook.limited_by, outlook.queued, outlook.first_at, outlook.last_at
+       outlook.reason, outlook.limited_by, outlook.queued, outlook.held, outlook.first_at, outlook.last_at
   FROM blog_generations AS job
        LEFT JOIN waiting USING (id)
        LEFT JOIN store_outlooks AS outlook ON outlook.instance_id = job.instance_id

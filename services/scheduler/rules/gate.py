@@ -2,6 +2,9 @@
 
 Ingest turns clients away at a closed door; whatever came through before is admitted all the same. A door opens at
 four fifths of its limit, not just below it: a door that swings with every job would tell clients nothing.
+
+A store's door is closed as well while its budget has no room for one more job. That is said rather than a full queue:
+it lasts longer.
 """
 
 from collections.abc import Callable, Iterable
@@ -10,6 +13,8 @@ from math import exp
 
 ALL = "*"
 """The door of the whole system."""
+QUEUE_FULL = "queue-full"
+BUDGET_EXCEEDED = "budget-exceeded"
 
 _REOPEN_AT = 0.8
 _UNKNOWN_S = 30.0
@@ -22,11 +27,17 @@ _FORGOTTEN = 0.01
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Door:
-    """What is to be said of a store's door. `retry_after_s` is when, by all that is known, it opens again."""
+    """What is to be said of a store's door. `retry_after_s` is when, by all that is known, it opens again; where a
+    budget keeps it closed, `resets_at` (seconds since the epoch) is when that begins anew."""
 
     store: str
     closed: bool
     retry_after_s: float = 0.0
+    resets_at: float | None = None
+
+    @property
+    def reason(self) -> str:
+        return QUEUE_FULL if self.resets_at is None else BUDGET_EXCEEDED
 
 
 class Gates:
@@ -35,38 +46,49 @@ class Gates:
     def __init__(self, *, per_store: int, total: int) -> None:
         self._per_store = per_store
         self._total = total
-        self._said: dict[str, float] = {}
+        self._said: dict[str, Door] = {}
 
     @property
     def closed(self) -> frozenset[str]:
         return frozenset(self._said)
 
-    def recall(self, store: str, retry_after_s: float) -> None:
-        """A predecessor closed this door: it stays closed until its queue is short enough."""
-        self._said[store] = retry_after_s
+    def recall(self, door: Door) -> None:
+        """A predecessor closed this door: it stays closed until there is room."""
+        self._said[door.store] = door
 
     def judge(
-        self, grown: Iterable[str], *, waiting: Callable[[str], int], total: int, rate: Callable[[str], float]
-    ) -> list[Door]:
-        """What to say now. `grown` are the stores whose queues may have grown; the closed ones are looked at anyway."""
+        self, grown: Iterable[str], *, waiting: Callable[[str], int], total: int, rate: Callable[[str], float],
+        stopped_until: Callable[[str], float | None] = lambda _: None,
+    ) -> list[Door]:  # fmt: skip
+        """What to say now. `grown` are the stores whose queues or budgets may have changed; the closed ones are looked
+        at anyway. `stopped_until` is when the budget begins anew of a store that has no room in it."""
         stores = sorted({*grown, *self._said} - {ALL})
-        doors = [self._judge(store, waiting(store), self._per_store, rate(store)) for store in stores]
+        doors = [
+            self._stop(store, resets_at) if (resets_at := stopped_until(store)) is not None
+            else self._judge(store, waiting(store), self._per_store, rate(store))
+            for store in stores
+        ]  # fmt: skip
         doors.append(self._judge(ALL, total, self._total, rate(ALL)))
         return [door for door in doors if door is not None]
 
+    def _stop(self, store: str, resets_at: float) -> Door | None:
+        said, door = self._said.get(store), Door(store=store, closed=True, resets_at=resets_at)
+        self._said[store] = door
+        return door if said != door else None
+
     def _judge(self, store: str, waiting: int, limit: int, rate: float) -> Door | None:
         said = self._said.get(store)
+        for_queue = said if said is not None and said.resets_at is None else None
         reopen = min(int(limit * _REOPEN_AT), limit - 1)
-        if said is None and waiting < limit:
-            return None
-        if said is not None and waiting <= reopen:
-            del self._said[store]
-            return Door(store=store, closed=False)
+        if waiting < limit if for_queue is None else waiting <= reopen:
+            return Door(store=store, closed=False) if self._said.pop(store, None) is not None else None
         retry = _retry_after(waiting - reopen, rate)
-        if said is not None and said / _WORTH_SAYING < retry < said * _WORTH_SAYING:
+        if for_queue is not None and (
+            for_queue.retry_after_s / _WORTH_SAYING < retry < for_queue.retry_after_s * _WORTH_SAYING
+        ):
             return None
-        self._said[store] = retry
-        return Door(store=store, closed=True, retry_after_s=retry)
+        self._said[store] = Door(store=store, closed=True, retry_after_s=retry)
+        return self._said[store]
 
 
 class Drain:

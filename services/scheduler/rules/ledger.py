@@ -97,6 +97,10 @@ class Ledger:
     waiting: int = 0
     """Its jobs that wait, those that are not due yet included."""
     in_flight: int = 0
+    room: int | None = None
+    """What its budget leaves to be reserved; None: it has no budget."""
+    held: bool = False
+    """Its next job does not fit: it stands in no line until there is room."""
     _unsaved_served: int = 0
     _unsaved_account: int = 0
     _unsaved_jobs: int = 0
@@ -113,9 +117,15 @@ class Ledger:
     def estimate(self, default: int) -> int:
         return self.mean_cost or default
 
+    def next_cost(self, default: int) -> int:
+        """What is to be reserved for its next job."""
+        return (self.queue[0].estimate if self.queue else None) or self.estimate(default)
+
     def reserve(self, cost: int) -> None:
         """Charge what a job will probably cost. Not to be saved: the job's row has it."""
         self.served += cost
+        if self.room is not None:
+            self.room -= cost
         self.account.served += cost
 
     def bill(self, spent: int, reserved: int, *, ended: bool) -> None:

@@ -5,15 +5,21 @@ and fewer than `cap` jobs in flight for the store in question; of its stores, th
 at once, the result corrects it, so nobody can run ahead while its bills are still open. Who comes back from idle
 starts at the least counter among those that have work waiting: it keeps no credit from the time it asked for nothing.
 
+A store with a budget reserves from that, too. While its next job does not fit, it stands in no line, and when there is
+room again it begins where the others stand.
+
 Every operation is O(log n) in the accounts and stores with work waiting.
 
 After a takeover the order is the one that was left: `restore` counters, `adopt` jobs in flight, `take_up` those that
 wait (in any sequence: nobody is lifted meanwhile), then `resume`.
 """
 
+from collections import Counter
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
+from services.scheduler.rules import spending
 from services.scheduler.rules.ledger import Account, CounterChange, Job, Ledger, Waiting
 from services.scheduler.rules.line import Lane, Line
 from services.scheduler.rules.outlook import Standing
@@ -91,6 +97,28 @@ class FairOrder:
                 self._lift(store)
         self._changed.add(store_name)
         self._enter(store)
+
+    def allow(self, money: Mapping[str, int | None]) -> None:
+        """Let each of these stores reserve no more than so much (None: without a limit), on top of the bills that are
+        settled: what it has in flight is reserved already."""
+        reserved = Counter[str]()
+        for name, cost in self._flying.values():
+            reserved[name] += cost
+        for name, allowed in money.items():
+            store = self._store(name)
+            store.room = None if allowed is None else allowed - reserved[name]
+            self._enter(store)
+
+    def room(self, store: str) -> int | None:
+        """What a store's budget leaves when all of its waiting jobs are reserved for; None without a budget."""
+        known = self._stores.get(store)
+        if known is None or known.room is None:
+            return None
+        return known.room - known.waiting * known.estimate(self._default_cost)
+
+    def estimate(self, store: str) -> int:
+        """What a job of this store will probably cost."""
+        return self._stores[store].estimate(self._default_cost) if store in self._stores else self._default_cost
 
     def adopt(self, job: Job, store: str, reserved: int) -> None:
         """Take up a job that is in flight already, with what was reserved for it."""
@@ -202,29 +230,35 @@ class FairOrder:
 
         O(jobs): for a report, not for a decision.
         """
-        since = [max(job.created_at, job.not_before) for job in self._waiting.values() if job.not_before <= now]
+        held = {store.name for store in self._stores.values() if store.held}
+        since = [
+            max(job.created_at, job.not_before)
+            for job in self._waiting.values() if job.not_before <= now and job.store not in held
+        ]  # fmt: skip
         return len(since), min(since, default=None)
 
-    def queues(self) -> list[tuple[str, int, int, int, float]]:
-        """(store, waiting, in flight, served, weight) of every store with work."""
+    def queues(self, also: Container[str] = ()) -> list[tuple[str, int, int, int, float]]:
+        """(store, waiting, in flight, served, weight) of every store with work, and of those in `also`."""
         return [
             (store.name, store.waiting, store.in_flight, store.served, store.weight)
             for store in self._stores.values()
-            if store.waiting or store.in_flight
+            if store.waiting or store.in_flight or store.name in also
         ]
 
     def standings(self, now: float) -> list[Standing]:
         """Every store with work that is due, as the outlook wants it."""
         self._wake(now)
-        return [
-            Standing(
-                store=store.name, account=store.account.name, position=store.position, weight=store.weight,
-                account_position=store.account.position, account_weight=store.account.weight, queued=len(store.queue),
-                estimate=store.estimate(self._default_cost), at_cap=store.in_flight >= self._cap,
-                in_flight=store.in_flight,
-            )
-            for store in self._stores.values() if store.queue
-        ]  # fmt: skip
+        return [self._standing(store) for store in self._stores.values() if store.queue]
+
+    def _standing(self, store: Ledger) -> Standing:
+        estimate = store.estimate(self._default_cost)
+        going = spending.fitting(len(store.queue), store.room, estimate)
+        return Standing(
+            store=store.name, account=store.account.name, position=store.position, weight=store.weight,
+            account_position=store.account.position, account_weight=store.account.weight, queued=going,
+            held=len(store.queue) - going, estimate=estimate, at_cap=store.in_flight >= self._cap,
+            in_flight=store.in_flight,
+        )  # fmt: skip
 
     def _account(self, name: str) -> Account:
         return self._accounts.setdefault(name, Account(name=name))
@@ -253,6 +287,8 @@ class FairOrder:
         store = self._store(waiting.store)
         if store.queue:  # it stands in line already
             heappush(store.queue, waiting)
+            if store.room is not None:
+                self._enter(store)  # another job may be its next now
             return
         self._lift(store)
         store.queue.append(waiting)
@@ -274,10 +310,18 @@ class FairOrder:
         self._enter(store)
 
     def _enter(self, store: Ledger) -> None:
-        """Give a store, and its account, the place that its queue, counter and jobs in flight call for."""
+        """Give a store, and its account, the place that its queue, counter, budget and jobs in flight call for."""
+        if store.room is not None or store.held:
+            self._hold(store)
         lane = Lane.WITHIN if store.in_flight < self._cap else Lane.BEYOND
-        store.account.line.place(store, lane if store.queue else None)
+        store.account.line.place(store, lane if store.queue and not store.held else None)
         self._line.place(store.account, store.account.line.front())
+
+    def _hold(self, store: Ledger) -> None:
+        """Judge whether its budget has room for its next job. Who was held brings no credit from that time."""
+        was_held, store.held = store.held, not spending.fits(store.room, store.next_cost(self._default_cost))
+        if was_held and not store.held and store.queue:
+            self._lift(store)
 
     def _first(self, lane: Lane) -> Ledger | None:
         account = self._line.first(lane)

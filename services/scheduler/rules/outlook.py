@@ -13,6 +13,7 @@ from dataclasses import dataclass
 FAIR_TURN = "fair turn"
 STORE_CAP = "store cap"
 ACCOUNT_SHARE = "account share"
+BUDGET = "budget"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,11 +28,14 @@ class Standing:
     account_position: float
     account_weight: float
     queued: int
+    """Jobs that are due, but for those that its budget holds back."""
     estimate: int
     """What each of its jobs will probably cost."""
     at_cap: bool
     """It has as many jobs in flight as it may while others wait."""
     in_flight: int
+    held: int = 0
+    """Jobs that are due and have no room in its budget."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +51,8 @@ class Outlook:
     """About how many jobs of others go before its first."""
     first_in_s: float | None
     last_in_s: float | None
+    held: int = 0
+    """Of its jobs that are due, those behind the `queued` ones: its budget holds them."""
 
 
 def foresee(
@@ -54,6 +60,8 @@ def foresee(
     run_s: float | None = None,
 ) -> list[Outlook]:  # fmt: skip
     """An outlook for every store with work waiting. O(n log n) in the stores. `run_s` is how long a job takes."""
+    held = [_held(one) for one in standings if not one.queued]
+    standings = [one for one in standings if one.queued]
     racing = [one for one in standings if not one.at_cap]
     if not racing and not hard_cap:  # where nobody is within the cap, those beyond it race for what is left over
         racing = list(standings)
@@ -63,7 +71,7 @@ def foresee(
         accounts[standing.account].append(standing)
     seer = _Seer(list(accounts.values()), money_per_s=money_per_s, limited_by=limited_by)
     found = [seer.outlook(standing, inner) for inner, stores in seer.races() for standing in stores]
-    return found + [seer.capped(standing, run_s) for standing in stopped]
+    return found + [seer.capped(standing, run_s) for standing in stopped] + held
 
 
 class _Seer:
@@ -94,7 +102,7 @@ class _Seer:
             reason = self._limited_by if self._limited_by is not None and not ahead else FAIR_TURN
         return Outlook(
             store=one.store, reason=reason, limited_by=self._limited_by, queued=one.queued, ahead=ahead,
-            first_in_s=self._seconds(first), last_in_s=self._seconds(last),
+            first_in_s=self._seconds(first), last_in_s=self._seconds(last), held=one.held,
         )  # fmt: skip
 
     def capped(self, one: Standing, run_s: float | None) -> Outlook:
@@ -102,7 +110,7 @@ class _Seer:
         between = None if run_s is None or not one.in_flight else run_s / one.in_flight
         return Outlook(
             store=one.store, reason=STORE_CAP, limited_by=self._limited_by, queued=one.queued, ahead=0,
-            first_in_s=between, last_in_s=None if between is None else one.queued * between,
+            first_in_s=between, last_in_s=None if between is None else one.queued * between, held=one.held,
         )  # fmt: skip
 
     def _money_before(self, one: Standing, inner: "_Flow", position: float) -> float:
@@ -111,6 +119,14 @@ class _Seer:
 
     def _seconds(self, money: float) -> float | None:
         return money / self._money_per_s if self._money_per_s > 0 else None
+
+
+def _held(one: Standing) -> Outlook:
+    """Nothing of it goes before its budget begins anew, is raised, or a job costs less than was reserved for it."""
+    return Outlook(
+        store=one.store, reason=BUDGET, limited_by=None, queued=0, ahead=0, first_in_s=None, last_in_s=None,
+        held=one.held,
+    )  # fmt: skip
 
 
 def _cost(standing: Standing) -> float:

@@ -33,6 +33,38 @@ SELECT store.instance_id AS store, store.account_id AS account, store.weight,
   FROM stores AS store LEFT JOIN accounts AS account USING (account_id)
  WHERE store.configured_at > $1 ORDER BY store.configured_at;
 
+-- name: budgets
+-- Stores' budgets, with what each has spent this month, and what of that is for bills that are not settled yet: the
+-- same that `settle` will find.
+WITH this AS (SELECT date_trunc('month', now() AT TIME ZONE 'UTC')::date AS month),
+owing AS (
+    SELECT job.instance_id, sum(paid.cost_nanousd - job.charged_nanousd)::bigint AS nanousd
+      FROM store_budgets JOIN blog_generations AS job USING (instance_id)
+           CROSS JOIN LATERAL (
+               SELECT coalesce(sum(cost_nanousd), 0) AS cost_nanousd FROM blog_steps WHERE job_id = job.id) AS paid
+     WHERE job.status IN ('PENDING', 'PROCESSING') AND job.forwarded_at IS NOT NULL
+     GROUP BY job.instance_id
+     UNION ALL
+    SELECT instance_id, sum(cost_nanousd - charged_nanousd)::bigint
+      FROM blog_generations
+     WHERE charged_nanousd <> cost_nanousd AND NOT (status IN ('PENDING', 'PROCESSING') AND forwarded_at IS NOT NULL)
+     GROUP BY instance_id
+)
+SELECT budget.instance_id AS store, budget.monthly_nanousd, budget.warn_at, budget.warned_in, budget.stopped_in,
+       this.month, now() AS now, coalesce(ledger.spent_nanousd, 0) AS spent_nanousd,
+       (SELECT coalesce(sum(nanousd), 0)::bigint FROM owing WHERE owing.instance_id = budget.instance_id)
+           AS unsettled_nanousd
+  FROM this CROSS JOIN store_budgets AS budget
+       LEFT JOIN store_spend AS ledger ON ledger.instance_id = budget.instance_id AND ledger.month = this.month;
+
+-- name: note_told
+-- That the log has said it this month: who is warned ($1), who is stopped ($2).
+UPDATE store_budgets
+   SET warned_in = CASE WHEN instance_id = ANY ($1::text[]) THEN told.month ELSE warned_in END,
+       stopped_in = CASE WHEN instance_id = ANY ($2::text[]) THEN told.month ELSE stopped_in END
+  FROM (SELECT date_trunc('month', now() AT TIME ZONE 'UTC')::date AS month) AS told
+ WHERE instance_id = ANY ($1::text[] || $2::text[]);
+
 -- name: backlog
 -- All that waits or is in flight, to rebuild the order from.
 SELECT id, instance_id AS store, priority, extract(epoch FROM created_at)::float8 AS created_at,
@@ -103,12 +135,13 @@ ON CONFLICT (account_id) DO UPDATE
 
 -- name: save_outlooks
 -- Why stores wait, and until about when.
-INSERT INTO store_outlooks (instance_id, reason, limited_by, queued, ahead, first_at, last_at, said_at)
+INSERT INTO store_outlooks (instance_id, reason, limited_by, queued, ahead, first_at, last_at, said_at, held)
 SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::int[], $6::timestamptz[], $7::timestamptz[],
-                     $8::timestamptz[])
+                     $8::timestamptz[], $9::int[])
 ON CONFLICT (instance_id) DO UPDATE
    SET reason = excluded.reason, limited_by = excluded.limited_by, queued = excluded.queued, ahead = excluded.ahead,
-       first_at = excluded.first_at, last_at = excluded.last_at, said_at = excluded.said_at;
+       first_at = excluded.first_at, last_at = excluded.last_at, said_at = excluded.said_at,
+       held = excluded.held;
 
 -- name: drop_outlooks
 -- These stores wait no longer.
