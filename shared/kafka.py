@@ -252,7 +252,7 @@ class Publisher:
     async def _send(self, producer: AIOKafkaProducer, outgoing: Outgoing) -> asyncio.Future[RecordMetadata]:
         value, headers = None, list[tuple[str, bytes]]()
         if outgoing.message is not None:
-            value, headers = encode(outgoing.message, source=self._source, traceparent=tracing.traceparent())
+            value, headers = encode(outgoing.message, source=self._source, trace=tracing.headers())
         future: asyncio.Future[RecordMetadata] = await producer.send(
             self._names.topic(outgoing.topic), value=value, key=outgoing.key.encode(), headers=headers,
             partition=outgoing.partition,
