@@ -214,13 +214,13 @@ class Publisher:
     async def publish(self, outgoing: Outgoing, *, timeout: float = 30) -> None:
         """Send one message and wait until all in-sync replicas have it. Raises KafkaError or TimeoutError."""
         with tracing.span(f"publish {outgoing.topic.name}", kind=tracing.PRODUCER):
-            record = self._record(outgoing, tracing.traceparent())
+            record = self._record(outgoing, tracing.headers())
             async with self._delivery(timeout) as producer:
                 await producer.send_and_wait(**record._asdict())
 
     async def publish_all(self, batch: Sequence[Outgoing], *, timeout: float = 30) -> None:
         """Send all and wait for all. On an error some may have gone out: send them again, readers drop repeats."""
-        trace = tracing.traceparent()
+        trace = tracing.headers()
         records = (self._record(outgoing, trace) for outgoing in batch)
         async with self._delivery(timeout) as producer:
             await asyncio.gather(*await send_all(producer, records, max_bytes=MAX_RECORD_BYTES))
@@ -252,10 +252,10 @@ class Publisher:
             self._names.topic(DEAD_LETTER), value=record.value, key=b"" if nothing else record.key, headers=headers
         )
 
-    def _record(self, outgoing: Outgoing, trace: str | None) -> Record:
+    def _record(self, outgoing: Outgoing, trace: Mapping[str, str]) -> Record:
         value, headers = None, list[tuple[str, bytes]]()
         if outgoing.message is not None:
-            value, headers = encode(outgoing.message, source=self._source, traceparent=trace)
+            value, headers = encode(outgoing.message, source=self._source, trace=trace)
         return Record(
             self._names.topic(outgoing.topic), outgoing.key.encode(), value, headers, partition=outgoing.partition
         )

@@ -1,7 +1,8 @@
 """W3C trace context, from a client's POST to the providers' calls.
 
-A job waits in PostgreSQL, and its parts run in three services, so its context travels as text (`traceparent`): in the
-stored request, in the headers of Kafka's records, and of the calls to providers. It always does. Spans are recorded and
+A job waits in PostgreSQL, and its parts run in three services, so its context travels as text (`traceparent`, and the
+caller's `tracestate` beside it): in the stored request, in the headers of Kafka's records, and of the calls to
+providers. It always does. Spans are recorded and
 sent only where `OTEL_EXPORTER_OTLP_ENDPOINT` (or `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`) is set; without it neither the
 SDK nor the exporter is loaded. The other standard `OTEL_*` variables are the SDK's own.
 
@@ -9,6 +10,7 @@ Only `begin` begins a trace. Whatever happens outside of one makes no span.
 """
 
 import os
+import re
 import secrets
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
@@ -30,11 +32,18 @@ from opentelemetry.trace import (
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 HEADER = "traceparent"
+STATE_HEADER = "tracestate"
 CLIENT, PRODUCER = SpanKind.CLIENT, SpanKind.PRODUCER
 
 Attributes = Mapping[str, str | int] | None
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+_STATE_CHARACTERS = 512
+"""Of `tracestate`: as many as the W3C asks everybody to pass on."""
+_MEMBERS = 32
+_MEMBER = re.compile(
+    r"(?:[a-z][a-z0-9_*/-]{0,255}|[a-z0-9][a-z0-9_*/-]{0,240}@[a-z][a-z0-9_*/-]{0,13})=[ -+\--<>-~]{0,255}[!-+\--<>-~]"
+)
 _PROPAGATOR = TraceContextTextMapPropagator()
 _TRACER = trace.get_tracer("blogstream")
 """Finds the provider that `configure` has set, if it has, when it is first used."""
@@ -56,7 +65,7 @@ def records() -> bool:
 @contextmanager
 def begin(name: str, headers: Mapping[str, str], attributes: Attributes = None) -> Iterator[None]:
     """A block in the trace that the caller's headers name, or in one that begins here."""
-    context = _PROPAGATOR.extract(headers, Context()) if HEADER in headers else Context()
+    context = _extracted(headers.get(HEADER), headers.get(STATE_HEADER))
     if records():
         with _recorded(name, context, SpanKind.SERVER, attributes):
             yield
@@ -69,10 +78,12 @@ def begin(name: str, headers: Mapping[str, str], attributes: Attributes = None) 
 
 @contextmanager
 def span(
-    name: str, *, parent: str | None = None, kind: SpanKind = SpanKind.INTERNAL, attributes: Attributes = None
-) -> Iterator[None]:
-    """A span around a block: a child of `parent`, or of the span that is around it already. None without either."""
-    context = _context(parent)
+    name: str, *, parent: str | None = None, state: str | None = None, kind: SpanKind = SpanKind.INTERNAL,
+    attributes: Attributes = None,
+) -> Iterator[None]:  # fmt: skip
+    """A span around a block: a child of `parent` (whose tracestate is `state`), or of the span that is around it
+    already. None without either."""
+    context = _context(parent, state)
     around = trace.get_current_span(context)
     if records() and around.get_span_context().is_valid:
         with _recorded(name, context, kind, attributes):
@@ -111,8 +122,9 @@ def traceparent() -> str | None:
 
 def headers() -> dict[str, str]:
     """What a call to another service is to carry."""
-    own = traceparent()
-    return {HEADER: own} if own is not None else {}
+    around = trace.get_current_span().get_span_context()
+    told = {HEADER: _text(around), STATE_HEADER: around.trace_state.to_header()}
+    return {name: value for name, value in told.items() if value}
 
 
 def add_trace_id(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -140,9 +152,24 @@ def _recorded(name: str, context: Context | None, kind: SpanKind, attributes: At
             raise
 
 
-def _context(parent: str | None) -> Context | None:
+def _context(parent: str | None, state: str | None = None) -> Context | None:
     """None is the current one."""
-    return _PROPAGATOR.extract({HEADER: parent}, Context()) if parent is not None else None
+    return _extracted(parent, state) if parent is not None else None
+
+
+def _extracted(parent: str | None, state: str | None) -> Context:
+    """Empty when it is none. The library would write a state that is at fault to the log, whatever a stranger has put
+    into it; here it is left out."""
+    told = {HEADER: parent} if parent else {}
+    if told and state and _is_state(state):
+        told[STATE_HEADER] = state
+    return _PROPAGATOR.extract(told, Context())
+
+
+def _is_state(text: str) -> bool:
+    members = [member.strip(" \t") for member in text.split(",")]
+    fits = len(text) <= _STATE_CHARACTERS and len(members) <= _MEMBERS
+    return fits and all(not member or _MEMBER.fullmatch(member) for member in members)
 
 
 def _text(context: SpanContext) -> str | None:

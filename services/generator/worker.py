@@ -158,7 +158,8 @@ class Worker:
             claim = await self._store.claim(task.job)
             if claim is not None:
                 about = tracing.of_job(claim.job, claim.request.store) | {"attempt": claim.attempt}
-                with tracing.span("attempt", parent=task.traceparent or claim.request.traceparent, attributes=about):
+                parent, state = task.traceparent or claim.request.traceparent, claim.request.tracestate
+                with tracing.span("attempt", parent=parent, state=state, attributes=about):
                     tracing.past("claim", began_ns=began_ns)
                     if await self._run_unless_stopping(claim):
                         return None

@@ -18,5 +18,12 @@ class TraceContext:
             await self._app(scope, receive, send)
             return
         attributes = {"http.request.method": "POST", "url.path": scope["path"]}
-        with tracing.begin("accept", Headers(scope=scope), attributes=attributes):
+        with tracing.begin("accept", _context(Headers(scope=scope)), attributes=attributes):
             await self._app(scope, receive, send)
+
+
+def _context(headers: Headers) -> dict[str, str]:
+    """The two headers of the W3C; several of `tracestate` are one list."""
+    parents, states = headers.getlist(tracing.HEADER), headers.getlist(tracing.STATE_HEADER)
+    told = {tracing.HEADER: parents[0] if len(parents) == 1 else "", tracing.STATE_HEADER: ",".join(states)}
+    return {name: value for name, value in told.items() if value}

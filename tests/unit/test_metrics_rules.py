@@ -198,6 +198,25 @@ def test_limiter_totals_add_up_over_workers() -> None:
     assert requests["usagePercent"] == 30.0
 
 
+def test_what_calls_wait_for_is_named() -> None:
+    def named(*reports: WorkerReport) -> list[tuple[str, str]]:
+        return [(one["model"], one["by"]) for one in limits.limited_by(limits.totals(reports), NOW)]
+
+    def changed(index: int, **to: Any) -> WorkerReport:
+        states = list(report("w").limiters)
+        states[index] = replace(states[index], **to)
+        return replace(report("w"), limiters=tuple(states))
+
+    assert named() == named(report("w", queued=0)) == []
+    assert named(report("w")) == [("m", "tokens")], "one token of 100,000 is less than one request of 250"
+    assert named(changed(0, level=-3.0)) == [("m", "requests")]
+    assert named(changed(0, level=-3.0, cooling_until=NOW + timedelta(seconds=1))) == [("m", "cooling down")]
+    assert named(changed(1, cooling_until=NOW)) == [("m", "tokens")], "it has cooled down"
+    assert named(changed(0, circuit_open=True, queued=0)) == [("m", "unavailable")]
+    binding = [state["binds"] for state in limits.totals([report("w1"), report("w2")])["openai"]["m"].values()]
+    assert binding == [False, True]
+
+
 def test_a_silent_worker_is_shown_as_gone_and_left_out() -> None:
     board = Board(silence_s=10)
     board.hear(report("here"))

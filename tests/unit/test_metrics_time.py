@@ -1,7 +1,8 @@
 """metrics' folding in time: jobs that come back, events that get lost, windows, timelines, drift."""
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.metrics import view
-from services.metrics.rules import aggregate, query
+from services.metrics.rules import aggregate, fold, query
 from services.metrics.rules.drift import Drift, compare, hours_to_compare
 from services.metrics.rules.timeline import Recent
 from shared.job import Status
@@ -58,6 +59,37 @@ def test_windows_of_a_minute_an_hour_and_a_day() -> None:
     assert windows["hour"]["failedPercent"] == pytest.approx(33.33)
     assert 2 <= windows["day"]["waitSeconds"]["p50"] <= 4
     assert 15 <= windows["minute"]["runSeconds"]["p99"] <= 30
+
+
+@settings(max_examples=30)
+@given(st.lists(st.tuples(st.integers(0, 80), st.integers(0, 2), st.booleans()), max_size=30), st.randoms())
+def test_the_last_hour_is_told_minute_by_minute(jobs: list[tuple[int, int, bool]], chance: Any) -> None:
+    lives = [
+        later(life(n, retries=retries), -60 * minutes)[: 1 if stays else None]
+        for n, (minutes, retries, stays) in enumerate(jobs)
+    ]
+    events = [event for one in lives for event in one]
+    _, total = folded([*events, *chance.sample(events, len(events) // 2)], at_once=7)
+    told = view.overview(total, None, [], NOW, beside())["history"]
+    assert told["from"] == NOW.replace(second=0) - timedelta(hours=1)
+    ends = [told["from"] + timedelta(minutes=1 + number) for number in range(60)]
+
+    def waits(one: list[JobEvent], at: datetime) -> bool:
+        return [event.status for event in one if event.at < at][-1:] == [Status.PENDING]
+
+    assert told["pending"] == [sum(waits(one, end) for one in lives) for end in ends]
+    done = [event.at for one in lives for event in one if event.status == "DONE"]
+    assert told["done"] == [sum(end - timedelta(minutes=1) <= at < end for at in done) for end in ends]
+
+
+def test_what_was_counted_before_the_queue_was_is_read_all_the_same() -> None:
+    shard = fold.empty_shard()
+    del shard["aggregate"]["queued"]
+    for number in (1, 2):
+        total = aggregate.merge([shard["aggregate"]])
+        told = view.overview(total, None, [], NOW, beside())["history"]
+        assert (told["pending"], total["counts"].get("PENDING", 0)) == ([0] * 60, number - 1)
+        fold.into_shard(replace(life(number)[0], at=NOW), shard)
 
 
 @settings(max_examples=30)

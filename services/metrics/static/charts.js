@@ -1,10 +1,12 @@
-// Two lines over the time that the page has been open, drawn by uPlot (a plain script, hence a global).
+// Two lines over the last hour, drawn by uPlot (a plain script, hence a global): a point a minute for the time before
+// the page was opened, as the service tells it, then one a second.
 
 import { attribute, byId, text } from "./dom.js";
 import { clock, compact, rate } from "./format.js";
 import { BAND, FAIR } from "./now.js";
 
-const KEPT = 1800;
+const SPAN_S = 3660; // an hour, and the minute that runs
+const GAP_S = 90; // without news for so long (a laptop that slept), and the past is taken from the service again
 
 // Colours are read when drawn, by way of a probe: the palette's are light-dark() pairs, which only a property resolves.
 const probe = document.createElement("i");
@@ -27,10 +29,13 @@ class Trend {
     new ResizeObserver(() => this.#plot?.setSize(this.#size())).observe(this.#box);
   }
 
-  add(at, value) {
+  // `past`: pairs of a time and a value.
+  add(at, value, past) {
     if (value === null || value === undefined || at === this.#times.at(-1)) return;
-    if (!this.#times.length) this.#push(at - 60, null); // a minute to the left of the first, so that time has a scale
-    this.#push(at, value);
+    if (!(at - this.#times.at(-1) <= GAP_S)) this.#begin(past.filter(([time]) => time < at), at);
+    this.#times.push(at);
+    this.#values.push(value);
+    this.#forget(at - SPAN_S);
     const data = [this.#times, this.#values];
     if (this.#plot) this.#plot.setData(data);
     else if (globalThis.uPlot) this.#plot = new globalThis.uPlot(this.#options(), data, this.#box);
@@ -38,10 +43,16 @@ class Trend {
     this.#say(this.#values.length - 1);
   }
 
-  #push(at, value) {
-    this.#times.push(at);
-    this.#values.push(value);
-    if (this.#times.length > KEPT) [this.#times, this.#values] = [this.#times.slice(1), this.#values.slice(1)];
+  #begin(past, at) {
+    const points = past.length ? past : [[at - 60, null]]; // a minute to the left of the first, so that time has a scale
+    this.#times = points.map(([time]) => time);
+    this.#values = points.map(([, value]) => value);
+  }
+
+  #forget(before) {
+    const gone = this.#times.findIndex((time) => time >= before);
+    this.#times.splice(0, gone);
+    this.#values.splice(0, gone);
   }
 
   redraw() {
@@ -126,11 +137,23 @@ const trends = {
   pending: new Trend("pending", "Pending", compact, { drawAxes: [thresholds] }),
 };
 
+// What is told of each minute stands at its end.
+function past(history, name) {
+  const from = Date.parse(history?.from) / 1000;
+  return (history?.[name] ?? []).map((value, index) => [from + history.stepSeconds * (index + 1), value]);
+}
+
+// As the number of now is: the mean of five minutes.
+const smoothed = (points) => points.map(([at], index) => {
+  const latest = points.slice(Math.max(0, index - 4), index + 1);
+  return [at, latest.reduce((sum, [, value]) => sum + value, 0) / latest.length];
+});
+
 export function showTrends(overview) {
   workers = overview.workers;
   const at = Math.round(Date.parse(overview.at) / 1000);
-  trends.rate.add(at, overview.donePerMinute);
-  trends.pending.add(at, overview.pending);
+  trends.rate.add(at, overview.donePerMinute, smoothed(past(overview.history, "done")));
+  trends.pending.add(at, overview.pending, past(overview.history, "pending"));
 }
 
 export function redraw() {
