@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -65,9 +65,9 @@ class Problem(Exception):
 MAX_HEAD_BYTES = 65_536
 """Of a request: its path and headers. Judged as they come, so up to one more read (256 KB) may be taken."""
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-_ALWAYS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
-_NO_PAGE = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'; sandbox")
 _NOT_KEPT = (b"cache-control", b"no-store")
+_NO_PAGE = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'; sandbox")
+_ALWAYS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"), _NOT_KEPT, _NO_PAGE)
 
 
 class SafeHeaders:
@@ -80,14 +80,15 @@ class SafeHeaders:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_safely(message: Message) -> None:
+        def send_safely(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 said = dict(message["headers"])
-                added = [*_ALWAYS]
-                added += [_NO_PAGE] if not said.get(b"content-type", b"").startswith(b"text/html") else []
-                added += [_NOT_KEPT] if b"etag" not in said else []
-                message["headers"] = [*message["headers"], *(pair for pair in added if pair[0] not in said)]
-            await send(message)
+                if b"etag" in said:
+                    said.setdefault(*_NOT_KEPT)
+                if said.get(b"content-type", b"").startswith(b"text/html"):
+                    said.setdefault(*_NO_PAGE)
+                message["headers"] = [*message["headers"], *[pair for pair in _ALWAYS if pair[0] not in said]]
+            return send(message)
 
         await self._app(scope, receive, send_safely)
 

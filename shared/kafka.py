@@ -7,14 +7,17 @@ import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Self
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.partitioner import DefaultPartitioner, murmur2
 from aiokafka.errors import KafkaError, OutOfOrderSequenceNumber, TopicAlreadyExistsError, UnknownProducerId
 from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, RecordMetadata, TopicPartition
 
 from shared import tracing
+from shared.deadlines import Deadlines
 from shared.errors import InvalidMessage, Unavailable
 from shared.kafka_access import access, reachable, refusal
 from shared.log import get_logger
@@ -166,6 +169,19 @@ class Outgoing:
     partition: int | None = None
 
 
+def _partition(key: bytes | None, every: list[int], available: list[int]) -> int:
+    """As aiokafka's own, and Java's: keys go where they always went. Stores come again and again, so it is remembered:
+    in Python, murmur2 takes as long for a key as all else that a send does."""
+    if key is None:
+        return int(DefaultPartitioner()(key, every, available))
+    return every[_murmur2(key) % len(every)]
+
+
+@lru_cache(maxsize=20_000)
+def _murmur2(key: bytes) -> int:
+    return int(murmur2(key)) & 0x7FFFFFFF
+
+
 class Publisher:
     """An idempotent producer with `acks=all` that is made anew when the broker has poisoned it."""
 
@@ -175,6 +191,7 @@ class Publisher:
         self._source = source
         self._producer: AIOKafkaProducer | None = None
         self._renewal = asyncio.Lock()
+        self._deadlines = Deadlines()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -208,8 +225,14 @@ class Publisher:
 
     async def publish(self, outgoing: Outgoing, *, timeout: float = 30) -> None:
         """Send one message and wait until all in-sync replicas have it. Raises KafkaError or TimeoutError."""
+        producer = self._current()
         with tracing.span(f"publish {outgoing.topic.name}", kind=tracing.PRODUCER):
-            await self.publish_all([outgoing], timeout=timeout)
+            try:
+                with self._deadlines.within(timeout):
+                    await (await self._send(producer, outgoing))
+            except _POISONED:
+                await self._renew(producer)
+                raise
 
     async def publish_all(self, batch: Sequence[Outgoing], *, timeout: float = 30) -> None:
         """Send all and wait for all. On an error some may have gone out: send them again, readers drop repeats."""
@@ -267,7 +290,7 @@ class Publisher:
     async def _open(self) -> AIOKafkaProducer:
         producer = AIOKafkaProducer(
             **access(self._settings), client_id=self._source, acks="all", enable_idempotence=True,
-            compression_type="lz4", max_request_size=MAX_RECORD_BYTES,
+            compression_type="lz4", max_request_size=MAX_RECORD_BYTES, partitioner=_partition,
         )  # fmt: skip
         await producer.start()
         return producer

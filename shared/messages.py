@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -311,17 +312,23 @@ def encode(message: Message, *, source: str, traceparent: str | None = None) -> 
 
     `traceparent` is for a message that has none of its own.
     """
-    headers = {
-        "ce_specversion": "1.0",
-        "ce_id": message.event_id(),
-        "ce_type": message.TYPE,
-        "ce_source": source,
-        "ce_time": message.created().isoformat(),
-        "content-type": "application/json",
-    }
+    headers = [
+        *_always(message.TYPE, source),
+        ("ce_id", message.event_id().encode()),
+        ("ce_time", message.created().isoformat().encode()),
+    ]
     if (trace := (message.traceparent if isinstance(message, _TRACED) else None) or traceparent) is not None:
-        headers["traceparent"] = trace
-    return orjson.dumps(message), [(name, value.encode()) for name, value in headers.items()]
+        headers.append(("traceparent", trace.encode()))
+    return orjson.dumps(message), headers
+
+
+@lru_cache
+def _always(kind: str, source: str) -> tuple[tuple[str, bytes], ...]:
+    """The headers that all of a process's messages of a type have."""
+    return (
+        ("ce_specversion", b"1.0"), ("ce_type", kind.encode()), ("ce_source", source.encode()),
+        ("content-type", b"application/json"),
+    )  # fmt: skip
 
 
 def decode(value: bytes | None, headers: Headers) -> Message:

@@ -1,6 +1,5 @@
 """Where a job's trace begins, or a caller's goes on: at the POST that asks for it."""
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shared import tracing
@@ -18,5 +17,6 @@ class TraceContext:
             await self._app(scope, receive, send)
             return
         attributes = {"http.request.method": "POST", "url.path": scope["path"]}
-        with tracing.begin("accept", Headers(scope=scope), attributes=attributes):
+        callers = dict(scope["headers"]).get(b"traceparent")
+        with tracing.begin("accept", callers and callers.decode("latin-1"), attributes=attributes):
             await self._app(scope, receive, send)
