@@ -3,7 +3,7 @@
 Ours as it runs: authentication, judging, doors, repeats, trace and deadlines, and 201 once all in-sync replicas have
 the record. Beside it an app that is nothing but Starlette and aiokafka and sends the same record, and FastAPI with
 Celery as their guides show them, on a Redis that keeps what it acknowledges as Kafka does. Celery's usual brokers are
-Redis and RabbitMQ; Redis takes a task with the least work for the app, so this is the comparison that flatters us least.
+Redis and RabbitMQ; Redis takes a task with the least work for the app, so this comparison flatters us least.
 
 One process each, asked in turn by the same clients in a process of their own, over and over: what else happens on the
 machine meets all of them. A round's ratio is of windows side by side, and the median round counts.
@@ -139,7 +139,8 @@ async def _ask(door: Door, keys: str, window_s: float) -> Seen:
     keyed = ["keyed"] if door.keyed else []
     clients = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "bench.intake.crowd", str(door.port), str(_CLIENTS), str(window_s), *keyed,
-        env=process_environment({"PYTHONPATH": str(ROOT)}), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        env=process_environment({"PYTHONPATH": str(ROOT)}),
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
     seen: dict[str, Any] = orjson.loads((await clients.communicate(keys.encode()))[0])
     if set(seen["statuses"]) != {"201"}:
@@ -163,7 +164,8 @@ def _row(name: str, windows: Sequence[Seen]) -> list[str]:
 
 
 def _left_out(seen: dict[str, list[Seen]]) -> list[list[str]]:
-    return [] if _CELERY in seen else [[_CELERY, "left out: its packages are not installed (requirements/bench.txt)", "", ""]]
+    missing = [_CELERY, "left out: its packages are not installed (requirements/bench.txt)", "", ""]
+    return [] if _CELERY in seen else [missing]
 
 
 def _ratio(seen: dict[str, list[Seen]], peer: str) -> Ratio:

@@ -1,6 +1,7 @@
 """Deadlines for what happens by the thousand: blocks whose time is up in the same twentieth of a second share a timer.
 
-`asyncio.timeout` sets and clears one for each, which takes as long as judging a request does. These are up to 50 ms late.
+`asyncio.timeout` sets and clears one for each, which takes longer than judging a request does. These are up to 50 ms
+late.
 """
 
 import asyncio

@@ -12,8 +12,8 @@ from typing import Any, Self
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.partitioner import DefaultPartitioner, murmur2
 from aiokafka.errors import KafkaError, OutOfOrderSequenceNumber, TopicAlreadyExistsError, UnknownProducerId
+from aiokafka.partitioner import DefaultPartitioner, murmur2
 from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, RecordMetadata, TopicPartition
 
 from shared import tracing
@@ -169,9 +169,9 @@ class Outgoing:
     partition: int | None = None
 
 
-def _partition(key: bytes | None, every: list[int], available: list[int]) -> int:
-    """As aiokafka's own, and Java's: keys go where they always went. Stores come again and again, so it is remembered:
-    in Python, murmur2 takes as long for a key as all else that a send does."""
+def partition(key: bytes | None, every: list[int], available: list[int]) -> int:
+    """As aiokafka's own, and Java's: keys go where they always went. Stores come again and again, so their hash, which
+    takes a good part of a send's time in Python, is remembered."""
     if key is None:
         return int(DefaultPartitioner()(key, every, available))
     return every[_murmur2(key) % len(every)]
@@ -290,7 +290,7 @@ class Publisher:
     async def _open(self) -> AIOKafkaProducer:
         producer = AIOKafkaProducer(
             **access(self._settings), client_id=self._source, acks="all", enable_idempotence=True,
-            compression_type="lz4", max_request_size=MAX_RECORD_BYTES, partitioner=_partition,
+            compression_type="lz4", max_request_size=MAX_RECORD_BYTES, partitioner=partition,
         )  # fmt: skip
         await producer.start()
         return producer

@@ -110,7 +110,7 @@ def _records() -> bool:
     return _RECORDING.is_set()
 
 
-class _carried:  # noqa: N801 - a context manager, as `contextmanager` would make it, at a third of its price
+class _carried:
     def __init__(self, context: str | None) -> None:
         self._context = context
 
@@ -146,7 +146,7 @@ def _around(context: Context | None) -> SpanContext:
 
 def _new() -> str:
     """Told apart by chance from all others, and no secret."""
-    chance = f"{getrandbits(192):048x}"  # noqa: S311
+    chance = f"{getrandbits(192):048x}"
     return f"00-{chance[:32]}-{chance[32:]}-00"
 
 

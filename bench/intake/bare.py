@@ -50,9 +50,7 @@ class Bare:
             "product": None, "priority": 0, "run_at": None, "webhook_url": None, "images": 1, "traceparent": None,
         }  # fmt: skip
         headers = [("ce_id", job.encode()), ("ce_time", now.encode()), *_ALWAYS]
-        await self._producer.send_and_wait(
-            self._topic, orjson.dumps(message), key=store.encode(), headers=headers
-        )
+        await self._producer.send_and_wait(self._topic, orjson.dumps(message), key=store.encode(), headers=headers)
         answer = orjson.dumps({"id": job, "status": "PENDING", "store": store, "createdAt": now})
         return Response(answer, 201, media_type="application/json")
 

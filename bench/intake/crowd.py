@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import quantiles
 from typing import cast
 
@@ -78,6 +79,10 @@ class Client(asyncio.Protocol):
         self._transport.write(b"%b%b\r\n%b" % (self._head, key, _BODY))
 
 
+def _as_it_is(client: Client) -> Client:
+    return client
+
+
 def _length(head: bytes) -> int:
     _, _, after = head.lower().partition(b"\r\ncontent-length:")
     return int(after.partition(b"\r\n")[0])
@@ -92,7 +97,7 @@ async def crowd(port: int, clients: int, seconds: float, stores: Sequence[str], 
         store, key = stores[number % len(stores)].split()
         keys = f"{time.time_ns()}-{number}" if keyed else None
         client = Client(_head(port, store, key), tally, (began, began + seconds), keys)
-        await loop.create_connection(lambda client=client: client, "127.0.0.1", port)
+        await loop.create_connection(partial(_as_it_is, client), "127.0.0.1", port)
         ends.append(client.lost)
     async with asyncio.timeout(_WARM_S + seconds + 30):
         await asyncio.gather(*ends)

@@ -34,7 +34,7 @@ class Answer(BaseModel):
 def application(broker: str) -> FastAPI:
     celery = Celery("bench", broker=broker, broker_pool_limit=_THREADS, task_ignore_result=True)
 
-    @celery.task
+    @celery.task  # type: ignore[untyped-decorator] # Celery comes without types
     def write_blog(job: str, asked: dict[str, Any]) -> None:
         """No worker runs: what is measured is how requests are taken in."""
 

@@ -75,7 +75,8 @@ class Straight:
         try:
             response = await self._handler(request)
         except Exception as error:
-            response = await next(answer for kind, answer in HANDLERS.items() if isinstance(error, kind))(request, error)
+            answer = next(handler for kind, handler in HANDLERS.items() if isinstance(error, kind))
+            response = await answer(request, error)
         await response(scope, receive, send)
 
 
@@ -100,7 +101,9 @@ class RequestId:
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
             return send(message)
 
-        structlog.contextvars.bind_contextvars(request=request_id.decode())  # in the request's own task: it ends with it
+        structlog.contextvars.bind_contextvars(
+            request=request_id.decode()
+        )  # in the request's own task: it ends with it
         try:
             await self._app(scope, receive, send_with_id)
         except Exception:

@@ -14,7 +14,7 @@ async def test_a_block_that_takes_too_long_is_cut_and_its_mates_that_were_done_a
         pass
     with pytest.raises(TimeoutError), deadlines.within(0.01):
         await asyncio.Event().wait()
-    assert 0.01 <= loop.time() - began
+    assert loop.time() - began >= 0.01
     task = asyncio.current_task()
     assert task is not None
     assert task.cancelling() == 0
