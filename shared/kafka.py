@@ -16,9 +16,10 @@ from aiokafka.errors import KafkaError, OutOfOrderSequenceNumber, TopicAlreadyEx
 from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, TopicPartition
 
 from shared import tracing
+from shared.deadlines import Deadlines
 from shared.errors import InvalidMessage, Unavailable
 from shared.kafka_access import access, reachable, refusal
-from shared.kafka_batches import Record, send_all
+from shared.kafka_batches import Record, partition, send_all
 from shared.log import get_logger
 from shared.messages import Headers, Message, decode, encode
 from shared.settings import KafkaSettings
@@ -180,6 +181,7 @@ class Publisher:
         self._source = source
         self._producer: AIOKafkaProducer | None = None
         self._renewal = asyncio.Lock()
+        self._deadlines = Deadlines()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -213,6 +215,7 @@ class Publisher:
 
     async def publish(self, outgoing: Outgoing, *, timeout: float = 30) -> None:
         """Send one message and wait until all in-sync replicas have it. Raises KafkaError or TimeoutError."""
+        producer = self._current()
         with tracing.span(f"publish {outgoing.topic.name}", kind=tracing.PRODUCER):
             record = self._record(outgoing, tracing.headers())
             async with self._delivery(timeout) as producer:
@@ -265,7 +268,7 @@ class Publisher:
         """The producer to deliver with, made anew when the broker turns out to have poisoned it."""
         producer = self._current()
         try:
-            async with asyncio.timeout(timeout):
+            with self._deadlines.within(timeout):
                 yield producer
         except _POISONED:
             await self._renew(producer)
@@ -280,6 +283,7 @@ class Publisher:
         producer = AIOKafkaProducer(
             **access(self._settings), client_id=self._source, acks="all", enable_idempotence=True,
             compression_type="lz4", max_request_size=MAX_RECORD_BYTES, max_batch_size=_BATCH_BYTES,
+            partitioner=partition,
         )  # fmt: skip
         await producer.start()
         return producer
