@@ -27,14 +27,18 @@ log = get_logger(__name__)
 
 def run(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
     """Run `main` until it returns; SIGTERM and SIGINT set the event, and `main` then drains and returns."""
-    # What is loaded by now stays: to look through it for garbage, over and over, took a third of ingest's time.
-    gc.freeze()
-    gc.set_threshold(*_COLLECT)
+    collect_rarely()
     try:
         uvloop.run(_with_signals(main))
     except Unavailable as error:
         log.error(str(error))
         sys.exit(EXIT_UNAVAILABLE)
+
+
+def collect_rarely() -> None:
+    """What is loaded by now stays: to look through it for garbage, over and over, took a third of ingest's time."""
+    gc.freeze()
+    gc.set_threshold(*_COLLECT)
 
 
 async def _with_signals(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
