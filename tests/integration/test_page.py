@@ -166,6 +166,15 @@ async def test_what_calls_wait_for_is_at_the_top_and_at_its_limit(browser: Brows
         await expect(openai.locator(".state")).to_have_text("OK")
 
 
+async def test_fairness_is_told_of_stores_that_compete_and_of_no_other(browser: Browser, stage: Stage) -> None:
+    stage.snapshot = scenes.flood()
+    window = stage.snapshot["overview"]["fairness"]
+    async with opened(browser, stage) as page:
+        await expect(page.locator("#fairness")).to_contain_text("Jain 0.987 among 9 stores")
+        window["contenders"] = 0
+        await expect(page.locator("#fairness")).to_have_text("no contest in the last minute · light stores wait ×1.04")
+
+
 async def test_the_list_of_jobs_holds_still_for_who_is_in_it(browser: Browser, stage: Stage) -> None:
     stage.snapshot = scenes.flood()
     async with opened(browser, stage) as page:
