@@ -151,6 +151,11 @@ async def test_the_charts_show_the_last_hour_as_soon_as_the_page_is_open(browser
         await expect(page.locator("#rate")).to_have_attribute("aria-label", re.compile("now 61.4, highest 64 since"))
         stage.snapshot["overview"]["pending"] = 2_000
         await expect(chart).to_have_attribute("aria-label", f"Pending: now 2,000, highest 2,000 since {since}")
+        history["pending"][-1] = 3_000  # what the page has drawn is its own: the past is asked for once
+        stage.snapshot["overview"]["pending"] = 2_100
+        await expect(chart).to_have_attribute("aria-label", f"Pending: now 2,100, highest 2,100 since {since}")
+        stage.late_s = 600  # the laptop has slept
+        await expect(chart).to_have_attribute("aria-label", re.compile("Pending: now 2,100, highest 3,000 since"))
 
 
 async def test_what_calls_wait_for_is_at_the_top_and_at_its_limit(browser: Browser, stage: Stage) -> None:

@@ -31,10 +31,12 @@ class Trend {
 
   // `past`: pairs of a time and a value.
   add(at, value, past) {
-    if (value === null || value === undefined || at === this.#times.at(-1)) return;
-    if (!(at - this.#times.at(-1) <= GAP_S)) this.#begin(past.filter(([time]) => time < at), at);
-    this.#times.push(at);
-    this.#values.push(value);
+    if (value === null || value === undefined) return;
+    const since = at - this.#times.at(-1);
+    if (!(since >= 0 && since <= GAP_S)) this.#begin(past.filter(([time]) => time < at), at);
+    const place = since === 0 ? this.#times.length - 1 : this.#times.length;
+    this.#times[place] = at;
+    this.#values[place] = value;
     this.#forget(at - SPAN_S);
     const data = [this.#times, this.#values];
     if (this.#plot) this.#plot.setData(data);
