@@ -151,6 +151,11 @@ async def test_the_charts_show_the_last_hour_as_soon_as_the_page_is_open(browser
         await expect(page.locator("#rate")).to_have_attribute("aria-label", re.compile("now 61.4, highest 64 since"))
         stage.snapshot["overview"]["pending"] = 2_000
         await expect(chart).to_have_attribute("aria-label", f"Pending: now 2,000, highest 2,000 since {since}")
+        history["pending"][-1] = 3_000  # what the page has drawn is its own: the past is asked for once
+        stage.snapshot["overview"]["pending"] = 2_100
+        await expect(chart).to_have_attribute("aria-label", f"Pending: now 2,100, highest 2,100 since {since}")
+        stage.late_s = 600  # the laptop has slept
+        await expect(chart).to_have_attribute("aria-label", re.compile("Pending: now 2,100, highest 3,000 since"))
 
 
 async def test_what_calls_wait_for_is_at_the_top_and_at_its_limit(browser: Browser, stage: Stage) -> None:
@@ -164,6 +169,15 @@ async def test_what_calls_wait_for_is_at_the_top_and_at_its_limit(browser: Brows
         stage.snapshot["rateLimiter"] = scenes.idle()["rateLimiter"]
         await expect(tile(page, "In flight").locator(".note")).to_have_text("2 workers")
         await expect(openai.locator(".state")).to_have_text("OK")
+
+
+async def test_fairness_is_told_of_stores_that_compete_and_of_no_other(browser: Browser, stage: Stage) -> None:
+    stage.snapshot = scenes.flood()
+    window = stage.snapshot["overview"]["fairness"]
+    async with opened(browser, stage) as page:
+        await expect(page.locator("#fairness")).to_contain_text("Jain 0.987 among 9 stores")
+        window["contenders"] = 0
+        await expect(page.locator("#fairness")).to_have_text("no contest in the last minute · light stores wait ×1.04")
 
 
 async def test_the_list_of_jobs_holds_still_for_who_is_in_it(browser: Browser, stage: Stage) -> None:

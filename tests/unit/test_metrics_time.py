@@ -133,12 +133,16 @@ def test_a_timeline_tells_all_steps_once_and_in_order() -> None:
 
 def test_values_that_a_query_cannot_have_are_named() -> None:
     number = query.Number(default=20, low=1, high=100)
-    assert query.numbers({"limit": "7"}, limit=number) == {"limit": 7}
-    assert query.numbers({}, limit=number) == {"limit": 20}
+    assert query.numbers([("limit", "7")], limit=number) == {"limit": 7}
+    assert query.numbers([], limit=number) == {"limit": 20}
     for wrong in ("0", "101", "-1", "1.5", "", "٣", "9" * 5_000):
         with pytest.raises(query.UnknownQueryError) as caught:
-            query.numbers({"limit": wrong, "page": "1"}, limit=number)
+            query.numbers([("limit", wrong), ("page", "1")], limit=number)
         assert [error["field"] for error in caught.value.errors] == ["page", "limit"]
+    with pytest.raises(query.UnknownQueryError, match="limit must not be given more than once"):
+        query.numbers([("limit", "7"), ("limit", "8")], limit=number)
+    with pytest.raises(query.UnknownQueryError, match="format must not be given more than once"):
+        query.choice([("format", "a"), ("format", "a")], "format", ("a", "b"), "b")
 
 
 def drift_of(before: int, truth: int, after: int, previous: Drift | None = None, *, name: str = "DONE") -> Drift:

@@ -31,10 +31,12 @@ class Trend {
 
   // `past`: pairs of a time and a value.
   add(at, value, past) {
-    if (value === null || value === undefined || at === this.#times.at(-1)) return;
-    if (!(at - this.#times.at(-1) <= GAP_S)) this.#begin(past.filter(([time]) => time < at), at);
-    this.#times.push(at);
-    this.#values.push(value);
+    if (value === null || value === undefined) return;
+    const since = at - this.#times.at(-1);
+    if (!(since >= 0 && since <= GAP_S)) this.#begin(past.filter(([time]) => time < at), at);
+    const place = since === 0 ? this.#times.length - 1 : this.#times.length;
+    this.#times[place] = at;
+    this.#values[place] = value;
     this.#forget(at - SPAN_S);
     const data = [this.#times, this.#values];
     if (this.#plot) this.#plot.setData(data);
@@ -96,13 +98,21 @@ class Trend {
 
 let workers = 0;
 
-// The band that operators expect, behind the line.
+// The band that operators expect, behind the line, and its name, over the grid.
 function band(plot) {
-  const { ctx, bbox: { left, top, width, height } } = plot;
-  const [from, to] = [BAND[1], BAND[0]].map((each) => Math.max(top, Math.min(top + height, plot.valToPos(each * workers, "y", true))));
+  const { ctx, bbox: { left, width } } = plot, [from, to] = edges(plot);
   ctx.fillStyle = colour("--raised");
   ctx.fillRect(left, from, width, to - from);
-  caption(plot, "expected", left, to);
+}
+
+function bandName(plot) {
+  const [from, to] = edges(plot);
+  if (to > from) caption(plot, "expected", plot.bbox.left, to, "--raised");
+}
+
+function edges(plot) {
+  const { top, height } = plot.bbox;
+  return [BAND[1], BAND[0]].map((each) => Math.max(top, Math.min(top + height, plot.valToPos(each * workers, "y", true))));
 }
 
 // Where the alerts begin, once the numbers come near.
@@ -119,13 +129,16 @@ function thresholds(plot) {
     ctx.lineTo(left + width, at);
     ctx.stroke();
     ctx.setLineDash([]);
-    caption(plot, index ? "critical" : "warning", left, at);
+    caption(plot, index ? "critical" : "warning", left, at, "--panel");
   }
 }
 
-function caption({ ctx, bbox }, words, left, bottom) {
-  if (bottom - bbox.top < 14 * devicePixelRatio) return;
+// On a plate of the ground's colour, so that no line of the grid goes through it.
+function caption({ ctx, bbox }, words, left, bottom, ground) {
+  if (bottom - bbox.top < 18 * devicePixelRatio) return;
   ctx.font = `${11 * devicePixelRatio}px sans-serif`;
+  ctx.fillStyle = colour(ground);
+  ctx.fillRect(left + 4 * devicePixelRatio, bottom - 16 * devicePixelRatio, ctx.measureText(words).width + 4 * devicePixelRatio, 15 * devicePixelRatio);
   ctx.fillStyle = colour("--quiet");
   ctx.textAlign = "left";
   ctx.textBaseline = "alphabetic";
@@ -133,7 +146,7 @@ function caption({ ctx, bbox }, words, left, bottom) {
 }
 
 const trends = {
-  rate: new Trend("rate", "Done a minute", rate, { drawClear: [band] }),
+  rate: new Trend("rate", "Done a minute", rate, { drawClear: [band], drawAxes: [bandName] }),
   pending: new Trend("pending", "Pending", compact, { drawAxes: [thresholds] }),
 };
 
