@@ -20,7 +20,7 @@ _STATIC = {
     "types": (_BIN / "mypy",),
     "imports": (_BIN / "lint-imports",),
 }
-_TESTS = (sys.executable, "-m", "pytest", "-q")
+_TESTS = (sys.executable, "-m", "sandbox.cli", "test")
 
 
 @application.command()
