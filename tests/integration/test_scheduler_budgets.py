@@ -17,7 +17,7 @@ JOB = 5_000_000
 
 @pytest.fixture
 def start(world: World, database: str) -> Start:
-    return partial(started, world, database, worker_silence_s=3600)
+    return partial(started, world, database, worker_silence_s=3600, forward_timeout_s=3600)
 
 
 async def set_budget(world: World, monthly: int, store: str = "shop") -> None:
