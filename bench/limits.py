@@ -65,7 +65,7 @@ class Ours:
 _OURS = (
     *(Ours(limits=_BY_REQUESTS, workers=workers) for workers in (1, 2, 4)),
     *(Ours(limits=_BY_REQUESTS, workers=2, leaves=how) for how in (signal.SIGTERM, signal.SIGKILL)),
-    *(Ours(limits=_BY_TOKENS, workers=workers) for workers in (1, 2)),
+    *(Ours(limits=_BY_TOKENS, workers=workers) for workers in (1, 2, 4)),
 )
 
 

@@ -21,7 +21,7 @@ from bench.servers import a_kafka, a_postgres
 from sandbox.postgres import a_connection
 from services.scheduler.__main__ import run as run_scheduler
 from services.scheduler.settings import SchedulerSettings
-from shared import kafka
+from shared import kafka, lifecycle
 from shared.job import SourceType
 from shared.kafka import Outgoing, Publisher
 from shared.messages import BlogRequested, WorkerReport
@@ -39,6 +39,7 @@ Way = Callable[[KafkaSettings, str, asyncio.Event], Coroutine[None, None, None]]
 
 
 def run() -> Result:
+    lifecycle.collect_rarely()  # as every process of ours does: both ways profit
     return asyncio.run(_run())
 
 

@@ -1,8 +1,8 @@
-"""A real PostgreSQL, a real Kafka, or a process of ours for the length of a block; their folders go afterwards."""
+"""A real PostgreSQL, Kafka or Redis, or a process of ours for the length of a block; their folders go afterwards."""
 
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import httpx
 from migrations import runner
 from sandbox import kafka, postgres
 from sandbox.environment import process_environment
-from sandbox.home import ROOT
+from sandbox.home import ROOT, free_port
 from sandbox.logs import RunLog
 from sandbox.process import Child, Spec
 
@@ -35,18 +35,37 @@ Prepare = Callable[[Path, Callable[[str], None]], tuple[Spec, str]]
 
 
 @asynccontextmanager
-async def a_process(module: str, *arguments: str, ready_at: str) -> AsyncIterator[None]:
+async def a_process(
+    module: str, *arguments: str, ready_at: str, variables: Mapping[str, str] | None = None
+) -> AsyncIterator[Child]:
     """`python -m MODULE ARGUMENTS`, from when it answers at an address until the block ends."""
     spec = Spec(
         name=module,
         argv=(sys.executable, "-m", module, *arguments),
-        env=process_environment({"PYTHONPATH": str(ROOT)}),
+        env=process_environment({"PYTHONPATH": str(ROOT), **(variables or {})}),
         ready_check=lambda: _answers(ready_at),
         stop_within_s=5,
     )
     with _folder() as folder:
+        async with _running(spec, folder) as child:
+            yield child
+
+
+@asynccontextmanager
+async def a_redis(binary: Path) -> AsyncIterator[str]:
+    """A Redis that writes every command to its file before it answers, as Kafka does: its URL.
+
+    Neither waits for the disk: what either has acknowledged outlives its process, not a loss of power.
+    """
+    port = free_port()
+    with _folder() as folder:
+        argv = (
+            str(binary), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", "",
+            "--appendonly", "yes", "--appendfsync", "everysec",
+        )  # fmt: skip
+        spec = Spec(name="redis", argv=argv, env=process_environment({}), ready_line="Ready to accept", stop_within_s=5)
         async with _running(spec, folder):
-            yield
+            yield f"redis://127.0.0.1:{port}/0"
 
 
 @asynccontextmanager
@@ -58,12 +77,12 @@ async def _server(prepare: Prepare) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def _running(spec: Spec, folder: Path) -> AsyncIterator[None]:
+async def _running(spec: Spec, folder: Path) -> AsyncIterator[Child]:
     with RunLog(folder / "server.log", None) as log:
         child = Child(spec, log)
         await child.start()
         try:
-            yield
+            yield child
         finally:
             await child.stop()
 

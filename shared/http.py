@@ -2,9 +2,9 @@
 
 import asyncio
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import uvicorn
@@ -64,10 +64,11 @@ class Problem(Exception):
 
 MAX_HEAD_BYTES = 65_536
 """Of a request: its path and headers. Judged as they come, so up to one more read (256 KB) may be taken."""
+_HELD_BYTES = 65_536
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-_ALWAYS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
-_NO_PAGE = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'; sandbox")
 _NOT_KEPT = (b"cache-control", b"no-store")
+_NO_PAGE = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'; sandbox")
+_ALWAYS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"), _NOT_KEPT, _NO_PAGE)
 
 
 class SafeHeaders:
@@ -80,14 +81,15 @@ class SafeHeaders:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_safely(message: Message) -> None:
+        def send_safely(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 said = dict(message["headers"])
-                added = [*_ALWAYS]
-                added += [_NO_PAGE] if not said.get(b"content-type", b"").startswith(b"text/html") else []
-                added += [_NOT_KEPT] if b"etag" not in said else []
-                message["headers"] = [*message["headers"], *(pair for pair in added if pair[0] not in said)]
-            await send(message)
+                if b"etag" in said:
+                    said.setdefault(*_NOT_KEPT)
+                if said.get(b"content-type", b"").startswith(b"text/html"):
+                    said.setdefault(*_NO_PAGE)
+                message["headers"] = [*message["headers"], *[pair for pair in _ALWAYS if pair[0] not in said]]
+            return send(message)
 
         await self._app(scope, receive, send_safely)
 
@@ -105,11 +107,43 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-class _BoundedHeads(HttpToolsProtocol):
+class Corked:
+    """A transport that writes once what it is given in one turn of the loop: an answer's head and its body, which
+    uvicorn hands over one after the other, are one system call and one packet."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._loop = asyncio.get_running_loop()
+        self._held = bytearray()
+
+    def write(self, data: bytes) -> None:
+        if not self._held:
+            self._loop.call_soon(self._flush)
+        self._held += data
+        if len(self._held) > _HELD_BYTES:  # a file: its reader must hear that the client is slow
+            self._flush()
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._held:
+            held, self._held = self._held, bytearray()
+            self._transport.write(held)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+class _Protocol(HttpToolsProtocol):
     """uvicorn's protocol, whose parser would keep headers and trailers without end for whoever sends them."""
 
     _bodiless = 0
     """Bytes since a head was whole, or a piece of a body came."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(cast(asyncio.Transport, Corked(cast(asyncio.Transport, transport))))
 
     def data_received(self, data: bytes) -> None:
         self._bodiless += len(data)
@@ -139,7 +173,7 @@ async def serve(app: ASGIApp, listener: socket.socket, stop: asyncio.Event, *, g
     """Serve until `stop` is set, then finish open requests (at most `grace_s` seconds) and return."""
     config = uvicorn.Config(
         SafeHeaders(app), log_config=None, access_log=False, lifespan="on", server_header=False,
-        timeout_graceful_shutdown=int(grace_s), loop="none", http=_BoundedHeads, ws="none",
+        timeout_graceful_shutdown=int(grace_s), loop="none", http=_Protocol, ws="none",
     )  # fmt: skip
     server = _Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]), name="http")

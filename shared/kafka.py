@@ -4,7 +4,8 @@ aiokafka's own defaults would lose records (`acks=1`, autocommit, `latest`): nob
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Self
@@ -12,11 +13,13 @@ from typing import Any, Self
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError, OutOfOrderSequenceNumber, TopicAlreadyExistsError, UnknownProducerId
-from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, RecordMetadata, TopicPartition
+from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, TopicPartition
 
 from shared import tracing
+from shared.deadlines import Deadlines
 from shared.errors import InvalidMessage, Unavailable
 from shared.kafka_access import access, reachable, refusal
+from shared.kafka_batches import Record, partition, send_all
 from shared.log import get_logger
 from shared.messages import Headers, Message, decode, encode
 from shared.settings import KafkaSettings
@@ -27,6 +30,9 @@ log = get_logger(__name__)
 _POISONED = (OutOfOrderSequenceNumber, UnknownProducerId)
 MAX_RECORD_BYTES = 1_000_000
 """Below the broker's limit: a record that the broker refuses would poison an idempotent producer."""
+_BATCH_BYTES = 256 * 1024
+"""Of one partition's records in one request. aiokafka's 16 KiB splits a batch of a hundred jobs into several, and each
+waits for the one before it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,6 +181,7 @@ class Publisher:
         self._source = source
         self._producer: AIOKafkaProducer | None = None
         self._renewal = asyncio.Lock()
+        self._deadlines = Deadlines()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -208,19 +215,18 @@ class Publisher:
 
     async def publish(self, outgoing: Outgoing, *, timeout: float = 30) -> None:
         """Send one message and wait until all in-sync replicas have it. Raises KafkaError or TimeoutError."""
+        producer = self._current()
         with tracing.span(f"publish {outgoing.topic.name}", kind=tracing.PRODUCER):
-            await self.publish_all([outgoing], timeout=timeout)
+            record = self._record(outgoing, tracing.headers())
+            async with self._delivery(timeout) as producer:
+                await producer.send_and_wait(**record._asdict())
 
     async def publish_all(self, batch: Sequence[Outgoing], *, timeout: float = 30) -> None:
         """Send all and wait for all. On an error some may have gone out: send them again, readers drop repeats."""
-        producer = self._current()
-        try:
-            async with asyncio.timeout(timeout):
-                futures = [await self._send(producer, outgoing) for outgoing in batch]
-                await asyncio.gather(*futures)
-        except _POISONED:
-            await self._renew(producer)
-            raise
+        trace = tracing.headers()
+        records = (self._record(outgoing, trace) for outgoing in batch)
+        async with self._delivery(timeout) as producer:
+            await asyncio.gather(*await send_all(producer, records, max_bytes=MAX_RECORD_BYTES))
 
     async def publish_record(
         self, topic: Topic, *, key: bytes | None, value: bytes | None, headers: Headers, partition: int | None = None
@@ -249,15 +255,24 @@ class Publisher:
             self._names.topic(DEAD_LETTER), value=record.value, key=b"" if nothing else record.key, headers=headers
         )
 
-    async def _send(self, producer: AIOKafkaProducer, outgoing: Outgoing) -> asyncio.Future[RecordMetadata]:
+    def _record(self, outgoing: Outgoing, trace: Mapping[str, str]) -> Record:
         value, headers = None, list[tuple[str, bytes]]()
         if outgoing.message is not None:
-            value, headers = encode(outgoing.message, source=self._source, traceparent=tracing.traceparent())
-        future: asyncio.Future[RecordMetadata] = await producer.send(
-            self._names.topic(outgoing.topic), value=value, key=outgoing.key.encode(), headers=headers,
-            partition=outgoing.partition,
-        )  # fmt: skip
-        return future
+            value, headers = encode(outgoing.message, source=self._source, trace=trace)
+        return Record(
+            self._names.topic(outgoing.topic), outgoing.key.encode(), value, headers, partition=outgoing.partition
+        )
+
+    @asynccontextmanager
+    async def _delivery(self, timeout: float) -> AsyncIterator[AIOKafkaProducer]:
+        """The producer to deliver with, made anew when the broker turns out to have poisoned it."""
+        producer = self._current()
+        try:
+            with self._deadlines.within(timeout):
+                yield producer
+        except _POISONED:
+            await self._renew(producer)
+            raise
 
     def _current(self) -> AIOKafkaProducer:
         if self._producer is None:
@@ -267,7 +282,8 @@ class Publisher:
     async def _open(self) -> AIOKafkaProducer:
         producer = AIOKafkaProducer(
             **access(self._settings), client_id=self._source, acks="all", enable_idempotence=True,
-            compression_type="lz4", max_request_size=MAX_RECORD_BYTES,
+            compression_type="lz4", max_request_size=MAX_RECORD_BYTES, max_batch_size=_BATCH_BYTES,
+            partitioner=partition,
         )  # fmt: skip
         await producer.start()
         return producer

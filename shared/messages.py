@@ -7,10 +7,11 @@ instances with a dictionary twice as fast.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
+from functools import cache
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -60,6 +61,8 @@ class BlogRequested(Message):
     """Hero images to make: 0 or 1."""
     traceparent: str | None = None
     """W3C trace context; the record's header of this name says the same."""
+    tracestate: str | None = None
+    """What the tracing systems of the caller add to it; likewise."""
 
     def event_id(self) -> str:
         return str(self.id)
@@ -313,25 +316,36 @@ MESSAGES: tuple[type[Message], ...] = (
 )  # fmt: skip
 _TRACED = (BlogRequested, GenerationTask, JobEvent)
 _TRACEPARENT = re.compile("[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_TRACESTATE = re.compile("[ -~]{1,512}")
+_TRACE_HEADERS = ("traceparent", "tracestate")
 _ADAPTERS: dict[str, TypeAdapter[Message]] = {message.TYPE: TypeAdapter(message) for message in MESSAGES}
 
 
-def encode(message: Message, *, source: str, traceparent: str | None = None) -> tuple[bytes, list[tuple[str, bytes]]]:
+def encode(
+    message: Message, *, source: str, trace: Mapping[str, str] | None = None
+) -> tuple[bytes, list[tuple[str, bytes]]]:
     """The record's value and its CloudEvents headers. `source` names the process that says it.
 
-    `traceparent` is for a message that has none of its own.
+    `trace` has the W3C headers for a message that has no trace of its own.
     """
-    headers = {
-        "ce_specversion": "1.0",
-        "ce_id": message.event_id(),
-        "ce_type": message.TYPE,
-        "ce_source": source,
-        "ce_time": message.created().isoformat(),
-        "content-type": "application/json",
-    }
-    if (trace := (message.traceparent if isinstance(message, _TRACED) else None) or traceparent) is not None:
-        headers["traceparent"] = trace
-    return orjson.dumps(message), [(name, value.encode()) for name, value in headers.items()]
+    headers = [
+        *_unvarying_headers(message.TYPE, source),
+        ("ce_id", message.event_id().encode()),
+        ("ce_time", message.created().isoformat().encode()),
+    ]
+    headers += [(name, value.encode()) for name, value in (_own_trace(message) or trace or {}).items()]
+    return orjson.dumps(message), headers
+
+
+@cache
+def _unvarying_headers(kind: str, source: str) -> tuple[tuple[str, bytes], ...]:
+    """Those that a process says with all its messages of a type."""
+    return (
+        ("ce_specversion", b"1.0"),
+        ("ce_type", kind.encode()),
+        ("ce_source", source.encode()),
+        ("content-type", b"application/json"),
+    )
 
 
 def decode(value: bytes | None, headers: Headers) -> Message:
@@ -348,9 +362,19 @@ def decode(value: bytes | None, headers: Headers) -> Message:
         raise InvalidMessage(f"{kind}: {'.'.join(map(str, first['loc'])) or 'body'}: {first['msg']}") from None
 
 
+def _own_trace(message: Message) -> dict[str, str]:
+    if not isinstance(message, _TRACED) or message.traceparent is None:
+        return {}
+    state = message.tracestate if isinstance(message, BlogRequested) else None
+    return {"traceparent": message.traceparent} | ({"tracestate": state} if state is not None else {})
+
+
 def _traced(message: Message, headers: Headers) -> Message:
     """The message with the record's trace context, unless it brings its own, or the header is none."""
-    trace = (dict(headers).get("traceparent") or b"").decode(errors="replace")
+    told = {name: (value or b"").decode(errors="replace") for name, value in headers if name in _TRACE_HEADERS}
+    trace, state = told.get("traceparent", ""), told.get("tracestate", "")
     if not isinstance(message, _TRACED) or message.traceparent is not None or not _TRACEPARENT.fullmatch(trace):
         return message
+    if isinstance(message, BlogRequested) and _TRACESTATE.fullmatch(state):
+        return replace(message, traceparent=trace, tracestate=state)
     return replace(message, traceparent=trace)

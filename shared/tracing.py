@@ -1,43 +1,50 @@
 """W3C trace context, from a client's POST to the providers' calls.
 
-A job waits in PostgreSQL, and its parts run in three services, so its context travels as text (`traceparent`): in the
-stored request, in the headers of Kafka's records, and of the calls to providers. It always does. Spans are recorded and
-sent only where `OTEL_EXPORTER_OTLP_ENDPOINT` (or `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`) is set; without it neither the
-SDK nor the exporter is loaded. The other standard `OTEL_*` variables are the SDK's own.
+A job waits in PostgreSQL, and its parts run in three services, so its context travels as text (`traceparent`, and the
+caller's `tracestate` beside it): in the stored request, in the headers of Kafka's records, and of the calls to
+providers. It always does. Spans are recorded and sent only where `OTEL_EXPORTER_OTLP_ENDPOINT` (or
+`OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`) is set; without it neither the SDK nor the exporter is loaded. The other standard
+`OTEL_*` variables are the SDK's own.
 
 Only `begin` begins a trace. Whatever happens outside of one makes no span.
 """
 
 import os
-import secrets
+import re
 from collections.abc import Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from random import getrandbits
+from threading import Event
 from time import time_ns
 from typing import Any
 from uuid import UUID
 
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.trace import (
-    NonRecordingSpan,
-    ProxyTracerProvider,
-    SpanContext,
-    SpanKind,
-    Status,
-    StatusCode,
-    TraceFlags,
-)
+from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 HEADER = "traceparent"
+STATE_HEADER = "tracestate"
 CLIENT, PRODUCER = SpanKind.CLIENT, SpanKind.PRODUCER
 
 Attributes = Mapping[str, str | int] | None
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+_STATE_CHARACTERS = 512
+"""Of `tracestate`: as many as the W3C asks everybody to pass on."""
+_MEMBERS = 32
+_MEMBER = re.compile(
+    r"(?:[a-z][a-z0-9_*/-]{0,255}|[a-z0-9][a-z0-9_*/-]{0,240}@[a-z][a-z0-9_*/-]{0,13})=[ -+\--<>-~]{0,255}[!-+\--<>-~]"
+)
 _PROPAGATOR = TraceContextTextMapPropagator()
 _TRACER = trace.get_tracer("blogstream")
 """Finds the provider that `configure` has set, if it has, when it is first used."""
+_RECORDING = Event()
+_NOTHING = nullcontext()
+_CARRIED: ContextVar[dict[str, str] | None] = ContextVar("trace", default=None)
+"""The context around us where nothing is recorded: its headers are all that it takes, and quick to make."""
 
 
 def configure(service: str) -> None:
@@ -46,37 +53,35 @@ def configure(service: str) -> None:
         from shared import otlp  # noqa: PLC0415 - who sends nothing need not load the SDK
 
         otlp.export(service)
+        _RECORDING.set()
 
 
-@contextmanager
-def begin(name: str, headers: Mapping[str, str], attributes: Attributes = None) -> Iterator[None]:
+def records() -> bool:
+    """Whether somebody has asked for spans: who makes thousands of them in a row may spare itself the trouble."""
+    return _RECORDING.is_set()
+
+
+def begin(name: str, callers: Mapping[str, str], attributes: Attributes = None) -> AbstractContextManager[None]:
     """A block in the trace that the caller's headers name, or in one that begins here."""
-    context = _PROPAGATOR.extract(headers, Context()) if HEADER in headers else Context()
-    if _records():
-        with _recorded(name, context, SpanKind.SERVER, attributes):
-            yield
-        return
+    context = _extracted(callers.get(HEADER), callers.get(STATE_HEADER)) if callers else Context()
+    if records():
+        return _recorded(name, context, SpanKind.SERVER, attributes)
     # Nothing is recorded here, but what this request sets off belongs together all the same.
-    callers = trace.get_current_span(context).get_span_context()
-    with trace.use_span(NonRecordingSpan(callers if callers.is_valid else _new()), record_exception=False):
-        yield
+    return _Carried(_told(_around(context)) or _new())
 
 
-@contextmanager
 def span(
-    name: str, *, parent: str | None = None, kind: SpanKind = SpanKind.INTERNAL, attributes: Attributes = None
-) -> Iterator[None]:
-    """A span around a block: a child of `parent`, or of the span that is around it already. None without either."""
-    context = _context(parent)
-    around = trace.get_current_span(context)
-    if _records() and around.get_span_context().is_valid:
-        with _recorded(name, context, kind, attributes):
-            yield
-    elif parent is not None:
-        with trace.use_span(around, record_exception=False):
-            yield
-    else:
-        yield
+    name: str, *, parent: str | None = None, state: str | None = None, kind: SpanKind = SpanKind.INTERNAL,
+    attributes: Attributes = None,
+) -> AbstractContextManager[None]:  # fmt: skip
+    """A span around a block: a child of `parent` (whose tracestate is `state`), or of the span that is around it
+    already. None without either."""
+    if not records():
+        return _NOTHING if parent is None else _Carried(_told(_around(_context(parent, state))))
+    context = _context(parent, state)
+    if not _around(context).is_valid:
+        return _NOTHING
+    return _recorded(name, context, kind, attributes)
 
 
 def past(
@@ -84,10 +89,10 @@ def past(
     attributes: Attributes = None,
 ) -> str | None:  # fmt: skip
     """A span of what began then (`time_ns`) and ends now. Its traceparent; the parent's where nothing is recorded."""
-    if not _records():
+    if not records():
         return parent or traceparent()
     context = _context(parent)
-    if not trace.get_current_span(context).get_span_context().is_valid:
+    if not _around(context).is_valid:
         return None
     done = _TRACER.start_span(name, context, kind, attributes, start_time=min(began_ns, time_ns()))
     done.end()
@@ -101,30 +106,32 @@ def of_job(job: UUID, store: str) -> dict[str, str | int]:
 
 def traceparent() -> str | None:
     """The context of the span around us, as text."""
-    return _text(trace.get_current_span().get_span_context())
+    return headers().get(HEADER)
 
 
 def headers() -> dict[str, str]:
     """What a call to another service is to carry."""
-    own = traceparent()
-    return {HEADER: own} if own is not None else {}
+    return dict(_CARRIED.get() or _told(_around(None)))
 
 
 def add_trace_id(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """A processor of log lines: those within a trace say which."""
-    around = trace.get_current_span().get_span_context()
-    if around.is_valid:
-        event["trace"] = trace.format_trace_id(around.trace_id)
+    if (own := traceparent()) is not None:
+        event["trace"] = own.split("-")[1]
     return event
 
 
-def _records() -> bool:
-    """Whether somebody has asked for spans."""
-    return not isinstance(trace.get_tracer_provider(), ProxyTracerProvider)
+class _Carried:
+    """A block in which these are the headers."""
 
+    def __init__(self, told: dict[str, str]) -> None:
+        self._told = told
 
-def _new() -> SpanContext:
-    return SpanContext(secrets.randbits(128), secrets.randbits(64), is_remote=False, trace_flags=TraceFlags(0))
+    def __enter__(self) -> None:
+        self._token = _CARRIED.set(self._told)
+
+    def __exit__(self, *_: object) -> None:
+        _CARRIED.reset(self._token)
 
 
 @contextmanager
@@ -140,9 +147,40 @@ def _recorded(name: str, context: Context | None, kind: SpanKind, attributes: At
             raise
 
 
-def _context(parent: str | None) -> Context | None:
+def _context(parent: str | None, state: str | None = None) -> Context | None:
     """None is the current one."""
-    return _PROPAGATOR.extract({HEADER: parent}, Context()) if parent is not None else None
+    return _extracted(parent, state) if parent is not None else None
+
+
+def _extracted(parent: str | None, state: str | None) -> Context:
+    """Empty when it is none. The library would write a state that is at fault to the log, whatever a stranger has put
+    into it; here it is left out."""
+    told = {HEADER: parent} if parent else {}
+    if told and state and _is_state(state):
+        told[STATE_HEADER] = state
+    return _PROPAGATOR.extract(told, Context())
+
+
+def _is_state(text: str) -> bool:
+    members = [member.strip(" \t") for member in text.split(",")]
+    fits = len(text) <= _STATE_CHARACTERS and len(members) <= _MEMBERS
+    return fits and all(not member or _MEMBER.fullmatch(member) for member in members)
+
+
+def _around(context: Context | None) -> SpanContext:
+    """The span of a context; None is the current one."""
+    return trace.get_current_span(context).get_span_context()
+
+
+def _new() -> dict[str, str]:
+    """Told apart by chance from all others, and no secret."""
+    chance = f"{getrandbits(192):048x}"
+    return {HEADER: f"00-{chance[:32]}-{chance[32:]}-00"}
+
+
+def _told(context: SpanContext) -> dict[str, str]:
+    told = {HEADER: _text(context), STATE_HEADER: context.trace_state.to_header()}
+    return {name: value for name, value in told.items() if value}
 
 
 def _text(context: SpanContext) -> str | None:

@@ -46,9 +46,9 @@ class Standin:
         jobs: dict[str, dict[str, Any]] = httpx.get(f"{self.url}/standin/bill").json()["jobs"]
         return jobs
 
-    def traces(self, job: object) -> list[str]:
-        """The trace contexts that came with a job's calls."""
-        jobs: dict[str, list[str]] = httpx.get(f"{self.url}/standin/traces").json()
+    def traces(self, job: object) -> list[dict[str, str]]:
+        """The trace contexts that came with a job's calls: their headers."""
+        jobs: dict[str, list[dict[str, str]]] = httpx.get(f"{self.url}/standin/traces").json()
         return jobs.get(str(job), [])
 
     def rejected(self) -> int:

@@ -10,13 +10,14 @@ GRANT SELECT (instance_id, mean_cost_nanousd) ON stores TO {role};
 GRANT SELECT (hash, instance_id, scope, name, revoked_at, changed_at) ON api_keys TO {role};
 
 -- name: scheduler
--- Admits, forwards and settles jobs, keeps the counters of the fair order, and holds stores to their budgets.
+-- Admits, forwards and settles jobs, keeps the counters of the fair order, holds stores to their budgets, and says which
+-- calls are in doubt.
 GRANT SELECT, INSERT, UPDATE ON blog_generations, stores, accounts TO {role};
 GRANT SELECT, INSERT, UPDATE, DELETE ON store_outlooks TO {role};
 GRANT SELECT, UPDATE ON scheduler_leader TO {role};
 GRANT SELECT ON store_budgets, store_spend TO {role};
 GRANT UPDATE (warned_in, stopped_in) ON store_budgets TO {role};
-GRANT SELECT (job_id, cost_nanousd) ON blog_steps TO {role};
+GRANT SELECT, UPDATE (state, finished_at, in_doubt) ON blog_steps TO {role};
 
 -- name: generator
 -- Claims jobs, saves what their steps bring, and keeps a record of calls.

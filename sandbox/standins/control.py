@@ -29,6 +29,9 @@ class CutResponse(Response):
         raise ConnectionError("cut, as scripted")
 
 
+_TRACE_HEADERS = ("traceparent", "tracestate")
+
+
 class Control:
     """One stand-in's state. `limits` are units a minute by resource."""
 
@@ -38,7 +41,7 @@ class Control:
         self.provider = provider
         self.bill = Bill()
         self.faults = FaultScript(faults)
-        self._traces: defaultdict[str, list[str]] = defaultdict(list)
+        self._traces: defaultdict[str, list[dict[str, str]]] = defaultdict(list)
         self.buckets = {name: MinuteBucket(limit, time.monotonic()) for name, limit in limits.items()}
         self.latency_ms = latency_ms
         self.rng = random.Random(seed)
@@ -49,8 +52,9 @@ class Control:
 
     def note_trace(self, job: str, request: Request) -> None:
         """Remember the W3C trace context that came with a job's call."""
-        if (traceparent := request.headers.get("traceparent")) is not None:
-            self._traces[job].append(traceparent)
+        told = {name: value for name in _TRACE_HEADERS if (value := request.headers.get(name)) is not None}
+        if told:
+            self._traces[job].append(told)
 
     def routes(self) -> list[Route]:
         return [

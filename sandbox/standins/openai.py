@@ -18,7 +18,8 @@ from sandbox.standins.control import Control, CutResponse, json, labelled
 from sandbox.standins.faults import Fault
 
 FAULTS = {
-    "401", "429", "500", "503", "insufficient_quota", "timeout", "cut", "malformed", "truncated", "refusal", "schema",
+    "401", "403", "404", "429", "500", "503", "insufficient_quota", "timeout", "cut", "malformed", "truncated",
+    "refusal", "schema",
 }  # fmt: skip
 
 _TURNED_AWAY = {
@@ -27,6 +28,8 @@ _TURNED_AWAY = {
         "You exceeded your current quota, please check your plan and billing details.",
     ),
     "401": (401, "invalid_request_error", "invalid_api_key", "Incorrect API key provided."),
+    "403": (403, "invalid_request_error", "model_not_found", "Project does not have access to the model."),
+    "404": (404, "invalid_request_error", "model_not_found", "The model does not exist."),
 }  # fmt: skip
 
 
@@ -108,7 +111,7 @@ class OpenAIStandin:
                 self._control.bill.reject()
                 message = f"Rate limit reached for {body.get('model')} (scripted). Please try again in 1s."
                 return _error(429, "requests", "rate_limit_exceeded", message, headers)
-            case "insufficient_quota" | "401":
+            case "insufficient_quota" | "401" | "403" | "404":
                 return _error(*_TURNED_AWAY[fault.kind], headers)
             case "500" | "503":
                 return _error(int(fault.kind), "server_error", None, "The server had an error (scripted).", headers)

@@ -17,7 +17,11 @@ from starlette.routing import Route
 from sandbox.standins.control import Control, CutResponse, json, labelled
 from sandbox.standins.picture import paint
 
-FAULTS = {"401", "429", "500", "503", "402", "failed", "aborted", "stuck", "cut", "timeout"}
+FAULTS = {"401", "404", "429", "500", "503", "402", "failed", "aborted", "stuck", "cut", "timeout"}
+_TITLES = {
+    "401": "Unauthenticated", "402": "Insufficient credit", "404": "Model not found", "500": "Internal Error",
+    "503": "Unavailable",
+}  # fmt: skip
 _EXPIRES_S = 3600.0
 
 
@@ -64,9 +68,8 @@ class ReplicateStandin:
             detail = f"Request was throttled. Your rate limit resets in ~{wait}s."
             return json({"detail": detail, "status": 429, "retry_after": wait}, 429, {"retry-after": str(wait)})
         bucket.take(1, now)
-        titles = {"401": "Unauthenticated", "402": "Insufficient credit", "500": "Internal Error", "503": "Unavailable"}
-        if kind in titles:
-            return json({"title": titles[kind], "detail": f"{titles[kind]} (scripted)", "status": int(kind)}, int(kind))
+        if title := _TITLES.get(kind):
+            return json({"title": title, "detail": f"{title} (scripted)", "status": int(kind)}, int(kind))
         if kind == "timeout":
             assert fault is not None
             await asyncio.sleep(fault.seconds)

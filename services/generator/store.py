@@ -116,9 +116,9 @@ class GeneratorStore:
         """Those of the jobs that somebody has cancelled."""
         return {row["id"] for row in await self._pool.fetch(_QUERIES["cancelled"], jobs)}
 
-    async def let_go(self, claim: Claim) -> None:
-        """Say that this worker has stopped working on a job, should it be a cancelled one."""
-        await self._persist(claim, "let_go", claim.job, claim.attempt, claim.worker)
+    async def let_go(self, claim: Claim) -> asyncpg.Record | None:
+        """Say that this worker has stopped working on a job, should it be a cancelled one: what is true of it then."""
+        return await self._persist(claim, "let_go", claim.job, claim.attempt, claim.worker)
 
     async def steps(self, claim: Claim) -> dict[Step, SavedStep]:
         """What is saved of a job's steps."""

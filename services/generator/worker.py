@@ -13,13 +13,14 @@ from uuid import UUID
 
 from aiokafka.errors import KafkaError
 
-from services.generator.events import event_of, outcome_again
+from services.generator.events import event_of
 from services.generator.rules.retry import Again, Fail, judge
 from services.generator.steps import BlogSteps
 from services.generator.store import Claim, ClaimLostError, GeneratorStore, Post
 from shared import tracing
 from shared.errors import Permanent, Transient
 from shared.job import ENDED, Status, Step
+from shared.job_events import told_by
 from shared.kafka import Outgoing, Publisher
 from shared.lifecycle import wait
 from shared.log import get_logger
@@ -157,7 +158,8 @@ class Worker:
             claim = await self._store.claim(task.job)
             if claim is not None:
                 about = tracing.of_job(claim.job, claim.request.store) | {"attempt": claim.attempt}
-                with tracing.span("attempt", parent=task.traceparent or claim.request.traceparent, attributes=about):
+                parent, state = task.traceparent or claim.request.traceparent, claim.request.tracestate
+                with tracing.span("attempt", parent=parent, state=state, attributes=about):
                     tracing.past("claim", began_ns=began_ns)
                     if await self._run_unless_stopping(claim):
                         return None
@@ -177,7 +179,7 @@ class Worker:
         if row is None or (row["status"] == Status.PENDING and not row["forwarded"]):
             return None  # a stale message: the job was called back since
         if row["status"] in ENDED:
-            await self._publish(outcome_again(task, row))
+            await self._publish(told_by(row))
             return None
         if row["status"] == Status.PROCESSING:  # somebody else's claim: wait for the outcome
             return min(max(row["lease_left_s"] or 0.0, 0.5), _LOOK_AGAIN_S)
@@ -195,7 +197,7 @@ class Worker:
             await self._tell_outcome(await self._apply(claim, await self._outcome(entry.task)))
         except ClaimLostError:
             log.warning("the claim is no longer ours: nothing written", job=str(claim.job), store=claim.request.store)
-            await self._store.let_go(claim)
+            await self._let_go(claim)
             return False
         else:
             return True
@@ -204,6 +206,12 @@ class Worker:
             del self._running[claim.job]
             entry.ended.set()
             self._changed()
+
+    async def _let_go(self, claim: Claim) -> None:
+        """A cancelled job's last call may have been billed after the cancellation was told: the end is told again."""
+        row = await self._store.let_go(claim)
+        if row is not None:
+            await self._tell_outcome(told_by(row))
 
     async def _attempt(self, claim: Claim) -> Post:
         if claim.tries > self._max_attempts:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import orjson
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from shared.http import Problem
 
@@ -30,12 +30,19 @@ async def read_body(request: Request, *, limit: int, types: Sequence[str]) -> tu
 async def _read(request: Request, limit: int) -> bytes:
     """Counted as it comes: the length that a client states is believed only when it is too long."""
     stated = request.headers.get("content-length", "")
-    too_long = Problem(413, "Content Too Large", detail=f"the body is over {limit} bytes")
     if stated.isdecimal() and int(stated) > limit:
-        raise too_long
-    content = bytearray()
-    async for chunk in request.stream():
-        content += chunk
+        raise _too_long(limit)
+    content, more = bytearray(), True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        content += message.get("body", b"")
         if len(content) > limit:
-            raise too_long
+            raise _too_long(limit)
+        more = message.get("more_body", False)
     return bytes(content)
+
+
+def _too_long(limit: int) -> Problem:
+    return Problem(413, "Content Too Large", detail=f"the body is over {limit} bytes")

@@ -11,7 +11,7 @@ from services.ingest.api import Api
 from services.ingest.budgets import Budgets
 from services.ingest.bulk import Bulk
 from services.ingest.docs import Docs
-from services.ingest.errors import HANDLERS, RequestId
+from services.ingest.errors import HANDLERS, RequestId, Straight
 from services.ingest.interventions import Interventions
 from services.ingest.probes import Probes
 from services.ingest.progress import Progress
@@ -53,5 +53,6 @@ def application(  # noqa: PLR0913 - all handlers
     ]
     if image_dir is not None:
         routes.append(Mount("/images", StaticFiles(directory=image_dir, check_dir=False)))
-    # Around all of Starlette: the answer to an unforeseen fault, and its log line, need the id most.
-    return RequestId(TraceContext(Starlette(routes=routes, exception_handlers=HANDLERS), paths=_TRACED))
+    app = Straight(Starlette(routes=routes, exception_handlers=HANDLERS), path=_JOBS, handler=api.submit)
+    # Around all of it: the answer to an unforeseen fault, and its log line, need the id most.
+    return RequestId(TraceContext(app, paths=_TRACED))

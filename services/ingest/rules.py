@@ -40,26 +40,18 @@ _DEEPEST_PRODUCT = 32
 """Far deeper than a shop's data, and far from where JSON readers downstream give up."""
 _FURTHEST_RUN = timedelta(days=366)
 _MOST_ERRORS = 50
+_TEXT = r"^[^\x00-\x1f\x7f-\x9f]*$"
+"""Spaces of any kind and emoji with joiners are text: only what PostgreSQL or a log could not take is refused."""
 _TEXT_NOT_BLANK = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"
+_IN_WORDS = {
+    _TEXT: "must not contain control characters",
+    _TEXT_NOT_BLANK: "must not be blank, nor contain control characters",
+}
 _HTTPS = r"^https://[^\s/?#@]+([/?#]\S*)?$"
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _NUL_IN_JSON = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _RFC3339 = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6})?)?(Z|[+-][0-9]{2}:[0-9]{2})"
 )
-
-
-def _no_control_characters(text: str) -> str:
-    """Spaces of any kind and emoji with joiners are text: only what PostgreSQL or a log could not take is refused."""
-    if _CONTROL.search(text):
-        raise ValueError("must not contain control characters")
-    return text
-
-
-def _not_blank(text: str) -> str:
-    if not text.strip():
-        raise ValueError("must not be blank")
-    return text
 
 
 def _keepable(product: dict[str, Any]) -> dict[str, Any]:
@@ -100,7 +92,7 @@ def _pattern(expression: str) -> Any:
     return Field(json_schema_extra={"pattern": expression})
 
 
-Text = Annotated[str, AfterValidator(_no_control_characters), _pattern(r"^[^\x00-\x1f\x7f-\x9f]*$")]
+Text = Annotated[str, Field(pattern=_TEXT)]
 
 
 class BlogRequestBody(BaseModel):
@@ -109,9 +101,7 @@ class BlogRequestBody(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, alias_generator=to_camel, frozen=True)
 
     source_type: Annotated[SourceType, Field(strict=False)]
-    source_id: Annotated[
-        Text, Field(min_length=1, max_length=200), AfterValidator(_not_blank), _pattern(_TEXT_NOT_BLANK)
-    ]
+    source_id: Annotated[str, Field(min_length=1, max_length=200, pattern=_TEXT_NOT_BLANK)]
     title: Annotated[Text, Field(min_length=1, max_length=300)] | None = None
     keywords: Annotated[list[Annotated[Text, Field(min_length=1, max_length=100)]], Field(max_length=20)] = []
     language: Annotated[str, Field(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$", max_length=35)] = "en"
@@ -156,8 +146,8 @@ def _fault(fault: Any) -> dict[str, Any]:
         return {"field": "body", "detail": "must be a JSON object"}
     known = {"extra_forbidden": "is not a known field", "missing": "is required"}
     detail = known.get(fault["type"], fault["msg"].removeprefix("Value error, "))
-    if detail.startswith("Value should have"):  # of a text that was looked at before its length was
-        detail = detail.replace("items after validation", "characters").replace("item after validation", "character")
+    if fault["type"] == "string_pattern_mismatch":
+        detail = _IN_WORDS.get(fault["ctx"]["pattern"], detail)
     return {"field": ".".join(map(str, fault["loc"])), "detail": detail}
 
 

@@ -18,5 +18,13 @@ class TraceContext:
             await self._app(scope, receive, send)
             return
         attributes = {"http.request.method": "POST", "url.path": scope["path"]}
-        with tracing.begin("accept", Headers(scope=scope), attributes=attributes):
+        with tracing.begin("accept", _callers(Headers(scope=scope)), attributes=attributes):
             await self._app(scope, receive, send)
+
+
+def _callers(headers: Headers) -> dict[str, str]:
+    """The two headers of the W3C; several of `tracestate` are one list."""
+    parents = headers.getlist(tracing.HEADER)
+    if len(parents) != 1:  # of two, neither is to be believed
+        return {}
+    return {tracing.HEADER: parents[0], tracing.STATE_HEADER: ",".join(headers.getlist(tracing.STATE_HEADER))}

@@ -8,7 +8,7 @@ from typing import Any
 from services.metrics.board import Board
 from services.metrics.rules import aggregate
 from services.metrics.rules.aggregate import Aggregate
-from services.metrics.rules.alarm import Alert, Change, Numbers, Severity, State, judge, level_of, rank
+from services.metrics.rules.alarm import Alert, Change, Numbers, Severity, State, judge, level_of, rank, said
 from services.metrics.rules.alerts import ALERTS, FEWEST_ENDED, THROUGHPUT_MINUTES, WINDOW_MINUTES
 from services.metrics.rules.growth import Growth
 from services.metrics.rules.watched import Watched
@@ -55,7 +55,7 @@ class Alerts:
         """Worst first, then the one that began first."""
         standing = [(alert, state) for alert in ALERTS if (state := self._states[alert.name]).severity is not None]
         standing.sort(key=lambda one: (-rank(one[1].severity), one[1].since))
-        return [_item(alert, state) for alert, state in standing]
+        return [item(alert, state) for alert, state in standing]
 
     def _numbers(self, now: datetime) -> Numbers:
         """What a silent scheduler said last is old: it counts as unknown."""
@@ -94,13 +94,14 @@ class Alerts:
             self._webhook.send(_text(change))
 
 
-def _item(alert: Alert, state: State) -> dict[str, Any]:
+def item(alert: Alert, state: State) -> dict[str, Any]:
+    """An alert in force, as the API and the page tell it."""
     assert state.severity is not None
     assert state.value is not None
     return {
         "name": alert.name,
         "severity": state.severity,
-        "summary": _says(alert, state.value),
+        "summary": said(alert, state.value),
         "means": alert.means,
         "value": round(state.value, 2),
         "threshold": level_of(alert, state.severity).raise_at,
@@ -109,13 +110,9 @@ def _item(alert: Alert, state: State) -> dict[str, Any]:
     }
 
 
-def _says(alert: Alert, value: float) -> str:
-    return alert.says.format(value=f"{round(value, 1):,}".removesuffix(".0"))
-
-
 def _text(change: Change) -> str:
     """For people, in a chat."""
     alert = change.alert
     if change.after is None:
-        return f"[cleared] {alert.name}: {_says(alert, change.value)}"
-    return f"[{change.after}] {alert.name}: {_says(alert, change.value)}. {alert.means}"
+        return f"[cleared] {alert.name}: {said(alert, change.value)}"
+    return f"[{change.after}] {alert.name}: {said(alert, change.value)}. {alert.means}"

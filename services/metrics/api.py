@@ -16,10 +16,13 @@ from services.metrics.board import Board
 from services.metrics.feed import Feed
 from services.metrics.peers import PART_PATH, TIMELINE_PATH
 from services.metrics.relay import JobRelay
-from services.metrics.rules import query
+from services.metrics.rules import accept, query
 from services.metrics.rules.query import Number, UnknownQueryError
 from services.metrics.whole import Whole
 from shared.http import JsonResponse, Problem
+
+_FORMATS = {"json": "application/json", "openmetrics": "application/openmetrics-text", "prometheus": "text/plain"}
+"""Of `/metrics`, the preferred one first."""
 
 
 class Api:
@@ -77,8 +80,8 @@ class Api:
 
     async def metrics(self, request: Request) -> Response:
         """The contract's JSON; Prometheus or OpenMetrics text when `Accept` or `?format=` asks for it."""
-        asked = _format_of(request.headers.get("accept", ""))
-        wanted = query.choice(request.query_params, "format", ("json", "prometheus", "openmetrics"), asked)
+        asked = accept.preferred(",".join(request.headers.getlist("accept")), _FORMATS)
+        wanted = query.choice(request.query_params.multi_items(), "format", tuple(_FORMATS), asked)
         if wanted == "json":
             return JsonResponse(self._whole.contract(), headers={"Vary": "Accept"})
         openmetrics = wanted == "openmetrics"
@@ -89,34 +92,34 @@ class Api:
         return Response(text, headers={"Content-Type": kind, "Vary": "Accept"})
 
     async def limiter(self, request: Request) -> Response:
-        query.numbers(request.query_params)
+        query.numbers(request.query_params.multi_items())
         return JsonResponse(self._whole.limiter())
 
     async def overview(self, request: Request) -> Response:
-        query.numbers(request.query_params)
+        query.numbers(request.query_params.multi_items())
         return JsonResponse(self._whole.overview())
 
     async def stores(self, request: Request) -> Response:
         page = query.numbers(
-            request.query_params,
+            request.query_params.multi_items(),
             limit=Number(default=200, low=1, high=1_000), offset=Number(default=0, low=0, high=10_000_000),
         )  # fmt: skip
         return JsonResponse(await self._whole.stores(**page))
 
     async def workers(self, request: Request) -> Response:
-        query.numbers(request.query_params)
+        query.numbers(request.query_params.multi_items())
         return JsonResponse(self._whole.workers())
 
     async def alerts(self, request: Request) -> Response:
-        query.numbers(request.query_params)
+        query.numbers(request.query_params.multi_items())
         return JsonResponse(self._alerts_now())
 
     async def jobs(self, request: Request) -> Response:
-        page = query.numbers(request.query_params, limit=Number(default=20, low=1, high=100))
+        page = query.numbers(request.query_params.multi_items(), limit=Number(default=20, low=1, high=100))
         return JsonResponse(self._whole.jobs(**page))
 
     async def timeline(self, request: Request) -> Response:
-        query.numbers(request.query_params)
+        query.numbers(request.query_params.multi_items())
         found = await self._whole.timeline(request.path_params["job"])
         if found is None:
             raise Problem(404, "Not Found", detail="nothing was heard of this job, or it is too long ago")
@@ -130,13 +133,13 @@ class Api:
 
     async def events(self, request: Request) -> Response:
         """Server-sent events: a snapshot of all that the page shows, about once a second."""
-        query.numbers(request.query_params)
-        return self._feed.response()
+        query.numbers(request.query_params.multi_items())
+        return self._feed.head() if request.method == "HEAD" else self._feed.response()
 
     async def part(self, request: Request) -> Response:
         """For the other processes: what this one counts."""
         asked = query.numbers(
-            request.query_params,
+            request.query_params.multi_items(),
             stores=Number(default=0, low=0, high=20_000_000), jobs=Number(default=0, low=0, high=100),
         )  # fmt: skip
         return JsonResponse(peers.encode(self._whole.part(**asked), self._board))
@@ -160,12 +163,6 @@ class Api:
     def _alerts_now(self) -> dict[str, Any]:
         """Those in force, worst first."""
         return {"items": self._alerts(), "at": datetime.now(UTC)}
-
-
-def _format_of(accept: str) -> str:
-    if "application/openmetrics-text" in accept:
-        return "openmetrics"
-    return "prometheus" if "text/plain" in accept else "json"
 
 
 async def _problem(request: Request, error: Exception) -> Response:

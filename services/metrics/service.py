@@ -1,7 +1,6 @@
 """Puts metrics together and runs it: the Faust app and the web server in one loop."""
 
 import asyncio
-import gc
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -10,7 +9,7 @@ import faust
 import httpx
 from faust.contrib.asgi import faust_app_running
 
-from services.metrics import backfill, generation, watch
+from services.metrics import backfill, garbage, generation, watch
 from services.metrics.alerts import Alerts
 from services.metrics.api import Api
 from services.metrics.app import Counting, Memory
@@ -31,14 +30,9 @@ from shared.log import get_logger
 
 log = get_logger(__name__)
 
-_GARBAGE = (5_000, 10, 100)
-"""Allocations before a collection, and collections before an older generation's: what is kept here is large and lives
-long, and looking through all of it would keep every request waiting."""
-
 
 async def run(settings: MetricsSettings, stop: asyncio.Event) -> None:
     """Serve until `stop` is set. `Unavailable` when the Faust app crashes: the process must then end."""
-    gc.set_threshold(*_GARBAGE)
     listener = http.listen(settings.host, settings.metrics_port)
     await kafka.ensure_topics(settings)
     number = await generation.current(settings)
@@ -91,6 +85,7 @@ class Metrics:
         settings, watched = self._settings, self._watched
         reconciler = Reconciler(settings, total=self.whole.total, mine=self._may_compare, watched=watched)
         return {
+            "garbage": garbage.collect_by_time(),
             "faust watch": _stop_when_crashed(self._counting.app, self._stop),
             "peers": self._peers.follow(),
             "lag": watch.keep_lag(settings, watched, every_s=settings.lag_every_s),

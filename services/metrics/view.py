@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from services.metrics.rules import aggregate, histogram, limits
+from services.metrics.rules import aggregate, histogram, history, limits
 from services.metrics.rules.aggregate import Aggregate
 from services.metrics.rules.watched import Watched
 from shared.job import Status
@@ -55,6 +55,7 @@ def overview(
         "waitSeconds": _percentiles(total["wait"]),
         "runSeconds": _percentiles(total["run"]),
         "windows": windows,
+        "history": history.of_last_hour(total, now),
         "usage": _usage(total),
         "costUsd": total["cost_nanousd"] / 1e9,
         "inDoubtCalls": total["in_doubt"],

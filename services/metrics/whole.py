@@ -86,7 +86,9 @@ class Whole:
         return {"items": view.workers(board.alive(now), board.gone(now), now)}
 
     def limiter(self) -> dict[str, Any]:
-        return {"status": "ok", "rateLimiter": limits.totals(self._memory.board.alive())}
+        now = datetime.now(UTC)
+        picture = limits.totals(self._memory.board.alive(now))
+        return {"status": "ok", "rateLimiter": picture, "limitedBy": limits.limited_by(picture, now)}
 
     def jobs(self, *, limit: int = 20) -> dict[str, Any]:
         """The jobs that changed last. (Peers' rows are JSON already, and their times texts.)"""

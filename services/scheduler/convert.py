@@ -12,6 +12,7 @@ from services.scheduler.rules.order import FairOrder
 from services.scheduler.store import Row
 from shared.budget import BudgetState
 from shared.job import Status
+from shared.job_events import told_by
 from shared.kafka import Outgoing
 from shared.messages import (
     BlogRequested,
@@ -95,6 +96,11 @@ def lost(row: Row) -> Outgoing:
         usage=usage, error="the worker's lease ran out",
     )  # fmt: skip
     return Outgoing(topic=RESULTS, key=row["store"], message=event)
+
+
+def billed_late(row: Row) -> Outgoing:
+    """A cancelled job's end, told again for what its last call has cost or may have."""
+    return Outgoing(topic=RESULTS, key=row["store"], message=told_by(row))
 
 
 def gate(door: Door) -> Outgoing:

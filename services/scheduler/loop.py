@@ -113,8 +113,8 @@ class Scheduler:
             self._progress.began(batches)
             await self._handle(term, batches)
             self._progress.done(batches)
-            await term.forward()
             await self._tick(consumer, term)
+            term.keep_forwarding()
 
     async def _read_some(self, consumer: AIOKafkaConsumer, patience_ms: int) -> Batches:
         """The next records. Results and reports do not wait behind a flood of requests that was fetched before them."""
@@ -193,6 +193,7 @@ class Scheduler:
         now = time.monotonic()
         if now - self._swept_at >= self._settings.sweep_every_s:
             self._swept_at = now
+            await term.rest()
             await term.sweep()
         if now - self._ticked_at >= _TICK_S:
             self._ticked_at = now

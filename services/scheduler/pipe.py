@@ -12,11 +12,13 @@ class Pipe:
     def __init__(self, publisher: Publisher) -> None:
         self._publisher = publisher
         self._sending: asyncio.Task[None] | None = None
+        self._turn = asyncio.Lock()
 
     async def send(self, batch: Sequence[Outgoing]) -> None:
         """Begin to publish a batch, once the one before is acknowledged. Raises what that one met."""
-        await self.flush()
-        self._sending = asyncio.create_task(self._publisher.publish_all(batch), name="pipe")
+        async with self._turn:
+            await self.flush()
+            self._sending = asyncio.create_task(self._publisher.publish_all(batch), name="pipe")
 
     async def flush(self) -> None:
         """Return when everything is acknowledged."""

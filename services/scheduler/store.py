@@ -141,6 +141,12 @@ class SchedulerStore:
             rows: Sequence[Row] = await connection.fetch(_QUERIES["return_lost"], grace_s)
         return rows
 
+    async def let_go_lost(self, grace_s: float, epoch: int) -> Sequence[Row]:
+        """Cancelled jobs whose workers are gone, with the calls that nobody knows the end of (`doubts`)."""
+        async with self._leading(epoch) as connection:
+            rows: Sequence[Row] = await connection.fetch(_QUERIES["let_go_lost"], grace_s)
+        return rows
+
     async def return_unclaimed(self, timeout_s: float, epoch: int) -> list[UUID]:
         async with self._leading(epoch) as connection:
             return [row["id"] for row in await connection.fetch(_QUERIES["return_unclaimed"], timeout_s)]

@@ -4,13 +4,14 @@ Whatever fails in a term ends it. The next one rebuilds the order from PostgreSQ
 counter's lift that was not saved within the second before a crash is made up for when the next term resumes.
 """
 
+import asyncio
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
-from services.scheduler import convert, takeover
+from services.scheduler import convert, spans, takeover
 from services.scheduler.budgets import Budgets
 from services.scheduler.doors import Doors
 from services.scheduler.interventions import Interventions
@@ -22,10 +23,9 @@ from services.scheduler.rules.ledger import CounterChange
 from services.scheduler.rules.order import FairOrder, Picked
 from services.scheduler.settings import SchedulerSettings
 from services.scheduler.store import IMPOSSIBLE, Row, SchedulerStore
-from shared import tracing
 from shared.errors import Permanent
 from shared.job import ENDED, Status
-from shared.kafka import Outgoing, Publisher
+from shared.kafka import Publisher
 from shared.log import get_logger
 from shared.messages import BlogRequested, EventKind, JobEvent, WorkerReport
 
@@ -50,6 +50,7 @@ class Term:
         self._watch = Watch(seconds=settings.fairness_window_s, now=time.time())
         self._drifted = 0
         self._over = False
+        self._forwarding: asyncio.Task[None] | None = None
         self._name = name
         self._settings = settings
         self._store = store
@@ -90,11 +91,14 @@ class Term:
 
     async def flush(self) -> None:
         """Return when all that was said is acknowledged: only then are the records behind it done with."""
+        await self.rest()
         await self._pipe.flush()
 
     async def abandon(self) -> None:
         """End without caring how: what follows from records that were read will be said by the next term."""
         self.end()
+        if self._forwarding is not None:
+            await asyncio.gather(self._forwarding, return_exceptions=True)
         await self._pipe.abandon()
 
     async def admit(self, requests: Sequence[BlogRequested]) -> Refused:
@@ -109,11 +113,9 @@ class Term:
             new = await self._insert(batch, refused)
             hopeless = {request.id for request, _ in refused}
             taken = [request for request in batch if request.id not in hopeless]
-            self._enter(taken, new)
-            for request in taken:
-                about = tracing.of_job(request.id, request.store)
-                tracing.past("admit", began_ns=began_ns, parent=request.traceparent, attributes=about)
+            spans.admitted(taken, began_ns=began_ns)
             await self._pipe.send([convert.admitted(request) for request in taken])
+            self._enter(taken, new)  # said before any of them can be forwarded
         return refused
 
     def _enter(self, taken: Sequence[BlogRequested], new: set[UUID]) -> None:
@@ -134,8 +136,21 @@ class Term:
         for report in reports:
             self._credit.hear(convert.offer(report, now))
 
-    async def forward(self) -> None:
-        """Send the jobs whose turn it is, as long as there is credit."""
+    def keep_forwarding(self) -> None:
+        """Send the jobs whose turn it is, as long as there is credit, while the next requests are read and admitted.
+        Raises what the last time met."""
+        if self._forwarding is not None and self._forwarding.done():
+            self._forwarding.result()
+        if self._forwarding is None or self._forwarding.done():
+            self._forwarding = asyncio.create_task(self._forward(), name="forwarding")
+
+    async def rest(self) -> None:
+        """Return when nothing is being forwarded: what is in flight is in PostgreSQL as it is in the order.
+        Raises what forwarding met."""
+        if self._forwarding is not None:
+            await self._forwarding
+
+    async def _forward(self) -> None:
         while not self._over and (picks := self._pick_batch()):
             jobs = [job for job, _, _ in picks]
             began_ns = time.time_ns()
@@ -144,22 +159,26 @@ class Term:
             )
             self._drop_unmarked(picks, marked)
             at = datetime.now(UTC)
+            gone = [(job, pick.store, partition, marked[job]) for job, partition, pick in picks if job in marked]
+            traces = spans.forwarded(gone, began_ns=began_ns)
             tasks = [
-                self._task(job, partition, marked[job], store=pick.store, at=at, began_ns=began_ns)
-                for job, partition, pick in picks if job in marked
-            ]  # fmt: skip
+                convert.task(
+                    job, store, partition, forward=row["forward_count"], epoch=self._epoch, at=at, traceparent=trace
+                )
+                for (job, store, partition, row), trace in zip(gone, traces, strict=True)
+            ]
             await self._pipe.send(tasks)
             self.counts["forwarded"] += len(marked)
 
     async def sweep(self) -> None:
         """Bring back what was lost on the way, and compare the book of jobs in flight with PostgreSQL."""
-        lost = await self._return_lost()
+        lost, let_go = await self._return_lost()
         unclaimed = await self._store.return_unclaimed(self._settings.forward_timeout_s, self._epoch)
         if unclaimed:
             log.warning("forwarded and not claimed: back to the queue", jobs=len(unclaimed))
-        await self._publisher.publish_all([convert.lost(row) for row in lost])
+        await self._publisher.publish_all([*map(convert.lost, lost), *map(convert.billed_late, let_go)])
         changed = await self._interventions.news()
-        await self._settle_jobs([row["id"] for row in lost] + unclaimed + changed)
+        await self._settle_jobs([row["id"] for row in [*lost, *let_go]] + unclaimed + changed)
         await self._compare()
         await self._reassign()
         await self._look_at_budgets()
@@ -169,20 +188,26 @@ class Term:
     async def _look_at_budgets(self) -> None:
         self._doors.grown(await self._budgets.look(self._epoch))
 
-    async def _return_lost(self) -> Sequence[Row]:
-        """Take jobs back whose workers have let their leases run out.
+    async def _return_lost(self) -> tuple[Sequence[Row], Sequence[Row]]:
+        """Take jobs back whose workers have let their leases run out; the cancelled ones among them need no other.
 
         Not in the first moments of a term: perhaps PostgreSQL was away until now, and workers that live could not
         renew theirs.
         """
         if time.time() - self._began_at < self._settings.lease_s:
-            return []
+            return [], []
         lost = await self._store.return_lost(self._settings.lease_grace_s, self._epoch)
         for row in lost:
             log.warning(
                 "lease ran out: back to the queue", job=str(row["id"]), store=row["store"], worker=row["worker"]
             )
-        return lost
+        let_go = await self._store.let_go_lost(self._settings.lease_grace_s, self._epoch)
+        for row in let_go:
+            log.warning(
+                "a cancelled job's worker is gone", job=str(row["id"]), store=row["store"], worker=row["worker"],
+                in_doubt=row["doubts"],
+            )  # fmt: skip
+        return lost, let_go
 
     async def _reassign(self) -> None:
         """Take over what somebody has set: which account a store belongs to, and weights."""
@@ -249,14 +274,6 @@ class Term:
             picks.append((pick.job, partition, pick))
         return picks
 
-    def _task(self, job: UUID, partition: int, row: Row, *, store: str, at: datetime, began_ns: int) -> Outgoing:
-        parent, about = row["traceparent"], tracing.of_job(job, store) | {"partition": partition}
-        tracing.past("wait", began_ns=int(row["waiting_since"] * 1e9), parent=parent, attributes=about)
-        trace = tracing.past("forward", began_ns=began_ns, parent=parent, kind=tracing.PRODUCER, attributes=about)
-        return convert.task(
-            job, store, partition, forward=row["forward_count"], epoch=self._epoch, at=at, traceparent=trace
-        )
-
     def _drop_unmarked(self, picks: Sequence[tuple[UUID, int, Picked]], marked: dict[UUID, Row]) -> None:
         """Jobs that PostgreSQL would not mark are no longer waiting: cancelled, say."""
         for job, _, pick in picks:
@@ -269,6 +286,7 @@ class Term:
 
     async def _settle_jobs(self, jobs: Sequence[UUID]) -> None:
         if jobs:
+            await self.rest()
             await self._store.settle(jobs, self._epoch, self._charge)
 
     def _charge(self, rows: Sequence[Row]) -> list[CounterChange]:

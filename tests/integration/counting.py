@@ -8,6 +8,7 @@ from asyncio.subprocess import DEVNULL
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,16 @@ from sandbox.home import ROOT, free_port
 from shared.kafka import Outgoing
 from shared.topics import RESULTS
 from tests.integration.world import World
-from tests.unit.test_metrics_rules import life
+from tests.unit.test_metrics_rules import later, life
 from tests.waiting import eventually
 
 KINDS = ["queued", "admitted", "started", "step-done", "ended"]
+
+
+_ASKED_AT = datetime.now(UTC).replace(second=58, microsecond=0) - timedelta(minutes=3)
+"""When all jobs are asked for: within the last hour, and three seconds before they are started. So they wait when the
+minute ends."""
+_LATER_S = (_ASKED_AT - life(0)[0].at).total_seconds()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +49,8 @@ class Metrics:
         overview = await self.json("/api/overview")
         known = {name: overview[name] for name in ("jobs", "waitSeconds", "runSeconds", "usage", "costUsd", "windows")}
         stores = (await self.json("/api/stores?limit=1000"))["items"]
-        return known | {"stores": sorted(stores, key=lambda row: row["store"])}
+        minutes = _by_minute(overview["history"])
+        return known | {"minutes": minutes, "stores": sorted(stores, key=lambda row: row["store"])}
 
     async def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
@@ -51,6 +59,15 @@ class Metrics:
     async def has_counted(self, expected: dict[str, int]) -> bool:
         jobs = (await self.json("/api/overview"))["jobs"]
         return {status: count for status, count in jobs.items() if count} == expected
+
+
+def _by_minute(history: dict[str, Any]) -> dict[str, dict[datetime, int]]:
+    """What is told of the last hour, without the minutes in which nothing was: those move with the clock."""
+    began = datetime.fromisoformat(history["from"])
+    return {
+        name: {began + timedelta(minutes=number): count for number, count in enumerate(history[name]) if count}
+        for name in ("done", "failed", "pending")
+    }
 
 
 def variables(world: World, folder: Path) -> dict[str, str]:
@@ -97,8 +114,9 @@ async def _ready(http: httpx.AsyncClient, process: asyncio.subprocess.Process) -
 
 
 async def tell(world: World, numbers: range, *, failed: bool = False, stores: int = 3) -> None:
-    """All events of these jobs, those of one in order."""
+    """All events of these jobs, those of one in order; the same jobs' are always the same."""
     events = [event for number in numbers for event in life(number, f"store-{number % stores}", failed=failed)]
+    events = later(events, _LATER_S)
     outgoing = [Outgoing(topic=RESULTS, key=event.store, message=event) for event in events]
     await world.publisher.publish_all(outgoing)
 

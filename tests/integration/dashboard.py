@@ -37,6 +37,8 @@ class Stage:
     """False: `/api/events`, `/api/alerts` and `/api/jobs` do not exist, as in an older service."""
     silent: bool = False
     """Nothing is told any more: the stream stays open, and the endpoints answer 503."""
+    late_s: float = 0
+    """By how much its clock is ahead."""
     faulty: bool = False
     """Some answers are errors on purpose, which a browser notes in its console."""
     asked: Counter[str] = field(default_factory=Counter)
@@ -64,7 +66,7 @@ class Stage:
             await asyncio.sleep(_EVERY_S)
 
     def _now(self) -> Snapshot:
-        return self.snapshot | {"overview": self.snapshot["overview"] | {"at": scenes.ago(0)}}
+        return self.snapshot | {"overview": self.snapshot["overview"] | {"at": scenes.ago(-self.late_s)}}
 
     async def _answer(self, request: Request) -> Response:
         name = _NAMES[request.url.path]

@@ -6,6 +6,10 @@ Each call gives a fresh one, which a test may change. Times are of now, as the p
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from services.metrics.alerts import item
+from services.metrics.rules.alarm import Severity, State
+from services.metrics.rules.alerts import ALERTS
+
 Snapshot = dict[str, Any]
 
 _WORKERS = ("generator-1-4121", "generator-2-4140")
@@ -28,7 +32,7 @@ def idle() -> Snapshot:
         "runSeconds": _percentiles(None, None), "usage": _usage(0), "costUsd": 0.0, "standins": False, "workers": 2,
         "jobs": dict.fromkeys(("PENDING", "PROCESSING", "DONE", "FAILED", "REJECTED", "CANCELLED"), 0),
         "deadLetters": 0, "inDoubtCalls": 0, "malformedEvents": 0, "lag": {"scheduler": 0, "metrics": 0},
-        "drift": {"at": ago(20), "jobs": 0, "costUsd": 0.0},
+        "drift": {"at": ago(20), "jobs": 0, "costUsd": 0.0}, "history": _history([0] * 60, [0] * 60),
         "metrics": {"processes": 1, "missing": [], "uncountedPartitions": [], "complete": True},
     }  # fmt: skip
     workers = [_worker(name, number, running=0) for number, name in enumerate(_WORKERS)]
@@ -49,6 +53,8 @@ def flood() -> Snapshot:
             "beganAt": ago(60), "seconds": 60, "contenders": 9, "jain": 0.987, "largestGapUsd": 0.0042,
             "lightStores": 8, "lightSlowdown": 1.04,
         },
+        "history": _history([18 + number % 5 for number in range(36)] + [60 + number % 7 for number in range(24)],
+                            [number % 4 for number in range(36)] + [1900 - 20 * number for number in range(24)]),
     }  # fmt: skip
     small = (
         "acorn-and-oak", "bright-bikes", "ceramics-by-lena", "dogs-of-the-north-outdoor-equipment", "espresso-parts",
@@ -60,6 +66,11 @@ def flood() -> Snapshot:
     ]  # fmt: skip
     scene["workers"] = [_worker(name, number, running=36 + 6 * number) for number, name in enumerate(_WORKERS)]
     scene["rateLimiter"] = _limits(82)
+    scene["rateLimiter"]["limitedBy"] = [{"provider": "openai", "model": "gpt-4o-mini", "by": "tokens"}]
+    openai = scene["rateLimiter"]["rateLimiter"]["openai"]["gpt-4o-mini"]
+    for limit in openai.values():
+        limit |= {"queued": 12, "longestWaitS": 9.4}
+    openai["tokens"] |= {"binds": True, "level": -1_240.0}
     statuses = ("PROCESSING", "DONE", "PENDING", "DONE", "FAILED", "PROCESSING", "DONE", "CANCELLED")
     scene["jobs"] = [_job(number, status) for number, status in enumerate(statuses)]
     return scene
@@ -73,6 +84,14 @@ def provider_down() -> Snapshot:
     scene["overview"]["metrics"] |= {"complete": False, "missing": ["10.0.0.7:3001"]}
     scene["overview"] |= {"failedPercent": 22.4, "failedLastHour": 212, "doneLastHour": 734, "workers": 1}
     scene["rateLimiter"] = _limits(0.4)
+    scene["rateLimiter"]["limitedBy"] = [
+        {"provider": "openai", "model": "gpt-4o-mini", "by": "unavailable"},
+        {"provider": "replicate", "model": "black-forest-labs/flux-schnell", "by": "cooling down"},
+    ]
+    scene["overview"]["history"] = _history(
+        [55 + number % 7 for number in range(45)] + [max(0, 50 - 12 * number) for number in range(15)],
+        [2 * number for number in range(45)] + [90 + 350 * number for number in range(15)],
+    )
     providers = scene["rateLimiter"]["rateLimiter"]
     for limit in providers["openai"]["gpt-4o-mini"].values():
         limit["circuitOpen"] = True
@@ -80,21 +99,20 @@ def provider_down() -> Snapshot:
         "coolingUntil": ago(-40),
         "queued": 31,
         "longestWaitS": 44.0,
+        "binds": True,
     }
     scene["workers"][1] |= {"alive": False, "heardSecondsAgo": 48.2, "partitions": [], "running": 0}
     scene["alerts"] = [
-        _alert("circuit-open", "critical", "openai gpt-4o-mini: the account is out of credit", None, None, 610),
-        _alert("pending", "critical", "5,320 jobs wait", 5320, 5000, 94),
-        _alert("error-rate", "critical", "22.4 % of the last hour's jobs failed", 22.4, 20, 480),
-        _alert("oldest-wait", "warning", "the oldest job has waited for 41 minutes", 2460, 1800, 660),
-    ]
+        _alert("circuit-open", Severity.CRITICAL, 2, 610), _alert("error-rate", Severity.CRITICAL, 22.4, 480),
+        _alert("queue-long", Severity.CRITICAL, 5320, 94), _alert("oldest-wait", Severity.WARNING, 2460, 660),
+    ]  # fmt: skip
     return scene
 
 
 def alerts() -> Snapshot:
     """A flood that has passed the first threshold."""
     scene = flood()
-    scene["alerts"] = [_alert("pending", "warning", "1,412 jobs wait", 1412, 1000, 122)]
+    scene["alerts"] = [_alert("queue-long", Severity.WARNING, 1412, 122)]
     return scene
 
 
@@ -118,13 +136,11 @@ def timeline(number: int, status: str, error: str | None = None) -> dict[str, An
     }  # fmt: skip
 
 
-def _alert(
-    name: str, severity: str, summary: str, value: float | None, threshold: float | None, seconds: float
-) -> dict[str, Any]:
-    return {
-        "name": name, "severity": severity, "summary": summary, "value": value, "threshold": threshold,
-        "since": ago(seconds),
-    }  # fmt: skip
+def _alert(name: str, severity: Severity, value: float, seconds: float) -> dict[str, Any]:
+    """One of those that are declared, as the service tells it."""
+    (alert,) = [alert for alert in ALERTS if alert.name == name]
+    told = item(alert, State(severity=severity, value=value))
+    return told | {"since": ago(seconds)}
 
 
 def _job(number: int, status: str) -> dict[str, Any]:
@@ -156,6 +172,7 @@ def _worker(name: str, number: int, *, running: int) -> dict[str, Any]:
 def _limits(percent: float) -> dict[str, Any]:
     return {
         "status": "ok",
+        "limitedBy": [],
         "rateLimiter": {
             "openai": {"gpt-4o-mini": {"requests": _limit(500, percent), "tokens": _limit(200_000, percent * 1.1)}},
             "replicate": {"black-forest-labs/flux-schnell": {"images": _limit(600, percent / 3)}},
@@ -175,7 +192,16 @@ def _limit(limit: float, percent: float) -> dict[str, Any]:
     return {
         "limitPerMinute": limit, "sharePerMinute": limit, "usedLastMinute": used, "usagePercent": round(percent, 2),
         "level": round(limit / 40, 3), "queued": 0, "longestWaitS": 0.0, "coolingUntil": None, "circuitOpen": False,
+        "binds": False,
         "byWorker": [], "byPartition": by_partition,
+    }  # fmt: skip
+
+
+def _history(done: list[int], pending: list[int]) -> dict[str, Any]:
+    began = datetime.now(UTC).replace(second=0, microsecond=0) - timedelta(hours=1)
+    return {
+        "from": began.isoformat().replace("+00:00", "Z"), "stepSeconds": 60, "done": done, "failed": [0] * 60,
+        "pending": pending,
     }  # fmt: skip
 
 

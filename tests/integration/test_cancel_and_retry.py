@@ -22,6 +22,7 @@ from shared.settings import PostgresSettings
 from shared.topics import RESULTS
 from tests.integration.generating import worker_settings
 from tests.integration.ingest import PATH, PROBLEM, Ingest, an_ingest, insert
+from tests.integration.processes import hiring
 from tests.integration.scheduling import admitted, at_least, offer, settled, started
 from tests.integration.world import World, a_request
 from tests.integration.world import running as running_service
@@ -45,6 +46,11 @@ async def change(ingest: Ingest, what: str, job: UUID, key: str | None = None) -
 async def told(world: World, job: UUID) -> list[tuple[EventKind, str, int]]:
     events = [event for _, event in await world.read_all(RESULTS) if isinstance(event, JobEvent) and event.job == job]
     return [(event.kind, event.status, event.attempt) for event in events if event.kind is not EventKind.ADMITTED]
+
+
+async def endings(world: World, job: UUID) -> list[JobEvent]:
+    events = [event for _, event in await world.read_all(RESULTS) if isinstance(event, JobEvent) and event.job == job]
+    return [event for event in events if event.kind is EventKind.ENDED]
 
 
 async def test_who_may_change_what(ingest: Ingest, database: str, tmp_path: Path) -> None:
@@ -164,8 +170,9 @@ async def test_a_running_job_stops_after_the_call_it_pays_for_and_goes_on_from_t
     assert (await ingest.get(f"{PATH}/{request.id}")).json()["attempts"] == 2
     row = await world.row(request.id)
     assert row["input_tokens"] + row["output_tokens"] == standins.openai.bill(request.id)["tokens"]
-    endings = [one for one in await told(world, request.id) if one[0] is EventKind.ENDED]
-    assert set(endings) == {(EventKind.ENDED, "CANCELLED", 1), (EventKind.ENDED, "DONE", 3)}
+    ends = [(end.status, end.attempt, end.usage.input_tokens > 0) for end in await endings(world, request.id)]
+    late = [("CANCELLED", 1, False), ("CANCELLED", 1, True)]
+    assert list(dict.fromkeys(ends)) == [*late, ("DONE", 3, True)]
 
 
 async def test_a_job_that_waits_for_its_turn_at_the_provider_stops_at_once(
@@ -180,6 +187,30 @@ async def test_a_job_that_waits_for_its_turn_at_the_provider_stops_at_once(
         await eventually(partial(_let_go, world, request.id))
     assert standins.openai.bill(request.id)["calls"] == 0
     assert await world.database.fetchval("SELECT count(*) FROM provider_calls") == 0
+
+
+async def test_a_call_that_was_in_flight_when_a_cancelled_jobs_worker_died_is_in_doubt(
+    world: World, database: str, ingest: Ingest, standins: Standins, tmp_path: Path
+) -> None:
+    """kill -9 after the cancellation, in the middle of a call: it may have been billed, and nobody makes it again."""
+    request = a_request(store="shop", images=0)
+    async with started(world, database, lease_s=3), hiring(world, database, standins, tmp_path) as hire:
+        worker = await hire(LEASE_S="3")
+        with standins.openai.latency(60_000):
+            await world.ask(request)
+            await eventually(partial(in_call, world, request.id, "outline"), timeout=30)
+            assert (await change(ingest, "cancel", request.id)).status_code == 200
+            await worker.kill()
+        await eventually(partial(_let_go, world, request.id), timeout=30)
+        shown = (await ingest.get(f"{PATH}/{request.id}")).json()
+        assert (shown["status"], shown["attempts"]) == ("CANCELLED", 1)
+        assert [(step["name"], step["state"], step["inDoubt"]) for step in shown["steps"]] == [("outline", "FAILED", 1)]
+        await eventually(partial(_was_told, world, request.id, [0, 1]))
+
+
+async def _was_told(world: World, job: UUID, doubts: list[int]) -> bool:
+    """Whether the job's end was told with so many calls in doubt, one after the other."""
+    return list(dict.fromkeys(end.usage.in_doubt for end in await endings(world, job))) == doubts
 
 
 async def _let_go(world: World, job: UUID) -> bool:

@@ -116,7 +116,7 @@ async def reports_no_slots(world: World) -> bool:
 @pytest.mark.parametrize(
     ("provider", "fault", "saved"),
     [
-        ("openai", "insufficient_quota", set()), ("openai", "401", set()),
+        ("openai", "insufficient_quota", set()), ("openai", "401", set()), ("openai", "404", set()),
         ("replicate", "402", {"outline", "article"}),
     ],
 )  # fmt: skip

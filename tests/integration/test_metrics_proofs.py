@@ -42,6 +42,8 @@ async def test_counts_are_exact_after_kills_at_random_and_the_same_from_the_chan
         await eventually(partial(running.has_counted, everything))
         await eventually(partial(nothing_to_read, running))
         live = await running.numbers()
+    for name in ("pending", "done"):
+        assert list(live["minutes"][name].values()) == [told + 1], name
     assert live["usage"] == {"inputTokens": 10 * (told + 1), "outputTokens": 20 * (told + 1), "images": told + 1}
     shutil.rmtree(tmp_path / "tables")
     async with metrics(world, tmp_path / "tables") as recovered:

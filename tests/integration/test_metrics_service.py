@@ -126,8 +126,9 @@ async def aislice(lines: AsyncIterator[str], prefix: str, count: int) -> AsyncIt
 
 async def refuses_unknown_values(running: Metrics) -> None:
     wrong = (
-        "/metrics?format=xml", "/metrics?format=json&x=1", "/api/overview?x=1", "/api/stores?limit=0",
-        "/api/stores?limit=1001", "/api/stores?offset=-1", "/api/workers?a=b", "/api/jobs?limit=101",
+        "/metrics?format=xml", "/metrics?format=json&x=1", "/metrics?format=json&format=json",
+        "/api/stores?limit=1&limit=1", "/api/overview?x=1", "/api/stores?limit=0", "/api/stores?limit=1001",
+        "/api/stores?offset=-1", "/api/workers?a=b", "/api/jobs?limit=101",
         "/api/jobs?limit=ten", "/api/events?x=", "/api/rate-limiter/stats?partition=1", "/api/alerts?x=1",
         f"/api/jobs/{UUID(int=0)}/timeline?x=1",
     )  # fmt: skip

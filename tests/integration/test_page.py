@@ -4,8 +4,10 @@ The page's files are the real ones; what they are told is scripted. Skipped wher
 """
 
 import itertools
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
 from typing import Any, cast
 
 import pytest
@@ -131,8 +133,51 @@ async def test_numbers_move_in_place(browser: Browser, stage: Stage) -> None:
         await expect(page.locator("#stores tr").last.locator("td").first).to_have_text("2")
         assert await page.locator("#stores tr").last.evaluate("row => row.mark") == "the same"
         await expect(page.locator("#workers tr").last).to_contain_text("drains 7")
-        await expect(page.locator("#alerts")).to_contain_text("limit 1,000")
+        (alert,) = stage.snapshot["alerts"]
+        await expect(page.locator("#alerts .what")).to_have_text("queue-long1,412 jobs wait · limit 1,000")
+        await expect(page.locator("#alerts .since")).to_contain_text("2 min")
+        await expect(page.locator("#alerts .means")).to_have_text(alert["means"])
         assert await page.title() == "(1) blogstream"
+
+
+async def test_the_charts_show_the_last_hour_as_soon_as_the_page_is_open(browser: Browser, stage: Stage) -> None:
+    stage.snapshot = scenes.flood()
+    history = stage.snapshot["overview"]["history"]
+    async with opened(browser, stage) as page:
+        chart = page.locator("#pending")
+        hour_ago = datetime.fromisoformat(history["from"]) + timedelta(minutes=1)
+        since = await page.evaluate("time => new Date(time).toLocaleTimeString('en-GB')", hour_ago.isoformat())
+        await expect(chart).to_have_attribute("aria-label", f"Pending: now 1,412, highest 1,900 since {since}")
+        await expect(page.locator("#rate")).to_have_attribute("aria-label", re.compile("now 61.4, highest 64 since"))
+        stage.snapshot["overview"]["pending"] = 2_000
+        await expect(chart).to_have_attribute("aria-label", f"Pending: now 2,000, highest 2,000 since {since}")
+        history["pending"][-1] = 3_000  # what the page has drawn is its own: the past is asked for once
+        stage.snapshot["overview"]["pending"] = 2_100
+        await expect(chart).to_have_attribute("aria-label", f"Pending: now 2,100, highest 2,100 since {since}")
+        stage.late_s = 600  # the laptop has slept
+        await expect(chart).to_have_attribute("aria-label", re.compile("Pending: now 2,100, highest 3,000 since"))
+
+
+async def test_what_calls_wait_for_is_at_the_top_and_at_its_limit(browser: Browser, stage: Stage) -> None:
+    stage.snapshot = scenes.flood()
+    async with opened(browser, stage) as page:
+        await expect(tile(page, "In flight").locator(".note")).to_have_text("2 workers · limited by openai tokens")
+        openai = page.locator(".provider").first
+        await expect(openai.locator(".state")).to_have_text("Calls wait for tokens")
+        await expect(openai.locator(".gauge", has_text="tokens").locator(".note")).to_contain_text("12 calls waiting")
+        await expect(openai.locator("summary")).to_have_text("tokens by partition")
+        stage.snapshot["rateLimiter"] = scenes.idle()["rateLimiter"]
+        await expect(tile(page, "In flight").locator(".note")).to_have_text("2 workers")
+        await expect(openai.locator(".state")).to_have_text("OK")
+
+
+async def test_fairness_is_told_of_stores_that_compete_and_of_no_other(browser: Browser, stage: Stage) -> None:
+    stage.snapshot = scenes.flood()
+    window = stage.snapshot["overview"]["fairness"]
+    async with opened(browser, stage) as page:
+        await expect(page.locator("#fairness")).to_contain_text("Jain 0.987 among 9 stores")
+        window["contenders"] = 0
+        await expect(page.locator("#fairness")).to_have_text("no contest in the last minute · light stores wait ×1.04")
 
 
 async def test_the_list_of_jobs_holds_still_for_who_is_in_it(browser: Browser, stage: Stage) -> None:

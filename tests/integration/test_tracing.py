@@ -31,6 +31,10 @@ from tests.standins import Standins
 from tests.waiting import eventually
 
 CLIENTS_TRACE, CLIENTS_SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+CLIENTS = {
+    "traceparent": f"00-{CLIENTS_TRACE}-{CLIENTS_SPAN}-01",
+    "tracestate": "rojo=00f067aa0ba902b7,tenant@congo=t61rcWkgMzE",
+}
 
 TREE = {
     ("accept", "the client"),
@@ -98,9 +102,7 @@ async def test_a_job_is_one_trace_from_the_post_to_the_providers_also_when_anoth
         async with a_service("ingest", known, output), httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
             await eventually(partial(is_ready, client))
             async with a_service("scheduler", known, output):
-                headers = {
-                    "Authorization": f"Bearer {key}", "traceparent": f"00-{CLIENTS_TRACE}-{CLIENTS_SPAN}-01"
-                }  # fmt: skip
+                headers = {"Authorization": f"Bearer {key}"} | CLIENTS
                 answer = await client.post(PATH, json=GOOD, headers=headers)
                 job = UUID(answer.json()["id"])
                 await eventually(partial(world.has_status, job, "PENDING"))
@@ -119,13 +121,12 @@ async def test_a_job_is_one_trace_from_the_post_to_the_providers_also_when_anoth
 
 async def test_every_request_of_a_bulk_call_belongs_to_its_trace(world: World, database: str, tmp_path: Path) -> None:
     async with an_ingest(world, database, tmp_path) as ingest:
-        headers = {
-            "Authorization": f"Bearer {ingest.key}", "traceparent": f"00-{CLIENTS_TRACE}-{CLIENTS_SPAN}-01"
-        }  # fmt: skip
+        headers = {"Authorization": f"Bearer {ingest.key}"} | CLIENTS
         answer = await ingest.http.post(f"{PATH}/bulk", json=[GOOD, GOOD | {"sourceId": "b"}], headers=headers)
         assert answer.status_code == 201
     asked = [request for _, request in await world.read_all(REQUESTS) if isinstance(request, BlogRequested)]
     assert [(request.traceparent or "")[3:35] for request in asked] == [CLIENTS_TRACE] * 2
+    assert [request.tracestate for request in asked] == [CLIENTS["tracestate"]] * 2
 
 
 def _sent_by(collector: Collector) -> None:
@@ -141,5 +142,6 @@ def _sent_by(collector: Collector) -> None:
 
 def _the_providers_saw(collector: Collector, standins: Standins, job: UUID) -> None:
     for provider, calls in ((standins.openai, "call openai"), (standins.replicate, "call replicate")):
-        seen = {tuple(context.split("-")[1:3]) for context in provider.traces(job)}
+        seen = {tuple(context["traceparent"].split("-")[1:3]) for context in provider.traces(job)}
         assert seen == {(CLIENTS_TRACE, span.span_id.hex()) for span in collector.named(calls)}
+        assert {context.get("tracestate") for context in provider.traces(job)} == {CLIENTS["tracestate"]}

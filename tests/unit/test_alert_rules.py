@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.metrics.rules.alarm import Alert, Change, Level, Numbers, Severity, State, Worse, judge, rank
+from services.metrics.rules.alarm import Alert, Change, Level, Numbers, Severity, State, Worse, judge, rank, said
 from services.metrics.rules.alerts import ALERTS
 from services.metrics.rules.growth import Growth
 
@@ -153,3 +153,9 @@ def test_growth_is_what_came_within_the_window_also_when_the_counter_began_anew(
     assert growth.see(None, START + timedelta(seconds=50)) == sum(steps)
     assert growth.see(3, START + timedelta(seconds=60)) == sum(steps) + (3 if value > 3 else 0)
     assert growth.see(3, START + timedelta(minutes=20)) == 0
+
+
+@pytest.mark.parametrize(("value", "words"), [(16.4, "16 s"), (2_460, "41 min"), (9_000, "2.5 h")])
+def test_a_long_time_is_said_so_that_it_can_be_grasped(value: float, words: str) -> None:
+    (alert,) = [alert for alert in ALERTS if alert.name == "oldest-wait"]
+    assert said(alert, value) == f"a job has waited for {words}"

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.routing import Route
 
-from shared.http import MAX_HEAD_BYTES, JsonResponse, Problem, SafeHeaders, listen, serve
+from shared.http import MAX_HEAD_BYTES, Corked, JsonResponse, Problem, SafeHeaders, listen, serve
 
 
 async def _json(request: Request) -> Response:
@@ -115,3 +115,40 @@ async def test_long_bodies_in_small_pieces_are_no_heads() -> None:
             head = await reader.readuntil(b"\r\n\r\n")
             assert head.startswith(b"HTTP/1.1 200")
             assert await reader.readuntil(b"}") == b'{"length":%d}' % pieces
+
+
+class _Wire(asyncio.Transport):
+    """Notes what is written, and when it is closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: list[bytes | None] = []
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.said.append(bytes(data))
+
+    def close(self) -> None:
+        self.said.append(None)
+
+
+async def test_what_is_said_in_one_turn_of_the_loop_is_written_at_once() -> None:
+    wire = _Wire()
+    corked = Corked(wire)
+    corked.write(b"head ")
+    corked.write(b"body")
+    assert wire.said == []
+    await asyncio.sleep(0)
+    corked.write(b"next")
+    await asyncio.sleep(0)
+    assert wire.said == [b"head body", b"next"]
+
+
+async def test_nothing_is_lost_when_a_connection_closes_and_a_file_is_not_kept_in_memory() -> None:
+    wire = _Wire()
+    corked = Corked(wire)
+    corked.write(b"x" * 100_000)
+    assert wire.said == [b"x" * 100_000]
+    corked.write(b"last")
+    corked.close()
+    await asyncio.sleep(0)
+    assert wire.said[1:] == [b"last", None]

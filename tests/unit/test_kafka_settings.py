@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
+from aiokafka.partitioner import DefaultPartitioner
 
+from shared import kafka_batches
 from shared.errors import Unavailable
 from shared.kafka_access import access, tls
 from shared.settings import KafkaSettings, PostgresSettings
@@ -85,3 +87,11 @@ def test_secrets_are_all_secret_fields_and_the_passwords_in_them() -> None:
         }
     )  # fmt: skip
     assert {"kafka-secret", "db-secret", "postgresql://blog:db-secret@db:5432/blog"} == set(settings.secrets())
+
+
+def test_keys_go_where_any_client_of_kafka_sends_them() -> None:
+    every = list(range(24))
+    keys = [f"store-{number}".encode() for number in range(500)] + [b"", "Käse".encode()]
+    theirs = DefaultPartitioner()
+    assert [kafka_batches.partition(key, every, every) for key in keys] == [theirs(key, every, every) for key in keys]
+    assert kafka_batches.partition(None, every, [7]) == 7

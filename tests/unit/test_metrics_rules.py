@@ -103,6 +103,17 @@ def test_a_job_is_counted_where_it_stands() -> None:
     assert aggregate.in_last_minutes(total, 1, NOW.timestamp()) == (2, 1)
 
 
+def test_a_late_bill_of_a_cancelled_job_adds_to_the_bill_alone() -> None:
+    usage = Usage(cost_nanousd=70, in_doubt=1)
+    cancelled = replace(life(1)[-1], status=Status.CANCELLED, usage=Usage(cost_nanousd=40))
+    late = replace(cancelled, usage=usage)
+    before, after = folded([*life(1)[:-1], cancelled])[1], folded([*life(1)[:-1], cancelled, late, late, cancelled])[1]
+    assert (after["cost_nanousd"], after["in_doubt"]) == (70, 1)
+    hour = str(int(late.created_at.timestamp() // 3600))
+    assert after["cohorts"][hour] == {"cost": 70, "PENDING": 0, "PROCESSING": 0, "CANCELLED": 1}
+    assert {name for name in after if after[name] != before[name]} == {"cost_nanousd", "in_doubt", "cohorts"}
+
+
 @given(st.lists(st.integers(0, 11), max_size=40), st.randoms(use_true_random=False))
 def test_repeats_and_late_arrivals_change_nothing(again: list[int], chance: Any) -> None:
     events = life(1, retries=1) + life(2, failed=True)
@@ -185,6 +196,25 @@ def test_limiter_totals_add_up_over_workers() -> None:
     assert requests["usedLastMinute"] == 150 == sum(worker["usedLastMinute"] for worker in requests["byWorker"])
     assert requests["sharePerMinute"] == requests["limitPerMinute"] == 500
     assert requests["usagePercent"] == 30.0
+
+
+def test_what_calls_wait_for_is_named() -> None:
+    def named(*reports: WorkerReport) -> list[tuple[str, str]]:
+        return [(one["model"], one["by"]) for one in limits.limited_by(limits.totals(reports), NOW)]
+
+    def changed(index: int, **to: Any) -> WorkerReport:
+        states = list(report("w").limiters)
+        states[index] = replace(states[index], **to)
+        return replace(report("w"), limiters=tuple(states))
+
+    assert named() == named(report("w", queued=0)) == []
+    assert named(report("w")) == [("m", "tokens")], "one token of 100,000 is less than one request of 250"
+    assert named(changed(0, level=-3.0)) == [("m", "requests")]
+    assert named(changed(0, level=-3.0, cooling_until=NOW + timedelta(seconds=1))) == [("m", "cooling down")]
+    assert named(changed(1, cooling_until=NOW)) == [("m", "tokens")], "it has cooled down"
+    assert named(changed(0, circuit_open=True, queued=0)) == [("m", "unavailable")]
+    binding = [state["binds"] for state in limits.totals([report("w1"), report("w2")])["openai"]["m"].values()]
+    assert binding == [False, True]
 
 
 def test_a_silent_worker_is_shown_as_gone_and_left_out() -> None:

@@ -1,7 +1,8 @@
 """metrics' folding in time: jobs that come back, events that get lost, windows, timelines, drift."""
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.metrics import view
-from services.metrics.rules import aggregate, query
+from services.metrics.rules import aggregate, fold, query
 from services.metrics.rules.drift import Drift, compare, hours_to_compare
 from services.metrics.rules.timeline import Recent
 from shared.job import Status
@@ -61,6 +62,37 @@ def test_windows_of_a_minute_an_hour_and_a_day() -> None:
 
 
 @settings(max_examples=30)
+@given(st.lists(st.tuples(st.integers(0, 80), st.integers(0, 2), st.booleans()), max_size=30), st.randoms())
+def test_the_last_hour_is_told_minute_by_minute(jobs: list[tuple[int, int, bool]], chance: Any) -> None:
+    lives = [
+        later(life(n, retries=retries), -60 * minutes)[: 1 if stays else None]
+        for n, (minutes, retries, stays) in enumerate(jobs)
+    ]
+    events = [event for one in lives for event in one]
+    _, total = folded([*events, *chance.sample(events, len(events) // 2)], at_once=7)
+    told = view.overview(total, None, [], NOW, beside())["history"]
+    assert told["from"] == NOW.replace(second=0) - timedelta(hours=1)
+    ends = [told["from"] + timedelta(minutes=1 + number) for number in range(60)]
+
+    def waits(one: list[JobEvent], at: datetime) -> bool:
+        return [event.status for event in one if event.at < at][-1:] == [Status.PENDING]
+
+    assert told["pending"] == [sum(waits(one, end) for one in lives) for end in ends]
+    done = [event.at for one in lives for event in one if event.status == "DONE"]
+    assert told["done"] == [sum(end - timedelta(minutes=1) <= at < end for at in done) for end in ends]
+
+
+def test_what_was_counted_before_the_queue_was_is_read_all_the_same() -> None:
+    shard = fold.empty_shard()
+    del shard["aggregate"]["queued"]
+    for number in (1, 2):
+        total = aggregate.merge([shard["aggregate"]])
+        told = view.overview(total, None, [], NOW, beside())["history"]
+        assert (told["pending"], total["counts"].get("PENDING", 0)) == ([0] * 60, number - 1)
+        fold.into_shard(replace(life(number)[0], at=NOW), shard)
+
+
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.integers(0, 300), st.integers(0, 9)), min_size=1, max_size=60), st.integers(1, 5))
 def test_parts_of_several_processes_add_up_to_the_whole(jobs: list[tuple[int, int]], processes: int) -> None:
     lives = [later(life(n, f"s{store}"), 60 * minute) for n, (minute, store) in enumerate(jobs)]
@@ -101,12 +133,16 @@ def test_a_timeline_tells_all_steps_once_and_in_order() -> None:
 
 def test_values_that_a_query_cannot_have_are_named() -> None:
     number = query.Number(default=20, low=1, high=100)
-    assert query.numbers({"limit": "7"}, limit=number) == {"limit": 7}
-    assert query.numbers({}, limit=number) == {"limit": 20}
+    assert query.numbers([("limit", "7")], limit=number) == {"limit": 7}
+    assert query.numbers([], limit=number) == {"limit": 20}
     for wrong in ("0", "101", "-1", "1.5", "", "٣", "9" * 5_000):
         with pytest.raises(query.UnknownQueryError) as caught:
-            query.numbers({"limit": wrong, "page": "1"}, limit=number)
+            query.numbers([("limit", wrong), ("page", "1")], limit=number)
         assert [error["field"] for error in caught.value.errors] == ["page", "limit"]
+    with pytest.raises(query.UnknownQueryError, match="limit must not be given more than once"):
+        query.numbers([("limit", "7"), ("limit", "8")], limit=number)
+    with pytest.raises(query.UnknownQueryError, match="format must not be given more than once"):
+        query.choice([("format", "a"), ("format", "a")], "format", ("a", "b"), "b")
 
 
 def drift_of(before: int, truth: int, after: int, previous: Drift | None = None, *, name: str = "DONE") -> Drift:

@@ -9,8 +9,8 @@ RETURNING attempt, attempt - blameless AS tries, request, created_at, started_at
 
 -- name: look
 -- Why a job could not be claimed: what is true of it.
-SELECT instance_id AS store, status, attempt, worker, forwarded_at IS NOT NULL AS forwarded, created_at, started_at,
-       finished_at, error, input_tokens, output_tokens, images, cost_nanousd,
+SELECT id, instance_id AS store, status, attempt, worker, forwarded_at IS NOT NULL AS forwarded, created_at, started_at,
+       finished_at, not_before, error, input_tokens, output_tokens, images, cost_nanousd,
        (SELECT coalesce(sum(in_doubt), 0)::int FROM blog_steps WHERE job_id = id) AS in_doubt,
        extract(epoch FROM lease_until - now())::float8 AS lease_left_s
   FROM blog_generations WHERE id = $1;
@@ -27,16 +27,15 @@ SELECT id FROM blog_generations WHERE id = ANY ($1::uuid[]) AND status = 'CANCEL
 
 -- name: let_go
 -- The worker of a cancelled job has stopped: what the call that was in flight has cost is added, and a retry need not
--- wait for the end of the lease.
+-- wait for the end of the lease. Returns what is true of the job now.
 UPDATE blog_generations AS job
-   SET lease_until = NULL, input_tokens = spent.input_tokens, output_tokens = spent.output_tokens,
-       images = spent.images, cost_nanousd = spent.cost_nanousd
-  FROM (SELECT coalesce(sum(input_tokens), 0)::bigint AS input_tokens,
-               coalesce(sum(output_tokens), 0)::bigint AS output_tokens,
-               coalesce(sum(images), 0)::int AS images,
-               coalesce(sum(cost_nanousd), 0)::bigint AS cost_nanousd
-          FROM blog_steps WHERE job_id = $1) AS spent
- WHERE job.id = $1 AND job.attempt = $2 AND job.worker = $3 AND job.status = 'CANCELLED';
+   SET lease_until = NULL, input_tokens = bill.input_tokens, output_tokens = bill.output_tokens, images = bill.images,
+       cost_nanousd = bill.cost_nanousd
+  FROM job_bill($1) AS bill
+ WHERE job.id = $1 AND job.attempt = $2 AND job.worker = $3 AND job.status = 'CANCELLED'
+RETURNING job.id, job.instance_id AS store, job.status, job.attempt, job.worker, job.created_at, job.started_at,
+          job.finished_at, job.not_before, job.error, job.input_tokens, job.output_tokens, job.images, job.cost_nanousd,
+          bill.in_doubt;
 
 -- name: steps
 -- What earlier attempts have saved.
@@ -118,14 +117,9 @@ UPDATE blog_generations AS job
        blameless = blameless + $8::boolean::int,
        forwarded_at = CASE WHEN $4 = 'PENDING' THEN NULL ELSE forwarded_at END,
        finished_at = CASE WHEN $4 = 'PENDING' THEN NULL ELSE now() END,
-       input_tokens = spent.input_tokens, output_tokens = spent.output_tokens, images = spent.images,
-       cost_nanousd = spent.cost_nanousd
-  FROM (SELECT coalesce(sum(input_tokens), 0)::bigint AS input_tokens,
-               coalesce(sum(output_tokens), 0)::bigint AS output_tokens,
-               coalesce(sum(images), 0)::int AS images,
-               coalesce(sum(cost_nanousd), 0)::bigint AS cost_nanousd,
-               coalesce(sum(in_doubt), 0)::int AS in_doubt
-          FROM blog_steps WHERE job_id = $1) AS spent
+       input_tokens = bill.input_tokens, output_tokens = bill.output_tokens, images = bill.images,
+       cost_nanousd = bill.cost_nanousd
+  FROM job_bill($1) AS bill
  WHERE job.id = $1 AND job.attempt = $2 AND job.worker = $3 AND job.status = 'PROCESSING'
-RETURNING job.input_tokens, job.output_tokens, job.images, job.cost_nanousd, spent.in_doubt, job.not_before,
+RETURNING job.input_tokens, job.output_tokens, job.images, job.cost_nanousd, bill.in_doubt, job.not_before,
           coalesce(job.finished_at, now()) AS at;

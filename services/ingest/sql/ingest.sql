@@ -86,13 +86,9 @@ SELECT job.id, job.instance_id, job.status, job.source_type, job.source_id, job.
 -- lease stays as it is: until it ends, or its worker says so, a call may be under way, which a retry waits for.
 UPDATE blog_generations AS job
    SET status = 'CANCELLED', finished_at = now(), intervened_at = now(), error_code = 'cancelled', error = $4,
-       input_tokens = spent.input_tokens, output_tokens = spent.output_tokens, images = spent.images,
-       cost_nanousd = spent.cost_nanousd
-  FROM (SELECT coalesce(sum(input_tokens), 0)::bigint AS input_tokens,
-               coalesce(sum(output_tokens), 0)::bigint AS output_tokens,
-               coalesce(sum(images), 0)::int AS images,
-               coalesce(sum(cost_nanousd), 0)::bigint AS cost_nanousd
-          FROM blog_steps WHERE job_id = $1) AS spent
+       input_tokens = bill.input_tokens, output_tokens = bill.output_tokens, images = bill.images,
+       cost_nanousd = bill.cost_nanousd
+  FROM job_bill($1) AS bill
  WHERE job.id = $1 AND ($2::text IS NULL OR job.instance_id = $2) AND job.status = ANY ($3::text[])
 RETURNING job.id, job.instance_id, job.status, job.attempt, job.intervened_at, job.created_at, job.started_at,
           job.worker, job.input_tokens, job.output_tokens, job.images, job.cost_nanousd, job.not_before, job.error;

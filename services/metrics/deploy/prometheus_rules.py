@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 
 from services.metrics import metric_defs as defs
-from services.metrics.rules.alarm import Alert, Level
+from services.metrics.rules.alarm import SECONDS, Alert, Level
 from services.metrics.rules.alerts import ALERTS
 from services.metrics.rules.promql import series
 
@@ -37,7 +37,8 @@ def expression(alert: Alert, level: Level) -> str:
 
 def _rules() -> Iterator[str]:
     for alert in ALERTS:
-        summary = alert.says.format(value="{{ $value | humanize }}")
+        said_as = "humanizeDuration" if alert.unit == SECONDS else "humanize"
+        summary = alert.says.format(value=f"{{{{ $value | {said_as} }}}}")
         for level in alert.levels:
             yield _rule(
                 rule_name(alert), expression(alert, level), severity=level.severity, summary=summary,

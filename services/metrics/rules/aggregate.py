@@ -1,7 +1,8 @@
 """What events add up to: for a store, a shard of one, a process, or all. Aggregates merge, and travel as JSON.
 
 A summary holds what is kept for every store: counts by state, usage, waits and runs. The whole adds windows by minute
-and hour, and cohorts: jobs by the hour in which they were asked for, to compare with PostgreSQL.
+and hour, by how much the queue grew in each minute, and cohorts: jobs by the hour in which they were asked for, to
+compare with PostgreSQL.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,6 +18,7 @@ COHORTS_KEPT = 26
 BILLED = ("input_tokens", "output_tokens", "images", "cost_nanousd", "in_doubt")
 """The fields of `Usage`."""
 _COST = BILLED.index("cost_nanousd")
+_PENDING = Status.PENDING.value
 _WORKED_ON = (Status.DONE.value, Status.FAILED.value)
 
 Aggregate = dict[str, Any]
@@ -44,6 +46,11 @@ class Change:
     def ends(self) -> bool:
         return self.left != self.entered and self.entered in _WORKED_ON
 
+    @property
+    def queued(self) -> int:
+        """By how much the queue grows: -1, 0 or 1."""
+        return (self.entered == _PENDING) - (self.left == _PENDING)
+
 
 def summary() -> Aggregate:
     return {
@@ -53,7 +60,7 @@ def summary() -> Aggregate:
 
 
 def empty() -> Aggregate:
-    return summary() | {"minutes": {}, "hours": {}, "cohorts": {}}
+    return summary() | {"minutes": {}, "hours": {}, "queued": {}, "cohorts": {}}
 
 
 def add(aggregate: Aggregate, change: Change) -> None:
@@ -61,6 +68,7 @@ def add(aggregate: Aggregate, change: Change) -> None:
     add_to_summary(aggregate, change)
     _add_to_windows(aggregate["minutes"], change.minute, change, kept=MINUTES_KEPT)
     _add_to_windows(aggregate["hours"], change.minute // 60, change, kept=HOURS_KEPT)
+    _add_to_queued(aggregate.setdefault("queued", {}), change)  # what was written before this was kept has none
     cohort = aggregate["cohorts"].setdefault(str(change.cohort), {"cost": 0})
     _move(cohort, change)
     cohort["cost"] += change.billed[_COST]
@@ -86,6 +94,8 @@ def merge(aggregates: Iterable[Aggregate]) -> Aggregate:
         merge_into(total, part)
         for name, kept in (("minutes", MINUTES_KEPT), ("hours", HOURS_KEPT)):
             _merge_windows(total[name], part.get(name, {}), kept)
+        _sum_into(total["queued"], part.get("queued", {}))
+        _prune(total["queued"], MINUTES_KEPT)
         for hour, cohort in part.get("cohorts", {}).items():
             _sum_into(total["cohorts"].setdefault(hour, {}), cohort)
         _prune(total["cohorts"], COHORTS_KEPT)
@@ -135,6 +145,13 @@ def _add_to_windows(windows: dict[str, Window], number: int, change: Change, *, 
             index = str(histogram.bucket(seconds))
             counts[place][index] = counts[place].get(index, 0) + 1
     _prune(windows, kept)
+
+
+def _add_to_queued(queued: dict[str, int], change: Change) -> None:
+    if change.queued:
+        minute = str(change.minute)
+        queued[minute] = queued.get(minute, 0) + change.queued
+        _prune(queued, MINUTES_KEPT)
 
 
 def _merge_windows(windows: dict[str, Window], others: dict[str, Window], kept: int) -> None:

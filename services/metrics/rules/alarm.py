@@ -21,6 +21,10 @@ class Severity(StrEnum):
 _RANK = {severity: rank for rank, severity in enumerate(Severity, start=1)}
 
 
+SECONDS = "seconds"
+"""The unit of values that are said as durations: nobody counts 2,460 seconds at night."""
+
+
 class Worse(StrEnum):
     """On which side of its thresholds a value is bad."""
 
@@ -71,7 +75,7 @@ class Alert:
     unit: str
     """jobs, seconds, percent, …: what value and thresholds are in."""
     says: str
-    """One line for people; `{value}` stands for the value with its unit's digits."""
+    """One line for people; `{value}` stands for the value, of seconds with their unit."""
     means: str
     """What is at stake, and where to look first."""
     value: Callable[[Numbers], float | None]
@@ -140,6 +144,21 @@ def judge(alert: Alert, state: State, value: float | None, now: datetime) -> tup
     assert known is not None  # an unknown value moves no trigger
     change = Change(alert=alert, before=state.severity, after=severity, value=known, at=now)
     return State(triggers=triggers, severity=severity, since=now if severity else None, value=known), change
+
+
+def said(alert: Alert, value: float) -> str:
+    """The alert's line for people, with this value."""
+    return alert.says.format(value=_duration(value) if alert.unit == SECONDS else _amount(value))
+
+
+def _amount(value: float) -> str:
+    return f"{round(value, 1):,}".removesuffix(".0")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7_200 else f"{_amount(seconds / 3_600)} h"
 
 
 def level_of(alert: Alert, severity: Severity) -> Level:

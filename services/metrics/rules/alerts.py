@@ -3,7 +3,7 @@
 from math import inf
 
 from services.metrics import metric_defs as defs
-from services.metrics.rules.alarm import Alert, Level, Numbers, Severity, Worse
+from services.metrics.rules.alarm import SECONDS, Alert, Level, Numbers, Severity, Worse
 from services.metrics.rules.promql import increase, largest, series
 
 WINDOW_MINUTES = 15
@@ -45,7 +45,7 @@ ALERTS = (
         levels=(_warning(1_000, 900), _critical(5_000, 4_500)), raise_after_s=5, clear_after_s=10,
     ),
     Alert(
-        name="oldest-wait", unit="seconds", says="a job has waited for {value} s",
+        name="oldest-wait", unit=SECONDS, says="a job has waited for {value}",
         means="Some store's work does not get its turn: see the stores' waits, then the limiter.",
         value=lambda numbers: numbers.oldest_wait_s, promql=largest(defs.OLDEST, series(defs.OLDEST)),
         levels=(_warning(1_800, 1_500), _critical(7_200, 6_000)), raise_after_s=15, clear_after_s=15,
@@ -101,7 +101,7 @@ ALERTS = (
         levels=(_warning(0, 0),), raise_after_s=0, clear_after_s=5,
     ),
     Alert(
-        name="scheduler-silent", unit="seconds", says="no scheduler was heard for {value} s",
+        name="scheduler-silent", unit=SECONDS, says="no scheduler was heard for {value}",
         means="Nothing is admitted or forwarded, and the numbers of the queue are old. Is one running, and PostgreSQL?",
         value=lambda numbers: numbers.scheduler_silent_s, promql=_SCHEDULER_SILENT,
         levels=(_warning(15, 5), _critical(60, 5)), raise_after_s=0, clear_after_s=5,

@@ -5,7 +5,7 @@ an event adds is the difference between the job's new state and the one before, 
 often it comes. Of jobs that were forgotten, all happened before a known time: what is unknown and older is a repeat.
 """
 
-from operator import attrgetter, sub
+from operator import attrgetter, gt, sub
 from typing import Any
 
 from services.metrics.rules import aggregate
@@ -75,12 +75,20 @@ def _stage(event: JobEvent, seen: Seen) -> int | None:
         return wanted if event.attempt > attempt else None
     later = event.at.timestamp() > at
     if stage == _STAGES[EventKind.ENDED]:
+        if _bills_more(event, seen):
+            return _STAGES[EventKind.ENDED]
         return _ASKED_AGAIN if event.status is Status.PENDING and later else None
     if stage == _ASKED_AGAIN:
         return wanted if event.kind is EventKind.ENDED and later else None
     if event.kind is EventKind.STEP_DONE and stage == _STAGES[EventKind.STARTED]:
         return None  # it runs, as is known: most events are of this kind, and need no write
     return wanted if wanted > stage else None
+
+
+def _bills_more(event: JobEvent, seen: Seen) -> bool:
+    """Whether it is the end that is known, told again with what the last call of a cancelled job has cost."""
+    known, billed = seen[3], seen[5:]
+    return event.status.value == known and any(map(gt, _usage_of(event.usage), billed))
 
 
 def _change(event: JobEvent, stage: int, seen: Seen | None) -> tuple[Change, Seen]:
@@ -90,7 +98,7 @@ def _change(event: JobEvent, stage: int, seen: Seen | None) -> tuple[Change, See
     wait_s = run_s = None
     if event.started_at is not None and not waited:
         wait_s = max((event.started_at - event.created_at).total_seconds(), 0)
-    if event.started_at is not None and event.kind is EventKind.ENDED:
+    if event.started_at is not None and event.kind is EventKind.ENDED and left != event.status.value:
         run_s = max((event.at - event.started_at).total_seconds(), 0)
     change = Change(
         left=left, entered=event.status.value, billed=list(map(sub, now_billed, billed)),

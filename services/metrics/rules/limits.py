@@ -6,6 +6,7 @@ partitions that it owns, for its budget is one bucket whose parts it does not te
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 from typing import Any
 
 from shared.messages import LimiterState, WorkerReport
@@ -23,7 +24,34 @@ def totals(reports: Iterable[WorkerReport]) -> dict[str, Any]:
     picture: dict[str, Any] = {}
     for (provider, model, resource), states in sorted(gathered.items()):
         picture.setdefault(provider, {}).setdefault(model, {})[resource] = _total(states)
+    for resources in (resources for models in picture.values() for resources in models.values()):
+        resources[_scarcest(resources)]["binds"] = any(state["queued"] for state in resources.values())
     return picture
+
+
+def _scarcest(resources: dict[str, dict[str, Any]]) -> str:
+    """A call waits for all of a model's resources at once, hence for that of which the least of a minute's part is
+    left."""
+    return min(resources, key=lambda name: resources[name]["level"] / (resources[name]["sharePerMinute"] or 1))
+
+
+def limited_by(picture: dict[str, Any], now: datetime) -> list[dict[str, str]]:
+    """What keeps calls waiting in a picture by `totals`: `unavailable`, `cooling down`, or the resource that binds."""
+    found = []
+    for provider, models in picture.items():
+        for model, resources in models.items():
+            if (by := _limit_of(resources, now)) is not None:
+                found.append({"provider": provider, "model": model, "by": by})
+    return found
+
+
+def _limit_of(resources: dict[str, dict[str, Any]], now: datetime) -> str | None:
+    states = resources.values()
+    if any(state["circuitOpen"] for state in states):
+        return "unavailable"
+    if any(state["coolingUntil"] is not None and state["coolingUntil"] > now for state in states):
+        return "cooling down"
+    return next((name for name, state in resources.items() if state["binds"]), None)
 
 
 def each(reports: Iterable[WorkerReport]) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
@@ -66,6 +94,7 @@ def _total(states: States) -> dict[str, Any]:
         "longestWaitS": max((state.wait_s or 0.0 for _, state in states), default=0.0),
         "coolingUntil": max((state.cooling_until for _, state in states if state.cooling_until), default=None),
         "circuitOpen": any(state.circuit_open for _, state in states),
+        "binds": False,
         "byWorker": [_of_worker(report, state) for report, state in states],
         "byPartition": partitions,
         "unownedPartitions": sorted(set(range(GENERATION.partitions)) - {part["partition"] for part in partitions}),

@@ -1,7 +1,11 @@
 """Query values: known names with values in range, or `UnknownQueryError` with what is wrong with each."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+
+Pairs = Sequence[tuple[str, str]]
+"""Names and values, as they stand in the address."""
 
 
 class UnknownQueryError(Exception):
@@ -29,27 +33,34 @@ class Number:
         return f"must be a whole number from {self.low} to {self.high}"
 
 
-def numbers(query: Mapping[str, str], **wanted: Number) -> dict[str, int]:
+def numbers(query: Pairs, **wanted: Number) -> dict[str, int]:
     """The value of each wanted parameter; all that is wrong is told at once."""
-    errors = [{"field": name, "detail": "is not a known parameter"} for name in sorted(set(query) - set(wanted))]
+    errors = _unfit(query, wanted)
     values = {name: number.default for name, number in wanted.items()}
-    for name in wanted.keys() & query.keys():
-        value = wanted[name].read(query[name])
-        if value is None:
-            errors.append({"field": name, "detail": str(wanted[name])})
-        else:
+    for name, text in dict(query).items():
+        if name in wanted and (value := wanted[name].read(text)) is not None:
             values[name] = value
+        elif name in wanted:
+            errors.append({"field": name, "detail": str(wanted[name])})
     if errors:
         raise UnknownQueryError(errors)
     return values
 
 
-def choice(query: Mapping[str, str], name: str, choices: tuple[str, ...], default: str) -> str:
+def choice(query: Pairs, name: str, choices: tuple[str, ...], default: str) -> str:
     """One of a few words; no other parameter is known beside it."""
-    errors = [{"field": other, "detail": "is not a known parameter"} for other in sorted(set(query) - {name})]
-    value = query.get(name, default)
+    errors = _unfit(query, (name,))
+    value = dict(query).get(name, default)
     if value not in choices:
         errors.append({"field": name, "detail": f"must be one of {', '.join(choices)}"})
     if errors:
         raise UnknownQueryError(errors)
     return value
+
+
+def _unfit(query: Pairs, wanted: Collection[str]) -> list[dict[str, str]]:
+    times = Counter(name for name, _ in query)
+    unknown = [{"field": name, "detail": "is not a known parameter"} for name in sorted(times.keys() - {*wanted})]
+    return unknown + [
+        {"field": name, "detail": "must not be given more than once"} for name in wanted if times[name] > 1
+    ]

@@ -1,7 +1,7 @@
 // Alerts in force, worst first, at the top: the first thing that a person who was woken needs.
 
 import { byId, element, keyed, text } from "./dom.js";
-import { moment, rate } from "./format.js";
+import { moment, rate, seconds } from "./format.js";
 
 const LEVELS = { critical: ["bad", "Critical"], warning: ["warn", "Warning"] };
 
@@ -10,13 +10,22 @@ function make(alert) {
   return element("li", { class: `alert ${tone}` },
     element("span", { class: "level" }, word),
     element("span", { class: "what" }, element("b", {}, alert.name), element("span")),
-    element("span", { class: "since" }));
+    element("span", { class: "since" }), element("span", { class: "means" }));
 }
 
+const UNITS = { seconds, percent: (value) => `${rate(value)} %` };
+
+// None is worth a word where any at all is too many.
+function limit({ threshold, unit }) {
+  return threshold ? ` · limit ${(UNITS[unit] ?? rate)(threshold)}` : "";
+}
+
+const since = (time) => `since ${moment(time)}, ${seconds(Math.max(0, (Date.now() - Date.parse(time)) / 1000))}`;
+
 function update(line, alert) {
-  const limit = alert.threshold === null || alert.threshold === undefined ? "" : ` · limit ${rate(alert.threshold)}`;
-  text(line.querySelector(".what").lastElementChild, `${alert.summary}${limit}`);
-  text(line.querySelector(".since"), alert.since ? `since ${moment(alert.since)}` : "");
+  text(line.querySelector(".what").lastElementChild, `${alert.summary}${limit(alert)}`);
+  text(line.querySelector(".since"), alert.since ? since(alert.since) : "");
+  text(line.querySelector(".means"), alert.means ?? "");
 }
 
 const said = (alerts) => (alerts.length ? `${alerts.length} in force, worst first` : "None in force");

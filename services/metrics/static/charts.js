@@ -1,10 +1,12 @@
-// Two lines over the time that the page has been open, drawn by uPlot (a plain script, hence a global).
+// Two lines over the last hour, drawn by uPlot (a plain script, hence a global): a point a minute for the time before
+// the page was opened, as the service tells it, then one a second.
 
 import { attribute, byId, text } from "./dom.js";
 import { clock, compact, rate } from "./format.js";
 import { BAND, FAIR } from "./now.js";
 
-const KEPT = 1800;
+const SPAN_S = 3660; // an hour, and the minute that runs
+const GAP_S = 90; // without news for so long (a laptop that slept), and the past is taken from the service again
 
 // Colours are read when drawn, by way of a probe: the palette's are light-dark() pairs, which only a property resolves.
 const probe = document.createElement("i");
@@ -27,10 +29,15 @@ class Trend {
     new ResizeObserver(() => this.#plot?.setSize(this.#size())).observe(this.#box);
   }
 
-  add(at, value) {
-    if (value === null || value === undefined || at === this.#times.at(-1)) return;
-    if (!this.#times.length) this.#push(at - 60, null); // a minute to the left of the first, so that time has a scale
-    this.#push(at, value);
+  // `past`: pairs of a time and a value.
+  add(at, value, past) {
+    if (value === null || value === undefined) return;
+    const since = at - this.#times.at(-1);
+    if (!(since >= 0 && since <= GAP_S)) this.#begin(past.filter(([time]) => time < at), at);
+    const place = since === 0 ? this.#times.length - 1 : this.#times.length;
+    this.#times[place] = at;
+    this.#values[place] = value;
+    this.#forget(at - SPAN_S);
     const data = [this.#times, this.#values];
     if (this.#plot) this.#plot.setData(data);
     else if (globalThis.uPlot) this.#plot = new globalThis.uPlot(this.#options(), data, this.#box);
@@ -38,10 +45,16 @@ class Trend {
     this.#say(this.#values.length - 1);
   }
 
-  #push(at, value) {
-    this.#times.push(at);
-    this.#values.push(value);
-    if (this.#times.length > KEPT) [this.#times, this.#values] = [this.#times.slice(1), this.#values.slice(1)];
+  #begin(past, at) {
+    const points = past.length ? past : [[at - 60, null]]; // a minute to the left of the first, so that time has a scale
+    this.#times = points.map(([time]) => time);
+    this.#values = points.map(([, value]) => value);
+  }
+
+  #forget(before) {
+    const gone = this.#times.findIndex((time) => time >= before);
+    this.#times.splice(0, gone);
+    this.#values.splice(0, gone);
   }
 
   redraw() {
@@ -85,13 +98,21 @@ class Trend {
 
 let workers = 0;
 
-// The band that operators expect, behind the line.
+// The band that operators expect, behind the line, and its name, over the grid.
 function band(plot) {
-  const { ctx, bbox: { left, top, width, height } } = plot;
-  const [from, to] = [BAND[1], BAND[0]].map((each) => Math.max(top, Math.min(top + height, plot.valToPos(each * workers, "y", true))));
+  const { ctx, bbox: { left, width } } = plot, [from, to] = edges(plot);
   ctx.fillStyle = colour("--raised");
   ctx.fillRect(left, from, width, to - from);
-  caption(plot, "expected", left, to);
+}
+
+function bandName(plot) {
+  const [from, to] = edges(plot);
+  if (to > from) caption(plot, "expected", plot.bbox.left, to, "--raised");
+}
+
+function edges(plot) {
+  const { top, height } = plot.bbox;
+  return [BAND[1], BAND[0]].map((each) => Math.max(top, Math.min(top + height, plot.valToPos(each * workers, "y", true))));
 }
 
 // Where the alerts begin, once the numbers come near.
@@ -108,13 +129,16 @@ function thresholds(plot) {
     ctx.lineTo(left + width, at);
     ctx.stroke();
     ctx.setLineDash([]);
-    caption(plot, index ? "critical" : "warning", left, at);
+    caption(plot, index ? "critical" : "warning", left, at, "--panel");
   }
 }
 
-function caption({ ctx, bbox }, words, left, bottom) {
-  if (bottom - bbox.top < 14 * devicePixelRatio) return;
+// On a plate of the ground's colour, so that no line of the grid goes through it.
+function caption({ ctx, bbox }, words, left, bottom, ground) {
+  if (bottom - bbox.top < 18 * devicePixelRatio) return;
   ctx.font = `${11 * devicePixelRatio}px sans-serif`;
+  ctx.fillStyle = colour(ground);
+  ctx.fillRect(left + 4 * devicePixelRatio, bottom - 16 * devicePixelRatio, ctx.measureText(words).width + 4 * devicePixelRatio, 15 * devicePixelRatio);
   ctx.fillStyle = colour("--quiet");
   ctx.textAlign = "left";
   ctx.textBaseline = "alphabetic";
@@ -122,15 +146,27 @@ function caption({ ctx, bbox }, words, left, bottom) {
 }
 
 const trends = {
-  rate: new Trend("rate", "Done a minute", rate, { drawClear: [band] }),
+  rate: new Trend("rate", "Done a minute", rate, { drawClear: [band], drawAxes: [bandName] }),
   pending: new Trend("pending", "Pending", compact, { drawAxes: [thresholds] }),
 };
+
+// What is told of each minute stands at its end.
+function past(history, name) {
+  const from = Date.parse(history?.from) / 1000;
+  return (history?.[name] ?? []).map((value, index) => [from + history.stepSeconds * (index + 1), value]);
+}
+
+// As the number of now is: the mean of five minutes.
+const smoothed = (points) => points.map(([at], index) => {
+  const latest = points.slice(Math.max(0, index - 4), index + 1);
+  return [at, latest.reduce((sum, [, value]) => sum + value, 0) / latest.length];
+});
 
 export function showTrends(overview) {
   workers = overview.workers;
   const at = Math.round(Date.parse(overview.at) / 1000);
-  trends.rate.add(at, overview.donePerMinute);
-  trends.pending.add(at, overview.pending);
+  trends.rate.add(at, overview.donePerMinute, smoothed(past(overview.history, "done")));
+  trends.pending.add(at, overview.pending, past(overview.history, "pending"));
 }
 
 export function redraw() {

@@ -17,13 +17,14 @@ const OPTIONAL = new Set(["alerts", "jobs"]);
 
 const list = (value) => (Array.isArray(value) ? value : value?.items ?? null);
 
-// The same shape from both ways: {overview, stores, workers, providers, alerts, jobs}; null where it is not told.
+// The same shape from both ways: {overview, stores, workers, providers, limitedBy, alerts, jobs}; null where it is not told.
 function snapshot(raw) {
   return {
     overview: raw.overview,
     stores: list(raw.stores) ?? [],
     workers: list(raw.workers) ?? [],
     providers: raw.rateLimiter?.rateLimiter ?? raw.rateLimiter ?? {},
+    limitedBy: raw.rateLimiter?.limitedBy ?? [],
     alerts: list(raw.alerts),
     jobs: list(raw.jobs),
   };

@@ -15,11 +15,13 @@ function state(resources) {
   if (cooling) return ["warn", `Cooling down, ${seconds(Math.max(0, (Date.parse(cooling) - Date.now()) / 1000))}`];
   const unowned = Math.max(...all.map((limit) => limit.unownedPartitions?.length ?? 0));
   if (unowned) return ["warn", `${plural(unowned, "partition")} of nobody`];
+  const binding = resources.find(([, limit]) => limit.binds);
+  if (binding) return ["busy", `Calls wait for ${binding[0]}`];
   return all.some((limit) => limit.level < 0) ? ["warn", "In debt"] : ["good", "OK"];
 }
 
 function note(limit) {
-  const waits = limit.queued ? ` · ${plural(limit.queued, "call")} waiting, up to ${seconds(limit.longestWaitS)}` : "";
+  const waits = limit.queued && limit.binds !== false ? ` · ${plural(limit.queued, "call")} waiting, up to ${seconds(limit.longestWaitS)}` : "";
   const left = limit.level < 0 ? `${compact(-limit.level)} of debt` : `${compact(limit.level)} to spend now`;
   return `${compact(limit.usedLastMinute)} of ${compact(limit.limitPerMinute)} · ${left}${waits}`;
 }
@@ -82,8 +84,9 @@ function updateModel(box, { provider, resources }) {
   box.querySelector(".parts").hidden = !parts.length;
 }
 
-// The resource that is used most is the one that holds the others up.
-const tightest = (resources) => resources.reduce((most, other) => (other[1].usagePercent > most[1].usagePercent ? other : most));
+// What holds the others up: the resource that calls wait for, else the one that is used most.
+const tightest = (resources) => resources.find(([, limit]) => limit.binds)
+  ?? resources.reduce((most, other) => (other[1].usagePercent > most[1].usagePercent ? other : most));
 
 function showStrip(strip, parts) {
   strip.hidden = parts.length < 2;

@@ -39,7 +39,13 @@ function failures({ failedLastHour, doneLastHour }) {
   return ended ? `${number(failedLastHour)} of ${number(ended)} in the last hour` : "none ended in the last hour";
 }
 
-function tiles(overview) {
+// What keeps the workers from going faster.
+function brake(limitedBy) {
+  const words = limitedBy.map(({ provider, by }) => (by === "unavailable" || by === "cooling down" ? `${provider} ${by}` : `limited by ${provider} ${by}`));
+  return words.length ? ` · ${[...new Set(words)].join(", ")}` : "";
+}
+
+function tiles(overview, limitedBy) {
   const { pending, workers, donePerMinute } = overview;
   const [low, high] = BAND;
   return [
@@ -51,7 +57,7 @@ function tiles(overview) {
       note: expectation(low, high, workers), band: { value: donePerMinute, low: low * workers, high: high * workers } },
     { name: "Failed", value: `${rate(overview.failedPercent)} %`, verdict: above(overview.failedPercent, FAIR.failedPercent),
       note: failures(overview) },
-    { name: "In flight", value: number(overview.inFlight), verdict: crew(overview), note: plural(workers, "worker") },
+    { name: "In flight", value: number(overview.inFlight), verdict: crew(overview), note: `${plural(workers, "worker")}${brake(limitedBy)}` },
   ];
 }
 
@@ -86,6 +92,6 @@ const SKELETON = ["Pending", "Oldest wait", "Done a minute", "Failed", "In fligh
   band: name === "Done a minute" ? { value: 0, low: 0, high: 0 } : undefined,
 }));
 
-export function showNow(overview) {
-  keyed(byId("now"), overview ? tiles(overview) : SKELETON, (tile) => tile.name, make, update);
+export function showNow(overview, limitedBy) {
+  keyed(byId("now"), overview ? tiles(overview, limitedBy) : SKELETON, (tile) => tile.name, make, update);
 }

@@ -19,7 +19,7 @@ const SAID = { live: "Live", polling: "Live, polled", stale: "Stale", error: "No
 
 const PARTS = [
   ({ alerts }) => showAlerts(alerts),
-  ({ overview }) => showNow(overview),
+  ({ overview, limitedBy }) => showNow(overview, limitedBy),
   ({ overview }) => showHealth(overview),
   ({ overview }) => showTrends(overview),
   ({ stores, overview }) => showStores(stores, overview.fairness),
@@ -70,6 +70,6 @@ function freshness() {
 setUpSwitch();
 setUpJob();
 setUpJobs();
-showNow(null);
+showNow(null, []);
 new Feed({ heard, failed }).start();
 setInterval(freshness, 500);

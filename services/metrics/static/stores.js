@@ -19,6 +19,7 @@ const COLUMNS = [
 function fairness(window) {
   if (!window) return "no contest in the last minute";
   const light = window.lightSlowdown === null ? "" : ` · light stores wait ×${window.lightSlowdown.toFixed(2)}`;
+  if (window.contenders < 2) return `no contest in the last minute${light}`;
   return `Jain ${window.jain.toFixed(3)} among ${plural(window.contenders, "store")} · largest gap ${money(window.largestGapUsd)}${light}`;
 }
 

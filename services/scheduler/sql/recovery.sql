@@ -1,15 +1,12 @@
 -- name: known
 -- What is saved of these jobs, locked, with what their steps have cost.
-SELECT job.id, job.status, job.attempt, spent.done, spent.input_tokens, spent.output_tokens, spent.images,
-       spent.cost_nanousd
+SELECT job.id, job.status, job.attempt, saved.done, bill.input_tokens, bill.output_tokens, bill.images,
+       bill.cost_nanousd
   FROM blog_generations AS job
+       CROSS JOIN LATERAL job_bill(job.id) AS bill
        CROSS JOIN LATERAL (
-           SELECT coalesce(array_agg(step) FILTER (WHERE state = 'DONE'), '{}') AS done,
-                  coalesce(sum(input_tokens), 0)::bigint AS input_tokens,
-                  coalesce(sum(output_tokens), 0)::bigint AS output_tokens,
-                  coalesce(sum(images), 0)::int AS images,
-                  coalesce(sum(cost_nanousd), 0)::bigint AS cost_nanousd
-             FROM blog_steps WHERE job_id = job.id) AS spent
+           SELECT coalesce(array_agg(step) FILTER (WHERE state = 'DONE'), '{}') AS done
+             FROM blog_steps WHERE job_id = job.id) AS saved
  WHERE job.id = ANY ($1::uuid[])
    FOR UPDATE OF job;
 
@@ -40,13 +37,9 @@ UPDATE blog_generations AS job
        started_at = CASE WHEN $2 = 'PENDING' THEN NULL ELSE started_at END,
        finished_at = $4, error = $5,
        error_code = CASE $2 WHEN 'PENDING' THEN NULL WHEN 'CANCELLED' THEN 'cancelled' ELSE 'restored' END,
-       input_tokens = spent.input_tokens, output_tokens = spent.output_tokens, images = spent.images,
-       cost_nanousd = spent.cost_nanousd
-  FROM (SELECT coalesce(sum(input_tokens), 0)::bigint AS input_tokens,
-               coalesce(sum(output_tokens), 0)::bigint AS output_tokens,
-               coalesce(sum(images), 0)::int AS images,
-               coalesce(sum(cost_nanousd), 0)::bigint AS cost_nanousd
-          FROM blog_steps WHERE job_id = $1) AS spent
+       input_tokens = bill.input_tokens, output_tokens = bill.output_tokens, images = bill.images,
+       cost_nanousd = bill.cost_nanousd
+  FROM job_bill($1) AS bill
  WHERE job.id = $1
 RETURNING job.id, job.instance_id AS store, job.status, job.attempt, job.created_at, job.started_at, job.worker,
           job.input_tokens, job.output_tokens, job.images, job.cost_nanousd;

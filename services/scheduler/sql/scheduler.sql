@@ -85,11 +85,12 @@ RETURNING id;
 
 -- name: forward
 -- Mark jobs as forwarded. Those cancelled meanwhile are not returned. With since when each could have gone.
+-- CASE, for the planner would take a plain condition to the index of all that is pending, and read the whole backlog.
 UPDATE blog_generations AS job
    SET forwarded_at = now(), forwarded_partition = next.partition, estimate_nanousd = next.estimate,
        forward_count = job.forward_count + 1
   FROM unnest($1::uuid[], $2::int[], $3::bigint[]) AS next (id, partition, estimate)
- WHERE job.id = next.id AND job.status = 'PENDING' AND job.forwarded_at IS NULL
+ WHERE job.id = next.id AND CASE WHEN job.status = 'PENDING' THEN job.forwarded_at IS NULL END
 RETURNING job.id, job.forward_count, job.request ->> 'traceparent' AS traceparent,
           extract(epoch FROM greatest(job.created_at, job.not_before))::float8 AS waiting_since;
 
@@ -153,6 +154,26 @@ UPDATE blog_generations
  WHERE status = 'PROCESSING' AND lease_until < now() - make_interval(secs => $1)
 RETURNING id, instance_id AS store, attempt, worker, created_at, started_at, input_tokens, output_tokens, images,
           cost_nanousd;
+
+-- name: let_go_lost
+-- Cancelled jobs whose lease ended some time ago ($1 seconds), their worker being gone: what was saved is billed, and a
+-- call that was in flight is in doubt. Nobody takes it up, be its name known or not.
+WITH lost AS (
+    SELECT id FROM blog_generations
+     WHERE status = 'CANCELLED' AND lease_until < now() - make_interval(secs => $1) FOR UPDATE
+), doubted AS (
+    UPDATE blog_steps AS step SET state = 'FAILED', finished_at = now(), in_doubt = step.in_doubt + 1
+      FROM lost WHERE step.job_id = lost.id AND step.state = 'STARTED'
+    RETURNING step.job_id
+)
+UPDATE blog_generations AS job
+   SET lease_until = NULL, input_tokens = bill.input_tokens, output_tokens = bill.output_tokens, images = bill.images,
+       cost_nanousd = bill.cost_nanousd
+  FROM lost, LATERAL job_bill(lost.id) AS bill, LATERAL (SELECT count(*) FROM doubted WHERE job_id = lost.id) AS new (doubts)
+ WHERE job.id = lost.id
+RETURNING job.id, job.instance_id AS store, job.status, job.attempt, job.worker, job.created_at, job.started_at,
+          job.finished_at, job.not_before, job.error, job.input_tokens, job.output_tokens, job.images, job.cost_nanousd,
+          (bill.in_doubt + new.doubts)::int AS in_doubt, new.doubts;
 
 -- name: return_unclaimed
 -- Jobs that were forwarded and not claimed for too long ($1 seconds) return to the queue.
