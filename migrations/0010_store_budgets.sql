@@ -20,8 +20,9 @@ CREATE TABLE store_spend (
 ) WITH (fillfactor = 50); -- every paid step changes a row: room beside it keeps that off the index
 
 -- Whatever changes a step's cost books the difference in the same statement: no release, no correction and no hand
--- can make the ledger differ from the bills.
-CREATE FUNCTION book_spend() RETURNS trigger LANGUAGE plpgsql AS $$
+-- can make the ledger differ from the bills. It is booked as the owner: the roles of services, those of the release before
+-- included, need no right to the ledger, and have none to change it.
+CREATE FUNCTION book_spend() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
     booked bigint := NEW.cost_nanousd;
 BEGIN

@@ -20,9 +20,9 @@ GRANT UPDATE (warned_in, stopped_in) ON store_budgets TO {role};
 GRANT SELECT, UPDATE (state, finished_at, in_doubt) ON blog_steps TO {role};
 
 -- name: generator
--- Claims jobs, saves what their steps bring, which books what they cost, and keeps a record of calls.
+-- Claims jobs, saves what their steps bring, and keeps a record of calls.
 GRANT SELECT, UPDATE ON blog_generations TO {role};
-GRANT SELECT, INSERT, UPDATE ON blog_steps, blog_posts, store_spend TO {role};
+GRANT SELECT, INSERT, UPDATE ON blog_steps, blog_posts TO {role};
 GRANT SELECT, INSERT, DELETE ON provider_calls TO {role};
 
 -- name: metrics

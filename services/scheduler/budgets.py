@@ -27,7 +27,8 @@ class Budgets:
     async def look(self, epoch: int) -> set[str]:
         """Take over what was set and spent, and log, once a month and store, who is warned or stopped. The stores
         whose doors may move."""
-        rows = await self._store.budgets()
+        flying = {job: store for job, (store, _) in self._order.flying().items()}
+        rows = await self._store.budgets(flying)
         gone = self.states.keys() - {row["store"] for row in rows}
         self._order.allow(dict.fromkeys(gone) | {row["store"]: _allowed(row) for row in rows})
         self.states = {row["store"]: self._judge(row) for row in rows}

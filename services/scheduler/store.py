@@ -4,7 +4,7 @@ Every write runs under the leader's epoch: it holds the lead until it is committ
 rows already shows it, and a deposed leader writes nothing (`DeposedError`).
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import astuple, dataclass
 from datetime import datetime
@@ -70,9 +70,9 @@ class SchedulerStore:
         """Stores whose account or weight somebody has set after `since`, in the order in which it was done."""
         return await self._pool.fetch(_QUERIES["configured"], since)
 
-    async def budgets(self) -> Sequence[Row]:
-        """All stores' budgets and how far they are used."""
-        return await self._pool.fetch(_QUERIES["budgets"])
+    async def budgets(self, flying: Mapping[Any, str]) -> Sequence[Row]:
+        """All stores' budgets and how far they are used. `flying` are jobs not settled yet, with their stores."""
+        return await self._pool.fetch(_QUERIES["budgets"], list(flying), list(flying.values()))
 
     async def note_told(self, warned: Sequence[str], stopped: Sequence[str], epoch: int) -> None:
         """That the log has said it of these stores this month."""

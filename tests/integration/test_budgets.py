@@ -16,7 +16,7 @@ from shared.messages import BlogRequested, StoreGate
 from shared.topics import CONTROL, REQUESTS
 from tests.integration.generating import worker_settings
 from tests.integration.ingest import GOOD, PATH, PROBLEM, Ingest, an_ingest, insert
-from tests.integration.scheduling import started
+from tests.integration.scheduling import leads, started
 from tests.integration.test_ingest_gates import hears
 from tests.integration.test_ledger import adds_up
 from tests.integration.world import World, a_request, away, running
@@ -166,9 +166,11 @@ async def test_a_budget_from_the_first_post_to_the_bill(
         await change(one, operator, "PUT", monthlyCostUsd=2 * JOB / 1e9)
         jobs = [(await one.post(GOOD)).json()["id"] for _ in range(4)]  # nobody leads yet, so no door is closed
         async with lead("first"):
+            await eventually(partial(leads, world, "first"))
             refusal = await hears(other, 402)
             assert refusal.json()["resetsAt"][:19] == (await hears(one, 402)).json()["resetsAt"][:19] == RESETS_AT[:19]
         async with lead("second"):
+            await eventually(partial(leads, world, "second"))
             neighbour = await create_key(world.database, "neighbour")
             theirs = (await hears(one, 201, key=neighbour)).json()["id"]
             await eventually(partial(world.has_status, UUID(theirs), "DONE"), timeout=60)

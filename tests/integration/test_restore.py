@@ -15,6 +15,7 @@ from tests.integration.ingest import insert
 from tests.integration.processes import environment, run
 from tests.integration.scheduling import admitted
 from tests.integration.shop import Shop, a_shop
+from tests.integration.test_ledger import adds_up
 from tests.integration.world import World, a_request, a_world
 from tests.servers import execute
 from tests.standins import Standins
@@ -122,6 +123,7 @@ async def test_backup_restore_and_go_on(
             assert row["images"] == standins.replicate.bill(jobs[name])["calls"]
         doubted = "SELECT sum(in_doubt) FROM blog_steps WHERE job_id = $1"
         assert await shop.world.database.fetchval(doubted, jobs["cut"]) == 1
+        assert (await adds_up(shop.world)).keys() == {"shop"}, "a restore books nothing twice, a recovery what was lost"
         await a_second_recovery_changes_nothing(shop, kafka, topic_prefix, database)
 
 

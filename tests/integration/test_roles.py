@@ -62,6 +62,7 @@ async def test_every_query_of_a_service_works_as_its_role_and_nothing_else_does(
             "CREATE TABLE mine (x int)", "ALTER TABLE blog_generations ADD COLUMN x int", "DROP TABLE blog_posts",
             "TRUNCATE blog_generations", "CREATE INDEX ON blog_generations (status)", "DELETE FROM blog_generations",
             "UPDATE api_keys SET revoked_at = NULL", "DELETE FROM schema_migrations",
+            "UPDATE store_spend SET spent_nanousd = 0", "DELETE FROM store_spend",
             "INSERT INTO api_keys (id, instance_id, hash, hint) VALUES ('k', 's', 'h', 'x')",
         ):  # fmt: skip
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
@@ -116,6 +117,7 @@ async def test_a_post_becomes_a_blog_with_two_roles(
         job = (await ingest.post(GOOD)).json()["id"]
         await eventually(lambda: world.has_status(uuid.UUID(job), "DONE"), timeout=60)
         assert (await ingest.get(f"{PATH}/{job}")).json()["post"]["html"]
+        assert (await ingest.get("/api/stores/shop/budget")).json()["spentUsd"] > 0, "booked, though no role may book"
         assert (await ingest.get(PATH)).json()["items"][0]["id"] == job
         answer = await ingest.http.post(
             f"{PATH}/{job}/cancel", headers={"Authorization": f"Bearer {ingest.key}"}

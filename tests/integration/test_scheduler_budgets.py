@@ -17,7 +17,7 @@ JOB = 5_000_000
 
 @pytest.fixture
 def start(world: World, database: str) -> Start:
-    return partial(started, world, database, worker_silence_s=3600)
+    return partial(started, world, database, worker_silence_s=3600, forward_timeout_s=3600)
 
 
 async def set_budget(world: World, monthly: int, store: str = "shop") -> None:
@@ -82,9 +82,11 @@ async def test_a_store_goes_as_far_as_its_budget_and_its_neighbour_does_not_noti
 
         flying = {task.job for task in found or []}
         first, second = [request for request in mine if request.id in flying]
-        await end(world, first, JOB // 2)  # costs less than was reserved: not enough for another
+        await end(world, first, JOB // 2)  # half of what was reserved, for this job and, from now on, for each
         await end(world, second, JOB // 2)
-        assert len(await eventually(partial(at_least, world, 8), every=0.2) or []) == 8, "and now there is room for two"
+        assert len(await eventually(partial(at_least, world, 8), every=0.2) or []) == 8, (
+            "and so there is room for two more"
+        )
         await eventually(partial(said.has, "a store's budget is used up"))
         assert said.count("a store's budget is used up") == 1
         assert said.count("a store nears its budget") == 0

@@ -103,7 +103,8 @@ class FairOrder:
         settled: what it has in flight is reserved already."""
         reserved = Counter[str]()
         for name, cost in self._flying.values():
-            reserved[name] += cost
+            if name in money:
+                reserved[name] += cost
         for name, allowed in money.items():
             store = self._store(name)
             store.room = None if allowed is None else allowed - reserved[name]

@@ -34,28 +34,24 @@ SELECT store.instance_id AS store, store.account_id AS account, store.weight,
  WHERE store.configured_at > $1 ORDER BY store.configured_at;
 
 -- name: budgets
--- Stores' budgets, with what each has spent this month, and what of that is for bills that are not settled yet: the
--- same that `settle` will find.
+-- Stores' budgets, with what each has spent this month, and what of that was paid for jobs that are not settled yet ($1,
+-- of the stores $2): the same that `settle` will find.
 WITH this AS (SELECT date_trunc('month', now() AT TIME ZONE 'UTC')::date AS month),
 owing AS (
-    SELECT job.instance_id, sum(paid.cost_nanousd - job.charged_nanousd)::bigint AS nanousd
-      FROM store_budgets JOIN blog_generations AS job USING (instance_id)
+    SELECT flying.store, sum(paid.nanousd - job.charged_nanousd)::bigint AS nanousd
+      FROM unnest($1::uuid[], $2::text[]) AS flying (id, store)
+           JOIN store_budgets ON instance_id = flying.store
+           JOIN blog_generations AS job USING (id)
            CROSS JOIN LATERAL (
-               SELECT coalesce(sum(cost_nanousd), 0) AS cost_nanousd FROM blog_steps WHERE job_id = job.id) AS paid
-     WHERE job.status IN ('PENDING', 'PROCESSING') AND job.forwarded_at IS NOT NULL
-     GROUP BY job.instance_id
-     UNION ALL
-    SELECT instance_id, sum(cost_nanousd - charged_nanousd)::bigint
-      FROM blog_generations
-     WHERE charged_nanousd <> cost_nanousd AND NOT (status IN ('PENDING', 'PROCESSING') AND forwarded_at IS NOT NULL)
-     GROUP BY instance_id
+               SELECT coalesce(sum(cost_nanousd), 0) AS nanousd FROM blog_steps WHERE job_id = job.id) AS paid
+     GROUP BY flying.store
 )
 SELECT budget.instance_id AS store, budget.monthly_nanousd, budget.warn_at, budget.warned_in, budget.stopped_in,
        this.month, now() AS now, coalesce(ledger.spent_nanousd, 0) AS spent_nanousd,
-       (SELECT coalesce(sum(nanousd), 0)::bigint FROM owing WHERE owing.instance_id = budget.instance_id)
-           AS unsettled_nanousd
+       coalesce(owing.nanousd, 0) AS unsettled_nanousd
   FROM this CROSS JOIN store_budgets AS budget
-       LEFT JOIN store_spend AS ledger ON ledger.instance_id = budget.instance_id AND ledger.month = this.month;
+       LEFT JOIN store_spend AS ledger ON ledger.instance_id = budget.instance_id AND ledger.month = this.month
+       LEFT JOIN owing ON owing.store = budget.instance_id;
 
 -- name: note_told
 -- That the log has said it this month: who is warned ($1), who is stopped ($2).
