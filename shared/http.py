@@ -128,8 +128,8 @@ class Corked:
         self._transport.close()
 
     def _flush(self) -> None:
-        if self._held:
-            held, self._held = self._held, bytearray()
+        held, self._held = self._held, bytearray()
+        if held and not self._transport.is_closing():  # the client may have gone since it was said
             self._transport.write(held)
 
     def __getattr__(self, name: str) -> Any:

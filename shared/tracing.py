@@ -122,7 +122,7 @@ def add_trace_id(_logger: object, _method: str, event: MutableMapping[str, Any])
 
 
 class _Carried:
-    """A block in which these are the headers."""
+    """A block in which these are the headers. `contextmanager` would make the same, at three times the price."""
 
     def __init__(self, told: dict[str, str]) -> None:
         self._told = told

@@ -146,6 +146,7 @@ def _show(home: Home, finished: Finished) -> None:
         f"posts: {home.posts} ({len(finished.posts)} pages; one is {finished.posts[0] if finished.posts else 'none'})"
     )
     print(f"dashboard: {finished.picture or 'no picture: no Chromium could take one; the page itself needs --keep'}")
+    print(f"interface: {finished.docs or 'no picture either: /docs of ingest'}")
     print(f"log: {home.log}")
 
 

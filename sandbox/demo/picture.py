@@ -1,4 +1,4 @@
-"""A picture of the dashboard, when there is a browser on the machine."""
+"""A picture of a page, when there is a browser on the machine."""
 
 import asyncio
 import tempfile

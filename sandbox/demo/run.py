@@ -29,6 +29,9 @@ class Finished:
     seconds: float
     posts: list[Path]
     picture: Path | None
+    """Of the dashboard."""
+    docs: Path | None
+    """A picture of the interface's page."""
     stuck: int
     """Jobs that had not ended when nothing moved any more."""
     reasons: Counter[str]
@@ -53,11 +56,11 @@ async def run(
         rows = await watch.wait_until_ended(dsn, jobs, progress=progress, patience_s=_PATIENCE_S)
         seconds = time.monotonic() - began
         written = await _collect(home, apis, rows, http, standins=standins)
-        taken = await photographing
+        taken, docs = await photographing
     failed = Counter(row.error or row.status for row in rows if row.status in (Status.FAILED, Status.REJECTED))
     return Finished(
         stores=outcome.by_store({name: len(ids) for name, ids in accepted.items()}, rows), seconds=seconds,
-        posts=written, picture=taken, reasons=failed,
+        posts=written, picture=taken, docs=docs, reasons=failed,
         stuck=len(jobs) - sum(row.finished_at is not None for row in rows),
     )  # fmt: skip
 
@@ -67,11 +70,14 @@ async def _keys(dsn: str, shops: Sequence[Shop]) -> dict[str, str]:
         return {shop.name: await create_key(connection, shop.name) for shop in shops}
 
 
-async def _photograph(home: Home, variables: dict[str, str]) -> Path | None:
-    """The dashboard while there is work: taken a little after the start."""
+async def _photograph(home: Home, variables: dict[str, str]) -> tuple[Path | None, Path | None]:
+    """The dashboard while there is work, taken a little after the start, and the interface's page."""
     await asyncio.sleep(3)
-    target = home.path / "dashboard.png"
-    return target if await picture.take(f"http://127.0.0.1:{variables['METRICS_PORT']}/?poll", target) else None
+    dashboard, docs = home.path / "dashboard.png", home.path / "docs.png"
+    return (
+        dashboard if await picture.take(f"http://127.0.0.1:{variables['METRICS_PORT']}/?poll", dashboard) else None,
+        docs if await picture.take(f"http://127.0.0.1:{variables['PORT']}/docs", docs) else None,
+    )
 
 
 async def _collect(

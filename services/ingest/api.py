@@ -1,7 +1,6 @@
 """Requests, jobs and lists over HTTP. Accepting a request touches Kafka only; reading one touches PostgreSQL only."""
 
 from datetime import UTC, datetime
-from urllib.parse import urlencode
 from uuid import UUID
 
 import uuid_utils.compat
@@ -13,6 +12,7 @@ from services.ingest.body import read_json
 from services.ingest.callers import Callers
 from services.ingest.claims import Claims
 from services.ingest.gates import Gates
+from services.ingest.paging import page_of
 from services.ingest.reading import JobReader, reading
 from services.ingest.refusals import acknowledged, closed, quota
 from services.ingest.settings import IngestSettings
@@ -21,8 +21,6 @@ from shared.http import JsonResponse
 from shared.kafka import Outgoing, Publisher
 from shared.messages import BlogRequested, IdempotencyClaim
 from shared.topics import REQUESTS
-
-_LIST_PARAMETERS = {"status", "limit", "cursor", "store"}
 
 
 class Api:
@@ -72,22 +70,12 @@ class Api:
     async def list(self, request: Request) -> Response:
         caller = await self._callers.anyone(request)
         query = request.query_params
-        rules.judge_parameters(query, _LIST_PARAMETERS)
+        page = page_of(query, {"status"})
         store = rules.listed_store(caller.store, query.get("store"))
         status = rules.read_status(query["status"]) if "status" in query else None
-        limit = rules.read_limit(query["limit"]) if "limit" in query else 20
-        after = rules.read_cursor(query["cursor"]) if "cursor" in query else None
-        rows = await reading(self._store.list(store, status=status, after=after, limit=limit + 1))
-        now, page = datetime.now(UTC), rows[:limit]
-        following = rules.cursor_of(page[-1]["created_at"], page[-1]["id"]) if len(rows) > limit else None
-        headers = {}
-        if following is not None:
-            parameters = {"limit": str(limit), "cursor": following} | ({"status": status} if status else {})
-            parameters |= {"store": store} if caller.store is None else {}
-            headers["Link"] = f'</api/blog-generation?{urlencode(parameters)}>; rel="next"'
-        return JsonResponse(
-            {"items": [view.summary(dict(row), now) for row in page], "next": following}, headers=headers
-        )
+        rows = await reading(self._store.list(store, status=status, after=page.after, limit=page.rows))
+        now = datetime.now(UTC)
+        return page.answer("/api/blog-generation", rows, lambda row: view.summary(dict(row), now))
 
     async def _claim(self, body: rules.BlogRequestBody, *, job: UUID, store: str, now: datetime) -> datetime:
         """When the job of an Idempotency-Key was first asked for; refused when that was with another request."""

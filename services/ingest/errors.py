@@ -101,9 +101,7 @@ class RequestId:
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
             return send(message)
 
-        structlog.contextvars.bind_contextvars(
-            request=request_id.decode()
-        )  # in the request's own task: it ends with it
+        structlog.contextvars.bind_contextvars(request=request_id.decode())  # it ends with the request's own task
         try:
             await self._app(scope, receive, send_with_id)
         except Exception:

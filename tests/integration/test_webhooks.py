@@ -12,6 +12,7 @@ from typing import Any
 from uuid import UUID
 
 import httpx
+import orjson
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -108,6 +109,9 @@ async def test_a_receiver_that_fails_twice_gets_it_once_in_the_end(world: World,
         assert delivery is not None
         assert [entry["status"] for entry in delivery["log"]] == [500, 302, 204]
         assert (delivery["attempts"], delivery["type"], delivery["nextAt"]) == (3, "job.done", None)
+        print(
+            orjson.dumps(delivery, option=orjson.OPT_INDENT_2).decode()
+        )  # what a store sees: docs/runbook.md shows it
         secret = await webhook_secret(world.database, "shop")
         assert {(path, headers["webhook-id"], body) for path, headers, body in receiver.heard} == {
             ("/hook", delivery["webhookId"], receiver.heard[0][2])

@@ -99,7 +99,7 @@ async def test_the_page_lives_through_a_demo_and_a_picture_of_it_is_left(home: P
         assert len(shown) >= 3, shown
         assert shown == sorted(shown)
         await expect(page.locator("body")).to_have_attribute("data-state", "stale", timeout=20_000)
-    picture = home / "dashboard.png"
-    assert f"dashboard: {picture}" in told
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    for what, picture in (("dashboard", home / "dashboard.png"), ("interface", home / "docs.png")):
+        assert f"{what}: {picture}" in told
+        assert picture.read_bytes().startswith(b"\x89PNG")
     assert f"({_JOBS} pages" in told

@@ -15,6 +15,7 @@ import yaml
 from compose_spec import PyOptions
 
 from sandbox.home import ROOT
+from shared.settings import KafkaSettings
 from shared.topics import GENERATION, GENERATOR_GROUP
 
 SERVICES = ("ingest", "scheduler", "generator", "metrics")
@@ -135,6 +136,31 @@ def test_pods_have_probes_and_limits_and_no_rights(name: str) -> None:
     variables = {entry["name"]: entry for entry in container.get("env", [])}
     assert all("secretKeyRef" in entry["valueFrom"] for entry in variables.values())
     assert ("OPENAI_API_KEY" in variables) == (name == "generator")
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_kafkas_password_comes_by_reference_and_its_files_are_mounted_where_there_are_any(name: str) -> None:
+    pod = workloads()[name]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    (password,) = [entry["valueFrom"] for entry in container["env"] if entry["name"] == "KAFKA_SASL_PASSWORD"]
+    assert password == {"secretKeyRef": {"name": "blogstream", "key": "KAFKA_SASL_PASSWORD", "optional": True}}
+    (files,) = [volume["secret"] for volume in pod["volumes"] if volume["name"] == "kafka-tls"]
+    assert files == {"secretName": "kafka-tls", "optional": True}
+    (place,) = [mount for mount in container["volumeMounts"] if mount["name"] == "kafka-tls"]
+    assert (place["mountPath"], place["readOnly"]) == ("/run/kafka", True)
+    composed = compose()["services"][name]
+    assert "kafka-tls:/run/kafka:ro" in composed["volumes"]
+
+
+def test_what_the_manifests_offer_for_a_secured_kafka_are_settings_that_work_together() -> None:
+    text = (DEPLOY / "kubernetes" / "config.yaml").read_text()
+    offered = dict(re.findall(r"^  # (KAFKA_\w+): (\S+)$", text, re.MULTILINE))
+    composed = compose()["services"]["ingest"]["environment"]
+    assert {*offered, "KAFKA_SASL_PASSWORD"} <= set(composed)
+    values = {name.lower(): value for name, value in offered.items()}
+    settings = KafkaSettings(kafka_bootstrap_servers="kafka:9092", kafka_sasl_password="secret", **values)
+    assert settings.kafka_uses_tls
+    assert settings.kafka_uses_sasl
 
 
 def test_no_autoscaler_asks_for_more_workers_than_partitions() -> None:

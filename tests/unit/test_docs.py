@@ -18,7 +18,7 @@ _COMMAND = re.compile(r"\./blogstream ([a-zA-Z-]+)")
 _MODULE = re.compile(r"python -m ([a-z_]+(?:\.[a-z_]+)*)")
 _VARIABLE = re.compile(r"`([A-Z]+(?:_[A-Z]+)+)`")
 KNOWN = {one.name for reader in configuration.READERS.values() for one in configuration.variables(reader)} | {
-    "HEARTBEAT_FILE", "BLOGSTREAM_HOME", "TEST_TOKEN",
+    "HEARTBEAT_FILE", "BLOGSTREAM_HOME", "TEST_TOKEN", "KAFKA_TLS_DIR",
 }  # fmt: skip
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 

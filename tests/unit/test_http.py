@@ -123,6 +123,10 @@ class _Wire(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()
         self.said: list[bytes | None] = []
+        self.gone = False
+
+    def is_closing(self) -> bool:
+        return self.gone
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.said.append(bytes(data))
@@ -152,3 +156,11 @@ async def test_nothing_is_lost_when_a_connection_closes_and_a_file_is_not_kept_i
     corked.close()
     await asyncio.sleep(0)
     assert wire.said[1:] == [b"last", None]
+
+
+async def test_what_was_said_to_a_client_that_is_gone_is_dropped() -> None:
+    wire = _Wire()
+    Corked(wire).write(b"too late")
+    wire.gone = True
+    await asyncio.sleep(0)
+    assert wire.said == []

@@ -2,7 +2,6 @@
 
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import urlencode
 from uuid import UUID
 
 import orjson
@@ -11,12 +10,11 @@ from starlette.responses import Response
 
 from services.ingest import rules
 from services.ingest.callers import Callers
+from services.ingest.paging import page_of
 from services.ingest.reading import reading
 from services.ingest.webhooks.rules import message_id
 from services.ingest.webhooks.store import Row, WebhookStore
 from shared.http import JsonResponse, Problem
-
-_PARAMETERS = {"job", "limit", "cursor", "store"}
 
 
 class Deliveries:
@@ -28,19 +26,11 @@ class Deliveries:
         """GET /api/webhook-deliveries: the newest first, each with its attempts."""
         caller = await self._callers.anyone(request)
         query = request.query_params
-        rules.judge_parameters(query, _PARAMETERS)
+        page = page_of(query, {"job"})
         store = rules.listed_store(caller.store, query.get("store"))
         job = rules.read_job(query["job"]) if "job" in query else None
-        limit = rules.read_limit(query["limit"]) if "limit" in query else 20
-        after = rules.read_cursor(query["cursor"]) if "cursor" in query else None
-        rows = await reading(self._store.list(store, job=job, after=after, limit=limit + 1))
-        page = rows[:limit]
-        following = rules.cursor_of(page[-1]["created_at"], page[-1]["id"]) if len(rows) > limit else None
-        headers = {}
-        if following is not None:
-            parameters = dict(query) | {"limit": str(limit), "cursor": following}
-            headers["Link"] = f'</api/webhook-deliveries?{urlencode(parameters)}>; rel="next"'
-        return JsonResponse({"items": [_shown(row) for row in page], "next": following}, headers=headers)
+        rows = await reading(self._store.list(store, job=job, after=page.after, limit=page.rows))
+        return page.answer("/api/webhook-deliveries", rows, _shown)
 
     async def replay(self, request: Request) -> Response:
         """POST /api/webhook-deliveries/{id}/replay: the same message, under the same webhook-id, once more."""
