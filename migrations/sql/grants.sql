@@ -1,5 +1,6 @@
 -- name: ingest
--- Reads jobs; cancels and retries, which changes these columns only; sets budgets; compares keys by their hashes, and makes none.
+-- Reads jobs; cancels and retries, which changes these columns only; sets budgets; compares keys by their hashes, and
+-- makes none.
 GRANT SELECT ON blog_generations, blog_steps, blog_posts, store_outlooks TO {role};
 GRANT UPDATE (status, attempt, retries, blameless, not_before, intervened_at, forwarded_at, lease_until, started_at,
               finished_at, error_code, error, input_tokens, output_tokens, images, cost_nanousd)
