@@ -11,9 +11,10 @@ _TICK_S = 0.05
 
 
 class Deadlines:
-    """All of one loop."""
+    """Those of the loop that runs when this is made: to ask for it every time is a system call."""
 
     def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
         self._due: dict[int, set[Deadline]] = {}
 
     def within(self, seconds: float) -> "Deadline":
@@ -22,11 +23,10 @@ class Deadlines:
 
     def mates(self, seconds: float) -> "set[Deadline]":
         """Those that are due together, so many seconds from now."""
-        loop = asyncio.get_running_loop()
-        tick = int((loop.time() + seconds) / _TICK_S) + 1
+        tick = int((self.loop.time() + seconds) / _TICK_S) + 1
         if tick not in self._due:
             self._due[tick] = set()
-            loop.call_at(tick * _TICK_S, self._end, tick)
+            self.loop.call_at(tick * _TICK_S, self._end, tick)
         return self._due[tick]
 
     def _end(self, tick: int) -> None:
@@ -43,7 +43,7 @@ class Deadline:
         self._is_up = False
 
     def __enter__(self) -> None:
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._deadlines.loop)
         assert task is not None
         self._task, self._cancelled_before = task, task.cancelling()
         self._mates = self._deadlines.mates(self._seconds)

@@ -181,7 +181,7 @@ class Publisher:
         self._source = source
         self._producer: AIOKafkaProducer | None = None
         self._renewal = asyncio.Lock()
-        self._deadlines = Deadlines()
+        self._deadlines: Deadlines
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -191,6 +191,7 @@ class Publisher:
         await self.stop()
 
     async def start(self) -> None:
+        self._deadlines = Deadlines()
         self._producer = await self._open()
 
     async def stop(self, *, within_s: float = 10) -> None:
