@@ -17,11 +17,12 @@ from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, TopicPartition
 
 from shared import tracing
 from shared.deadlines import Deadlines
+from shared.envelope import Headers, decode, encode
 from shared.errors import InvalidMessage, Unavailable
 from shared.kafka_access import access, reachable, refusal
 from shared.kafka_batches import Record, partition, send_all
 from shared.log import get_logger
-from shared.messages import Headers, Message, decode, encode
+from shared.messages import Message
 from shared.settings import KafkaSettings
 from shared.topics import DEAD_LETTER, TOPICS, Topic
 

@@ -14,7 +14,7 @@ from typing import Self
 
 from aiokafka.structs import ConsumerRecord
 
-from shared.messages import Headers
+from shared.envelope import Headers
 from shared.topics import GENERATION, Topic
 
 OURS = "dlq_"

@@ -26,10 +26,11 @@ from services.metrics.rules.trust import believed
 from services.metrics.settings import MetricsSettings
 from services.metrics.shards import Shards
 from shared import kafka
+from shared.envelope import decode
 from shared.errors import InvalidMessage
 from shared.kafka_access import access, tls
 from shared.log import get_logger
-from shared.messages import JobEvent, Message, SchedulerReport, WorkerReport, decode
+from shared.messages import JobEvent, Message, SchedulerReport, WorkerReport
 from shared.topics import METRICS_GROUP, RESULTS, WORKERS
 
 log = get_logger(__name__)

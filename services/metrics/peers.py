@@ -14,9 +14,10 @@ import orjson
 
 from services.metrics.board import Board
 from services.metrics.rules.aggregate import Aggregate
+from shared.envelope import decode
 from shared.errors import InvalidMessage
 from shared.log import get_logger
-from shared.messages import SchedulerReport, WorkerReport, decode
+from shared.messages import SchedulerReport, WorkerReport
 
 log = get_logger(__name__)
 

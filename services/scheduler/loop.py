@@ -193,7 +193,6 @@ class Scheduler:
         now = time.monotonic()
         if now - self._swept_at >= self._settings.sweep_every_s:
             self._swept_at = now
-            await term.rest()
             await term.sweep()
         if now - self._ticked_at >= _TICK_S:
             self._ticked_at = now

@@ -4,16 +4,15 @@ Whatever fails in a term ends it. The next one rebuilds the order from PostgreSQ
 counter's lift that was not saved within the second before a crash is made up for when the next term resumes.
 """
 
-import asyncio
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from uuid import UUID
 
 from services.scheduler import convert, spans, takeover
 from services.scheduler.budgets import Budgets
 from services.scheduler.doors import Doors
+from services.scheduler.forwarder import Forwarder
 from services.scheduler.interventions import Interventions
 from services.scheduler.outlooks import Outlooks
 from services.scheduler.pipe import Pipe
@@ -49,8 +48,6 @@ class Term:
         self._configured_until = takeover.BEGINNING
         self._watch = Watch(seconds=settings.fairness_window_s, now=time.time())
         self._drifted = 0
-        self._over = False
-        self._forwarding: asyncio.Task[None] | None = None
         self._name = name
         self._settings = settings
         self._store = store
@@ -65,6 +62,10 @@ class Term:
             cap=settings.max_per_instance, default_cost=settings.default_cost_nanousd, hard_cap=settings.hard_cap
         )
         self._budgets = Budgets(store, self._order)
+        self._forwarder = Forwarder(
+            store=store, order=self._order, credit=credit, pipe=self._pipe, batch_size=settings.batch_size,
+            left=self._left, counts=self.counts,
+        )  # fmt: skip
 
     async def begin(self) -> None:
         """Raise the epoch, so that nobody else writes, then take up what is there. O(backlog)."""
@@ -87,18 +88,16 @@ class Term:
 
     def end(self) -> None:
         """Forward nothing more from now on."""
-        self._over = True
+        self._forwarder.end()
 
     async def flush(self) -> None:
         """Return when all that was said is acknowledged: only then are the records behind it done with."""
-        await self.rest()
+        await self._forwarder.rest()
         await self._pipe.flush()
 
     async def abandon(self) -> None:
         """End without caring how: what follows from records that were read will be said by the next term."""
-        self.end()
-        if self._forwarding is not None:
-            await asyncio.gather(self._forwarding, return_exceptions=True)
+        await self._forwarder.abandon()
         await self._pipe.abandon()
 
     async def admit(self, requests: Sequence[BlogRequested]) -> Refused:
@@ -137,41 +136,12 @@ class Term:
             self._credit.hear(convert.offer(report, now))
 
     def keep_forwarding(self) -> None:
-        """Send the jobs whose turn it is, as long as there is credit, while the next requests are read and admitted.
-        Raises what the last time met."""
-        if self._forwarding is not None and self._forwarding.done():
-            self._forwarding.result()
-        if self._forwarding is None or self._forwarding.done():
-            self._forwarding = asyncio.create_task(self._forward(), name="forwarding")
-
-    async def rest(self) -> None:
-        """Return when nothing is being forwarded: what is in flight is in PostgreSQL as it is in the order.
-        Raises what forwarding met."""
-        if self._forwarding is not None:
-            await self._forwarding
-
-    async def _forward(self) -> None:
-        while not self._over and (picks := self._pick_batch()):
-            jobs = [job for job, _, _ in picks]
-            began_ns = time.time_ns()
-            marked = await self._store.forward(
-                jobs, [partition for _, partition, _ in picks], [pick.reserved for _, _, pick in picks], self._epoch
-            )
-            self._drop_unmarked(picks, marked)
-            at = datetime.now(UTC)
-            gone = [(job, pick.store, partition, marked[job]) for job, partition, pick in picks if job in marked]
-            traces = spans.forwarded(gone, began_ns=began_ns)
-            tasks = [
-                convert.task(
-                    job, store, partition, forward=row["forward_count"], epoch=self._epoch, at=at, traceparent=trace
-                )
-                for (job, store, partition, row), trace in zip(gone, traces, strict=True)
-            ]
-            await self._pipe.send(tasks)
-            self.counts["forwarded"] += len(marked)
+        """Send the jobs whose turn it is, while the next requests are read and admitted. Raises what it met before."""
+        self._forwarder.go_on(self._epoch)
 
     async def sweep(self) -> None:
         """Bring back what was lost on the way, and compare the book of jobs in flight with PostgreSQL."""
+        await self._forwarder.rest()
         lost, let_go = await self._return_lost()
         unclaimed = await self._store.return_unclaimed(self._settings.forward_timeout_s, self._epoch)
         if unclaimed:
@@ -256,29 +226,13 @@ class Term:
         half = len(batch) // 2
         return await self._insert(batch[:half], refused) | await self._insert(batch[half:], refused)
 
-    def _pick_batch(self) -> list[tuple[UUID, int, Picked]]:
-        now, picks = time.time(), list[tuple[UUID, int, Picked]]()
-        while len(picks) < self._settings.batch_size:
-            partition = self._credit.best_partition(now)
-            pick = self._order.pick(now) if partition is not None else None
-            if pick is None or partition is None:
-                break
-            assert isinstance(pick.job, UUID)
-            self._credit.forwarded(pick.job, partition)
-            self._doors.left(pick.store, now)
-            self._outlooks.left(pick.reserved, now)
-            self._watch.served(
-                pick.store, pick.account, money_per_weight=pick.reserved / pick.account_weight,
-                wait_s=max(now - pick.due_at, 0.0),
-            )  # fmt: skip
-            picks.append((pick.job, partition, pick))
-        return picks
-
-    def _drop_unmarked(self, picks: Sequence[tuple[UUID, int, Picked]], marked: dict[UUID, Row]) -> None:
-        """Jobs that PostgreSQL would not mark are no longer waiting: cancelled, say."""
-        for job, _, pick in picks:
-            if job not in marked:
-                self._release(job, pick.store)
+    def _left(self, pick: Picked, now: float) -> None:
+        self._doors.left(pick.store, now)
+        self._outlooks.left(pick.reserved, now)
+        self._watch.served(
+            pick.store, pick.account, money_per_weight=pick.reserved / pick.account_weight,
+            wait_s=max(now - pick.due_at, 0.0),
+        )  # fmt: skip
 
     def _release(self, job: UUID, store: str) -> None:
         self._order.settle(job, store, 0, ended=False)
@@ -286,7 +240,7 @@ class Term:
 
     async def _settle_jobs(self, jobs: Sequence[UUID]) -> None:
         if jobs:
-            await self.rest()
+            await self._forwarder.rest()
             await self._store.settle(jobs, self._epoch, self._charge)
 
     def _charge(self, rows: Sequence[Row]) -> list[CounterChange]:

@@ -13,8 +13,8 @@ from aiokafka.structs import ConsumerRecord, TopicPartition
 from sandbox.cli.__main__ import main
 from sandbox.dead_letters import handling
 from shared import kafka
+from shared.envelope import Headers
 from shared.errors import InvalidMessage
-from shared.messages import Headers
 from shared.topics import DEAD_LETTER, GENERATION, REQUESTS, Topic
 from tests.integration.world import World
 

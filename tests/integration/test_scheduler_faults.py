@@ -9,8 +9,9 @@ from aiokafka import AIOKafkaProducer
 
 from sandbox import kafka as kafka_server
 from shared import kafka as shared_kafka
+from shared.envelope import encode
 from shared.job import Status
-from shared.messages import BlogRequested, EventKind, JobEvent, encode
+from shared.messages import BlogRequested, EventKind, JobEvent
 from shared.topics import DEAD_LETTER, REQUESTS, RESULTS
 from tests import servers
 from tests.integration.scheduling import Start, admitted, at_least, leads, offer, started

@@ -8,7 +8,7 @@ from aiokafka.structs import ConsumerRecord
 
 from sandbox.dead_letters.letter import DISCARDED, REPLAYED, Ledger, Letter, Marker, Refused, destinations
 from sandbox.dead_letters.view import line, listed, printable, shown, shown_as_json
-from shared.messages import Headers
+from shared.envelope import Headers
 from shared.topics import DEAD_LETTER, GENERATION, REQUESTS, TOPICS
 
 KNOWN = {f"x.{topic.name}": topic for topic in TOPICS if topic is not DEAD_LETTER}

@@ -16,8 +16,9 @@ from services.generator.rules.headers import retry_after
 from services.generator.rules.prefix import FinishedPrefix
 from services.generator.rules.prices import Prices
 from services.generator.rules.retry import Again, Fail, judge
+from shared.envelope import decode
 from shared.errors import Permanent, Transient
-from shared.messages import BlogRequested, decode
+from shared.messages import BlogRequested
 from tests.unit.test_messages import example, headers
 
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from services.ingest import rules
 from services.ingest.rules import RefusedError
+from shared.envelope import decode, encode
 from shared.job import SourceType, Status
-from shared.messages import BlogRequested, StoreGate, decode, encode
+from shared.messages import BlogRequested, StoreGate
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 GOOD = {"sourceType": "keyword", "sourceId": "test-load-1"}

@@ -8,9 +8,10 @@ from uuid import uuid4
 import orjson
 import pytest
 
+from shared.envelope import decode, encode
 from shared.errors import InvalidMessage
 from shared.job import SourceType, Status
-from shared.messages import MESSAGES, BlogRequested, EventKind, JobEvent, Message, Usage, decode, encode
+from shared.messages import MESSAGES, BlogRequested, EventKind, JobEvent, Message, Usage
 
 EXAMPLES = Path(__file__).parents[2] / "shared" / "examples"
 NOW = datetime(2026, 11, 24, 9, tzinfo=UTC)

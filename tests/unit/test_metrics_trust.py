@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from services.metrics.app import count
 from services.metrics.rules.trust import believed
 from services.metrics.shards import Shards
+from shared.envelope import decode
 from shared.errors import InvalidMessage
-from shared.messages import GenerationTask, JobEvent, SchedulerReport, Usage, WorkerReport, decode
+from shared.messages import GenerationTask, JobEvent, SchedulerReport, Usage, WorkerReport
 from tests.unit.test_metrics_rules import NOW, a_memory, life, report, scheduler
 
 EVENT = life(1)[-1]

@@ -21,7 +21,8 @@ from sandbox.environment import Ports, service_environment
 from sandbox.home import ROOT, Home
 from services.ingest.trace import TraceContext
 from shared import tracing
-from shared.messages import BlogRequested, WorkerReport, decode, encode
+from shared.envelope import decode, encode
+from shared.messages import BlogRequested, WorkerReport
 from tests.unit.test_messages import example, headers
 from tests.unit.test_metrics_rules import report
 
