@@ -66,11 +66,11 @@ def _limited_by(report: WorkerReport, now: float) -> str | None:
     return _LIMITS.get((scarcest.provider, scarcest.resource)) if scarcest is not None else None
 
 
-def admitted(request: BlogRequested) -> Outgoing:
+def admitted(request: BlogRequested, *, at: datetime) -> Outgoing:
+    """`at` is not after the row could be seen: whatever happens to the job is later."""
     event = JobEvent(
-        job=request.id, store=request.store, kind=EventKind.ADMITTED, status=Status.PENDING, attempt=0,
-        at=datetime.now(UTC), created_at=request.created_at, not_before=request.run_at,
-        traceparent=request.traceparent,
+        job=request.id, store=request.store, kind=EventKind.ADMITTED, status=Status.PENDING, attempt=0, at=at,
+        created_at=request.created_at, not_before=request.run_at, traceparent=request.traceparent,
     )  # fmt: skip
     return Outgoing(topic=RESULTS, key=request.store, message=event)
 
@@ -98,9 +98,9 @@ def lost(row: Row) -> Outgoing:
     return Outgoing(topic=RESULTS, key=row["store"], message=event)
 
 
-def billed_late(row: Row) -> Outgoing:
-    """A cancelled job's end, told again for what its last call has cost or may have."""
-    return Outgoing(topic=RESULTS, key=row["store"], message=told_by(row))
+def told(row: Row) -> Outgoing:
+    """What a job's row says, for whoever has not heard it."""
+    return Outgoing(topic=RESULTS, key=row["store"], message=told_by(row, since=row.get("intervened_at")))
 
 
 def gate(door: Door) -> Outgoing:

@@ -102,6 +102,14 @@ class SchedulerStore:
         async with self._leading(epoch) as connection:
             return await insert_requests(connection, requests)
 
+    async def untouched(self, jobs: Sequence[UUID]) -> set[UUID]:
+        """Those of the jobs that wait as they were admitted."""
+        return {row["id"] for row in await self._pool.fetch(_QUERIES["untouched"], jobs)}
+
+    async def told(self, jobs: Sequence[UUID]) -> Sequence[Row]:
+        """What is true of these jobs."""
+        return await self._pool.fetch(_QUERIES["told"], jobs)
+
     async def forward(
         self, jobs: Sequence[UUID], partitions: Sequence[int], estimates: Sequence[int], epoch: int
     ) -> dict[UUID, Row]:

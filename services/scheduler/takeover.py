@@ -53,6 +53,6 @@ async def _restore_counters(order: FairOrder, store: SchedulerStore) -> datetime
 def _take_up(order: FairOrder, credit: Credit, row: Row, now: float) -> None:
     if row["forwarded"]:
         order.adopt(row["id"], row["store"], row["estimate_nanousd"])
-        credit.forwarded(row["id"], row["forwarded_partition"])
+        credit.forwarded(row["id"], row["forwarded_partition"], claimed_by=row["worker"])
     else:
         order.take_up(convert.waiting_of_row(row), now)

@@ -6,7 +6,8 @@ counter's lift that was not saved within the second before a crash is made up fo
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from uuid import UUID
 
 from services.scheduler import convert, spans, takeover
@@ -24,7 +25,7 @@ from services.scheduler.settings import SchedulerSettings
 from services.scheduler.store import IMPOSSIBLE, Row, SchedulerStore
 from shared.errors import Permanent
 from shared.job import ENDED, Status
-from shared.kafka import Publisher
+from shared.kafka import Outgoing, Publisher
 from shared.log import get_logger
 from shared.messages import BlogRequested, EventKind, JobEvent, WorkerReport
 
@@ -101,21 +102,32 @@ class Term:
         await self._pipe.abandon()
 
     async def admit(self, requests: Sequence[BlogRequested]) -> Refused:
-        """Make rows of the requests, in batches, and announce them. A repeat is announced again under the same id.
+        """Make rows of the requests, in batches, and announce them: those that are new, and repeats of which nothing
+        else can have been said, for their announcement may have got lost.
 
         Returns those that no database could take: they must not stop the others.
         """
         refused: Refused = []
         size = self._settings.batch_size
         for batch in (requests[start : start + size] for start in range(0, len(requests), size)):
-            began_ns = time.time_ns()
+            began = datetime.now(UTC)
             new = await self._insert(batch, refused)
             hopeless = {request.id for request, _ in refused}
             taken = [request for request in batch if request.id not in hopeless]
-            spans.admitted(taken, began_ns=began_ns)
-            await self._pipe.send([convert.admitted(request) for request in taken])
+            spans.admitted(taken, began_ns=int(began.timestamp() * 1e9))
+            await self._pipe.send(await self._announcements(taken, new, began))
             self._enter(taken, new)  # said before any of them can be forwarded
         return refused
+
+    async def _announcements(
+        self, taken: Sequence[BlogRequested], new: set[UUID], began: datetime
+    ) -> Sequence[Outgoing]:
+        repeated = [request.id for request in taken if request.id not in new]
+        untouched = await self._store.untouched(repeated) if repeated else set[UUID]()
+        return [
+            convert.admitted(request, at=began if request.id in new else request.created_at)
+            for request in taken if request.id in new or request.id in untouched
+        ]  # fmt: skip
 
     def _enter(self, taken: Sequence[BlogRequested], new: set[UUID]) -> None:
         now = time.time()
@@ -127,8 +139,14 @@ class Term:
         self.counts["repeated"] += len(taken) - len(new)
 
     async def settle(self, events: Sequence[JobEvent]) -> None:
-        """Charge what ended or was given back; what is to be tried again returns to the queue."""
+        """Charge what ended or was given back; what is to be tried again returns to the queue. Note who began what."""
+        self._note_claims((event.job, event.worker) for event in events if event.kind is EventKind.STARTED)
         await self._settle_jobs(list({event.job for event in events if event.kind in _SETTLING}))
+
+    def _note_claims(self, claims: Iterable[tuple[UUID, str | None]]) -> None:
+        for job, worker in claims:
+            if worker is not None:
+                self._credit.claimed(job, worker)
 
     def hear(self, reports: Sequence[WorkerReport]) -> None:
         now = time.time()
@@ -146,14 +164,21 @@ class Term:
         unclaimed = await self._store.return_unclaimed(self._settings.forward_timeout_s, self._epoch)
         if unclaimed:
             log.warning("forwarded and not claimed: back to the queue", jobs=len(unclaimed))
-        await self._publisher.publish_all([*map(convert.lost, lost), *map(convert.billed_late, let_go)])
-        changed = await self._interventions.news()
+        await self._publisher.publish_all([*map(convert.lost, lost), *map(convert.told, let_go)])
+        changed = await self._retell_interventions()
         await self._settle_jobs([row["id"] for row in [*lost, *let_go]] + unclaimed + changed)
         await self._compare()
         await self._reassign()
         await self._look_at_budgets()
         self._credit.forget_silent(time.time())
         self._doors.forget(time.time())
+
+    async def _retell_interventions(self) -> list[UUID]:
+        """ingest has said what people have changed, unless Kafka was away or the process died: it is said again."""
+        changed = await self._interventions.news()
+        if changed:
+            await self._publisher.publish_all(list(map(convert.told, await self._store.told(changed))))
+        return changed
 
     async def _look_at_budgets(self) -> None:
         self._doors.grown(await self._budgets.look(self._epoch))
@@ -261,6 +286,7 @@ class Term:
     async def _compare(self) -> None:
         """Repair what differs from PostgreSQL in two comparisons in a row (once may be an event on its way)."""
         truth, book = await self._store.in_flight(), self._order.flying()
+        self._note_claims((job, row["worker"]) for job, row in truth.items())
         differing = frozenset(job for job in truth.keys() ^ book.keys() if isinstance(job, UUID))
         drifted = differing & self._suspects
         self._suspects = differing
@@ -271,7 +297,7 @@ class Term:
         self.counts["drifted"] += len(drifted)
         for job in drifted & truth.keys():
             self._order.adopt(job, truth[job]["store"], truth[job]["estimate_nanousd"])
-            self._credit.forwarded(job, truth[job]["forwarded_partition"])
+            self._credit.forwarded(job, truth[job]["forwarded_partition"], claimed_by=truth[job]["worker"])
         await self._settle_jobs([job for job in drifted if job in book])
         for job in drifted & self._order.flying().keys() - truth.keys():
             self._release(job, book[job][0])  # its row is gone

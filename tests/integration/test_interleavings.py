@@ -5,7 +5,7 @@ every bill is charged once, and nothing that got a 201 is missing.
 
 import asyncio
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from contextlib import AsyncExitStack
 from functools import partial
 from itertools import pairwise
@@ -14,6 +14,8 @@ from uuid import UUID
 
 import httpx
 
+from services.metrics.rules.aggregate import Aggregate, merge
+from services.metrics.rules.fold import Shard, empty_shard, into_shard, shard_key
 from shared.job import TRANSITIONS, Status
 from shared.messages import EventKind, JobEvent
 from shared.topics import RESULTS
@@ -95,6 +97,17 @@ async def test_whatever_happens_in_whatever_order_ends_in_one_legal_state(
         for before, after in pairwise(statuses):
             assert _reachable(before, after), (job, statuses)
         assert statuses[-1] == rows[str(job)]["status"]
+    counted = await _counted(world)
+    assert +Counter(counted["counts"]) == Counter(row["status"] for row in rows.values()), "metrics counts the same"
+
+
+async def _counted(world: World) -> Aggregate:
+    """What the events come to by the rules of metrics."""
+    shards: defaultdict[str, Shard] = defaultdict(empty_shard)
+    for _, event in await world.read_all(RESULTS):
+        if isinstance(event, JobEvent):
+            into_shard(event, shards[shard_key(event)])
+    return merge(shard["aggregate"] for shard in shards.values())
 
 
 async def _lives(world: World) -> dict[UUID, list[Status]]:

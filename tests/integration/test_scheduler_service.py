@@ -1,14 +1,18 @@
 """The scheduler on the real broker and database: admission, forwarding, settling, sweeping."""
 
 import asyncio
+from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from uuid import UUID
 
 import pytest
 
 from shared.job import Status
 from shared.messages import EventKind, JobEvent, SchedulerReport
 from shared.topics import RESULTS, WORKERS
+from tests.integration.ingest import insert
 from tests.integration.scheduling import Start, admitted, at_least, end, offer, settled, started, tasks
 from tests.integration.world import World, a_request
 from tests.waiting import eventually
@@ -38,6 +42,44 @@ async def test_requests_are_admitted_once_and_announced(world: World, start: Sta
         ).event_id()
         for request in (one, other, last)
     }  # fmt: skip
+
+
+async def test_a_repeat_is_announced_only_while_nothing_else_can_have_been_said(world: World, start: Start) -> None:
+    """Kafka keeps a crash's re-reads and clients' retries for days; metrics would take a late one for a new job."""
+    asked, done, last = a_request(), a_request(), a_request()
+    await insert(world, asked)  # and the scheduler died before it could say so
+    async with start():
+        await world.ask(done)
+        await eventually(partial(admitted, world, 2))
+        await end(world, done)
+        await eventually(partial(settled, world, done.id))
+        for request in (asked, replace(done, created_at=datetime.now(UTC)), last):
+            await world.ask(request)
+        await eventually(partial(admitted, world, 3))
+    events = [event for _, event in await world.read_all(RESULTS) if isinstance(event, JobEvent)]
+    told = [event for event in events if event.kind is EventKind.ADMITTED]
+    assert Counter(event.job for event in told) == {asked.id: 1, done.id: 1, last.id: 1}
+    assert [event.at for event in told if event.job == asked.id] == [asked.created_at]
+
+
+async def test_what_people_changed_is_told_although_ingest_could_not(world: World, start: Start) -> None:
+    cancelled, retried = a_request(), a_request()
+    await insert(world, retried, "FAILED")
+    async with start():
+        await world.ask(cancelled)
+        await eventually(partial(admitted, world, 2))
+        for request, status, attempt in ((cancelled, "CANCELLED", 0), (retried, "PENDING", 1)):
+            await world.database.execute(
+                "UPDATE blog_generations SET status = $2, attempt = $3, intervened_at = now(),"
+                " finished_at = CASE $2 WHEN 'CANCELLED' THEN now() END WHERE id = $1", request.id, status, attempt,
+            )  # fmt: skip
+        await eventually(lambda: _was_told(world, cancelled.id, (EventKind.ENDED, Status.CANCELLED, 0)), every=0.3)
+        await eventually(lambda: _was_told(world, retried.id, (EventKind.ADMITTED, Status.PENDING, 1)), every=0.3)
+
+
+async def _was_told(world: World, job: UUID, what: tuple[EventKind, Status, int]) -> bool:
+    events = [event for _, event in await world.read_all(RESULTS) if isinstance(event, JobEvent) and event.job == job]
+    return what in [(event.kind, event.status, event.attempt) for event in events]
 
 
 async def test_nothing_is_forwarded_without_credit(world: World, start: Start) -> None:

@@ -75,6 +75,33 @@ def test_what_moved_to_another_worker_counts_against_that_one() -> None:
     assert sorted(take(credit, 1)) == [0, 0, 1]
 
 
+def test_what_a_dead_worker_had_claimed_does_not_keep_its_successor_idle() -> None:
+    credit = Credit(silence_s=5)
+    credit.hear(offer("dead", 0, slots=2))
+    for job in ("claimed", "on its way"):
+        credit.forwarded(job, 0)
+    credit.claimed("claimed", "dead")
+    credit.claimed("claimed", "dead")
+    assert take(credit) == []
+    credit.hear(offer("successor", 0, slots=2, at=9))
+    assert take(credit, 9) == [0], "it will have to do what nobody has claimed"
+    credit.settled("claimed")
+    assert take(credit, 9) == []
+
+
+def test_a_job_counts_against_who_runs_it_though_its_partition_has_moved() -> None:
+    credit = Credit(silence_s=5)
+    credit.forwarded("before the takeover", 1, claimed_by="a")
+    credit.forwarded("since", 1)
+    credit.claimed("since", "a")
+    credit.claimed("unheard of", "a")
+    credit.hear(offer("a", 0, slots=3))
+    credit.hear(offer("b", 1, slots=1))
+    assert sorted(take(credit)) == [0, 1]
+    credit.settled("since")
+    assert credit.best_partition(0) == 0
+
+
 def test_the_lead_stays_with_whom_it_is() -> None:
     long_since, newly = struct.pack(">d", 100.0), struct.pack(">d", 200.0)
     assert owner_of({"b": long_since, "a": newly, "0": b""}) == "b"

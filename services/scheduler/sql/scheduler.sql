@@ -26,6 +26,14 @@ SELECT now();
 -- Jobs that somebody has cancelled or asked for again since $1.
 SELECT id, intervened_at FROM blog_generations WHERE intervened_at > $1 ORDER BY intervened_at;
 
+-- name: told
+-- What is true of these jobs ($1).
+SELECT job.id, job.instance_id AS store, job.status, job.attempt, job.worker, job.created_at, job.started_at,
+       job.finished_at, job.intervened_at, job.not_before, job.error, job.input_tokens, job.output_tokens, job.images,
+       job.cost_nanousd, bill.in_doubt
+  FROM blog_generations AS job, LATERAL job_bill(job.id) AS bill
+ WHERE job.id = ANY ($1::uuid[]);
+
 -- name: configured
 -- What somebody has set since $1: whose store it is, and what it and its account weigh. With the time to ask from next.
 SELECT store.instance_id AS store, store.account_id AS account, store.weight,
@@ -65,7 +73,7 @@ UPDATE store_budgets
 -- All that waits or is in flight, to rebuild the order from.
 SELECT id, instance_id AS store, priority, extract(epoch FROM created_at)::float8 AS created_at,
        extract(epoch FROM not_before)::float8 AS not_before, forwarded_at IS NOT NULL AS forwarded,
-       forwarded_partition, estimate_nanousd
+       forwarded_partition, estimate_nanousd, CASE WHEN status = 'PROCESSING' THEN worker END AS worker
   FROM blog_generations WHERE status IN ('PENDING', 'PROCESSING');
 
 -- name: uncharged
@@ -82,6 +90,11 @@ SELECT id, instance_id, source_type, source_id, request, priority, not_before, c
     AS new (id, instance_id, source_type, source_id, request, priority, not_before, created_at)
 ON CONFLICT (id) DO NOTHING
 RETURNING id;
+
+-- name: untouched
+-- Which of these jobs ($1) wait as they were admitted: nothing has happened to them since.
+SELECT id FROM blog_generations
+ WHERE id = ANY ($1::uuid[]) AND status = 'PENDING' AND attempt = 0 AND intervened_at IS NULL;
 
 -- name: forward
 -- Mark jobs as forwarded. Those cancelled meanwhile are not returned. With since when each could have gone.
@@ -184,5 +197,6 @@ RETURNING id;
 
 -- name: in_flight
 -- The jobs that hold a slot, as PostgreSQL has it.
-SELECT id, instance_id AS store, forwarded_partition, estimate_nanousd
+SELECT id, instance_id AS store, forwarded_partition, estimate_nanousd,
+       CASE WHEN status = 'PROCESSING' THEN worker END AS worker
   FROM blog_generations WHERE status IN ('PENDING', 'PROCESSING') AND forwarded_at IS NOT NULL;
