@@ -30,7 +30,10 @@ BUDGETS = Metric(
     help="Stores whose monthly budgets are nearly spent, or stop them.",
 )  # fmt: skip
 JOBS = Metric(name="blogstream_jobs", kind="gauge", help="Jobs by state, of all events kept.", labels=("state",))
-ENDED = Metric(name="blogstream_jobs_ended", kind="counter", help="Jobs that ended, by state.", labels=("state",))
+ENDED = Metric(
+    name="blogstream_jobs_ended", kind="counter", labels=("state",),
+    help="Ends of jobs, by state: one that is asked for again and ends again counts twice.",
+)  # fmt: skip
 TOKENS = Metric(name="blogstream_tokens", kind="counter", help="Tokens billed.", labels=("direction",))
 IMAGES = Metric(name="blogstream_images", kind="counter", help="Images billed.")
 COST = Metric(name="blogstream_cost_usd", kind="counter", help="US dollars billed.")

@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from services.metrics import metric_defs as defs
 from services.metrics.board import Board
-from services.metrics.rules import histogram, limits
+from services.metrics.rules import aggregate, histogram, limits
 from services.metrics.rules.aggregate import Aggregate
 from services.metrics.view import Beside
 from shared.job import Status
@@ -76,8 +76,8 @@ def _order(scheduler: SchedulerReport, now: datetime) -> Iterator[Metric]:
 def _counted(total: Aggregate) -> Iterator[Metric]:
     counts = total["counts"]
     yield _gauge(defs.JOBS, {(status.value,): counts.get(status.value, 0) for status in Status})
-    ended = (Status.DONE, Status.FAILED)
-    yield _counter(defs.ENDED, {(status.value,): counts.get(status.value, 0) for status in ended})
+    ended = aggregate.ended(total)
+    yield _counter(defs.ENDED, {(status.value,): ended.get(status.value, 0) for status in (Status.DONE, Status.FAILED)})
     yield _counter(defs.TOKENS, {("input",): total["input_tokens"], ("output",): total["output_tokens"]})
     yield _counter(defs.IMAGES, {(): total["images"]})
     yield _counter(defs.COST, {(): total["cost_nanousd"] / 1e9})

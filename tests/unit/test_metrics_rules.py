@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 from uuid import UUID
 
@@ -112,6 +113,44 @@ def test_a_late_bill_of_a_cancelled_job_adds_to_the_bill_alone() -> None:
     hour = str(int(late.created_at.timestamp() // 3600))
     assert after["cohorts"][hour] == {"cost": 70, "PENDING": 0, "PROCESSING": 0, "CANCELLED": 1}
     assert {name for name in after if after[name] != before[name]} == {"cost_nanousd", "in_doubt", "cohorts"}
+
+
+def asked_again(number: int) -> list[JobEvent]:
+    """A job that fails, is asked for again, and is done."""
+    events = life(number, failed=True)
+    again = replace(events[0], at=NOW + timedelta(seconds=1))
+    begun = replace(events[1], attempt=2, at=NOW + timedelta(seconds=2))
+    return [*events, again, begun, replace(events[-1], attempt=2, at=NOW + timedelta(seconds=9), status=Status.DONE)]
+
+
+def test_ends_are_counted_and_a_job_that_is_asked_for_again_takes_none_back() -> None:
+    events = asked_again(1) + life(2, failed=True)
+    seen: list[dict[str, int]] = []
+    for length in range(len(events) + 1):
+        ends = folded(events[:length])[1]["ended"]
+        seen.append({status: ends.get(status, 0) for status in ("DONE", "FAILED")})
+    assert all(one[state] <= other[state] for one, other in pairwise(seen) for state in one), "never less than before"
+    assert seen[-1] == {"DONE": 1, "FAILED": 2}
+    assert folded(events + events)[1]["ended"] == seen[-1], "a repeat is no end"
+
+
+def test_what_was_written_before_ends_were_kept_begins_with_the_jobs_that_stand_ended() -> None:
+    table: dict[bytes, bytes] = {}
+    events = asked_again(1)
+    count(events[:-3] + life(2), Shards(table), a_memory())
+    for key, value in table.items():
+        shard = orjson.loads(value)
+        del shard["aggregate"]["ended"]
+        table[key] = orjson.dumps(shard)
+
+    def redrawn() -> dict[str, Any]:
+        picture = Picture()
+        asyncio.run(picture.redraw((key.decode(), value) for key, value in table.items()))
+        return picture.total
+
+    assert aggregate.ended(redrawn()) == {"DONE": 1, "FAILED": 1}
+    count(events[-3:], Shards(table), a_memory())
+    assert aggregate.ended(redrawn()) == {"DONE": 2, "FAILED": 1}
 
 
 @given(st.lists(st.integers(0, 11), max_size=40), st.randoms(use_true_random=False))
@@ -253,7 +292,7 @@ def exposed(*, openmetrics: bool = False) -> str:
     board = Board(silence_s=10)
     board.hear(replace(report("w"), partitions=(0, 1)))
     board.hear(scheduler(3))
-    _, total = folded(life(1) + life(2, failed=True))
+    _, total = folded(life(1) + asked_again(2))
     return prometheus.render(total, board, NOW, beside(), openmetrics=openmetrics).decode()
 
 
@@ -267,11 +306,11 @@ def test_the_prometheus_text_can_be_read_and_is_what_was_declared() -> None:
         assert all({label for label, _ in labels} <= allowed for _, labels in family.samples)
     assert families["blogstream_jobs_pending"].value() == 3
     assert families["blogstream_store_budgets"].value(state="stopped") == 5
+    assert families["blogstream_jobs"].value(state="FAILED") == 0
     assert families["blogstream_jobs_ended"].value("_total", state="FAILED") == 1
-    assert (families["blogstream_run_seconds"].value("_sum"), families["blogstream_run_seconds"].value("_count")) == (
-        34,
-        2,
-    )
+    assert families["blogstream_jobs_ended"].value("_total", state="DONE") == 2
+    runs = families["blogstream_run_seconds"]
+    assert (runs.value("_sum"), runs.value("_count")) == (60, 3)
     assert (
         families["blogstream_limiter_level"].value(provider="openai", model="m", resource="tokens", partition="1")
         == 0.5
