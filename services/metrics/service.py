@@ -110,9 +110,7 @@ class Metrics:
         return self._is_first() and self._sees_all()
 
     def _sees_all(self) -> bool:
-        """Whether the whole is at hand: without a part of it, sums fall, and rise when it comes back."""
-        beside = self.whole.beside()
-        return not beside.missing and not beside.uncounted
+        return self.whole.beside().complete
 
 
 async def _hear_again(settings: MetricsSettings, recent: Recent, owned: Callable[[], Ownership]) -> None:

@@ -202,6 +202,9 @@ def beside() -> Beside:
     return Beside(watched=Watched(lag={"admit": 4}, dead_letters=2, drift=drift), malformed=1)
 
 
+ALL = beside()
+
+
 def scheduler(pending: int, *, epoch: int = 1, at: datetime = NOW) -> SchedulerReport:
     return SchedulerReport(
         scheduler="s", at=at, epoch=epoch, pending=pending, in_flight=4, oldest_pending_at=NOW - timedelta(seconds=9),
@@ -288,12 +291,12 @@ def test_the_overview_and_the_stores() -> None:
     assert sum(row["costShare"] for row in rows) == pytest.approx(1)
 
 
-def exposed(*, openmetrics: bool = False) -> str:
+def exposed(shown: Beside = ALL, *, openmetrics: bool = False) -> str:
     board = Board(silence_s=10)
     board.hear(replace(report("w"), partitions=(0, 1)))
     board.hear(scheduler(3))
     _, total = folded(life(1) + asked_again(2))
-    return prometheus.render(total, board, NOW, beside(), openmetrics=openmetrics).decode()
+    return prometheus.render(total, board, NOW, shown, openmetrics=openmetrics).decode()
 
 
 def test_the_prometheus_text_can_be_read_and_is_what_was_declared() -> None:
@@ -317,6 +320,20 @@ def test_the_prometheus_text_can_be_read_and_is_what_was_declared() -> None:
     )
     assert families["blogstream_lag_records"].value(stage="admit") == 4
     assert families["blogstream_dead_letters_open"].value() == 2
+
+
+@pytest.mark.parametrize("gap", [{"missing": ("http://peer",)}, {"uncounted": (3, 4)}])
+def test_what_would_look_like_a_reset_is_left_out_while_a_part_is_missing(gap: dict[str, Any]) -> None:
+    whole, part = exposition.read(exposed()), exposition.read(exposed(replace(ALL, **gap)))
+    left_out = {name for name in whole if name not in part}
+    assert left_out == {
+        "blogstream_jobs", "blogstream_jobs_ended", "blogstream_tokens", "blogstream_images", "blogstream_cost_usd",
+        "blogstream_in_doubt_calls", "blogstream_wait_seconds", "blogstream_run_seconds", "blogstream_malformed_events",
+    }  # fmt: skip
+    sums = {name for name, family in whole.items() if family.kind != "gauge"}
+    assert sums - left_out == {"blogstream_slots_drifted"}, "the scheduler alone tells of it"
+    missing = part["blogstream_metrics_processes"].value(state="missing")
+    assert missing + part["blogstream_metrics_uncounted_partitions"].value() == len(*gap.values())
 
 
 def test_the_texts_are_read_by_the_clients_own_parsers_too() -> None:
