@@ -106,7 +106,8 @@ MALFORMED = Metric(
 )
 DRIFT_JOBS = Metric(
     name="blogstream_metrics_drift_jobs", kind="gauge",
-    help="Jobs of the last day counted other than PostgreSQL has them, twice in a row; 0 unless events got lost.",
+    help="Jobs of the last day counted other than PostgreSQL has them, twice in a row: 0 unless events got lost, absent"
+    " until it was compared twice.",
 )  # fmt: skip
 DRIFT_COST = Metric(
     name="blogstream_metrics_drift_usd", kind="gauge",

@@ -72,7 +72,7 @@ class Metrics:
         url = settings.alert_webhook_url
         self._webhook = Webhook(url.get_secret_value()) if url is not None else None
         self._alerts = Alerts(
-            total=self.whole.total, board=memory.board, watched=self._watched, webhook=self._webhook,
+            total=self.whole.total, board=memory.board, watched=self.whole.watched, webhook=self._webhook,
             tells=self._is_first, began_at=datetime.now(UTC),
         )  # fmt: skip
         self.api = Api(

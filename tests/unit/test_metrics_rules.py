@@ -198,7 +198,7 @@ def report(worker: str, *, at: datetime = NOW, used: float = 100, queued: int = 
 
 
 def beside() -> Beside:
-    drift = Drift(at=NOW, hours=24, jobs=0, cost_nanousd=0, suspected={})
+    drift = Drift(at=NOW, hours=24, jobs=0, cost_nanousd=0)
     return Beside(watched=Watched(lag={"admit": 4}, dead_letters=2, drift=drift), malformed=1)
 
 
