@@ -14,6 +14,7 @@ from services.metrics.alerts import Alerts
 from services.metrics.api import Api
 from services.metrics.app import Counting, Memory
 from services.metrics.board import Board
+from services.metrics.opening import Opening
 from services.metrics.peers import Peers
 from services.metrics.picture import Picture
 from services.metrics.reconcile import Reconciler
@@ -79,6 +80,7 @@ class Metrics:
             whole=self.whole, board=memory.board, relay=JobRelay(client, settings.ingest_url),
             alerts=self._alerts.in_force,
             crashed=lambda: bool(counting.app.crashed), ready=self._ready, stop=stop,
+            opening=Opening(board=memory.board, recovered=self._ready),
         )  # fmt: skip
 
     def loops(self) -> dict[str, Any]:
