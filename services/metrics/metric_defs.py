@@ -72,7 +72,7 @@ COOLING = Metric(
 )  # fmt: skip
 CIRCUIT = Metric(
     name="blogstream_circuit_open", kind="gauge", labels=_LIMIT,
-    help="1 while a provider's account has no money left, else 0.",
+    help="1 while a provider is not asked: an outage, an account without money, a refused key or model; else 0.",
 )  # fmt: skip
 JAIN = Metric(
     name="blogstream_fairness_jain_ratio", kind="gauge",

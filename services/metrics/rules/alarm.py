@@ -52,7 +52,7 @@ class Numbers:
     done_per_minute: float | None
     """Over the last five minutes."""
     open_circuits: int
-    """Limits of providers without money."""
+    """Limits of providers that are not asked for now."""
     workers: int
     drifted: int | None
     """Slots that were repaired in the last quarter of an hour."""
