@@ -24,7 +24,7 @@ class Alerts:
     """`webhook` hears of every change, if there is one and `tells` says that it is this process's part to tell."""
 
     def __init__(
-        self, *, total: Callable[[], Aggregate], board: Board, watched: Watched, webhook: Webhook | None,
+        self, *, total: Callable[[], Aggregate], board: Board, watched: Callable[[], Watched], webhook: Webhook | None,
         tells: Callable[[], bool], began_at: datetime,
     ) -> None:  # fmt: skip
         self._total = total
@@ -59,7 +59,7 @@ class Alerts:
 
     def _numbers(self, now: datetime) -> Numbers:
         """What a silent scheduler said last is old: it counts as unknown."""
-        total, board, watched = self._total(), self._board, self._watched
+        total, board, watched = self._total(), self._board, self._watched()
         scheduler = board.scheduler if board.scheduler_is_heard(now) else None
         oldest = scheduler.oldest_pending_at if scheduler is not None else None
         minutes = THROUGHPUT_MINUTES + now.timestamp() % 60 / 60  # whole ones, and the one that runs
@@ -83,7 +83,9 @@ class Alerts:
     def _tell(self, change: Change) -> None:
         alert, after = change.alert, change.after
         known = {"alert": alert.name, "value": change.value, "unit": alert.unit, "before": change.before}
-        if after is None:
+        if change.unknown:
+            log.warning("alert taken back: its value has been unknown for long", **known)
+        elif after is None:
             log.info("alert cleared", **known)
         elif change.worse:
             speak = log.error if after is Severity.CRITICAL else log.warning
@@ -113,6 +115,8 @@ def item(alert: Alert, state: State) -> dict[str, Any]:
 def _text(change: Change) -> str:
     """For people, in a chat."""
     alert = change.alert
+    if change.unknown:
+        return f"[unknown] {alert.name}: nobody can say any more; the last that was known: {said(alert, change.value)}"
     if change.after is None:
         return f"[cleared] {alert.name}: {said(alert, change.value)}"
     return f"[{change.after}] {alert.name}: {said(alert, change.value)}. {alert.means}"

@@ -1,7 +1,7 @@
 """The HTTP side: shows the whole, of this process and its peers, and serves the page."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,6 +14,7 @@ from starlette.routing import Mount, Route
 from services.metrics import page, peers, prometheus
 from services.metrics.board import Board
 from services.metrics.feed import Feed
+from services.metrics.opening import Opening
 from services.metrics.peers import PART_PATH, TIMELINE_PATH
 from services.metrics.relay import JobRelay
 from services.metrics.rules import accept, query
@@ -21,18 +22,19 @@ from services.metrics.rules.query import Number, UnknownQueryError
 from services.metrics.whole import Whole
 from shared.http import JsonResponse, Problem
 
+Endpoint = Callable[[Request], Awaitable[Response]]
+
 _FORMATS = {"json": "application/json", "openmetrics": "application/openmetrics-text", "prometheus": "text/plain"}
 """Of `/metrics`, the preferred one first."""
 
 
 class Api:
     """`alerts` tells those in force, worst first; `crashed` and `ready` tell of the Faust app, whose end the web server
-    would not notice; the event feed ends with `stop`."""
+    would not notice; before the `opening` no number is told; the event feed ends with `stop`."""
 
     def __init__(
         self, *, whole: Whole, board: Board, relay: JobRelay, alerts: Callable[[], list[dict[str, Any]]],
-        crashed: Callable[[], bool], ready: Callable[[], bool],
-        stop: asyncio.Event,
+        crashed: Callable[[], bool], ready: Callable[[], bool], opening: Opening, stop: asyncio.Event,
     ) -> None:  # fmt: skip
         self._whole = whole
         self._board = board
@@ -40,25 +42,29 @@ class Api:
         self._alerts = alerts
         self._crashed = crashed
         self._ready = ready
+        self._opening = opening
         self._feed = Feed(self._snapshot, stop)
 
     def application(self) -> Starlette:
+        told = {
+            "/metrics": self.metrics,
+            "/api/rate-limiter/stats": self.limiter,
+            "/api/overview": self.overview,
+            "/api/stores": self.stores,
+            "/api/workers": self.workers,
+            "/api/alerts": self.alerts,
+            "/api/jobs": self.jobs,
+            "/api/jobs/{job:uuid}/timeline": self.timeline,
+            "/api/events": self.events,
+        }
         routes: list[Route | Mount] = [
             *page.routes(),
             Route("/health", self.health),
             Route("/livez", self.live),
             Route("/readyz", self.ready),
-            Route("/metrics", self.metrics),
-            Route("/api/rate-limiter/stats", self.limiter),
-            Route("/api/overview", self.overview),
-            Route("/api/stores", self.stores),
-            Route("/api/workers", self.workers),
-            Route("/api/alerts", self.alerts),
-            Route("/api/jobs", self.jobs),
-            Route("/api/jobs/{job:uuid}/timeline", self.timeline),
+            *(Route(path, self._once_open(endpoint)) for path, endpoint in told.items()),
             Route("/api/jobs/{job:uuid}/cancel", self.cancel, methods=["POST"]),
             Route("/api/jobs/{job:uuid}/retry", self.retry, methods=["POST"]),
-            Route("/api/events", self.events),
             Route(PART_PATH, self.part),
             Route(f"{TIMELINE_PATH}/{{job:uuid}}", self.own_timeline),
         ]
@@ -75,8 +81,20 @@ class Api:
 
     async def ready(self, request: Request) -> Response:
         if self._crashed() or not self._ready():
-            raise Problem(503, "Service Unavailable", detail="the tables are not recovered yet")
+            raise _not_yet("the tables are not recovered yet")
+        self._ensure_open()
         return JsonResponse({"status": "ready"})
+
+    def _ensure_open(self) -> None:
+        if not self._opening.is_open(datetime.now(UTC)):
+            raise _not_yet("just started: what is counted and who runs is not known yet")
+
+    def _once_open(self, endpoint: Endpoint) -> Endpoint:
+        async def answer(request: Request) -> Response:
+            self._ensure_open()
+            return await endpoint(request)
+
+        return answer
 
     async def metrics(self, request: Request) -> Response:
         """The contract's JSON; Prometheus or OpenMetrics text when `Accept` or `?format=` asks for it."""
@@ -163,6 +181,10 @@ class Api:
     def _alerts_now(self) -> dict[str, Any]:
         """Those in force, worst first."""
         return {"items": self._alerts(), "at": datetime.now(UTC)}
+
+
+def _not_yet(why: str) -> Problem:
+    return Problem(503, "Service Unavailable", detail=why, headers={"Retry-After": "1"})
 
 
 async def _problem(request: Request, error: Exception) -> Response:

@@ -46,6 +46,6 @@ class Board:
         return self.scheduler is not None and (now or datetime.now(UTC)) - self.scheduler.at <= self._silence
 
     def open_circuits(self, now: datetime | None = None) -> int:
-        """Limits of providers without money, as any worker has found out."""
+        """Limits of providers that are not asked for now, as any worker has found out."""
         states = [state for report in self.alive(now) for state in report.limiters if state.circuit_open]
         return len({(state.provider, state.model, state.resource) for state in states})

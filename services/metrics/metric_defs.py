@@ -30,7 +30,10 @@ BUDGETS = Metric(
     help="Stores whose monthly budgets are nearly spent, or stop them.",
 )  # fmt: skip
 JOBS = Metric(name="blogstream_jobs", kind="gauge", help="Jobs by state, of all events kept.", labels=("state",))
-ENDED = Metric(name="blogstream_jobs_ended", kind="counter", help="Jobs that ended, by state.", labels=("state",))
+ENDED = Metric(
+    name="blogstream_jobs_ended", kind="counter", labels=("state",),
+    help="Ends of jobs, by state: one that is asked for again and ends again counts twice.",
+)  # fmt: skip
 TOKENS = Metric(name="blogstream_tokens", kind="counter", help="Tokens billed.", labels=("direction",))
 IMAGES = Metric(name="blogstream_images", kind="counter", help="Images billed.")
 COST = Metric(name="blogstream_cost_usd", kind="counter", help="US dollars billed.")
@@ -69,7 +72,7 @@ COOLING = Metric(
 )  # fmt: skip
 CIRCUIT = Metric(
     name="blogstream_circuit_open", kind="gauge", labels=_LIMIT,
-    help="1 while a provider's account has no money left, else 0.",
+    help="1 while a provider is not asked: an outage, an account without money, a refused key or model; else 0.",
 )  # fmt: skip
 JAIN = Metric(
     name="blogstream_fairness_jain_ratio", kind="gauge",
@@ -103,7 +106,8 @@ MALFORMED = Metric(
 )
 DRIFT_JOBS = Metric(
     name="blogstream_metrics_drift_jobs", kind="gauge",
-    help="Jobs of the last day counted other than PostgreSQL has them, twice in a row; 0 unless events got lost.",
+    help="Jobs of the last day counted other than PostgreSQL has them, twice in a row: 0 unless events got lost, absent"
+    " until it was compared twice.",
 )  # fmt: skip
 DRIFT_COST = Metric(
     name="blogstream_metrics_drift_usd", kind="gauge",

@@ -7,6 +7,7 @@ know where the rest of the partitions is counted.
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import httpx
@@ -14,6 +15,7 @@ import orjson
 
 from services.metrics.board import Board
 from services.metrics.rules.aggregate import Aggregate
+from services.metrics.rules.drift import Drift
 from shared.envelope import decode
 from shared.errors import InvalidMessage
 from shared.log import get_logger
@@ -41,6 +43,8 @@ class Part:
     malformed: int
     stores: Mapping[str, Aggregate]
     jobs: list[Known] = field(default_factory=list)
+    drift: Drift | None = None
+    """None of a process that does not compare."""
 
 
 class Peers:
@@ -94,8 +98,9 @@ class Peers:
         if answer is None:
             return None
         try:
-            reports, part = answer.pop("reports"), Part(**answer)
-        except (KeyError, TypeError):
+            reports, drift = answer.pop("reports"), _drift(answer.pop("drift", None))
+            part = Part(**answer, drift=drift)
+        except (KeyError, TypeError, ValueError):
             return None
         self._hear(reports)
         return part
@@ -108,6 +113,10 @@ class Peers:
                 continue  # of another version
             if isinstance(report, WorkerReport | SchedulerReport):
                 self._board.hear(report)
+
+
+def _drift(told: Known | None) -> Drift | None:
+    return None if told is None else Drift(**told | {"at": datetime.fromisoformat(told["at"])})
 
 
 def encode(part: Part, board: Board) -> Known:

@@ -1,4 +1,7 @@
-"""The Prometheus text, made at each scrape from the same aggregates as the JSON."""
+"""The Prometheus text, made at each scrape from the same aggregates as the JSON.
+
+What is counted of jobs is left out while not all of it is at hand; how much is missing, gauges say.
+"""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,7 +21,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from services.metrics import metric_defs as defs
 from services.metrics.board import Board
-from services.metrics.rules import histogram, limits
+from services.metrics.rules import aggregate, histogram, limits
 from services.metrics.rules.aggregate import Aggregate
 from services.metrics.view import Beside
 from shared.job import Status
@@ -49,7 +52,9 @@ def _families(total: Aggregate, board: Board, now: datetime, beside: Beside) -> 
     alive = board.alive(now)
     if board.scheduler is not None:
         yield from _order(board.scheduler, now)
-    yield from _counted(total)
+    if beside.complete:  # a part of the counts would look like counters that were reset, and rate() would add them anew
+        yield from _counted(total)
+        yield _counter(defs.MALFORMED, {(): beside.malformed})
     yield from _limits(alive, now)
     yield _gauge(defs.WORKERS, {(): len(alive)})
     running = sum(report.running for report in alive)
@@ -76,8 +81,8 @@ def _order(scheduler: SchedulerReport, now: datetime) -> Iterator[Metric]:
 def _counted(total: Aggregate) -> Iterator[Metric]:
     counts = total["counts"]
     yield _gauge(defs.JOBS, {(status.value,): counts.get(status.value, 0) for status in Status})
-    ended = (Status.DONE, Status.FAILED)
-    yield _counter(defs.ENDED, {(status.value,): counts.get(status.value, 0) for status in ended})
+    ended = aggregate.ended(total)
+    yield _counter(defs.ENDED, {(status.value,): ended.get(status.value, 0) for status in (Status.DONE, Status.FAILED)})
     yield _counter(defs.TOKENS, {("input",): total["input_tokens"], ("output",): total["output_tokens"]})
     yield _counter(defs.IMAGES, {(): total["images"]})
     yield _counter(defs.COST, {(): total["cost_nanousd"] / 1e9})
@@ -121,7 +126,6 @@ def _watched(beside: Beside) -> Iterator[Metric]:
     if watched.drift is not None:
         yield _gauge(defs.DRIFT_JOBS, {(): watched.drift.jobs})
         yield _gauge(defs.DRIFT_COST, {(): watched.drift.cost_nanousd / 1e9})
-    yield _counter(defs.MALFORMED, {(): beside.malformed})
     yield _gauge(defs.PROCESSES, {("answers",): beside.processes, ("missing",): len(beside.missing)})
     yield _gauge(defs.UNCOUNTED, {(): len(beside.uncounted)})
 

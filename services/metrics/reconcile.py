@@ -38,6 +38,7 @@ class Reconciler:
         self._total = total
         self._mine = mine
         self._watched = watched
+        self._previous: drift.Comparison | None = None
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -47,11 +48,12 @@ class Reconciler:
         while True:
             await asyncio.sleep(self._settings.reconcile_every_s)
             if not self._mine():
-                self._watched.drift = None
+                self._previous = self._watched.drift = None
                 continue
             try:
                 await self._compare()
             except (*AWAY, asyncpg.PostgresError, KafkaError) as error:
+                self._watched.drift = None  # it may be anything by now
                 log.warning("could not compare with PostgreSQL", reason=f"{type(error).__name__}: {error}")
 
     async def _compare(self) -> None:
@@ -63,10 +65,10 @@ class Reconciler:
         after = self._total()["cohorts"]
         if not self._mine():
             return
-        found = drift.compare(before, truth, after, hours, now, self._watched.drift)
-        if found.jobs or found.cost_nanousd:
+        self._previous = drift.compare(before, truth, after, hours, now, self._previous)
+        found = self._watched.drift = self._previous.drift
+        if found is not None and (found.jobs or found.cost_nanousd):
             log.error("counted other than PostgreSQL has it", jobs=found.jobs, cost_usd=found.cost_nanousd / 1e9)
-        self._watched.drift = found
 
     async def _truth(self, hours: range) -> drift.Cohorts:
         assert self._settings.database_url is not None

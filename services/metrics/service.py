@@ -14,6 +14,7 @@ from services.metrics.alerts import Alerts
 from services.metrics.api import Api
 from services.metrics.app import Counting, Memory
 from services.metrics.board import Board
+from services.metrics.opening import Opening
 from services.metrics.peers import Peers
 from services.metrics.picture import Picture
 from services.metrics.reconcile import Reconciler
@@ -72,13 +73,14 @@ class Metrics:
         url = settings.alert_webhook_url
         self._webhook = Webhook(url.get_secret_value()) if url is not None else None
         self._alerts = Alerts(
-            total=self.whole.total, board=memory.board, watched=self._watched, webhook=self._webhook,
+            total=self.whole.total, board=memory.board, watched=self.whole.watched, webhook=self._webhook,
             tells=self._is_first, began_at=datetime.now(UTC),
         )  # fmt: skip
         self.api = Api(
             whole=self.whole, board=memory.board, relay=JobRelay(client, settings.ingest_url),
             alerts=self._alerts.in_force,
             crashed=lambda: bool(counting.app.crashed), ready=self._ready, stop=stop,
+            opening=Opening(board=memory.board, recovered=self._ready),
         )  # fmt: skip
 
     def loops(self) -> dict[str, Any]:
@@ -110,9 +112,7 @@ class Metrics:
         return self._is_first() and self._sees_all()
 
     def _sees_all(self) -> bool:
-        """Whether the whole is at hand: without a part of it, sums fall, and rise when it comes back."""
-        beside = self.whole.beside()
-        return not beside.missing and not beside.uncounted
+        return self.whole.beside().complete
 
 
 async def _hear_again(settings: MetricsSettings, recent: Recent, owned: Callable[[], Ownership]) -> None:

@@ -25,6 +25,11 @@ class Beside:
     uncounted: tuple[int, ...] = ()
     """Partitions of the results that nobody counts at the moment, or nobody who answers."""
 
+    @property
+    def complete(self) -> bool:
+        """Whether the whole is at hand: without a part of it, sums fall, and rise when it comes back."""
+        return not self.missing and not self.uncounted
+
 
 def contract_metrics(scheduler: SchedulerReport | None, workers: Sequence[WorkerReport]) -> dict[str, Any]:
     """The four numbers that operators have always read; usages in percent."""
@@ -107,7 +112,7 @@ def _beside(beside: Beside) -> dict[str, Any]:
         },
         "metrics": {
             "processes": beside.processes, "missing": beside.missing, "uncountedPartitions": beside.uncounted,
-            "complete": not beside.missing and not beside.uncounted,
+            "complete": beside.complete,
         },
     }  # fmt: skip
 

@@ -1,9 +1,9 @@
 """The whole, of this process's memory and its peers' parts: what every endpoint shows."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Any
 from uuid import UUID
 
@@ -42,13 +42,19 @@ class Whole:
         return Part(
             partitions=owned.partitions, settled=owned.settled, total=picture.total, malformed=board.malformed,
             stores_known=len(picture.stores), stores=picture.first(stores, board.queued()),
-            jobs=[_plain(row) for row in self._memory.recent.jobs(jobs)],
+            jobs=[_plain(row) for row in self._memory.recent.jobs(jobs)], drift=self._watched.drift,
         )  # fmt: skip
 
     def total(self) -> Aggregate:
         parts = self._peers.parts()
         own = self._memory.picture.total
         return aggregate.merge([own, *(part.total for part in self._apart(parts))]) if parts else own
+
+    def watched(self) -> Watched:
+        """What was watched; of the drift, what the process says that compares."""
+        told = (self._watched.drift, *(part.drift for part in self._peers.parts()))
+        latest = max((drift for drift in told if drift is not None), key=attrgetter("at"), default=None)
+        return replace(self._watched, drift=latest)
 
     def overview(self) -> dict[str, Any]:
         now, board = datetime.now(UTC), self._memory.board
@@ -60,7 +66,7 @@ class Whole:
         showing += [part.partitions for part in parts if part.settled]
         counted = {partition for partitions in showing for partition in partitions}
         return Beside(
-            watched=self._watched,
+            watched=self.watched(),
             malformed=self._memory.board.malformed + sum(part.malformed for part in parts),
             processes=1 + len(parts), missing=tuple(self._peers.missing()),
             uncounted=tuple(sorted(set(range(RESULTS.partitions)) - counted)),

@@ -89,7 +89,7 @@ async def rebuild(world: World, folder: Path) -> int:
 @asynccontextmanager
 async def metrics(world: World, folder: Path, **more: str) -> AsyncIterator[Metrics]:
     """`more` are variables of its environment."""
-    port = free_port()
+    port = int(more.get("METRICS_PORT") or free_port())
     environment = variables(world, folder) | {"METRICS_PORT": str(port)}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "services.metrics", env=environment | more, stdout=DEVNULL

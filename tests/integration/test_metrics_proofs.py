@@ -93,6 +93,7 @@ async def test_two_processes_show_what_one_would_and_say_when_one_is_gone(world:
             assert missing["missing"] == [other.url]
             assert missing["complete"] is False
             assert missing["uncountedPartitions"]
+            await ends_never_fall(one, 60)
         await eventually(partial(one.has_counted, {"DONE": 60}), timeout=60)
         overview = await eventually(partial(is_alone, one), timeout=60)
         assert overview["metrics"]["uncountedPartitions"] == []
@@ -132,6 +133,19 @@ async def done(running: Metrics, jobs: int) -> bool:
 async def shares(running: Metrics) -> bool:
     state = (await running.json("/api/overview"))["metrics"]
     return bool(state["processes"] == 2 and state["complete"])
+
+
+async def ends_never_fall(running: Metrics, jobs: int) -> None:
+    """As a scrape sees them: until another process has taken the partitions over, they are not told."""
+    gaps, seen = 0, None
+    while seen is None:
+        families = exposition.read((await running.http.get("/metrics?format=prometheus")).text)
+        ended = families.get("blogstream_jobs_ended")
+        seen = ended.value("_total", state="DONE") if ended is not None else None
+        gaps += ended is None
+        await asyncio.sleep(0.05)  # as a scraper does
+    assert gaps
+    assert seen == jobs
 
 
 async def hears_a_worker(running: Metrics) -> bool:

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from uuid import UUID
 
+import httpx
 import orjson
 import pytest
 from aiokafka import AIOKafkaProducer
@@ -24,7 +25,7 @@ from shared.http import JsonResponse
 from shared.topics import RESULTS, WORKERS
 from tests import exposition
 from tests.integration.counting import KINDS, Metrics, metrics, rebuild, tell
-from tests.integration.world import World
+from tests.integration.world import World, running
 from tests.unit.test_metrics_rules import report, scheduler
 from tests.waiting import eventually
 
@@ -180,6 +181,71 @@ async def an_ingest() -> AsyncIterator[Ingest]:
     finally:
         stop.set()
         await serving
+
+
+async def test_after_a_kill_no_number_is_told_before_it_is_known(world: World, folder: Path) -> None:
+    async def report_all(stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            now = datetime.now(UTC)
+            await world.publish(WORKERS, "w1", report("w1", at=now))
+            await world.publish(WORKERS, "s", scheduler(4, at=now))
+            await asyncio.sleep(0.5)  # as those do who report
+
+    port = free_port()
+    async with running(report_all):
+        async with metrics(world, folder, METRICS_PORT=str(port)) as first:
+            await tell(world, range(10))
+            await eventually(partial(first.has_counted, {"DONE": 10}))
+            await first.kill()
+        asking = asyncio.create_task(first_answers(first.url))
+        async with metrics(world, folder, METRICS_PORT=str(port)):
+            refused = await asyncio.wait_for(asking, 60)
+    assert refused, "it was asked before it knew"
+
+
+async def first_answers(url: str) -> int:
+    """How often a process that starts was asked and did not know yet; then all that it tells is true."""
+    async with httpx.AsyncClient(base_url=url) as http:
+        return await _first_answers(http)
+
+
+async def _first_answers(http: httpx.AsyncClient) -> int:
+    refused = 0
+    while True:
+        try:
+            live, ready = await http.get("/livez"), await http.get("/readyz")
+            told = [await http.get(path) for path in ("/metrics", "/api/overview", "/metrics?format=prometheus")]
+        except httpx.TransportError:
+            await asyncio.sleep(0.02)  # it does not listen yet
+            continue
+        assert live.status_code == 200
+        for answer, is_true in zip((ready, *told), (is_ready, has_the_queue, has_all, has_the_worker), strict=True):
+            assert is_true(answer) if answer.is_success else says_to_come_back(answer), answer.text
+        if ready.is_success:
+            assert all(answer.is_success for answer in told)
+            return refused
+        refused += 1
+
+
+def is_ready(answer: httpx.Response) -> bool:
+    return bool(answer.json() == {"status": "ready"})
+
+
+def has_the_queue(answer: httpx.Response) -> bool:
+    return bool(answer.json()["blog_queue_size"] == 4)
+
+
+def has_all(answer: httpx.Response) -> bool:
+    told = answer.json()
+    return bool((told["pending"], told["workers"], told["jobs"]["DONE"]) == (4, 1, 10))
+
+
+def has_the_worker(answer: httpx.Response) -> bool:
+    return exposition.read(answer.text)["blogstream_workers"].value() == 1
+
+
+def says_to_come_back(answer: httpx.Response) -> bool:
+    return (answer.status_code, answer.headers["retry-after"]) == (503, "1")
 
 
 async def test_the_page_is_served_with_a_strict_policy(world: World, folder: Path) -> None:

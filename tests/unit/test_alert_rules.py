@@ -9,7 +9,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.metrics.rules.alarm import Alert, Change, Level, Numbers, Severity, State, Worse, judge, rank, said
+from services.metrics.rules.alarm import (
+    UNKNOWN_FOR,
+    Alert,
+    Change,
+    Level,
+    Numbers,
+    Severity,
+    State,
+    Worse,
+    judge,
+    rank,
+    said,
+)
 from services.metrics.rules.alerts import ALERTS
 from services.metrics.rules.growth import Growth
 
@@ -122,6 +134,20 @@ def test_what_is_unknown_neither_raises_nor_clears() -> None:
     state, _ = play(QUEUE, long(QUEUE, 2_000))
     assert play(QUEUE, [None] * 100, state) == (state, [])
     assert state.value == 2_000
+
+
+@settings(deadline=None)
+@given(any_alert)
+def test_what_is_unknown_for_long_is_taken_back_and_raised_anew_by_what_is_known(alert: Alert) -> None:
+    bad = long(alert, beyond(alert, alert.levels[0]))
+    state, _ = play(alert, bad)
+    later = START + timedelta(seconds=len(bad) - 1) + UNKNOWN_FOR
+    assert judge(alert, state, None, later - timedelta(seconds=1)) == (state, None)
+    state, change = judge(alert, state, None, later)
+    assert change is not None
+    assert (change.before, change.after, change.unknown) == (alert.levels[0].severity, None, True)
+    assert judge(alert, state, None, later + UNKNOWN_FOR)[1] is None, "it is said once"
+    assert [again.after for again in play(alert, bad, state)[1]] == [alert.levels[0].severity]
 
 
 def test_it_worsens_and_eases_step_by_step() -> None:

@@ -36,7 +36,7 @@ class Watched:
         self.total: dict[str, Any] = dict(total or NOTHING)
         self.now = NOW
         self.alerts = Alerts(
-            total=lambda: self.total, board=self.board, watched=self.beside, webhook=webhook,
+            total=lambda: self.total, board=self.board, watched=lambda: self.beside, webhook=webhook,
             tells=lambda: self.tells, began_at=NOW,
         )  # fmt: skip
 
@@ -124,12 +124,26 @@ def test_dead_letters_and_lost_events_are_told_once_they_are_looked_for() -> Non
     watched.seconds(10, worker=report("w"), said={})
     assert watched.in_force() == {}, "nobody has looked yet"
     watched.beside.dead_letters = 3
-    watched.beside.drift = Drift(at=NOW, hours=24, jobs=2, cost_nanousd=0, suspected={})
+    watched.beside.drift = Drift(at=NOW, hours=24, jobs=2, cost_nanousd=0)
     watched.seconds(10, worker=report("w"), said={})
     assert watched.in_force() == {"miscounted": ("warning", 2), "dead-letters": ("warning", 3)}
     watched.beside.dead_letters = 0
     watched.seconds(10, worker=report("w"), said={})
     assert watched.in_force() == {"miscounted": ("warning", 2)}
+
+
+async def test_what_nobody_knows_any_more_is_taken_back_and_said() -> None:
+    async with a_chat() as chat, delivering(Webhook(chat.url)) as webhook:
+        watched = Watched(webhook=webhook)
+        watched.beside.drift = Drift(at=NOW, hours=24, jobs=2, cost_nanousd=0)
+        watched.seconds(1, worker=report("w"), said={})
+        watched.beside.drift = None
+        watched.seconds(899, worker=report("w"), said={})
+        assert watched.in_force() == {"miscounted": ("warning", 2)}
+        watched.seconds(1, worker=report("w"), said={})
+        assert watched.in_force() == {}
+        await eventually(lambda: len(chat.heard) == 2)
+    assert chat.heard[1].startswith("[unknown] miscounted")
 
 
 async def test_of_several_processes_one_tells_the_webhook() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 from uuid import UUID
 
@@ -114,6 +115,44 @@ def test_a_late_bill_of_a_cancelled_job_adds_to_the_bill_alone() -> None:
     assert {name for name in after if after[name] != before[name]} == {"cost_nanousd", "in_doubt", "cohorts"}
 
 
+def asked_again(number: int) -> list[JobEvent]:
+    """A job that fails, is asked for again, and is done."""
+    events = life(number, failed=True)
+    again = replace(events[0], at=NOW + timedelta(seconds=1))
+    begun = replace(events[1], attempt=2, at=NOW + timedelta(seconds=2))
+    return [*events, again, begun, replace(events[-1], attempt=2, at=NOW + timedelta(seconds=9), status=Status.DONE)]
+
+
+def test_ends_are_counted_and_a_job_that_is_asked_for_again_takes_none_back() -> None:
+    events = asked_again(1) + life(2, failed=True)
+    seen: list[dict[str, int]] = []
+    for length in range(len(events) + 1):
+        ends = folded(events[:length])[1]["ended"]
+        seen.append({status: ends.get(status, 0) for status in ("DONE", "FAILED")})
+    assert all(one[state] <= other[state] for one, other in pairwise(seen) for state in one), "never less than before"
+    assert seen[-1] == {"DONE": 1, "FAILED": 2}
+    assert folded(events + events)[1]["ended"] == seen[-1], "a repeat is no end"
+
+
+def test_what_was_written_before_ends_were_kept_begins_with_the_jobs_that_stand_ended() -> None:
+    table: dict[bytes, bytes] = {}
+    events = asked_again(1)
+    count(events[:-3] + life(2), Shards(table), a_memory())
+    for key, value in table.items():
+        shard = orjson.loads(value)
+        del shard["aggregate"]["ended"]
+        table[key] = orjson.dumps(shard)
+
+    def redrawn() -> dict[str, Any]:
+        picture = Picture()
+        asyncio.run(picture.redraw((key.decode(), value) for key, value in table.items()))
+        return picture.total
+
+    assert aggregate.ended(redrawn()) == {"DONE": 1, "FAILED": 1}
+    count(events[-3:], Shards(table), a_memory())
+    assert aggregate.ended(redrawn()) == {"DONE": 2, "FAILED": 1}
+
+
 @given(st.lists(st.integers(0, 11), max_size=40), st.randoms(use_true_random=False))
 def test_repeats_and_late_arrivals_change_nothing(again: list[int], chance: Any) -> None:
     events = life(1, retries=1) + life(2, failed=True)
@@ -159,8 +198,11 @@ def report(worker: str, *, at: datetime = NOW, used: float = 100, queued: int = 
 
 
 def beside() -> Beside:
-    drift = Drift(at=NOW, hours=24, jobs=0, cost_nanousd=0, suspected={})
+    drift = Drift(at=NOW, hours=24, jobs=0, cost_nanousd=0)
     return Beside(watched=Watched(lag={"admit": 4}, dead_letters=2, drift=drift), malformed=1)
+
+
+ALL = beside()
 
 
 def scheduler(pending: int, *, epoch: int = 1, at: datetime = NOW) -> SchedulerReport:
@@ -249,12 +291,12 @@ def test_the_overview_and_the_stores() -> None:
     assert sum(row["costShare"] for row in rows) == pytest.approx(1)
 
 
-def exposed(*, openmetrics: bool = False) -> str:
+def exposed(shown: Beside = ALL, *, openmetrics: bool = False) -> str:
     board = Board(silence_s=10)
     board.hear(replace(report("w"), partitions=(0, 1)))
     board.hear(scheduler(3))
-    _, total = folded(life(1) + life(2, failed=True))
-    return prometheus.render(total, board, NOW, beside(), openmetrics=openmetrics).decode()
+    _, total = folded(life(1) + asked_again(2))
+    return prometheus.render(total, board, NOW, shown, openmetrics=openmetrics).decode()
 
 
 def test_the_prometheus_text_can_be_read_and_is_what_was_declared() -> None:
@@ -267,17 +309,31 @@ def test_the_prometheus_text_can_be_read_and_is_what_was_declared() -> None:
         assert all({label for label, _ in labels} <= allowed for _, labels in family.samples)
     assert families["blogstream_jobs_pending"].value() == 3
     assert families["blogstream_store_budgets"].value(state="stopped") == 5
+    assert families["blogstream_jobs"].value(state="FAILED") == 0
     assert families["blogstream_jobs_ended"].value("_total", state="FAILED") == 1
-    assert (families["blogstream_run_seconds"].value("_sum"), families["blogstream_run_seconds"].value("_count")) == (
-        34,
-        2,
-    )
+    assert families["blogstream_jobs_ended"].value("_total", state="DONE") == 2
+    runs = families["blogstream_run_seconds"]
+    assert (runs.value("_sum"), runs.value("_count")) == (60, 3)
     assert (
         families["blogstream_limiter_level"].value(provider="openai", model="m", resource="tokens", partition="1")
         == 0.5
     )
     assert families["blogstream_lag_records"].value(stage="admit") == 4
     assert families["blogstream_dead_letters_open"].value() == 2
+
+
+@pytest.mark.parametrize("gap", [{"missing": ("http://peer",)}, {"uncounted": (3, 4)}])
+def test_what_would_look_like_a_reset_is_left_out_while_a_part_is_missing(gap: dict[str, Any]) -> None:
+    whole, part = exposition.read(exposed()), exposition.read(exposed(replace(ALL, **gap)))
+    left_out = {name for name in whole if name not in part}
+    assert left_out == {
+        "blogstream_jobs", "blogstream_jobs_ended", "blogstream_tokens", "blogstream_images", "blogstream_cost_usd",
+        "blogstream_in_doubt_calls", "blogstream_wait_seconds", "blogstream_run_seconds", "blogstream_malformed_events",
+    }  # fmt: skip
+    sums = {name for name, family in whole.items() if family.kind != "gauge"}
+    assert sums - left_out == {"blogstream_slots_drifted"}, "the scheduler alone tells of it"
+    missing = part["blogstream_metrics_processes"].value(state="missing")
+    assert missing + part["blogstream_metrics_uncounted_partitions"].value() == len(*gap.values())
 
 
 def test_the_texts_are_read_by_the_clients_own_parsers_too() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from services.metrics import view
 from services.metrics.rules import aggregate, fold, query
-from services.metrics.rules.drift import Drift, compare, hours_to_compare
+from services.metrics.rules.drift import Comparison, compare, hours_to_compare
 from services.metrics.rules.timeline import Recent
 from shared.job import Status
 from shared.messages import EventKind, JobEvent
@@ -145,24 +145,48 @@ def test_values_that_a_query_cannot_have_are_named() -> None:
         query.choice([("format", "a"), ("format", "a")], "format", ("a", "b"), "b")
 
 
-def drift_of(before: int, truth: int, after: int, previous: Drift | None = None, *, name: str = "DONE") -> Drift:
-    one, other, third = ({"5": {name: number}} for number in (before, truth, after))
-    return compare(one, other, third, range(5, 6), NOW, previous)
+def cohorts(**numbers: int) -> dict[str, dict[str, int]]:
+    return {"5": numbers}
+
+
+def compared(*looks: tuple[int, int, int], name: str = "DONE") -> Comparison:
+    """The last of several comparisons: each of what was counted before, what is true, and what was counted after."""
+    found: Comparison | None = None
+    for look in looks:
+        before, truth, after = (cohorts(**{name: number}) for number in look)
+        found = compare(before, truth, after, range(5, 6), NOW, found)
+    assert found is not None
+    return found
+
+
+def drifted(*looks: tuple[int, int, int], name: str = "DONE") -> tuple[int, int]:
+    drift = compared(*looks, name=name).drift
+    assert drift is not None
+    return drift.jobs, drift.cost_nanousd
 
 
 def test_what_has_not_arrived_yet_is_no_drift() -> None:
-    on_its_way = drift_of(7, 9, 9)
-    assert (on_its_way.jobs, on_its_way.suspected) == (0, {})
-    late = drift_of(7, 9, 8)
-    assert (late.jobs, late.suspected) == (0, {(5, "DONE"): 1})
-    assert drift_of(9, 9, 9, late).jobs == 0, "it has come meanwhile"
-    lost = drift_of(8, 9, 8, late)
-    assert (lost.jobs, lost.cost_nanousd) == (1, 0)
-    counted_twice = drift_of(10, 9, 10, drift_of(10, 9, 10))
-    assert counted_twice.jobs == 1
-    money = drift_of(5, 9, 7, drift_of(5, 9, 7, name="cost"), name="cost")
-    assert (money.jobs, money.cost_nanousd) == (0, 2)
-    assert drift_of(1, 1, 1, name="PROCESSING").suspected == {}
+    assert compared((7, 9, 9)).suspected == {}
+    assert compared((7, 9, 8)).suspected == {(5, "DONE"): -1}
+    assert compared((1, 1, 1), name="PROCESSING").suspected == {}
+    assert drifted((7, 9, 8), (9, 9, 9)) == (0, 0), "it has come meanwhile"
+    assert drifted((7, 9, 8), (8, 9, 8)) == (1, 0), "lost"
+    assert drifted((10, 9, 10), (10, 9, 10)) == (1, 0), "counted twice"
+    assert drifted((8, 9, 8), (10, 9, 10)) == (0, 0), "each time something else was on its way"
+    assert drifted((5, 9, 7), (5, 9, 7), name="cost") == (0, 2)
+
+
+def test_one_comparison_alone_says_nothing() -> None:
+    assert compared((7, 9, 8)).drift is None
+    assert compared((9, 9, 9)).drift is None
+
+
+def test_a_job_that_stands_in_another_state_is_wrong_once() -> None:
+    ours, truth = cohorts(PENDING=1, PROCESSING=2, DONE=5), cohorts(DONE=8, FAILED=1)
+    first = compare(ours, truth, ours, range(5, 6), NOW, None)
+    drift = compare(ours, truth, ours, range(5, 6), NOW, first).drift
+    assert drift is not None
+    assert drift.jobs == 4, "three did not end here, and one was never heard of"
 
 
 def test_hours_whose_events_retention_has_taken_are_not_compared() -> None:

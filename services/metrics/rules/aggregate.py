@@ -1,8 +1,8 @@
 """What events add up to: for a store, a shard of one, a process, or all. Aggregates merge, and travel as JSON.
 
-A summary holds what is kept for every store: counts by state, usage, waits and runs. The whole adds windows by minute
-and hour, by how much the queue grew in each minute, and cohorts: jobs by the hour in which they were asked for, to
-compare with PostgreSQL.
+A summary holds what is kept for every store: counts by state, usage, waits and runs. The whole adds ends, windows by
+minute and hour, by how much the queue grew in each minute, and cohorts: jobs by the hour in which they were asked for,
+to compare with PostgreSQL.
 """
 
 from collections.abc import Iterable, Sequence
@@ -60,11 +60,21 @@ def summary() -> Aggregate:
 
 
 def empty() -> Aggregate:
-    return summary() | {"minutes": {}, "hours": {}, "queued": {}, "cohorts": {}}
+    return summary() | {"ended": {}, "minutes": {}, "hours": {}, "queued": {}, "cohorts": {}}
+
+
+def ended(aggregate: Aggregate) -> dict[str, int]:
+    """How often a job ended, by state: unlike `counts` it never falls, for a job that is asked for again and ends again
+    counts twice. What was written before this was kept begins with the jobs that stand ended."""
+    known: dict[str, int] | None = aggregate.get("ended")
+    return {status: aggregate["counts"].get(status, 0) for status in _WORKED_ON} if known is None else known
 
 
 def add(aggregate: Aggregate, change: Change) -> None:
     """Add a change to a whole aggregate."""
+    ends = aggregate["ended"] = ended(aggregate)  # before the counts change
+    if change.ends:
+        ends[change.entered] = ends.get(change.entered, 0) + 1
     add_to_summary(aggregate, change)
     _add_to_windows(aggregate["minutes"], change.minute, change, kept=MINUTES_KEPT)
     _add_to_windows(aggregate["hours"], change.minute // 60, change, kept=HOURS_KEPT)
@@ -94,6 +104,7 @@ def merge(aggregates: Iterable[Aggregate]) -> Aggregate:
         merge_into(total, part)
         for name, kept in (("minutes", MINUTES_KEPT), ("hours", HOURS_KEPT)):
             _merge_windows(total[name], part.get(name, {}), kept)
+        _sum_into(total["ended"], ended(part))
         _sum_into(total["queued"], part.get("queued", {}))
         _prune(total["queued"], MINUTES_KEPT)
         for hour, cohort in part.get("cohorts", {}).items():

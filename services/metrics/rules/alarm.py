@@ -3,6 +3,9 @@
 Every level of an alert is a trigger of its own: it goes on when the value has been beyond `raise_at` for so long
 without a break, and off when it has been back at `clear_at` for so long. Between the two nothing changes, so a value
 that trembles around a threshold raises once. The alert's severity is that of its worst level that is on.
+
+While a value is unknown its alert stands as it stood: not to be able to look is no good news. After `UNKNOWN_FOR` it is
+taken back, and that is said: nobody knows any more whether it is true, and one that nothing can clear is no alert.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,6 +24,8 @@ class Severity(StrEnum):
 _RANK = {severity: rank for rank, severity in enumerate(Severity, start=1)}
 
 
+UNKNOWN_FOR = timedelta(minutes=15)
+
 SECONDS = "seconds"
 """The unit of values that are said as durations: nobody counts 2,460 seconds at night."""
 
@@ -34,7 +39,7 @@ class Worse(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Numbers:
-    """All that is judged. None is unknown: nothing is raised or cleared by it."""
+    """All that is judged. None is unknown: nothing is raised by it."""
 
     pending: int | None
     """Jobs that wait, those that are not due yet included."""
@@ -47,7 +52,7 @@ class Numbers:
     done_per_minute: float | None
     """Over the last five minutes."""
     open_circuits: int
-    """Limits of providers without money."""
+    """Limits of providers that are not asked for now."""
     workers: int
     drifted: int | None
     """Slots that were repaired in the last quarter of an hour."""
@@ -109,6 +114,7 @@ class State:
     """When it came to have this severity."""
     value: float | None = None
     """The last that was known."""
+    known_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +126,8 @@ class Change:
     after: Severity | None
     value: float
     at: datetime
+    unknown: bool = False
+    """It is taken back, because nobody knows its value any more; `value` is the last that was known."""
 
     @property
     def worse(self) -> bool:
@@ -133,17 +141,26 @@ def rank(severity: Severity | None) -> int:
 
 def judge(alert: Alert, state: State, value: float | None, now: datetime) -> tuple[State, Change | None]:
     """The alert after this value, and the change if its severity is another now. Call it about once a second."""
+    if value is None and state.known_at is not None and now - state.known_at >= UNKNOWN_FOR:
+        return State(), _taken_back(alert, state, now)
     triggers = {
         level.severity: _step(alert, level, state.triggers.get(level.severity, Trigger()), value, now)
         for level in alert.levels
     }
     severity = max((level for level, trigger in triggers.items() if trigger.on), key=rank, default=None)
-    known = state.value if value is None else value
+    known, known_at = (state.value, state.known_at) if value is None else (value, now)
     if severity is state.severity:
-        return replace(state, triggers=triggers, value=known), None
+        return replace(state, triggers=triggers, value=known, known_at=known_at), None
     assert known is not None  # an unknown value moves no trigger
     change = Change(alert=alert, before=state.severity, after=severity, value=known, at=now)
-    return State(triggers=triggers, severity=severity, since=now if severity else None, value=known), change
+    since = now if severity else None
+    return State(triggers=triggers, severity=severity, since=since, value=known, known_at=known_at), change
+
+
+def _taken_back(alert: Alert, state: State, now: datetime) -> Change | None:
+    if state.severity is None or state.value is None:
+        return None
+    return Change(alert=alert, before=state.severity, after=None, value=state.value, at=now, unknown=True)
 
 
 def said(alert: Alert, value: float) -> str:

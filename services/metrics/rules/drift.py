@@ -31,8 +31,14 @@ class Drift:
     """Hours of requests that were compared."""
     jobs: int
     cost_nanousd: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    drift: Drift | None
+    """None of the first: one alone cannot tell drift from delay."""
     suspected: Mapping[tuple[int, str], int]
-    """What lay outside this time, by hour and name."""
+    """By how much our numbers lay outside, by hour and name: above 0 we count too many, below too few."""
 
 
 def hours_to_compare(oldest_event: float | None, now: float) -> range:
@@ -46,21 +52,22 @@ def hours_to_compare(oldest_event: float | None, now: float) -> range:
 
 
 def compare(
-    before: Cohorts, truth: Cohorts, after: Cohorts, hours: range, at: datetime, previous: Drift | None
-) -> Drift:
+    before: Cohorts, truth: Cohorts, after: Cohorts, hours: range, at: datetime, previous: Comparison | None
+) -> Comparison:
     suspected = {
         (hour, name): off
         for hour in hours
         for name in _NAMES
         if (off := _off(*(_number(cohorts.get(str(hour), {}), name) for cohorts in (before, truth, after))))
     }
-    again = previous.suspected if previous is not None else {}
-    lasting = [(name, min(off, again[hour, name])) for (hour, name), off in suspected.items() if (hour, name) in again]
-    return Drift(
-        at=at, hours=len(hours), suspected=suspected,
-        jobs=sum(off for name, off in lasting if name != COST),
-        cost_nanousd=sum(off for name, off in lasting if name == COST),
+    if previous is None:
+        return Comparison(drift=None, suspected=suspected)
+    lasting = {key: _lasting(off, previous.suspected.get(key, 0)) for key, off in suspected.items()}
+    drift = Drift(
+        at=at, hours=len(hours), jobs=sum(_jobs(lasting, hour) for hour in hours),
+        cost_nanousd=sum(abs(off) for (_, name), off in lasting.items() if name == COST),
     )  # fmt: skip
+    return Comparison(drift=drift, suspected=suspected)
 
 
 def cohorts_of_rows(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
@@ -81,4 +88,16 @@ def _number(cohort: Mapping[str, int], name: str) -> int:
 
 
 def _off(before: int, truth: int, after: int) -> int:
-    return max(min(before, after) - truth, truth - max(before, after), 0)
+    low, high = sorted((before, after))
+    return max(low - truth, 0) or min(high - truth, 0)
+
+
+def _lasting(off: int, earlier: int) -> int:
+    """What lay outside both times, on the same side."""
+    return min(off, earlier, key=abs) if off * earlier > 0 else 0
+
+
+def _jobs(lasting: Mapping[tuple[int, str], int], hour: int) -> int:
+    """How many jobs of an hour are counted wrongly: one may be missing where it is, and stand where it is no more."""
+    offs = [lasting.get((hour, name), 0) for name in _NAMES if name != COST]
+    return max(sum(off for off in offs if off > 0), -sum(off for off in offs if off < 0))

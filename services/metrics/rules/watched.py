@@ -14,3 +14,4 @@ class Watched:
     dead_letters: int | None = None
     """Those that nobody has replayed or discarded."""
     drift: Drift | None = None
+    """One process of all compares; the others are told."""
