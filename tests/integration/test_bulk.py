@@ -130,7 +130,21 @@ async def test_it_fits_the_queue_as_a_whole_or_is_refused(
             )
 
         await eventually(shut, timeout=10)
+        assert (await post(ingest, orjson.dumps([GOOD]), "application/json")).json()["room"] == 0
         assert (await post(ingest, orjson.dumps([GOOD] * 3), "application/json", "k")).status_code == 201, "a repeat"
+
+
+async def test_calls_at_once_share_the_room_that_there_is(world: World, database: str, tmp_path: Path) -> None:
+    """Nobody admits here: what was accepted has no row, and counts all the same, until it has one."""
+    async with an_ingest(world, database, tmp_path, max_pending_per_store=5) as ingest:
+        two = orjson.dumps([GOOD] * 2)
+        answers = await asyncio.gather(*(post(ingest, two, "application/json") for _ in range(4)))
+        assert sorted(answer.status_code for answer in answers) == [201, 201, 429, 429]
+        refused = next(answer for answer in answers if answer.status_code == 429)
+        assert refused.json()["room"] == 1
+        for request in await requests(world):
+            await insert(world, request, "DONE")
+        assert (await post(ingest, orjson.dumps([GOOD] * 5), "application/json")).status_code == 201
 
 
 def _closed() -> StoreGate:

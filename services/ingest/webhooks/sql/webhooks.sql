@@ -23,7 +23,7 @@ RETURNING id;
 -- name: take
 -- Take up to $1 deliveries that are due, for $2 seconds; of one store at most $3 with those that are on their way ($4: the
 -- store of each), and the first of every store before the second of any. Stores are found by leaping from one to the
--- next in the index, so a backlog of one, however long, hides nobody and costs nothing. (With 3,000 stores: 20 ms.)
+-- next in the index, so a backlog of one, however long, hides nobody and costs nothing.
 WITH RECURSIVE waiting AS (
     (SELECT instance_id FROM webhook_deliveries WHERE state = 'WAITING' ORDER BY instance_id LIMIT 1)
     UNION ALL
