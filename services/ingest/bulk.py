@@ -19,6 +19,7 @@ from services.ingest.gates import Gates
 from services.ingest.refusals import QUOTA_EXCEEDED, acknowledged, closed, over_budget, quota
 from services.ingest.rules import BlogRequestBody, RefusedError
 from services.ingest.settings import IngestSettings
+from services.ingest.slots import Slots
 from services.ingest.store import IngestStore, Row
 from services.ingest.underway import Underway
 from shared.budget import resets_at
@@ -37,6 +38,9 @@ _LOOK_S = 2.0
 """Seconds to ask PostgreSQL how many wait: the answer only sharpens what the doors say."""
 _JUDGED_AT_ONCE = 2
 """Calls: decoded, the largest body may take half a gigabyte."""
+_BODIES = 8
+_BODIES_OF_ONE_STORE = 2
+"""Calls whose bodies are in memory: at MAX_BULK_BYTES a quarter of a gigabyte."""
 _COMES_BACK_S = "30"
 
 
@@ -53,23 +57,12 @@ class Bulk:
         self._publisher = publisher
         self._judging = asyncio.Semaphore(_JUDGED_AT_ONCE)
         self._underway = Underway()
+        self._bodies = Slots("bulk calls", of_all=_BODIES, of_one=_BODIES_OF_ONE_STORE, retry_after_s=2)
 
     async def submit(self, request: Request) -> Response:
         """201 with an answer an item once Kafka has them all; any item at fault, and none is taken."""
         store = await self._callers.store(request)
-        limit = self._settings.max_bulk_bytes
-        media_type, content = await read_body(request, limit=limit, types=tuple(bulk_rules.READERS))
-        now = datetime.now(UTC)
-        # Apart from the loop: megabytes of JSON, and a shop's HTML, take their time.
-        async with self._judging:
-            bodies = await asyncio.to_thread(
-                bulk_rules.judge,
-                content,
-                media_type,
-                now=now,
-                most=self._settings.max_bulk_items,
-                context=self._settings.judging,
-            )
+        now, bodies = await self._judged(request, store)
         key = request.headers.get("idempotency-key")
         call = rules.job_id(store, key, uuid_utils.compat.uuid7())
         jobs = await asyncio.to_thread(_jobs, len(bodies), call=call if key else None)
@@ -84,6 +77,22 @@ class Bulk:
         await self._publish(messages)
         log.info("many requests accepted", store=store, items=len(messages))
         return JsonResponse({"taken": len(messages), "items": [_answer(*item) for item in enumerate(messages)]}, 201)
+
+    async def _judged(self, request: Request, store: str) -> tuple[datetime, Sequence[BlogRequestBody]]:
+        """The requests, and when they had come. Until they are judged, the body takes memory, and a slot."""
+        settings = self._settings
+        with self._bodies.held(store):
+            media_type, content = await read_body(
+                request, limit=settings.max_bulk_bytes, types=tuple(bulk_rules.READERS), within_s=settings.bulk_read_s
+            )
+            now = datetime.now(UTC)
+            # Apart from the loop: megabytes of JSON, and a shop's HTML, take their time.
+            async with self._judging:
+                bodies = await asyncio.to_thread(
+                    bulk_rules.judge, content, media_type, now=now, most=settings.max_bulk_items,
+                    context=settings.judging,
+                )  # fmt: skip
+        return now, bodies
 
     async def _promise_room(self, store: str, jobs: Sequence[UUID]) -> Sequence[UUID]:
         """The whole call fits its store's budget, its queue and everybody's, or it is refused as a whole.
