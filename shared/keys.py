@@ -15,7 +15,6 @@ from shared.postgres import load_queries
 PREFIX = "sk_live_"
 OPERATOR_PREFIX = "sk_operator_"
 WEBHOOK_PREFIX = "whsec_"
-_OVERLAP_S = 86_400.0
 ALL_STORES = "*"
 """What stands in the place of an operator's store: no store may be called so."""
 _QUERIES = load_queries(Path(__file__).parent / "sql" / "keys.sql")
@@ -102,12 +101,20 @@ async def is_valid_key(pool: asyncpg.Pool | asyncpg.Connection, key: str) -> boo
 async def webhook_secret(pool: asyncpg.Pool | asyncpg.Connection, store: str) -> str:
     """The newest secret that signs a store's webhooks; made when there is none. ValueError as for `create_key`."""
     known = await pool.fetchval(_QUERIES["webhook_secret"], store)
-    return str(known) if known else await rotate_webhook_secret(pool, store, overlap_s=_OVERLAP_S)
+    if known is None:
+        _check_name(store, "store")
+        await pool.execute(_QUERIES["first_webhook_secret"], store, _new_webhook_secret())
+        known = await pool.fetchval(_QUERIES["webhook_secret"], store)  # ours, or that of who was faster
+    return str(known)
 
 
 async def rotate_webhook_secret(pool: asyncpg.Pool | asyncpg.Connection, store: str, *, overlap_s: float) -> str:
     """Make a new secret; those before it sign as well for `overlap_s` seconds, so that receivers can change over."""
     _check_name(store, "store")
-    secret = WEBHOOK_PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()
+    secret = _new_webhook_secret()
     await pool.execute(_QUERIES["rotate_webhook_secret"], store, secret, overlap_s)
     return secret
+
+
+def _new_webhook_secret() -> str:
+    return WEBHOOK_PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()

@@ -1,6 +1,6 @@
 -- name: ingest
 -- Reads jobs; cancels and retries, which changes these columns only; sets budgets; tells stores' servers of ends; compares
--- keys by their hashes, and makes none, nor secrets.
+-- keys by their hashes, and makes none. A store's first secret is made when its first webhook is signed; none is changed.
 GRANT SELECT ON blog_generations, blog_steps, blog_posts, store_outlooks TO {role};
 GRANT UPDATE (status, attempt, retries, blameless, not_before, intervened_at, forwarded_at, lease_until, started_at,
               finished_at, error_code, error, input_tokens, output_tokens, images, cost_nanousd)
@@ -10,7 +10,7 @@ GRANT SELECT ON store_spend TO {role};
 GRANT SELECT (instance_id, mean_cost_nanousd) ON stores TO {role};
 GRANT SELECT, INSERT, UPDATE ON webhook_deliveries TO {role};
 GRANT SELECT, INSERT ON webhook_attempts TO {role};
-GRANT SELECT ON webhook_secrets TO {role};
+GRANT SELECT, INSERT (instance_id, secret) ON webhook_secrets TO {role};
 GRANT SELECT (hash, instance_id, scope, name, revoked_at, changed_at) ON api_keys TO {role};
 
 -- name: scheduler

@@ -1,5 +1,6 @@
 """A request's body, read within its limit and decoded."""
 
+import asyncio
 from collections.abc import Sequence
 
 import orjson
@@ -19,12 +20,20 @@ async def read_json(request: Request, *, limit: int) -> object:
     return found
 
 
-async def read_body(request: Request, *, limit: int, types: Sequence[str]) -> tuple[str, bytes]:
-    """The body's media type and content; a problem when it is none of `types` (415) or too long (413)."""
+async def read_body(
+    request: Request, *, limit: int, types: Sequence[str], within_s: float | None = None
+) -> tuple[str, bytes]:
+    """The body's media type and content; a problem when it is none of `types` (415), too long (413), too slow (408)."""
     media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if media_type not in types:
         raise Problem(415, "Unsupported Media Type", detail=f"send {' or '.join(types)}")
-    return media_type, await _read(request, limit)
+    try:
+        async with asyncio.timeout(within_s):
+            return media_type, await _read(request, limit)
+    except TimeoutError:
+        # Whoever sends so slowly is not to go on: the rest of the body would be taken for another request.
+        detail, closing = f"the body did not come within {within_s:g} s", {"Connection": "close"}
+        raise Problem(408, "Request Timeout", detail=detail, headers=closing) from None
 
 
 async def _read(request: Request, limit: int) -> bytes:

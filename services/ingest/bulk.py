@@ -1,6 +1,7 @@
 """POST /api/blog-generation/bulk: many requests in one call, all of them judged before any is taken."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from uuid import UUID
@@ -16,9 +17,11 @@ from services.ingest.callers import Callers
 from services.ingest.claims import Claims
 from services.ingest.gates import Gates
 from services.ingest.refusals import QUOTA_EXCEEDED, acknowledged, closed, over_budget, quota
-from services.ingest.rules import BlogRequestBody
+from services.ingest.rules import BlogRequestBody, RefusedError
 from services.ingest.settings import IngestSettings
+from services.ingest.slots import Slots
 from services.ingest.store import IngestStore, Row
+from services.ingest.underway import Underway
 from shared.budget import resets_at
 from shared.http import JsonResponse, Problem
 from shared.kafka import Outgoing, Publisher
@@ -35,6 +38,9 @@ _LOOK_S = 2.0
 """Seconds to ask PostgreSQL how many wait: the answer only sharpens what the doors say."""
 _JUDGED_AT_ONCE = 2
 """Calls: decoded, the largest body may take half a gigabyte."""
+_BODIES = 8
+_BODIES_OF_ONE_STORE = 2
+"""Calls whose bodies are in memory: at MAX_BULK_BYTES a quarter of a gigabyte."""
 _COMES_BACK_S = "30"
 
 
@@ -50,44 +56,65 @@ class Bulk:
         self._store = store
         self._publisher = publisher
         self._judging = asyncio.Semaphore(_JUDGED_AT_ONCE)
+        self._underway = Underway()
+        self._bodies = Slots("bulk calls", of_all=_BODIES, of_one=_BODIES_OF_ONE_STORE, retry_after_s=2)
 
     async def submit(self, request: Request) -> Response:
         """201 with an answer an item once Kafka has them all; any item at fault, and none is taken."""
         store = await self._callers.store(request)
-        limit = self._settings.max_bulk_bytes
-        media_type, content = await read_body(request, limit=limit, types=tuple(bulk_rules.READERS))
-        now = datetime.now(UTC)
-        # Apart from the loop: megabytes of JSON, and a shop's HTML, take their time.
-        async with self._judging:
-            bodies = await asyncio.to_thread(
-                bulk_rules.judge,
-                content,
-                media_type,
-                now=now,
-                most=self._settings.max_bulk_items,
-                context=self._settings.judging,
-            )
+        now, bodies = await self._judged(request, store)
         key = request.headers.get("idempotency-key")
         call = rules.job_id(store, key, uuid_utils.compat.uuid7())
-        if self._claims.known(call, now) is None:
-            await self._refuse_without_room(store, len(bodies))
+        jobs = await asyncio.to_thread(_jobs, len(bodies), call=call if key else None)
+        promised = [] if self._claims.known(call, now) else await self._promise_room(store, jobs)
         if key is not None:
-            now = await self._claim(bodies, call=call, store=store, now=now)
-        messages = await asyncio.to_thread(_messages, bodies, store=store, now=now, call=call if key else None)
+            try:
+                now = await self._claim(bodies, call=call, store=store, now=now)
+            except (Problem, RefusedError):
+                self._underway.drop(promised)
+                raise
+        messages = await asyncio.to_thread(_messages, bodies, jobs, store=store, now=now)
         await self._publish(messages)
         log.info("many requests accepted", store=store, items=len(messages))
         return JsonResponse({"taken": len(messages), "items": [_answer(*item) for item in enumerate(messages)]}, 201)
 
-    async def _refuse_without_room(self, store: str, items: int) -> None:
-        """The whole call fits its store's budget, its queue and everybody's, or it is refused as a whole."""
+    async def _judged(self, request: Request, store: str) -> tuple[datetime, Sequence[BlogRequestBody]]:
+        """The requests, and when they had come. Until they are judged, the body takes memory, and a slot."""
+        settings = self._settings
+        with self._bodies.held(store):
+            media_type, content = await read_body(
+                request, limit=settings.max_bulk_bytes, types=tuple(bulk_rules.READERS), within_s=settings.bulk_read_s
+            )
+            now = datetime.now(UTC)
+            # Apart from the loop: megabytes of JSON, and a shop's HTML, take their time.
+            async with self._judging:
+                bodies = await asyncio.to_thread(
+                    bulk_rules.judge, content, media_type, now=now, most=settings.max_bulk_items,
+                    context=settings.judging,
+                )  # fmt: skip
+        return now, bodies
+
+    async def _promise_room(self, store: str, jobs: Sequence[UUID]) -> Sequence[UUID]:
+        """The whole call fits its store's budget, its queue and everybody's, or it is refused as a whole.
+
+        What this process has promised counts from then on, not only from when it has rows. The jobs promised anew.
+        """
         if (gate := self._gates.closed(store)) is not None:
-            raise closed(gate, self._settings.max_pending_per_store)
+            raise closed(gate, self._settings.max_pending_per_store, room=0)
         try:
             async with asyncio.timeout(_LOOK_S):
-                of_store, of_all = await self._store.waiting(store)
-                self._refuse_over_budget(await self._store.budget(store), items)
-        except AWAY:
-            of_store = of_all = 0  # all that is known is that no door is closed
+                expected = self._underway.of(store, time.monotonic())
+                of_store, of_all, arrived = await self._store.waiting(store, expected)
+                budget = await self._store.budget(store)
+        except AWAY:  # all that is known is that no door is closed
+            return self._underway.add(store, jobs, time.monotonic())
+        self._underway.drop(arrived)
+        coming = len(self._underway.of(store, time.monotonic()))
+        self._refuse_over_budget(budget, len(jobs), coming)
+        self._refuse_over_limit(len(jobs), of_store + coming, of_all + len(self._underway))
+        return self._underway.add(store, jobs, time.monotonic())
+
+    def _refuse_over_limit(self, items: int, of_store: int, of_all: int) -> None:
         limits = self._settings.max_pending_per_store, self._settings.max_pending_total
         room = max(0, min(limits[0] - of_store, limits[1] - of_all))
         if items <= room:
@@ -99,14 +126,15 @@ class Bulk:
             429, "Too Many Requests", detail=detail, kind=QUOTA_EXCEEDED, headers=headers, more={"room": room}
         )
 
-    def _refuse_over_budget(self, row: Row, items: int) -> None:
+    def _refuse_over_budget(self, row: Row, items: int, coming: int) -> None:
         """The whole call fits what is left of the store's budget, each item at what its jobs cost on average."""
         budget = budget_rules.budget_of(dict(row), default_cost=self._settings.default_cost_nanousd)
-        if budget.monthly is None or budget.room is None or items <= budget.room:
+        if budget.monthly is None or budget.room is None or items <= budget.room - coming:
             return
-        detail = f"{items} items, and room for about {budget.room} in this month's budget: none was taken"
+        room = max(0, budget.room - coming)
+        detail = f"{items} items, and room for about {room} in this month's budget: none was taken"
         fits_a_month = items * budget.estimate <= budget.monthly
-        raise over_budget(resets_at(datetime.now(UTC)), detail, comes_back=fits_a_month, room=budget.room)
+        raise over_budget(resets_at(datetime.now(UTC)), detail, comes_back=fits_a_month, room=room)
 
     async def _claim(self, bodies: Sequence[BlogRequestBody], *, call: UUID, store: str, now: datetime) -> datetime:
         """When the call of an Idempotency-Key was first made; refused when it was another one."""
@@ -130,15 +158,15 @@ class Bulk:
                 raise _cut_off(start, len(messages)) from None
 
 
+def _jobs(items: int, *, call: UUID | None) -> list[UUID]:
+    """A job an item: always the same ones, when an Idempotency-Key names the call."""
+    return [bulk_rules.item_id(call, index) if call else uuid_utils.compat.uuid7() for index in range(items)]
+
+
 def _messages(
-    bodies: Sequence[BlogRequestBody], *, store: str, now: datetime, call: UUID | None
+    bodies: Sequence[BlogRequestBody], jobs: Sequence[UUID], *, store: str, now: datetime
 ) -> list[BlogRequested]:
-    return [
-        rules.to_message(
-            body, job=bulk_rules.item_id(call, index) if call else uuid_utils.compat.uuid7(), store=store, now=now
-        )
-        for index, body in enumerate(bodies)
-    ]
+    return [rules.to_message(body, job=job, store=store, now=now) for body, job in zip(bodies, jobs, strict=True)]
 
 
 def _answer(index: int, message: BlogRequested) -> dict[str, object]:

@@ -29,8 +29,10 @@ _EXAMPLE = {"sourceType": "keyword", "sourceId": "green-tea", "title": "How to b
 _REFUSALS = {
     400: "The body is not JSON", 401: "No valid API key", 402: "The month's budget has no room",
     403: "The key may not do that", 404: "No such thing here",
-    409: "The job's state does not allow it", 413: "The body is too long", 415: "The body is of another type",
-    422: "Fields at fault, each named", 429: "The queue is full", 503: "Something is away, or the system is full",
+    408: "The body is too slow", 409: "The job's state does not allow it", 413: "The body is too long",
+    415: "The body is of another type", 422: "Fields at fault, each named",
+    429: "The queue is full, or the store has too many of these at once",
+    503: "Something is away, or the system is full",
 }  # fmt: skip
 _WAITS = {
     "Retry-After": {"description": "seconds", "schema": {"type": "integer"}},
@@ -100,7 +102,7 @@ def _jobs() -> Document:
                 "submitJobs", "Ask for many posts: all are judged before any is taken", "jobs", created=BulkAnswer,
                 code=201, parameters=[key],
                 body={"application/json": array, "application/x-ndjson": text, "text/csv": text},
-                refusals=(402, 403, 413, 415, 422, 429, 503),
+                refusals=(402, 403, 408, 413, 415, 422, 429, 503),
             ),
         },
         one: {"parameters": [_ID], "get": _operation("getJob", "A job", "jobs", created=Job, refusals=(404, 503))},
@@ -114,7 +116,7 @@ def _progress() -> Document:
     stream = {"text/event-stream": {"schema": {"type": "string"}}}
     events = _operation(
         "followJob", "Progress as server-sent events, from the state now to the end", "progress", created=None,
-        parameters=[ticket], refusals=(404, 503), content=stream,
+        parameters=[ticket], refusals=(404, 429, 503), content=stream,
     )  # fmt: skip
     return {
         "/api/blog-generation/{id}/events": {"parameters": [_ID], "get": events | {"security": [{"key": []}, {}]}},

@@ -6,7 +6,8 @@ that something has happened: now and then the row is looked at anyway, so a stre
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -14,14 +15,17 @@ from uuid import UUID
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from services.ingest.callers import Callers
 from services.ingest.keys import Caller
 from services.ingest.reading import JobReader
 from services.ingest.results import Heard, Results
 from services.ingest.settings import IngestSettings
+from services.ingest.slots import Slots
 from shared.http import JsonResponse, Problem
 from shared.job import ENDED
+from shared.keys import ALL_STORES
 from shared.messages import EventKind, JobEvent
 
 _RETRY_MS = 2_000
@@ -43,6 +47,9 @@ class Progress:
         self._reader = reader
         self._results = results
         self._draining = draining
+        self._slots = Slots(
+            "streams", of_all=settings.max_streams, of_one=settings.max_streams_per_store, retry_after_s=5
+        )
 
     async def ticket(self, request: Request) -> Response:
         """POST …/events-ticket: what a browser puts into the query to follow this one job, for a short while."""
@@ -61,14 +68,14 @@ class Progress:
         job: UUID = request.path_params["job"]
         ticket = request.query_params.get("ticket")
         caller = await (self._callers.holder(ticket, job) if ticket else self._callers.anyone(request))
-        if self._results.listeners >= self._settings.max_streams or self._draining.is_set():
-            raise Problem(
-                503, "Service Unavailable", detail="no more streams here for now", headers={"Retry-After": "5"}
-            )
+        if self._draining.is_set():
+            raise Problem(503, "Service Unavailable", detail="stopping", headers={"Retry-After": "5"})
         await self._reader.row(job, caller)
         # A ticket is all that is needed, so any page may follow with one; with a key no browser comes.
         origin = {"Access-Control-Allow-Origin": "*"} if ticket else {}
-        return StreamingResponse(self._stream(job, caller), media_type="text/event-stream", headers=_HEADERS | origin)
+        return _Stream(
+            self._stream(job, caller), headers=_HEADERS | origin, slot=self._slots.held(caller.store or ALL_STORES)
+        )
 
     async def _stream(self, job: UUID, caller: Caller) -> AsyncIterator[bytes]:
         yield f"retry: {_RETRY_MS}\n\n".encode()
@@ -106,6 +113,22 @@ class Progress:
             return await self._reader.whole(job, caller)
         except Problem:
             return None  # PostgreSQL is away
+
+
+class _Stream(StreamingResponse):
+    """Holds its slot from before its first byte, which a refusal needs, until the client is gone."""
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self, content: AsyncIterator[bytes], *, headers: Mapping[str, str], slot: AbstractContextManager[None]
+    ) -> None:
+        super().__init__(content, headers=headers)
+        self._slot = slot
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._slot:
+            await super().__call__(scope, receive, send)
 
 
 def _progress(event: JobEvent) -> dict[str, Any]:

@@ -47,15 +47,15 @@ def over_budget(resets_at: datetime, detail: str, *, comes_back: bool = True, **
     )  # fmt: skip
 
 
-def closed(gate: StoreGate, limit: int) -> Problem:
+def closed(gate: StoreGate, limit: int, **more: Any) -> Problem:
     """402 when it is the store's budget, 429 its own queue, which takes `limit` jobs, 503 when it is everybody's."""
     if gate.resets_at is not None:
-        return over_budget(gate.resets_at, "this month's budget has no room for another job")
+        return over_budget(gate.resets_at, "this month's budget has no room for another job", **more)
     wait = str(rules.retry_after(gate.retry_after_s))
     detail = f"no new requests for now ({gate.reason}); come back in {wait} s"
     headers = {"Retry-After": wait}
     if gate.store == rules.ALL_STORES:
         kind = f"{_PROBLEM_TYPES}#temporary-reduced-capacity"
-        return Problem(503, "Service Unavailable", detail=detail, kind=kind, headers=headers)
+        return Problem(503, "Service Unavailable", detail=detail, kind=kind, headers=headers, more=more)
     headers |= quota(limit) | {"RateLimit": f'"queue";r=0;t={wait}'}
-    return Problem(429, "Too Many Requests", detail=detail, kind=QUOTA_EXCEEDED, headers=headers)
+    return Problem(429, "Too Many Requests", detail=detail, kind=QUOTA_EXCEEDED, headers=headers, more=more)

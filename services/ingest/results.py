@@ -22,11 +22,8 @@ Heard = asyncio.Queue[JobEvent | None]
 
 
 class Results:
-    """`listeners` counts the open subscriptions."""
-
     def __init__(self, settings: KafkaSettings) -> None:
         self.copy = Follower(settings, RESULTS, self._hear)
-        self.listeners = 0
         self._queues: defaultdict[UUID, set[Heard]] = defaultdict(set)
 
     @contextmanager
@@ -34,11 +31,9 @@ class Results:
         """A job's events from now on; None when there will be no more, for the process stops."""
         queue: Heard = asyncio.Queue(_AT_MOST)
         self._queues[job].add(queue)
-        self.listeners += 1
         try:
             yield queue
         finally:
-            self.listeners -= 1
             self._queues[job].discard(queue)
             if not self._queues[job]:
                 del self._queues[job]

@@ -16,6 +16,7 @@ class IngestSettings(KafkaSettings, PostgresSettings):
     max_body_bytes: Count = Field(262_144, description="the largest request body; a product with its texts is 20 KB")
     max_bulk_bytes: Count = Field(33_554_432, description="the largest body of a bulk call: 10,000 products of 3 KB")
     max_bulk_items: Count = Field(10_000, description="requests in one bulk call")
+    bulk_read_s: Seconds = Field(60, description="seconds within which the body of a bulk call must have come")
     max_pending_per_store: Count = Field(1_000, description="as the scheduler's: a bulk call must fit as a whole")
     max_pending_total: Count = Field(50_000, description="as the scheduler's: a bulk call must fit as a whole")
     default_cost_nanousd: Count = Field(
@@ -23,6 +24,7 @@ class IngestSettings(KafkaSettings, PostgresSettings):
     )
     ticket_s: Seconds = Field(60, description="seconds within which a ticket opens a stream of events")
     max_streams: Count = Field(1_000, description="streams of events that a process serves at once")
+    max_streams_per_store: Count = Field(100, description="of these, as many as one store may have")
     stream_look_s: Seconds = Field(15, description="seconds of silence after which a stream looks at its job's row")
     publish_timeout_s: Seconds = Field(5, description="seconds for Kafka to acknowledge before the caller gets a 503")
     fresh_wait_s: float = Field(1.0, ge=0, description="seconds that GET waits for the row of a job just accepted")

@@ -24,11 +24,11 @@ class IngestStore:
         """A job of this store (None: of any); another store's is as good as none."""
         return await self._pool.fetchrow(_QUERIES["job"], job, store)
 
-    async def waiting(self, store: str) -> tuple[int, int]:
-        """How many jobs wait in a store's queue, and in all queues."""
-        row = await self._pool.fetchrow(_QUERIES["waiting"], store)
+    async def waiting(self, store: str, expected: Sequence[UUID]) -> tuple[int, int, Sequence[UUID]]:
+        """How many jobs wait in a store's queue, and in all queues; and which of those expected have come."""
+        row = await self._pool.fetchrow(_QUERIES["waiting"], store, expected)
         assert row is not None
-        return row["of_store"], row["of_all"]
+        return row["of_store"], row["of_all"], row["arrived"]
 
     async def budget(self, store: str) -> Row:
         """How a store's budget of this month stands, be there one or not."""

@@ -23,6 +23,11 @@ SELECT EXISTS (SELECT 1 FROM api_keys WHERE hash = $1 AND revoked_at IS NULL);
 -- The newest secret that signs a store's webhooks.
 SELECT secret FROM webhook_secrets WHERE instance_id = $1 AND expires_at IS NULL ORDER BY created_at DESC LIMIT 1;
 
+-- name: first_webhook_secret
+-- Sign with a secret, unless another does already.
+INSERT INTO webhook_secrets (instance_id, secret)
+SELECT $1, $2 WHERE NOT EXISTS (SELECT FROM webhook_secrets WHERE instance_id = $1 AND expires_at IS NULL);
+
 -- name: rotate_webhook_secret
 -- Sign with a new secret; those before it are in force for $3 seconds more.
 WITH former AS (

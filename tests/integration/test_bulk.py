@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
 import orjson
 import pytest
 
+from shared.keys import create_key
 from shared.messages import BlogRequested, StoreGate
 from shared.topics import CONTROL, REQUESTS
 from tests.integration.ingest import GOOD, PATH, PROBLEM, Ingest, an_ingest, insert
@@ -130,7 +132,55 @@ async def test_it_fits_the_queue_as_a_whole_or_is_refused(
             )
 
         await eventually(shut, timeout=10)
+        assert (await post(ingest, orjson.dumps([GOOD]), "application/json")).json()["room"] == 0
         assert (await post(ingest, orjson.dumps([GOOD] * 3), "application/json", "k")).status_code == 201, "a repeat"
+
+
+async def test_calls_at_once_share_the_room_that_there_is(world: World, database: str, tmp_path: Path) -> None:
+    """Nobody admits here: what was accepted has no row, and counts all the same, until it has one."""
+    async with an_ingest(world, database, tmp_path, max_pending_per_store=5) as ingest:
+        three = orjson.dumps([GOOD] * 3)
+        answers = await asyncio.gather(*(post(ingest, three, "application/json") for _ in range(2)))
+        taken, refused = sorted(answers, key=lambda answer: answer.status_code)
+        assert (taken.status_code, refused.status_code, refused.json()["room"]) == (201, 429, 2)
+        for request in await requests(world):
+            await insert(world, request, "DONE")
+        assert (await post(ingest, orjson.dumps([GOOD] * 5), "application/json")).status_code == 201
+
+
+@asynccontextmanager
+async def begun(ingest: Ingest) -> AsyncIterator[asyncio.StreamReader]:
+    """A call of which only the headers come: what is answered."""
+    reader, writer = await asyncio.open_connection(ingest.http.base_url.host, ingest.http.base_url.port)
+    head = (
+        f"POST {PATH}/bulk HTTP/1.1", "Host: here", f"Authorization: Bearer {ingest.key}", "Content-Length: 9",
+        "Content-Type: application/json", "", "",
+    )  # fmt: skip
+    writer.write("\r\n".join(head).encode())
+    try:
+        yield reader
+    finally:
+        writer.close()
+
+
+async def test_bodies_that_do_not_come_take_no_others_place(world: World, database: str, tmp_path: Path) -> None:
+    other = await create_key(world.database, "other")
+    async with an_ingest(world, database, tmp_path, bulk_read_s=3) as ingest:
+        async with begun(ingest) as first, begun(ingest):
+
+            async def status(key: str) -> int:
+                headers = {"Authorization": f"Bearer {key}"}
+                return (await ingest.http.post(f"{PATH}/bulk", json=[GOOD], headers=headers)).status_code
+
+            async def full() -> bool:
+                return await status(ingest.key) == 429
+
+            await eventually(full)
+            assert await status(other) == 201
+            async with asyncio.timeout(20):
+                answer = await first.read()  # to its end: the connection is closed
+            assert answer.startswith(b"HTTP/1.1 408 ")
+        assert await status(ingest.key) == 201
 
 
 def _closed() -> StoreGate:

@@ -144,33 +144,40 @@ async def test_a_stream_ends_although_an_event_got_lost_and_when_the_process_sto
     lost, open_one = a_request(store="shop"), a_request(store="shop")
     for request in (lost, open_one):
         await insert(world, request)
-    async with an_ingest(world, database, tmp_path, stream_look_s=0.2, max_streams=2) as ingest:
+    async with an_ingest(
+        world, database, tmp_path, stream_look_s=0.2, max_streams=3, max_streams_per_store=2
+    ) as ingest:
         async with following(ingest, f"{PATH}/{lost.id}/events", key=ingest.key) as stream:
             await stream.next()
             await becomes(world, lost, "FAILED")
             assert (await stream.next() or ("", {}))[1]["status"] == "FAILED"
             assert await stream.next() is None
-        held = asyncio.Event()
+        held = asyncio.Queue[str]()
 
-        async def hold() -> None:
-            headers = {"Authorization": f"Bearer {ingest.key}"}
+        async def hold(path: str, key: str) -> None:
+            headers = {"Authorization": f"Bearer {key}"}
             async with (
                 httpx.AsyncClient(base_url=ingest.http.base_url) as http,
-                http.stream("GET", f"{PATH}/{open_one.id}/events", headers=headers, timeout=30) as answer,
+                http.stream("GET", path, headers=headers, timeout=30) as answer,
             ):
                 stream = Stream(answer)
                 await stream.next()
-                held.set()
+                held.put_nowait(path)
                 assert await stream.next() is None
 
-        holding = [asyncio.create_task(hold()) for _ in range(2)]
-        await held.wait()
+        async def hears(path: str, key: str, status: int) -> bool:
+            async with ingest.http.stream("GET", path, headers={"Authorization": f"Bearer {key}"}) as answer:
+                return answer.status_code == status
 
-        async def full() -> bool:
-            async with ingest.http.stream(
-                "GET", f"{PATH}/{open_one.id}/events", headers={"Authorization": f"Bearer {ingest.key}"}
-            ) as answer:
-                return answer.status_code == 503
-
-        await eventually(full)
+        path = f"{PATH}/{open_one.id}/events"
+        holding = [asyncio.create_task(hold(path, ingest.key)) for _ in range(2)]
+        for _ in holding:
+            await held.get()
+        await eventually(lambda: hears(path, ingest.key, 429))
+        neighbour, theirs = await create_key(world.database, "neighbour"), a_request(store="neighbour")
+        await insert(world, theirs)
+        path = f"{PATH}/{theirs.id}/events"
+        holding.append(asyncio.create_task(hold(path, neighbour)))
+        await held.get()  # one store's streams are not all that there are
+        await eventually(lambda: hears(path, neighbour, 503))
     await asyncio.gather(*holding)

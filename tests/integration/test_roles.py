@@ -14,24 +14,28 @@ from sandbox.home import ROOT
 from sandbox.postgres import a_connection
 from services.generator import service as generator
 from shared.errors import Unavailable
+from shared.keys import webhook_secret
 from shared.postgres import load_queries
 from tests.integration.generating import worker_settings
 from tests.integration.ingest import GOOD, PATH, an_ingest
 from tests.integration.scheduling import started
 from tests.integration.test_migrations import _migrate
+from tests.integration.test_webhooks import a_receiver, is_signed
 from tests.integration.world import World, running
 from tests.servers import execute
 from tests.standins import Standins
 from tests.waiting import eventually
 
 KEYS = load_queries(ROOT / "shared" / "sql" / "keys.sql")
+OF_COMMANDS = {"create", "list", "revoke", "is_valid", "rotate_webhook_secret"}
+"""What `./blogstream keys` and migrations' owner run; all else of that file is ingest's."""
 
 
 def queries_of(service: str) -> dict[str, str]:
     """All but those of the commands for disasters, which their owner runs."""
     files = [path for path in (ROOT / "services" / service).rglob("*.sql") if path.name != "recovery.sql"]
     found = {f"{path.stem}.{name}": query for path in files for name, query in load_queries(path).items()}
-    return found | ({"keys.changed_since": KEYS["changed_since"]} if service == "ingest" else {})
+    return found | ({f"keys.{name}": KEYS[name] for name in KEYS.keys() - OF_COMMANDS} if service == "ingest" else {})
 
 
 @pytest.fixture
@@ -65,6 +69,8 @@ async def test_every_query_of_a_service_works_as_its_role_and_nothing_else_does(
             "TRUNCATE blog_generations", "CREATE INDEX ON blog_generations (status)", "DELETE FROM blog_generations",
             "UPDATE api_keys SET revoked_at = NULL", "DELETE FROM schema_migrations",
             "UPDATE store_spend SET spent_nanousd = 0", "DELETE FROM store_spend", "DELETE FROM webhook_secrets",
+            "UPDATE webhook_secrets SET expires_at = now()",
+            "INSERT INTO webhook_secrets (instance_id, secret, created_at) VALUES ('s', 'x', now())",
             "INSERT INTO api_keys (id, instance_id, hash, hint) VALUES ('k', 's', 'h', 'x')",
         ):  # fmt: skip
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
@@ -113,10 +119,11 @@ async def test_a_post_becomes_a_blog_with_two_roles(
         standins=standins, folder=tmp_path,
     )  # fmt: skip
     async with (
-        an_ingest(world, front, tmp_path) as ingest, started(world, work),
+        a_receiver() as receiver, an_ingest(world, front, tmp_path, webhook_allow_loopback=True) as ingest,
+        started(world, work),
         running(partial(generator.run, settings, name="worker")),
     ):  # fmt: skip
-        job = (await ingest.post(GOOD)).json()["id"]
+        job = (await ingest.post(GOOD | {"webhookUrl": receiver.url})).json()["id"]
         await eventually(lambda: world.has_status(uuid.UUID(job), "DONE"), timeout=60)
         assert (await ingest.get(f"{PATH}/{job}")).json()["post"]["html"]
         assert (await ingest.get("/api/stores/shop/budget")).json()["spentUsd"] > 0, "booked, though no role may book"
@@ -125,3 +132,6 @@ async def test_a_post_becomes_a_blog_with_two_roles(
             f"{PATH}/{job}/cancel", headers={"Authorization": f"Bearer {ingest.key}"}
         )  # it has ended: refused by its state, not by the database
         assert answer.status_code == 409
+        await eventually(lambda: receiver.has_heard(1))
+        (_, headers, body) = receiver.heard[0]
+        assert is_signed(await webhook_secret(world.database, "shop"), headers, body), "a secret was made for it"

@@ -1,5 +1,6 @@
 """Webhooks from the end of a job to a store's own server, on the real broker and database."""
 
+import asyncio
 import base64
 import hmac
 from collections.abc import AsyncIterator
@@ -21,6 +22,8 @@ from starlette.routing import Route
 from sandbox.home import free_port
 from services.ingest.keys import Caller
 from services.ingest.store import IngestStore
+from services.ingest.webhooks.rules import Outcome, Verdict
+from services.ingest.webhooks.store import WebhookStore
 from shared import http
 from shared.job import Status
 from shared.keys import create_key, rotate_webhook_secret, webhook_secret
@@ -42,9 +45,14 @@ class Receiver:
     url: str
     answers: list[Response] = field(default_factory=list)
     heard: list[tuple[str, dict[str, str], bytes]] = field(default_factory=list)
+    hanging: int = 0
+    let_go: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def take(self, request: Request) -> Response:
         self.heard.append((request.url.path, dict(request.headers), await request.body()))
+        if request.url.path == "/hang":
+            self.hanging += 1
+            await self.let_go.wait()
         return self.answers.pop(0) if self.answers else Response(status_code=204)
 
     def has_heard(self, count: int) -> bool:
@@ -57,7 +65,10 @@ async def a_receiver(*answers: Response) -> AsyncIterator[Receiver]:
     receiver = Receiver(f"http://127.0.0.1:{port}/hook", list(answers))
     app = Starlette(routes=[Route("/{path:path}", receiver.take, methods=["GET", "POST"])])
     async with running(partial(http.serve, app, http.listen("127.0.0.1", port))):
-        yield receiver
+        try:
+            yield receiver
+        finally:
+            receiver.let_go.set()
 
 
 async def ends(world: World, request: BlogRequested, *, times: int = 1) -> None:
@@ -183,3 +194,47 @@ async def test_nothing_is_sent_to_this_machine_unless_it_is_allowed(
         assert reasons[0] == "the URL must be https"
         assert reasons[1].startswith("the URL localhost leads to")
         assert receiver.heard == []
+
+
+async def due(world: World, store: str, url: str, *, count: int = 1, hours_ago: int = 0) -> UUID:
+    """So many deliveries of a job that has ended: its id."""
+    job = a_request(store=store)
+    await insert(world, job, "DONE")
+    await world.database.execute(
+        "INSERT INTO webhook_deliveries (id, job_id, instance_id, url, payload, next_at)"
+        " SELECT gen_random_uuid(), $1, $2, $3, $4, now() - make_interval(hours => $6) FROM generate_series(1, $5)",
+        job.id, store, url, '{"type":"job.done"}', count, hours_ago,
+    )  # fmt: skip
+    return job.id
+
+
+async def test_a_server_that_hangs_and_a_long_backlog_keep_no_other_store_waiting(
+    world: World, database: str, tmp_path: Path
+) -> None:
+    async with a_receiver() as receiver, an_ingest(world, database, tmp_path, webhook_allow_loopback=True) as ingest:
+        await due(world, "hog", receiver.url.replace("/hook", "/hang"), count=1_100, hours_ago=1)
+        for _ in range(4):  # each is found in a turn of its own, in which more of the hog's could be begun
+            job = await due(world, "shop", receiver.url)
+            await eventually(partial(has_state, ingest, job, "DELIVERED"), timeout=10)
+        await eventually(lambda: receiver.hanging > 0)
+        assert receiver.hanging <= 4
+
+
+async def test_an_attempt_counts_once_it_is_noted_and_whose_lease_ended_changes_nothing(
+    world: World, database: str
+) -> None:
+    await due(world, "shop", "https://shop.example/hook")
+    async with await open_pool(PostgresSettings.model_validate({"database_url": database}), name="test") as pool:
+        store = WebhookStore(pool)
+        take = partial(store.take, 5, for_s=60, of_one_store=4, sending=())
+        (lost,) = await take()
+        assert await take() == [], "while the lease lasts"
+        await pool.execute("UPDATE webhook_deliveries SET next_at = now()")
+        assert await store.take(5, for_s=60, of_one_store=2, sending=("shop", "shop")) == [], "two are on their way"
+        (taken,) = await take()
+        assert (lost.attempt, taken.attempt) == (1, 1), "nobody noted the first: the receiver may not be to blame"
+        answered = partial(store.finish, outcome=Outcome(status=204), verdict=Verdict(state="DELIVERED"), seconds=0.1)
+        for delivery, state in ((lost, ("WAITING", 0)), (taken, ("DELIVERED", 1))):
+            await answered(delivery, at=datetime.now(UTC))
+            (row,) = await pool.fetch("SELECT state, attempts FROM webhook_deliveries")
+            assert tuple(row) == state

@@ -18,8 +18,9 @@ SELECT job.id, job.instance_id, job.status, job.source_type, job.source_id, job.
  WHERE job.id = $1 AND ($2::text IS NULL OR job.instance_id = $2);
 
 -- name: waiting
--- How many jobs wait in the queue of a store, and in all.
-SELECT count(*) FILTER (WHERE instance_id = $1) AS of_store, count(*) AS of_all
+-- How many jobs wait in the queue of a store, and in all; and which of these ($2) have come so far, waiting or not.
+SELECT count(*) FILTER (WHERE instance_id = $1) AS of_store, count(*) AS of_all,
+       (SELECT coalesce(array_agg(id), '{}') FROM blog_generations WHERE id = ANY ($2::uuid[])) AS arrived
   FROM blog_generations WHERE status = 'PENDING' AND forwarded_at IS NULL;
 
 -- name: budget

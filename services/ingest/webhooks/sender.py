@@ -41,7 +41,10 @@ async def resolve(host: str, port: int) -> list[str]:
 
 
 class Sender:
-    """`noted` is set when there are new deliveries; `loopback` allows http to this machine, for development."""
+    """`noted` is set when there are new deliveries, or room for another.
+
+    `loopback` allows http to this machine, for development.
+    """
 
     def __init__(
         self, *, store: WebhookStore, resolve: Resolve, noted: asyncio.Event, loopback: bool, rng: random.Random
@@ -51,7 +54,7 @@ class Sender:
         self._noted = noted
         self._loopback = loopback
         self._rng = rng
-        self._sending: set[asyncio.Task[None]] = set()
+        self._sending: dict[asyncio.Task[None], str] = {}
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -73,22 +76,24 @@ class Sender:
         self._noted.clear()
         free = _AT_ONCE - len(self._sending)
         try:
-            due = await self._store.take(free, for_s=_LEASE_S, of_one_store=_OF_ONE_STORE) if free else []
+            due = await self._due(free) if free else []
         except (*AWAY, asyncpg.PostgresError) as error:
             log.warning("webhooks are not sent: PostgreSQL is away", reason=f"{type(error).__name__}: {error}")
             await asyncio.sleep(_AWAY_PAUSE_S)
             return
         for delivery in due:
             task = asyncio.create_task(self._deliver(http, delivery), name=f"webhook {delivery.id}")
-            self._sending.add(task)
+            self._sending[task] = delivery.store
             task.add_done_callback(self._sent)
-        if not due:
-            await wait(self._noted, _LOOK_EVERY_S)
-        elif self._sending:
-            await asyncio.wait(self._sending, timeout=_LOOK_EVERY_S, return_when=asyncio.FIRST_COMPLETED)
+        await wait(self._noted, _LOOK_EVERY_S)
+
+    async def _due(self, free: int) -> Sequence[Delivery]:
+        sending = list(self._sending.values())
+        return await self._store.take(free, for_s=_LEASE_S, of_one_store=_OF_ONE_STORE, sending=sending)
 
     def _sent(self, task: asyncio.Task[None]) -> None:
-        self._sending.discard(task)
+        del self._sending[task]
+        self._noted.set()  # there is room again
         if not task.cancelled() and task.exception() is not None:  # taken up again when its lease has ended
             log.error("a delivery ended in a fault of ours", exc_info=task.exception())
 
@@ -97,13 +102,13 @@ class Sender:
         try:
             secrets = await self._store.secrets(delivery.store)
             outcome = await self._post(http, delivery, secrets, int(at.timestamp()))
-            verdict = rules.judge(outcome, attempts=delivery.attempts, chance=self._rng.random())
+            verdict = rules.judge(outcome, attempts=delivery.attempt, chance=self._rng.random())
             seconds = round(time.monotonic() - began, 3)
             await self._store.finish(delivery, outcome, verdict, at=at, seconds=seconds)
         except (*AWAY, asyncpg.PostgresError) as error:
             log.warning("a delivery could not be noted: it comes again", reason=f"{type(error).__name__}: {error}")
             return
-        told = {"delivery": str(delivery.id), "store": delivery.store, "attempt": delivery.attempts}
+        told = {"delivery": str(delivery.id), "store": delivery.store, "attempt": delivery.attempt}
         if verdict.state == "DELIVERED":
             log.info("webhook delivered", status=outcome.status, **told)
         else:

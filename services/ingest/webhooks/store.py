@@ -21,13 +21,16 @@ Row = asyncpg.Record
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
-    """One that is to be tried now. `attempts` counts this one."""
+    """One that is to be tried now, under a lease. It counts as tried once it is noted what came of it."""
 
     id: UUID
     store: str
     url: str
     payload: str
-    attempts: int
+    attempt: int
+    """The number of this one."""
+    until: datetime
+    """The end of the lease; by it, who comes too late is known."""
 
 
 class WebhookStore:
@@ -51,8 +54,9 @@ class WebhookStore:
     async def cancelled_lately(self) -> list[UUID]:
         return [row["id"] for row in await self._pool.fetch(_QUERIES["cancelled_lately"])]
 
-    async def take(self, most: int, *, for_s: float, of_one_store: int) -> list[Delivery]:
-        rows = await self._pool.fetch(_QUERIES["take"], most, for_s, of_one_store)
+    async def take(self, most: int, *, for_s: float, of_one_store: int, sending: Sequence[str]) -> list[Delivery]:
+        """`sending` has the store of each that is on its way: they count as of one store."""
+        rows = await self._pool.fetch(_QUERIES["take"], most, for_s, of_one_store, sending)
         return [Delivery(**dict(row)) for row in rows]
 
     async def secrets(self, store: str) -> list[str]:
@@ -64,7 +68,7 @@ class WebhookStore:
         self, delivery: Delivery, outcome: Outcome, verdict: Verdict, *, at: datetime, seconds: float
     ) -> None:
         await self._pool.execute(
-            _QUERIES["finish"], delivery.id, delivery.attempts, verdict.state, verdict.pause_s, at, outcome.status,
+            _QUERIES["finish"], delivery.id, delivery.until, verdict.state, verdict.pause_s, at, outcome.status,
             outcome.error, seconds,
         )  # fmt: skip
 

@@ -21,20 +21,33 @@ ON CONFLICT (id) DO NOTHING
 RETURNING id;
 
 -- name: take
--- Take up to $1 deliveries that are due, for $2 seconds; of one store at most $3 in one go, so that a server that
--- hangs does not keep those of others waiting.
-WITH due AS (
-    SELECT id, row_number() OVER (PARTITION BY instance_id ORDER BY next_at) AS place
-      FROM (SELECT id, instance_id, next_at FROM webhook_deliveries
-             WHERE state = 'WAITING' AND next_at <= now() ORDER BY next_at LIMIT 1000) AS oldest
+-- Take up to $1 deliveries that are due, for $2 seconds; of one store at most $3 with those that are on their way ($4: the
+-- store of each), and the first of every store before the second of any. Stores are found by leaping from one to the
+-- next in the index, so a backlog of one, however long, hides nobody and costs nothing.
+WITH RECURSIVE waiting AS (
+    (SELECT instance_id FROM webhook_deliveries WHERE state = 'WAITING' ORDER BY instance_id LIMIT 1)
+    UNION ALL
+    SELECT following.instance_id
+      FROM waiting,
+           LATERAL (SELECT instance_id FROM webhook_deliveries
+                     WHERE state = 'WAITING' AND instance_id > waiting.instance_id
+                     ORDER BY instance_id LIMIT 1) AS following
+), due AS (
+    SELECT oldest.id, under_way.sends + row_number() OVER (PARTITION BY instance_id ORDER BY oldest.next_at) AS place
+      FROM waiting,
+           LATERAL (SELECT count(*) AS sends FROM unnest($4::text[]) AS store WHERE store = instance_id) AS under_way,
+           LATERAL (SELECT id, next_at FROM webhook_deliveries
+                     WHERE state = 'WAITING' AND instance_id = waiting.instance_id AND next_at <= now()
+                     ORDER BY next_at LIMIT greatest($3 - under_way.sends, 0)) AS oldest
+     ORDER BY place, oldest.next_at LIMIT 5 * $1 -- some to spare, should others be taking the first of them
 ), taken AS (
-    SELECT id FROM webhook_deliveries
-     WHERE id IN (SELECT id FROM due WHERE place <= $3) AND state = 'WAITING' AND next_at <= now()
-     LIMIT $1 FOR UPDATE SKIP LOCKED
+    SELECT delivery.id FROM due JOIN webhook_deliveries AS delivery USING (id)
+     WHERE state = 'WAITING' AND next_at <= now()
+     ORDER BY place, next_at LIMIT $1 FOR UPDATE OF delivery SKIP LOCKED
 )
-UPDATE webhook_deliveries SET attempts = attempts + 1, next_at = now() + make_interval(secs => $2)
+UPDATE webhook_deliveries SET next_at = now() + make_interval(secs => $2)
  WHERE id IN (SELECT id FROM taken)
-RETURNING id, instance_id AS store, url, payload, attempts;
+RETURNING id, instance_id AS store, url, payload, attempts + 1 AS attempt, next_at AS until;
 
 -- name: secrets
 -- The secrets of a store that are in force, the newest first.
@@ -42,12 +55,12 @@ SELECT secret FROM webhook_secrets
  WHERE instance_id = $1 AND (expires_at IS NULL OR expires_at > now()) ORDER BY created_at DESC;
 
 -- name: finish
--- Note what came of an attempt ($2: its number), and what follows.
+-- Note what came of an attempt, made under the lease that ends at $2, and what follows.
 WITH told AS (
     UPDATE webhook_deliveries
-       SET state = $3, next_at = now() + make_interval(secs => $4),
+       SET state = $3, attempts = attempts + 1, next_at = now() + make_interval(secs => $4),
            delivered_at = CASE WHEN $3 = 'DELIVERED' THEN now() END
-     WHERE id = $1 AND state = 'WAITING' AND attempts = $2
+     WHERE id = $1 AND state = 'WAITING' AND next_at = $2
 )
 INSERT INTO webhook_attempts (delivery_id, at, status, error, seconds) VALUES ($1, $5, $6, $7, $8)
 ON CONFLICT DO NOTHING;
