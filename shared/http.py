@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
+import httptools
 import orjson
 import uvicorn
 from starlette.responses import Response
@@ -137,7 +138,8 @@ class Corked:
 
 
 class _Protocol(HttpToolsProtocol):
-    """uvicorn's protocol, whose parser would keep headers and trailers without end for whoever sends them."""
+    """uvicorn's protocol, whose parser would keep headers and trailers without end for whoever sends them, and would
+    end at an Upgrade."""
 
     _bodiless = 0
     """Bytes since a head was whole, or a piece of a body came."""
@@ -146,19 +148,51 @@ class _Protocol(HttpToolsProtocol):
         super().connection_made(cast(asyncio.Transport, Corked(cast(asyncio.Transport, transport))))
 
     def data_received(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
         self._bodiless += len(data)
-        super().data_received(data)
+        try:
+            while data:
+                data = self._parse(data)
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
         if self._bodiless > MAX_HEAD_BYTES and not self.transport.is_closing():
             self.transport.write(_TOO_LARGE)
             self.transport.close()
 
     def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade():  # it comes again
+            return
         self._bodiless = 0
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         self._bodiless = 0
         super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
+
+    def _parse(self, data: bytes) -> bytes:
+        """What is to be parsed next: something only behind a head that asks for an upgrade."""
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            return self._without_upgrade() + data[upgrade.args[0] :]
+        return b""
+
+    def _without_upgrade(self) -> bytes:
+        """The head for another parser, as this one has ended before the body.
+
+        An Upgrade may be ignored (RFC 9110, 7.8), and Java's client asks for one with every first request.
+        """
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        if method == b"CONNECT":
+            raise httptools.HttpParserError("this is no proxy")
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
+        fields = (b"%s: %s\r\n" % field for field in self.headers if field[0] != b"upgrade")
+        return b"".join([method, b" ", self.url, b" HTTP/", version, b"\r\n", *fields, b"\r\n"])
 
 
 class _Server(uvicorn.Server):

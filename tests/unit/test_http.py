@@ -117,6 +117,40 @@ async def test_long_bodies_in_small_pieces_are_no_heads() -> None:
             assert await reader.readuntil(b"}") == b'{"length":%d}' % pieces
 
 
+UPGRADE = b"Host: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
+BODIES = {
+    "length": b"Content-Length: 4\r\n\r\nbody",
+    "chunks": b"Transfer-Encoding: chunked\r\n\r\n3\r\nbod\r\n1\r\ny\r\n0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
+@pytest.mark.parametrize("piece", [1, 1_000], ids=["byte by byte", "at once"])
+async def test_who_would_rather_speak_another_protocol_is_answered_in_this_one(body: bytes, piece: int) -> None:
+    request = b"POST / HTTP/1.1\r\n" + UPGRADE + body
+    async with served() as (reader, writer):
+        for _ in range(2):  # the connection lives on
+            for begin in range(0, len(request), piece):
+                writer.write(request[begin : begin + piece])
+                await asyncio.sleep(0)
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+            assert await reader.readuntil(b"}") == b'{"length":4}'
+
+
+async def test_an_upgrade_behind_another_request_waits_for_its_turn() -> None:
+    plain = b"POST / HTTP/1.1\r\nHost: x\r\n"
+    async with served() as (reader, writer):
+        writer.write(plain + BODIES["length"] + b"POST / HTTP/1.1\r\n" + UPGRADE + BODIES["chunks"] + plain + b"\r\n")
+        answers = [(await reader.readuntil(b"}")).rsplit(b"\r\n", 1)[1] for _ in range(3)]
+    assert answers == [b'{"length":4}', b'{"length":4}', b'{"length":0}']
+
+
+async def test_nobody_is_connected_to_elsewhere() -> None:
+    async with served() as (reader, writer):
+        writer.write(b"CONNECT elsewhere:443 HTTP/1.1\r\nHost: elsewhere:443\r\n\r\n")
+        assert (await reader.read()).startswith(b"HTTP/1.1 400")
+
+
 class _Wire(asyncio.Transport):
     """Notes what is written, and when it is closed."""
 
