@@ -11,7 +11,7 @@ import orjson
 import uvicorn
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from shared.errors import Unavailable
 
@@ -66,6 +66,7 @@ class Problem(Exception):
 MAX_HEAD_BYTES = 65_536
 """Of a request: its path and headers. Judged as they come, so up to one more read (256 KB) may be taken."""
 _HELD_BYTES = 65_536
+_LINGERS_S = 2.0
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 _NOT_KEPT = (b"cache-control", b"no-store")
 _NO_PAGE = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'; sandbox")
@@ -110,12 +111,19 @@ def listen(host: str, port: int) -> socket.socket:
 
 class Corked:
     """A transport that writes once what it is given in one turn of the loop: an answer's head and its body, which
-    uvicorn hands over one after the other, are one system call and one packet."""
+    uvicorn hands over one after the other, are one system call and one packet.
+
+    To a client that is not done sending it closes in two steps: such data would make TCP take the answer back.
+    """
+
+    unread = False
+    """The client was answered before it had sent all of its request."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
         self._loop = asyncio.get_running_loop()
         self._held = bytearray()
+        self._closed = False
 
     def write(self, data: bytes) -> None:
         if not self._held:
@@ -126,7 +134,16 @@ class Corked:
 
     def close(self) -> None:
         self._flush()
-        self._transport.close()
+        if self.unread and not self.is_closing() and self._transport.can_write_eof():
+            self._transport.write_eof()
+            self._transport.resume_reading()
+            self._loop.call_later(_LINGERS_S, self._transport.close)
+        else:
+            self._transport.close()
+        self._closed = True
+
+    def is_closing(self) -> bool:
+        return self._closed or self._transport.is_closing()
 
     def _flush(self) -> None:
         held, self._held = self._held, bytearray()
@@ -135,6 +152,22 @@ class Corked:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
+
+
+def _closing_unread(app: ASGIApp, cycle: RequestResponseCycle) -> ASGIApp:
+    """An app whose answer is the connection's last when the request has not come to its end: a client that waits for
+    `100 Continue` may send its body or not, so what comes next could be either."""
+
+    def answer(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        def send_or_close(message: Message) -> Awaitable[None]:
+            if message["type"] == "http.response.start" and cycle.more_body:
+                cycle.keep_alive = False
+                cast(Corked, cycle.transport).unread = True
+            return send(message)
+
+        return app(scope, receive, send_or_close)
+
+    return answer
 
 
 class _Protocol(HttpToolsProtocol):
@@ -148,6 +181,8 @@ class _Protocol(HttpToolsProtocol):
         super().connection_made(cast(asyncio.Transport, Corked(cast(asyncio.Transport, transport))))
 
     def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():  # the rest of what is answered
+            return
         self._unset_keepalive_if_required()
         self._bodiless += len(data)
         try:
@@ -168,6 +203,9 @@ class _Protocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         self._bodiless = 0
         super().on_body(body)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        super()._start_asgi_task(cycle, cast(Any, _closing_unread(app, cycle)))
 
     def on_message_complete(self) -> None:
         if not self.parser.should_upgrade():

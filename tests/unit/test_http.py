@@ -74,7 +74,7 @@ async def _length(request: Request) -> Response:
 async def served() -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """A connection to the real server."""
     listener, stop = listen("127.0.0.1", 0), asyncio.Event()
-    app = Starlette(routes=[Route("/", _length, methods=["POST"])])
+    app = Starlette(routes=[Route("/", _length, methods=["POST"]), Route("/refused", _refusing, methods=["POST"])])
     serving = asyncio.create_task(serve(app, listener, stop, grace_s=1))
     reader, writer = await asyncio.open_connection(*listener.getsockname())
     try:
@@ -115,6 +115,44 @@ async def test_long_bodies_in_small_pieces_are_no_heads() -> None:
             head = await reader.readuntil(b"\r\n\r\n")
             assert head.startswith(b"HTTP/1.1 200")
             assert await reader.readuntil(b"}") == b'{"length":%d}' % pieces
+
+
+async def _refusing(request: Request) -> Response:
+    return JsonResponse({"length": "unread"}, 413)
+
+
+LONG = b"POST /refused HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n"
+
+
+async def test_who_is_refused_before_sending_a_body_need_not_send_it() -> None:
+    """What comes next on the connection could be the body or a request: it is closed, and says so."""
+    async with served() as (reader, writer):
+        writer.write(LONG + b"Expect: 100-continue\r\n\r\n")
+        head, body = (await asyncio.wait_for(reader.read(), 10)).split(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 413")
+    assert b"\r\nconnection: close" in head
+    assert body == b'{"length":"unread"}'
+
+
+async def test_who_is_told_to_send_a_body_and_does_keeps_the_connection() -> None:
+    async with served() as (reader, writer):
+        for _ in range(2):
+            writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n")
+            assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+            writer.write(b"body")
+            assert b"connection" not in await reader.readuntil(b"\r\n\r\n")
+            assert await reader.readuntil(b"}") == b'{"length":4}'
+
+
+async def test_the_answer_reaches_who_is_still_sending() -> None:
+    """All of the body is sent before the answer is read, as simple clients do."""
+    async with served() as (reader, writer):
+        writer.write(LONG + b"\r\n")
+        for _ in range(100):
+            writer.write(b"x" * 10_000)
+            await writer.drain()
+            await asyncio.sleep(0)
+        assert (await asyncio.wait_for(reader.read(), 10)).endswith(b'{"length":"unread"}')
 
 
 UPGRADE = b"Host: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
