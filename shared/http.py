@@ -194,6 +194,18 @@ class _Protocol(HttpToolsProtocol):
             self.transport.write(_TOO_LARGE)
             self.transport.close()
 
+    def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn knows one answer to it only
+        """Whether the connection stays open: a client that has sent its request may say that no more comes.
+
+        One that listens already has gone, as far as can be seen: streams end.
+        """
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is None or cycle.more_body or cycle.response_started:
+            self.transport.close()  # not by asyncio, that knows nothing of what is held
+            return False
+        cycle.keep_alive = False
+        return True
+
     def on_headers_complete(self) -> None:
         if self.parser.should_upgrade():  # it comes again
             return

@@ -74,7 +74,8 @@ async def _length(request: Request) -> Response:
 async def served() -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """A connection to the real server."""
     listener, stop = listen("127.0.0.1", 0), asyncio.Event()
-    app = Starlette(routes=[Route("/", _length, methods=["POST"]), Route("/refused", _refusing, methods=["POST"])])
+    handlers = {"": _length, "refused": _refusing, "patient": _patient}
+    app = Starlette(routes=[Route(f"/{name}", handler, methods=["POST"]) for name, handler in handlers.items()])
     serving = asyncio.create_task(serve(app, listener, stop, grace_s=1))
     reader, writer = await asyncio.open_connection(*listener.getsockname())
     try:
@@ -153,6 +154,29 @@ async def test_the_answer_reaches_who_is_still_sending() -> None:
             await writer.drain()
             await asyncio.sleep(0)
         assert (await asyncio.wait_for(reader.read(), 10)).endswith(b'{"length":"unread"}')
+
+
+async def _patient(request: Request) -> Response:
+    """Answers some turns of the loop later, in which the server hears of all that was sent."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+    return await _length(request)
+
+
+@pytest.mark.parametrize("path", [b"/", b"/patient"], ids=["answered by then", "not yet answered"])
+async def test_who_says_that_no_more_comes_is_answered(path: bytes) -> None:
+    async with served() as (reader, writer):
+        writer.write(b"POST " + path + b" HTTP/1.1\r\nHost: x\r\n" + BODIES["length"])
+        writer.write_eof()
+        assert (await asyncio.wait_for(reader.read(), 4)).endswith(b'{"length":4}')  # and closed
+
+
+@pytest.mark.parametrize("begun", [b"", HEAD, HEAD + b"\r\n4\r\nbo"], ids=["nothing", "head", "body"])
+async def test_who_ends_in_the_midst_of_a_request_is_not_waited_for(begun: bytes) -> None:
+    async with served() as (reader, writer):
+        writer.write(begun)
+        writer.write_eof()
+        assert await asyncio.wait_for(reader.read(), 4) == b""
 
 
 UPGRADE = b"Host: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
