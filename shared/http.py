@@ -67,7 +67,6 @@ MAX_HEAD_BYTES = 65_536
 """Of a request: its path and headers. Judged as they come, so up to one more read (256 KB) may be taken."""
 _HELD_BYTES = 65_536
 _LINGERS_S = 2.0
-_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 _NOT_KEPT = (b"cache-control", b"no-store")
 _NO_PAGE = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'; sandbox")
 _ALWAYS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"), _NOT_KEPT, _NO_PAGE)
@@ -188,11 +187,11 @@ class _Protocol(HttpToolsProtocol):
         try:
             while data:
                 data = self._parse(data)
-        except httptools.HttpParserError:
-            self.send_400_response("Invalid HTTP request received.")
+        except httptools.HttpParserError as error:
+            self._refuse(Problem(400, "Bad Request", detail=f"this is no HTTP: {error}"))
         if self._bodiless > MAX_HEAD_BYTES and not self.transport.is_closing():
-            self.transport.write(_TOO_LARGE)
-            self.transport.close()
+            detail = f"path and headers are over {MAX_HEAD_BYTES} bytes"
+            self._refuse(Problem(431, "Request Header Fields Too Large", detail=detail))
 
     def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn knows one answer to it only
         """Whether the connection stays open: a client that has sent its request may say that no more comes.
@@ -222,6 +221,14 @@ class _Protocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         if not self.parser.should_upgrade():
             super().on_message_complete()
+
+    def _refuse(self, problem: Problem) -> None:
+        """The connection's last answer, to what cannot be handed to any application."""
+        answer = problem.response()
+        head = [b"HTTP/1.1 %d %s" % (problem.status, problem.title.encode()), b"connection: close"]
+        head += [b"%s: %s" % field for field in (*answer.raw_headers, *_ALWAYS)]
+        self.transport.write(b"\r\n".join([*head, b"", bytes(answer.body)]))
+        self.transport.close()
 
     def _parse(self, data: bytes) -> bytes:
         """What is to be parsed next: something only behind a head that asks for an upgrade."""

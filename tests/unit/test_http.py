@@ -1,6 +1,7 @@
 """What every answer says to browsers and caches unless its handler has said it, and how long a head may be."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -207,10 +208,27 @@ async def test_an_upgrade_behind_another_request_waits_for_its_turn() -> None:
     assert answers == [b'{"length":4}', b'{"length":4}', b'{"length":0}']
 
 
-async def test_nobody_is_connected_to_elsewhere() -> None:
+@pytest.mark.parametrize(
+    ("said", "status"),
+    [
+        (b"HELO\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nContent-Length: x\r\n\r\n", 400),
+        (b"CONNECT elsewhere:443 HTTP/1.1\r\nHost: elsewhere:443\r\n\r\n", 400),
+        (HEAD + b"X-Long: " + b"x" * MAX_HEAD_BYTES, 431),
+    ],
+    ids=["not HTTP", "no length", "no proxy", "long"],
+)
+async def test_what_is_no_request_is_a_problem_too(said: bytes, status: int) -> None:
     async with served() as (reader, writer):
-        writer.write(b"CONNECT elsewhere:443 HTTP/1.1\r\nHost: elsewhere:443\r\n\r\n")
-        assert (await reader.read()).startswith(b"HTTP/1.1 400")
+        writer.write(said)
+        head, body = (await asyncio.wait_for(reader.read(), 4)).split(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    fields = dict(line.split(b": ", 1) for line in head.split(b"\r\n")[1:])
+    assert fields[b"content-type"] == b"application/problem+json"
+    assert fields[b"x-content-type-options"] == b"nosniff"
+    assert fields[b"connection"] == b"close"
+    assert int(fields[b"content-length"]) == len(body)
+    assert json.loads(body)["status"] == status
 
 
 class _Wire(asyncio.Transport):
