@@ -4,6 +4,7 @@ import asyncio
 import re
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
@@ -36,6 +37,7 @@ AWAY = (
 """What asyncpg raises while the server is away or full: worth another try, and no fault of the statement."""
 
 _AGAIN_AFTER_S = 1.0
+_GIVEN_BACK_WITHIN_S = 1.0
 _LIKE = "postgresql://user:password@host:port/database"
 
 _TLS_FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
@@ -116,6 +118,18 @@ async def connect(dsn: str, *, deadline_s: float) -> asyncpg.Connection:
             return connection
 
 
+class _Pool(asyncpg.Pool):
+    """A pool that takes connections back in bounded time.
+
+    asyncpg asks the server to cancel a statement that was given up, and waits for its word: for 30 seconds when it is
+    silent, whatever deadline the caller had. Here such a connection is ended.
+    """
+
+    async def release(self, connection: Any, *, timeout: float | None = None) -> None:
+        with suppress(TimeoutError):  # of giving back: the statement's own outcome stands, a cancellation too
+            await super().release(connection, timeout=timeout or _GIVEN_BACK_WITHIN_S)
+
+
 async def open_pool(settings: PostgresSettings, *, name: str) -> asyncpg.Pool:
     """A pool that opens connections as they are needed and leaves room for the other services on the same server.
 
@@ -132,8 +146,10 @@ async def open_pool(settings: PostgresSettings, *, name: str) -> asyncpg.Pool:
     finally:
         await connection.close()
     size = max(settings.db_pool_min, min(settings.db_pool_max, room // _SERVICES_SHARING), 1)
-    return await asyncpg.create_pool(
-        dsn, min_size=0, max_size=size, init=_prepare_connection, timeout=5, command_timeout=30,
+    return await _Pool(
+        dsn, min_size=0, max_size=size, max_queries=50_000, max_inactive_connection_lifetime=300, loop=None,
+        connection_class=asyncpg.Connection, record_class=asyncpg.Record,
+        init=_prepare_connection, timeout=5, command_timeout=30,
         server_settings={"application_name": name, "timezone": "UTC"},
     )  # fmt: skip
 
@@ -157,7 +173,8 @@ async def persist(write: Callable[[], Awaitable[T]], **about: str) -> T:
 async def is_alive(pool: asyncpg.Pool, *, timeout: float = 1.0) -> bool:
     """Whether the server answers now: for readiness, never for liveness."""
     try:
-        result: Any = await pool.fetchval("SELECT 1", timeout=timeout)
+        async with asyncio.timeout(timeout):  # to wait for a connection, too
+            result: Any = await pool.fetchval("SELECT 1")
     except AWAY:
         return False
     return bool(result == 1)

@@ -11,6 +11,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+from pydantic import SecretStr
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -22,9 +23,11 @@ from services.ingest import service
 from services.ingest.settings import IngestSettings
 from shared import http
 from shared.errors import Unavailable
+from shared.postgres import open_pool, persist
+from shared.settings import PostgresSettings
 from shared.topics import REQUESTS
 from tests.integration.ingest import GOOD, PATH, PROBLEM, Ingest, an_ingest
-from tests.integration.world import World, a_world, running
+from tests.integration.world import World, a_world, running, silent
 from tests.waiting import eventually
 
 
@@ -50,6 +53,36 @@ async def test_it_accepts_while_postgresql_is_away(ingest: Ingest, postgres: str
         assert (await ingest.http.get("/health")).status_code == 200
     await eventually(ingest.ready)
     assert len(await ingest.world.read_all(REQUESTS)) == 2
+
+
+async def test_deadlines_hold_while_postgresql_is_silent(ingest: Ingest, postgres: str) -> None:
+    """Its processes are stopped in the midst of what they were asked: nobody waits for their word on it."""
+    known, unknown = ({"Authorization": f"Bearer {key}"} for key in (ingest.key, "sk_live_unknown"))
+    async with silent(postgres), asyncio.timeout(15):
+        ready, bulk, stranger = await asyncio.gather(
+            ingest.http.get("/readyz", timeout=15),
+            ingest.http.post(f"{PATH}/bulk", json=[GOOD], headers=known, timeout=15),
+            ingest.post(GOOD, headers=unknown, timeout=15),
+        )
+    assert (ready.status_code, bulk.status_code, stranger.status_code) == (503, 201, 401)
+    assert ready.json()["errors"][0]["field"] == "PostgreSQL"
+    await eventually(ingest.ready)
+
+
+async def test_who_is_cancelled_while_postgresql_is_silent_ends(database: str, postgres: str) -> None:
+    """What `persist` goes on with must stop when the process does."""
+    pool = await open_pool(PostgresSettings(database_url=SecretStr(database)), name="given-up")
+    try:
+        await pool.fetchval("SELECT 1")
+        async with silent(postgres):
+            writing = asyncio.create_task(persist(lambda: pool.execute("SELECT 1")))
+            await eventually(lambda: pool.get_idle_size() == 0)
+            writing.cancel()
+            await asyncio.wait({writing}, timeout=10)
+            assert writing.cancelled()
+        assert await pool.fetchval("SELECT 1") == 1
+    finally:
+        await pool.close()
 
 
 @asynccontextmanager

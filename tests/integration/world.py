@@ -1,8 +1,10 @@
 """What the services' tests share: rows, records, and a service that runs for the length of a block."""
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -131,6 +133,27 @@ async def away(postgres: str, database: str, service: str) -> AsyncIterator[None
         )  # fmt: skip
         yield
         await connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+    finally:
+        await connection.close()
+
+
+@asynccontextmanager
+async def silent(postgres: str) -> AsyncIterator[None]:
+    """The whole server is stopped: it takes connections and bytes, and says nothing."""
+    connection = await asyncpg.connect(postgres)
+    try:
+        found = await connection.fetch(
+            "SELECT split_part(pg_read_file('postmaster.pid'), E'\\n', 1)::int AS pid"
+            " UNION ALL SELECT pid FROM pg_stat_activity"
+        )
+        try:
+            for row in found:
+                os.kill(row["pid"], signal.SIGSTOP)
+            yield
+        finally:
+            for row in found:
+                with suppress(ProcessLookupError):
+                    os.kill(row["pid"], signal.SIGCONT)
     finally:
         await connection.close()
 
