@@ -1,6 +1,6 @@
 """A store's monthly budget over HTTP: shown to the store and to operators, set by operators alone.
 
-It is a row that the scheduler reads at its next sweep: nothing has to be told to anybody.
+It is a row, and the scheduler looks every second whether one was set: nothing has to be told to anybody.
 """
 
 from collections.abc import Awaitable, Callable

@@ -38,9 +38,9 @@ _LOOK_S = 2.0
 """Seconds to ask PostgreSQL how many wait: the answer only sharpens what the doors say."""
 _JUDGED_AT_ONCE = 2
 """Calls: decoded, the largest body may take half a gigabyte."""
-_BODIES = 8
-_BODIES_OF_ONE_STORE = 2
-"""Calls whose bodies are in memory: at MAX_BULK_BYTES a quarter of a gigabyte."""
+_CALLS = 8
+_CALLS_OF_ONE_STORE = 2
+"""At once: the bodies of eight are at most a quarter of a gigabyte."""
 _COMES_BACK_S = "30"
 
 
@@ -57,12 +57,16 @@ class Bulk:
         self._publisher = publisher
         self._judging = asyncio.Semaphore(_JUDGED_AT_ONCE)
         self._underway = Underway()
-        self._bodies = Slots("bulk calls", of_all=_BODIES, of_one=_BODIES_OF_ONE_STORE, retry_after_s=2)
+        self._calls = Slots("bulk calls", of_all=_CALLS, of_one=_CALLS_OF_ONE_STORE, retry_after_s=2)
 
     async def submit(self, request: Request) -> Response:
         """201 with an answer an item once Kafka has them all; any item at fault, and none is taken."""
         store = await self._callers.store(request)
-        now, bodies = await self._judged(request, store)
+        with self._calls.held(store):  # from its body's first byte on it takes memory
+            return await self._submit(request, store)
+
+    async def _submit(self, request: Request, store: str) -> Response:
+        now, bodies = await self._judged(request)
         key = request.headers.get("idempotency-key")
         call = rules.job_id(store, key, uuid_utils.compat.uuid7())
         jobs = await asyncio.to_thread(_jobs, len(bodies), call=call if key else None)
@@ -78,20 +82,18 @@ class Bulk:
         log.info("many requests accepted", store=store, items=len(messages))
         return JsonResponse({"taken": len(messages), "items": [_answer(*item) for item in enumerate(messages)]}, 201)
 
-    async def _judged(self, request: Request, store: str) -> tuple[datetime, Sequence[BlogRequestBody]]:
-        """The requests, and when they had come. Until they are judged, the body takes memory, and a slot."""
+    async def _judged(self, request: Request) -> tuple[datetime, Sequence[BlogRequestBody]]:
+        """The requests, and when they had come."""
         settings = self._settings
-        with self._bodies.held(store):
-            media_type, content = await read_body(
-                request, limit=settings.max_bulk_bytes, types=tuple(bulk_rules.READERS), within_s=settings.bulk_read_s
+        media_type, content = await read_body(
+            request, limit=settings.max_bulk_bytes, types=tuple(bulk_rules.READERS), within_s=settings.bulk_read_s
+        )
+        now = datetime.now(UTC)
+        # Apart from the loop: megabytes of JSON, and a shop's HTML, take their time.
+        async with self._judging:
+            bodies = await asyncio.to_thread(
+                bulk_rules.judge, content, media_type, now=now, most=settings.max_bulk_items, context=settings.judging
             )
-            now = datetime.now(UTC)
-            # Apart from the loop: megabytes of JSON, and a shop's HTML, take their time.
-            async with self._judging:
-                bodies = await asyncio.to_thread(
-                    bulk_rules.judge, content, media_type, now=now, most=settings.max_bulk_items,
-                    context=settings.judging,
-                )  # fmt: skip
         return now, bodies
 
     async def _promise_room(self, store: str, jobs: Sequence[UUID]) -> Sequence[UUID]:

@@ -1,4 +1,5 @@
-"""Stores' monthly budgets, as one leader holds stores to them: read at every sweep, kept exact in between by the order.
+"""Stores' monthly budgets, as one leader holds stores to them: read at every sweep and once one is set, and kept exact
+in between by the order.
 
 Only this leader settles bills, so what is settled at a look and what the order reserves and settles afterwards add up
 to what the ledger and the rows will say at the next.
@@ -23,6 +24,7 @@ class Budgets:
         self._store = store
         self._order = order
         self._resets_at: float | None = None
+        self._set: Row | None = None
 
     async def look(self, epoch: int) -> set[str]:
         """Take over what was set and spent, and log, once a month and store, who is warned or stopped. The stores
@@ -35,6 +37,11 @@ class Budgets:
         self._resets_at = resets_at(rows[0]["now"]).timestamp() if rows else None
         await self._tell(rows, epoch)
         return gone | self.states.keys()
+
+    async def were_set(self) -> bool:
+        """Whether somebody may have set a budget, or removed one, since this was last asked."""
+        before, self._set = self._set, await self._store.budgets_set()
+        return self._set != before
 
     def stopped_until(self, store: str) -> float | None:
         """When the budget of a store begins anew that has no room for one more job; None for all others."""

@@ -196,6 +196,7 @@ class Scheduler:
             await term.sweep()
         if now - self._ticked_at >= _TICK_S:
             self._ticked_at = now
+            await term.heed_budgets()
             await term.save_lifts()
             await self._commit(consumer, term)
             await term.look()

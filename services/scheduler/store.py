@@ -74,6 +74,10 @@ class SchedulerStore:
         """All stores' budgets and how far they are used. `flying` are jobs not settled yet, with their stores."""
         return await self._pool.fetch(_QUERIES["budgets"], list(flying), list(flying.values()))
 
+    async def budgets_set(self) -> Row | None:
+        """Differs from what it was when somebody has set a budget since, or removed one."""
+        return await self._pool.fetchrow(_QUERIES["budgets_set"])
+
     async def note_told(self, warned: Sequence[str], stopped: Sequence[str], epoch: int) -> None:
         """That the log has said it of these stores this month."""
         async with self._leading(epoch) as connection:

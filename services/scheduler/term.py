@@ -180,6 +180,12 @@ class Term:
             await self._publisher.publish_all(list(map(convert.told, await self._store.told(changed))))
         return changed
 
+    async def heed_budgets(self) -> None:
+        """A budget that was just set holds now, not only from the next sweep on."""
+        if await self._budgets.were_set():
+            await self._forwarder.rest()
+            await self._look_at_budgets()
+
     async def _look_at_budgets(self) -> None:
         self._doors.grown(await self._budgets.look(self._epoch))
 

@@ -23,7 +23,7 @@ def start(world: World, database: str) -> Start:
 async def set_budget(world: World, monthly: int, store: str = "shop") -> None:
     await world.database.execute(
         "INSERT INTO store_budgets (instance_id, monthly_nanousd, set_by) VALUES ($1, $2, 'test')"
-        " ON CONFLICT (instance_id) DO UPDATE SET monthly_nanousd = $2", store, monthly,
+        " ON CONFLICT (instance_id) DO UPDATE SET monthly_nanousd = $2, changed_at = now()", store, monthly,
     )  # fmt: skip
 
 
@@ -90,6 +90,20 @@ async def test_a_store_goes_as_far_as_its_budget_and_its_neighbour_does_not_noti
         await eventually(partial(said.has, "a store's budget is used up"))
         assert said.count("a store's budget is used up") == 1
         assert said.count("a store nears its budget") == 0
+
+
+async def test_a_budget_holds_long_before_the_next_sweep(world: World, start: Start) -> None:
+    async with start(sweep_every_s=3600):
+        await eventually(partial(_reports, world, warned=0, stopped=0), every=0.2)  # by now it has swept
+        await set_budget(world, 0)
+        await eventually(partial(gate_of, world), every=0.2)
+        await set_budget(world, JOB)
+        await eventually(partial(is_open, world), every=0.2)
+        await offer(world, slots=50)
+        await ask(world, 3)
+        await eventually(partial(held, world, 2))
+        await world.database.execute("DELETE FROM store_budgets")
+        assert len(await eventually(partial(at_least, world, 3), every=0.2) or []) == 3
 
 
 async def _reports(world: World, *, warned: int, stopped: int) -> bool:

@@ -61,6 +61,10 @@ SELECT budget.instance_id AS store, budget.monthly_nanousd, budget.warn_at, budg
        LEFT JOIN store_spend AS ledger ON ledger.instance_id = budget.instance_id AND ledger.month = this.month
        LEFT JOIN owing ON owing.store = budget.instance_id;
 
+-- name: budgets_set
+-- What changes whenever somebody sets a budget or removes one.
+SELECT count(*) AS budgets, max(changed_at) AS last_set_at FROM store_budgets;
+
 -- name: note_told
 -- That the log has said it this month: who is warned ($1), who is stopped ($2).
 UPDATE store_budgets
