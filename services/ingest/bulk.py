@@ -67,7 +67,7 @@ class Bulk:
                 most=self._settings.max_bulk_items,
                 context=self._settings.judging,
             )
-        key = request.headers.get("idempotency-key")
+        key = rules.only_key(request.headers.getlist("idempotency-key"))
         call = rules.job_id(store, key, uuid_utils.compat.uuid7())
         if self._claims.known(call, now) is None:
             await self._refuse_without_room(store, len(bodies))
