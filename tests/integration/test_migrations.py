@@ -76,6 +76,14 @@ async def test_up_down_and_up_again(empty_database: str) -> None:
     assert [m.version for m in await runner.up(empty_database)] == everything
 
 
+@pytest.mark.parametrize("steps", ["-1", "0", "all"])
+async def test_steps_that_are_none_are_wrong_usage(postgres: str, steps: str) -> None:
+    code, out = await _migrate(postgres, "down", "--steps", steps)
+    assert code == 2
+    assert "argument --steps" in out
+    assert "Traceback" not in out
+
+
 LIFE = (
     "INSERT INTO blog_generations (id, instance_id, source_type, source_id, request, created_at, status, cost_nanousd)"
     " VALUES (gen_random_uuid(), 'shop', 'keyword', 'tea', '{}', now(), 'DONE', 7),"
