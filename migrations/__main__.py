@@ -18,7 +18,7 @@ def main() -> None:
     commands.add_parser("status", help="which are applied, and when")
     commands.add_parser("up", help="apply all that are missing")
     down = commands.add_parser("down", help="revert the newest")
-    down.add_argument("--steps", type=int, default=1, help="how many to revert (default 1)")
+    down.add_argument("--steps", type=_at_least_one, default=1, help="how many to revert (default 1)")
     granted = commands.add_parser("grant", help="let a role do what services need, and no more; again after each up")
     granted.add_argument("role", help="a role that exists, and that services log in with")
     granted.add_argument(
@@ -37,6 +37,12 @@ def main() -> None:
     except Unavailable as error:
         print(error, file=sys.stderr)
         sys.exit(EXIT_UNAVAILABLE)
+
+
+def _at_least_one(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return number
 
 
 async def grant(settings: PostgresSettings, role: str, services: Sequence[str]) -> None:

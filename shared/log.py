@@ -7,7 +7,7 @@ processor before the encoder.
 import logging
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from functools import lru_cache
 from types import NoneType
@@ -27,36 +27,55 @@ _LIBRARIES = (
     "aiokafka", "faust", "mode", "httpx", "httpx2", "httpcore", "openai", "uvicorn", "asyncio", "opentelemetry",
     "urllib3",
 )  # fmt: skip
-_SECRET_NAME = re.compile(r"(api[_-]?key|token$|secret|password|authorization|cookie|database_url)", re.IGNORECASE)
+_SECRET_NAME = re.compile(
+    r"(?:api|access|private|secret)[_-]?key|token$|secret|passw(?:or)?d|authorization|cookie|credential|ticket"
+    r"|(?:^|[_-])dsn$|database_url",
+    re.IGNORECASE,
+)
 _SECRET_TEXTS = (
     r"(?:sk_live_|sk_operator_|whsec_|\bsk-|\br8_)[\w\-+/=]{6,}",
-    r"(?i:\bbearer)\s+[\w\-+/=.~]{6,}|\bBasic\s+[\w+/=]{8,}",
     r"(?<=://)[^/?#@\s\"']+(?=@)",  # who logs in, in an address
-    r"(?i:(?<=api_key=)|(?<=api-key=)|(?<=apikey=)|(?<=token=)|(?<=password=)|(?<=secret=))[^&\s\"',]{6,}",
+    # A name and what follows it, as in addresses, headers, JSON and the notation of Python objects.
+    r"(?P<named>(?i:(?:api|access|private|secret)[_-]?key|token|secret|passw(?:or)?d|ticket|credentials?|authorization)"
+    r"\\*[\"']?\s*[=:]\s*)"
+    r"(?:b?\"(?:[^\"\\]|\\.)*\"|b?'(?:[^'\\]|\\.)*'|\\+\"[^\"]*\"|(?i:(?:bearer|basic)\s+)?[^\s&\"',;]{6,})",
+    r"(?i:\bbearer\s+[\w\-+/=.~]{6,}|\bbasic\s+[\w+/=]{8,})",
 )
-_HINTS = ("sk_", "sk-", "r8_", "whsec_", "earer", "EARER", "Basic", "@", "=")
-"""A text without any of these holds no such secret: nearly every one, and looking for them is quick."""
+_SECRET_TEXT = re.compile("|".join(_SECRET_TEXTS))
+_HINTS = (
+    "sk_", "sk-", "r8_", "whsec_", "bearer", "basic", "@", "key", "token", "secret", "passw", "ticket", "credential",
+    "authorization",
+)  # fmt: skip
+"""A text without any of these, in small letters, holds no such secret: nearly every one, and to look is quick."""
 _SHORTEST = 6
 """A secret of fewer letters is hidden where its form gives it away, not wherever its letters occur."""
 _HIDDEN = "[redacted]"
 _PLAIN = (int, float, NoneType, datetime, UUID)
 
 
-def redactor(secrets: Iterable[str] = ()) -> Processor:
-    """A processor that hides values under secret-looking names, and in any text what looks like a secret or is one of
-    these: as it is, and as it stands in an address or in the notation of a Python object."""
+def _hider(secrets: Iterable[str]) -> Callable[[str], str]:
     forms = {
         form for secret in secrets for form in (secret, quote(secret, safe=""), unquote(secret), repr(secret)[1:-1])
     }
     known = sorted((form for form in forms if len(form) >= _SHORTEST), key=len, reverse=True)
-    secret_text = re.compile("|".join([*map(re.escape, known), *_SECRET_TEXTS]))
-    hints = (*_HINTS, *known)
 
-    def text(value: str) -> str:
-        for hint in hints:
-            if hint in value:
-                return secret_text.sub(_HIDDEN, value)
+    def hide(value: str) -> str:
+        for secret in known:
+            if secret in value:
+                value = value.replace(secret, _HIDDEN)
+        small = value.lower()
+        for hint in _HINTS:
+            if hint in small:
+                return _SECRET_TEXT.sub(rf"\g<named>{_HIDDEN}", value)
         return value
+
+    return hide
+
+
+def redactor(secrets: Iterable[str] = ()) -> Processor:
+    """A processor that hides values under secret-looking names, and in any text what looks like a secret or is one of
+    these: as it is, and as it stands in an address or in the notation of a Python object."""
+    text = _hider(secrets)
 
     def cleaned(value: Any) -> Any:
         if isinstance(value, _PLAIN):

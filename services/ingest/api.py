@@ -48,7 +48,7 @@ class Api:
         content = await read_json(request, limit=self._settings.max_body_bytes)
         now = datetime.now(UTC)
         body = rules.judge_body(content, now=now, context=self._settings.judging)
-        key = request.headers.get("idempotency-key")
+        key = rules.only_key(request.headers.getlist("idempotency-key"))
         job = rules.job_id(store, key, uuid_utils.compat.uuid7())
         if self._claims.known(job, now) is None and (gate := self._gates.closed(store)) is not None:
             raise closed(gate, self._settings.max_pending_per_store)  # a repeat is no new job

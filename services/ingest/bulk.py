@@ -67,7 +67,7 @@ class Bulk:
 
     async def _submit(self, request: Request, store: str) -> Response:
         now, bodies = await self._judged(request)
-        key = request.headers.get("idempotency-key")
+        key = rules.only_key(request.headers.getlist("idempotency-key"))
         call = rules.job_id(store, key, uuid_utils.compat.uuid7())
         jobs = await asyncio.to_thread(_jobs, len(bodies), call=call if key else None)
         promised = [] if self._claims.known(call, now) else await self._promise_room(store, jobs)

@@ -14,6 +14,9 @@ from shared.postgres import AWAY
 
 T = TypeVar("T")
 
+_WITHIN_S = 5.0
+"""A server that takes connections and says nothing must not hold up readers, nor they the pool's connections."""
+
 
 class JobReader:
     def __init__(self, store: IngestStore, *, fresh_wait_s: float) -> None:
@@ -41,7 +44,8 @@ class JobReader:
 async def reading(read: Awaitable[T]) -> T:
     """What PostgreSQL answers, or a 503 while it is away."""
     try:
-        return await read
+        async with asyncio.timeout(_WITHIN_S):
+            return await read
     except AWAY:
         raise Problem(
             503, "Service Unavailable", detail="PostgreSQL is away; accepted requests are kept",

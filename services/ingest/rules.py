@@ -4,7 +4,7 @@ import base64
 import hashlib
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, TypeVar
 from uuid import UUID, uuid5
@@ -159,6 +159,13 @@ def to_message(body: BlogRequestBody, *, job: UUID, store: str, now: datetime) -
         run_at=body.run_at and body.run_at.astimezone(UTC), webhook_url=body.webhook_url,
         images=body.images,
     )  # fmt: skip
+
+
+def only_key(sent: Sequence[str]) -> str | None:
+    """The Idempotency-Key of a request; `RefusedError` when it came with several, as one would not be kept."""
+    if len(set(sent)) > 1:
+        raise RefusedError([{"field": "Idempotency-Key", "detail": "was sent with several values; send one"}])
+    return sent[0] if sent else None
 
 
 def job_id(store: str, idempotency_key: str | None, fresh: UUID) -> UUID:

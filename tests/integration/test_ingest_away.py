@@ -59,12 +59,13 @@ async def test_deadlines_hold_while_postgresql_is_silent(ingest: Ingest, postgre
     """Its processes are stopped in the midst of what they were asked: nobody waits for their word on it."""
     known, unknown = ({"Authorization": f"Bearer {key}"} for key in (ingest.key, "sk_live_unknown"))
     async with silent(postgres), asyncio.timeout(15):
-        ready, bulk, stranger = await asyncio.gather(
+        ready, bulk, stranger, read = await asyncio.gather(
             ingest.http.get("/readyz", timeout=15),
             ingest.http.post(f"{PATH}/bulk", json=[GOOD], headers=known, timeout=15),
             ingest.post(GOOD, headers=unknown, timeout=15),
+            ingest.http.get(PATH, headers=known, timeout=15),
         )
-    assert (ready.status_code, bulk.status_code, stranger.status_code) == (503, 201, 401)
+    assert (ready.status_code, bulk.status_code, stranger.status_code, read.status_code) == (503, 201, 401, 503)
     assert ready.json()["errors"][0]["field"] == "PostgreSQL"
     await eventually(ingest.ready)
 

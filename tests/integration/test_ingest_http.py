@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import orjson
 import pytest
 from aiokafka.structs import TopicPartition
@@ -53,6 +54,21 @@ async def test_a_201_is_on_the_topic_with_all_that_was_asked(ingest: Ingest) -> 
     assert (message.priority, message.images, message.product) == (3, 0, {"type": "Tea", "price": "4.00"})
     assert (message.run_at, message.webhook_url) == (run_at, "https://shop.example/hook")
     assert message.created_at == datetime.fromisoformat(body["createdAt"])
+
+
+@pytest.mark.parametrize(("path", "body"), [(PATH, GOOD), (f"{PATH}/bulk", [GOOD])], ids=["one", "many"])
+async def test_two_idempotency_keys_are_none(ingest: Ingest, path: str, body: Any) -> None:
+    """Whoever sent both, a client and a proxy, say: one would not be kept."""
+
+    async def post(*keys: str) -> httpx.Response:
+        headers = [("Authorization", f"Bearer {ingest.key}"), *(("Idempotency-Key", key) for key in keys)]
+        return await ingest.http.post(path, json=body, headers=headers)
+
+    refused = await post("order-1", "order-2")
+    assert (refused.status_code, refused.headers["content-type"]) == (422, PROBLEM)
+    assert refused.json()["errors"][0]["field"] == "Idempotency-Key"
+    assert await ingest.world.read_all(REQUESTS) == []
+    assert (await post("order-1", "order-1")).status_code == 201
 
 
 async def test_the_record_wears_cloudevents_headers(ingest: Ingest) -> None:

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 from migrations import runner
@@ -13,6 +14,7 @@ from migrations.files import load
 from shared.errors import Unavailable
 from shared.postgres import open_pool
 from shared.settings import PostgresSettings
+from tests.integration.processes import PROGRAMS, run
 from tests.servers import execute
 
 ROOT = Path(__file__).parents[2]
@@ -76,6 +78,14 @@ async def test_up_down_and_up_again(empty_database: str) -> None:
     assert [m.version for m in await runner.up(empty_database)] == everything
 
 
+@pytest.mark.parametrize("steps", ["-1", "0", "all"])
+async def test_steps_that_are_none_are_wrong_usage(postgres: str, steps: str) -> None:
+    code, out = await _migrate(postgres, "down", "--steps", steps)
+    assert code == 2
+    assert "argument --steps" in out
+    assert "Traceback" not in out
+
+
 LIFE = (
     "INSERT INTO blog_generations (id, instance_id, source_type, source_id, request, created_at, status, cost_nanousd)"
     " VALUES (gen_random_uuid(), 'shop', 'keyword', 'tea', '{}', now(), 'DONE', 7),"
@@ -112,6 +122,36 @@ async def test_data_outlives_the_way_back_and_forth(empty_database: str) -> None
     assert [row["account_id"] for row in await execute(empty_database, "SELECT account_id FROM stores")] == [None]
     (booked,) = await execute(empty_database, "SELECT instance_id, spent_nanousd FROM store_spend")
     assert tuple(booked) == ("shop", 7), "what was spent before there was a ledger is booked"
+
+
+BESIDES = (
+    "INSERT INTO webhook_secrets (instance_id, secret) VALUES ('shop', 'whsec_x')",
+    "INSERT INTO webhook_deliveries (id, job_id, instance_id, url, payload)"
+    " SELECT id, id, 'shop', 'https://shop.example', '{}' FROM blog_generations",
+    "INSERT INTO webhook_attempts (delivery_id, at, status, seconds) SELECT id, now(), 500, 1 FROM webhook_deliveries",
+    "INSERT INTO store_budgets (instance_id, monthly_nanousd, set_by) VALUES ('shop', 7, 'operator x')",
+)
+TABLES = ("webhook_secrets", "webhook_deliveries", "webhook_attempts", "store_budgets")
+
+
+async def test_what_a_way_down_took_comes_back_from_the_backup(empty_database: str, tmp_path: Path) -> None:
+    """As the runbook says, of webhooks and budgets."""
+
+    async def everything() -> list[list[asyncpg.Record]]:
+        return [await execute(empty_database, f"SELECT * FROM {table} ORDER BY 1") for table in TABLES]
+
+    await runner.up(empty_database)
+    for statement in LIFE + BESIDES:
+        await execute(empty_database, statement)
+    before, dump = await everything(), tmp_path / "backup.dump"
+    assert all(before)
+    await run(PROGRAMS / "pg_dump", "--format=custom", f"--file={dump}", empty_database)
+    await runner.down(empty_database, steps=len([one for one in load() if one.version >= "0009"]))
+    await runner.up(empty_database)
+    assert await everything() == [[]] * len(TABLES)
+    for table in TABLES:
+        await run(PROGRAMS / "pg_restore", "--data-only", f"--table={table}", f"--dbname={empty_database}", dump)
+    assert await everything() == before
 
 
 async def test_a_release_does_not_revert_what_it_does_not_know(empty_database: str) -> None:

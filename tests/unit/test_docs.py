@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from migrations.files import load
 from sandbox import configuration
 from sandbox.cli.__main__ import COMMANDS
 from services.metrics.rules.alerts import ALERTS
@@ -37,6 +38,11 @@ def test_every_variable_is_described(reader: str) -> None:
 @pytest.mark.parametrize("alert", [alert.name for alert in ALERTS])
 def test_the_runbook_says_what_to_do_about_every_alert(alert: str) -> None:
     assert re.search(rf"^\| `{alert}`.*\|.*\|.*\|$", RUNBOOK, re.MULTILINE)
+
+
+@pytest.mark.parametrize("version", [migration.version for migration in load()])
+def test_the_runbook_says_what_is_lost_without_every_migration(version: str) -> None:
+    assert re.search(rf"^\| (\d{{4}}, )*{version}(, \d{{4}})* \|.*\|$", RUNBOOK, re.MULTILINE)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

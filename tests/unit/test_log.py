@@ -72,6 +72,22 @@ def test_libraries_speak_through_the_same_pipe(capsys: pytest.CaptureFixture[str
         {"raw": b"sk_live_planted-secret"},
         {"several": {("x", "sk_live_planted-secret")}},
         {"exc_info": ValueError("no store for sk_live_planted-secret")},
+        {"detail": "bEaReR planted-secret, then BASIC cGxhbnRlZC1zZWNyZXQ="},
+        {"detail": "X-Api-Key: planted-secret"},
+        {"detail": "authorization: Bearer planted-secret"},
+        {"detail": '{"password": "planted-secret", "user": "x"}'},
+        {"detail": '{"secret":"a \\"planted-secret\\" with spaces"}'},
+        {"detail": r'{"body": "{\"access_token\": \"my planted-secret\"}"}'},
+        {"detail": "{'api_key': b'planted-secret'}"},
+        {"detail": "password: planted-secret"},
+        {"detail": "PASSWD=planted-secret"},
+        {"detail": "aws_secret_access_key=planted-secret"},
+        {"detail": "GET /api/blog-generation/1/events?ticket=planted-secret HTTP/1.1"},
+        {"passwd": "planted-secret"},
+        {"dsn": "host=db password=planted-secret"},
+        {"credentials": ["me", "planted-secret"]},
+        {"ticket": "planted-secret"},
+        {"X-Access-Key": "planted-secret"},
     ],
 )
 def test_secrets_never_come_out(capsys: pytest.CaptureFixture[str], planted: dict[str, object]) -> None:
@@ -79,6 +95,7 @@ def test_secrets_never_come_out(capsys: pytest.CaptureFixture[str], planted: dic
     log.get_logger("secrets").info("something happened", **planted)
     out = capsys.readouterr().out
     assert "planted-secret" not in out
+    assert "cGxhbnRlZC1zZWNyZXQ" not in out
     assert "something happened" in out
 
 
@@ -86,10 +103,12 @@ def test_known_secrets_are_hidden_in_every_notation(capsys: pytest.CaptureFixtur
     secret = "pla\nted/'se\"cret"
     log.configure("scheduler", 2, secrets=[secret, "", "abc"])
     log.get_logger("notations").info(
-        "it", raw=f"\0user\0{secret}".encode(), text=secret, address=f"x={quote(secret, safe='')}", short="the abc"
-    )
+        "it", raw=f"\0user\0{secret}".encode(), text=secret, address=f"x={quote(secret, safe='')}", short="the abc",
+        named=f'password="{secret}"',
+    )  # fmt: skip
     (line,) = lines(capsys)
     assert line["raw"] == "b'\\x00user\\x00[redacted]'"
+    assert line["named"] == "password=[redacted]"
     assert (line["text"], line["address"], line["short"]) == ("[redacted]", "x=[redacted]", "the abc")
 
 
@@ -97,7 +116,9 @@ def test_what_is_no_secret_is_left_as_it_is(capsys: pytest.CaptureFixture[str]) 
     log.configure("scheduler", 2)
     said = {
         "detail": "a task-management risk-averse r8 blog at https://host/a@b?max_tokens=5",
+        "other": "3 tokens: key=green-tea, keywords: 'tea', a basic tea, a ticket, monkey: 1, tokenizer=words",
         "tokens": 12,
+        "wisdn": "no name of a DSN",
         "x": [1.5],
     }
     log.get_logger("plain").info("it", **said)
