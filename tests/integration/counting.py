@@ -18,6 +18,7 @@ import httpx
 from sandbox.home import ROOT, free_port
 from shared.kafka import Outgoing
 from shared.topics import RESULTS
+from tests import exposition
 from tests.integration.world import World
 from tests.unit.test_metrics_rules import later, life
 from tests.waiting import eventually
@@ -50,7 +51,9 @@ class Metrics:
         known = {name: overview[name] for name in ("jobs", "waitSeconds", "runSeconds", "usage", "costUsd", "windows")}
         stores = (await self.json("/api/stores?limit=1000"))["items"]
         minutes = _by_minute(overview["history"])
-        return known | {"minutes": minutes, "stores": sorted(stores, key=lambda row: row["store"])}
+        families = exposition.read((await self.http.get("/metrics?format=prometheus")).text)
+        ended = families["blogstream_jobs_ended"].samples
+        return known | {"minutes": minutes, "ended": ended, "stores": sorted(stores, key=lambda row: row["store"])}
 
     async def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
