@@ -24,5 +24,5 @@ def test(context: typer.Context) -> None:
 
 
 def _at_once(cores: int) -> int:
-    """One more than there are cores: most tests wait most of the time."""
-    return min(cores + 1, _MOST_AT_ONCE)
+    """As many as there are cores, and two at least: most tests wait most of the time."""
+    return min(max(cores, 2), _MOST_AT_ONCE)

@@ -70,4 +70,4 @@ async def test_twenty_clients_that_obey_retry_after_get_everything_in(
     assert answers.keys() == {201, 429}
     assert answers[201] == wanted
     assert neighbours.keys() == {201}
-    assert highest[0] <= 2 * LIMIT, "what slips in while the word of a closed door travels"
+    assert highest[0] <= 3 * LIMIT, "what slips in while the word of a closed door travels"
