@@ -35,7 +35,7 @@ async def test_counts_are_exact_after_kills_at_random_and_the_same_from_the_chan
             await running.kill()
     everything = {"DONE": told}
     async with metrics(world, tmp_path / "tables") as running:
-        await eventually(partial(running.has_counted, everything), timeout=60)
+        await eventually(partial(running.has_counted, everything), timeout=90)
         await tell(world, range(told), stores=7)  # all of it once more
         await tell(world, range(told, told + 1), stores=7)
         everything["DONE"] += 1
@@ -59,7 +59,7 @@ async def test_counts_are_exact_after_kills_at_random_and_the_same_from_the_chan
         ]
     assert await rebuild(world, tmp_path / "tables") == 0
     async with metrics(world, tmp_path / "tables") as rebuilt:
-        await eventually(partial(rebuilt.has_counted, everything), timeout=60)
+        await eventually(partial(rebuilt.has_counted, everything), timeout=90)
         await eventually(partial(nothing_to_read, rebuilt))
         assert await rebuilt.numbers() == live
 
@@ -75,7 +75,7 @@ async def test_two_processes_show_what_one_would_and_say_when_one_is_gone(world:
         alone = await one.numbers()
         async with metrics(world, tmp_path / "b") as other:
             for each in (one, other):
-                await eventually(partial(shares, each), timeout=60)
+                await eventually(partial(shares, each), timeout=90)
                 assert await each.numbers() == alone
             await tell(world, range(40, 60), stores=20)
             for each in (one, other):
@@ -94,8 +94,8 @@ async def test_two_processes_show_what_one_would_and_say_when_one_is_gone(world:
             assert missing["complete"] is False
             assert missing["uncountedPartitions"]
             await ends_never_fall(one, 60)
-        await eventually(partial(one.has_counted, {"DONE": 60}), timeout=60)
-        overview = await eventually(partial(is_alone, one), timeout=60)
+        await eventually(partial(one.has_counted, {"DONE": 60}), timeout=90)
+        overview = await eventually(partial(is_alone, one), timeout=90)
         assert overview["metrics"]["uncountedPartitions"] == []
 
 
@@ -113,11 +113,11 @@ async def test_counts_are_exact_while_partitions_move_from_process_to_process(wo
         telling = asyncio.create_task(go_on_telling())
         for name in ("b", "c"):
             async with metrics(world, tmp_path / name) as other:
-                await eventually(partial(shares, other), timeout=60)
+                await eventually(partial(shares, other), timeout=90)
         telling.cancel()
         await asyncio.gather(telling, return_exceptions=True)
         await tell(world, range(told, told + 20), stores=11)  # what was being told, in whole
-        await eventually(partial(done, one, told + 20), timeout=60)
+        await eventually(partial(done, one, told + 20), timeout=90)
         assert await one.has_counted({"DONE": told + 20})
     shutil.rmtree(tmp_path / "a")
     async with metrics(world, tmp_path / "a") as recovered:
