@@ -146,14 +146,16 @@ async def _bare(settings: KafkaSettings) -> float:
 
 async def _metrics(settings: KafkaSettings, publisher: Publisher) -> Seen:
     async with _process(settings) as (process, http):
-        counted, of_cpu = await _counting(process, http)
-        reporting = asyncio.create_task(_report(publisher))
-        loading = asyncio.create_task(_load(publisher))
+        reporting = asyncio.create_task(_report(publisher))  # it tells nothing before it has heard of anybody
         try:
-            p99 = await _ask(http)
+            counted, of_cpu = await _counting(process, http)
+            loading = asyncio.create_task(_load(publisher))
+            try:
+                p99 = await _ask(http)
+            finally:
+                loading.cancel()
         finally:
             reporting.cancel()
-            loading.cancel()
         few = process.memory_info().rss / 2**20
         done = await _done(http)
         more = [
@@ -188,7 +190,8 @@ async def _process(settings: KafkaSettings) -> AsyncIterator[tuple[psutil.Proces
 
 async def _done(http: httpx.AsyncClient) -> int:
     try:
-        return int((await http.get("/api/overview")).json()["jobs"]["DONE"])
+        answer = await http.get("/api/overview")
+        return int(answer.json()["jobs"]["DONE"]) if answer.is_success else 0
     except httpx.HTTPError:
         return 0
 

@@ -1,6 +1,7 @@
 """Reads the records that Faust has left out: after a rebalance under load it may go on behind what was never counted.
 
-(It drops what it had read and not worked on, and takes the gap that this leaves for one that compaction made.)
+(It drops what it had read and not worked on, and takes the gap that this leaves for one that compaction made. The gap
+shows with the partition's next event: what was dropped at the partition's end is counted no earlier.)
 """
 
 import asyncio
