@@ -32,6 +32,7 @@ _WINDOW_S = 40.0
 _FLAT_OUT_SLOTS = 50
 _FLAT_OUT_SETTLE_S = 5.0
 _FLAT_OUT_WINDOW_S = 20.0
+_FLAT_OUT_JOBS = 5_000
 _LEAST_EFFICIENCY = 0.95
 _CONTRACT_A_MINUTE = 40
 
@@ -109,7 +110,7 @@ async def _flat_out(dsn: str, bootstrap: str) -> Seen:
     """One worker as it is configured by default, and a provider that answers at once."""
     async with (
         a_provider(latency_s=0) as provider,
-        _fleet(dsn, bootstrap, "flat-out.", provider.url, slots=_FLAT_OUT_SLOTS) as fleet,
+        _fleet(dsn, bootstrap, "flat-out.", provider.url, slots=_FLAT_OUT_SLOTS, backlog=_FLAT_OUT_JOBS) as fleet,
     ):
         await fleet.start("generator")
         await asyncio.sleep(_FLAT_OUT_SETTLE_S)
@@ -117,9 +118,11 @@ async def _flat_out(dsn: str, bootstrap: str) -> Seen:
         return await _seen(dsn, window, _FLAT_OUT_SLOTS)
 
 
-def _fleet(dsn: str, bootstrap: str, prefix: str, url: str, *, slots: int) -> AbstractAsyncContextManager[Fleet]:
+def _fleet(
+    dsn: str, bootstrap: str, prefix: str, url: str, *, slots: int, backlog: int = 2_000
+) -> AbstractAsyncContextManager[Fleet]:
     return a_fleet(
-        dsn=dsn, bootstrap=bootstrap, prefix=prefix, url=url, limits=AMPLE, CONCURRENT_BLOGS=str(slots)
+        dsn=dsn, bootstrap=bootstrap, prefix=prefix, url=url, limits=AMPLE, backlog=backlog, CONCURRENT_BLOGS=str(slots)
     )  # fmt: skip
 
 

@@ -4,8 +4,7 @@ aiokafka's own defaults would lose records (`acks=1`, autocommit, `latest`): nob
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Self
@@ -219,16 +218,24 @@ class Publisher:
         """Send one message and wait until all in-sync replicas have it. Raises KafkaError or TimeoutError."""
         producer = self._current()
         with tracing.span(f"publish {outgoing.topic.name}", kind=tracing.PRODUCER):
-            record = self._record(outgoing, tracing.headers())
-            async with self._delivery(timeout) as producer:
-                await producer.send_and_wait(**record._asdict())
+            topic, key, value, headers, partition = self._record(outgoing, tracing.headers())
+            try:
+                with self._deadlines.within(timeout):
+                    await (await producer.send(topic, value, key, partition, None, headers))
+            except _POISONED:
+                await self._renew(producer)
+                raise
 
     async def publish_all(self, batch: Sequence[Outgoing], *, timeout: float = 30) -> None:
         """Send all and wait for all. On an error some may have gone out: send them again, readers drop repeats."""
-        trace = tracing.headers()
+        producer, trace = self._current(), tracing.headers()
         records = (self._record(outgoing, trace) for outgoing in batch)
-        async with self._delivery(timeout) as producer:
-            await asyncio.gather(*await send_all(producer, records, max_bytes=MAX_RECORD_BYTES))
+        try:
+            async with asyncio.timeout(timeout):
+                await asyncio.gather(*await send_all(producer, records, max_bytes=MAX_RECORD_BYTES))
+        except _POISONED:
+            await self._renew(producer)
+            raise
 
     async def publish_record(
         self, topic: Topic, *, key: bytes | None, value: bytes | None, headers: Headers, partition: int | None = None
@@ -264,17 +271,6 @@ class Publisher:
         return Record(
             self._names.topic(outgoing.topic), outgoing.key.encode(), value, headers, partition=outgoing.partition
         )
-
-    @asynccontextmanager
-    async def _delivery(self, timeout: float) -> AsyncIterator[AIOKafkaProducer]:
-        """The producer to deliver with, made anew when the broker turns out to have poisoned it."""
-        producer = self._current()
-        try:
-            with self._deadlines.within(timeout):
-                yield producer
-        except _POISONED:
-            await self._renew(producer)
-            raise
 
     def _current(self) -> AIOKafkaProducer:
         if self._producer is None:

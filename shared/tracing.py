@@ -63,11 +63,10 @@ def records() -> bool:
 
 def begin(name: str, callers: Mapping[str, str], attributes: Attributes = None) -> AbstractContextManager[None]:
     """A block in the trace that the caller's headers name, or in one that begins here."""
-    context = _extracted(callers.get(HEADER), callers.get(STATE_HEADER)) if callers else Context()
     if records():
-        return _recorded(name, context, SpanKind.SERVER, attributes)
+        return _recorded(name, _extracted(callers), SpanKind.SERVER, attributes)
     # Nothing is recorded here, but what this request sets off belongs together all the same.
-    return _Carried(_told(_around(context)) or _new())
+    return _Carried((_told(_around(_extracted(callers))) if callers else None) or _new())
 
 
 def span(
@@ -149,14 +148,14 @@ def _recorded(name: str, context: Context | None, kind: SpanKind, attributes: At
 
 def _context(parent: str | None, state: str | None = None) -> Context | None:
     """None is the current one."""
-    return _extracted(parent, state) if parent is not None else None
+    return _extracted({HEADER: parent, STATE_HEADER: state or ""}) if parent is not None else None
 
 
-def _extracted(parent: str | None, state: str | None) -> Context:
+def _extracted(callers: Mapping[str, str]) -> Context:
     """Empty when it is none. The library would write a state that is at fault to the log, whatever a stranger has put
     into it; here it is left out."""
-    told = {HEADER: parent} if parent else {}
-    if told and state and _is_state(state):
+    told = {HEADER: parent} if (parent := callers.get(HEADER)) else {}
+    if told and (state := callers.get(STATE_HEADER)) and _is_state(state):
         told[STATE_HEADER] = state
     return _PROPAGATOR.extract(told, Context())
 

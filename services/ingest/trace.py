@@ -18,12 +18,15 @@ class TraceContext:
             await self._app(scope, receive, send)
             return
         attributes = {"http.request.method": "POST", "url.path": scope["path"]}
-        with tracing.begin("accept", _callers(Headers(scope=scope)), attributes=attributes):
+        with tracing.begin("accept", _callers(scope), attributes=attributes):
             await self._app(scope, receive, send)
 
 
-def _callers(headers: Headers) -> dict[str, str]:
+def _callers(scope: Scope) -> dict[str, str]:
     """The two headers of the W3C; several of `tracestate` are one list."""
+    if not any(name == b"traceparent" for name, _ in scope["headers"]):
+        return {}
+    headers = Headers(scope=scope)
     parents = headers.getlist(tracing.HEADER)
     if len(parents) != 1:  # of two, neither is to be believed
         return {}

@@ -132,15 +132,16 @@ class Counting:
     async def _count_group(self, stream: Any, partition: int, group: list[Any]) -> None:
         """Count what came of one partition, and before it what should have come."""
         stream._set_current_event(group[-1])  # an entry goes where the current event came from
-        first, last = group[0].message.offset, group[-1].message.offset
         expected = self._next[partition] if partition in self._next else self._shards.position()
-        if first > expected:
-            left_out = await holes.read(self._settings, partition, expected, first)
-            count(left_out, self._shards, self._memory, save_all=True)
+        for offset in (event.message.offset for event in group):  # the partition may have moved in the middle
+            if offset > expected:
+                left_out = await holes.read(self._settings, partition, expected, offset)
+                count(left_out, self._shards, self._memory, save_all=True)
+            expected = max(expected, offset + 1)
         before, after = _split(group, self._news_from.get(partition, 0))
         count(self._messages(before, JobEvent), self._shards, self._memory, save_all=True)
         count(self._messages(after, JobEvent), self._shards, self._memory)
-        self._next[partition] = max(expected, last + 1)
+        self._next[partition] = expected
         self._shards.save_position(self._next[partition])
 
     async def _hand_over(self) -> None:

@@ -117,9 +117,10 @@ async def _ready(http: httpx.AsyncClient, process: asyncio.subprocess.Process) -
 
 
 async def tell(world: World, numbers: range, *, failed: bool = False, stores: int = 3) -> None:
-    """All events of these jobs, those of one in order; the same jobs' are always the same."""
-    events = [event for number in numbers for event in life(number, f"store-{number % stores}", failed=failed)]
-    events = later(events, _LATER_S)
+    """All events of these jobs, those of one in order; the same jobs' are always the same, and each a moment after the
+    one before: of many that ended at once, the last would be taken for repeats."""
+    lives = ((number, life(number, f"store-{number % stores}", failed=failed)) for number in numbers)
+    events = [event for number, events in lives for event in later(events, _LATER_S + number / 1_000)]
     outgoing = [Outgoing(topic=RESULTS, key=event.store, message=event) for event in events]
     await world.publisher.publish_all(outgoing)
 
