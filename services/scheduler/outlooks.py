@@ -57,7 +57,7 @@ def _after(now: datetime, seconds: float | None) -> datetime | None:
 def _is_news(row: OutlookRow, said: OutlookRow | None) -> bool:
     if said is None or (row.reason, row.limited_by, row.held > 0) != (said.reason, said.limited_by, said.held > 0):
         return True
-    if row.held and row.queued != said.queued:
+    if row.held and (row.queued, row.held) != (said.queued, said.held):
         return True  # whom the budget holds, and whom it does not
     if row.first_at is None or said.first_at is None or row.last_at is None or said.last_at is None:
         return row.first_at != said.first_at
