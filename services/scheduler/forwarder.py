@@ -58,6 +58,11 @@ class Forwarder:
         if self._going is not None:
             await asyncio.gather(self._going, return_exceptions=True)
 
+    def release(self, job: UUID, store: str) -> None:
+        """A job that was picked is in flight no more, and has cost nothing."""
+        self._order.settle(job, store, 0, ended=False)
+        self._credit.settled(job)
+
     async def _forward(self, epoch: int) -> None:
         while not self._over and (picks := self._pick_batch()):
             began_ns = time.time_ns()
@@ -84,8 +89,7 @@ class Forwarder:
         """Jobs that PostgreSQL would not mark are no longer waiting: cancelled, say."""
         for job, _, pick in picks:
             if job not in marked:
-                self._order.settle(job, pick.store, 0, ended=False)
-                self._credit.settled(job)
+                self.release(job, pick.store)
 
 
 def _tasks(picks: Picks, marked: dict[UUID, Row], *, epoch: int, began_ns: int) -> list[Outgoing]:

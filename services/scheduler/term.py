@@ -265,10 +265,6 @@ class Term:
             wait_s=max(now - pick.due_at, 0.0),
         )  # fmt: skip
 
-    def _release(self, job: UUID, store: str) -> None:
-        self._order.settle(job, store, 0, ended=False)
-        self._credit.settled(job)
-
     async def _settle_jobs(self, jobs: Sequence[UUID]) -> None:
         if jobs:
             await self._forwarder.rest()
@@ -306,4 +302,4 @@ class Term:
             self._credit.forwarded(job, truth[job]["forwarded_partition"], claimed_by=truth[job]["worker"])
         await self._settle_jobs([job for job in drifted if job in book])
         for job in drifted & self._order.flying().keys() - truth.keys():
-            self._release(job, book[job][0])  # its row is gone
+            self._forwarder.release(job, book[job][0])  # its row is gone
