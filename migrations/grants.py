@@ -1,6 +1,7 @@
 """What a role may do that services log in with: exactly what their queries need, no definition of tables, no keys made.
 
-Whoever migrates owns the tables; the services run as another role, or as several, each for one service or more.
+Whoever migrates owns the tables; the services run as another role, or as several, each for one service or more. A role
+that ingest logs in with sees only the rows of the store that it asks for (`policies`).
 """
 
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import asyncpg
 
+from migrations import policies
 from shared.errors import Unavailable
 from shared.postgres import connect, load_queries
 
@@ -29,6 +31,8 @@ async def grant(dsn: str, role: str, services: Sequence[str], *, deadline_s: flo
         await _judge(connection, role)
         quoted = await connection.fetchval("SELECT quote_ident($1)", role)
         database = await connection.fetchval("SELECT quote_ident(current_database())")
+        if "ingest" in services:  # before anything is granted: at no moment does the role see too much
+            await policies.restrict(connection, role)
         async with connection.transaction():
             await connection.execute(f"REVOKE ALL ON ALL TABLES IN SCHEMA public FROM {quoted}")
             await connection.execute(f"REVOKE ALL ON SCHEMA public FROM {quoted}")
@@ -36,6 +40,8 @@ async def grant(dsn: str, role: str, services: Sequence[str], *, deadline_s: flo
             await connection.execute(f"GRANT CONNECT ON DATABASE {database} TO {quoted}")
             for service in services:
                 await connection.execute(_GRANTS[service].format(role=quoted))
+        if "ingest" not in services:
+            await policies.lift(connection, role)
     except asyncpg.UndefinedTableError as error:
         raise Unavailable(f"the database lacks a table ({error}): run `python -m migrations up` first") from None
     except asyncpg.InsufficientPrivilegeError as error:

@@ -3,15 +3,16 @@
 import asyncio
 import re
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 from uuid import UUID
 
 import asyncpg
 import orjson
+from asyncpg.pool import PoolConnectionProxy
 
 from shared.errors import Unavailable
 from shared.log import get_logger
@@ -19,6 +20,8 @@ from shared.settings import PostgresSettings
 
 log = get_logger(__name__)
 T = TypeVar("T")
+Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
+"""One that belongs to a pool."""
 
 AWAY = (
     OSError,
@@ -35,6 +38,13 @@ AWAY = (
     asyncpg.InternalClientError,  # a connection cut in the middle of a statement may end so
 )
 """What asyncpg raises while the server is away or full: worth another try, and no fault of the statement."""
+
+ALL_STORES = "*"
+"""Stands in a store's place for all of them: no store may be called so."""
+NO_STORE = ""
+SEEN = "blogstream.store"
+"""The setting of a connection by which row-level security judges what it may see (migrations/policies.py)."""
+_SEE = f"SELECT set_config('{SEEN}', $1, false)"
 
 _AGAIN_AFTER_S = 1.0
 _GIVEN_BACK_WITHIN_S = 1.0
@@ -95,7 +105,7 @@ async def connect(dsn: str, *, deadline_s: float) -> asyncpg.Connection:
     told = False
     while True:
         try:
-            connection = await asyncpg.connect(dsn, timeout=5)
+            connection = await asyncpg.connect(dsn, timeout=5, server_settings={SEEN: ALL_STORES})
         except ssl.SSLCertVerificationError as error:
             why = f"is not trusted: {error.verify_message}; check sslrootcert in DATABASE_URL"
             raise Unavailable(f"PostgreSQL at {where(dsn)} {why}, and the server's name") from None
@@ -130,10 +140,11 @@ class _Pool(asyncpg.Pool):
             await super().release(connection, timeout=timeout or _GIVEN_BACK_WITHIN_S)
 
 
-async def open_pool(settings: PostgresSettings, *, name: str) -> asyncpg.Pool:
+async def open_pool(settings: PostgresSettings, *, name: str, seen: str = ALL_STORES) -> asyncpg.Pool:
     """A pool that opens connections as they are needed and leaves room for the other services on the same server.
 
-    A pool never takes more than a quarter of `max_connections`, unless DB_POOL_MIN asks for more.
+    A pool never takes more than a quarter of `max_connections`, unless DB_POOL_MIN asks for more. `seen`: whose rows a
+    connection sees that asks for no other's (`rows_of`), where its role is restricted.
     """
     dsn = settings.database_url.get_secret_value()
     connection = await connect(dsn, deadline_s=settings.startup_deadline_s)
@@ -150,8 +161,19 @@ async def open_pool(settings: PostgresSettings, *, name: str) -> asyncpg.Pool:
         dsn, min_size=0, max_size=size, max_queries=50_000, max_inactive_connection_lifetime=300, loop=None,
         connection_class=asyncpg.Connection, record_class=asyncpg.Record,
         init=_prepare_connection, timeout=5, command_timeout=30,
-        server_settings={"application_name": name, "timezone": "UTC"},
+        server_settings={"application_name": name, "timezone": "UTC", SEEN: seen},
     )  # fmt: skip
+
+
+@asynccontextmanager
+async def rows_of(pool: asyncpg.Pool, store: str) -> AsyncIterator[Connection]:
+    """A connection that sees the rows of this store and no other's (`ALL_STORES`: everybody's) until it is given back.
+
+    Whatever its statements ask for: PostgreSQL sees to it, when the role is one that `migrations grant` restricts.
+    """
+    async with pool.acquire() as connection:
+        await connection.execute(_SEE, store)
+        yield connection  # giving it back resets it, or ends it
 
 
 async def persist(write: Callable[[], Awaitable[T]], **about: str) -> T:

@@ -25,8 +25,8 @@ from services.ingest.settings import IngestSettings
 from services.ingest.slots import Slots
 from shared.http import JsonResponse, Problem
 from shared.job import ENDED
-from shared.keys import ALL_STORES
 from shared.messages import EventKind, JobEvent
+from shared.postgres import ALL_STORES
 
 _RETRY_MS = 2_000
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}

@@ -37,7 +37,7 @@ class JobReader:
     async def whole(self, job: UUID, caller: Caller) -> dict[str, Any]:
         """The job with its steps and post, as clients see it."""
         row = await self.row(job, caller)
-        steps = await reading(self._store.steps(job))
+        steps = await reading(self._store.steps(job, caller.store))
         return view.whole(dict(row), [dict(step) for step in steps], datetime.now(UTC))
 
 

@@ -37,7 +37,7 @@ from shared import http, kafka
 from shared.kafka_access import reachable
 from shared.lifecycle import background
 from shared.log import get_logger
-from shared.postgres import is_alive, open_pool
+from shared.postgres import NO_STORE, is_alive, open_pool
 
 log = get_logger(__name__)
 
@@ -55,7 +55,7 @@ async def run(settings: IngestSettings, stop: asyncio.Event, *, name: str) -> No
 
 async def _run(settings: IngestSettings, stop: asyncio.Event, name: str, listener: socket.socket) -> None:
     async with AsyncExitStack() as closing:
-        pool = await open_pool(settings, name=name)
+        pool = await open_pool(settings, name=name, seen=NO_STORE)
         closing.push_async_callback(_within, pool.close, name="PostgreSQL's pool")
         await kafka.ensure_topics(settings)
         publisher = kafka.Publisher(settings, source=name)

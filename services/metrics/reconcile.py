@@ -19,7 +19,7 @@ from services.metrics.rules.watched import Watched
 from services.metrics.settings import MetricsSettings
 from shared import kafka
 from shared.log import get_logger
-from shared.postgres import AWAY, load_queries
+from shared.postgres import ALL_STORES, AWAY, SEEN, load_queries
 from shared.topics import RESULTS
 
 log = get_logger(__name__)
@@ -73,8 +73,9 @@ class Reconciler:
     async def _truth(self, hours: range) -> drift.Cohorts:
         assert self._settings.database_url is not None
         connection = await asyncpg.connect(
-            self._settings.database_url.get_secret_value(), timeout=_QUERY_WITHIN_S, command_timeout=_QUERY_WITHIN_S
-        )
+            self._settings.database_url.get_secret_value(), timeout=_QUERY_WITHIN_S, command_timeout=_QUERY_WITHIN_S,
+            server_settings={SEEN: ALL_STORES},
+        )  # fmt: skip
         try:
             since = datetime.fromtimestamp(hours.start * 3600, UTC)
             rows = await connection.fetch(_QUERIES["cohorts"], since)

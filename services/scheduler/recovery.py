@@ -14,14 +14,14 @@ from aiokafka.structs import ConsumerRecord, TopicPartition
 
 from services.scheduler.rules import recovery as rules
 from services.scheduler.rules.recovery import Correction, Known, Tally, Word
-from services.scheduler.store import IMPOSSIBLE, Connection, Row, insert_requests
+from services.scheduler.store import IMPOSSIBLE, Row, insert_requests
 from shared import kafka
 from shared.errors import InvalidMessage
 from shared.job import Status
 from shared.kafka import Outgoing, Publisher
 from shared.log import get_logger
 from shared.messages import BlogRequested, EventKind, JobEvent, Message, Usage
-from shared.postgres import load_queries
+from shared.postgres import Connection, load_queries
 from shared.settings import KafkaSettings
 from shared.topics import REQUESTS, RESULTS, Topic
 

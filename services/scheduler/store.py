@@ -9,21 +9,19 @@ from contextlib import asynccontextmanager
 from dataclasses import astuple, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 from uuid import UUID
 
 import asyncpg
-from asyncpg.pool import PoolConnectionProxy
 
 from services.scheduler.rules.ledger import CounterChange
 from shared.messages import BlogRequested
-from shared.postgres import load_queries
+from shared.postgres import Connection, load_queries
 
 _QUERIES = load_queries(Path(__file__).parent / "sql" / "scheduler.sql")
 _CHUNK = 5_000
 
 Row = asyncpg.Record
-Connection: TypeAlias = "PoolConnectionProxy[Row]"
 
 IMPOSSIBLE = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
 """What PostgreSQL says of values that it can never store: a NUL in a text, a number beyond its column."""

@@ -65,7 +65,12 @@ SELECT step, state, attempt, call_started_at, finished_at, input_tokens, output_
 
 -- name: list
 -- A page of a store's jobs, the newest first, after a position ($3, $4), of one status or of any.
-WITH waiting AS (
+WITH page AS (
+    SELECT * FROM blog_generations
+     WHERE instance_id = $1 AND ($2::text IS NULL OR status = $2)
+       AND ($3::timestamptz IS NULL OR (created_at, id) < ($3, $4::uuid))
+     ORDER BY created_at DESC, id DESC LIMIT $5
+), waiting AS (
     SELECT id, row_number() OVER (ORDER BY -priority, created_at, id) - 1 AS before_it
       FROM blog_generations
      WHERE instance_id = $1 AND status = 'PENDING' AND forwarded_at IS NULL
@@ -75,12 +80,10 @@ SELECT job.id, job.instance_id, job.status, job.source_type, job.source_id, job.
        job.finished_at, job.attempt - job.retries AS attempts, job.not_before, job.input_tokens, job.output_tokens, job.images, job.cost_nanousd,
        job.error_code, job.error, job.forwarded_at, waiting.before_it,
        outlook.reason, outlook.limited_by, outlook.queued, outlook.held, outlook.first_at, outlook.last_at
-  FROM blog_generations AS job
+  FROM page AS job
        LEFT JOIN waiting USING (id)
        LEFT JOIN store_outlooks AS outlook ON outlook.instance_id = job.instance_id
- WHERE job.instance_id = $1 AND ($2::text IS NULL OR job.status = $2)
-   AND ($3::timestamptz IS NULL OR (job.created_at, job.id) < ($3, $4::uuid))
- ORDER BY job.created_at DESC, job.id DESC LIMIT $5;
+ ORDER BY job.created_at DESC, job.id DESC;
 
 -- name: cancel
 -- Cancel a job that may be ($3), of one store ($2) or of any (NULL), with all that its steps have cost so far. The

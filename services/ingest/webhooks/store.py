@@ -12,7 +12,7 @@ from services.ingest import view
 from services.ingest.webhooks import rules
 from services.ingest.webhooks.rules import Outcome, Verdict
 from shared.keys import webhook_secret
-from shared.postgres import load_queries
+from shared.postgres import ALL_STORES, load_queries, rows_of
 
 _QUERIES = load_queries(Path(__file__).parent / "sql" / "webhooks.sql")
 
@@ -39,45 +39,52 @@ class WebhookStore:
 
     async def note(self, jobs: Sequence[UUID]) -> int:
         """Note what is to be told of jobs that have ended; how many deliveries are new."""
-        rows = [dict(row) for row in await self._pool.fetch(_QUERIES["to_tell"], jobs)]
-        if not rows:
-            return 0
-        now = datetime.now(UTC)
-        said = [rules.payload(view.summary(row, now), row["finished_at"] or now).decode() for row in rows]
-        new = await self._pool.fetch(
-            _QUERIES["add"],
-            [rules.delivery_id(row["id"], row["attempt"]) for row in rows],
-            [row["id"] for row in rows], [row["instance_id"] for row in rows], [row["url"] for row in rows], said,
-        )  # fmt: skip
+        async with rows_of(self._pool, ALL_STORES) as every:
+            ended = [dict(row) for row in await every.fetch(_QUERIES["to_tell"], jobs)]
+            if not ended:
+                return 0
+            now = datetime.now(UTC)
+            said = [rules.payload(view.summary(job, now), job["finished_at"] or now).decode() for job in ended]
+            new = await every.fetch(
+                _QUERIES["add"],
+                [rules.delivery_id(job["id"], job["attempt"]) for job in ended], [job["id"] for job in ended],
+                [job["instance_id"] for job in ended], [job["url"] for job in ended], said,
+            )  # fmt: skip
         return len(new)
 
     async def cancelled_lately(self) -> list[UUID]:
-        return [row["id"] for row in await self._pool.fetch(_QUERIES["cancelled_lately"])]
+        async with rows_of(self._pool, ALL_STORES) as every:
+            return [row["id"] for row in await every.fetch(_QUERIES["cancelled_lately"])]
 
     async def take(self, most: int, *, for_s: float, of_one_store: int, sending: Sequence[str]) -> list[Delivery]:
         """`sending` has the store of each that is on its way: they count as of one store."""
-        rows = await self._pool.fetch(_QUERIES["take"], most, for_s, of_one_store, sending)
-        return [Delivery(**dict(row)) for row in rows]
+        async with rows_of(self._pool, ALL_STORES) as every:
+            taken = await every.fetch(_QUERIES["take"], most, for_s, of_one_store, sending)
+        return [Delivery(**dict(row)) for row in taken]
 
     async def secrets(self, store: str) -> list[str]:
         """The secrets to sign with; a store that has none gets one."""
-        found = [row["secret"] for row in await self._pool.fetch(_QUERIES["secrets"], store)]
-        return found or [await webhook_secret(self._pool, store)]
+        async with rows_of(self._pool, store) as rows:
+            found = [row["secret"] for row in await rows.fetch(_QUERIES["secrets"], store)]
+            return found or [await webhook_secret(rows, store)]
 
     async def finish(
         self, delivery: Delivery, outcome: Outcome, verdict: Verdict, *, at: datetime, seconds: float
     ) -> None:
-        await self._pool.execute(
-            _QUERIES["finish"], delivery.id, delivery.until, verdict.state, verdict.pause_s, at, outcome.status,
-            outcome.error, seconds,
-        )  # fmt: skip
+        async with rows_of(self._pool, delivery.store) as rows:
+            await rows.execute(
+                _QUERIES["finish"], delivery.id, delivery.until, verdict.state, verdict.pause_s, at, outcome.status,
+                outcome.error, seconds,
+            )  # fmt: skip
 
     async def list(
         self, store: str, *, job: UUID | None, after: tuple[datetime, UUID] | None, limit: int
     ) -> Sequence[Row]:
         created_at, delivery = after or (None, None)
-        return await self._pool.fetch(_QUERIES["list"], store, job, created_at, delivery, limit)
+        async with rows_of(self._pool, store) as rows:
+            return await rows.fetch(_QUERIES["list"], store, job, created_at, delivery, limit)
 
     async def replay(self, delivery: UUID, store: str) -> bool:
         """False when the store has no such delivery."""
-        return await self._pool.fetchval(_QUERIES["replay"], delivery, store) is not None
+        async with rows_of(self._pool, store) as rows:
+            return await rows.fetchval(_QUERIES["replay"], delivery, store) is not None
