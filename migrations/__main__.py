@@ -6,17 +6,17 @@ import sys
 from collections.abc import Sequence
 
 from migrations import grants, runner
+from migrations.settings import MigrationSettings
 from shared import log
 from shared.errors import Unavailable
 from shared.lifecycle import EXIT_UNAVAILABLE
-from shared.settings import PostgresSettings
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m migrations", description="Migrations on DATABASE_URL")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("status", help="which are applied, and when")
-    commands.add_parser("up", help="apply all that are missing")
+    commands.add_parser("up", help="apply all that are missing, and grant to the roles of *_DATABASE_URL")
     down = commands.add_parser("down", help="revert the newest")
     down.add_argument("--steps", type=_at_least_one, default=1, help="how many to revert (default 1)")
     granted = commands.add_parser("grant", help="let a role do what services need, and no more; again after each up")
@@ -28,7 +28,7 @@ def main() -> None:
     if unknown := set(getattr(arguments, "services", ())) - set(grants.SERVICES):
         parser.error(f"no such service: {', '.join(sorted(unknown))}")
     try:
-        settings = PostgresSettings.from_environment()
+        settings = MigrationSettings.from_environment()
         log.configure("migrations", settings.log_level, secrets=settings.secrets())
         if arguments.command == "grant":
             asyncio.run(grant(settings, arguments.role, arguments.services))
@@ -45,13 +45,17 @@ def _at_least_one(text: str) -> int:
     return number
 
 
-async def grant(settings: PostgresSettings, role: str, services: Sequence[str]) -> None:
+async def grant(settings: MigrationSettings, role: str, services: Sequence[str]) -> None:
     dsn, chosen = settings.database_url.get_secret_value(), services or grants.SERVICES
     await grants.grant(dsn, role, chosen, deadline_s=settings.startup_deadline_s)
-    print(f"[Migration] {role} may do what {', '.join(chosen)} need, and no more")
+    _say_granted(role, chosen)
 
 
-async def execute(command: str, settings: PostgresSettings, steps: int = 1) -> None:
+def _say_granted(role: str, services: Sequence[str]) -> None:
+    print(f"[Migration] {role} may do what {', '.join(services)} need, and no more")
+
+
+async def execute(command: str, settings: MigrationSettings, steps: int = 1) -> None:
     """Carry out one command and print what was done, a line a migration."""
     dsn, deadline_s = settings.database_url.get_secret_value(), settings.startup_deadline_s
     if command == "status":
@@ -63,6 +67,8 @@ async def execute(command: str, settings: PostgresSettings, steps: int = 1) -> N
         done = await runner.up(dsn, deadline_s=deadline_s)
         for migration in done:
             print(migration.message or f"[Migration] {migration.version} {migration.name} applied")
+        for role, services in (await grants.prepare(dsn, settings.logins(), deadline_s=deadline_s)).items():
+            _say_granted(role, services)
     else:
         done = await runner.down(dsn, steps=steps, deadline_s=deadline_s)
         for migration in done:

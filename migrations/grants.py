@@ -4,12 +4,14 @@ Whoever migrates owns the tables; the services run as another role, or as severa
 that ingest logs in with sees only the rows of the store that it asks for (`policies`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import asyncpg
 
 from migrations import policies
+from migrations.runner import exclusive
 from shared.errors import Unavailable
 from shared.postgres import connect, load_queries
 
@@ -26,26 +28,63 @@ async def grant(dsn: str, role: str, services: Sequence[str], *, deadline_s: flo
 
     `Unavailable` when there is no such role, or one from which nothing can be withheld.
     """
-    connection = await connect(dsn, deadline_s=deadline_s)
     try:
-        await _judge(connection, role)
-        quoted = await connection.fetchval("SELECT quote_ident($1)", role)
-        database = await connection.fetchval("SELECT quote_ident(current_database())")
-        if "ingest" in services:  # before anything is granted: at no moment does the role see too much
-            await policies.restrict(connection, role)
-        async with connection.transaction():
-            await connection.execute(f"REVOKE ALL ON ALL TABLES IN SCHEMA public FROM {quoted}")
-            await connection.execute(f"REVOKE ALL ON SCHEMA public FROM {quoted}")
-            await connection.execute(f"GRANT USAGE ON SCHEMA public TO {quoted}")
-            await connection.execute(f"GRANT CONNECT ON DATABASE {database} TO {quoted}")
-            for service in services:
-                await connection.execute(_GRANTS[service].format(role=quoted))
-        if "ingest" not in services:
-            await policies.lift(connection, role)
+        async with exclusive(dsn, deadline_s) as connection:  # two that grant at once would meet in the catalog
+            await _judge(connection, role)
+            if "ingest" in services:  # before anything is granted: at no moment does the role see too much
+                await policies.restrict(connection, role)
+            async with connection.transaction():
+                await _replace(connection, role, services)
+            if "ingest" not in services:
+                await policies.lift(connection, role)
     except asyncpg.UndefinedTableError as error:
         raise Unavailable(f"the database lacks a table ({error}): run `python -m migrations up` first") from None
     except asyncpg.InsufficientPrivilegeError as error:
         raise Unavailable(f"only the owner of the tables can grant anything: {error}") from None
+
+
+async def _replace(connection: asyncpg.Connection, role: str, services: Sequence[str]) -> None:
+    quoted = await connection.fetchval("SELECT quote_ident($1)", role)
+    database = await connection.fetchval("SELECT quote_ident(current_database())")
+    await connection.execute(f"REVOKE ALL ON ALL TABLES IN SCHEMA public FROM {quoted}")
+    await connection.execute(f"REVOKE ALL ON SCHEMA public FROM {quoted}")
+    await connection.execute(f"GRANT USAGE ON SCHEMA public TO {quoted}")
+    await connection.execute(f"GRANT CONNECT ON DATABASE {database} TO {quoted}")
+    for service in services:
+        await connection.execute(_GRANTS[service].format(role=quoted))
+
+
+async def prepare(dsn: str, logins: Mapping[str, Sequence[str]], *, deadline_s: float = 60) -> dict[str, list[str]]:
+    """Make the roles that are missing of those by which services log in, and grant to each what its services need.
+
+    `logins` has the address of each, with user and password, and its services. A role that is there keeps its password.
+    Returns the roles' names and their services. `Unavailable` as for `grant`, and when an address names nobody.
+    """
+    granted = dict[str, list[str]]()
+    for login, services in logins.items():
+        address = urlsplit(login)
+        if not address.username or not address.password:
+            raise Unavailable("INGEST_DATABASE_URL and WORKERS_DATABASE_URL name a user and its password")
+        role = unquote(address.username)
+        await _create(dsn, role, unquote(address.password), deadline_s)
+        granted.setdefault(role, []).extend(services)
+    for role, all_its_services in granted.items():
+        await grant(dsn, role, all_its_services, deadline_s=deadline_s)
+    return granted
+
+
+async def _create(dsn: str, role: str, password: str, deadline_s: float) -> None:
+    connection = await connect(dsn, deadline_s=deadline_s)
+    try:
+        if not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", role):
+            create = "SELECT format('CREATE ROLE %I LOGIN PASSWORD %L', $1::text, $2::text)"
+            await connection.execute(await connection.fetchval(create, role, password))
+    except (asyncpg.DuplicateObjectError, asyncpg.UniqueViolationError):
+        pass  # another applier was faster
+    except asyncpg.InsufficientPrivilegeError:
+        raise Unavailable(
+            f"there is no role {role}, and who migrates may not make one: CREATE ROLE {role} LOGIN …"
+        ) from None
     finally:
         await connection.close()
 

@@ -6,8 +6,8 @@ stores for `*`, and none while nothing is named. Other roles see every row.
 
 import asyncpg
 
-# The sub-select is carried out once a statement, not once a row. Of a CASE the planner supposes that it lets half of all
-# rows pass; of an OR one in a hundred, for which it would read and sort all of a store's jobs to show a page of twenty.
+# The sub-select is carried out once a statement, not once a row. Of a CASE the planner supposes that half of the rows
+# pass; of an OR one in a hundred, for which it would read and sort all of a store's jobs to show a page of twenty.
 _SEEN = "CASE (SELECT current_setting('blogstream.store', true)) WHEN '*' THEN true ELSE {} END"
 _OWN = _SEEN.format("instance_id = (SELECT current_setting('blogstream.store', true))")
 _OF_A_JOB = _SEEN.format("EXISTS (SELECT FROM blog_generations WHERE id = job_id)")

@@ -55,7 +55,7 @@ def _state(migration: Migration, row: asyncpg.Record | None) -> State:
 
 async def up(dsn: str, *, deadline_s: float = 60) -> list[Migration]:
     """Apply all that is missing, in order; several appliers at once all succeed, and each change is made once."""
-    async with _exclusive(dsn, deadline_s) as connection:
+    async with exclusive(dsn, deadline_s) as connection:
         applied = {row["version"] for row in await connection.fetch("SELECT version FROM schema_migrations")}
         missing = [migration for migration in load() if migration.version not in applied]
         for migration in missing:
@@ -65,7 +65,7 @@ async def up(dsn: str, *, deadline_s: float = 60) -> list[Migration]:
 
 async def down(dsn: str, *, steps: int = 1, deadline_s: float = 60) -> list[Migration]:
     """Revert the last `steps` applied migrations, the newest first. Tables go with their data: back up before."""
-    async with _exclusive(dsn, deadline_s) as connection:
+    async with exclusive(dsn, deadline_s) as connection:
         rows = await connection.fetch("SELECT version FROM schema_migrations ORDER BY version DESC LIMIT $1", steps)
         known = {migration.version: migration for migration in load()}
         unknown = [row["version"] for row in rows if row["version"] not in known]
@@ -93,7 +93,8 @@ async def _apply(connection: asyncpg.Connection, migration: Migration) -> None:
 
 
 @asynccontextmanager
-async def _exclusive(dsn: str, deadline_s: float) -> AsyncIterator[asyncpg.Connection]:
+async def exclusive(dsn: str, deadline_s: float) -> AsyncIterator[asyncpg.Connection]:
+    """A connection of the one applier that is at work, with the table of what is applied."""
     connection = await connect(dsn, deadline_s=deadline_s)
     try:
         async with asyncio.timeout(max(deadline_s, 60)):

@@ -11,12 +11,13 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
+from migrations.settings import MigrationSettings
 from sandbox.standins.settings import StandinSettings
 from services.generator.settings import GeneratorSettings
 from services.ingest.settings import IngestSettings
 from services.metrics.settings import MetricsSettings
 from services.scheduler.settings import SchedulerSettings
-from shared.settings import PostgresSettings, Settings
+from shared.settings import Settings
 
 FILE = Path(__file__).parents[1] / "docs" / "configuration.md"
 SERVICES: Mapping[str, type[Settings]] = {
@@ -24,7 +25,7 @@ SERVICES: Mapping[str, type[Settings]] = {
     "metrics": MetricsSettings,
 }  # fmt: skip
 READERS: Mapping[str, type[Settings]] = {
-    **SERVICES, "migrations": PostgresSettings, "stand-ins (sandbox)": StandinSettings,
+    **SERVICES, "migrations": MigrationSettings, "stand-ins (sandbox)": StandinSettings,
 }  # fmt: skip
 
 _HEAD = """# Configuration

@@ -1,9 +1,12 @@
 """The variables that the services of one home run with: the caller's own, and what this machine stands in for."""
 
+import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
+from migrations.settings import LOGINS
 from sandbox.configuration import READERS
 from sandbox.home import Home, free_port, is_port_free
 from shared.errors import Unavailable
@@ -65,6 +68,8 @@ def service_environment(
     standins = standins_needed(environ)
     made: dict[str, str] = {
         "DATABASE_URL": database_url,
+        "INGEST_DATABASE_URL": _logged_in_as("blogstream_ingest", database_url),
+        "WORKERS_DATABASE_URL": _logged_in_as("blogstream_workers", database_url),
         "KAFKA_BOOTSTRAP_SERVERS": bootstrap,
         "PORT": str(ports.ingest),
         "METRICS_PORT": str(ports.metrics),
@@ -90,6 +95,28 @@ def service_environment(
         name: value for name, value in environ.items() if value and (name in choosable or name.startswith("OTEL_"))
     }
     return made | chosen
+
+
+def logins(variables: Mapping[str, str]) -> dict[str, Sequence[str]]:
+    """The addresses by which services log in, and which services those are."""
+    return {variables[name]: services for name, services in LOGINS.items()}
+
+
+def as_role_of(service: str, variables: Mapping[str, str]) -> dict[str, str]:
+    """The variables of a process of this service, which logs in as its role, where it has one, and knows no other."""
+    of_service = dict(variables)
+    for name, services in LOGINS.items():
+        login = of_service.pop(name, None)
+        if service in services and login is not None:
+            of_service["DATABASE_URL"] = login
+    return of_service
+
+
+def _logged_in_as(role: str, owner: str) -> str:
+    """The owner's address for another role. Its password follows from the owner's, and does not tell it."""
+    address = urlsplit(owner)
+    password = hashlib.sha256(f"{role}:{address.password}".encode()).hexdigest()[:32]
+    return address._replace(netloc=f"{role}:{password}@{address.netloc.rpartition('@')[2]}").geturl()
 
 
 def process_environment(variables: Mapping[str, str], environ: Mapping[str, str] = os.environ) -> dict[str, str]:

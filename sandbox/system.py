@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 import httpx
 import orjson
 
-from migrations import runner
+from migrations import grants, runner
 from sandbox import kafka, postgres
-from sandbox.environment import Ports, process_environment, service_environment, standins_needed
+from sandbox.environment import Ports, as_role_of, logins, process_environment, service_environment, standins_needed
 from sandbox.home import ROOT, Home, write_atomically
 from sandbox.logs import RunLog
 from sandbox.process import Child, Spec
@@ -47,7 +47,7 @@ def service_spec(service: str, name: str, variables: Mapping[str, str]) -> Spec:
     return Spec(
         name=name,
         argv=(sys.executable, "-m", f"services.{service}"),
-        env=process_environment(variables) | {"PYTHONPATH": str(ROOT)},
+        env=process_environment(as_role_of(service, variables)) | {"PYTHONPATH": str(ROOT)},
         ready_line=_READY_LINES.get(service),
         ready_check=check,
         stop_within_s=170 if service == "generator" else 45,  # it waits for the calls that it is paying for
@@ -110,6 +110,7 @@ class System:
     async def _migrate(self) -> None:
         for migration in await runner.up(self._dsn):
             self._say(migration.message or f"[Migration] {migration.version} {migration.name} applied")
+        await grants.prepare(self._dsn, logins(self.variables))
         self.variables["TEST_TOKEN"] = await self._test_token()
         self._plan.home.write_env(self.variables)
 

@@ -5,17 +5,17 @@ import os
 import typer
 
 from migrations.__main__ import execute
+from migrations.settings import MigrationSettings
 from sandbox.cli.common import variable, wait_for
-from shared.settings import PostgresSettings
 
 application = typer.Typer(
     add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help="Migrations on DATABASE_URL."
 )
 
 
-def _settings() -> PostgresSettings:
+def _settings() -> MigrationSettings:
     os.environ["DATABASE_URL"] = variable("DATABASE_URL")
-    return PostgresSettings.from_environment()
+    return MigrationSettings.from_environment()
 
 
 @application.command()

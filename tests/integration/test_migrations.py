@@ -38,9 +38,9 @@ def empty_database(postgres: str) -> Iterator[str]:
     asyncio.run(execute(postgres, f"DROP DATABASE {name} WITH (FORCE)"))
 
 
-async def _migrate(dsn: str, *arguments: str) -> tuple[int, str]:
+async def migrate(dsn: str, *arguments: str, **variables: str) -> tuple[int, str]:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "migrations", *arguments, cwd=ROOT, env={"DATABASE_URL": dsn},
+        sys.executable, "-m", "migrations", *arguments, cwd=ROOT, env={"DATABASE_URL": dsn} | variables,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     out, _ = await process.communicate()
@@ -60,7 +60,7 @@ async def test_an_address_that_is_none_is_one_clear_line(dsn: str) -> None:
 
 
 async def test_four_appliers_at_once_all_succeed(empty_database: str) -> None:
-    outcomes = await asyncio.gather(*(_migrate(empty_database, "up") for _ in range(4)))
+    outcomes = await asyncio.gather(*(migrate(empty_database, "up") for _ in range(4)))
     assert [code for code, _ in outcomes] == [0, 0, 0, 0]
     said = "".join(out for _, out in outcomes)
     assert said.count("[Migration] Blog generation indexes optimized for high concurrency") == 1
@@ -71,7 +71,7 @@ async def test_up_down_and_up_again(empty_database: str) -> None:
     everything = [migration.version for migration in load()]
     assert [m.version for m in await runner.up(empty_database)] == everything
     assert await runner.up(empty_database) == []
-    code, out = await _migrate(empty_database, "down", "--steps", "99")
+    code, out = await migrate(empty_database, "down", "--steps", "99")
     assert code == 0, out
     assert await execute(empty_database, "SELECT 1 FROM pg_tables WHERE tablename = 'blog_generations'") == []
     assert not any(state.applied_at for state in await runner.status(empty_database))
@@ -80,7 +80,7 @@ async def test_up_down_and_up_again(empty_database: str) -> None:
 
 @pytest.mark.parametrize("steps", ["-1", "0", "all"])
 async def test_steps_that_are_none_are_wrong_usage(postgres: str, steps: str) -> None:
-    code, out = await _migrate(postgres, "down", "--steps", steps)
+    code, out = await migrate(postgres, "down", "--steps", steps)
     assert code == 2
     assert "argument --steps" in out
     assert "Traceback" not in out
@@ -112,10 +112,10 @@ async def test_data_outlives_the_way_back_and_forth(empty_database: str) -> None
     for statement in LIFE:
         await execute(empty_database, statement)
     before = [await execute(empty_database, query) for query in KEPT]
-    code, out = await _migrate(empty_database, "down", "--steps", str(len(load()) - 2))
+    code, out = await migrate(empty_database, "down", "--steps", str(len(load()) - 2))
     assert code == 0, out
     assert [await execute(empty_database, query) for query in KEPT] == before
-    code, out = await _migrate(empty_database, "up")
+    code, out = await migrate(empty_database, "up")
     assert code == 0, out
     assert [await execute(empty_database, query) for query in KEPT] == before
     assert await execute(empty_database, "SELECT 1 FROM api_keys WHERE scope = 'operator'") == []
@@ -157,17 +157,17 @@ async def test_what_a_way_down_took_comes_back_from_the_backup(empty_database: s
 async def test_a_release_does_not_revert_what_it_does_not_know(empty_database: str) -> None:
     await runner.up(empty_database)
     await execute(empty_database, "INSERT INTO schema_migrations VALUES ('9999', 'of_a_later_release', '')")
-    code, out = await _migrate(empty_database, "down")
+    code, out = await migrate(empty_database, "down")
     assert code == 3
     assert "the database has migration 9999, which this release does not know" in out
 
 
 async def test_status_says_what_is_applied(empty_database: str) -> None:
-    code, out = await _migrate(empty_database, "status")
+    code, out = await migrate(empty_database, "status")
     assert code == 0
     assert "0001 blog_generations: pending" in out
     await runner.up(empty_database)
-    _, out = await _migrate(empty_database, "status")
+    _, out = await migrate(empty_database, "status")
     assert "0001 blog_generations: applied" in out
     assert "pending" not in out
 

@@ -5,6 +5,7 @@ import uuid
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
+from urllib.parse import quote
 
 import asyncpg
 import pytest
@@ -19,7 +20,7 @@ from shared.postgres import load_queries
 from tests.integration.generating import worker_settings
 from tests.integration.ingest import GOOD, PATH, an_ingest
 from tests.integration.scheduling import started
-from tests.integration.test_migrations import _migrate
+from tests.integration.test_migrations import migrate
 from tests.integration.test_webhooks import a_receiver, is_signed
 from tests.integration.world import World, running
 from tests.servers import execute
@@ -49,6 +50,7 @@ def role(postgres: str, database: str) -> Iterator[str]:
 
 
 def as_role(database: str, role: str) -> str:
+    """`role` as an address has it."""
     return f"postgresql://{role}:{role}@{database.split('@')[1]}"
 
 
@@ -56,7 +58,7 @@ def as_role(database: str, role: str) -> str:
 async def test_every_query_of_a_service_works_as_its_role_and_nothing_else_does(
     database: str, role: str, service: str
 ) -> None:
-    code, output = await _migrate(database, "grant", role, service)
+    code, output = await migrate(database, "grant", role, service)
     assert (code, output.strip()) == (0, f"[Migration] {role} may do what {service} need, and no more")
     async with a_connection(as_role(database, role)) as connection:
         for name, query in queries_of(service).items():
@@ -95,7 +97,43 @@ async def test_what_cannot_be_granted_is_one_clear_line(database: str, role: str
         await grants.grant(database, "blogstream", grants.SERVICES)
     with pytest.raises(Unavailable, match="only the owner"):
         await grants.grant(as_role(database, role), role, grants.SERVICES)
-    assert (await _migrate(database, "grant", role, "cook"))[0] == 2
+    assert (await migrate(database, "grant", role, "cook"))[0] == 2
+
+
+async def test_up_makes_the_roles_that_services_log_in_with(database: str, role: str) -> None:
+    """Four at once, as ever; and once more, with the password that they have."""
+    made = f"{role} %/made"
+    logins = {
+        "INGEST_DATABASE_URL": as_role(database, quote(made, safe="")),
+        "WORKERS_DATABASE_URL": as_role(database, role),
+    }
+    try:
+        outcomes = await asyncio.gather(*(migrate(database, "up", **logins) for _ in range(4)))
+        outcomes.append(await migrate(database, "up", **logins))
+        for code, output in outcomes:
+            assert (code, output.splitlines()[:2]) == (0, [
+                f"[Migration] {made} may do what ingest need, and no more",
+                f"[Migration] {role} may do what scheduler, generator, metrics need, and no more",
+            ])  # fmt: skip
+        async with a_connection(logins["INGEST_DATABASE_URL"]) as ingest:
+            assert await ingest.fetchval("SELECT count(*) FROM api_keys") == 0
+        async with a_connection(logins["WORKERS_DATABASE_URL"]) as workers:
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await workers.execute("SELECT FROM api_keys")
+    finally:
+        await execute(database, f'DROP OWNED BY "{made}"')
+        await execute(database, f'DROP ROLE "{made}"')
+
+
+@pytest.mark.parametrize("login", ["postgresql://host/db", "postgresql://user@host/db"])
+async def test_a_login_without_a_user_and_a_password_is_one_clear_line(database: str, login: str) -> None:
+    code, output = await migrate(database, "up", INGEST_DATABASE_URL=login)
+    assert (code, output.strip()) == (3, "INGEST_DATABASE_URL and WORKERS_DATABASE_URL name a user and its password")
+
+
+async def test_services_do_not_log_in_as_the_owner(database: str) -> None:
+    code, output = await migrate(database, "up", WORKERS_DATABASE_URL=database)
+    assert (code, "nothing can be withheld from it" in output) == (3, True)
 
 
 @pytest.fixture

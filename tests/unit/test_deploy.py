@@ -14,6 +14,7 @@ import pytest
 import yaml
 from compose_spec import PyOptions
 
+from migrations.settings import LOGINS
 from sandbox.home import ROOT
 from shared.settings import KafkaSettings
 from shared.topics import GENERATION, GENERATOR_GROUP
@@ -25,8 +26,12 @@ MANIFESTS = sorted(path for path in (DEPLOY / "kubernetes").glob("*.yaml") if pa
 
 def compose_text() -> str:
     """compose.yaml with its variables filled in: by their defaults, or by a word."""
-    text = (ROOT / "compose.yaml").read_text()
-    return re.sub(r"\$\{\w+(:-([^}]*)|:\?[^}]*)\}", lambda found: found[2] if found[2] is not None else "given", text)
+    text, changed = (ROOT / "compose.yaml").read_text(), 1
+    while changed:  # from the inside out: a default may name another variable
+        text, changed = re.subn(
+            r"\$\{\w+(:-([^${}]*)|:\?[^${}]*)?\}", lambda found: found[2] if found[2] is not None else "given", text
+        )
+    return text
 
 
 def compose() -> dict[str, Any]:
@@ -138,6 +143,25 @@ def test_pods_have_probes_and_limits_and_no_rights(name: str) -> None:
     assert ("OPENAI_API_KEY" in variables) == (name == "generator")
 
 
+def test_who_migrates_owns_the_tables_and_who_serves_does_not() -> None:
+    """A service logs in as the role that `migrations up` makes for it, by compose and Kubernetes, and knows no other."""
+    named: dict[str, str] = {}
+    for name in SERVICES:
+        (container,) = workloads()[name]["spec"]["template"]["spec"]["containers"]
+        variables = {entry["name"]: entry["valueFrom"]["secretKeyRef"]["key"] for entry in container["env"]}
+        named[name] = variables["DATABASE_URL"]
+        assert not variables.keys() & LOGINS.keys()
+    assert {login: tuple(name for name in named if named[name] == login) for login in LOGINS} == LOGINS
+    migrate = compose()["services"]["migrate"]["environment"]
+    for name in SERVICES:
+        environment = compose()["services"][name]["environment"]
+        assert environment["DATABASE_URL"] == migrate[named[name]] != migrate["DATABASE_URL"]
+        assert not environment.keys() & LOGINS.keys()
+    (job,) = workloads()["migrate"]["spec"]["template"]["spec"]["containers"]
+    keys = {entry["name"]: entry["valueFrom"]["secretKeyRef"]["key"] for entry in job["env"]}
+    assert keys == {name: name for name in ("DATABASE_URL", *LOGINS)}
+
+
 @pytest.mark.parametrize("name", SERVICES)
 def test_kafkas_password_comes_by_reference_and_its_files_are_mounted_where_there_are_any(name: str) -> None:
     pod = workloads()[name]["spec"]["template"]["spec"]
@@ -179,7 +203,9 @@ def test_systemd_units_run_modules_that_are_there(unit: Path) -> None:
     words = shlex.split(parsed["Service"]["ExecStart"])
     assert words[1] == "-m"
     assert (ROOT / words[2].replace(".", "/") / "__main__.py").exists()
-    assert parsed["Service"]["EnvironmentFile"] == "/etc/blogstream/env"
+    files = re.findall(r"^EnvironmentFile=(.+)$", unit.read_text(), re.MULTILINE)
+    of_its_own = [f"/etc/blogstream/{name}.env" for name in ("migrate", "ingest") if unit.stem.endswith(name)]
+    assert files == ["/etc/blogstream/env", *of_its_own]
 
 
 def test_the_procfile_runs_every_service() -> None:

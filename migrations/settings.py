@@ -1,0 +1,25 @@
+"""What migrations are told: where the database is, and as whom services will log in."""
+
+from collections.abc import Mapping, Sequence
+
+from pydantic import Field, SecretStr
+
+from shared.settings import PostgresSettings
+
+LOGINS: Mapping[str, Sequence[str]] = {
+    "INGEST_DATABASE_URL": ("ingest",),
+    "WORKERS_DATABASE_URL": ("scheduler", "generator", "metrics"),
+}
+"""The services that log in by each address."""
+
+
+class MigrationSettings(PostgresSettings):
+    ingest_database_url: SecretStr | None = Field(
+        None, description="as whom ingest logs in: `up` makes the role, and grants what ingest needs; unset: neither"
+    )
+    workers_database_url: SecretStr | None = Field(None, description="the same of scheduler, generator and metrics")
+
+    def logins(self) -> dict[str, Sequence[str]]:
+        """Those addresses that are set, and their services."""
+        named = {name: getattr(self, name.lower()) for name in LOGINS}
+        return {url.get_secret_value(): LOGINS[name] for name, url in named.items() if url is not None}
