@@ -144,7 +144,7 @@ def test_pods_have_probes_and_limits_and_no_rights(name: str) -> None:
 
 
 def test_who_migrates_owns_the_tables_and_who_serves_does_not() -> None:
-    """A service logs in as the role that `migrations up` makes for it, by compose and Kubernetes, and knows no other."""
+    """By compose and Kubernetes a service logs in as the role that `migrations up` makes for it, and knows no other."""
     named: dict[str, str] = {}
     for name in SERVICES:
         (container,) = workloads()[name]["spec"]["template"]["spec"]["containers"]
