@@ -35,7 +35,8 @@ def encode(
         ("ce_id", message.event_id().encode()),
         ("ce_time", message.created().isoformat().encode()),
     ]
-    headers += [(name, value.encode()) for name, value in (_own_trace(message) or trace or {}).items()]
+    for name, text in (_own_trace(message) or trace or {}).items():
+        headers.append((name, text.encode()))
     return orjson.dumps(message), headers
 
 

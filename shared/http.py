@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Iterator, Mapping
+from collections.abc import Awaitable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -11,6 +11,7 @@ import orjson
 import uvicorn
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from shared.errors import Unavailable
@@ -70,6 +71,7 @@ _LINGERS_S = 2.0
 _NOT_KEPT = (b"cache-control", b"no-store")
 _NO_PAGE = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'; sandbox")
 _ALWAYS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"), _NOT_KEPT, _NO_PAGE)
+_SPEAK_OF_IT = frozenset({b"etag", *(name for name, _ in _ALWAYS)})
 
 
 class SafeHeaders:
@@ -84,15 +86,18 @@ class SafeHeaders:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         def send_safely(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
-                said = dict(message["headers"])
-                if b"etag" in said:
-                    said.setdefault(*_NOT_KEPT)
-                if said.get(b"content-type", b"").startswith(b"text/html"):
-                    said.setdefault(*_NO_PAGE)
-                message["headers"] = [*message["headers"], *[pair for pair in _ALWAYS if pair[0] not in said]]
+                message["headers"] = [*message["headers"], *_missing(dict(message["headers"]))]
             return send(message)
 
         await self._app(scope, receive, send_safely)
+
+
+def _missing(said: Mapping[bytes, bytes]) -> Iterable[tuple[bytes, bytes]]:
+    is_page = said.get(b"content-type", b"").startswith(b"text/html")
+    if not is_page and _SPEAK_OF_IT.isdisjoint(said):  # nearly all answers
+        return _ALWAYS
+    has = {*said, *([_NOT_KEPT[0]] if b"etag" in said else []), *([_NO_PAGE[0]] if is_page else [])}
+    return [pair for pair in _ALWAYS if pair[0] not in has]
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -158,6 +163,9 @@ def _closing_unread(app: ASGIApp, cycle: RequestResponseCycle) -> ASGIApp:
     `100 Continue` may send its body or not, so what comes next could be either."""
 
     def answer(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        if not cycle.more_body:  # it came in one piece
+            return app(scope, receive, send)
+
         def send_or_close(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start" and cycle.more_body:
                 cycle.keep_alive = False
@@ -260,11 +268,16 @@ class _Server(uvicorn.Server):
         yield
 
 
+def behind_a_proxy(app: ASGIApp) -> ASGIApp:
+    """An app whose redirects name the scheme that a proxy on this machine was asked by (`X-Forwarded-Proto`)."""
+    return cast(ASGIApp, ProxyHeadersMiddleware(cast(Any, app)))
+
+
 async def serve(app: ASGIApp, listener: socket.socket, stop: asyncio.Event, *, grace_s: float = 10) -> None:
     """Serve until `stop` is set, then finish open requests (at most `grace_s` seconds) and return."""
     config = uvicorn.Config(
         SafeHeaders(app), log_config=None, access_log=False, lifespan="on", server_header=False,
-        timeout_graceful_shutdown=int(grace_s), loop="none", http=_Protocol, ws="none",
+        timeout_graceful_shutdown=int(grace_s), loop="none", http=_Protocol, ws="none", proxy_headers=False,
     )  # fmt: skip
     server = _Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]), name="http")

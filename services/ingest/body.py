@@ -43,16 +43,18 @@ async def _read(request: Request, limit: int) -> bytes:
     stated = request.headers.get("content-length", "")
     if stated.isdecimal() and int(stated) > limit:
         raise _too_long(limit)
-    content, more = bytearray(), True
+    pieces, length, more = list[bytes](), 0, True
     while more:
         message = await request.receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
-        content += message.get("body", b"")
-        if len(content) > limit:
+        piece = message.get("body", b"")
+        pieces.append(piece)
+        length += len(piece)
+        if length > limit:
             raise _too_long(limit)
         more = message.get("more_body", False)
-    return bytes(content)
+    return b"".join(pieces)
 
 
 def _too_long(limit: int) -> Problem:

@@ -18,10 +18,11 @@ from services.ingest.progress import Progress
 from services.ingest.relay import MetricsRelay
 from services.ingest.trace import TraceContext
 from services.ingest.webhooks.api import Deliveries
+from shared.http import behind_a_proxy
 
 _JOBS = "/api/blog-generation"
 _JOB = f"{_JOBS}/{{job:uuid}}"
-_TRACED = frozenset({_JOBS, f"{_JOBS}/bulk"})
+_TRACED = (_JOBS, f"{_JOBS}/bulk")
 
 
 def application(  # noqa: PLR0913 - all handlers
@@ -53,6 +54,7 @@ def application(  # noqa: PLR0913 - all handlers
     ]
     if image_dir is not None:
         routes.append(Mount("/images", StaticFiles(directory=image_dir, check_dir=False)))
-    app = Straight(Starlette(routes=routes, exception_handlers=HANDLERS), path=_JOBS, handler=api.submit)
+    routed = behind_a_proxy(Starlette(routes=routes, exception_handlers=HANDLERS))
+    app = Straight(routed, path=_JOBS, handler=api.submit)
     # Around all of it: the answer to an unforeseen fault, and its log line, need the id most.
     return RequestId(TraceContext(app, paths=_TRACED))

@@ -1,5 +1,7 @@
 """Where a job's trace begins, or a caller's goes on: at the POST that asks for it."""
 
+from collections.abc import Iterable
+
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -9,22 +11,21 @@ from shared import tracing
 class TraceContext:
     """ASGI middleware: a POST to one of these paths is a span, and all that it publishes belongs to its trace."""
 
-    def __init__(self, app: ASGIApp, *, paths: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, *, paths: Iterable[str]) -> None:
         self._app = app
-        self._paths = paths
+        self._attributes = {path: {"http.request.method": "POST", "url.path": path} for path in paths}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in self._paths:
+        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in self._attributes:
             await self._app(scope, receive, send)
             return
-        attributes = {"http.request.method": "POST", "url.path": scope["path"]}
-        with tracing.begin("accept", _callers(scope), attributes=attributes):
+        with tracing.begin("accept", _callers(scope), attributes=self._attributes[scope["path"]]):
             await self._app(scope, receive, send)
 
 
 def _callers(scope: Scope) -> dict[str, str]:
     """The two headers of the W3C; several of `tracestate` are one list."""
-    if not any(name == b"traceparent" for name, _ in scope["headers"]):
+    if b"traceparent" not in dict(scope["headers"]):
         return {}
     headers = Headers(scope=scope)
     parents = headers.getlist(tracing.HEADER)

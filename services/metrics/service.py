@@ -50,7 +50,7 @@ async def run(settings: MetricsSettings, stop: asyncio.Event) -> None:
         service = Metrics(settings, memory, counting, client, stop)
         log.info("metrics listens", host=settings.host, port=settings.metrics_port, generation=number)
         async with background(stop, **service.loops()):
-            await http.serve(service.api.application(), listener, stop)
+            await http.serve(http.behind_a_proxy(service.api.application()), listener, stop)
         if counting.app.crashed:
             raise Unavailable(f"the stream processor crashed: {counting.app.crash_reason!r}")
     log.info("metrics stopped")

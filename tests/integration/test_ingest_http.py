@@ -217,6 +217,11 @@ async def test_a_request_id_is_given_back_when_it_is_a_sane_one(ingest: Ingest) 
     assert (await ingest.http.get("/nowhere", headers={"X-Request-Id": "abc"})).headers["x-request-id"] == "abc"
 
 
+async def test_a_redirect_names_the_scheme_that_a_proxy_was_asked_by(ingest: Ingest) -> None:
+    answer = await ingest.http.get("/health/", headers={"Host": "blogs.example", "X-Forwarded-Proto": "https"})
+    assert (answer.status_code, answer.headers["location"]) == (307, "https://blogs.example/health")
+
+
 async def test_an_unforeseen_fault_is_logged_whole_and_told_in_one_word(
     ingest: Ingest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
