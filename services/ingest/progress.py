@@ -64,7 +64,7 @@ class Progress:
         )  # fmt: skip
 
     async def events(self, request: Request) -> Response:
-        """GET …/events, with a key or a ticket."""
+        """GET …/events, with a key or a ticket; HEAD begins no stream."""
         job: UUID = request.path_params["job"]
         ticket = request.query_params.get("ticket")
         caller = await (self._callers.holder(ticket, job) if ticket else self._callers.anyone(request))
@@ -72,10 +72,10 @@ class Progress:
             raise Problem(503, "Service Unavailable", detail="stopping", headers={"Retry-After": "5"})
         await self._reader.row(job, caller)
         # A ticket is all that is needed, so any page may follow with one; with a key no browser comes.
-        origin = {"Access-Control-Allow-Origin": "*"} if ticket else {}
-        return _Stream(
-            self._stream(job, caller), headers=_HEADERS | origin, slot=self._slots.held(caller.store or ALL_STORES)
-        )
+        headers = _HEADERS | ({"Access-Control-Allow-Origin": "*"} if ticket else {})
+        if request.method == "HEAD":
+            return Response(media_type=_Stream.media_type, headers=headers)
+        return _Stream(self._stream(job, caller), headers=headers, slot=self._slots.held(caller.store or ALL_STORES))
 
     async def _stream(self, job: UUID, caller: Caller) -> AsyncIterator[bytes]:
         yield f"retry: {_RETRY_MS}\n\n".encode()

@@ -3,7 +3,7 @@
 import base64
 import binascii
 import hmac
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
@@ -17,6 +17,10 @@ _TYPES = {"DONE": "job.done", "FAILED": "job.failed", "CANCELLED": "job.cancelle
 _PAUSES_S = (5.0, 60.0, 300.0, 1_800.0, 7_200.0, 18_000.0, 36_000.0, 36_000.0)
 """After the first attempt, the second, …: about 28 hours in all."""
 _GONE = 410
+OF_ONE_STORE = 4
+"""Sends at once."""
+_NOT_FOR_SLOW = 5
+"""Sends at once that only stores have whose servers are not known to hang."""
 _TRANSLATED = (ip_network("64:ff9b::/96"), ip_network("64:ff9b:1::/48"))
 """IPv6 addresses that a gateway turns into IPv4 ones."""
 SECRET_PREFIX = "whsec_"  # noqa: S105 - the prefix of secrets, not one
@@ -46,6 +50,14 @@ class Verdict:
     state: str
     """DELIVERED, FAILED, or WAITING for `pause_s`."""
     pause_s: float = 0.0
+
+
+def share(free: int, slow: Collection[str]) -> tuple[int, list[str]]:
+    """How many deliveries to take when so many may begin, and which stores are to count as having others under way: a
+    slow store has one at a time, and the last places are for the quick ones."""
+    if slow and free > _NOT_FOR_SLOW:
+        return free - _NOT_FOR_SLOW, [store for store in slow for _ in range(OF_ONE_STORE - 1)]
+    return free, [store for store in slow for _ in range(OF_ONE_STORE)]
 
 
 def delivery_id(job: UUID, attempt: int) -> UUID:
