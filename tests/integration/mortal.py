@@ -68,10 +68,6 @@ class _Life:
         self._jobs: list[asyncio.Task[None]] = []
         self.unfinished: list[GenerationTask] = []
 
-    @property
-    def running(self) -> int:
-        return self._worker.running
-
     def take(self, tasks: Iterable[GenerationTask]) -> None:
         for task in tasks:
             self.unfinished.append(task)
@@ -123,9 +119,9 @@ class MortalWorker:
         return _Life(next(self._names), self._world, self._pool, self.provider)
 
     @property
-    def running(self) -> int:
-        """Jobs, those that it is to let go of included."""
-        return self._life.running + len(self._retiring)
+    def idle(self) -> bool:
+        """It has finished with every message: nothing is left to save, to let go of, or to tell."""
+        return not self._retiring and not self._life.unfinished
 
     def restart(self) -> None:
         """The next one begins while this one still stops."""

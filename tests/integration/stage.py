@@ -35,6 +35,8 @@ SELECT asked.id, status, attempt, worker, forwarded_at, not_before, lease_until,
 
 
 class Stage:
+    """`play` a plan; when it returns, all that shops have asked for has ended."""
+
     def __init__(self, world: World, database: str, folder: Path, worker: MortalWorker) -> None:
         self.world = world
         self.worker = worker
@@ -132,7 +134,7 @@ class Stage:
             raise AssertionError(f"these do not end: {left}") from None
 
     async def _none_is_left(self, books: Books) -> bool:
-        return not self.worker.running and not await self.world.database.fetch(_LEFT, list(books.wishes))
+        return self.worker.idle and not await self.world.database.fetch(_LEFT, list(books.wishes))
 
 
 def _asked(wish: str) -> dict[str, Any]:
