@@ -49,7 +49,7 @@ def _changes(*what: str) -> list[Act]:
 @pytest.mark.timeout(900)  # what is found is shrunk, for up to five minutes
 @settings(
     max_examples=int(_ASKED_FOR or 20), derandomize=_ASKED_FOR is None, deadline=None,
-    phases=(Phase.explicit, Phase.generate, Phase.shrink),
+    phases=(Phase.explicit, Phase.generate, Phase.shrink), report_multiple_bugs=False,
 )  # fmt: skip
 @given(plan=plans(moments=10))
 # These were found: bills and doubts that came to nobody's account, and a call that was paid for twice.
