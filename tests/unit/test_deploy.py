@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ import pytest
 import yaml
 from compose_spec import PyOptions
 
-from migrations.settings import LOGINS
+from migrations.settings import LOGINS, MigrationSettings
+from sandbox import configuration
 from sandbox.home import ROOT
-from shared.settings import KafkaSettings
+from shared.settings import KafkaSettings, Settings
 from shared.topics import GENERATION, GENERATOR_GROUP
 
 SERVICES = ("ingest", "scheduler", "generator", "metrics")
+READERS: Mapping[str, type[Settings]] = {**configuration.SERVICES, "migrate": MigrationSettings}
 DEPLOY = ROOT / "deploy"
 MANIFESTS = sorted(path for path in (DEPLOY / "kubernetes").glob("*.yaml") if path.name != "kustomization.yaml")
 
@@ -32,6 +35,11 @@ def compose_text() -> str:
             r"\$\{\w+(:-([^${}]*)|:\?[^${}]*)?\}", lambda found: found[2] if found[2] is not None else "given", text
         )
     return text
+
+
+def _raw_compose() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
+    return loaded
 
 
 def compose() -> dict[str, Any]:
@@ -54,6 +62,46 @@ def test_compose_fits_its_specification_and_has_all_services() -> None:
     spec = options.from_yaml(compose_text())
     spec.validate()
     assert {*SERVICES, "kafka", "postgres", "migrate", "prometheus", "grafana"} == set(compose()["services"])
+
+
+def passed_on(service: str) -> set[str]:
+    """The variables that a service of compose.yaml gets as whoever starts it has set them."""
+    environment = _raw_compose()["services"][service]["environment"]
+    return {name for name, value in environment.items() if value is None or value.startswith(f"${{{name}:")}
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_by_compose_every_variable_reaches_the_services_that_read_it(name: str) -> None:
+    read = {one.name for one in configuration.variables(configuration.SERVICES[name])}
+    by_image = set(re.findall(r"(\w+)=", (ROOT / "Dockerfile").read_text()))
+    by_compose = {"DATABASE_URL", "METRICS_URL", "INGEST_URL"} & set(compose()["services"][name]["environment"])
+    published = {"PORT", "METRICS_PORT"} & set(re.findall(r"\w+", str(_raw_compose()["services"][name].get("ports"))))
+    assert read - by_image - by_compose - published <= passed_on(name)
+    traced = {f"OTEL_EXPORTER_OTLP_{what}" for what in ("ENDPOINT", "TRACES_ENDPOINT", "HEADERS")}
+    assert traced | {"OTEL_RESOURCE_ATTRIBUTES", "OTEL_TRACES_SAMPLER"} <= passed_on(name)
+
+
+@pytest.mark.parametrize("name", [*SERVICES, "migrate"])
+def test_secrets_reach_who_reads_them_and_no_other(name: str) -> None:
+    own = secrets_of(READERS[name]) | {"KAFKA_SASL_PASSWORD"}  # `run migrate shared.admin` talks to Kafka
+    others = set().union(*map(secrets_of, READERS.values())) - own
+    assert not others & set(compose()["services"][name]["environment"])
+    (container,) = workloads()[name]["spec"]["template"]["spec"]["containers"]
+    referred = {entry["name"] for entry in container["env"]}
+    assert own - {"KAFKA_SASL_PASSWORD"} <= referred
+    assert not others & referred
+
+
+def secrets_of(settings: type[Settings]) -> set[str]:
+    return {one.name for one in configuration.variables(settings) if one.kind == "secret"}
+
+
+@pytest.mark.parametrize("name", [*SERVICES, "migrate"])
+def test_in_kubernetes_what_is_no_secret_reaches_every_pod(name: str) -> None:
+    (container,) = workloads()[name]["spec"]["template"]["spec"]["containers"]
+    assert container["envFrom"] == [{"configMapRef": {"name": "blogstream"}}]
+    (config,) = [found for found in objects() if found["kind"] == "ConfigMap"]
+    assert not set().union(*map(secrets_of, READERS.values())) & set(config["data"])
 
 
 def test_what_scales_has_no_fixed_name_or_port() -> None:
@@ -204,7 +252,11 @@ def test_systemd_units_run_modules_that_are_there(unit: Path) -> None:
     assert words[1] == "-m"
     assert (ROOT / words[2].replace(".", "/") / "__main__.py").exists()
     files = re.findall(r"^EnvironmentFile=(.+)$", unit.read_text(), re.MULTILINE)
-    of_its_own = [f"/etc/blogstream/{name}.env" for name in ("migrate", "ingest") if unit.stem.endswith(name)]
+    owned = {"migrate": "", "ingest": "", "metrics": "-", "generator@": "-"}  # "-": there may be none
+    of_its_own = [
+        f"{optional}/etc/blogstream/{name.rstrip('@')}.env"
+        for name, optional in owned.items() if unit.stem.endswith(name)
+    ]  # fmt: skip
     assert files == ["/etc/blogstream/env", *of_its_own]
 
 
