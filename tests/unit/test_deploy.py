@@ -1,10 +1,8 @@
 """What the system is deployed with: checked as far as that can be without a cluster, and run as the image would."""
 
 import configparser
-import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -20,6 +18,7 @@ from sandbox import configuration
 from sandbox.home import ROOT
 from shared.settings import KafkaSettings, Settings
 from shared.topics import GENERATION, GENERATOR_GROUP
+from tests.image import fill, run_in
 
 SERVICES = ("ingest", "scheduler", "generator", "metrics")
 READERS: Mapping[str, type[Settings]] = {**configuration.SERVICES, "migrate": MigrationSettings}
@@ -126,21 +125,9 @@ def test_the_dockerfile_has_no_fault() -> None:
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder /app of the image: what the Dockerfile copies, and nothing else."""
     app = tmp_path_factory.mktemp("app")
-    copied = re.findall(r"^COPY (\w+) (\w+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
-    assert {source for source, _ in copied} == {"shared", "migrations", "services"}
-    for source, target in copied:
-        shutil.copytree(ROOT / source, app / target, ignore=shutil.ignore_patterns("__pycache__"))
+    fill(app)
     return app
-
-
-def run_in(image: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """As the image's entry point does."""
-    return subprocess.run(
-        [sys.executable, "-m", *arguments], cwd=image, env={"PATH": os.environ["PATH"]} | environment,
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [*SERVICES, "migrate"])
@@ -189,6 +176,13 @@ def test_pods_have_probes_and_limits_and_no_rights(name: str) -> None:
     variables = {entry["name"]: entry for entry in container.get("env", [])}
     assert all("secretKeyRef" in entry["valueFrom"] for entry in variables.values())
     assert ("OPENAI_API_KEY" in variables) == (name == "generator")
+
+
+def test_operators_commands_find_database_and_kafka_where_migrations_run() -> None:
+    """`docker compose run --rm migrate shared.admin …`"""
+    migrate = compose()["services"]["migrate"]
+    assert {*map(str.upper, KafkaSettings.model_fields), "DATABASE_URL"} <= set(migrate["environment"])
+    assert migrate["volumes"] == ["kafka-tls:/run/kafka:ro"]
 
 
 def test_who_migrates_owns_the_tables_and_who_serves_does_not() -> None:
