@@ -61,6 +61,12 @@ async def test_a_key_is_made_listed_and_revoked(admin: Type, world: World) -> No
 def test_stores_are_set_and_listed(admin: Type) -> None:
     admin("stores", "set", "one", "--account", "both", "--weight", "2", "--account-weight", "3")
     assert "one                       weight 2  account both (3)" in admin("stores", "list").stdout
+    assert json.loads(admin("stores", "list", "--json").stdout) == [
+        {
+            "store": "one", "account": "both", "weight": 2.0, "account_weight": 3.0, "served_usd": 0.0,
+            "mean_cost_usd": 0.0, "settled_jobs": 0,
+        }
+    ]  # fmt: skip
 
 
 async def test_dead_letters_are_listed_and_replayed(admin: Type, world: World) -> None:

@@ -25,5 +25,6 @@ ON CONFLICT (account_id) DO UPDATE
 -- name: list
 -- Every store that was ever charged or set.
 SELECT store.instance_id AS store, store.account_id AS account, store.weight, account.weight AS account_weight,
-       store.served_nanousd / 1e9 AS served_usd, store.mean_cost_nanousd / 1e9 AS mean_cost_usd, store.settled_jobs
+       store.served_nanousd::float8 / 1e9 AS served_usd, store.mean_cost_nanousd::float8 / 1e9 AS mean_cost_usd,
+       store.settled_jobs
   FROM stores AS store LEFT JOIN accounts AS account USING (account_id) ORDER BY store.instance_id;
