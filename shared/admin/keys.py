@@ -2,7 +2,9 @@
 
 from argparse import Namespace
 from dataclasses import asdict
+from pathlib import Path
 
+import asyncpg
 import orjson
 
 from shared.admin.place import Commands, Place, add, group, say
@@ -15,8 +17,10 @@ from shared.keys import (
     rotate_webhook_secret,
     webhook_secret,
 )
+from shared.postgres import load_queries
 
 _OVERLAP_S = 86_400
+_QUERIES = load_queries(Path(__file__).parent / "sql" / "stores.sql")
 
 
 def add_to(commands: Commands, name: str) -> None:
@@ -71,17 +75,19 @@ def _revoke(chosen: Namespace, place: Place) -> int:
 
 
 def _webhook_secret(chosen: Namespace, place: Place) -> int:
-    store = chosen.store
-    try:
-        found = place.with_database(
-            lambda connection: (
-                rotate_webhook_secret(connection, store, overlap_s=_OVERLAP_S)
-                if chosen.rotate
-                else webhook_secret(connection, store)
-            )
-        )
-    except ValueError as error:
-        raise Unavailable(str(error)) from None
-    say(f"what signs the webhooks of the store {store}:")
+    found = place.with_database(lambda connection: _secret_of(connection, chosen.store, rotate=chosen.rotate))
+    if found is None:
+        say(f"no store has the name {chosen.store!r}: it has neither a key nor a job")
+        return 1
+    say(f"what signs the webhooks of the store {chosen.store}:")
     print(found)
     return 0
+
+
+async def _secret_of(connection: asyncpg.Connection, store: str, *, rotate: bool) -> str | None:
+    """None for a store that never was: a secret that nobody has asked for would only hide that a name is misspelt."""
+    if not await connection.fetchval(_QUERIES["exists"], store):
+        return None
+    if rotate:
+        return await rotate_webhook_secret(connection, store, overlap_s=_OVERLAP_S)
+    return await webhook_secret(connection, store)

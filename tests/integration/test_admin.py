@@ -14,7 +14,8 @@ from shared.errors import InvalidMessage
 from shared.keys import is_valid_key
 from shared.topics import REQUESTS
 from tests.image import fill, run_in
-from tests.integration.world import World
+from tests.integration.ingest import insert
+from tests.integration.world import World, a_request
 
 Type: TypeAlias = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -56,6 +57,19 @@ async def test_a_key_is_made_listed_and_revoked(admin: Type, world: World) -> No
     secret = admin("keys", "webhook-secret", "some-shop").stdout
     assert admin("keys", "webhook-secret", "some-shop").stdout == secret
     assert admin("keys", "webhook-secret", "some-shop", "--rotate").stdout != secret
+
+
+async def test_a_store_that_never_was_gets_no_webhook_secret(admin: Type, world: World) -> None:
+    for options in ([], ["--rotate"]):
+        refused = admin("keys", "webhook-secret", "nosuchstore", *options, code=1)
+        assert (refused.stdout, refused.stderr) == (
+            "", "no store has the name 'nosuchstore': it has neither a key nor a job\n"
+        )  # fmt: skip
+    assert await world.database.fetchval("SELECT count(*) FROM webhook_secrets") == 0
+    await insert(world, a_request(store="by-a-job"))
+    admin("stores", "set", "by-a-weight")
+    for store in ("by-a-job", "by-a-weight"):
+        assert admin("keys", "webhook-secret", store).stdout.startswith("whsec_")
 
 
 def test_stores_are_set_and_listed(admin: Type) -> None:

@@ -28,3 +28,9 @@ SELECT store.instance_id AS store, store.account_id AS account, store.weight, ac
        store.served_nanousd::float8 / 1e9 AS served_usd, store.mean_cost_nanousd::float8 / 1e9 AS mean_cost_usd,
        store.settled_jobs
   FROM stores AS store LEFT JOIN accounts AS account USING (account_id) ORDER BY store.instance_id;
+
+-- name: exists
+-- Whether a store of this name was ever heard of: it has, or had, a key, is set, or has a job.
+SELECT EXISTS (SELECT 1 FROM api_keys WHERE instance_id = $1 AND scope = 'store')
+    OR EXISTS (SELECT 1 FROM stores WHERE instance_id = $1)
+    OR EXISTS (SELECT 1 FROM blog_generations WHERE instance_id = $1);
