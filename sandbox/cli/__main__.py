@@ -23,6 +23,7 @@ COMMANDS = {
     "keys": "API keys: create, list, revoke",
     "stores": "what stores weigh in the fair order, and which of them are one account: set, list",
     "dead-letters": "records that no service could handle: list, show, replay, discard",
+    "purge": "remove jobs that ended long ago",
     "load": "the load test, its expectations judged",
     "capacity": "how many workers a load needs, and which limit ends it",
     "bench": "benchmarks: ratios, side by side in one run, written to bench/results",

@@ -1,4 +1,4 @@
-"""`python -m shared.admin keys|stores|dead-letters …`, on DATABASE_URL and KAFKA_BOOTSTRAP_SERVERS.
+"""`python -m shared.admin keys|stores|dead-letters|purge …`, on DATABASE_URL and KAFKA_BOOTSTRAP_SERVERS.
 
 Exit codes: 0 done; 1 the answer is no; 2 wrong usage; 3 something that is needed is missing; 130 interrupted.
 """
@@ -7,13 +7,13 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from shared.admin import keys, stores
+from shared.admin import keys, purge, stores
 from shared.admin.dead_letters import commands as dead_letters
 from shared.admin.place import Place, environment, say
 from shared.errors import Unavailable
 from shared.lifecycle import EXIT_UNAVAILABLE
 
-COMMANDS = {"keys": keys, "stores": stores, "dead-letters": dead_letters}
+COMMANDS = {"keys": keys, "stores": stores, "dead-letters": dead_letters, "purge": purge}
 
 
 def run(arguments: Sequence[str], *, prog: str, variable: Callable[[str], str] = environment) -> int:
