@@ -254,6 +254,18 @@ def test_systemd_units_run_modules_that_are_there(unit: Path) -> None:
     assert files == ["/etc/blogstream/env", *of_its_own]
 
 
+def test_a_service_that_systemd_restarts_does_not_migrate() -> None:
+    """Or one that ends while PostgreSQL is away would not come back: its start would fail with the migrations'."""
+    for unit in sorted((DEPLOY / "systemd").glob("*.service")):
+        text = unit.read_text()
+        if unit.stem.endswith("migrate"):
+            assert {"Type=oneshot", "RemainAfterExit=yes"} <= set(text.splitlines())
+        else:
+            assert "Requires=blogstream-migrate.service" in text
+            assert re.search("^After=.*blogstream-migrate.service", text, re.MULTILINE)
+            assert "Restart=always" in text
+
+
 def test_the_procfile_runs_every_service() -> None:
     lines = dict(line.split(": ", 1) for line in (ROOT / "Procfile").read_text().splitlines())
     assert {command.split("-m ")[1] for command in lines.values()} == {
