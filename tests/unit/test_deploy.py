@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from compose_spec import PyOptions
 from migrations.settings import LOGINS, MigrationSettings
 from sandbox import configuration
 from sandbox.home import ROOT
+from services.ingest.webhooks.rules import ForbiddenTargetError, Target, pinned
 from shared.settings import KafkaSettings, Settings
 from shared.topics import GENERATION, GENERATOR_GROUP
 from tests.image import fill, run_in
@@ -227,6 +229,50 @@ def test_what_the_manifests_offer_for_a_secured_kafka_are_settings_that_work_tog
     settings = KafkaSettings(kafka_bootstrap_servers="kafka:9092", kafka_sasl_password="secret", **values)
     assert settings.kafka_uses_tls
     assert settings.kafka_uses_sasl
+
+
+def may_reach(pod: str, address: str, port: int) -> bool:
+    """Whether any policy lets a pod of this name connect to an address outside of the cluster."""
+    return any(
+        any(entry["port"] == port for entry in rule["ports"]) and _covers(rule.get("to"), ip_address(address))
+        for policy in objects()
+        if policy["kind"] == "NetworkPolicy" and _selects(policy["spec"]["podSelector"], pod)
+        for rule in policy["spec"].get("egress", ())
+    )
+
+
+def _selects(selector: dict[str, Any], pod: str) -> bool:
+    wanted = [one["values"] for one in selector.get("matchExpressions", ())]
+    wanted += [[name] for name in selector.get("matchLabels", {}).values()]
+    return all(pod in names for names in wanted)
+
+
+def _covers(peers: list[dict[str, Any]] | None, address: IPv4Address | IPv6Address) -> bool:
+    """No peers are all there are; those that are selected by labels are in the cluster."""
+    blocks = [peer["ipBlock"] for peer in peers or () if "ipBlock" in peer]
+    return peers is None or any(
+        address in ip_network(block["cidr"])
+        and not any(address in ip_network(left_out) for left_out in block.get("except", ()))
+        for block in blocks
+    )
+
+
+@pytest.mark.parametrize("pod", SERVICES)
+def test_pods_reach_kafkas_listeners_postgresql_and_a_collector(pod: str) -> None:
+    assert all(may_reach(pod, "10.1.2.3", port) for port in (53, 5432, 9092, 9093, 9094, 4318))
+    assert not may_reach(pod, "10.1.2.3", 22)
+
+
+@pytest.mark.parametrize("pod", ["ingest", "generator", "metrics"])
+def test_https_leads_to_public_addresses_alone(pod: str) -> None:
+    """What ingest itself would not send a webhook to, the network does not let through either."""
+    assert all(may_reach(pod, address, 443) for address in ("1.1.1.1", "104.18.7.192", "2606:4700::6812:7c0"))
+    private = ["10.0.0.1", "172.31.9.9", "192.168.1.1", "169.254.169.254", "100.64.0.1", "127.0.0.1", "fd00:ec2::254"]
+    for address in [*private, "fe80::1", "::1", "0.0.0.0", "224.0.0.1", "2002:a00:1::"]:
+        assert not may_reach(pod, address, 443), address
+        with pytest.raises(ForbiddenTargetError):
+            pinned(Target(host="shop.example", port=443, scheme="https"), [address], loopback=False)
+    assert not may_reach("scheduler", "1.1.1.1", 443)
 
 
 def test_no_autoscaler_asks_for_more_workers_than_partitions() -> None:
