@@ -1,4 +1,5 @@
-# One image for all services and the migrations: `docker run IMAGE services.generator`, `docker run IMAGE migrations up`.
+# One image for the services, the migrations and operators: `docker run IMAGE services.generator`, `… migrations up`,
+# `… shared.admin keys create STORE`.
 FROM python:3.11-slim-bookworm AS build
 RUN python -m venv /venv
 COPY requirements/services.txt /tmp/services.txt

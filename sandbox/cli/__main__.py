@@ -6,9 +6,9 @@ Exit codes: 0 done; 1 it ran, and the answer is no (a job failed, a test failed)
 
 import os
 import sys
+from collections.abc import Sequence
 from importlib import import_module
-
-import typer
+from typing import Protocol
 
 from shared.errors import Unavailable
 
@@ -23,11 +23,18 @@ COMMANDS = {
     "keys": "API keys: create, list, revoke",
     "stores": "what stores weigh in the fair order, and which of them are one account: set, list",
     "dead-letters": "records that no service could handle: list, show, replay, discard",
+    "purge": "remove jobs that ended long ago",
     "load": "the load test, its expectations judged",
     "capacity": "how many workers a load needs, and which limit ends it",
     "bench": "benchmarks: ratios, side by side in one run, written to bench/results",
     "check": "the gate: format, lint, types, import contracts, tests",
 }
+
+
+class Application(Protocol):
+    """What carries out a command and ends the process: Typer's, or `shared.admin`."""
+
+    def __call__(self, *, args: Sequence[str], prog_name: str) -> object: ...
 
 
 def usage() -> str:
@@ -52,7 +59,7 @@ def main(arguments: list[str]) -> int:
         print(f"blogstream: no command {name!r}\n\n{usage()}", file=sys.stderr)
         return 2
     try:
-        application: typer.Typer = import_module(module(name)).application
+        application: Application = import_module(module(name)).application
         application(args=rest, prog_name=f"./blogstream {name}")  # exits by itself
     except Unavailable as error:
         print(f"blogstream: {error}", file=sys.stderr)

@@ -7,12 +7,9 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
-import asyncpg
-
 from sandbox import leftovers
 from sandbox.home import Home, current_home, is_running
 from shared.errors import Unavailable
-from shared.postgres import connect
 
 T = TypeVar("T")
 
@@ -43,19 +40,6 @@ def variable(name: str) -> str:
     if not value:
         raise Unavailable(f"{name} is not set, and no system has run in {current_home().path}")
     return value
-
-
-def with_database(call: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
-    """The outcome of a call with a connection to the database of DATABASE_URL, or of this home's running system."""
-
-    async def connected() -> T:
-        connection = await connect(variable("DATABASE_URL"), deadline_s=10)
-        try:
-            return await call(connection)
-        finally:
-            await connection.close()
-
-    return wait_for(connected())
 
 
 def run_until_signal(main: Callable[[asyncio.Event], Awaitable[T]]) -> T:

@@ -80,7 +80,7 @@ async def _read(consumer: AIOKafkaConsumer, letters: "OpenLetters", watched: Wat
 
 
 class OpenLetters:
-    """A letter is open until an empty record after it names it as handled (`sandbox/dead_letters` writes those)."""
+    """A letter is open until an empty record after it names it as handled (`shared.admin` writes those)."""
 
     def __init__(self) -> None:
         self._open: set[str] = set()

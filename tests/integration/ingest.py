@@ -47,7 +47,7 @@ class Ingest:
 
 @asynccontextmanager
 async def an_ingest(world: World, database: str, images: Path, **settings: Any) -> AsyncIterator[Ingest]:
-    port = free_port()
+    port = settings.pop("port", None) or free_port()
     chosen: dict[str, Any] = {
         "kafka_bootstrap_servers": world.settings.kafka_bootstrap_servers,
         "kafka_topic_prefix": world.settings.kafka_topic_prefix, "database_url": database, "db_pool_min": 1,

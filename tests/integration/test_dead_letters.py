@@ -11,8 +11,8 @@ import pytest
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
 from sandbox.cli.__main__ import main
-from sandbox.dead_letters import handling
 from shared import kafka
+from shared.admin.dead_letters import handling
 from shared.envelope import Headers
 from shared.errors import InvalidMessage
 from shared.topics import DEAD_LETTER, GENERATION, REQUESTS, Topic

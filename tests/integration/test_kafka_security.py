@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from aiokafka.structs import TopicPartition
 
-from sandbox import groups
 from shared import kafka
+from shared.admin import groups
 from shared.topics import GENERATOR_GROUP, METRICS_GROUP, REQUESTS
 from tests.integration.counting import metrics, tell
 from tests.integration.ingest import GOOD, an_ingest

@@ -2,17 +2,21 @@
 
 import asyncio
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
 
-from blogstream_client import Client, ProblemError, WebhookVerificationError, verify_webhook
+from blogstream_client import Client, Event, Job, ProblemError, Usage, WebhookVerificationError, verify_webhook
 from services.ingest.webhooks.rules import sign
 from shared.keys import create_operator_key
+from shared.messages import BlogRequested
+from shared.topics import REQUESTS
 from tests.integration.ingest import Ingest, an_ingest, insert
 from tests.integration.world import World, a_request
+from tests.waiting import eventually
 
 
 async def test_the_client_does_what_the_interface_can(world: World, database: str, tmp_path: Path) -> None:
@@ -20,6 +24,22 @@ async def test_the_client_does_what_the_interface_can(world: World, database: st
     for job, status in zip(jobs, ("PENDING", "PENDING", "FAILED", "DONE", "PENDING"), strict=True):
         await insert(world, job, status)
     await world.database.execute("INSERT INTO blog_posts VALUES ($1, 'T', 's', 'm', '<p>x</p>', NULL)", jobs[3].id)
+    await world.database.execute(
+        "INSERT INTO blog_steps (job_id, step, state, attempt, call_started_at, input_tokens, in_doubt)"
+        " VALUES ($1, 'outline', 'DONE', 1, now(), 7, 1)", jobs[3].id,
+    )  # fmt: skip
+    await world.database.execute(
+        "UPDATE blog_generations SET not_before = now() + interval '1 hour' WHERE id = $1", jobs[4].id
+    )
+    delivery = uuid4()
+    await world.database.execute(
+        "INSERT INTO webhook_deliveries (id, job_id, instance_id, url, payload, state)"
+        " VALUES ($1, $2, 'shop', 'https://shop.example/hook', '{\"type\":\"job.done\"}', 'FAILED')",
+        delivery, jobs[3].id,
+    )  # fmt: skip
+    await world.database.execute(
+        "INSERT INTO webhook_attempts (delivery_id, at, status, seconds) VALUES ($1, now(), 500, 0.1)", delivery
+    )
     async with an_ingest(world, database, tmp_path) as ingest:
         await asyncio.to_thread(_use, ingest, [str(job.id) for job in jobs])
 
@@ -31,9 +51,12 @@ def _use(ingest: Ingest, jobs: list[str]) -> None:
         assert blogs.submit("keyword", "tea", title="Tea", idempotency_key="k").id == first.id
         assert blogs.submit("keyword", "tea").id != blogs.submit("keyword", "tea").id
         with pytest.raises(ProblemError) as refused:
-            blogs.submit("nonsense", "tea")
-        assert (refused.value.status, refused.value.errors[0]["field"]) == (422, "sourceType")
-        assert len(blogs.submit_many([{"sourceType": "topic", "sourceId": "a"}] * 2)) == 2
+            blogs.submit("keyword", "tea", language="Klingon")
+        assert (refused.value.status, refused.value.errors[0]["field"]) == (422, "language")
+        later = datetime.now(UTC) + timedelta(days=1)
+        assert blogs.submit("topic", "later", run_at=later, keywords=("a", "b"), tone=None, images=0).ended is False
+        assert len(blogs.submit_many([{"source_type": "topic", "source_id": "a", "run_at": later}] * 2)) == 2
+        assert len(blogs.submit_many([{"sourceType": "topic", "sourceId": "a", "priority": 3}])) == 1
         header = "Handle,Title,Body (HTML),Vendor,Type,Tags,Variant Price\n"
         (cup,) = blogs.submit_csv(f"{header}cup,Cup,,Acme,Kitchen,,4.00\n".encode())
         assert (cup.source_type, cup.source_id) == ("product", "cup")
@@ -45,9 +68,62 @@ def _use(ingest: Ingest, jobs: list[str]) -> None:
             blogs.cancel(jobs[3])
         done = blogs.wait(jobs[3])
         assert (done.ended, done.post and done.post.title) == (True, "T")
+        (step,) = done.steps
+        assert (step.name, step.state, step.usage, step.in_doubt) == ("outline", "DONE", Usage(input_tokens=7), 1)
         assert [(event.name, event.data["status"]) for event in blogs.events(jobs[3])] == [("job", "DONE")]
+        ticket = blogs.ticket(jobs[3])
+        assert httpx.get(ticket.url).text.count("event: job") == 1
+        (delivery,) = blogs.deliveries()
+        assert (delivery.job, delivery.state, delivery.log[0].status) == (jobs[3], "FAILED", 500)
+        assert list(blogs.deliveries(jobs[0])) == []
+        blogs.replay(delivery.id)
+        assert next(blogs.deliveries(jobs[3])).state == "WAITING"
+        waiting = blogs.get(jobs[4]).waiting
+        assert (waiting and waiting.reason) == "not before"
         with pytest.raises(TimeoutError, match="is PENDING after 0 s"):
             blogs.wait(jobs[4], timeout_s=0)
+
+
+async def test_a_job_is_followed_from_one_process_to_the_next(world: World, database: str, tmp_path: Path) -> None:
+    await insert(world, job := a_request(store="shop"))
+    heard = list[Event]()
+
+    def follow(url: str, key: str) -> None:
+        with Client(url, key) as blogs:
+            heard.extend(blogs.events(job.id))
+
+    async with an_ingest(world, database, tmp_path) as ingest:
+        url, key, port = str(ingest.http.base_url), ingest.key, ingest.http.base_url.port
+        following = asyncio.create_task(asyncio.to_thread(follow, url, key))
+        await eventually(lambda: bool(heard))
+    await world.database.execute("UPDATE blog_generations SET status = 'DONE' WHERE id = $1", job.id)
+    async with an_ingest(world, database, tmp_path, port=port):
+        await asyncio.wait_for(following, 60)
+    assert [(event.name, event.data["status"]) for event in heard] == [("job", "PENDING"), ("job", "DONE")]
+
+
+async def test_a_job_that_is_not_admitted_yet_is_waited_for(world: World, database: str, tmp_path: Path) -> None:
+    """Here no scheduler runs: the row comes when the client has been told more than once that there is none."""
+    async with an_ingest(world, database, tmp_path, fresh_wait_s=0) as ingest:
+        url, key, refused = str(ingest.http.base_url), ingest.key, list[float]()
+
+        def use() -> Job:
+            with Client(url, key, pause=pause) as blogs:
+                return blogs.wait(blogs.submit("topic", "a", idempotency_key="k").id)
+
+        def pause(seconds: float) -> None:
+            refused.append(seconds)
+            asyncio.run_coroutine_threadsafe(admit(), loop).result(30)
+
+        async def admit() -> None:
+            (request,) = [message for _, message in await world.read_all(REQUESTS)]
+            assert isinstance(request, BlogRequested)
+            if len(refused) == 2:
+                await insert(world, request, "DONE")
+
+        loop = asyncio.get_running_loop()
+        assert (await asyncio.to_thread(use)).status == "DONE"
+    assert len(refused) == 2
 
 
 async def test_budgets(world: World, database: str, tmp_path: Path) -> None:
@@ -69,32 +145,8 @@ def _budget(url: str, key: str, operator: str) -> None:
             blogs.set_budget("shop", 100)
         assert watch.remove_budget("shop").monthly_cost_usd is None
         with pytest.raises(ProblemError, match="404"):
-            blogs.budget("../x")
-
-
-def test_it_comes_back_with_the_same_key_when_it_is_refused_for_now() -> None:
-    heard, paused = list[str](), list[float]()
-    answers: list[Any] = [
-        httpx.Response(429, headers={"Retry-After": "7"}), httpx.ConnectError("away"), httpx.Response(503),
-        httpx.Response(201, json={"id": "1", "status": "PENDING", "sourceType": "topic", "sourceId": "a"}),
-    ]  # fmt: skip
-
-    def answer(request: httpx.Request) -> httpx.Response:
-        heard.append(request.headers["idempotency-key"])
-        given = answers.pop(0)
-        if isinstance(given, Exception):
-            raise given
-        assert isinstance(given, httpx.Response)
-        return given
-
-    with httpx.Client(transport=httpx.MockTransport(answer)) as http:
-        blogs = Client("http://x/", "k", http=http, pause=paused.append)
-        assert blogs.submit("topic", "a").id == "1"
-        assert (paused, len(heard), len(set(heard))) == ([7.0, 1.0, 1.0], 4, 1)
-        answers[:] = [httpx.Response(429, headers={"Retry-After": "60"})] * 3
-        with pytest.raises(ProblemError, match="429"):
-            blogs.submit("topic", "a")
-        assert paused[3:] == [60.0]
+            blogs.budget("neighbour")
+        assert [job.id for job in watch.list(store="shop")] == [job.id for job in blogs.list()]
 
 
 def test_a_webhook_is_checked() -> None:

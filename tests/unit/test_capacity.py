@@ -1,8 +1,11 @@
 """How many workers a load needs."""
 
+import json
+
 import pytest
 
 from sandbox.capacity import Account, Blog, plan
+from sandbox.cli.__main__ import main
 
 ACCOUNT = Account(openai_rpm=500, openai_tpm=200_000, replicate_rpm=600)
 BLOG = Blog(seconds=100, calls=2, tokens=5_000, images=1)
@@ -30,3 +33,10 @@ def test_the_tightest_limit_ends_it(blog: Blog, limit: str, most: float) -> None
 def test_there_are_never_more_workers_than_partitions() -> None:
     made = plan(40, ACCOUNT, Blog(seconds=3_600, calls=2, tokens=5_000, images=0), concurrent=50)
     assert (made.slots, made.workers, made.enough) == (2_400, 24, False)
+
+
+def test_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["capacity", "--blogs", "20", "--images", "0", "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert (ended.value.code, told["workers"], told["ceilings"]["REPLICATE_RPM"]) == (0, 1, None)

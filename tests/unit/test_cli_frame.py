@@ -7,6 +7,7 @@ import typer
 
 from sandbox.cli import __main__ as frame
 from sandbox.cli import migrate
+from sandbox.cli.admin import Administration
 from shared.errors import Unavailable
 
 
@@ -22,7 +23,7 @@ def failing(error: BaseException) -> typer.Typer:
 
 def test_every_command_is_there() -> None:
     for name in frame.COMMANDS:
-        assert isinstance(import_module(frame.module(name)).application, typer.Typer)
+        assert isinstance(import_module(frame.module(name)).application, typer.Typer | Administration)
 
 
 @pytest.mark.parametrize(("arguments", "code"), [([], 2), (["--help"], 0), (["help"], 0)])

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import pytest
 from aiokafka.structs import ConsumerRecord
 
-from sandbox.dead_letters.letter import DISCARDED, REPLAYED, Ledger, Letter, Marker, Refused, destinations
-from sandbox.dead_letters.view import line, listed, printable, shown, shown_as_json
+from shared.admin.dead_letters.letter import DISCARDED, REPLAYED, Ledger, Letter, Marker, Refused, destinations
+from shared.admin.dead_letters.view import line, listed, printable, shown, shown_as_json
 from shared.envelope import Headers
 from shared.topics import DEAD_LETTER, GENERATION, REQUESTS, TOPICS
 

@@ -1,12 +1,12 @@
 """What the system is deployed with: checked as far as that can be without a cluster, and run as the image would."""
 
 import configparser
-import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,16 @@ import pytest
 import yaml
 from compose_spec import PyOptions
 
-from migrations.settings import LOGINS
+from migrations.settings import LOGINS, MigrationSettings
+from sandbox import configuration
 from sandbox.home import ROOT
+from services.ingest.webhooks.rules import ForbiddenTargetError, Target, pinned
 from shared.settings import KafkaSettings, QueueSettings, Settings
 from shared.topics import GENERATION, GENERATOR_GROUP
+from tests.image import fill, run_in
 
 SERVICES = ("ingest", "scheduler", "generator", "metrics")
+READERS: Mapping[str, type[Settings]] = {**configuration.SERVICES, "migrate": MigrationSettings}
 DEPLOY = ROOT / "deploy"
 MANIFESTS = sorted(path for path in (DEPLOY / "kubernetes").glob("*.yaml") if path.name != "kustomization.yaml")
 
@@ -32,6 +36,11 @@ def compose_text() -> str:
             r"\$\{\w+(:-([^${}]*)|:\?[^${}]*)?\}", lambda found: found[2] if found[2] is not None else "given", text
         )
     return text
+
+
+def _raw_compose() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
+    return loaded
 
 
 def compose() -> dict[str, Any]:
@@ -54,6 +63,46 @@ def test_compose_fits_its_specification_and_has_all_services() -> None:
     spec = options.from_yaml(compose_text())
     spec.validate()
     assert {*SERVICES, "kafka", "postgres", "migrate", "prometheus", "grafana"} == set(compose()["services"])
+
+
+def passed_on(service: str) -> set[str]:
+    """The variables that a service of compose.yaml gets as whoever starts it has set them."""
+    environment = _raw_compose()["services"][service]["environment"]
+    return {name for name, value in environment.items() if value is None or value.startswith(f"${{{name}:")}
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_by_compose_every_variable_reaches_the_services_that_read_it(name: str) -> None:
+    read = {one.name for one in configuration.variables(configuration.SERVICES[name])}
+    by_image = set(re.findall(r"(\w+)=", (ROOT / "Dockerfile").read_text()))
+    by_compose = {"DATABASE_URL", "METRICS_URL", "INGEST_URL"} & set(compose()["services"][name]["environment"])
+    published = {"PORT", "METRICS_PORT"} & set(re.findall(r"\w+", str(_raw_compose()["services"][name].get("ports"))))
+    assert read - by_image - by_compose - published <= passed_on(name)
+    traced = {f"OTEL_EXPORTER_OTLP_{what}" for what in ("ENDPOINT", "TRACES_ENDPOINT", "HEADERS")}
+    assert traced | {"OTEL_RESOURCE_ATTRIBUTES", "OTEL_TRACES_SAMPLER"} <= passed_on(name)
+
+
+@pytest.mark.parametrize("name", [*SERVICES, "migrate"])
+def test_secrets_reach_who_reads_them_and_no_other(name: str) -> None:
+    own = secrets_of(READERS[name]) | {"KAFKA_SASL_PASSWORD"}  # `run migrate shared.admin` talks to Kafka
+    others = set().union(*map(secrets_of, READERS.values())) - own
+    assert not others & set(compose()["services"][name]["environment"])
+    (container,) = workloads()[name]["spec"]["template"]["spec"]["containers"]
+    referred = {entry["name"] for entry in container["env"]}
+    assert own - {"KAFKA_SASL_PASSWORD"} <= referred
+    assert not others & referred
+
+
+def secrets_of(settings: type[Settings]) -> set[str]:
+    return {one.name for one in configuration.variables(settings) if one.kind == "secret"}
+
+
+@pytest.mark.parametrize("name", [*SERVICES, "migrate"])
+def test_in_kubernetes_what_is_no_secret_reaches_every_pod(name: str) -> None:
+    (container,) = workloads()[name]["spec"]["template"]["spec"]["containers"]
+    assert container["envFrom"] == [{"configMapRef": {"name": "blogstream"}}]
+    (config,) = [found for found in objects() if found["kind"] == "ConfigMap"]
+    assert not set().union(*map(secrets_of, READERS.values())) & set(config["data"])
 
 
 def test_what_scales_has_no_fixed_name_or_port() -> None:
@@ -85,21 +134,9 @@ def test_the_dockerfile_has_no_fault() -> None:
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder /app of the image: what the Dockerfile copies, and nothing else."""
     app = tmp_path_factory.mktemp("app")
-    copied = re.findall(r"^COPY (\w+) (\w+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
-    assert {source for source, _ in copied} == {"shared", "migrations", "services"}
-    for source, target in copied:
-        shutil.copytree(ROOT / source, app / target, ignore=shutil.ignore_patterns("__pycache__"))
+    fill(app)
     return app
-
-
-def run_in(image: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """As the image's entry point does."""
-    return subprocess.run(
-        [sys.executable, "-m", *arguments], cwd=image, env={"PATH": os.environ["PATH"]} | environment,
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [*SERVICES, "migrate"])
@@ -150,6 +187,13 @@ def test_pods_have_probes_and_limits_and_no_rights(name: str) -> None:
     assert ("OPENAI_API_KEY" in variables) == (name == "generator")
 
 
+def test_operators_commands_find_database_and_kafka_where_migrations_run() -> None:
+    """`docker compose run --rm migrate shared.admin …`"""
+    migrate = compose()["services"]["migrate"]
+    assert {*map(str.upper, KafkaSettings.model_fields), "DATABASE_URL"} <= set(migrate["environment"])
+    assert migrate["volumes"] == ["kafka-tls:/run/kafka:ro"]
+
+
 def test_who_migrates_owns_the_tables_and_who_serves_does_not() -> None:
     """By compose and Kubernetes a service logs in as the role that `migrations up` makes for it, and knows no other."""
     named: dict[str, str] = {}
@@ -194,6 +238,50 @@ def test_what_the_manifests_offer_for_a_secured_kafka_are_settings_that_work_tog
     assert settings.kafka_uses_sasl
 
 
+def may_reach(pod: str, address: str, port: int) -> bool:
+    """Whether any policy lets a pod of this name connect to an address outside of the cluster."""
+    return any(
+        any(entry["port"] == port for entry in rule["ports"]) and _covers(rule.get("to"), ip_address(address))
+        for policy in objects()
+        if policy["kind"] == "NetworkPolicy" and _selects(policy["spec"]["podSelector"], pod)
+        for rule in policy["spec"].get("egress", ())
+    )
+
+
+def _selects(selector: dict[str, Any], pod: str) -> bool:
+    wanted = [one["values"] for one in selector.get("matchExpressions", ())]
+    wanted += [[name] for name in selector.get("matchLabels", {}).values()]
+    return all(pod in names for names in wanted)
+
+
+def _covers(peers: list[dict[str, Any]] | None, address: IPv4Address | IPv6Address) -> bool:
+    """No peers are all there are; those that are selected by labels are in the cluster."""
+    blocks = [peer["ipBlock"] for peer in peers or () if "ipBlock" in peer]
+    return peers is None or any(
+        address in ip_network(block["cidr"])
+        and not any(address in ip_network(left_out) for left_out in block.get("except", ()))
+        for block in blocks
+    )
+
+
+@pytest.mark.parametrize("pod", SERVICES)
+def test_pods_reach_kafkas_listeners_postgresql_and_a_collector(pod: str) -> None:
+    assert all(may_reach(pod, "10.1.2.3", port) for port in (53, 5432, 9092, 9093, 9094, 4318))
+    assert not may_reach(pod, "10.1.2.3", 22)
+
+
+@pytest.mark.parametrize("pod", ["ingest", "generator", "metrics"])
+def test_https_leads_to_public_addresses_alone(pod: str) -> None:
+    """What ingest itself would not send a webhook to, the network does not let through either."""
+    assert all(may_reach(pod, address, 443) for address in ("1.1.1.1", "104.18.7.192", "2606:4700::6812:7c0"))
+    private = ["10.0.0.1", "172.31.9.9", "192.168.1.1", "169.254.169.254", "100.64.0.1", "127.0.0.1", "fd00:ec2::254"]
+    for address in [*private, "fe80::1", "::1", "0.0.0.0", "224.0.0.1", "2002:a00:1::"]:
+        assert not may_reach(pod, address, 443), address
+        with pytest.raises(ForbiddenTargetError):
+            pinned(Target(host="shop.example", port=443, scheme="https"), [address], loopback=False)
+    assert not may_reach("scheduler", "1.1.1.1", 443)
+
+
 def test_no_autoscaler_asks_for_more_workers_than_partitions() -> None:
     scaler = yaml.safe_load((DEPLOY / "kubernetes" / "keda" / "scaledobject.yaml").read_text())["spec"]
     assert scaler["maxReplicaCount"] == GENERATION.partitions
@@ -211,8 +299,24 @@ def test_systemd_units_run_modules_that_are_there(unit: Path) -> None:
     assert words[1] == "-m"
     assert (ROOT / words[2].replace(".", "/") / "__main__.py").exists()
     files = re.findall(r"^EnvironmentFile=(.+)$", unit.read_text(), re.MULTILINE)
-    of_its_own = [f"/etc/blogstream/{name}.env" for name in ("migrate", "ingest") if unit.stem.endswith(name)]
+    owned = {"migrate": "", "ingest": "", "metrics": "-", "generator@": "-"}  # "-": there may be none
+    of_its_own = [
+        f"{optional}/etc/blogstream/{name.rstrip('@')}.env"
+        for name, optional in owned.items() if unit.stem.endswith(name)
+    ]  # fmt: skip
     assert files == ["/etc/blogstream/env", *of_its_own]
+
+
+def test_a_service_that_systemd_restarts_does_not_migrate() -> None:
+    """Or one that ends while PostgreSQL is away would not come back: its start would fail with the migrations'."""
+    for unit in sorted((DEPLOY / "systemd").glob("*.service")):
+        text = unit.read_text()
+        if unit.stem.endswith("migrate"):
+            assert {"Type=oneshot", "RemainAfterExit=yes"} <= set(text.splitlines())
+        else:
+            assert "Requires=blogstream-migrate.service" in text
+            assert re.search("^After=.*blogstream-migrate.service", text, re.MULTILINE)
+            assert "Restart=always" in text
 
 
 def test_the_procfile_runs_every_service() -> None:

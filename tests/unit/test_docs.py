@@ -9,6 +9,7 @@ import pytest
 from migrations.files import load
 from sandbox import configuration
 from sandbox.cli.__main__ import COMMANDS
+from services.ingest import openapi
 from services.metrics.rules.alerts import ALERTS
 
 ROOT = Path(__file__).parents[2]
@@ -67,3 +68,13 @@ def test_links_lead_somewhere(document: Path) -> None:
         target = (document.parent / path).resolve() if path else document
         assert target.exists(), f"{path} is not there"
         assert not anchor or anchor in anchors(target), f"{path}#{anchor} is no heading"
+
+
+def test_the_readme_says_what_to_do_about_every_status_of_the_interface() -> None:
+    paths = openapi.document(version="0")["paths"].values()
+    operations = [operation for path in paths for operation in path.values() if isinstance(operation, dict)]
+    given = {int(status) for operation in operations for status in operation["responses"]}
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = text.partition("| status | means | what to do |\n")[2].partition("\n\n")[0].splitlines()[1:]
+    told = {int(status) for row in rows for status in re.findall(r"\b[2-5][0-9]{2}\b", row.split("|")[1])}
+    assert told - {502, 504} == given, "those two are a proxy's"

@@ -1,17 +1,40 @@
 """A small typed client of blogstream's HTTP interface."""
 
-from blogstream_client.client import Client, ProblemError
-from blogstream_client.models import ENDED, Budget, Event, Job, Post
+from blogstream_client.asking import Fields, Request, SourceType
+from blogstream_client.client import Client
+from blogstream_client.models import (
+    ENDED,
+    Budget,
+    Delivery,
+    DeliveryAttempt,
+    Event,
+    Job,
+    Post,
+    Step,
+    Ticket,
+    Usage,
+    Waiting,
+)
+from blogstream_client.sending import ProblemError
 from blogstream_client.webhooks import WebhookVerificationError, verify_webhook
 
 __all__ = [
     "ENDED",
     "Budget",
     "Client",
+    "Delivery",
+    "DeliveryAttempt",
     "Event",
+    "Fields",
     "Job",
     "Post",
     "ProblemError",
+    "Request",
+    "SourceType",
+    "Step",
+    "Ticket",
+    "Usage",
+    "Waiting",
     "WebhookVerificationError",
     "verify_webhook",
 ]

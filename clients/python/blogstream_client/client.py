@@ -1,52 +1,44 @@
-"""The calls. What can be sent again without harm is, for as long as the caller has patience."""
+"""The calls, one a method."""
 
-import json
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import datetime
-from typing import Any, Self
-from urllib.parse import quote
+from typing import Any, Self, Unpack
+from uuid import UUID
 
 import httpx
 
-from blogstream_client.models import Budget, Event, Job, budget_of, job_of
+from blogstream_client.asking import Fields, Request, SourceType, as_json, body_of, id_of, idempotency_key, store_of
+from blogstream_client.events import events_in
+from blogstream_client.models import (
+    Budget,
+    Delivery,
+    Event,
+    Job,
+    Ticket,
+    budget_of,
+    delivery_of,
+    job_of,
+    ticket_of,
+)
+from blogstream_client.sending import BREAKS, PAUSE_S, ProblemError, Sender
 
-_PATH = "/api/blog-generation"
-_PASSING = (429, 502, 503, 504)
-_PAUSE_S = 1.0
-
-
-class ProblemError(Exception):
-    """A refusal, as application/problem+json tells it."""
-
-    def __init__(self, answer: httpx.Response) -> None:
-        try:
-            told = answer.json()
-        except ValueError:
-            told = {}
-        self.status = answer.status_code
-        self.title: str = told.get("title", answer.reason_phrase)
-        self.detail: str = told.get("detail", "")
-        self.errors: list[dict[str, Any]] = told.get("errors", [])
-        resets_at = told.get("resetsAt")
-        self.resets_at = datetime.fromisoformat(resets_at) if resets_at else None
-        """When the store's budget begins anew, if that is what refuses it (402)."""
-        super().__init__(f"{self.status} {self.title}: {self.detail}")
+_JOBS = "/api/blog-generation"
+_DELIVERIES = "/api/webhook-deliveries"
 
 
 class Client:
-    """One store's. `pause` waits so many seconds; `http` may bring its own transport."""
+    """One store's, or an operator's. `patience_s`: how long a call is sent again while it is refused for now, or the
+    connection breaks. `http` may bring its own transport and timeouts, `pause` and `clock` another time than this
+    machine's."""
 
     def __init__(
         self, base_url: str, key: str, *, patience_s: float = 60, http: httpx.Client | None = None,
-        pause: Callable[[float], None] = time.sleep,
+        pause: Callable[[float], None] = time.sleep, clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
-        self._http = http or httpx.Client(timeout=30)
+        http = http or httpx.Client(timeout=30)
         self._base_url = base_url.rstrip("/")
-        self._headers = {"Authorization": f"Bearer {key}"}
-        self._patience_s = patience_s
-        self._pause = pause
+        self._sender = Sender(base_url, key, patience_s=patience_s, http=http, pause=pause, clock=clock)
 
     def __enter__(self) -> Self:
         return self
@@ -55,116 +47,141 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        self._http.close()
+        self._sender.close()
 
-    def submit(self, source_type: str, source_id: str, *, idempotency_key: str | None = None, **fields: Any) -> Job:
-        """Ask for a post. `fields` are the interface's: title, keywords, language, tone, product, runAt, …"""
-        body = {"sourceType": source_type, "sourceId": source_id} | fields
-        return job_of(self._post(_PATH, idempotency_key, json=body).json())
+    def submit(
+        self, source_type: SourceType, source_id: str, *, idempotency_key: str | None = None, **fields: Unpack[Fields]
+    ) -> Job:
+        """Ask for a post."""
+        body = body_of({"source_type": source_type, "source_id": source_id, **fields})
+        return job_of(self._post(_JOBS, idempotency_key, **as_json(body)).json())
 
-    def submit_many(self, requests: Iterable[Mapping[str, Any]], *, idempotency_key: str | None = None) -> list[Job]:
+    def submit_many(
+        self, requests: Iterable[Request | Mapping[str, Any]], *, idempotency_key: str | None = None
+    ) -> list[Job]:
         """Ask for many in one call: all are taken or none is."""
-        answer = self._post(f"{_PATH}/bulk", idempotency_key, json=list(requests))
-        return [job_of(item) for item in answer.json()["items"]]
+        bodies = [body_of(request) for request in requests]
+        return _taken(self._post(f"{_JOBS}/bulk", idempotency_key, **as_json(bodies)))
 
     def submit_csv(self, export: bytes, *, idempotency_key: str | None = None) -> list[Job]:
         """The same for a Shopify product export."""
-        answer = self._post(f"{_PATH}/bulk", idempotency_key, content=export, headers={"Content-Type": "text/csv"})
-        return [job_of(item) for item in answer.json()["items"]]
+        headers = {"Content-Type": "text/csv"}
+        return _taken(self._post(f"{_JOBS}/bulk", idempotency_key, headers, content=export))
 
-    def get(self, job: str) -> Job:
-        return job_of(self._call("GET", f"{_PATH}/{job}").json())
+    def get(self, job: str | UUID) -> Job:
+        return job_of(self._sender.call("GET", _job(job)).json())
 
-    def list(self, status: str | None = None, *, page: int = 100) -> Iterator[Job]:
-        """All jobs, the newest first, page after page."""
-        parameters: dict[str, Any] = {"limit": page} | ({"status": status} if status else {})
-        while True:
-            found = self._call("GET", _PATH, params=parameters).json()
-            yield from map(job_of, found["items"])
-            if found["next"] is None:
-                return
-            parameters["cursor"] = found["next"]
+    def list(self, status: str | None = None, *, page: int = 100, store: str | None = None) -> Iterator[Job]:
+        """All jobs, the newest first, page after page. An operator names the store."""
+        return map(job_of, self._pages(_JOBS, {"status": status, "store": store, "limit": page}))
 
-    def cancel(self, job: str) -> Job:
-        return job_of(self._checked(self._send("POST", f"{_PATH}/{job}/cancel")).json())
+    def cancel(self, job: str | UUID) -> Job:
+        """Sent again only where it was refused for now; where the connection breaks, `get` tells what it did."""
+        return job_of(self._sender.call("POST", f"{_job(job)}/cancel", repeatable=False).json())
 
-    def retry(self, job: str) -> Job:
-        return job_of(self._checked(self._send("POST", f"{_PATH}/{job}/retry")).json())
+    def retry(self, job: str | UUID) -> Job:
+        """Let a job that failed or was cancelled go on; sent again as `cancel` is."""
+        return job_of(self._sender.call("POST", f"{_job(job)}/retry", repeatable=False).json())
 
     def budget(self, store: str) -> Budget:
         """What a store may spend this month, and what it has; a store sees its own alone."""
-        return budget_of(self._call("GET", _budget(store)).json())
+        return budget_of(self._sender.call("GET", _budget(store)).json())
 
     def set_budget(self, store: str, monthly_cost_usd: float, *, warn_at: float = 0.8) -> Budget:
         """With an operator's key."""
         body = {"monthlyCostUsd": monthly_cost_usd, "warnAt": warn_at}
-        return budget_of(self._call("PUT", _budget(store), json=body).json())
+        return budget_of(self._sender.call("PUT", _budget(store), **as_json(body)).json())
 
     def remove_budget(self, store: str) -> Budget:
         """With an operator's key: the store may spend what it likes."""
-        return budget_of(self._call("DELETE", _budget(store)).json())
+        return budget_of(self._sender.call("DELETE", _budget(store)).json())
 
-    def events(self, job: str) -> Iterator[Event]:
-        """Progress from the state now to the end. httpx.HTTPError when the connection breaks before that."""
-        with self._http.stream(
-            "GET", f"{self._base_url}{_PATH}/{job}/events", headers=self._headers, timeout=httpx.Timeout(30, read=60)
-        ) as answer:
-            if not answer.is_success:
-                answer.read()
-                raise ProblemError(answer)
-            fields: dict[str, str] = {}
-            for line in answer.iter_lines():
-                name, _, value = line.partition(": ")
-                fields[name] = value
-                if not line:
-                    if "event" in fields:
-                        yield Event(name=fields["event"], data=json.loads(fields["data"]))
-                    fields = {}
+    def ticket(self, job: str | UUID) -> Ticket:
+        """What lets a browser follow this job for a minute."""
+        return ticket_of(self._sender.call("POST", f"{_job(job)}/events-ticket").json(), self._base_url)
 
-    def wait(self, job: str, *, timeout_s: float = 600) -> Job:
-        """The job once it has ended. TimeoutError when that takes too long."""
-        give_up = time.monotonic() + timeout_s
-        while not (found := self.get(job)).ended:
-            if time.monotonic() > give_up:
-                raise TimeoutError(f"job {job} is {found.status} after {timeout_s:g} s")
-            self._pause(_PAUSE_S)
-        return found
+    def deliveries(
+        self, job: str | UUID | None = None, *, page: int = 100, store: str | None = None
+    ) -> Iterator[Delivery]:
+        """What was told to the store's server, the newest first, with every attempt. An operator names the store."""
+        of_job = None if job is None else id_of(job)
+        return map(delivery_of, self._pages(_DELIVERIES, {"job": of_job, "store": store, "limit": page}))
 
-    def _post(self, path: str, key: str | None, **options: Any) -> httpx.Response:
-        """With a key it may be sent twice: it is one request."""
-        headers = {"Idempotency-Key": key or uuid.uuid4().hex} | options.pop("headers", {})
-        return self._call("POST", path, headers=headers, **options)
+    def replay(self, delivery: str | UUID) -> None:
+        """Have it sent once more, under the same webhook-id."""
+        self._sender.call("POST", f"{_DELIVERIES}/{id_of(delivery)}/replay", repeatable=False)
 
-    def _call(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """Again while it is refused for now or the connection breaks, until patience ends."""
-        waited = 0.0
+    def events(self, job: str | UUID) -> Iterator[Event]:
+        """Progress from the state now to the end: the last is the job that has ended.
+
+        A stream that breaks is opened again, and begins with the job's state then. Patience begins anew with all that
+        is heard; when it ends, or for a refusal that will not pass, what was in the way is raised.
+        """
+        path, patience = f"{_job(job)}/events", self._sender.patience()
         while True:
             try:
-                answer: httpx.Response | None = self._send(method, path, **options)
-            except httpx.TransportError:
-                if waited >= self._patience_s:
+                with self._sender.stream(path) as answer:
+                    for event in events_in(answer.iter_lines()):
+                        yield event
+                        if event.ended:
+                            return
+                        patience = self._sender.patience()
+                failure: Exception = ConnectionError(f"the stream of job {job} ended before the job")
+            except BREAKS as error:
+                failure = error
+            except ProblemError as problem:
+                if not _may_come(problem):
                     raise
-                answer = None
-            if answer is not None and (answer.status_code not in _PASSING or waited >= self._patience_s):
-                return self._checked(answer)
-            seconds = _seconds(answer)
-            self._pause(seconds)
-            waited += seconds
+                failure = problem
+            if not patience.wait(getattr(failure, "retry_after_s", None) or PAUSE_S):
+                raise failure
 
-    def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
-        headers = self._headers | options.pop("headers", {})
-        return self._http.request(method, f"{self._base_url}{path}", headers=headers, **options)
+    def wait(self, job: str | UUID, *, timeout_s: float = 600) -> Job:
+        """The job once it has ended. TimeoutError when that takes too long.
 
-    def _checked(self, answer: httpx.Response) -> httpx.Response:
-        if not answer.is_success:
-            raise ProblemError(answer)
-        return answer
+        A job that was accepted a moment ago may not be there yet, so a 404 counts only when patience has ended.
+        """
+        timeout, unseen = self._sender.patience(timeout_s), self._sender.patience()
+        while True:
+            try:
+                found = job_of(self._sender.call("GET", _job(job), patience=timeout.at_most(unseen)).json())
+            except ProblemError as problem:
+                if problem.status != 404 or not timeout.at_most(unseen).wait(PAUSE_S):
+                    raise
+                continue
+            if found.ended:
+                return found
+            unseen = self._sender.patience()
+            if not timeout.wait(PAUSE_S):
+                raise TimeoutError(f"job {job} is {found.status} after {timeout_s:g} s")
+
+    def _post(self, path: str, key: str | None, headers: Mapping[str, str], **options: Any) -> httpx.Response:
+        """With a key it may be sent twice: it is one request."""
+        keyed = idempotency_key(uuid.uuid4().hex if key is None else key)
+        return self._sender.call("POST", path, headers=keyed | dict(headers), **options)
+
+    def _pages(self, path: str, parameters: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+        asked = {name: value for name, value in parameters.items() if value is not None}
+        while True:
+            found = self._sender.call("GET", path, params=asked).json()
+            yield from found["items"]
+            if found["next"] is None:
+                return
+            asked["cursor"] = found["next"]
+
+
+def _taken(answer: httpx.Response) -> list[Job]:
+    return [job_of(item) for item in answer.json()["items"]]
+
+
+def _may_come(problem: ProblemError) -> bool:
+    """Of a job: a 404 may mean that it was only just accepted."""
+    return problem.status == 404 or problem.passing
+
+
+def _job(job: str | UUID) -> str:
+    return f"{_JOBS}/{id_of(job)}"
 
 
 def _budget(store: str) -> str:
-    return f"/api/stores/{quote(store, safe='')}/budget"
-
-
-def _seconds(answer: httpx.Response | None) -> float:
-    told = answer.headers.get("retry-after", "") if answer is not None else ""
-    return float(told) if told.isdecimal() else _PAUSE_S
+    return f"/api/stores/{store_of(store)}/budget"

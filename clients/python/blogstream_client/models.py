@@ -18,6 +18,41 @@ class Post:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What providers billed."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    images: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """Why a job has not begun, and until about when: estimates, a second or two old."""
+
+    reason: str
+    until: datetime | None
+    place: int | None
+    """In its store's queue, from 1."""
+    limited_by: str | None
+    """What keeps the whole system from starting more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    name: str
+    state: str
+    """STARTED, DONE or FAILED."""
+    attempt: int
+    started_at: datetime
+    finished_at: datetime | None
+    usage: Usage
+    cost_usd: float
+    in_doubt: int
+    """Calls of which nobody can say whether they were billed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """A job as it was at one moment. What a fresh one does not have yet is None."""
 
@@ -27,9 +62,17 @@ class Job:
     source_type: str
     source_id: str
     created_at: datetime | None
+    started_at: datetime | None
+    finished_at: datetime | None
     attempts: int
+    usage: Usage
     cost_usd: float
+    waiting: Waiting | None
+    """While it is PENDING."""
     error: str | None
+    error_code: str | None
+    steps: tuple[Step, ...]
+    """Not in lists."""
     post: Post | None
     raw: Mapping[str, Any]
 
@@ -60,15 +103,75 @@ class Event:
     name: str
     data: Mapping[str, Any]
 
+    @property
+    def ended(self) -> bool:
+        """Whether it is the last: the job as it ended."""
+        return self.name == "job" and self.data["status"] in ENDED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ticket:
+    """What opens one job's stream of events for a short while, without a key: for a browser's `EventSource`."""
+
+    ticket: str
+    url: str
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryAttempt:
+    at: datetime
+    status: int | None
+    """What the store's server answered."""
+    error: str | None
+    """Why it could not be asked."""
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """What was, or is to be, told to a store's own server."""
+
+    id: str
+    webhook_id: str
+    job: str
+    url: str
+    type: str
+    state: str
+    """WAITING, DELIVERED or FAILED."""
+    attempts: int
+    next_at: datetime | None
+    created_at: datetime
+    delivered_at: datetime | None
+    log: tuple[DeliveryAttempt, ...]
+    raw: Mapping[str, Any]
+
 
 def job_of(found: Mapping[str, Any]) -> Job:
-    post, error = found.get("post"), found.get("error")
+    post, error, waiting = found.get("post"), found.get("error") or {}, found.get("waiting")
     return Job(
         id=found["id"], store=found.get("store"), status=found["status"], source_type=found["sourceType"],
-        source_id=found["sourceId"],
-        created_at=datetime.fromisoformat(found["createdAt"]) if "createdAt" in found else None,
-        attempts=found.get("attempts", 0), cost_usd=found.get("costUsd", 0.0),
-        error=error["message"] if error else None, post=_post(post) if post else None, raw=found,
+        source_id=found["sourceId"], created_at=_time(found, "createdAt"), started_at=_time(found, "startedAt"),
+        finished_at=_time(found, "finishedAt"), attempts=found.get("attempts", 0),
+        usage=_usage(found.get("usage") or {}), cost_usd=found.get("costUsd", 0.0),
+        waiting=_waiting(waiting) if waiting else None, error=error.get("message"), error_code=error.get("code"),
+        steps=tuple(map(_step, found.get("steps", ()))), post=_post(post) if post else None, raw=found,
+    )  # fmt: skip
+
+
+def ticket_of(found: Mapping[str, Any], base_url: str) -> Ticket:
+    """Its `url` is whole: the answer's has no host."""
+    return Ticket(
+        ticket=found["ticket"], url=base_url + found["url"], expires_at=datetime.fromisoformat(found["expiresAt"])
+    )
+
+
+def delivery_of(found: Mapping[str, Any]) -> Delivery:
+    return Delivery(
+        id=found["id"], webhook_id=found["webhookId"], job=found["job"], url=found["url"], type=found["type"],
+        state=found["state"], attempts=found["attempts"], next_at=_time(found, "nextAt"),
+        created_at=datetime.fromisoformat(found["createdAt"]), delivered_at=_time(found, "deliveredAt"),
+        log=tuple(map(_attempt, found["log"])), raw=found,
     )  # fmt: skip
 
 
@@ -85,3 +188,34 @@ def _post(found: Mapping[str, Any]) -> Post:
         title=found["title"], slug=found["slug"], meta_description=found["metaDescription"], html=found["html"],
         image_url=found["imageUrl"],
     )  # fmt: skip
+
+
+def _attempt(found: Mapping[str, Any]) -> DeliveryAttempt:
+    return DeliveryAttempt(
+        at=datetime.fromisoformat(found["at"]), status=found["status"], error=found["error"], seconds=found["seconds"]
+    )
+
+
+def _step(found: Mapping[str, Any]) -> Step:
+    return Step(
+        name=found["name"], state=found["state"], attempt=found["attempt"],
+        started_at=datetime.fromisoformat(found["startedAt"]), finished_at=_time(found, "finishedAt"),
+        usage=_usage(found["usage"]), cost_usd=found["costUsd"], in_doubt=found["inDoubt"],
+    )  # fmt: skip
+
+
+def _waiting(found: Mapping[str, Any]) -> Waiting:
+    return Waiting(
+        reason=found["reason"], until=_time(found, "until"), place=found.get("place"), limited_by=found.get("limitedBy")
+    )
+
+
+def _usage(found: Mapping[str, Any]) -> Usage:
+    return Usage(
+        input_tokens=found.get("inputTokens", 0), output_tokens=found.get("outputTokens", 0),
+        images=found.get("images", 0),
+    )  # fmt: skip
+
+
+def _time(found: Mapping[str, Any], name: str) -> datetime | None:
+    return datetime.fromisoformat(found[name]) if found.get(name) else None

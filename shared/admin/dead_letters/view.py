@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from sandbox.dead_letters.letter import Letter, Marker, text
+from shared.admin.dead_letters.letter import Letter, Marker, text
 
 _LONGEST = 200
 

@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 
 from aiokafka.errors import KafkaError
 
-from sandbox import groups
-from sandbox.dead_letters.letter import DISCARDED, REPLAYED, Letter, Marker, destinations
-from sandbox.dead_letters.shelf import open_shelf
-from sandbox.dead_letters.view import printable
 from shared import kafka
+from shared.admin import groups
+from shared.admin.dead_letters.letter import DISCARDED, REPLAYED, Letter, Marker, destinations
+from shared.admin.dead_letters.shelf import open_shelf
+from shared.admin.dead_letters.view import printable
 from shared.errors import Unavailable
 from shared.kafka import Publisher
 from shared.settings import KafkaSettings
@@ -68,7 +68,7 @@ async def _publisher(settings: KafkaSettings, letters: Sequence[Letter]) -> Asyn
     except (KafkaError, TimeoutError) as error:
         raise Unavailable(
             f"Kafka stopped taking records ({str(error) or type(error).__name__}); of {len(letters)} letters those"
-            " named above are done: `./blogstream dead-letters list` shows which are still open"
+            " named above are done: `dead-letters list` shows which are still open"
         ) from None
 
 

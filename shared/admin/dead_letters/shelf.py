@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
-from sandbox.dead_letters.letter import Ledger
 from shared import kafka
+from shared.admin.dead_letters.letter import Ledger
 from shared.errors import Unavailable
 from shared.settings import KafkaSettings
 from shared.topics import DEAD_LETTER
@@ -63,8 +63,8 @@ async def open_shelf(settings: KafkaSettings) -> AsyncIterator[Shelf]:
         await admin.close()
     if name not in topics:
         raise Unavailable(
-            f"Kafka at {settings.kafka_bootstrap_servers} has no topic {name}; `./blogstream up` makes it, or check"
-            " KAFKA_TOPIC_PREFIX"
+            f"Kafka at {settings.kafka_bootstrap_servers} has no topic {name}; a service that starts makes it,"
+            " or check KAFKA_TOPIC_PREFIX"
         )
     partitions = [TopicPartition(name, partition["partition"]) for partition in topics[name]]
     consumer = kafka.consumer(settings, fetch_max_wait_ms=50)

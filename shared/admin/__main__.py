@@ -1,0 +1,41 @@
+"""`python -m shared.admin keys|stores|dead-letters|purge …`, on DATABASE_URL and KAFKA_BOOTSTRAP_SERVERS.
+
+Exit codes: 0 done; 1 the answer is no; 2 wrong usage; 3 something that is needed is missing; 130 interrupted.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from shared.admin import keys, purge, stores
+from shared.admin.dead_letters import commands as dead_letters
+from shared.admin.place import Place, environment, say
+from shared.errors import Unavailable
+from shared.lifecycle import EXIT_UNAVAILABLE
+
+COMMANDS = {"keys": keys, "stores": stores, "dead-letters": dead_letters, "purge": purge}
+
+
+def run(arguments: Sequence[str], *, prog: str, variable: Callable[[str], str] = environment) -> int:
+    """Carry out one command and return its exit code; `Unavailable` when what it needs is missing."""
+    parser = argparse.ArgumentParser(prog=prog, description="What operators do by hand.", allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, module in COMMANDS.items():
+        module.add_to(commands, name)
+    chosen = parser.parse_args(arguments)
+    code: int = chosen.run(chosen, Place(variable))
+    return code
+
+
+def main() -> int:
+    try:
+        return run(sys.argv[1:], prog="python -m shared.admin")
+    except Unavailable as error:
+        say(str(error))
+        return EXIT_UNAVAILABLE
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
