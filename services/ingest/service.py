@@ -31,7 +31,8 @@ from services.ingest.settings import IngestSettings
 from services.ingest.store import IngestStore
 from services.ingest.webhooks.api import Deliveries
 from services.ingest.webhooks.feed import Feed
-from services.ingest.webhooks.sender import Sender, resolve
+from services.ingest.webhooks.resolver import Resolver
+from services.ingest.webhooks.sender import Sender
 from services.ingest.webhooks.store import WebhookStore
 from shared import http, kafka
 from shared.kafka_access import reachable
@@ -81,7 +82,7 @@ async def _run(settings: IngestSettings, stop: asyncio.Event, name: str, listene
         }
         webhooks, noted = WebhookStore(pool), asyncio.Event()
         sender = Sender(
-            store=webhooks, resolve=resolve, noted=noted, loopback=settings.webhook_allow_loopback,
+            store=webhooks, resolve=Resolver().addresses, noted=noted, loopback=settings.webhook_allow_loopback,
             rng=random.Random(name),  # noqa: S311 - jitter, no secret
         )  # fmt: skip
         app = _application(

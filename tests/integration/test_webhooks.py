@@ -3,6 +3,9 @@
 import asyncio
 import base64
 import hmac
+import socket
+import threading
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -14,6 +17,7 @@ from uuid import UUID
 
 import httpx
 import orjson
+import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -90,9 +94,9 @@ async def has_state(ingest: Ingest, job: UUID, state: str) -> dict[str, Any] | N
     return next((item for item in await log_of(ingest, job) if item["state"] == state), None)
 
 
-async def tried(ingest: Ingest, job: UUID, times: int) -> bool:
+async def tried(ingest: Ingest, job: UUID, times: int, key: str | None = None) -> bool:
     """So many attempts were made; the next one's pause is over at once."""
-    items = await log_of(ingest, job)
+    items = await log_of(ingest, job, key)
     if not items or len(items[0]["log"]) < times:
         return False
     await ingest.world.database.execute("UPDATE webhook_deliveries SET next_at = now() WHERE state = 'WAITING'")
@@ -218,6 +222,36 @@ async def test_a_server_that_hangs_and_a_long_backlog_keep_no_other_store_waitin
             await eventually(partial(has_state, ingest, job, "DELIVERED"), timeout=10)
         await eventually(lambda: receiver.hanging > 0)
         assert receiver.hanging <= 4
+
+
+async def test_names_that_are_looked_up_slowly_keep_no_other_store_waiting(
+    world: World, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are given up, and go on in their threads: of one store no more of them are begun meanwhile."""
+    at_last, looked_up, really = threading.Event(), Counter[str](), socket.getaddrinfo
+
+    def looking_up(host: Any, *about: Any, **more: Any) -> Any:
+        if str(host).endswith(".example"):
+            looked_up[host] += 1
+            at_last.wait()
+        return really(host, *about, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", looking_up)
+    try:
+        async with (
+            a_receiver() as receiver,
+            an_ingest(world, database, tmp_path, webhook_allow_loopback=True) as ingest,
+        ):
+            slow = [await due(world, f"slow-{number}", f"https://{number}.example/", count=6) for number in range(4)]
+            await eventually(lambda: looked_up.total() >= 6)  # as many as would block the loop's own threads
+            job = await due(world, "shop", receiver.url.replace("127.0.0.1", "localhost"))
+            await eventually(partial(has_state, ingest, job, "DELIVERED"), timeout=10)
+            for number, one in enumerate(slow):
+                key = await create_key(world.database, f"slow-{number}")
+                await eventually(partial(tried, ingest, one, 1, key))
+            assert max(looked_up.values()) <= 4
+    finally:
+        at_last.set()
 
 
 async def test_an_attempt_counts_once_it_is_noted_and_whose_lease_ended_changes_nothing(

@@ -6,7 +6,6 @@ read. Whoever dies while sending leaves the delivery to others, with the same `w
 
 import asyncio
 import random
-import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
@@ -31,13 +30,8 @@ _LOOK_EVERY_S = 1.0
 _AWAY_PAUSE_S = 2.0
 _LONGEST_REASON = 300
 
-Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
-
-
-async def resolve(host: str, port: int) -> list[str]:
-    """The addresses of a host. OSError when it has none."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(address[0]) for *_, address in found))
+Resolve = Callable[[str, str, int], Awaitable[Sequence[str]]]
+"""The addresses that a host and port have, looked up for a store."""
 
 
 class Sender:
@@ -119,7 +113,8 @@ class Sender:
         try:
             async with asyncio.timeout(_DEADLINE_S):
                 where = rules.target(delivery.url, loopback=self._loopback)
-                address = rules.pinned(where, await self._resolve(where.host, where.port), loopback=self._loopback)
+                addresses = await self._resolve(delivery.store, where.host, where.port)
+                address = rules.pinned(where, addresses, loopback=self._loopback)
                 request = _request(http, delivery, where, address, secrets, at)
                 answer = await http.send(request, stream=True)
                 await answer.aclose()
