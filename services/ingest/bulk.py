@@ -103,18 +103,26 @@ class Bulk:
         """
         if (gate := self._gates.closed(store)) is not None:
             raise closed(gate, self._settings.max_pending_per_store, room=0)
-        try:
-            async with asyncio.timeout(_LOOK_S):
-                expected = self._underway.of(store, time.monotonic())
-                of_store, of_all, arrived = await self._store.waiting(store, expected)
-                budget = await self._store.budget(store)
-        except AWAY:  # all that is known is that no door is closed
-            return self._underway.add(store, jobs, time.monotonic())
-        self._underway.drop(arrived)
-        coming = len(self._underway.of(store, time.monotonic()))
-        self._refuse_over_budget(budget, len(jobs), coming)
+        of_store, of_all = await self._counted(store, len(jobs))
+        coming = len(self._underway.of(store))
         self._refuse_over_limit(len(jobs), of_store + coming, of_all + len(self._underway))
         return self._underway.add(store, jobs, time.monotonic())
+
+    async def _counted(self, store: str, items: int) -> tuple[int, int]:
+        """How many jobs have rows and wait, of the store and of all; refused when the budget has no room.
+
+        While PostgreSQL is away, nothing is known but what was promised since: none.
+        """
+        try:
+            async with asyncio.timeout(_LOOK_S):
+                of_store, of_all, arrived = await self._store.waiting(store, self._underway.of(store))
+                budget = await self._store.budget(store)
+        except AWAY:
+            return 0, 0
+        self._underway.drop(arrived)
+        self._underway.forget(time.monotonic())
+        self._refuse_over_budget(budget, items, len(self._underway.of(store)))
+        return of_store, of_all
 
     def _refuse_over_limit(self, items: int, of_store: int, of_all: int) -> None:
         limits = self._settings.max_pending_per_store, self._settings.max_pending_total

@@ -28,8 +28,10 @@ class Underway:
         for job in jobs:
             self._jobs.pop(job, None)
 
-    def of(self, store: str, now: float) -> list[UUID]:
+    def of(self, store: str) -> list[UUID]:
         """A store's."""
-        old = takewhile(lambda job: self._jobs[job][1] <= now, self._jobs)
-        self.drop(list(old))
         return [job for job, (owner, _) in self._jobs.items() if owner == store]
+
+    def forget(self, now: float) -> None:
+        """Those that were promised long ago: to be called when PostgreSQL has been asked which have come."""
+        self.drop(list(takewhile(lambda job: self._jobs[job][1] <= now, self._jobs)))
