@@ -47,7 +47,7 @@ _COMES_BACK_S = "30"
 class Bulk:
     def __init__(
         self, *, settings: IngestSettings, callers: Callers, gates: Gates, claims: Claims, store: IngestStore,
-        publisher: Publisher,
+        publisher: Publisher, underway: Underway,
     ) -> None:  # fmt: skip
         self._settings = settings
         self._callers = callers
@@ -56,7 +56,7 @@ class Bulk:
         self._store = store
         self._publisher = publisher
         self._judging = asyncio.Semaphore(_JUDGED_AT_ONCE)
-        self._underway = Underway()
+        self._underway = underway
         self._calls = Slots("bulk calls", of_all=_CALLS, of_one=_CALLS_OF_ONE_STORE, retry_after_s=2)
 
     async def submit(self, request: Request) -> Response:

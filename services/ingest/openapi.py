@@ -32,7 +32,7 @@ _REFUSALS = {
     408: "The body is too slow", 409: "The job's state does not allow it", 413: "The body is too long",
     415: "The body is of another type", 422: "Fields at fault, each named",
     429: "The queue is full, or the store has too many of these at once",
-    503: "Something is away, or the system is full",
+    503: "Something is away, the system is full, or the job is not admitted yet: come back",
 }  # fmt: skip
 _WAITS = {
     "Retry-After": {"description": "seconds", "schema": {"type": "integer"}},

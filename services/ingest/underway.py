@@ -17,6 +17,9 @@ class Underway:
     def __len__(self) -> int:
         return len(self._jobs)
 
+    def __contains__(self, job: UUID) -> bool:
+        return job in self._jobs
+
     def add(self, store: str, jobs: Iterable[UUID], now: float) -> list[UUID]:
         """Keep them in mind; those that were not yet."""
         new = [job for job in jobs if job not in self._jobs]

@@ -55,7 +55,7 @@ class Shop:
         if not self.taken:
             return
         answer = await _post(ingest, f"/{self._chance.choice(self.taken)}/{what}")
-        assert answer.status_code in (200, 404, 409), answer.text  # 404: no scheduler has admitted it yet
+        assert answer.status_code in (200, 409, 503), answer.text  # 503: no scheduler has admitted it yet
         if answer.status_code == 200:
             self.cancelled += what == "cancel"
             self.retried += what == "retry"
