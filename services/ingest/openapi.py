@@ -152,7 +152,7 @@ def _webhooks() -> Document:
 
 def _budgets() -> Document:
     body = {"application/json": {"schema": _ref(BudgetBody), "example": {"monthlyCostUsd": 50, "warnAt": 0.8}}}
-    store = _path("store", "the store's name", {"type": "string", "pattern": f"^{STORE_NAME.pattern}$"})
+    store = _path("store", "the store's name", _STORE)
     return {
         "/api/stores/{store}/budget": {
             "parameters": [store],
@@ -222,10 +222,11 @@ def _header(name: str, what: str, *, longest: int) -> Document:
 
 
 _UUID = {"type": "string", "format": "uuid"}
+_STORE = {"type": "string", "pattern": f"^{STORE_NAME.pattern}$"}
 _ID = _path("id", "the job's id")
 _LINK = {"description": 'the next page: rel="next"', "schema": {"type": "string"}}
 _PAGE = [
     _query("limit", {"type": "integer", "minimum": 1, "maximum": 100, "default": 20}),
     _query("cursor", {"type": "string", "minLength": 1}) | {"description": "where a page before has ended"},
-    _query("store", {"type": "string"}) | {"description": "required with an operator's key, and of use with no other"},
+    _query("store", _STORE) | {"description": "required with an operator's key, and of use with no other"},
 ]

@@ -273,6 +273,8 @@ def listed_store(own: str | None, asked: str | None) -> str:
         raise RefusedError([{"field": "store", "detail": "is required with an operator's key"}])
     if own is not None and asked not in (None, own):
         raise RefusedError([{"field": "store", "detail": "must be the store of the key"}])
+    if asked is not None and not is_store(asked):
+        raise RefusedError([{"field": "store", "detail": "must be a store's name"}])
     return own or str(asked)
 
 

@@ -10,7 +10,7 @@ import pytest
 import uuid_utils.compat
 
 from services.ingest.store import IngestStore, Row
-from shared.keys import create_key
+from shared.keys import create_key, create_operator_key
 from tests.integration.ingest import GOOD, PATH, PROBLEM, Ingest, an_ingest, insert
 from tests.integration.world import World, a_request
 
@@ -203,6 +203,15 @@ async def test_queries_that_make_no_sense_are_422(ingest: Ingest) -> None:
         answer = await ingest.get(f"{PATH}?{query}")
         assert answer.status_code == 422, query
         assert answer.json()["errors"][0]["field"] == query.partition("=")[0]
+
+
+async def test_an_operator_names_a_store_that_can_be(ingest: Ingest) -> None:
+    operator = await create_operator_key(ingest.world.database, "ada")
+    for path in (PATH, "/api/webhook-deliveries"):
+        assert (await ingest.get(f"{path}?store=nobody", key=operator)).json()["items"] == []
+        for name in ("%00", "*", "", "a/b", "%ff"):
+            answer = await ingest.get(f"{path}?store={name}", key=operator)
+            assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "store"), name
 
 
 async def test_images_are_served_from_their_folder_and_nothing_else(ingest: Ingest) -> None:
