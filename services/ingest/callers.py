@@ -24,6 +24,10 @@ class Callers:
             raise Problem(401, "Unauthorized", detail=detail, headers={"WWW-Authenticate": "Bearer"})
         return caller
 
+    def is_valid(self, caller: Caller) -> bool:
+        """Whether whoever has called before would still be let in."""
+        return self._keys.is_valid(caller)
+
     async def store(self, request: Request) -> str:
         """A store; 403 for an operator, who asks for nothing of their own."""
         caller = await self.anyone(request)

@@ -87,6 +87,8 @@ class Progress:
             said = set[str]()
             while shown["status"] not in ENDED:
                 event = await self._next(heard)
+                if not self._callers.is_valid(caller):
+                    return  # the key was revoked meanwhile
                 if isinstance(event, JobEvent):
                     if event.event_id() not in said and event.kind is not EventKind.ENDED:
                         said.add(event.event_id())

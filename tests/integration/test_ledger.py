@@ -86,7 +86,7 @@ async def test_the_ledger_is_the_sum_of_the_bills_whatever_happens(
 
     cancelled = await claimed(world, store, "b")
     await store.begin_step(cancelled, Step.OUTLINE, a_grant())
-    shop = Caller(store="b", name="b")
+    shop = Caller(store="b", name="b", key=b"hash")
     assert await IngestStore(pool).cancel(cancelled.job, shop) is not None
     await store.finish_step(cancelled, Step.OUTLINE, state="DONE", usage=Usage(cost_nanousd=8), result={})
     await store.let_go(cancelled)

@@ -158,7 +158,7 @@ async def test_what_ended_while_nobody_looked_is_told_later(
         await ends(world, ended)
         await insert(world, cancelled)
         async with await open_pool(PostgresSettings.model_validate({"database_url": database}), name="test") as pool:
-            assert await IngestStore(pool).cancel(cancelled.id, Caller(store="shop", name="shop"))
+            assert await IngestStore(pool).cancel(cancelled.id, Caller(store="shop", name="shop", key=b"hash"))
         async with an_ingest(world, database, tmp_path, webhook_allow_loopback=True) as ingest:
             for request in (ended, cancelled):
                 await eventually(partial(has_state, ingest, request.id, "DELIVERED"))
