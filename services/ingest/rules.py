@@ -22,6 +22,7 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 
+from services.ingest.webhooks.rules import ForbiddenTargetError, target
 from shared.budget import resets_at
 from shared.job import SourceType, Status
 from shared.keys import STORE_NAME
@@ -47,7 +48,8 @@ _IN_WORDS = {
     _TEXT: "must not contain control characters",
     _TEXT_NOT_BLANK: "must not be blank, nor contain control characters",
 }
-_HTTPS = r"^https://[^\s/?#@]+([/?#]\S*)?$"
+_HTTPS = r"^[hH][tT][tT][pP][sS]://[^\s/?#@]+([/?#]\S*)?$"
+_HTTP_TO_THIS_MACHINE = r"http://(127\.0\.0\.1|localhost|\[::1\])(:[0-9]+)?([/?#]\S*)?"
 _NUL_IN_JSON = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _RFC3339 = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6})?)?(Z|[+-][0-9]{2}:[0-9]{2})"
@@ -73,10 +75,13 @@ def _shallow(value: Any, levels: int) -> bool:
 
 def _https(url: str, info: ValidationInfo) -> str:
     """With the context "loopback", for development, http to this machine as well."""
-    if info.context == LOOPBACK and re.fullmatch(r"http://(127\.0\.0\.1|localhost|\[::1\])(:[0-9]+)?([/?#]\S*)?", url):
-        return url
-    if not re.fullmatch(_HTTPS, url):
+    loopback = info.context == LOOPBACK
+    if not re.fullmatch(_HTTPS, url) and not (loopback and re.fullmatch(_HTTP_TO_THIS_MACHINE, url)):
         raise ValueError("must be an https URL without credentials")
+    try:
+        target(url, loopback=loopback)
+    except ForbiddenTargetError as error:
+        raise ValueError(str(error)) from None
     return url
 
 

@@ -196,6 +196,8 @@ async def test_nothing_is_sent_to_this_machine_unless_it_is_allowed(
             await eventually(partial(tried, ingest, request.id, 1))
         reasons = [(await log_of(ingest, request.id))[0]["log"][0]["error"] for request in requests]
         assert reasons[0] == "the URL must be https"
+        states = [(await log_of(ingest, request.id))[0]["state"] for request in requests]
+        assert states == ["FAILED", "WAITING"], "a name may lead elsewhere another time"
         assert reasons[1].startswith("the URL localhost leads to")
         assert receiver.heard == []
 

@@ -3,6 +3,7 @@
 import base64
 import binascii
 import hmac
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,6 +20,9 @@ _PAUSES_S = (5.0, 60.0, 300.0, 1_800.0, 7_200.0, 18_000.0, 36_000.0, 36_000.0)
 _GONE = 410
 _TRANSLATED = (ip_network("64:ff9b::/96"), ip_network("64:ff9b:1::/48"))
 """IPv6 addresses that a gateway turns into IPv4 ones."""
+_NAME = re.compile(r"([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z]([a-z0-9-]{0,61}[a-z0-9])?\.?")
+"""The last label begins with a letter: other ways to write an address, as a number, say, are no names."""
+_LONGEST_NAME = 253
 SECRET_PREFIX = "whsec_"  # noqa: S105 - the prefix of secrets, not one
 
 
@@ -39,6 +43,8 @@ class Outcome:
 
     status: int | None
     error: str | None = None
+    final: bool = False
+    """Another attempt would end like this one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,17 +86,36 @@ def _key(secret: str) -> bytes:
 
 
 def target(url: str, *, loopback: bool) -> Target:
-    """Where a URL leads. https only; with `loopback`, http to this machine as well."""
+    """Where a URL leads, as far as it says so itself: whether its name has a public address only DNS can tell.
+
+    https only; with `loopback`, http to this machine as well.
+    """
     try:
         parts = urlsplit(url)
         port = parts.port
-    except ValueError:
+        host = (parts.hostname or "").encode("idna").decode()
+    except ValueError:  # UnicodeError is one
         raise ForbiddenTargetError("is no URL") from None
-    if not parts.hostname or parts.username is not None or parts.password is not None:
+    if not host or parts.username is not None or parts.password is not None:
         raise ForbiddenTargetError("must name a host and no user")
     if parts.scheme != "https" and not (loopback and parts.scheme == "http"):
         raise ForbiddenTargetError("must be https")
-    return Target(host=parts.hostname, port=port or (443 if parts.scheme == "https" else 80), scheme=parts.scheme)
+    if port == 0:
+        raise ForbiddenTargetError("must not have the port 0")
+    where = Target(host=host, port=port or (443 if parts.scheme == "https" else 80), scheme=parts.scheme)
+    if _is_address(host):
+        pinned(where, [host], loopback=loopback)
+    elif len(host) > _LONGEST_NAME or not _NAME.fullmatch(host):
+        raise ForbiddenTargetError("must name a host as DNS does")
+    return where
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def pinned(where: Target, addresses: Sequence[str], *, loopback: bool) -> str:
@@ -121,6 +146,6 @@ def judge(outcome: Outcome, *, attempts: int, chance: float) -> Verdict:
     """What to do after so many attempts, this one included. `chance` in [0, 1) spreads the pauses by a tenth."""
     if outcome.status is not None and 200 <= outcome.status < 300:
         return Verdict(state="DELIVERED")
-    if outcome.status == _GONE or attempts > len(_PAUSES_S):
+    if outcome.final or outcome.status == _GONE or attempts > len(_PAUSES_S):
         return Verdict(state="FAILED")
     return Verdict(state="WAITING", pause_s=_PAUSES_S[attempts - 1] * (1 + chance / 10))

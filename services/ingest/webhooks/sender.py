@@ -111,8 +111,11 @@ class Sender:
 
     async def _post(self, http: httpx.AsyncClient, delivery: Delivery, secrets: Sequence[str], at: int) -> Outcome:
         try:
+            where = rules.target(delivery.url, loopback=self._loopback)
+        except ForbiddenTargetError as error:
+            return Outcome(status=None, error=f"the URL {error}", final=True)
+        try:
             async with asyncio.timeout(_DEADLINE_S):
-                where = rules.target(delivery.url, loopback=self._loopback)
                 addresses = await self._resolve(delivery.store, where.host, where.port)
                 address = rules.pinned(where, addresses, loopback=self._loopback)
                 request = _request(http, delivery, where, address, secrets, at)
@@ -120,7 +123,9 @@ class Sender:
                 await answer.aclose()
         except ForbiddenTargetError as error:
             return Outcome(status=None, error=f"the URL {error}")
-        except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as error:  # TimeoutError is an OSError
+        except httpx.InvalidURL as error:
+            return Outcome(status=None, error=f"the URL is none: {error}"[:_LONGEST_REASON], final=True)
+        except (httpx.HTTPError, OSError, UnicodeError) as error:  # TimeoutError is an OSError
             return Outcome(status=None, error=f"{type(error).__name__}: {error}"[:_LONGEST_REASON])
         return Outcome(status=answer.status_code)
 
