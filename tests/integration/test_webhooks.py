@@ -190,15 +190,17 @@ async def test_nothing_is_sent_to_this_machine_unless_it_is_allowed(
             assert (answer.status_code, answer.headers["content-type"]) == (422, PROBLEM)
             assert answer.json()["errors"][0]["field"] == "webhookUrl"
         sly = receiver.url.replace("http://127.0.0.1", "https://localhost")
-        requests = [a_request(store="shop", webhook_url=url) for url in (receiver.url, sly)]
+        unknown = "https://nobody.invalid/"
+        requests = [a_request(store="shop", webhook_url=url) for url in (receiver.url, sly, unknown)]
         for request in requests:
             await ends(world, request)
             await eventually(partial(tried, ingest, request.id, 1))
         reasons = [(await log_of(ingest, request.id))[0]["log"][0]["error"] for request in requests]
         assert reasons[0] == "the URL must be https"
+        assert reasons[2] == reasons[1], "no more than that it has none"
         states = [(await log_of(ingest, request.id))[0]["state"] for request in requests]
-        assert states == ["FAILED", "WAITING"], "a name may lead elsewhere another time"
-        assert reasons[1].startswith("the URL localhost leads to")
+        assert states == ["FAILED", "WAITING", "WAITING"], "a name may lead elsewhere another time"
+        assert reasons[1] == "the URL does not lead to a public address", "a store cannot ask for our network's names"
         assert receiver.heard == []
 
 

@@ -107,27 +107,35 @@ class Sender:
             log.info("webhook delivered", status=outcome.status, **told)
         else:
             reason = outcome.error or f"answered {outcome.status}"
-            log.warning("webhook not delivered", state=verdict.state, reason=reason, **told)
+            log.warning("webhook not delivered", state=verdict.state, reason=reason, known=outcome.known, **told)
 
     async def _post(self, http: httpx.AsyncClient, delivery: Delivery, secrets: Sequence[str], at: int) -> Outcome:
         try:
             where = rules.target(delivery.url, loopback=self._loopback)
         except ForbiddenTargetError as error:
-            return Outcome(status=None, error=f"the URL {error}", final=True)
+            return Outcome(status=None, error=f"the URL {error}", known=error.known, final=True)
         try:
             async with asyncio.timeout(_DEADLINE_S):
-                addresses = await self._resolve(delivery.store, where.host, where.port)
-                address = rules.pinned(where, addresses, loopback=self._loopback)
+                address = rules.pinned(where, await self._looked_up(delivery, where), loopback=self._loopback)
                 request = _request(http, delivery, where, address, secrets, at)
                 answer = await http.send(request, stream=True)
                 await answer.aclose()
         except ForbiddenTargetError as error:
-            return Outcome(status=None, error=f"the URL {error}")
+            return Outcome(status=None, error=f"the URL {error}", known=error.known)
         except httpx.InvalidURL as error:
             return Outcome(status=None, error=f"the URL is none: {error}"[:_LONGEST_REASON], final=True)
-        except (httpx.HTTPError, OSError, UnicodeError) as error:  # TimeoutError is an OSError
+        except (httpx.HTTPError, OSError) as error:  # TimeoutError is an OSError
             return Outcome(status=None, error=f"{type(error).__name__}: {error}"[:_LONGEST_REASON])
         return Outcome(status=answer.status_code)
+
+    async def _looked_up(self, delivery: Delivery, where: rules.Target) -> Sequence[str]:
+        """The host's addresses. What the resolver says is told to nobody outside: it knows our own network's names."""
+        try:
+            return await self._resolve(delivery.store, where.host, where.port)
+        except TimeoutError as error:
+            raise ForbiddenTargetError("names a host that is not found in time", known=str(error)) from None
+        except (OSError, UnicodeError) as error:
+            raise ForbiddenTargetError(rules.NOT_PUBLIC, known=f"{type(error).__name__}: {error}") from None
 
 
 def _request(
