@@ -107,9 +107,18 @@ class BulkItem(Answer):
     source_id: str
 
 
+class LeftOut(Answer):
+    """A product of a CSV that is not asked for."""
+
+    line: int
+    source_id: str
+    reason: str
+
+
 class BulkAnswer(Answer):
     taken: int
     items: list[BulkItem]
+    left_out: list[LeftOut] = Field(description="products of a CSV whose Status is draft or archived")
 
 
 class Ticket(Answer):

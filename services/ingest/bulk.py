@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from services.ingest import budget_rules, bulk_rules, rules
 from services.ingest.body import read_body
+from services.ingest.bulk_rules import Judged
 from services.ingest.callers import Callers
 from services.ingest.claims import Claims
 from services.ingest.gates import Gates
@@ -66,7 +67,8 @@ class Bulk:
             return await self._submit(request, store)
 
     async def _submit(self, request: Request, store: str) -> Response:
-        now, bodies = await self._judged(request)
+        now, judged = await self._judged(request)
+        bodies = judged.bodies
         key = rules.only_key(request.headers.getlist("idempotency-key"))
         call = rules.job_id(store, key, uuid_utils.compat.uuid7())
         jobs = await asyncio.to_thread(_jobs, len(bodies), call=call if key else None)
@@ -80,21 +82,23 @@ class Bulk:
         messages = await asyncio.to_thread(_messages, bodies, jobs, store=store, now=now)
         await self._publish(messages)
         log.info("many requests accepted", store=store, items=len(messages))
-        return JsonResponse({"taken": len(messages), "items": [_answer(*item) for item in enumerate(messages)]}, 201)
+        items = [_answer(*item) for item in enumerate(messages)]
+        return JsonResponse({"taken": len(messages), "items": items, "leftOut": judged.left_out}, 201)
 
-    async def _judged(self, request: Request) -> tuple[datetime, Sequence[BlogRequestBody]]:
+    async def _judged(self, request: Request) -> tuple[datetime, Judged]:
         """The requests, and when they had come."""
         settings = self._settings
         media_type, content = await read_body(
             request, limit=settings.max_bulk_bytes, types=tuple(bulk_rules.READERS), within_s=settings.bulk_read_s
         )
-        now = datetime.now(UTC)
+        now, context = datetime.now(UTC), settings.judging
+        given = bulk_rules.for_all(request.query_params, media_type, now=now, context=context)
         # Apart from the loop: megabytes of JSON, and a shop's HTML, take their time.
         async with self._judging:
-            bodies = await asyncio.to_thread(
-                bulk_rules.judge, content, media_type, now=now, most=settings.max_bulk_items, context=settings.judging
+            judged = await asyncio.to_thread(
+                bulk_rules.judge, content, media_type, given, now=now, most=settings.max_bulk_items, context=context
             )
-        return now, bodies
+        return now, judged
 
     async def _promise_room(self, store: str, jobs: Sequence[UUID]) -> Sequence[UUID]:
         """The whole call fits its store's budget, its queue and everybody's, or it is refused as a whole.

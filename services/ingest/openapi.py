@@ -19,6 +19,7 @@ from services.ingest.answers import (
     Ticket,
 )
 from services.ingest.budget_rules import BudgetBody
+from services.ingest.bulk_rules import FOR_ALL
 from services.ingest.rules import BlogRequestBody
 from shared.job import Status
 from shared.keys import STORE_NAME
@@ -100,7 +101,7 @@ def _jobs() -> Document:
         "/api/blog-generation/bulk": {
             "post": _operation(
                 "submitJobs", "Ask for many posts: all are judged before any is taken", "jobs", created=BulkAnswer,
-                code=201, parameters=[key],
+                code=201, parameters=[key, *_for_all()],
                 body={"application/json": array, "application/x-ndjson": text, "text/csv": text},
                 refusals=(402, 403, 408, 413, 415, 422, 429, 503),
             ),
@@ -109,6 +110,12 @@ def _jobs() -> Document:
         f"{one}/cancel": _change("cancelJob", "Cancel a job: a running one stops after the call that it pays for"),
         f"{one}/retry": _change("retryJob", "Let a failed or cancelled job go on after its last paid step"),
     }  # fmt: skip
+
+
+def _for_all() -> list[Document]:
+    said = {"description": "only with a CSV: for all of its products, as this field of a request"}
+    field = f"{_ref(BlogRequestBody)['$ref']}/properties"
+    return [_query(name, {"$ref": f"{field}/{name}"}) | said for name in FOR_ALL]
 
 
 def _progress() -> Document:

@@ -259,8 +259,8 @@ def read_cursor(cursor: str) -> tuple[datetime, UUID]:
         raise RefusedError([{"field": "cursor", "detail": "is not one that this list has given"}]) from None
 
 
-def judge_parameters(given: Iterable[str], known: set[str]) -> None:
-    unknown = sorted(set(given) - known)
+def judge_parameters(given: Iterable[str], known: Iterable[str]) -> None:
+    unknown = sorted(set(given).difference(known))
     if unknown:
         raise RefusedError([{"field": name, "detail": "is not a known parameter"} for name in unknown])
 
