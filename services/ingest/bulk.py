@@ -106,7 +106,7 @@ class Bulk:
         What this process has promised counts from then on, not only from when it has rows. The jobs promised anew.
         """
         if (gate := self._gates.closed(store)) is not None:
-            raise closed(gate, self._settings.max_pending_per_store, room=0)
+            raise await closed(gate, self._store, self._settings, room=0)
         of_store, of_all = await self._counted(store, len(jobs))
         coming = len(self._underway.of(store))
         self._refuse_over_limit(len(jobs), of_store + coming, of_all + len(self._underway))
