@@ -11,7 +11,7 @@ from uuid import UUID, uuid5
 
 import orjson
 
-from services.ingest.rules import BlogRequestBody, RefusedError, fingerprint, judge_body, judge_parameters
+from services.ingest.rules import BlogRequestBody, NotJsonError, RefusedError, fingerprint, judge_body, judge_parameters
 from shared import shopify
 
 CSV = "text/csv"
@@ -107,7 +107,7 @@ def _array(content: bytes) -> Iterator[tuple[Where, Any]]:
     try:
         items = orjson.loads(content)
     except orjson.JSONDecodeError as error:
-        raise _fault(f"is not JSON: {error}") from None
+        raise NotJsonError([{"field": "body", "detail": str(error)}], detail="the body is not JSON") from None
     if not isinstance(items, list):
         raise _fault("must be a JSON array")
     for index, item in enumerate(items):

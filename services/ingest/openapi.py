@@ -31,7 +31,7 @@ _REFUSALS = {
     400: "The body is not JSON", 401: "No valid API key", 402: "The month's budget has no room",
     403: "The key may not do that", 404: "No such thing here",
     408: "The body is too slow", 409: "The job's state does not allow it", 413: "The body is too long",
-    415: "The body is of another type", 422: "Fields at fault, each named",
+    415: "The body is of another type, not UTF-8, or encoded", 422: "Fields at fault, each named",
     429: "The queue is full, or the store has too many of these at once",
     503: "Something is away, the system is full, or the job is not admitted yet: come back",
 }  # fmt: skip
@@ -103,7 +103,7 @@ def _jobs() -> Document:
                 "submitJobs", "Ask for many posts: all are judged before any is taken", "jobs", created=BulkAnswer,
                 code=201, parameters=[key, *_for_all()],
                 body={"application/json": array, "application/x-ndjson": text, "text/csv": text},
-                refusals=(402, 403, 408, 413, 415, 422, 429, 503),
+                refusals=(400, 402, 403, 408, 413, 415, 422, 429, 503),
             ),
         },
         one: {"parameters": [_ID], "get": _operation("getJob", "A job", "jobs", created=Job, refusals=(404, 503))},

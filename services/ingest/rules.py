@@ -98,6 +98,8 @@ def _pattern(expression: str) -> Any:
 
 
 Text = Annotated[str, Field(pattern=_TEXT)]
+Words = Annotated[str, Field(pattern=_TEXT_NOT_BLANK, min_length=1)]
+"""What a prompt is told: something must be."""
 
 
 class BlogRequestBody(BaseModel):
@@ -106,11 +108,11 @@ class BlogRequestBody(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, alias_generator=to_camel, frozen=True)
 
     source_type: Annotated[SourceType, Field(strict=False)]
-    source_id: Annotated[str, Field(min_length=1, max_length=200, pattern=_TEXT_NOT_BLANK)]
-    title: Annotated[Text, Field(min_length=1, max_length=300)] | None = None
-    keywords: Annotated[list[Annotated[Text, Field(min_length=1, max_length=100)]], Field(max_length=20)] = []
+    source_id: Annotated[Words, Field(max_length=200)]
+    title: Annotated[Words, Field(max_length=300)] | None = None
+    keywords: Annotated[list[Annotated[Words, Field(max_length=100)]], Field(max_length=20)] = []
     language: Annotated[str, Field(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$", max_length=35)] = "en"
-    tone: Annotated[Text, Field(min_length=1, max_length=100)] | None = None
+    tone: Annotated[Words, Field(max_length=100)] | None = None
     product: Annotated[dict[str, Any], AfterValidator(_keepable)] | None = None
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
     run_at: (
@@ -127,6 +129,10 @@ class RefusedError(Exception):
     def __init__(self, errors: list[dict[str, Any]], detail: str | None = None) -> None:
         super().__init__(detail or "; ".join(f"{error['field']}: {error['detail']}" for error in errors))
         self.errors = errors
+
+
+class NotJsonError(RefusedError):
+    """A body that is no JSON at all."""
 
 
 def judge_body(body: Any, *, now: datetime, context: str | None = None) -> BlogRequestBody:

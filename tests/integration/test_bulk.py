@@ -132,10 +132,10 @@ async def test_one_item_at_fault_and_none_is_taken(ingest: Ingest) -> None:
     answer = await post(ingest, broken.encode(), "text/csv")
     assert [(error["line"], error["field"]) for error in answer.json()["errors"]] == [(6, "row"), (7, "title")]
     for status, content, kind in (
-        (422, b"[]", "application/json"), (422, b"{}", "application/json"), (422, b"[", "application/json"),
+        (422, b"[]", "application/json"), (422, b"{}", "application/json"), (400, b"[", "application/json"),
         (422, b"\n\n", "application/x-ndjson"), (422, b"a,b\n1,2", "text/csv"), (422, b"\xff", "text/csv"),
         (422, orjson.dumps([GOOD] * 10_001), "application/json"), (413, b" " * 2_000_001, "application/json"),
-        (415, b"<a/>", "text/xml"),
+        (415, b"<a/>", "text/xml"), (415, CSV.encode("utf-16"), "text/csv; charset=utf-16"),
     ):  # fmt: skip
         answer = await post(ingest, content, kind)
         assert (answer.status_code, answer.headers["content-type"]) == (status, PROBLEM), answer.text
