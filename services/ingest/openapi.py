@@ -151,7 +151,7 @@ def _webhooks() -> Document:
             "parameters": [delivery],
             "post": _operation(
                 "replayDelivery", "Send it once more, under the same webhook-id", "webhooks", created=Replay, code=202,
-                refusals=(403, 404, 503),
+                refusals=(404, 503),
             ),
         },
     }  # fmt: skip

@@ -30,7 +30,7 @@ from services.ingest.webhooks.rules import Outcome, Verdict
 from services.ingest.webhooks.store import WebhookStore
 from shared import http
 from shared.job import Status
-from shared.keys import create_key, rotate_webhook_secret, webhook_secret
+from shared.keys import create_key, create_operator_key, rotate_webhook_secret, webhook_secret
 from shared.messages import BlogRequested, EventKind, JobEvent
 from shared.postgres import open_pool
 from shared.settings import PostgresSettings
@@ -147,6 +147,11 @@ async def test_a_receiver_that_fails_twice_gets_it_once_in_the_end(world: World,
         assert headers["webhook-id"] == delivery["webhookId"]
         assert is_signed(secret, headers, body)
         assert is_signed(rotated, headers, body), "both sign for a while"
+        operator = {"Authorization": f"Bearer {await create_operator_key(world.database, 'ada')}"}
+        for delivery_id, status in ((delivery["id"], 202), (UUID(int=0), 404)):
+            answer = await ingest.http.post(f"{LOG}/{delivery_id}/replay", headers=operator)
+            assert answer.status_code == status
+        await eventually(lambda: receiver.has_heard(5))
 
 
 async def test_what_ended_while_nobody_looked_is_told_later(
