@@ -12,8 +12,10 @@ from services.ingest.answers import (
     DeliveryList,
     Health,
     Job,
+    JobEnded,
     JobList,
     ProblemDetails,
+    Readiness,
     Replay,
     StoreBudget,
     Ticket,
@@ -33,6 +35,7 @@ _REFUSALS = {
     408: "The body is too slow", 409: "The job's state does not allow it", 413: "The body is too long",
     415: "The body is of another type, not UTF-8, or encoded", 422: "Fields at fault, each named",
     429: "The queue is full, or the store has too many of these at once",
+    502: "The metrics service is away",
     503: "Something is away, the system is full, or the job is not admitted yet: come back",
 }  # fmt: skip
 _WAITS = {
@@ -59,6 +62,7 @@ def document(*, version: str) -> Document:
         "security": [{"key": []}],
         "tags": [{"name": name} for name in ("jobs", "progress", "budgets", "webhooks", "system")],
         "paths": _jobs() | _progress() | _budgets() | _webhooks() | _system(),
+        "webhooks": {"jobEnded": {"post": _job_ended()}},
         "components": {
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "sk_live_… of a store"}},
             "schemas": _schemas(),
@@ -179,10 +183,54 @@ def _budgets() -> Document:
     }  # fmt: skip
 
 
+def _job_ended() -> Document:
+    """What a store's own server hears at its `webhookUrl`."""
+    headers = {
+        "webhook-id": "the same at every attempt", "webhook-timestamp": "seconds since 1970",
+        "webhook-signature": "v1,… of Standard Webhooks, one for each secret in force, between them a space",
+    }  # fmt: skip
+    return {
+        "operationId": "jobEnded", "summary": "A job has ended (https://www.standardwebhooks.com)",
+        "tags": ["webhooks"], "security": [],
+        "parameters": [
+            {"name": name, "in": "header", "required": True, "description": what, "schema": {"type": "string"}}
+            for name, what in headers.items()
+        ],
+        "requestBody": {"required": True, "content": {"application/json": {"schema": _ref(JobEnded)}}},
+        "responses": {
+            "2XX": {"description": "Understood"}, "410": {"description": "No more of this one"},
+            "default": {"description": "Again later"},
+        },
+    }  # fmt: skip
+
+
 def _system() -> Document:
-    health = _operation("health", "Whether this process answers", "system", created=Health, refusals=())
-    del health["responses"]["401"]
-    return {"/health": {"get": health | {"security": []}}}
+    told = {"application/json": {"schema": {"type": "object"}}}
+    text = {"schema": {"type": "string"}}
+    prometheus = {"text/plain": text, "application/openmetrics-text": text}
+    form = _query("format", {"type": "string"}) | {"description": "prometheus: as text, as Accept may ask for as well"}
+    return {
+        "/health": _open("health", "Whether this process answers", created=Health),
+        "/livez": _open("live", "The same", created=Health),
+        "/readyz": _open("ready", "Whether it may get requests: what it needs is there", created=Readiness, away=503),
+        "/metrics": _open(
+            "metrics", "The metrics service's, passed on", content=told | prometheus, parameters=[form], away=502
+        ),
+        "/api/rate-limiter/stats": _open("limits", "The metrics service's, passed on", content=told, away=502),
+    }  # fmt: skip
+
+
+def _open(
+    operation: str, summary: str, *, created: type[BaseModel] | None = None, content: Document | None = None,
+    parameters: list[Document] | None = None, away: int | None = None,
+) -> Document:  # fmt: skip
+    """What is asked without a key."""
+    refusals = () if away is None else (away,)
+    get = _operation(
+        operation, summary, "system", created=created, content=content, parameters=parameters, refusals=refusals
+    )
+    del get["responses"]["401"]
+    return {"get": get | {"security": []}}
 
 
 def _change(operation: str, summary: str) -> Document:
