@@ -129,6 +129,7 @@ def _progress() -> Document:
         "followJob", "Progress as server-sent events, from the state now to the end", "progress", created=None,
         parameters=[ticket], refusals=(404, 429, 503), content=stream,
     )  # fmt: skip
+    events["responses"]["204"] = {"description": "The Last-Event-ID is that of the end: nothing comes any more"}
     return {
         "/api/blog-generation/{id}/events": {"parameters": [_ID], "get": events | {"security": [{"key": []}, {}]}},
         "/api/blog-generation/{id}/events-ticket": {

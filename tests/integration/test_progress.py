@@ -1,6 +1,7 @@
 """A job's progress as server-sent events: from its state now to its end, with a key or with a ticket."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -96,10 +97,24 @@ async def test_a_stream_goes_from_the_state_now_to_the_end(ingest: Ingest) -> No
         name, job = await stream.next() or ("", {})
         assert (name, job["status"]) == ("job", "DONE")
         assert await stream.next() is None, "what has ended ends at once"
+    await an_event_source_stops(ingest, request)
     stranger = await create_key(world.database, "stranger")
     for key, status in ((stranger, 404), ("sk_live_wrong", 401)):
         answer = await ingest.get(path, key=key)
         assert (answer.status_code, answer.headers["content-type"]) == (status, PROBLEM)
+
+
+async def an_event_source_stops(ingest: Ingest, request: BlogRequested) -> None:
+    """It comes back when a stream has ended, with the id that it heard last: 204 tells it not to. A retry is news."""
+    path = f"{PATH}/{request.id}/events"
+    ids = re.findall("^id: (.*)$", (await ingest.get(path)).text, re.MULTILINE)
+    back = {"Authorization": f"Bearer {ingest.key}", "Last-Event-ID": ids[-1]}
+    assert (await ingest.http.get(path, headers=back)).status_code == 204
+    assert (await ingest.http.get(path, headers=back | {"Last-Event-ID": "another"})).status_code == 200
+    await becomes(ingest.world, request, "PENDING")
+    async with ingest.http.stream("GET", path, headers=back) as answer:
+        assert answer.status_code == 200
+    await becomes(ingest.world, request, "DONE")
 
 
 async def test_a_ticket_opens_one_jobs_stream_in_any_process_for_a_while(
