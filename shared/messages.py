@@ -115,6 +115,16 @@ class Usage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FormerEnd:
+    """How a job had ended that somebody asks for again: who has forgotten the job can still take that back."""
+
+    status: Status
+    at: datetime
+    begun: bool
+    """Whether it was ever claimed before it ended."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class JobEvent(Message):
     """Something became true of a job (the row was written first). At least once; drop repeats by `event_id`."""
 
@@ -139,6 +149,8 @@ class JobEvent(Message):
     """When the attempt that starts was forwarded; the way from there to the claim is Kafka's and the worker's."""
     limit_wait_s: float | None = None
     """Seconds that the step's call waited for the provider's limits."""
+    former: FormerEnd | None = None
+    """Of a RETRY that a person asked for."""
     traceparent: str | None = None
     """W3C trace context; the record's header of this name says the same."""
 

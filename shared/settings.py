@@ -130,6 +130,23 @@ class FlowSettings(Settings):
     lease_s: Seconds = Field(60, description="seconds that a claim lasts without a heartbeat (one every third of it)")
 
 
+class QueueSettings(Settings):
+    """What ingest and scheduler both go by: when a queue is full, and what a store's first job is taken to cost."""
+
+    max_pending_per_store: Count = Field(
+        1_000,
+        description="jobs waiting in one store's queue at which its door closes; it opens at four fifths of that."
+        " A bulk call must fit as a whole",
+    )
+    max_pending_total: Count = Field(
+        50_000,
+        description="jobs waiting in all queues at which everybody's door closes: what a takeover reads in seconds",
+    )
+    default_cost_nanousd: Count = Field(
+        5_000_000, description="billionths of a dollar reserved for the first job of a store; its mean replaces it"
+    )
+
+
 def process_name(service: str) -> str:
     """A name for this process that is unique among its peers and readable in a log: service-host-pid."""
     return f"{service}-{socket.gethostname()}-{os.getpid()}"

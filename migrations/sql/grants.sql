@@ -2,8 +2,8 @@
 -- Reads jobs; cancels and retries, which changes these columns only; sets budgets; tells stores' servers of ends; compares
 -- keys by their hashes, and makes none. A store's first secret is made when its first webhook is signed; none is changed.
 GRANT SELECT ON blog_generations, blog_steps, blog_posts, store_outlooks TO {role};
-GRANT UPDATE (status, attempt, retries, blameless, not_before, intervened_at, forwarded_at, lease_until, started_at,
-              finished_at, error_code, error, input_tokens, output_tokens, images, cost_nanousd)
+GRANT UPDATE (status, attempt, retries, blameless, not_before, intervened_at, forwarded_at, started_at, finished_at,
+              error_code, error, input_tokens, output_tokens, images, cost_nanousd)
    ON blog_generations TO {role};
 GRANT SELECT, INSERT, UPDATE, DELETE ON store_budgets TO {role};
 GRANT SELECT ON store_spend TO {role};

@@ -121,6 +121,11 @@ class ProviderLimiter:
                 self._tell_limit(resource, before)
         self._pump()
 
+    def used_up(self, grant: Grant, used: Mapping[str, float]) -> None:
+        """What the call has used, when its answer tells."""
+        self._rules.used_up(grant.ticket, used, self._loop.time())
+        self._pump()
+
     def cool_down(self, seconds: float) -> None:
         self._rules.cool_down(seconds, self._loop.time())
 

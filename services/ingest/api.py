@@ -38,10 +38,6 @@ class Api:
         self._reader = reader
         self._publisher = publisher
 
-    async def jobs(self, request: Request) -> Response:
-        """One route for both methods, so that a refused one is told of both."""
-        return await (self.submit(request) if request.method == "POST" else self.list(request))
-
     async def submit(self, request: Request) -> Response:
         """POST: 201 once all of Kafka's in-sync replicas have the request."""
         store = await self._callers.store(request)

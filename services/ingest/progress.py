@@ -66,7 +66,7 @@ class Progress:
         )  # fmt: skip
 
     async def events(self, request: Request) -> Response:
-        """GET …/events, with a key or a ticket."""
+        """GET …/events, with a key or a ticket; HEAD begins no stream."""
         job: UUID = request.path_params["job"]
         ticket = request.query_params.get("ticket")
         caller = await (self._callers.holder(ticket, job) if ticket else self._callers.anyone(request))
@@ -77,9 +77,10 @@ class Progress:
         origin = {"Access-Control-Allow-Origin": "*"} if ticket else {}
         if request.headers.get("last-event-id") == _END and row["status"] in ENDED:
             return Response(status_code=204, headers=origin)  # an EventSource would come back for ever
-        return _Stream(
-            self._stream(job, caller), headers=_HEADERS | origin, slot=self._slots.held(caller.store or ALL_STORES)
-        )
+        headers = _HEADERS | origin
+        if request.method == "HEAD":
+            return Response(media_type=_Stream.media_type, headers=headers)
+        return _Stream(self._stream(job, caller), headers=headers, slot=self._slots.held(caller.store or ALL_STORES))
 
     async def _stream(self, job: UUID, caller: Caller) -> AsyncIterator[bytes]:
         yield f"retry: {_RETRY_MS}\n\n".encode()

@@ -41,7 +41,7 @@ def application(  # noqa: PLR0913 - all handlers
         Route("/readyz", probes.ready),
         Route("/metrics", relay.get),
         Route("/api/rate-limiter/stats", relay.get),
-        Route(_JOBS, api.jobs, methods=["GET", "POST"]),
+        Route(_JOBS, api.list, methods=["GET", "POST"]),  # POST has gone straight; another is told of both
         Route(f"{_JOBS}/bulk", bulk.submit, methods=["POST"]),
         Route(_JOB, api.get, methods=["GET"]),
         Route(f"{_JOB}/events", progress.events, methods=["GET"]),

@@ -5,10 +5,10 @@ from pathlib import Path
 from pydantic import Field
 
 from services.ingest.rules import LOOPBACK
-from shared.settings import Count, KafkaSettings, PostgresSettings, Seconds
+from shared.settings import Count, KafkaSettings, PostgresSettings, QueueSettings, Seconds
 
 
-class IngestSettings(KafkaSettings, PostgresSettings):
+class IngestSettings(QueueSettings, KafkaSettings, PostgresSettings):
     host: str = Field("127.0.0.1", description="the address to listen on; 0.0.0.0 inside a container")
     port: int = Field(3000, ge=1, le=65_535, description="the port to listen on")
     metrics_url: str = Field("http://127.0.0.1:3001", description="where /metrics and the limiter's stats come from")
@@ -17,11 +17,6 @@ class IngestSettings(KafkaSettings, PostgresSettings):
     max_bulk_bytes: Count = Field(33_554_432, description="the largest body of a bulk call: 10,000 products of 3 KB")
     max_bulk_items: Count = Field(10_000, description="requests in one bulk call")
     bulk_read_s: Seconds = Field(60, description="seconds within which the body of a bulk call must have come")
-    max_pending_per_store: Count = Field(1_000, description="as the scheduler's: a bulk call must fit as a whole")
-    max_pending_total: Count = Field(50_000, description="as the scheduler's: a bulk call must fit as a whole")
-    default_cost_nanousd: Count = Field(
-        5_000_000, description="as the scheduler's: what a store's first job is taken to cost"
-    )
     ticket_s: Seconds = Field(60, description="seconds within which a ticket opens a stream of events")
     max_streams: Count = Field(1_000, description="streams of events that a process serves at once")
     max_streams_per_store: Count = Field(100, description="of these, as many as one store may have")

@@ -6,7 +6,7 @@ from typing import Any
 
 from services.ingest.rules import why_waiting
 from shared.job import Status
-from shared.messages import EventKind, JobEvent, Usage
+from shared.messages import EventKind, FormerEnd, JobEvent, Usage
 
 
 def summary(row: Mapping[str, Any], now: datetime) -> dict[str, Any]:
@@ -74,7 +74,13 @@ def event(row: Mapping[str, Any], kind: EventKind) -> JobEvent:
         at=row["intervened_at"], created_at=row["created_at"], started_at=row["started_at"], worker=row["worker"],
         usage=Usage(
             input_tokens=row["input_tokens"], output_tokens=row["output_tokens"], images=row["images"],
-            cost_nanousd=row["cost_nanousd"],
+            cost_nanousd=row["cost_nanousd"], in_doubt=row["in_doubt"],
         ),
-        not_before=row["not_before"], error=row["error"],
+        not_before=row["not_before"], error=row["error"], former=_former_end(row),
     )  # fmt: skip
+
+
+def _former_end(row: Mapping[str, Any]) -> FormerEnd | None:
+    if row.get("former_at") is None:
+        return None
+    return FormerEnd(status=Status(row["former_status"]), at=row["former_at"], begun=row["former_begun"])

@@ -1,6 +1,7 @@
 """Our side of both vendors, through their real SDKs: every way to fail becomes one of our words."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -46,6 +47,20 @@ async def test_a_text_is_written_and_billed(writer: OpenAIWriter, standins: Stan
     assert usage.input_tokens + usage.output_tokens == standins.openai.bill(job)["tokens"]
     assert usage.cost_nanousd == usage.input_tokens * 150 + usage.output_tokens * 600
     assert standins.openai.bill(job)["steps"] == {"outline": 1}
+
+
+async def test_what_a_call_has_used_beyond_what_was_reserved_is_spent(standins: Standins) -> None:
+    limiter = ProviderLimiter(provider="openai", model="m", limits={"requests": 6_000, "tokens": 1e7}, burst_s=2)
+    limiter.own((0,), 1, {})
+    async with AsyncOpenAI(api_key="sk-x", base_url=f"{standins.openai.url}/v1", max_retries=0) as client:
+        writer = OpenAIWriter(client, model="m", limiter=limiter, prices=PRICES)
+        short = call(uuid4())
+        grant = await writer.wait_turn(short, Outline)
+        (tokens,) = (state for state in limiter.states() if state.resource == "tokens")
+        _, usage = await writer.write(replace(short, instructions="Plan. " * 9_000), Outline, grant)
+        (after,) = (state for state in limiter.states() if state.resource == "tokens")
+    assert tokens.used < usage.input_tokens
+    assert after.used == usage.input_tokens + usage.output_tokens
 
 
 @pytest.mark.parametrize(

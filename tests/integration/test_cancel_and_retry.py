@@ -15,8 +15,9 @@ import pytest
 from services.generator import service
 from services.ingest.keys import Caller
 from services.ingest.store import IngestStore
+from shared.job import Status
 from shared.keys import create_key, create_operator_key
-from shared.messages import BlogRequested, EventKind, JobEvent
+from shared.messages import BlogRequested, EventKind, FormerEnd, JobEvent
 from shared.postgres import open_pool
 from shared.settings import PostgresSettings
 from shared.topics import RESULTS
@@ -230,3 +231,8 @@ async def test_a_failed_job_goes_on_after_its_last_paid_step_with_all_its_tries(
         assert (await change(ingest, "retry", request.id)).json()["error"] is None
         await eventually(lambda: world.has_status(request.id, "DONE"))
     assert standins.openai.bill(request.id)["steps"] == {"outline": 1, "article": 3}, "refusals are billed, too"
+    events = [event for _, event in await world.read_all(RESULTS) if isinstance(event, JobEvent)]
+    (failed,) = (event for event in events if event.status is Status.FAILED)
+    (again,) = (event for event in events if event.former is not None)
+    assert again.former == FormerEnd(status=Status.FAILED, at=failed.at, begun=True)
+    assert (again.kind, again.usage) == (EventKind.RETRY, failed.usage), "what has forgotten the job knows it again"

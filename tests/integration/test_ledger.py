@@ -18,7 +18,10 @@ from shared.settings import PostgresSettings
 from tests.integration.test_generator_steps import a_grant, claimed_again
 from tests.integration.world import World, a_request
 
-RECOVERY = load_queries(Path(__file__).parents[2] / "services" / "scheduler" / "sql" / "recovery.sql")
+SCHEDULER_SQL = Path(__file__).parents[2] / "services" / "scheduler" / "sql"
+RECOVERY = load_queries(SCHEDULER_SQL / "recovery.sql")
+SCHEDULER = load_queries(SCHEDULER_SQL / "scheduler.sql")
+LEASE_S = 60
 POST = Post(title="Tea", slug="tea", meta_description="", html="<p>", image_url=None)
 
 
@@ -31,7 +34,7 @@ async def pool(database: str) -> AsyncIterator[asyncpg.Pool]:
 
 @pytest.fixture
 def store(pool: asyncpg.Pool) -> GeneratorStore:
-    return GeneratorStore(pool, worker="worker", lease_s=60)
+    return GeneratorStore(pool, worker="worker", lease_s=LEASE_S)
 
 
 async def claimed(world: World, store: GeneratorStore, name: str) -> Claim:
@@ -92,6 +95,26 @@ async def test_the_ledger_is_the_sum_of_the_bills_whatever_happens(
     await store.let_go(cancelled)
 
     assert await adds_up(world) == {"a": 435, "b": 138}
+
+
+async def test_a_call_under_way_is_waited_for_and_billed_however_often_its_job_is_cancelled(
+    world: World, pool: asyncpg.Pool, store: GeneratorStore
+) -> None:
+    """Else the second retry begins beside a call that is paid for, and pays for it again."""
+    ingest, shop = IngestStore(pool), Caller(store="a", name="a", key=b"hash")
+    claim = await claimed(world, store, "a")
+    await store.begin_step(claim, Step.OUTLINE, a_grant())
+    until = (await world.row(claim.job))["lease_until"]
+    for _ in range(2):
+        assert await ingest.cancel(claim.job, shop) is not None
+        assert await ingest.retry(claim.job, shop) is not None
+        assert (await world.row(claim.job))["not_before"] == until
+    assert await ingest.cancel(claim.job, shop) is not None
+    await store.finish_step(claim, Step.OUTLINE, state="DONE", usage=Usage(cost_nanousd=8), result={})
+    assert await store.let_go(claim) is None, "of a later attempt it can say nothing"
+    (told,) = await world.database.fetch(SCHEDULER["let_go_lost"], -2 * LEASE_S)  # the lease has ended
+    assert (told["id"], told["in_doubt"]) == (claim.job, 0)
+    assert await adds_up(world) == {"a": 8}
 
 
 async def test_what_a_restore_has_lost_is_booked_with_the_bill(world: World, store: GeneratorStore) -> None:

@@ -184,7 +184,11 @@ async def an_ingest() -> AsyncIterator[Ingest]:
 
 
 async def test_after_a_kill_no_number_is_told_before_it_is_known(world: World, folder: Path) -> None:
+    """Nobody reports before the new process has said that it does not know: so it must say so, however quick it is."""
+    refused = asyncio.Event()
+
     async def report_all(stop: asyncio.Event) -> None:
+        await refused.wait()
         while not stop.is_set():
             now = datetime.now(UTC)
             await world.publish(WORKERS, "w1", report("w1", at=now))
@@ -192,23 +196,25 @@ async def test_after_a_kill_no_number_is_told_before_it_is_known(world: World, f
             await asyncio.sleep(0.5)  # as those do who report
 
     port = free_port()
-    async with running(report_all):
-        async with metrics(world, folder, METRICS_PORT=str(port)) as first:
-            await tell(world, range(10))
-            await eventually(partial(first.has_counted, {"DONE": 10}))
-            await first.kill()
-        asking = asyncio.create_task(first_answers(first.url))
-        async with metrics(world, folder, METRICS_PORT=str(port)):
-            await asyncio.wait_for(asking, 60)
+    async with metrics(world, folder, METRICS_PORT=str(port)) as first:
+        await tell(world, range(10))
+        await eventually(partial(first.has_counted, {"DONE": 10}))
+        await first.kill()
+    asking = asyncio.create_task(first_answers(first.url, refused))
+    async with running(report_all), metrics(world, folder, METRICS_PORT=str(port)):
+        await asyncio.wait_for(asking, 60)
 
 
-async def first_answers(url: str) -> None:
+async def first_answers(url: str, refused: asyncio.Event) -> None:
     """Until a process that starts is ready: it says that it does not know yet, or what it tells is true."""
     async with httpx.AsyncClient(base_url=url) as http:
-        await _first_answers(http)
+        try:
+            await _first_answers(http, refused)
+        finally:
+            refused.set()  # nobody is kept waiting by a failure
 
 
-async def _first_answers(http: httpx.AsyncClient) -> None:
+async def _first_answers(http: httpx.AsyncClient, refused: asyncio.Event) -> None:
     while True:
         try:
             live, ready = await http.get("/livez"), await http.get("/readyz")
@@ -220,8 +226,10 @@ async def _first_answers(http: httpx.AsyncClient) -> None:
         for answer, is_true in zip((ready, *told), (is_ready, has_the_queue, has_all, has_the_worker), strict=True):
             assert is_true(answer) if answer.is_success else says_to_come_back(answer), answer.text
         if ready.is_success:
+            assert refused.is_set(), "it could not know yet"
             assert all(answer.is_success for answer in told)
             return
+        refused.set()
 
 
 def is_ready(answer: httpx.Response) -> bool:

@@ -117,6 +117,22 @@ async def an_event_source_stops(ingest: Ingest, request: BlogRequested) -> None:
     await becomes(ingest.world, request, "DONE")
 
 
+async def test_head_tells_of_the_stream_and_begins_none(world: World, database: str, tmp_path: Path) -> None:
+    """A stream would hold its place until the job ends."""
+    request = a_request(store="shop")
+    await insert(world, request)
+    path = f"{PATH}/{request.id}/events"
+    async with an_ingest(world, database, tmp_path, max_streams_per_store=1) as ingest:
+        for _ in range(3):  # none holds the only place
+            answer = await ingest.http.head(path, headers={"Authorization": f"Bearer {ingest.key}"}, timeout=10)
+            assert answer.status_code == 200
+            assert answer.headers["content-type"].startswith("text/event-stream")
+            assert answer.headers["cache-control"] == "no-store"
+        assert (await ingest.http.head(path)).status_code == 401
+        async with following(ingest, path, key=ingest.key) as stream:
+            assert await stream.next()
+
+
 async def test_a_ticket_opens_one_jobs_stream_in_any_process_for_a_while(
     ingest: Ingest, world: World, database: str, tmp_path: Path
 ) -> None:

@@ -4,11 +4,15 @@ from functools import partial
 
 import pytest
 
+from shared.kafka import Outgoing
 from shared.messages import Message, SchedulerReport, StoreGate
-from shared.topics import CONTROL, WORKERS
+from shared.topics import CONTROL, REQUESTS, WORKERS
 from tests.integration.scheduling import Start, admitted, at_least, offer, started
 from tests.integration.world import World, a_request
 from tests.waiting import eventually
+
+A_TURN = 500
+"""Records that the scheduler reads at once, at most."""
 
 
 @pytest.fixture
@@ -19,6 +23,10 @@ def start(world: World, database: str) -> Start:
 async def _said(world: World) -> dict[str | None, Message | bytes | None]:
     """The last word on every door."""
     return dict(await world.read_all(CONTROL))
+
+
+async def _words(world: World) -> list[Message | bytes | None]:
+    return [gate for _, gate in await world.read_all(CONTROL)]
 
 
 async def _closed(world: World, stores: set[str]) -> dict[str | None, Message | bytes | None] | None:
@@ -47,6 +55,22 @@ async def test_a_full_queue_closes_its_door_and_what_came_through_is_admitted(wo
         await offer(world, slots=9)
         await eventually(partial(_all_open, world, {"full"}), every=0.2)
         assert len(await at_least(world, 9)) == 9
+
+
+async def test_a_door_is_said_closed_before_more_is_admitted_than_one_turn(world: World, start: Start) -> None:
+    """Whatever the machine's speed: the turn that passes the limit says so, and only then the next is read."""
+    limit, asked = 5, 3 * A_TURN
+    async with start(max_pending_per_store=limit):
+        await eventually(partial(_closed_stores_reported, world, 0))  # a second passes until it reports again
+        await world.publisher.publish_all(
+            [Outgoing(topic=REQUESTS, key="full", message=a_request(store="full")) for _ in range(asked)]
+        )
+        await eventually(partial(admitted, world, asked))
+        said = await eventually(partial(_closed, world, {"full"}), every=0.2)
+    assert said is not None
+    closings = [gate.at for gate in await _words(world) if isinstance(gate, StoreGate)]
+    before = await world.database.fetchval("SELECT count(*) FROM blog_generations WHERE admitted_at <= $1", closings[0])
+    assert limit <= before < limit + A_TURN
 
 
 async def test_everybodys_door(world: World, start: Start) -> None:

@@ -3,10 +3,11 @@
 import asyncio
 import base64
 import hmac
+import random
 import socket
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import httpx
 import orjson
 import pytest
@@ -26,11 +28,15 @@ from starlette.routing import Route
 from sandbox.home import free_port
 from services.ingest.keys import Caller
 from services.ingest.store import IngestStore
+from services.ingest.webhooks import sender
+from services.ingest.webhooks.resolver import Resolver
 from services.ingest.webhooks.rules import Outcome, Verdict
-from services.ingest.webhooks.store import WebhookStore
+from services.ingest.webhooks.sender import Sender
+from services.ingest.webhooks.store import Delivery, WebhookStore
 from shared import http
 from shared.job import Status
 from shared.keys import create_key, create_operator_key, rotate_webhook_secret, webhook_secret
+from shared.lifecycle import background
 from shared.messages import BlogRequested, EventKind, JobEvent
 from shared.postgres import open_pool
 from shared.settings import PostgresSettings
@@ -261,6 +267,54 @@ async def test_names_that_are_looked_up_slowly_keep_no_other_store_waiting(
             assert max(looked_up.values()) <= 4
     finally:
         at_last.set()
+
+
+class Taking(WebhookStore):
+    """The real one; notes which stores' deliveries are under way after every turn."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        super().__init__(pool)
+        self.under_way: list[Counter[str]] = []
+        self.sender: Sender | None = None
+
+    async def take(self, most: int, *, for_s: float, of_one_store: int, sending: Sequence[str]) -> list[Delivery]:
+        assert self.sender is not None
+        before = list(self.sender._sending.values())
+        taken = await super().take(most, for_s=for_s, of_one_store=of_one_store, sending=sending)
+        self.under_way.append(Counter([*before, *(delivery.store for delivery in taken)]))
+        return taken
+
+
+async def test_servers_that_hang_leave_room_for_the_others_once_that_is_known(
+    world: World, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many they are: five would fill all places."""
+    monkeypatch.setattr(sender, "_DEADLINE_S", 0.5)
+    monkeypatch.setattr(sender, "_SLOW_S", 0.25)
+    hogs = [f"hog-{number}" for number in range(25)]
+    settings = PostgresSettings.model_validate({"database_url": database})
+    async with a_receiver() as receiver, await open_pool(settings, name="test") as pool:
+        for hog in hogs:
+            await due(world, hog, receiver.url.replace("/hook", "/hang"), count=40, hours_ago=1)
+        store = Taking(pool)
+        store.sender = Sender(
+            store=store, resolve=Resolver().addresses, noted=asyncio.Event(), loopback=True, rng=random.Random(1)
+        )  # fmt: skip
+        async with background(asyncio.Event(), sender=store.sender.run()):
+            await eventually(partial(all_tried, world, len(hogs)))
+            await eventually(lambda: leaves_room(store.under_way[-1]), what="the end of what was begun before")
+            turns = len(store.under_way)
+            await eventually(lambda: len(store.under_way) > turns + 40)
+    assert all(map(leaves_room, store.under_way[turns:]))
+
+
+def leaves_room(under_way: Counter[str]) -> bool:
+    return under_way.total() <= 15 and set(under_way.values()) <= {1}
+
+
+async def all_tried(world: World, stores: int) -> bool:
+    query = "SELECT count(DISTINCT instance_id) = $1 FROM webhook_deliveries WHERE attempts > 0"
+    return bool(await world.database.fetchval(query, stores))
 
 
 async def test_an_attempt_counts_once_it_is_noted_and_whose_lease_ended_changes_nothing(

@@ -16,7 +16,7 @@ from compose_spec import PyOptions
 
 from migrations.settings import LOGINS
 from sandbox.home import ROOT
-from shared.settings import KafkaSettings
+from shared.settings import KafkaSettings, QueueSettings, Settings
 from shared.topics import GENERATION, GENERATOR_GROUP
 
 SERVICES = ("ingest", "scheduler", "generator", "metrics")
@@ -62,6 +62,13 @@ def test_what_scales_has_no_fixed_name_or_port() -> None:
     assert not any("ports" in services[name] for name in ("generator", "scheduler"))
     published = [port for service in services.values() for port in service.get("ports", [])]
     assert all(port.startswith("127.0.0.1:") for port in published)
+
+
+def test_ingest_and_scheduler_are_told_the_same_of_the_queues() -> None:
+    names = {name.upper() for name in QueueSettings.model_fields.keys() - Settings.model_fields.keys()}
+    told = [compose()["services"][service]["environment"] for service in ("ingest", "scheduler")]
+    assert names <= told[0].keys()
+    assert {name: told[0][name] for name in names} == {name: told[1].get(name) for name in names}
 
 
 def test_every_file_that_compose_mounts_is_there() -> None:

@@ -154,6 +154,41 @@ def test_no_window_sees_more_than_the_rate_and_a_burst(script: list[tuple[float,
             assert spent <= 100 * window + 100 * BURST_S + largest + 1e-6
 
 
+calls = st.lists(st.tuples(st.floats(0, 3), st.integers(1, 300), st.integers(0, 600)), min_size=1, max_size=60)
+
+
+@given(calls)
+@settings(max_examples=300)
+def test_what_calls_use_beyond_what_was_reserved_is_paid_off_before_others_go(
+    script: list[tuple[float, int, int]],
+) -> None:
+    """Used, or reserved, in any window <= rate * window + burst + one call that ran into debt."""
+    made, now = limiter(requests=60_000), 0.0
+    spent: list[tuple[float, float]] = []
+    for pause, reserved, used in script:
+        now += pause
+        ticket = ask(made, reserved, now)
+        if (wait_s := made.next_grant_in(now)) is not None:
+            now += wait_s + 1e-6
+        assert made.grant(now) == [ticket]
+        made.used_up(ticket, {"tokens": used}, now)
+        spent.append((now, max(reserved, used)))
+    for start in range(len(spent)):
+        for end in range(start, len(spent)):
+            window = spent[end][0] - spent[start][0]
+            amounts = [amount for _, amount in spent[start : end + 1]]
+            assert sum(amounts) <= 100 * window + 100 * BURST_S + max(amounts) + 1e-6
+
+
+def test_what_an_answer_says_of_its_use_stops_nobody_for_longer_than_a_minute() -> None:
+    made = limiter(requests=6_000)
+    ticket = ask(made, 100, 0)
+    made.grant(1.0)
+    made.used_up(ticket, {"tokens": 1e12}, 1.0)
+    ask(made, 100, 1.0)
+    assert made.next_grant_in(1.0) == pytest.approx(60)
+
+
 @given(st.lists(st.integers(1, 5_000), min_size=1, max_size=40))
 def test_everybody_is_served_in_the_order_in_which_they_came(sizes: list[int]) -> None:
     made, now = limiter(requests=60_000), 0.0

@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from random import Random
 from typing import Any
 from uuid import UUID
 
@@ -29,6 +30,7 @@ from shared.job import Status
 from shared.messages import (
     EventKind,
     FairnessWindow,
+    FormerEnd,
     JobEvent,
     LimiterState,
     SchedulerReport,
@@ -151,6 +153,52 @@ def test_what_was_written_before_ends_were_kept_begins_with_the_jobs_that_stand_
     assert aggregate.ended(redrawn()) == {"DONE": 1, "FAILED": 1}
     count(events[-3:], Shards(table), a_memory())
     assert aggregate.ended(redrawn()) == {"DONE": 2, "FAILED": 1}
+
+
+def in_one_shard(number: int, seconds: float, *, again: bool) -> tuple[list[JobEvent], list[JobEvent]]:
+    """A job's life until it fails; and after it, if a person asks for it again, until it is done."""
+    failed = later(life(16 * number, failed=True), seconds)
+    if not again:
+        return failed, []
+    asked, begun, _, ended = later(life(16 * number), seconds + 3_600)
+    asked = replace(
+        asked, kind=EventKind.RETRY, attempt=2, created_at=failed[0].created_at, usage=failed[-1].usage,
+        former=FormerEnd(status=Status.FAILED, at=failed[-1].at, begun=True),
+    )  # fmt: skip
+    begun = replace(begun, attempt=3, created_at=failed[0].created_at)
+    return failed, [asked, begun, replace(ended, attempt=3, created_at=failed[0].created_at, usage=Usage(images=2))]
+
+
+@given(
+    failures=st.integers(1, 200), asked_again=st.sets(st.integers(0, 199)), repeats=st.lists(st.floats(0, 1)),
+    chance=st.randoms(use_true_random=False),
+)  # fmt: skip
+@example(failures=200, asked_again={0, 1, 199}, repeats=[0.0, 0.5, 0.9], chance=Random(1))
+def test_a_forgotten_job_that_is_asked_for_again_counts_once(
+    failures: int, asked_again: set[int], repeats: list[float], chance: Any
+) -> None:
+    lives = [in_one_shard(number, number, again=number in asked_again) for number in range(failures)]
+    before, after = ([event for parts in lives for event in parts[half]] for half in (0, 1))
+    events = before + after
+    for place in repeats:  # any event may be heard again, any time after it was heard first
+        event = events[int(place * (len(events) - 1))]
+        events.insert(chance.randint(events.index(event) + 1, len(events)), event)
+    stores, total = folded(events, at_once=50)
+    done = len(asked_again & set(range(failures)))
+    expected = {"FAILED": failures - done, "DONE": done}
+    assert {name: count for name, count in stores["a"]["counts"].items() if count} == {
+        name: count for name, count in expected.items() if count
+    }
+    assert (total["cost_nanousd"], total["images"]) == (100 * failures, failures + done)
+    assert (sum(total["wait"]), sum(total["run"])) == (failures, failures + done)
+    assert {"DONE": 0} | aggregate.ended(total) == {"FAILED": failures, "DONE": done}
+
+
+def test_a_former_end_that_was_never_heard_takes_nothing_back() -> None:
+    lives = [in_one_shard(number, 60 * number, again=number == 0) for number in range(100)]
+    events = [event for before, _ in lives[1:] for event in before] + lives[0][1]  # retention has taken the first
+    counts = folded(events)[1]["counts"]
+    assert {name: count for name, count in counts.items() if count} == {"FAILED": 99, "DONE": 1}
 
 
 @given(st.lists(st.integers(0, 11), max_size=40), st.randoms(use_true_random=False))

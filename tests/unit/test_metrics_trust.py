@@ -15,7 +15,8 @@ from services.metrics.rules.trust import believed
 from services.metrics.shards import Shards
 from shared.envelope import decode
 from shared.errors import InvalidMessage
-from shared.messages import GenerationTask, JobEvent, SchedulerReport, Usage, WorkerReport
+from shared.job import Status
+from shared.messages import FormerEnd, GenerationTask, JobEvent, SchedulerReport, Usage, WorkerReport
 from tests.unit.test_metrics_rules import NOW, a_memory, life, report, scheduler
 
 EVENT = life(1)[-1]
@@ -28,6 +29,7 @@ NAIVE = datetime(2026, 11, 24, 12)  # noqa: DTZ001 - as it must not be
         (replace(EVENT, at=NAIVE), "a time without a zone"),
         (replace(EVENT, started_at=NAIVE), "a time without a zone"),
         (replace(EVENT, forwarded_at=NAIVE), "a time without a zone"),
+        (replace(EVENT, former=FormerEnd(status=Status.FAILED, at=NAIVE, begun=True)), "a time without a zone"),
         (replace(EVENT, at=NOW + timedelta(days=1)), "from the future"),
         (replace(EVENT, attempt=-1), "a number out of bounds"),
         (replace(EVENT, usage=Usage(cost_nanousd=10**30)), "a number out of bounds"),
@@ -47,6 +49,7 @@ def test_what_cannot_be_is_put_aside(message: Any, reason: str) -> None:
 _TIMES = st.one_of(
     st.none(), st.datetimes().map(str), st.datetimes(timezones=st.timezones()).map(lambda at: at.isoformat())
 )
+_STATUSES = st.sampled_from(["PENDING", "PROCESSING", "DONE", "FAILED", "CANCELLED", "OTHER"])
 _NUMBERS = st.one_of(st.integers(), st.integers(0, 5))
 
 
@@ -58,8 +61,10 @@ _NUMBERS = st.one_of(st.integers(), st.integers(0, 5))
                 "at": _TIMES, "created_at": _TIMES, "started_at": _TIMES, "attempt": _NUMBERS,
                 "store": st.text(max_size=5),
                 "kind": st.sampled_from(["admitted", "started", "step-done", "retry", "ended", "other"]),
-                "status": st.sampled_from(["PENDING", "PROCESSING", "DONE", "FAILED", "CANCELLED", "OTHER"]),
+                "status": _STATUSES,
                 "usage": st.fixed_dictionaries({"cost_nanousd": _NUMBERS, "images": _NUMBERS}),
+                "former": st.none()
+                | st.fixed_dictionaries({"status": _STATUSES, "at": _TIMES, "begun": st.booleans()}),
             }
         ),
         max_size=6,

@@ -1,6 +1,10 @@
 """Webhooks' decisions: the signature, whom nothing is sent to, when an attempt is made again."""
 
+from collections import Counter
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from services.ingest.webhooks import rules
 from services.ingest.webhooks.rules import ForbiddenTargetError, Outcome
@@ -79,6 +83,22 @@ def test_the_setting_for_development_allows_this_machine_and_nothing_else() -> N
     with pytest.raises(ForbiddenTargetError) as refused:
         leads_to("https://shop.example")
     assert (str(refused.value), refused.value.known) == (rules.NOT_PUBLIC, "shop.example has no address")
+
+
+@given(st.integers(1, 20), st.sets(st.sampled_from("abcdefgh")), st.lists(st.sampled_from("abcdefgh"), max_size=20))
+def test_slow_stores_have_one_place_each_and_leave_five_to_the_others(
+    places: int, slow: set[str], under_way: list[str]
+) -> None:
+    free = max(places - len(under_way), 0)
+    most, held_back = rules.share(free, slow)
+    count = Counter([*under_way, *held_back])
+    room = {store: max(rules.OF_ONE_STORE - count[store], 0) for store in "abcdefgh"}
+    assert all(room[store] == max(rules.OF_ONE_STORE - under_way.count(store), 0) for store in room.keys() - slow)
+    assert all(room[store] <= 1 and (room[store] == 0 or store not in under_way) for store in slow)
+    if any(room[store] for store in slow):
+        assert free - most == 5, "what is taken now leaves five"
+    elif not slow or free <= 5:
+        assert most == free
 
 
 def test_it_is_tried_again_for_hours_and_then_no_more() -> None:

@@ -93,6 +93,7 @@ class OpenAIWriter:
             self._limiter.seen(grant, raw.headers)
             response = raw.parse()
             usage = self._usage(response)
+            self._limiter.used_up(grant, {"tokens": usage.input_tokens + usage.output_tokens})
         except openai.OpenAIError as error:
             if isinstance(error, openai.APIStatusError):
                 self._limiter.seen(grant, error.response.headers)

@@ -144,6 +144,16 @@ class Limiter:
             granted.append(ticket)
         return granted
 
+    def used_up(self, ticket: Ticket, used: Mapping[str, float], now: float) -> None:
+        """What a granted call has used after all: more than was reserved is spent as well, as a debt if need be."""
+        self._advance(now)
+        for resource, amount in used.items():
+            bucket = self._buckets[resource]
+            beyond = min(amount, bucket.account.told) - ticket.needs[resource]  # an answer may say anything
+            if beyond > 0:
+                bucket.level -= beyond  # and nothing of the account's: the headers have it in what is left
+                self._note(resource, beyond, now)
+
     def next_grant_in(self, now: float) -> float | None:
         """Seconds until the head of the line may go; None when nobody waits, infinite while nothing is ours."""
         if not self._line:

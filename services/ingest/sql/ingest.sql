@@ -95,15 +95,22 @@ UPDATE blog_generations AS job
   FROM job_bill($1) AS bill
  WHERE job.id = $1 AND ($2::text IS NULL OR job.instance_id = $2) AND job.status = ANY ($3::text[])
 RETURNING job.id, job.instance_id, job.status, job.attempt, job.intervened_at, job.created_at, job.started_at,
-          job.worker, job.input_tokens, job.output_tokens, job.images, job.cost_nanousd, job.not_before, job.error;
+          job.worker, job.input_tokens, job.output_tokens, job.images, job.cost_nanousd, job.not_before, job.error,
+          bill.in_doubt;
 
 -- name: retry
 -- Queue a job that has ended so ($3) once more. It keeps what it has paid for and gets all its tries back. It takes an
--- attempt's number, which fences off whoever still works on it. Not before its time, nor while a call may be under way.
+-- attempt's number, which fences off whoever still works on it. Not before its time, nor while a call may be under way:
+-- the lease that says so stays, for the job may be cancelled and asked for again before it is claimed. With how it had
+-- ended.
 UPDATE blog_generations AS job
    SET status = 'PENDING', retries = retries + 1, attempt = attempt + 1, blameless = attempt + 1,
        intervened_at = now(), not_before = greatest(now(), lease_until, (request ->> 'run_at')::timestamptz),
-       forwarded_at = NULL, lease_until = NULL, started_at = NULL, finished_at = NULL, error_code = NULL, error = NULL
- WHERE job.id = $1 AND ($2::text IS NULL OR job.instance_id = $2) AND job.status = ANY ($3::text[])
+       forwarded_at = NULL, started_at = NULL, finished_at = NULL, error_code = NULL, error = NULL
+  FROM (SELECT id, status, finished_at, started_at FROM blog_generations WHERE id = $1 FOR UPDATE) AS before,
+       job_bill($1) AS bill
+ WHERE job.id = before.id AND ($2::text IS NULL OR job.instance_id = $2) AND job.status = ANY ($3::text[])
 RETURNING job.id, job.instance_id, job.status, job.attempt, job.intervened_at, job.created_at, job.started_at,
-          job.worker, job.input_tokens, job.output_tokens, job.images, job.cost_nanousd, job.not_before, job.error;
+          job.worker, job.input_tokens, job.output_tokens, job.images, job.cost_nanousd, job.not_before, job.error,
+          bill.in_doubt, before.status AS former_status, before.finished_at AS former_at,
+          before.started_at IS NOT NULL AS former_begun;

@@ -4,7 +4,7 @@ import base64
 import binascii
 import hmac
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
@@ -29,6 +29,10 @@ NOT_PUBLIC = "does not lead to a public address"
 _NAME = re.compile(r"([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z]([a-z0-9-]{0,61}[a-z0-9])?\.?")
 """The last label begins with a letter: other ways to write an address, as a number, say, are no names."""
 _LONGEST_NAME = 253
+OF_ONE_STORE = 4
+"""Sends at once."""
+_NOT_FOR_SLOW = 5
+"""Sends at once that only stores have whose servers are not known to hang."""
 SECRET_PREFIX = "whsec_"  # noqa: S105 - the prefix of secrets, not one
 
 
@@ -64,6 +68,14 @@ class Verdict:
     state: str
     """DELIVERED, FAILED, or WAITING for `pause_s`."""
     pause_s: float = 0.0
+
+
+def share(free: int, slow: Collection[str]) -> tuple[int, list[str]]:
+    """How many deliveries to take when so many may begin, and which stores are to count as having others under way: a
+    slow store has one at a time, and the last places are for the quick ones."""
+    if slow and free > _NOT_FOR_SLOW:
+        return free - _NOT_FOR_SLOW, [store for store in slow for _ in range(OF_ONE_STORE - 1)]
+    return free, [store for store in slow for _ in range(OF_ONE_STORE)]
 
 
 def delivery_id(job: UUID, attempt: int) -> UUID:

@@ -23,8 +23,10 @@ from shared.postgres import AWAY
 log = get_logger(__name__)
 
 _AT_ONCE = 20
-_OF_ONE_STORE = 4
 _DEADLINE_S = 15.0
+_SLOW_S = 5.0
+"""A store whose last attempt took longer is slow, until one is quicker."""
+_SLOW_KNOWN = 100
 _LEASE_S = 60.0
 _LOOK_EVERY_S = 1.0
 _AWAY_PAUSE_S = 2.0
@@ -49,6 +51,8 @@ class Sender:
         self._loopback = loopback
         self._rng = rng
         self._sending: dict[asyncio.Task[None], str] = {}
+        self._slow: dict[str, None] = {}
+        """Stores, those found out last at the end."""
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -82,8 +86,9 @@ class Sender:
         await wait(self._noted, _LOOK_EVERY_S)
 
     async def _due(self, free: int) -> Sequence[Delivery]:
-        sending = list(self._sending.values())
-        return await self._store.take(free, for_s=_LEASE_S, of_one_store=_OF_ONE_STORE, sending=sending)
+        most, held_back = rules.share(free, self._slow)
+        sending = [*self._sending.values(), *held_back]
+        return await self._store.take(most, for_s=_LEASE_S, of_one_store=rules.OF_ONE_STORE, sending=sending)
 
     def _sent(self, task: asyncio.Task[None]) -> None:
         del self._sending[task]
@@ -98,6 +103,7 @@ class Sender:
             outcome = await self._post(http, delivery, secrets, int(at.timestamp()))
             verdict = rules.judge(outcome, attempts=delivery.attempt, chance=self._rng.random())
             seconds = round(time.monotonic() - began, 3)
+            self._note_pace(delivery.store, seconds)
             await self._store.finish(delivery, outcome, verdict, at=at, seconds=seconds)
         except (*AWAY, asyncpg.PostgresError) as error:
             log.warning("a delivery could not be noted: it comes again", reason=f"{type(error).__name__}: {error}")
@@ -108,6 +114,13 @@ class Sender:
         else:
             reason = outcome.error or f"answered {outcome.status}"
             log.warning("webhook not delivered", state=verdict.state, reason=reason, known=outcome.known, **told)
+
+    def _note_pace(self, store: str, seconds: float) -> None:
+        self._slow.pop(store, None)
+        if seconds > _SLOW_S:
+            self._slow[store] = None
+            if len(self._slow) > _SLOW_KNOWN:
+                del self._slow[next(iter(self._slow))]
 
     async def _post(self, http: httpx.AsyncClient, delivery: Delivery, secrets: Sequence[str], at: int) -> Outcome:
         try:

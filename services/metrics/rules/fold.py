@@ -3,6 +3,7 @@
 For every job that goes on, and for the latest that ended, the last state is kept: its position only ever grows. What
 an event adds is the difference between the job's new state and the one before, so counts and bills are exact however
 often it comes. Of jobs that were forgotten, all happened before a known time: what is unknown and older is a repeat.
+Who asks for one of them again says how it had ended, so that this is taken back.
 """
 
 from operator import attrgetter, gt, sub
@@ -51,15 +52,27 @@ def empty_shard() -> Shard:
 def into_shard(event: JobEvent, shard: Shard) -> Change | None:
     """Fold an event into its shard: what it adds, or None when it says nothing new."""
     job, jobs = str(event.job), shard["jobs"]
-    seen = jobs.get(job)
+    since = shard.setdefault("since", event.at.timestamp())
+    seen = jobs.get(job) or _forgotten(event, since=since, gone=shard["gone"])
     stage = _stage(event, seen) if seen is not None else _first_stage(event, shard["gone"])
     if stage is None:
         return None
-    change, jobs[job] = _change(event, stage, jobs.pop(job, None))
+    jobs.pop(job, None)  # it comes last from now on
+    change, jobs[job] = _change(event, stage, seen)
     aggregate.add(shard["aggregate"], change)
     if event.status in ENDED:
         _forget(shard)
     return change
+
+
+def _forgotten(event: JobEvent, *, since: float, gone: float) -> Seen | None:
+    """What was kept of an ended job before it was forgotten, as the event tells that asks for it again. None when its
+    end was not heard here (it is older than all that was), or the event itself is a repeat."""
+    former = event.former
+    if former is None or not since <= former.at.timestamp() <= gone < event.at.timestamp():
+        return None
+    stage, at = _STAGES[EventKind.ENDED], former.at.timestamp()
+    return [event.attempt - 1, stage, at, former.status.value, former.begun, *_usage_of(event.usage)]
 
 
 def _first_stage(event: JobEvent, gone: float) -> int | None:

@@ -45,7 +45,8 @@ def fault(message: Message, now: datetime) -> str | None:
 def _times(message: Message) -> Iterator[datetime]:
     found: tuple[datetime | None, ...] = ()
     if isinstance(message, JobEvent):
-        found = (message.at, message.created_at, message.started_at, message.forwarded_at)
+        former_at = message.former.at if message.former is not None else None
+        found = (message.at, message.created_at, message.started_at, message.forwarded_at, former_at)
     elif isinstance(message, WorkerReport):
         found = (message.at, message.started_at, *(state.cooling_until for state in message.limiters))
     elif isinstance(message, SchedulerReport):
