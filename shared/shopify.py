@@ -34,6 +34,8 @@ class Product:
     """Names of what a buyer chooses: size, colour."""
     seo_title: str = ""
     seo_description: str = ""
+    status: str = ""
+    """`active`, `draft` or `archived`; empty where an export does not say."""
 
     @property
     def price_range(self) -> tuple[float, float] | None:
@@ -184,6 +186,7 @@ def _product(draft: _Draft) -> Product:
         options=tuple(option for option in options if option and option != "Title"),
         seo_title=" ".join(row.get("SEO Title", "").split()),
         seo_description=plain_text(row.get("SEO Description", "")),
+        status=row.get("Status", "").strip().lower(),
     )
 
 

@@ -39,11 +39,15 @@ class JobError(Answer):
     message: str
 
 
+_AS_ACCEPTED = "as accepted, also for a repeat with an Idempotency-Key: how it stands by now, GET says"
+_ALL_STATES = "REJECTED is reserved: no job becomes so today"
+
+
 class AcceptedJob(Answer):
     """A job that was accepted: it is never refused afterwards."""
 
     id: UUID
-    status: Literal["PENDING"]
+    status: Literal["PENDING"] = Field(description=_AS_ACCEPTED)
     store: str
     source_type: SourceType
     source_id: str
@@ -55,7 +59,7 @@ class JobSummary(Answer):
 
     id: UUID
     store: str
-    status: Status
+    status: Status = Field(description=_ALL_STATES)
     source_type: SourceType
     source_id: str
     created_at: datetime
@@ -102,14 +106,23 @@ class JobList(Answer):
 class BulkItem(Answer):
     item: int = Field(description="the item's index in the call, from 0")
     id: UUID
-    status: Literal["PENDING"]
+    status: Literal["PENDING"] = Field(description=_AS_ACCEPTED)
     source_type: SourceType
     source_id: str
+
+
+class LeftOut(Answer):
+    """A product of a CSV that is not asked for."""
+
+    line: int
+    source_id: str
+    reason: str
 
 
 class BulkAnswer(Answer):
     taken: int
     items: list[BulkItem]
+    left_out: list[LeftOut] = Field(description="products of a CSV whose Status is draft or archived")
 
 
 class Ticket(Answer):
@@ -168,9 +181,35 @@ class Replay(Answer):
     next_at: datetime
 
 
+class EndedJob(Answer):
+    """A job that has ended, as its webhook tells it: the post is to be fetched."""
+
+    id: UUID
+    store: str
+    status: Literal["DONE", "FAILED", "CANCELLED", "REJECTED"] = Field(description=_ALL_STATES)
+    source_type: SourceType
+    source_id: str
+    created_at: datetime
+    finished_at: datetime | None
+    cost_usd: float
+    error: JobError | None
+
+
+class JobEnded(Answer):
+    """The body of a webhook."""
+
+    type: Literal["job.done", "job.failed", "job.cancelled", "job.rejected"]
+    timestamp: datetime
+    data: EndedJob
+
+
 class Health(Answer):
     status: Literal["ok"]
     timestamp: datetime
+
+
+class Readiness(Answer):
+    status: Literal["ready"]
 
 
 class ProblemError(Answer):
@@ -194,9 +233,12 @@ class ProblemDetails(Answer):
     status: int
     detail: str | None = None
     resets_at: datetime | None = Field(None, description="of a 402: when the budget begins anew")
+    room: int | None = Field(None, description="of a bulk call's 402 or 429: the items that there is room for")
+    taken: int | None = Field(None, description="of a bulk call's 503: the first items, that were accepted")
     errors: list[ProblemError] | None = None
 
 
 ANSWERS: tuple[type[BaseModel], ...] = (
-    AcceptedJob, Job, JobList, BulkAnswer, Ticket, StoreBudget, DeliveryList, Replay, Health, ProblemDetails,
+    AcceptedJob, Job, JobList, BulkAnswer, Ticket, StoreBudget, DeliveryList, Replay, JobEnded, Health, Readiness,
+    ProblemDetails,
 )  # fmt: skip

@@ -47,7 +47,7 @@ class Api:
         key = rules.only_key(request.headers.getlist("idempotency-key"))
         job = rules.job_id(store, key, uuid_utils.compat.uuid7())
         if self._claims.known(job, now) is None and (gate := self._gates.closed(store)) is not None:
-            raise closed(gate, self._settings.max_pending_per_store)  # a repeat is no new job
+            raise await closed(gate, self._store, self._settings)  # a repeat is no new job
         if key is not None:
             now = await self._claim(body, job=job, store=store, now=now)
         message = rules.to_message(body, job=job, store=store, now=now)

@@ -1,22 +1,26 @@
 """A request's body, read within its limit and decoded."""
 
 import asyncio
+import re
 from collections.abc import Sequence
 
 import orjson
 from starlette.requests import ClientDisconnect, Request
 
+from services.ingest.rules import NotJsonError
 from shared.http import Problem
+
+_CHARSET = re.compile(r'charset\s*=\s*"?([^";\s]+)', re.IGNORECASE)
+_UTF_8 = ("utf-8", "utf8", "us-ascii")
 
 
 async def read_json(request: Request, *, limit: int) -> object:
-    """The decoded body; a problem when it is of another type (415), too long (413) or no JSON (400)."""
+    """The decoded body; a refusal when it is of another type (415), too long (413) or no JSON (400)."""
     _, content = await read_body(request, limit=limit, types=("application/json",))
     try:
         found: object = orjson.loads(content)
     except orjson.JSONDecodeError as error:
-        fault = {"field": "body", "detail": str(error)}
-        raise Problem(400, "Bad Request", detail="the body is not JSON", errors=[fault]) from None
+        raise NotJsonError([{"field": "body", "detail": str(error)}], detail="the body is not JSON") from None
     return found
 
 
@@ -24,9 +28,15 @@ async def read_body(
     request: Request, *, limit: int, types: Sequence[str], within_s: float | None = None
 ) -> tuple[str, bytes]:
     """The body's media type and content; a problem when it is none of `types` (415), too long (413), too slow (408)."""
-    media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    media_type, _, parameters = request.headers.get("content-type", "").partition(";")
+    media_type = media_type.strip().lower()
     if media_type not in types:
         raise Problem(415, "Unsupported Media Type", detail=f"send {' or '.join(types)}")
+    if parameters and (charset := _CHARSET.search(parameters)) and charset[1].lower() not in _UTF_8:
+        raise Problem(415, "Unsupported Media Type", detail=f"send UTF-8, not {charset[1]}")
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        detail, plain = "send the body as it is, without a Content-Encoding", {"Accept-Encoding": "identity"}
+        raise Problem(415, "Unsupported Media Type", detail=detail, headers=plain)
     if within_s is None:
         return media_type, await _read(request, limit)
     try:

@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from services.ingest import budget_rules, bulk_rules, rules
 from services.ingest.body import read_body
+from services.ingest.bulk_rules import Judged
 from services.ingest.callers import Callers
 from services.ingest.claims import Claims
 from services.ingest.gates import Gates
@@ -47,7 +48,7 @@ _COMES_BACK_S = "30"
 class Bulk:
     def __init__(
         self, *, settings: IngestSettings, callers: Callers, gates: Gates, claims: Claims, store: IngestStore,
-        publisher: Publisher,
+        publisher: Publisher, underway: Underway,
     ) -> None:  # fmt: skip
         self._settings = settings
         self._callers = callers
@@ -56,7 +57,7 @@ class Bulk:
         self._store = store
         self._publisher = publisher
         self._judging = asyncio.Semaphore(_JUDGED_AT_ONCE)
-        self._underway = Underway()
+        self._underway = underway
         self._calls = Slots("bulk calls", of_all=_CALLS, of_one=_CALLS_OF_ONE_STORE, retry_after_s=2)
 
     async def submit(self, request: Request) -> Response:
@@ -66,7 +67,8 @@ class Bulk:
             return await self._submit(request, store)
 
     async def _submit(self, request: Request, store: str) -> Response:
-        now, bodies = await self._judged(request)
+        now, judged = await self._judged(request)
+        bodies = judged.bodies
         key = rules.only_key(request.headers.getlist("idempotency-key"))
         call = rules.job_id(store, key, uuid_utils.compat.uuid7())
         jobs = await asyncio.to_thread(_jobs, len(bodies), call=call if key else None)
@@ -80,21 +82,23 @@ class Bulk:
         messages = await asyncio.to_thread(_messages, bodies, jobs, store=store, now=now)
         await self._publish(messages)
         log.info("many requests accepted", store=store, items=len(messages))
-        return JsonResponse({"taken": len(messages), "items": [_answer(*item) for item in enumerate(messages)]}, 201)
+        items = [_answer(*item) for item in enumerate(messages)]
+        return JsonResponse({"taken": len(messages), "items": items, "leftOut": judged.left_out}, 201)
 
-    async def _judged(self, request: Request) -> tuple[datetime, Sequence[BlogRequestBody]]:
+    async def _judged(self, request: Request) -> tuple[datetime, Judged]:
         """The requests, and when they had come."""
         settings = self._settings
         media_type, content = await read_body(
             request, limit=settings.max_bulk_bytes, types=tuple(bulk_rules.READERS), within_s=settings.bulk_read_s
         )
-        now = datetime.now(UTC)
+        now, context = datetime.now(UTC), settings.judging
+        given = bulk_rules.for_all(request.query_params, media_type, now=now, context=context)
         # Apart from the loop: megabytes of JSON, and a shop's HTML, take their time.
         async with self._judging:
-            bodies = await asyncio.to_thread(
-                bulk_rules.judge, content, media_type, now=now, most=settings.max_bulk_items, context=settings.judging
+            judged = await asyncio.to_thread(
+                bulk_rules.judge, content, media_type, given, now=now, most=settings.max_bulk_items, context=context
             )
-        return now, bodies
+        return now, judged
 
     async def _promise_room(self, store: str, jobs: Sequence[UUID]) -> Sequence[UUID]:
         """The whole call fits its store's budget, its queue and everybody's, or it is refused as a whole.
@@ -102,19 +106,27 @@ class Bulk:
         What this process has promised counts from then on, not only from when it has rows. The jobs promised anew.
         """
         if (gate := self._gates.closed(store)) is not None:
-            raise closed(gate, self._settings.max_pending_per_store, room=0)
-        try:
-            async with asyncio.timeout(_LOOK_S):
-                expected = self._underway.of(store, time.monotonic())
-                of_store, of_all, arrived = await self._store.waiting(store, expected)
-                budget = await self._store.budget(store)
-        except AWAY:  # all that is known is that no door is closed
-            return self._underway.add(store, jobs, time.monotonic())
-        self._underway.drop(arrived)
-        coming = len(self._underway.of(store, time.monotonic()))
-        self._refuse_over_budget(budget, len(jobs), coming)
+            raise await closed(gate, self._store, self._settings, room=0)
+        of_store, of_all = await self._counted(store, len(jobs))
+        coming = len(self._underway.of(store))
         self._refuse_over_limit(len(jobs), of_store + coming, of_all + len(self._underway))
         return self._underway.add(store, jobs, time.monotonic())
+
+    async def _counted(self, store: str, items: int) -> tuple[int, int]:
+        """How many jobs have rows and wait, of the store and of all; refused when the budget has no room.
+
+        While PostgreSQL is away, nothing is known but what was promised since: none.
+        """
+        try:
+            async with asyncio.timeout(_LOOK_S):
+                of_store, of_all, arrived = await self._store.waiting(store, self._underway.of(store))
+                budget = await self._store.budget(store)
+        except AWAY:
+            return 0, 0
+        self._underway.drop(arrived)
+        self._underway.forget(time.monotonic())
+        self._refuse_over_budget(budget, items, len(self._underway.of(store)))
+        return of_store, of_all
 
     def _refuse_over_limit(self, items: int, of_store: int, of_all: int) -> None:
         limits = self._settings.max_pending_per_store, self._settings.max_pending_total

@@ -2,40 +2,76 @@
 
 import hashlib
 import io
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid5
 
 import orjson
 
-from services.ingest.rules import BlogRequestBody, RefusedError, fingerprint, judge_body
+from services.ingest.rules import BlogRequestBody, NotJsonError, RefusedError, fingerprint, judge_body, judge_parameters
 from shared import shopify
 
+CSV = "text/csv"
+FOR_ALL = ("language", "tone", "images", "priority", "runAt", "webhookUrl")
+"""Of the fields of a request, those that the query of a CSV may have, for all of its products."""
 MOST_ERRORS = 1_000
+_NUMBER = re.compile(r"-?[0-9]{1,3}")
+_NOT_SHOWN = ("draft", "archived")
 Where = dict[str, int]
 """Of an item: {"item"} counted from 0, {"line"} counted from 1, or both."""
 Read = Callable[[bytes], Iterator[tuple[Where, Any]]]
 
 
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A product that nobody is to read of."""
+
+    source_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    bodies: list[BlogRequestBody]
+    left_out: list[dict[str, Any]]
+    """What of a body is not asked for, as the answer tells it."""
+
+
+def for_all(query: Mapping[str, str], media_type: str, *, now: datetime, context: str | None = None) -> dict[str, Any]:
+    """What the query of a call says of every item: a shop's export has no words for it, and JSON says it itself."""
+    judge_parameters(query, FOR_ALL if media_type == CSV else ())
+    given: dict[str, Any] = dict(query)
+    for name in {"images", "priority"} & given.keys():
+        given[name] = int(given[name]) if _NUMBER.fullmatch(given[name]) else given[name]
+    judge_body({"sourceType": "product", "sourceId": "any"} | given, now=now, context=context)
+    return given
+
+
 def judge(
-    content: bytes, media_type: str, *, now: datetime, most: int, context: str | None = None
-) -> list[BlogRequestBody]:
+    content: bytes, media_type: str, given: Mapping[str, Any], *, now: datetime, most: int, context: str | None = None
+) -> Judged:  # fmt: skip
     """All requests of a body; `RefusedError` names every item at fault, and nothing is taken then."""
-    found, errors = list[BlogRequestBody](), list[dict[str, Any]]()
-    count = 0
-    for count, (where, item) in enumerate(READERS[media_type](content), start=1):
+    found, errors, count = Judged([], []), list[dict[str, Any]](), 0
+    for where, item in READERS[media_type](content):
+        if isinstance(item, LeftOut):
+            found.left_out.append(where | {"sourceId": item.source_id, "reason": item.reason})
+            continue
+        count += 1
         if count > most:
             raise RefusedError([{"field": "body", "detail": f"has more than {most} items: send several calls"}])
         try:
-            found.append(judge_body(_readable(item), now=now, context=context))
+            found.bodies.append(judge_body(_readable(item, given), now=now, context=context))
         except RefusedError as error:
             errors += [where | fault for fault in error.errors]
     if errors:
         faulty = len({(error.get("item"), error.get("line")) for error in errors})
         raise RefusedError(errors[:MOST_ERRORS], detail=f"{faulty} of {count} items cannot be taken, so none was")
-    if not found:
-        raise RefusedError([{"field": "body", "detail": "has no items"}])
+    if not found.bodies:
+        why = f"has no items: {len(found.left_out)} were left out" if found.left_out else "has no items"
+        raise RefusedError([{"field": "body", "detail": why}])
     return found
 
 
@@ -56,11 +92,11 @@ def request_of(product: shopify.Product) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _readable(item: Any) -> Any:
-    """An item, unless the reader has found a fault in its place."""
+def _readable(item: Any, given: Mapping[str, Any]) -> Any:
+    """An item with what is given for all, unless the reader has found a fault in its place."""
     if isinstance(item, RefusedError):
         raise item
-    return item
+    return {**item, **given} if given else item
 
 
 def _fault(detail: str, field: str = "body") -> RefusedError:
@@ -71,7 +107,7 @@ def _array(content: bytes) -> Iterator[tuple[Where, Any]]:
     try:
         items = orjson.loads(content)
     except orjson.JSONDecodeError as error:
-        raise _fault(f"is not JSON: {error}") from None
+        raise NotJsonError([{"field": "body", "detail": str(error)}], detail="the body is not JSON") from None
     if not isinstance(items, list):
         raise _fault("must be a JSON array")
     for index, item in enumerate(items):
@@ -99,7 +135,9 @@ def _export(content: bytes) -> Iterator[tuple[Where, Any]]:
     for fault in export.faults:
         yield {"line": fault.line}, _fault(fault.reason, field="row")
     for product in export.products:
-        yield {"line": product.line}, request_of(product)
+        shown = product.status not in _NOT_SHOWN
+        item = request_of(product) if shown else LeftOut(product.handle, f"its Status is {product.status}")
+        yield {"line": product.line}, item
 
 
-READERS: dict[str, Read] = {"application/json": _array, "application/x-ndjson": _lines, "text/csv": _export}
+READERS: dict[str, Read] = {"application/json": _array, "application/x-ndjson": _lines, CSV: _export}

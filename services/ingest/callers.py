@@ -24,11 +24,15 @@ class Callers:
             raise Problem(401, "Unauthorized", detail=detail, headers={"WWW-Authenticate": "Bearer"})
         return caller
 
+    def is_valid(self, caller: Caller) -> bool:
+        """Whether whoever has called before would still be let in."""
+        return self._keys.is_valid(caller)
+
     async def store(self, request: Request) -> str:
-        """A store; 403 for an operator, who asks for nothing of their own."""
+        """A store; 403 for an operator, who has no posts written."""
         caller = await self.anyone(request)
         if caller.store is None:
-            raise Problem(403, "Forbidden", detail="an operator's key asks for nothing: it acts on what stores ask for")
+            raise Problem(403, "Forbidden", detail="an operator's key asks for no posts: this takes a store's key")
         return caller.store
 
     async def operator(self, request: Request) -> Caller:

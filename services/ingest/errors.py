@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from services.ingest.rules import RefusedError
+from services.ingest.rules import NotJsonError, RefusedError
 from shared.http import Problem
 from shared.log import get_logger
 
@@ -27,7 +27,8 @@ async def problem(request: Request, error: Exception) -> Response:
 
 async def refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, RefusedError)
-    return Problem(422, "Unprocessable Content", detail=str(error), errors=error.errors).response()
+    status, title = (400, "Bad Request") if isinstance(error, NotJsonError) else (422, "Unprocessable Content")
+    return Problem(status, title, detail=str(error), errors=error.errors).response()
 
 
 async def http_error(request: Request, error: Exception) -> Response:

@@ -35,6 +35,8 @@ class Caller:
     """None: an operator, who may act on every store's jobs."""
     name: str
     """As it is told to others: the store, or the operator."""
+    key: bytes
+    """The hash of the key that was shown."""
 
 
 class KeyRing:
@@ -64,6 +66,10 @@ class KeyRing:
     def caller_with(self, digest: bytes) -> Caller:
         """Whose key has this hash, which `hash_of` has just found."""
         return self._callers[digest]
+
+    def is_valid(self, caller: Caller) -> bool:
+        """Whether the key that the caller has shown is still good."""
+        return caller.key in self._callers
 
     async def refresh(self) -> None:
         """Take over what has changed up to this call; says once when PostgreSQL is away."""
@@ -99,6 +105,6 @@ class KeyRing:
         if change.revoked:
             self._callers.pop(change.hash, None)
         elif change.scope == "operator":
-            self._callers[change.hash] = Caller(store=None, name=f"operator {change.name}")
+            self._callers[change.hash] = Caller(store=None, name=f"operator {change.name}", key=change.hash)
         else:
-            self._callers[change.hash] = Caller(store=change.store, name=change.store)
+            self._callers[change.hash] = Caller(store=change.store, name=change.store, key=change.hash)

@@ -12,13 +12,16 @@ from services.ingest.answers import (
     DeliveryList,
     Health,
     Job,
+    JobEnded,
     JobList,
     ProblemDetails,
+    Readiness,
     Replay,
     StoreBudget,
     Ticket,
 )
 from services.ingest.budget_rules import BudgetBody
+from services.ingest.bulk_rules import FOR_ALL
 from services.ingest.rules import BlogRequestBody
 from shared.job import Status
 from shared.keys import STORE_NAME
@@ -30,9 +33,10 @@ _REFUSALS = {
     400: "The body is not JSON", 401: "No valid API key", 402: "The month's budget has no room",
     403: "The key may not do that", 404: "No such thing here",
     408: "The body is too slow", 409: "The job's state does not allow it", 413: "The body is too long",
-    415: "The body is of another type", 422: "Fields at fault, each named",
+    415: "The body is of another type, not UTF-8, or encoded", 422: "Fields at fault, each named",
     429: "The queue is full, or the store has too many of these at once",
-    503: "Something is away, or the system is full",
+    502: "The metrics service is away",
+    503: "Something is away, the system is full, or the job is not admitted yet: come back",
 }  # fmt: skip
 _WAITS = {
     "Retry-After": {"description": "seconds", "schema": {"type": "integer"}},
@@ -58,6 +62,7 @@ def document(*, version: str) -> Document:
         "security": [{"key": []}],
         "tags": [{"name": name} for name in ("jobs", "progress", "budgets", "webhooks", "system")],
         "paths": _jobs() | _progress() | _budgets() | _webhooks() | _system(),
+        "webhooks": {"jobEnded": {"post": _job_ended()}},
         "components": {
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "sk_live_… of a store"}},
             "schemas": _schemas(),
@@ -100,15 +105,21 @@ def _jobs() -> Document:
         "/api/blog-generation/bulk": {
             "post": _operation(
                 "submitJobs", "Ask for many posts: all are judged before any is taken", "jobs", created=BulkAnswer,
-                code=201, parameters=[key],
+                code=201, parameters=[key, *_for_all()],
                 body={"application/json": array, "application/x-ndjson": text, "text/csv": text},
-                refusals=(402, 403, 408, 413, 415, 422, 429, 503),
+                refusals=(400, 402, 403, 408, 413, 415, 422, 429, 503),
             ),
         },
         one: {"parameters": [_ID], "get": _operation("getJob", "A job", "jobs", created=Job, refusals=(404, 503))},
         f"{one}/cancel": _change("cancelJob", "Cancel a job: a running one stops after the call that it pays for"),
         f"{one}/retry": _change("retryJob", "Let a failed or cancelled job go on after its last paid step"),
     }  # fmt: skip
+
+
+def _for_all() -> list[Document]:
+    said = {"description": "only with a CSV: for all of its products, as this field of a request"}
+    field = f"{_ref(BlogRequestBody)['$ref']}/properties"
+    return [_query(name, {"$ref": f"{field}/{name}"}) | said for name in FOR_ALL]
 
 
 def _progress() -> Document:
@@ -118,6 +129,7 @@ def _progress() -> Document:
         "followJob", "Progress as server-sent events, from the state now to the end", "progress", created=None,
         parameters=[ticket], refusals=(404, 429, 503), content=stream,
     )  # fmt: skip
+    events["responses"]["204"] = {"description": "The Last-Event-ID is that of the end: nothing comes any more"}
     return {
         "/api/blog-generation/{id}/events": {"parameters": [_ID], "get": events | {"security": [{"key": []}, {}]}},
         "/api/blog-generation/{id}/events-ticket": {
@@ -144,7 +156,7 @@ def _webhooks() -> Document:
             "parameters": [delivery],
             "post": _operation(
                 "replayDelivery", "Send it once more, under the same webhook-id", "webhooks", created=Replay, code=202,
-                refusals=(403, 404, 503),
+                refusals=(404, 503),
             ),
         },
     }  # fmt: skip
@@ -152,7 +164,7 @@ def _webhooks() -> Document:
 
 def _budgets() -> Document:
     body = {"application/json": {"schema": _ref(BudgetBody), "example": {"monthlyCostUsd": 50, "warnAt": 0.8}}}
-    store = _path("store", "the store's name", {"type": "string", "pattern": f"^{STORE_NAME.pattern}$"})
+    store = _path("store", "the store's name", _STORE)
     return {
         "/api/stores/{store}/budget": {
             "parameters": [store],
@@ -172,10 +184,54 @@ def _budgets() -> Document:
     }  # fmt: skip
 
 
+def _job_ended() -> Document:
+    """What a store's own server hears at its `webhookUrl`."""
+    headers = {
+        "webhook-id": "the same at every attempt", "webhook-timestamp": "seconds since 1970",
+        "webhook-signature": "v1,… of Standard Webhooks, one for each secret in force, between them a space",
+    }  # fmt: skip
+    return {
+        "operationId": "jobEnded", "summary": "A job has ended (https://www.standardwebhooks.com)",
+        "tags": ["webhooks"], "security": [],
+        "parameters": [
+            {"name": name, "in": "header", "required": True, "description": what, "schema": {"type": "string"}}
+            for name, what in headers.items()
+        ],
+        "requestBody": {"required": True, "content": {"application/json": {"schema": _ref(JobEnded)}}},
+        "responses": {
+            "2XX": {"description": "Understood"}, "410": {"description": "No more of this one"},
+            "default": {"description": "Again later"},
+        },
+    }  # fmt: skip
+
+
 def _system() -> Document:
-    health = _operation("health", "Whether this process answers", "system", created=Health, refusals=())
-    del health["responses"]["401"]
-    return {"/health": {"get": health | {"security": []}}}
+    told = {"application/json": {"schema": {"type": "object"}}}
+    text = {"schema": {"type": "string"}}
+    prometheus = {"text/plain": text, "application/openmetrics-text": text}
+    form = _query("format", {"type": "string"}) | {"description": "prometheus: as text, as Accept may ask for as well"}
+    return {
+        "/health": _open("health", "Whether this process answers", created=Health),
+        "/livez": _open("live", "The same", created=Health),
+        "/readyz": _open("ready", "Whether it may get requests: what it needs is there", created=Readiness, away=503),
+        "/metrics": _open(
+            "metrics", "The metrics service's, passed on", content=told | prometheus, parameters=[form], away=502
+        ),
+        "/api/rate-limiter/stats": _open("limits", "The metrics service's, passed on", content=told, away=502),
+    }  # fmt: skip
+
+
+def _open(
+    operation: str, summary: str, *, created: type[BaseModel] | None = None, content: Document | None = None,
+    parameters: list[Document] | None = None, away: int | None = None,
+) -> Document:  # fmt: skip
+    """What is asked without a key."""
+    refusals = () if away is None else (away,)
+    get = _operation(
+        operation, summary, "system", created=created, content=content, parameters=parameters, refusals=refusals
+    )
+    del get["responses"]["401"]
+    return {"get": get | {"security": []}}
 
 
 def _change(operation: str, summary: str) -> Document:
@@ -222,10 +278,11 @@ def _header(name: str, what: str, *, longest: int) -> Document:
 
 
 _UUID = {"type": "string", "format": "uuid"}
+_STORE = {"type": "string", "pattern": f"^{STORE_NAME.pattern}$"}
 _ID = _path("id", "the job's id")
 _LINK = {"description": 'the next page: rel="next"', "schema": {"type": "string"}}
 _PAGE = [
     _query("limit", {"type": "integer", "minimum": 1, "maximum": 100, "default": 20}),
     _query("cursor", {"type": "string", "minLength": 1}) | {"description": "where a page before has ended"},
-    _query("store", {"type": "string"}) | {"description": "required with an operator's key, and of use with no other"},
+    _query("store", _STORE) | {"description": "required with an operator's key, and of use with no other"},
 ]

@@ -29,6 +29,8 @@ from shared.messages import EventKind, JobEvent
 from shared.postgres import ALL_STORES
 
 _RETRY_MS = 2_000
+_END = "end"
+"""The id of a stream's last event: who comes back with it has heard all."""
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
@@ -70,9 +72,12 @@ class Progress:
         caller = await (self._callers.holder(ticket, job) if ticket else self._callers.anyone(request))
         if self._draining.is_set():
             raise Problem(503, "Service Unavailable", detail="stopping", headers={"Retry-After": "5"})
-        await self._reader.row(job, caller)
+        row = await self._reader.row(job, caller)
         # A ticket is all that is needed, so any page may follow with one; with a key no browser comes.
-        headers = _HEADERS | ({"Access-Control-Allow-Origin": "*"} if ticket else {})
+        origin = {"Access-Control-Allow-Origin": "*"} if ticket else {}
+        if request.headers.get("last-event-id") == _END and row["status"] in ENDED:
+            return Response(status_code=204, headers=origin)  # an EventSource would come back for ever
+        headers = _HEADERS | origin
         if request.method == "HEAD":
             return Response(media_type=_Stream.media_type, headers=headers)
         return _Stream(self._stream(job, caller), headers=headers, slot=self._slots.held(caller.store or ALL_STORES))
@@ -83,10 +88,12 @@ class Progress:
             shown = await self._state(job, caller)
             if shown is None:
                 return  # the client comes back
-            yield _event("job", shown)
+            yield _job(shown)
             said = set[str]()
             while shown["status"] not in ENDED:
                 event = await self._next(heard)
+                if not self._callers.is_valid(caller):
+                    return  # the key was revoked meanwhile
                 if isinstance(event, JobEvent):
                     if event.event_id() not in said and event.kind is not EventKind.ENDED:
                         said.add(event.event_id())
@@ -99,7 +106,7 @@ class Progress:
                     yield b": still here\n\n"
                 shown = await self._state(job, caller) or shown
                 if shown["status"] in ENDED:
-                    yield _event("job", shown)
+                    yield _job(shown)
 
     async def _next(self, heard: Heard) -> JobEvent | None:
         try:
@@ -129,6 +136,10 @@ class _Stream(StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._slot:
             await super().__call__(scope, receive, send)
+
+
+def _job(shown: dict[str, Any]) -> bytes:
+    return _event("job", shown, _END if shown["status"] in ENDED else None)
 
 
 def _progress(event: JobEvent) -> dict[str, Any]:

@@ -1,16 +1,24 @@
-"""A job as it is read: from PostgreSQL, waited for while it is fresh, another store's as good as none."""
+"""A job as it is read: from PostgreSQL, waited for while it is fresh, another store's as good as none.
+
+Who got a 201 may ask for the job before the scheduler has admitted it, which takes moments, or hours when it is away:
+that is no 404, which clients take for the last word.
+"""
 
 import asyncio
+import math
 from collections.abc import Awaitable
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 from uuid import UUID
 
 from services.ingest import view
+from services.ingest.claims import Claims
 from services.ingest.keys import Caller
 from services.ingest.store import IngestStore, Row
+from services.ingest.underway import Underway
 from shared.http import Problem
 from shared.postgres import AWAY
+from shared.topics import REQUESTS
 
 T = TypeVar("T")
 
@@ -18,21 +26,57 @@ _WITHIN_S = 5.0
 """A server that takes connections and says nothing must not hold up readers, nor they the pool's connections."""
 
 
+_FRESH_S = 10.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 0.4
+_ACCEPTED_WITHIN_S = REQUESTS.retention_ms / 1000
+"""A request that is older is not on its way any more: Kafka has it no longer."""
+_AHEAD_S = 60.0
+"""Clocks of other machines may be so much ahead."""
+
+
 class JobReader:
-    def __init__(self, store: IngestStore, *, fresh_wait_s: float) -> None:
+    """`claims` and `underway` know of ids that have no row yet and do not tell their age."""
+
+    def __init__(self, store: IngestStore, *, claims: Claims, underway: Underway, fresh_wait_s: float) -> None:
         self._store = store
+        self._claims = claims
+        self._underway = underway
         self._fresh_wait_s = fresh_wait_s
 
     async def row(self, job: UUID, caller: Caller) -> Row:
-        """The job's row, or a 404; a job just accepted has none for a moment, so it is waited for."""
-        give_up = asyncio.get_running_loop().time() + self._fresh_wait_s
+        """The job's row, waited for while it is fresh. 503 when it may yet come; 404 when the store has no such job."""
         row = await reading(self._store.job(job, caller.store))
-        while row is None and _may_be_fresh(job) and asyncio.get_running_loop().time() < give_up:
-            await asyncio.sleep(0.05)
-            row = await reading(self._store.job(job, caller.store))
+        if row is None:
+            row = await self._waited_for(job, caller)
+        if row is None and await self._may_come(job):
+            detail = "no such job yet: a request that got a 201 is kept, and will be there once it is admitted"
+            raise Problem(503, "Service Unavailable", detail=detail, headers={"Retry-After": "2"})
         if row is None:
             raise Problem(404, "Not Found", detail="this store has no such job" if caller.store else "no such job")
         return row
+
+    async def _waited_for(self, job: UUID, caller: Caller) -> Row | None:
+        """A derived id tells no age: only one that is known to be accepted is worth a look."""
+        if job.version != 5 and not -_AHEAD_S < _age_s(job) < _FRESH_S:
+            return None
+        now = asyncio.get_running_loop().time
+        row, pause, give_up = None, _FIRST_PAUSE_S, now() + self._fresh_wait_s
+        while row is None and now() < give_up:
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_S)
+            if self._is_accepted(job):
+                row = await reading(self._store.job(job, caller.store))
+        return row
+
+    async def _may_come(self, job: UUID) -> bool:
+        """Another store's job, which has a row, will never come."""
+        return self._is_accepted(job) and await reading(self._store.job(job, None)) is None
+
+    def _is_accepted(self, job: UUID) -> bool:
+        """Whether this may be the id of a request that was accepted and is not admitted yet."""
+        if job.version != 5:
+            return -_AHEAD_S < _age_s(job) < _ACCEPTED_WITHIN_S
+        return job in self._underway or self._claims.known(job, datetime.now(UTC)) is not None
 
     async def whole(self, job: UUID, caller: Caller) -> dict[str, Any]:
         """The job with its steps and post, as clients see it."""
@@ -53,8 +97,6 @@ async def reading(read: Awaitable[T]) -> T:
         ) from None  # fmt: skip
 
 
-def _may_be_fresh(job: UUID) -> bool:
-    """Whether an id can be of the last ten seconds: a UUIDv7 tells its time, a derived id (version 5) does not."""
-    if job.version == 7:
-        return abs(datetime.now(UTC).timestamp() - (job.int >> 80) / 1000) < 10
-    return job.version == 5
+def _age_s(job: UUID) -> float:
+    """By the time that a UUIDv7 tells; others tell none, and are as old as can be."""
+    return datetime.now(UTC).timestamp() - (job.int >> 80) / 1000 if job.version == 7 else math.inf

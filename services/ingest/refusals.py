@@ -1,5 +1,6 @@
 """Refusals that several handlers give."""
 
+import asyncio
 from collections.abc import Awaitable
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -7,12 +8,19 @@ from typing import Any, TypeVar
 from aiokafka.errors import KafkaError
 
 from services.ingest import rules
+from services.ingest.budget_rules import budget_of
+from services.ingest.settings import IngestSettings
+from services.ingest.store import IngestStore
 from shared.http import Problem
 from shared.log import get_logger
 from shared.messages import StoreGate
+from shared.postgres import AWAY
 
 log = get_logger(__name__)
 T = TypeVar("T")
+
+_LOOK_S = 1.0
+"""Seconds to ask PostgreSQL: a refusal must not wait for it."""
 
 BUDGET_EXCEEDED = "urn:blogstream:budget-exceeded"
 
@@ -38,24 +46,41 @@ def quota(limit: int) -> dict[str, str]:
 
 
 def over_budget(resets_at: datetime, detail: str, *, comes_back: bool = True, **more: Any) -> Problem:
-    """402, with when the budget begins anew, and whether the same is worth asking for then."""
-    wait = str(rules.retry_after((resets_at - datetime.now(UTC)).total_seconds()))
+    """402, with when the budget begins anew, if the same is worth asking for then."""
+    if comes_back:
+        wait = rules.retry_after((resets_at - datetime.now(UTC)).total_seconds())
+        headers, detail = {"Retry-After": str(wait)}, f"{detail}; it begins anew at {resets_at:%Y-%m-%dT%H:%M:%SZ}"
+    else:
+        headers, detail = {}, f"{detail}; a whole month's would have none either"
     return Problem(
-        402, "Payment Required", detail=f"{detail}; it begins anew at {resets_at:%Y-%m-%dT%H:%M:%SZ}",
-        kind=BUDGET_EXCEEDED, headers={"Retry-After": wait} if comes_back else {},
+        402, "Payment Required", detail=detail, kind=BUDGET_EXCEEDED, headers=headers,
         more={"resetsAt": resets_at, **more},
     )  # fmt: skip
 
 
-def closed(gate: StoreGate, limit: int, **more: Any) -> Problem:
-    """402 when it is the store's budget, 429 its own queue, which takes `limit` jobs, 503 when it is everybody's."""
+async def closed(gate: StoreGate, store: IngestStore, settings: IngestSettings, **more: Any) -> Problem:
+    """402 when it is the store's budget, 429 its own full queue, 503 when it is everybody's."""
     if gate.resets_at is not None:
-        return over_budget(gate.resets_at, "this month's budget has no room for another job", **more)
+        comes_back = await _fits_a_month(gate.store, store, settings)
+        detail = "this month's budget has no room for another job"
+        return over_budget(gate.resets_at, detail, comes_back=comes_back, **more)
     wait = str(rules.retry_after(gate.retry_after_s))
     detail = f"no new requests for now ({gate.reason}); come back in {wait} s"
     headers = {"Retry-After": wait}
     if gate.store == rules.ALL_STORES:
         kind = f"{_PROBLEM_TYPES}#temporary-reduced-capacity"
         return Problem(503, "Service Unavailable", detail=detail, kind=kind, headers=headers, more=more)
-    headers |= quota(limit) | {"RateLimit": f'"queue";r=0;t={wait}'}
+    headers |= quota(settings.max_pending_per_store) | {"RateLimit": f'"queue";r=0;t={wait}'}
     return Problem(429, "Too Many Requests", detail=detail, kind=QUOTA_EXCEEDED, headers=headers, more=more)
+
+
+async def _fits_a_month(name: str, store: IngestStore, settings: IngestSettings) -> bool:
+    """Whether one job fits a whole month's budget of a store. The door does not say so; where PostgreSQL does not
+    either, it does."""
+    try:
+        async with asyncio.timeout(_LOOK_S):
+            row = await store.budget(name)
+    except AWAY:
+        return True
+    budget = budget_of(dict(row), default_cost=settings.default_cost_nanousd)
+    return budget.monthly is None or budget.estimate <= budget.monthly

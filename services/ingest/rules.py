@@ -22,6 +22,7 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 
+from services.ingest.webhooks.rules import ForbiddenTargetError, target
 from shared.budget import resets_at
 from shared.job import SourceType, Status
 from shared.keys import STORE_NAME
@@ -47,7 +48,8 @@ _IN_WORDS = {
     _TEXT: "must not contain control characters",
     _TEXT_NOT_BLANK: "must not be blank, nor contain control characters",
 }
-_HTTPS = r"^https://[^\s/?#@]+([/?#]\S*)?$"
+_HTTPS = r"^[hH][tT][tT][pP][sS]://[^\s/?#@]+([/?#]\S*)?$"
+_HTTP_TO_THIS_MACHINE = r"http://(127\.0\.0\.1|localhost|\[::1\])(:[0-9]+)?([/?#]\S*)?"
 _NUL_IN_JSON = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _RFC3339 = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6})?)?(Z|[+-][0-9]{2}:[0-9]{2})"
@@ -73,10 +75,13 @@ def _shallow(value: Any, levels: int) -> bool:
 
 def _https(url: str, info: ValidationInfo) -> str:
     """With the context "loopback", for development, http to this machine as well."""
-    if info.context == LOOPBACK and re.fullmatch(r"http://(127\.0\.0\.1|localhost|\[::1\])(:[0-9]+)?([/?#]\S*)?", url):
-        return url
-    if not re.fullmatch(_HTTPS, url):
+    loopback = info.context == LOOPBACK
+    if not re.fullmatch(_HTTPS, url) and not (loopback and re.fullmatch(_HTTP_TO_THIS_MACHINE, url)):
         raise ValueError("must be an https URL without credentials")
+    try:
+        target(url, loopback=loopback)
+    except ForbiddenTargetError as error:
+        raise ValueError(str(error)) from None
     return url
 
 
@@ -93,6 +98,8 @@ def _pattern(expression: str) -> Any:
 
 
 Text = Annotated[str, Field(pattern=_TEXT)]
+Words = Annotated[str, Field(pattern=_TEXT_NOT_BLANK, min_length=1)]
+"""What a prompt is told: something must be."""
 
 
 class BlogRequestBody(BaseModel):
@@ -101,11 +108,11 @@ class BlogRequestBody(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, alias_generator=to_camel, frozen=True)
 
     source_type: Annotated[SourceType, Field(strict=False)]
-    source_id: Annotated[str, Field(min_length=1, max_length=200, pattern=_TEXT_NOT_BLANK)]
-    title: Annotated[Text, Field(min_length=1, max_length=300)] | None = None
-    keywords: Annotated[list[Annotated[Text, Field(min_length=1, max_length=100)]], Field(max_length=20)] = []
+    source_id: Annotated[Words, Field(max_length=200)]
+    title: Annotated[Words, Field(max_length=300)] | None = None
+    keywords: Annotated[list[Annotated[Words, Field(max_length=100)]], Field(max_length=20)] = []
     language: Annotated[str, Field(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$", max_length=35)] = "en"
-    tone: Annotated[Text, Field(min_length=1, max_length=100)] | None = None
+    tone: Annotated[Words, Field(max_length=100)] | None = None
     product: Annotated[dict[str, Any], AfterValidator(_keepable)] | None = None
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
     run_at: (
@@ -122,6 +129,10 @@ class RefusedError(Exception):
     def __init__(self, errors: list[dict[str, Any]], detail: str | None = None) -> None:
         super().__init__(detail or "; ".join(f"{error['field']}: {error['detail']}" for error in errors))
         self.errors = errors
+
+
+class NotJsonError(RefusedError):
+    """A body that is no JSON at all."""
 
 
 def judge_body(body: Any, *, now: datetime, context: str | None = None) -> BlogRequestBody:
@@ -254,8 +265,8 @@ def read_cursor(cursor: str) -> tuple[datetime, UUID]:
         raise RefusedError([{"field": "cursor", "detail": "is not one that this list has given"}]) from None
 
 
-def judge_parameters(given: Iterable[str], known: set[str]) -> None:
-    unknown = sorted(set(given) - known)
+def judge_parameters(given: Iterable[str], known: Iterable[str]) -> None:
+    unknown = sorted(set(given).difference(known))
     if unknown:
         raise RefusedError([{"field": name, "detail": "is not a known parameter"} for name in unknown])
 
@@ -273,6 +284,8 @@ def listed_store(own: str | None, asked: str | None) -> str:
         raise RefusedError([{"field": "store", "detail": "is required with an operator's key"}])
     if own is not None and asked not in (None, own):
         raise RefusedError([{"field": "store", "detail": "must be the store of the key"}])
+    if asked is not None and not is_store(asked):
+        raise RefusedError([{"field": "store", "detail": "must be a store's name"}])
     return own or str(asked)
 
 

@@ -29,9 +29,11 @@ from services.ingest.results import Results
 from services.ingest.routes import application
 from services.ingest.settings import IngestSettings
 from services.ingest.store import IngestStore
+from services.ingest.underway import Underway
 from services.ingest.webhooks.api import Deliveries
 from services.ingest.webhooks.feed import Feed
-from services.ingest.webhooks.sender import Sender, resolve
+from services.ingest.webhooks.resolver import Resolver
+from services.ingest.webhooks.sender import Sender
 from services.ingest.webhooks.store import WebhookStore
 from shared import http, kafka
 from shared.kafka_access import reachable
@@ -81,7 +83,7 @@ async def _run(settings: IngestSettings, stop: asyncio.Event, name: str, listene
         }
         webhooks, noted = WebhookStore(pool), asyncio.Event()
         sender = Sender(
-            store=webhooks, resolve=resolve, noted=noted, loopback=settings.webhook_allow_loopback,
+            store=webhooks, resolve=Resolver().addresses, noted=noted, loopback=settings.webhook_allow_loopback,
             rng=random.Random(name),  # noqa: S311 - jitter, no secret
         )  # fmt: skip
         app = _application(
@@ -106,14 +108,16 @@ def _application(  # noqa: PLR0913 - it puts all of them together
     publisher: kafka.Publisher, relay: MetricsRelay, probes: Probes, draining: asyncio.Event,
 ) -> ASGIApp:  # fmt: skip
     callers = Callers(keys)
-    reader = JobReader(store, fresh_wait_s=settings.fresh_wait_s)
+    underway = Underway()
+    reader = JobReader(store, claims=claims, underway=underway, fresh_wait_s=settings.fresh_wait_s)
     return application(
         api=Api(
             settings=settings, callers=callers, gates=gates, claims=claims, store=store, reader=reader,
             publisher=publisher,
         ),
         bulk=Bulk(
-            settings=settings, callers=callers, gates=gates, claims=claims, store=store, publisher=publisher
+            settings=settings, callers=callers, gates=gates, claims=claims, store=store, publisher=publisher,
+            underway=underway,
         ),
         interventions=Interventions(
             callers=callers, store=store, reader=reader, publisher=publisher,

@@ -17,6 +17,9 @@ class Underway:
     def __len__(self) -> int:
         return len(self._jobs)
 
+    def __contains__(self, job: UUID) -> bool:
+        return job in self._jobs
+
     def add(self, store: str, jobs: Iterable[UUID], now: float) -> list[UUID]:
         """Keep them in mind; those that were not yet."""
         new = [job for job in jobs if job not in self._jobs]
@@ -28,8 +31,10 @@ class Underway:
         for job in jobs:
             self._jobs.pop(job, None)
 
-    def of(self, store: str, now: float) -> list[UUID]:
+    def of(self, store: str) -> list[UUID]:
         """A store's."""
-        old = takewhile(lambda job: self._jobs[job][1] <= now, self._jobs)
-        self.drop(list(old))
         return [job for job, (owner, _) in self._jobs.items() if owner == store]
+
+    def forget(self, now: float) -> None:
+        """Those that were promised long ago: to be called when PostgreSQL has been asked which have come."""
+        self.drop(list(takewhile(lambda job: self._jobs[job][1] <= now, self._jobs)))

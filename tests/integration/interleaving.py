@@ -115,7 +115,7 @@ class Books:
 
     def _note_change(self, act: Change, answers: Sequence[httpx.Response]) -> None:
         for what, answer in zip(act.what, answers, strict=False):
-            assert answer.status_code in (200, 404, 409), answer.text  # 404: no scheduler has admitted it yet
+            assert answer.status_code in (200, 404, 409, 503), answer.text  # 503: no scheduler has admitted it yet
             if answer.status_code == 200:
                 self.changed[what][UUID(answer.json()["id"])] += 1
 

@@ -129,6 +129,20 @@ async def test_a_stopped_store_hears_402_and_when_it_may_come_back(ingest: Inges
     await hears(ingest, 201)
 
 
+async def test_a_budget_that_no_job_ever_fits_promises_nothing(ingest: Ingest, operator: str) -> None:
+    resets_at = datetime.now(UTC) + timedelta(hours=2)
+    gate = StoreGate(
+        store="shop", closed=True, reason="budget-exceeded", retry_after_s=1, at=datetime.now(UTC), resets_at=resets_at
+    )
+    await ingest.world.publish(CONTROL, "shop", gate)
+    await hears(ingest, 402)
+    for budget, comes_back in ((0, False), (0.004, False), (0.005, True)):
+        await change(ingest, operator, "PUT", monthlyCostUsd=budget)
+        for refusal in (await ingest.post(GOOD), await bulk(ingest, 1)):
+            assert (refusal.status_code, "retry-after" in refusal.headers) == (402, comes_back), budget
+            assert ("begins anew" in refusal.json()["detail"]) == comes_back
+
+
 async def bulk(ingest: Ingest, items: int) -> httpx.Response:
     headers = {"Authorization": f"Bearer {ingest.key}"}
     return await ingest.http.post(f"{PATH}/bulk", headers=headers, json=[GOOD] * items)

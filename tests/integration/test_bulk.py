@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -32,10 +33,10 @@ async def ingest(world: World, database: str, tmp_path: Path) -> AsyncIterator[I
         yield running
 
 
-async def post(ingest: Ingest, content: bytes, kind: str, key: str | None = None) -> httpx.Response:
+async def post(ingest: Ingest, content: bytes, kind: str, key: str | None = None, query: str = "") -> httpx.Response:
     headers = {"Authorization": f"Bearer {ingest.key}", "Content-Type": kind}
     headers |= {"Idempotency-Key": key} if key else {}
-    return await ingest.http.post(f"{PATH}/bulk", content=content, headers=headers, timeout=60)
+    return await ingest.http.post(f"{PATH}/bulk{query}", content=content, headers=headers, timeout=60)
 
 
 async def requests(world: World) -> list[BlogRequested]:
@@ -69,6 +70,52 @@ async def test_three_formats_are_taken_with_an_answer_an_item(ingest: Ingest) ->
     }  # fmt: skip
 
 
+async def test_what_the_query_says_holds_for_all_products_of_a_csv(ingest: Ingest) -> None:
+    url = "https://shop.example/hook"
+    run_at = datetime.now(UTC).replace(microsecond=0)
+    later = f"runAt={run_at:%Y-%m-%dT%H:%M:%SZ}"
+    query = f"?language=fr&tone=2024&images=0&priority=-7&{later}&webhookUrl={url}"
+    answer = await post(ingest, CSV.encode(), "text/csv", query=query)
+    assert answer.status_code == 201, answer.text
+    taken = await requests(ingest.world)
+    assert {request.source_id for request in taken} == {"kettle", "cup"}
+    for one in taken:
+        said = (one.language, one.tone, one.images, one.priority, one.run_at, one.webhook_url)
+        assert said == ("fr", "2024", 0, -7, run_at, url)
+    for kind, content, wrong in (
+        ("text/csv", CSV.encode(), "foo=1"), ("text/csv", CSV.encode(), "title=x"),
+        ("text/csv", CSV.encode(), "images=2"),
+        ("text/csv", CSV.encode(), "priority=high"), ("text/csv", CSV.encode(), "webhookUrl=http://a.example"),
+        ("text/csv", CSV.encode(), "runAt=2001-01-01T00:00:00Z"), ("text/csv", CSV.encode(), "tone="),
+        ("application/json", orjson.dumps([GOOD]), "language=fr"),
+        ("application/x-ndjson", orjson.dumps(GOOD), "language=fr"),
+    ):  # fmt: skip
+        answer = await post(ingest, content, kind, query=f"?{wrong}")
+        assert (answer.status_code, answer.headers["content-type"]) == (422, PROBLEM), wrong
+        assert [error["field"] for error in answer.json()["errors"]] == [wrong.partition("=")[0]], "once, not per item"
+    assert len(await requests(ingest.world)) == 2
+
+
+async def test_products_that_nobody_is_shown_are_left_out_and_told(ingest: Ingest) -> None:
+    header = f"{CSV_HEADER.strip()},Status\n"
+    rows = (
+        "old,Old,,,,,1,,Archived",
+        "new,New,,,,,1,,draft",
+        "new,,,,,,2,,",
+        "cup,Cup,,,,,1,,Active",
+        "tea,Tea,,,,,1,,",
+    )
+    answer = (await post(ingest, (header + "\n".join(rows)).encode(), "text/csv")).json()
+    assert [item["sourceId"] for item in answer["items"]] == ["cup", "tea"]
+    assert answer["leftOut"] == [
+        {"line": 2, "sourceId": "old", "reason": "its Status is archived"},
+        {"line": 3, "sourceId": "new", "reason": "its Status is draft"},
+    ]
+    assert {request.source_id for request in await requests(ingest.world)} == {"cup", "tea"}
+    none = await post(ingest, (header + rows[0]).encode(), "text/csv")
+    assert (none.status_code, none.json()["errors"][0]["detail"]) == (422, "has no items: 1 were left out")
+
+
 async def test_one_item_at_fault_and_none_is_taken(ingest: Ingest) -> None:
     array = orjson.dumps([GOOD, {"sourceType": "nonsense"}, GOOD, [], GOOD | {"images": 9}])
     answer = await post(ingest, array, "application/json")
@@ -85,10 +132,10 @@ async def test_one_item_at_fault_and_none_is_taken(ingest: Ingest) -> None:
     answer = await post(ingest, broken.encode(), "text/csv")
     assert [(error["line"], error["field"]) for error in answer.json()["errors"]] == [(6, "row"), (7, "title")]
     for status, content, kind in (
-        (422, b"[]", "application/json"), (422, b"{}", "application/json"), (422, b"[", "application/json"),
+        (422, b"[]", "application/json"), (422, b"{}", "application/json"), (400, b"[", "application/json"),
         (422, b"\n\n", "application/x-ndjson"), (422, b"a,b\n1,2", "text/csv"), (422, b"\xff", "text/csv"),
         (422, orjson.dumps([GOOD] * 10_001), "application/json"), (413, b" " * 2_000_001, "application/json"),
-        (415, b"<a/>", "text/xml"),
+        (415, b"<a/>", "text/xml"), (415, CSV.encode("utf-16"), "text/csv; charset=utf-16"),
     ):  # fmt: skip
         answer = await post(ingest, content, kind)
         assert (answer.status_code, answer.headers["content-type"]) == (status, PROBLEM), answer.text
@@ -123,7 +170,11 @@ async def test_it_fits_the_queue_as_a_whole_or_is_refused(
         assert never.json()["type"].endswith("#quota-exceeded")
         assert (await post(ingest, orjson.dumps([GOOD] * 2), "application/json")).status_code == 201
         async with away(postgres, database, "ingest-test"):
-            assert (await post(ingest, orjson.dumps([GOOD] * 3), "application/json", "k")).status_code == 201
+            for items, room in ((4, 1), (2, 1)):  # what was promised before counts, be it known what came of it or not
+                refused = await post(ingest, orjson.dumps([GOOD] * items), "application/json")
+                assert (refused.status_code, refused.json()["room"]) == (429, room)
+            assert (await post(ingest, orjson.dumps([GOOD]), "application/json", "k")).status_code == 201
+            assert (await post(ingest, orjson.dumps([GOOD]), "application/json")).json()["room"] == 0
         await world.publish(CONTROL, "shop", _closed())
 
         async def shut() -> bool:
@@ -133,7 +184,7 @@ async def test_it_fits_the_queue_as_a_whole_or_is_refused(
 
         await eventually(shut, timeout=10)
         assert (await post(ingest, orjson.dumps([GOOD]), "application/json")).json()["room"] == 0
-        assert (await post(ingest, orjson.dumps([GOOD] * 3), "application/json", "k")).status_code == 201, "a repeat"
+        assert (await post(ingest, orjson.dumps([GOOD]), "application/json", "k")).status_code == 201, "a repeat"
 
 
 async def test_calls_at_once_share_the_room_that_there_is(world: World, database: str, tmp_path: Path) -> None:

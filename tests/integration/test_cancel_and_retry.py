@@ -30,7 +30,7 @@ from tests.integration.world import running as running_service
 from tests.standins import Standins
 from tests.waiting import eventually
 
-SHOP = Caller(store="shop", name="shop")
+SHOP = Caller(store="shop", name="shop", key=b"hash")
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """ingest over HTTP on the real broker and database: what is accepted, refused and by whom."""
 
 import asyncio
+import gzip
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -115,6 +116,8 @@ async def test_bodies_that_are_no_request(ingest: Ingest) -> None:
         (400, {"content": b"[" * 10_000, "headers": JSON}),
         (415, {"content": b"a=b", "headers": {"Content-Type": "application/x-www-form-urlencoded"}}),
         (415, {"content": b"{}"}),
+        (415, {"content": gzip.compress(b"{}"), "headers": JSON | {"Content-Encoding": "gzip"}}),
+        (415, {"content": orjson.dumps(GOOD), "headers": {"Content-Type": "application/json; charset=utf-16"}}),
         (413, {"body": GOOD | {"title": "x" * 21_000}}),
         (413, {"content": b" " * 10_000_000, "headers": JSON}),
         (413, {"content": _endless(), "headers": JSON}),
@@ -126,6 +129,9 @@ async def test_bodies_that_are_no_request(ingest: Ingest) -> None:
     assert position["field"] == "body"
     assert "line 1 column 16" in position["detail"]
     assert await ingest.world.read_all(REQUESTS) == []
+    for kind in ("application/json; charset=UTF-8", 'application/json;charset="utf-8"', "application/json; v=1"):
+        answer = await ingest.post(content=orjson.dumps(GOOD), headers={"Content-Type": kind})
+        assert answer.status_code == 201, kind
 
 
 async def _endless() -> AsyncIterator[bytes]:

@@ -7,8 +7,10 @@ from pathlib import Path
 from uuid import UUID, uuid4, uuid5
 
 import pytest
+import uuid_utils.compat
 
-from shared.keys import create_key
+from services.ingest.store import IngestStore, Row
+from shared.keys import create_key, create_operator_key
 from tests.integration.ingest import GOOD, PATH, PROBLEM, Ingest, an_ingest, insert
 from tests.integration.world import World, a_request
 
@@ -106,9 +108,13 @@ async def test_unknown_jobs_are_404(ingest: Ingest) -> None:
 
 
 async def test_the_row_of_a_job_just_accepted_is_waited_for(world: World, database: str, tmp_path: Path) -> None:
-    """A fresh id, or one derived from an Idempotency-Key, whose age nobody can tell."""
-    async with an_ingest(world, database, tmp_path, fresh_wait_s=30) as ingest:
-        for request in (a_request(store="shop"), a_request(store="shop", id=uuid5(uuid4(), "order-1"))):
+    """A fresh id, or one derived from an Idempotency-Key, whose age nobody can tell: in any process."""
+    async with (
+        an_ingest(world, database, tmp_path) as other,
+        an_ingest(world, database, tmp_path, fresh_wait_s=30) as ingest,
+    ):
+        with_key = await other.post(GOOD, headers={"Idempotency-Key": "order-1"})
+        for request in (a_request(store="shop"), a_request(store="shop", id=UUID(with_key.json()["id"]))):
             reading = asyncio.create_task(ingest.get(f"{PATH}/{request.id}"))
             # Answers after the reader has looked once, and found nothing.
             assert (await ingest.get(f"{PATH}/{uuid4()}")).status_code == 404
@@ -116,9 +122,58 @@ async def test_the_row_of_a_job_just_accepted_is_waited_for(world: World, databa
             assert (await reading).status_code == 200
 
 
-async def test_a_fresh_job_whose_row_does_not_come_is_404_in_the_end(ingest: Ingest) -> None:
-    job = (await ingest.post(GOOD)).json()["id"]
-    assert (await ingest.get(f"{PATH}/{job}")).status_code == 404
+async def test_what_was_accepted_and_not_admitted_yet_is_no_404(world: World, database: str, tmp_path: Path) -> None:
+    """No scheduler runs here. Clients take a 404 for the last word."""
+    stranger = await create_key(world.database, "stranger")
+    async with an_ingest(world, database, tmp_path, fresh_wait_s=0.1) as ingest:
+        bearer, bulk = {"Authorization": f"Bearer {ingest.key}"}, f"{PATH}/bulk"
+        accepted = [
+            await ingest.post(GOOD),
+            await ingest.post(GOOD, headers={"Idempotency-Key": "order-1"}),
+            await ingest.http.post(bulk, json=[GOOD], headers=bearer),
+            await ingest.http.post(bulk, json=[GOOD], headers=bearer | {"Idempotency-Key": "import-1"}),
+        ]
+        jobs = [(body["items"][0] if "items" in body else body)["id"] for body in (one.json() for one in accepted)]
+        jobs.append(str(_of_age(timedelta(days=6))))
+        for job in jobs:
+            ways = (
+                ("GET", ""),
+                ("GET", "/events"),
+                ("POST", "/events-ticket"),
+                ("POST", "/cancel"),
+                ("POST", "/retry"),
+            )
+            for method, way in ways:
+                answer = await ingest.http.request(method, f"{PATH}/{job}{way}", headers=bearer)
+                assert (answer.status_code, answer.headers["content-type"]) == (503, PROBLEM), (job, way)
+                assert answer.headers["retry-after"] == "2"
+            await insert(world, a_request(store="shop", id=UUID(job)))
+            assert (await ingest.get(f"{PATH}/{job}")).status_code == 200
+            assert (await ingest.get(f"{PATH}/{job}", key=stranger)).status_code == 404, "another store's never comes"
+        for never in (_of_age(timedelta(days=8)), _of_age(-timedelta(hours=1)), uuid5(uuid4(), "x"), uuid4()):
+            assert (await ingest.get(f"{PATH}/{never}")).status_code == 404, never
+
+
+def _of_age(age: timedelta) -> UUID:
+    """A UUIDv7 of that time."""
+    milliseconds = int((datetime.now(UTC) - age).timestamp() * 1000)
+    return UUID(int=milliseconds << 80 | uuid_utils.compat.uuid7().int & (1 << 80) - 1)
+
+
+async def test_an_id_that_nobody_was_given_is_looked_for_once(
+    world: World, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A derived id that no claim is known of: it costs PostgreSQL no more than any other."""
+    looked_for, really = list[UUID](), IngestStore.job
+
+    async def look(store: IngestStore, job: UUID, of: str | None) -> Row | None:
+        looked_for.append(job)
+        return await really(store, job, of)
+
+    monkeypatch.setattr(IngestStore, "job", look)
+    async with an_ingest(world, database, tmp_path) as ingest:
+        assert (await ingest.get(f"{PATH}/{uuid5(uuid4(), 'x')}")).status_code == 404
+    assert len(looked_for) == 1
 
 
 async def test_a_list_goes_on_where_it_ended(ingest: Ingest) -> None:
@@ -148,6 +203,15 @@ async def test_queries_that_make_no_sense_are_422(ingest: Ingest) -> None:
         answer = await ingest.get(f"{PATH}?{query}")
         assert answer.status_code == 422, query
         assert answer.json()["errors"][0]["field"] == query.partition("=")[0]
+
+
+async def test_an_operator_names_a_store_that_can_be(ingest: Ingest) -> None:
+    operator = await create_operator_key(ingest.world.database, "ada")
+    for path in (PATH, "/api/webhook-deliveries"):
+        assert (await ingest.get(f"{path}?store=nobody", key=operator)).json()["items"] == []
+        for name in ("%00", "*", "", "a/b", "%ff"):
+            answer = await ingest.get(f"{path}?store={name}", key=operator)
+            assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "store"), name
 
 
 async def test_images_are_served_from_their_folder_and_nothing_else(ingest: Ingest) -> None:

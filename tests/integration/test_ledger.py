@@ -89,7 +89,7 @@ async def test_the_ledger_is_the_sum_of_the_bills_whatever_happens(
 
     cancelled = await claimed(world, store, "b")
     await store.begin_step(cancelled, Step.OUTLINE, a_grant())
-    shop = Caller(store="b", name="b")
+    shop = Caller(store="b", name="b", key=b"hash")
     assert await IngestStore(pool).cancel(cancelled.job, shop) is not None
     await store.finish_step(cancelled, Step.OUTLINE, state="DONE", usage=Usage(cost_nanousd=8), result={})
     await store.let_go(cancelled)
@@ -101,7 +101,7 @@ async def test_a_call_under_way_is_waited_for_and_billed_however_often_its_job_i
     world: World, pool: asyncpg.Pool, store: GeneratorStore
 ) -> None:
     """Else the second retry begins beside a call that is paid for, and pays for it again."""
-    ingest, shop = IngestStore(pool), Caller(store="a", name="a")
+    ingest, shop = IngestStore(pool), Caller(store="a", name="a", key=b"hash")
     claim = await claimed(world, store, "a")
     await store.begin_step(claim, Step.OUTLINE, a_grant())
     until = (await world.row(claim.job))["lease_until"]

@@ -24,6 +24,7 @@ from tests.integration.world import World, a_request
 from tests.waiting import eventually
 
 ONE = f"{PATH}/{{id}}"
+METRICS, STATS = "/metrics", "/api/rate-limiter/stats"
 
 
 class Judge:
@@ -48,11 +49,18 @@ class Judge:
             name for name in said[str(status)].get("headers", {}) if name in answer.headers
         }
         if kind.endswith("json"):
-            schema = content[kind]["schema"] | {"components": self._components}
-            checker = Draft202012Validator.FORMAT_CHECKER
-            Draft202012Validator(schema, format_checker=checker).validate(orjson.loads(answer.content))
+            self._validate(answer.content, content[kind]["schema"])
         self.seen.add((method, path, str(status)))
         return answer
+
+    def describes(self, body: bytes, name: str) -> None:
+        """The schema of that name is the body's."""
+        self._validate(body, {"$ref": f"#/components/schemas/{name}"})
+
+    def _validate(self, body: bytes, schema: dict[str, Any]) -> None:
+        checker = Draft202012Validator.FORMAT_CHECKER
+        whole = schema | {"components": self._components}
+        Draft202012Validator(whole, format_checker=checker).validate(orjson.loads(body))
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +77,8 @@ def test_it_is_valid_and_its_examples_are(document: dict[str, Any]) -> None:
             if "example" in media:
                 schema = media["schema"] | {"components": document["components"]}
                 Draft202012Validator(schema).validate(media["example"])
+    problem = document["components"]["schemas"]["ProblemDetails"]["properties"]
+    assert {"room", "taken", "resetsAt", "errors"} <= problem.keys()
     body = document["components"]["schemas"]["BlogRequestBody"]
     assert (body["additionalProperties"], body["required"]) == (False, ["sourceType", "sourceId"])
     assert body["properties"]["priority"]["maximum"] == 100
@@ -95,7 +105,9 @@ async def test_what_is_answered_is_what_it_says(world: World, database: str, tmp
         replay = f"{LOG}/{{delivery}}/replay"
         judge.holds(await _post(ingest, f"{LOG}/{delivery['id']}/replay"), "post", replay, 202)
         judge.holds(await _post(ingest, f"{LOG}/{uuid4()}/replay"), "post", replay, 404)
-        judge.holds(await ingest.http.get("/health"), "get", "/health", 200)
+        judge.describes(receiver.heard[0][2], "JobEnded")
+        for path, status in (("/health", 200), ("/livez", 200), ("/readyz", 200), (METRICS, 502), (STATS, 502)):
+            judge.holds(await ingest.http.get(path), "get", path, status)
         await _budget(ingest, judge)
     said = {
         (method, path) for path, item in fetched.json()["paths"].items() for method in item if method != "parameters"

@@ -1,9 +1,11 @@
 """A job's progress as server-sent events: from its state now to its end, with a key or with a ticket."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -63,6 +65,11 @@ async def says(world: World, request: BlogRequested, kind: EventKind, status: St
     await world.publish(RESULTS, "shop", event)
 
 
+async def revoke(world: World, key: str) -> None:
+    entry = next(entry for entry in await list_keys(world.database) if key.endswith(entry.hint))
+    await revoke_key(world.database, entry.id)
+
+
 async def becomes(world: World, request: BlogRequested, status: str) -> None:
     await world.database.execute("UPDATE blog_generations SET status = $2 WHERE id = $1", request.id, status)
 
@@ -90,10 +97,24 @@ async def test_a_stream_goes_from_the_state_now_to_the_end(ingest: Ingest) -> No
         name, job = await stream.next() or ("", {})
         assert (name, job["status"]) == ("job", "DONE")
         assert await stream.next() is None, "what has ended ends at once"
+    await an_event_source_stops(ingest, request)
     stranger = await create_key(world.database, "stranger")
     for key, status in ((stranger, 404), ("sk_live_wrong", 401)):
         answer = await ingest.get(path, key=key)
         assert (answer.status_code, answer.headers["content-type"]) == (status, PROBLEM)
+
+
+async def an_event_source_stops(ingest: Ingest, request: BlogRequested) -> None:
+    """It comes back when a stream has ended, with the id that it heard last: 204 tells it not to. A retry is news."""
+    path = f"{PATH}/{request.id}/events"
+    ids = re.findall("^id: (.*)$", (await ingest.get(path)).text, re.MULTILINE)
+    back = {"Authorization": f"Bearer {ingest.key}", "Last-Event-ID": ids[-1]}
+    assert (await ingest.http.get(path, headers=back)).status_code == 204
+    assert (await ingest.http.get(path, headers=back | {"Last-Event-ID": "another"})).status_code == 200
+    await becomes(ingest.world, request, "PENDING")
+    async with ingest.http.stream("GET", path, headers=back) as answer:
+        assert answer.status_code == 200
+    await becomes(ingest.world, request, "DONE")
 
 
 async def test_head_tells_of_the_stream_and_begins_none(world: World, database: str, tmp_path: Path) -> None:
@@ -144,14 +165,45 @@ async def test_a_ticket_opens_one_jobs_stream_in_any_process_for_a_while(
             assert (answer.status_code, answer.headers["content-type"]) == (401, PROBLEM), bad
         unknown = await ingest.http.post(f"{PATH}/{uuid4()}/events-ticket", headers={"Authorization": f"Bearer {key}"})
         assert unknown.status_code == 404
-        entry = next(entry for entry in await list_keys(world.database) if key.endswith(entry.hint))
-        await revoke_key(world.database, entry.id)
+        await revoke(world, key)
 
         async def refused() -> bool:
             async with second.http.stream("GET", url) as answer:
                 return answer.status_code == 401
 
         await eventually(refused, timeout=10)
+
+
+async def test_an_open_stream_ends_with_its_key(world: World, database: str, tmp_path: Path) -> None:
+    """At its next look, be there news or none: what comes then is none of its business."""
+    async with an_ingest(world, database, tmp_path, stream_look_s=0.2) as ingest:
+        for how in ("key", "ticket"):
+            request, key = a_request(store="shop"), await create_key(world.database, "shop")
+            await insert(world, request)
+            path = f"{PATH}/{request.id}/events"
+            if how == "ticket":
+                answer = await ingest.http.post(f"{path}-ticket", headers={"Authorization": f"Bearer {key}"})
+                path = answer.json()["url"]
+            async with following(ingest, path, key=key if how == "key" else None) as stream:
+                assert (await stream.next() or ("", {}))[1]["status"] == "PENDING"
+                await revoke(world, key)
+                assert await stream.next() is None
+    async with an_ingest(world, database, tmp_path, stream_look_s=60) as ingest:
+        request, key = a_request(store="shop"), await create_key(world.database, "shop")
+        await insert(world, request)
+        path = f"{PATH}/{request.id}/events"
+        async with following(ingest, path, key=key) as stream:
+            await stream.next()
+            await revoke(world, key)
+            await eventually(partial(is_refused, ingest, path, key))
+            await becomes(world, request, "DONE")
+            await says(world, request, EventKind.ENDED, Status.DONE)
+            assert await stream.next() is None, "the post is not for it"
+
+
+async def is_refused(ingest: Ingest, path: str, key: str) -> bool:
+    async with ingest.http.stream("GET", path, headers={"Authorization": f"Bearer {key}"}) as answer:
+        return answer.status_code == 401
 
 
 async def test_a_stream_ends_although_an_event_got_lost_and_when_the_process_stops(

@@ -1,4 +1,4 @@
-"""The README's curl examples, run as they stand against the real service; only the address and the ids are put in."""
+"""The README's examples, run as they stand against the real service; in curl's, only the address and ids are put in."""
 
 import asyncio
 import os
@@ -6,13 +6,22 @@ import re
 from functools import partial
 from pathlib import Path
 
+import pytest
+from playwright.async_api import async_playwright
+
+from sandbox import browser as installed
 from sandbox.home import ROOT
+from shared.errors import Unavailable
+from shared.job import Status
+from shared.messages import EventKind
 from tests.integration.ingest import Ingest, an_ingest, insert
+from tests.integration.test_progress import becomes, says
 from tests.integration.test_webhooks import a_receiver, ends, has_state
 from tests.integration.world import World, a_request
 from tests.waiting import eventually
 
 _BLOCK = re.compile(r"^```sh\n(?P<lines>.*?)^```$", re.MULTILINE | re.DOTALL)
+_SCRIPT = re.compile(r"^```js\n(?P<lines>.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def examples() -> list[str]:
@@ -57,3 +66,35 @@ async def test_they_work_as_they_stand(world: World, database: str, tmp_path: Pa
             said = re.search(r"# (20[0-9])", example)
             answer = await run(command, ingest, tmp_path)
             assert answer.splitlines()[-1] == (said[1] if said else "200"), f"{example}\n{answer}"
+
+
+async def test_a_page_follows_a_job_to_its_end(world: World, database: str, tmp_path: Path) -> None:
+    """In a real browser; the first ticket is too old, as it is when the connection breaks after a minute."""
+    try:
+        executable = await asyncio.to_thread(installed.find_or_install)
+    except Unavailable as reason:
+        pytest.skip(str(reason))
+    script = _SCRIPT.search((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert script is not None
+    request, shown, tickets = a_request(store="shop"), asyncio.Queue[str](), list[str]()
+    await insert(world, request)
+    async with an_ingest(world, database, tmp_path) as ingest, async_playwright() as playwright:
+
+        async def ticket_for(job: str) -> str:
+            path = f"/api/blog-generation/{job}/events-ticket"
+            answer = await ingest.http.post(path, headers={"Authorization": f"Bearer {ingest.key}"})
+            tickets.append(str(answer.json()["url"]))
+            return f"{ingest.http.base_url}{tickets[-1]}{'tooOld' if len(tickets) == 1 else ''}"
+
+        started = await playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        page = await started.new_page()
+        await page.expose_function("ticketFor", ticket_for)
+        await page.expose_function("show", lambda told: shown.put_nowait(told["status"]))
+        await page.evaluate(f"{script['lines']}; follow('{request.id}', ticketFor, show)")
+        async with asyncio.timeout(30):
+            assert await shown.get() == "PENDING"
+            await becomes(world, request, "DONE")
+            await says(world, request, EventKind.ENDED, Status.DONE)
+            assert await shown.get() == "DONE"
+        assert len(tickets) == 2
+        await started.close()

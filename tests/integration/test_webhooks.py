@@ -4,6 +4,8 @@ import asyncio
 import base64
 import hmac
 import random
+import socket
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -27,12 +29,13 @@ from sandbox.home import free_port
 from services.ingest.keys import Caller
 from services.ingest.store import IngestStore
 from services.ingest.webhooks import sender
+from services.ingest.webhooks.resolver import Resolver
 from services.ingest.webhooks.rules import Outcome, Verdict
-from services.ingest.webhooks.sender import Sender, resolve
+from services.ingest.webhooks.sender import Sender
 from services.ingest.webhooks.store import Delivery, WebhookStore
 from shared import http
 from shared.job import Status
-from shared.keys import create_key, rotate_webhook_secret, webhook_secret
+from shared.keys import create_key, create_operator_key, rotate_webhook_secret, webhook_secret
 from shared.lifecycle import background
 from shared.messages import BlogRequested, EventKind, JobEvent
 from shared.postgres import open_pool
@@ -97,9 +100,9 @@ async def has_state(ingest: Ingest, job: UUID, state: str) -> dict[str, Any] | N
     return next((item for item in await log_of(ingest, job) if item["state"] == state), None)
 
 
-async def tried(ingest: Ingest, job: UUID, times: int) -> bool:
+async def tried(ingest: Ingest, job: UUID, times: int, key: str | None = None) -> bool:
     """So many attempts were made; the next one's pause is over at once."""
-    items = await log_of(ingest, job)
+    items = await log_of(ingest, job, key)
     if not items or len(items[0]["log"]) < times:
         return False
     await ingest.world.database.execute("UPDATE webhook_deliveries SET next_at = now() WHERE state = 'WAITING'")
@@ -150,6 +153,11 @@ async def test_a_receiver_that_fails_twice_gets_it_once_in_the_end(world: World,
         assert headers["webhook-id"] == delivery["webhookId"]
         assert is_signed(secret, headers, body)
         assert is_signed(rotated, headers, body), "both sign for a while"
+        operator = {"Authorization": f"Bearer {await create_operator_key(world.database, 'ada')}"}
+        for delivery_id, status in ((delivery["id"], 202), (UUID(int=0), 404)):
+            answer = await ingest.http.post(f"{LOG}/{delivery_id}/replay", headers=operator)
+            assert answer.status_code == status
+        await eventually(lambda: receiver.has_heard(5))
 
 
 async def test_what_ended_while_nobody_looked_is_told_later(
@@ -161,7 +169,7 @@ async def test_what_ended_while_nobody_looked_is_told_later(
         await ends(world, ended)
         await insert(world, cancelled)
         async with await open_pool(PostgresSettings.model_validate({"database_url": database}), name="test") as pool:
-            assert await IngestStore(pool).cancel(cancelled.id, Caller(store="shop", name="shop"))
+            assert await IngestStore(pool).cancel(cancelled.id, Caller(store="shop", name="shop", key=b"hash"))
         async with an_ingest(world, database, tmp_path, webhook_allow_loopback=True) as ingest:
             for request in (ended, cancelled):
                 await eventually(partial(has_state, ingest, request.id, "DELIVERED"))
@@ -193,13 +201,17 @@ async def test_nothing_is_sent_to_this_machine_unless_it_is_allowed(
             assert (answer.status_code, answer.headers["content-type"]) == (422, PROBLEM)
             assert answer.json()["errors"][0]["field"] == "webhookUrl"
         sly = receiver.url.replace("http://127.0.0.1", "https://localhost")
-        requests = [a_request(store="shop", webhook_url=url) for url in (receiver.url, sly)]
+        unknown = "https://nobody.invalid/"
+        requests = [a_request(store="shop", webhook_url=url) for url in (receiver.url, sly, unknown)]
         for request in requests:
             await ends(world, request)
             await eventually(partial(tried, ingest, request.id, 1))
         reasons = [(await log_of(ingest, request.id))[0]["log"][0]["error"] for request in requests]
         assert reasons[0] == "the URL must be https"
-        assert reasons[1].startswith("the URL localhost leads to")
+        assert reasons[2] == reasons[1], "no more than that it has none"
+        states = [(await log_of(ingest, request.id))[0]["state"] for request in requests]
+        assert states == ["FAILED", "WAITING", "WAITING"], "a name may lead elsewhere another time"
+        assert reasons[1] == "the URL does not lead to a public address", "a store cannot ask for our network's names"
         assert receiver.heard == []
 
 
@@ -225,6 +237,36 @@ async def test_a_server_that_hangs_and_a_long_backlog_keep_no_other_store_waitin
             await eventually(partial(has_state, ingest, job, "DELIVERED"), timeout=10)
         await eventually(lambda: receiver.hanging > 0)
         assert receiver.hanging <= 4
+
+
+async def test_names_that_are_looked_up_slowly_keep_no_other_store_waiting(
+    world: World, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are given up, and go on in their threads: of one store no more of them are begun meanwhile."""
+    at_last, looked_up, really = threading.Event(), Counter[str](), socket.getaddrinfo
+
+    def looking_up(host: Any, *about: Any, **more: Any) -> Any:
+        if str(host).endswith(".example"):
+            looked_up[host] += 1
+            at_last.wait()
+        return really(host, *about, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", looking_up)
+    try:
+        async with (
+            a_receiver() as receiver,
+            an_ingest(world, database, tmp_path, webhook_allow_loopback=True) as ingest,
+        ):
+            slow = [await due(world, f"slow-{number}", f"https://{number}.example/", count=6) for number in range(4)]
+            await eventually(lambda: looked_up.total() >= 6)  # as many as would block the loop's own threads
+            job = await due(world, "shop", receiver.url.replace("127.0.0.1", "localhost"))
+            await eventually(partial(has_state, ingest, job, "DELIVERED"), timeout=10)
+            for number, one in enumerate(slow):
+                key = await create_key(world.database, f"slow-{number}")
+                await eventually(partial(tried, ingest, one, 1, key))
+            assert max(looked_up.values()) <= 4
+    finally:
+        at_last.set()
 
 
 class Taking(WebhookStore):
@@ -256,7 +298,7 @@ async def test_servers_that_hang_leave_room_for_the_others_once_that_is_known(
             await due(world, hog, receiver.url.replace("/hook", "/hang"), count=40, hours_ago=1)
         store = Taking(pool)
         store.sender = Sender(
-            store=store, resolve=resolve, noted=asyncio.Event(), loopback=True, rng=random.Random(1)
+            store=store, resolve=Resolver().addresses, noted=asyncio.Event(), loopback=True, rng=random.Random(1)
         )  # fmt: skip
         async with background(asyncio.Event(), sender=store.sender.run()):
             await eventually(partial(all_tried, world, len(hogs)))

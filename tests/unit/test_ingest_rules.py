@@ -62,6 +62,7 @@ def test_the_least_request_has_the_documented_defaults() -> None:
         ({"runAt": "2026-11-24T11:59Z"}, "run_at", NOW - timedelta(minutes=1)),
         ({"webhookUrl": "https://shop.example:8443/a?b=c"}, "webhook_url", "https://shop.example:8443/a?b=c"),
         ({"webhookUrl": "https://shop.example?at=a@b"}, "webhook_url", "https://shop.example?at=a@b"),
+        ({"webhookUrl": "HTTPS://Shop.example"}, "webhook_url", "HTTPS://Shop.example"),
         ({"priority": -100, "images": 0}, "priority", -100),
     ],
 )
@@ -84,6 +85,9 @@ def test_what_is_within_the_limits_is_taken_as_it_came(fields: dict[str, Any], n
         ({"source_id": "x"}, "source_id"),
         ({"title": "x" * 301}, "title"),
         ({"title": "bell \x07"}, "title"),
+        ({"title": " \u00a0 "}, "title"),
+        ({"tone": " "}, "tone"),
+        ({"keywords": ["ok", "  "]}, "keywords.1"),
         ({"keywords": "tea"}, "keywords"),
         ({"keywords": ["x"] * 21}, "keywords"),
         ({"keywords": ["ok", ""]}, "keywords.1"),
@@ -103,6 +107,18 @@ def test_what_is_within_the_limits_is_taken_as_it_came(fields: dict[str, Any], n
         ({"product": {"a": "\\\x00"}}, "product"),
         ({"webhookUrl": "http://plain.example"}, "webhookUrl"),
         ({"webhookUrl": "https://"}, "webhookUrl"),
+        *(
+            ({"webhookUrl": f"https://{host}/"}, "webhookUrl")
+            for host in (
+                "shop.example:99999",
+                "shop.example:abc",
+                "shop.example:0",
+                "[::1",
+                "a..b",
+                "10.0.0.1",
+                "[::1]",
+            )
+        ),
         ({"webhookUrl": "https://user:pw@shop.example"}, "webhookUrl"),
         ({"webhookUrl": "https://shop.example/\x00"}, "webhookUrl"),
         ({"webhookUrl": "https://shop.example/" + "x" * 2_000}, "webhookUrl"),

@@ -10,7 +10,9 @@ def test_what_is_promised_counts_until_it_has_come_or_is_given_up() -> None:
     assert underway.add("shop", jobs, now=0) == jobs
     assert underway.add("shop", jobs, now=5) == [], "a repeat is no new promise"
     underway.add("other", others, now=10)
-    assert (underway.of("shop", now=59), underway.of("other", now=59), len(underway)) == (jobs, others, 3)
+    assert (underway.of("shop"), underway.of("other"), len(underway)) == (jobs, others, 3)
     underway.drop([jobs[0], uuid4()])
-    assert underway.of("shop", now=59) == jobs[1:]
-    assert (underway.of("shop", now=60), underway.of("other", now=60), len(underway)) == ([], others, 1)
+    underway.forget(now=59)
+    assert underway.of("shop") == jobs[1:]
+    underway.forget(now=60)
+    assert (underway.of("shop"), underway.of("other"), len(underway)) == ([], others, 1)

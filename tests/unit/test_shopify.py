@@ -47,6 +47,7 @@ def test_rows_of_variants_and_images_fold_into_one_product() -> None:
     tee, mug = found.products
     assert (tee.handle, tee.title, tee.vendor, tee.type) == ("tee", "A Tee Shirt", "Loom", "Shirts")
     assert tee.tags == ("cotton", "summer")
+    assert (tee.status, mug.status) == ("", ""), "an export without that column"
     assert tee.options == ("Size",)
     assert tee.prices == (12.5, 9.0)
     assert tee.price_range == (9.0, 12.5)

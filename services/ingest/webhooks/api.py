@@ -15,6 +15,9 @@ from services.ingest.reading import reading
 from services.ingest.webhooks.rules import message_id
 from services.ingest.webhooks.store import Row, WebhookStore
 from shared.http import JsonResponse, Problem
+from shared.log import get_logger
+
+log = get_logger(__name__)
 
 
 class Deliveries:
@@ -34,10 +37,11 @@ class Deliveries:
 
     async def replay(self, request: Request) -> Response:
         """POST /api/webhook-deliveries/{id}/replay: the same message, under the same webhook-id, once more."""
-        store = await self._callers.store(request)
+        caller = await self._callers.anyone(request)
         delivery: UUID = request.path_params["delivery"]
-        if not await reading(self._store.replay(delivery, store)):
-            raise Problem(404, "Not Found", detail="this store has no such delivery")
+        if not await reading(self._store.replay(delivery, caller.store)):
+            raise Problem(404, "Not Found", detail="no such delivery here")
+        log.info("a webhook is sent once more", delivery=str(delivery), by=caller.name)
         return JsonResponse({"id": delivery, "state": "WAITING", "nextAt": datetime.now(UTC)}, 202)
 
 

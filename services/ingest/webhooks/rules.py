@@ -3,6 +3,7 @@
 import base64
 import binascii
 import hmac
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,17 +18,30 @@ _TYPES = {"DONE": "job.done", "FAILED": "job.failed", "CANCELLED": "job.cancelle
 _PAUSES_S = (5.0, 60.0, 300.0, 1_800.0, 7_200.0, 18_000.0, 36_000.0, 36_000.0)
 """After the first attempt, the second, …: about 28 hours in all."""
 _GONE = 410
+_GIVEN_OUT_V6 = ip_network("2000::/3")
+"""All else of IPv6 is local, reserved, or leads to IPv4 by a gateway (::ffff:0:0/96, 64:ff9b::/96, …)."""
+_SPECIAL_V6 = tuple(map(ip_network, ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")))
+"""Protocols (of them Teredo, to IPv4), examples, 6to4 (to IPv4), examples: whatever else `ipaddress` knows of them."""
+_SPECIAL_V4 = tuple(map(ip_network, ("192.0.0.0/24", "192.88.99.0/24")))
+"""Protocols, and relays of 6to4."""
+NOT_PUBLIC = "does not lead to a public address"
+"""All that a store is told, whatever there is: by more it could ask for what only our network knows."""
+_NAME = re.compile(r"([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z]([a-z0-9-]{0,61}[a-z0-9])?\.?")
+"""The last label begins with a letter: other ways to write an address, as a number, say, are no names."""
+_LONGEST_NAME = 253
 OF_ONE_STORE = 4
 """Sends at once."""
 _NOT_FOR_SLOW = 5
 """Sends at once that only stores have whose servers are not known to hang."""
-_TRANSLATED = (ip_network("64:ff9b::/96"), ip_network("64:ff9b:1::/48"))
-"""IPv6 addresses that a gateway turns into IPv4 ones."""
 SECRET_PREFIX = "whsec_"  # noqa: S105 - the prefix of secrets, not one
 
 
 class ForbiddenTargetError(Exception):
-    """A URL that nothing is sent to."""
+    """A URL that nothing is sent to. `known` is more about it, for our log alone."""
+
+    def __init__(self, why: str, *, known: str | None = None) -> None:
+        super().__init__(why)
+        self.known = known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +57,10 @@ class Outcome:
 
     status: int | None
     error: str | None = None
+    known: str | None = None
+    """More about it, for our log alone."""
+    final: bool = False
+    """Another attempt would end like this one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,47 +110,61 @@ def _key(secret: str) -> bytes:
 
 
 def target(url: str, *, loopback: bool) -> Target:
-    """Where a URL leads. https only; with `loopback`, http to this machine as well."""
+    """Where a URL leads, as far as it says so itself: whether its name has a public address only DNS can tell.
+
+    https only; with `loopback`, http to this machine as well.
+    """
     try:
         parts = urlsplit(url)
         port = parts.port
-    except ValueError:
+        host = (parts.hostname or "").encode("idna").decode()
+    except ValueError:  # UnicodeError is one
         raise ForbiddenTargetError("is no URL") from None
-    if not parts.hostname or parts.username is not None or parts.password is not None:
+    if not host or parts.username is not None or parts.password is not None:
         raise ForbiddenTargetError("must name a host and no user")
     if parts.scheme != "https" and not (loopback and parts.scheme == "http"):
         raise ForbiddenTargetError("must be https")
-    return Target(host=parts.hostname, port=port or (443 if parts.scheme == "https" else 80), scheme=parts.scheme)
+    if port == 0:
+        raise ForbiddenTargetError("must not have the port 0")
+    where = Target(host=host, port=port or (443 if parts.scheme == "https" else 80), scheme=parts.scheme)
+    if _is_address(host):
+        pinned(where, [host], loopback=loopback)
+    elif len(host) > _LONGEST_NAME or not _NAME.fullmatch(host):
+        raise ForbiddenTargetError("must name a host as DNS does")
+    return where
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def pinned(where: Target, addresses: Sequence[str], *, loopback: bool) -> str:
     """The address to connect to, of those that the host's name has. One that is not public, and none is used."""
-    if not addresses:
-        raise ForbiddenTargetError(f"{where.host} has no address")
     for address in addresses:
         found = ip_address(address.partition("%")[0])
         on_this_machine = loopback and found.is_loopback
-        if where.scheme == "http" and not on_this_machine:
-            raise ForbiddenTargetError("http leads to this machine only")
-        if not on_this_machine and not _is_public(found):
-            raise ForbiddenTargetError(f"{where.host} leads to {found}, which is not public")
+        if not on_this_machine and (where.scheme == "http" or not _is_public(found)):
+            raise ForbiddenTargetError(NOT_PUBLIC, known=f"{where.host} is {found}")
+    if not addresses:
+        raise ForbiddenTargetError(NOT_PUBLIC, known=f"{where.host} has no address")
     return addresses[0]
 
 
 def _is_public(address: IPv4Address | IPv6Address) -> bool:
-    if isinstance(address, IPv6Address):
-        inner = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
-        if inner is not None:
-            return _is_public(inner)
-        if any(address in network for network in _TRANSLATED) or address.is_site_local:
-            return False
-    return address.is_global and not address.is_multicast
+    special = _SPECIAL_V6 if isinstance(address, IPv6Address) else _SPECIAL_V4
+    if isinstance(address, IPv6Address) and address not in _GIVEN_OUT_V6:
+        return False
+    return address.is_global and not address.is_multicast and not any(address in network for network in special)
 
 
 def judge(outcome: Outcome, *, attempts: int, chance: float) -> Verdict:
     """What to do after so many attempts, this one included. `chance` in [0, 1) spreads the pauses by a tenth."""
     if outcome.status is not None and 200 <= outcome.status < 300:
         return Verdict(state="DELIVERED")
-    if outcome.status == _GONE or attempts > len(_PAUSES_S):
+    if outcome.final or outcome.status == _GONE or attempts > len(_PAUSES_S):
         return Verdict(state="FAILED")
     return Verdict(state="WAITING", pause_s=_PAUSES_S[attempts - 1] * (1 + chance / 10))

@@ -6,7 +6,6 @@ read. Whoever dies while sending leaves the delivery to others, with the same `w
 
 import asyncio
 import random
-import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
@@ -33,13 +32,8 @@ _LOOK_EVERY_S = 1.0
 _AWAY_PAUSE_S = 2.0
 _LONGEST_REASON = 300
 
-Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
-
-
-async def resolve(host: str, port: int) -> list[str]:
-    """The addresses of a host. OSError when it has none."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(address[0]) for *_, address in found))
+Resolve = Callable[[str, str, int], Awaitable[Sequence[str]]]
+"""The addresses that a host and port have, looked up for a store."""
 
 
 class Sender:
@@ -119,7 +113,7 @@ class Sender:
             log.info("webhook delivered", status=outcome.status, **told)
         else:
             reason = outcome.error or f"answered {outcome.status}"
-            log.warning("webhook not delivered", state=verdict.state, reason=reason, **told)
+            log.warning("webhook not delivered", state=verdict.state, reason=reason, known=outcome.known, **told)
 
     def _note_pace(self, store: str, seconds: float) -> None:
         self._slow.pop(store, None)
@@ -130,17 +124,31 @@ class Sender:
 
     async def _post(self, http: httpx.AsyncClient, delivery: Delivery, secrets: Sequence[str], at: int) -> Outcome:
         try:
+            where = rules.target(delivery.url, loopback=self._loopback)
+        except ForbiddenTargetError as error:
+            return Outcome(status=None, error=f"the URL {error}", known=error.known, final=True)
+        try:
             async with asyncio.timeout(_DEADLINE_S):
-                where = rules.target(delivery.url, loopback=self._loopback)
-                address = rules.pinned(where, await self._resolve(where.host, where.port), loopback=self._loopback)
+                address = rules.pinned(where, await self._looked_up(delivery, where), loopback=self._loopback)
                 request = _request(http, delivery, where, address, secrets, at)
                 answer = await http.send(request, stream=True)
                 await answer.aclose()
         except ForbiddenTargetError as error:
-            return Outcome(status=None, error=f"the URL {error}")
-        except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as error:  # TimeoutError is an OSError
+            return Outcome(status=None, error=f"the URL {error}", known=error.known)
+        except httpx.InvalidURL as error:
+            return Outcome(status=None, error=f"the URL is none: {error}"[:_LONGEST_REASON], final=True)
+        except (httpx.HTTPError, OSError) as error:  # TimeoutError is an OSError
             return Outcome(status=None, error=f"{type(error).__name__}: {error}"[:_LONGEST_REASON])
         return Outcome(status=answer.status_code)
+
+    async def _looked_up(self, delivery: Delivery, where: rules.Target) -> Sequence[str]:
+        """The host's addresses. What the resolver says is told to nobody outside: it knows our own network's names."""
+        try:
+            return await self._resolve(delivery.store, where.host, where.port)
+        except TimeoutError as error:
+            raise ForbiddenTargetError("names a host that is not found in time", known=str(error)) from None
+        except (OSError, UnicodeError) as error:
+            raise ForbiddenTargetError(rules.NOT_PUBLIC, known=f"{type(error).__name__}: {error}") from None
 
 
 def _request(

@@ -84,7 +84,7 @@ class WebhookStore:
         async with rows_of(self._pool, store) as rows:
             return await rows.fetch(_QUERIES["list"], store, job, created_at, delivery, limit)
 
-    async def replay(self, delivery: UUID, store: str) -> bool:
-        """False when the store has no such delivery."""
-        async with rows_of(self._pool, store) as rows:
+    async def replay(self, delivery: UUID, store: str | None) -> bool:
+        """False when the store (None: any) has no such delivery."""
+        async with rows_of(self._pool, store or ALL_STORES) as rows:
             return await rows.fetchval(_QUERIES["replay"], delivery, store) is not None

@@ -76,7 +76,7 @@ SELECT delivery.id, job_id, url, state, attempts, next_at, created_at, delivered
  ORDER BY created_at DESC, id DESC LIMIT $5;
 
 -- name: replay
--- Send a delivery again, with all its attempts: one that is waiting, at once.
+-- Send a delivery of one store ($2) or of any (NULL) again, with all its attempts: one that is waiting, at once.
 UPDATE webhook_deliveries SET state = 'WAITING', attempts = 0, next_at = now(), delivered_at = NULL
- WHERE id = $1 AND instance_id = $2
+ WHERE id = $1 AND ($2::text IS NULL OR instance_id = $2)
 RETURNING id;
