@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from services.ingest.bulk_rules import request_of
+from services.ingest.bulk_rules import request_of, why_not
 from services.ingest.rules import RefusedError, judge_body
 from shared import shopify
 
@@ -55,6 +55,9 @@ def from_export(path: Path) -> Shop:
         export = shopify.parse(lines)
     faults, requests = list(export.faults), list[Request]()
     for product in export.products:
+        if (why := why_not(product)) is not None:
+            faults.append(shopify.Fault(line=product.line, reason=f"left out: {why}"))
+            continue
         request = request_of(product)
         try:
             judge_body(request, now=datetime.now(UTC))

@@ -135,9 +135,12 @@ def _export(content: bytes) -> Iterator[tuple[Where, Any]]:
     for fault in export.faults:
         yield {"line": fault.line}, _fault(fault.reason, field="row")
     for product in export.products:
-        shown = product.status not in _NOT_SHOWN
-        item = request_of(product) if shown else LeftOut(product.handle, f"its Status is {product.status}")
-        yield {"line": product.line}, item
+        yield {"line": product.line}, LeftOut(product.handle, why) if (why := why_not(product)) else request_of(product)
+
+
+def why_not(product: shopify.Product) -> str | None:
+    """Why no post is asked for, if it is not."""
+    return f"its Status is {product.status}" if product.status in _NOT_SHOWN else None
 
 
 READERS: dict[str, Read] = {"application/json": _array, "application/x-ndjson": _lines, CSV: _export}

@@ -60,6 +60,10 @@ def _use(ingest: Ingest, jobs: list[str]) -> None:
         header = "Handle,Title,Body (HTML),Vendor,Type,Tags,Variant Price\n"
         (cup,) = blogs.submit_csv(f"{header}cup,Cup,,Acme,Kitchen,,4.00\n".encode())
         assert (cup.source_type, cup.source_id) == ("product", "cup")
+        mug = f"{header}mug,Mug,,Acme,Kitchen,,4.00\n".encode()
+        assert len(blogs.submit_csv(mug, language="de", run_at=later)) == 1
+        with pytest.raises(ProblemError, match="language"):
+            blogs.submit_csv(mug, language="Klingon")
         assert [job.id for job in blogs.list(page=2)] == jobs[::-1]
         assert [job.id for job in blogs.list("FAILED")] == [jobs[2]]
         assert blogs.cancel(jobs[0]).status == "CANCELLED"

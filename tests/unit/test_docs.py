@@ -77,4 +77,4 @@ def test_the_readme_says_what_to_do_about_every_status_of_the_interface() -> Non
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     rows = text.partition("| status | means | what to do |\n")[2].partition("\n\n")[0].splitlines()[1:]
     told = {int(status) for row in rows for status in re.findall(r"\b[2-5][0-9]{2}\b", row.split("|")[1])}
-    assert told - {502, 504} == given, "those two are a proxy's"
+    assert told - {504} == given, "that is a proxy's"

@@ -10,21 +10,26 @@ from uuid import UUID
 SourceType: TypeAlias = Literal["keyword", "product", "topic"]
 
 
-class Fields(TypedDict, total=False):
-    """What to write about, and how; None is as good as left out."""
+class Manner(TypedDict, total=False):
+    """How to write, and when; None is as good as left out."""
 
-    title: str | None
-    keywords: Sequence[str] | None
     language: str | None
     tone: str | None
-    product: Mapping[str, Any] | None
-    """Any JSON object up to 64 KiB."""
     priority: int | None
     """-100 to 100, within the store."""
     run_at: datetime | str | None
     """Not before this time, which has a zone."""
     webhook_url: str | None
     images: Literal[0, 1] | None
+
+
+class Fields(Manner, total=False):
+    """And what about."""
+
+    title: str | None
+    keywords: Sequence[str] | None
+    product: Mapping[str, Any] | None
+    """Any JSON object up to 64 KiB."""
 
 
 class Request(Fields, total=False):

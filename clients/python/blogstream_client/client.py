@@ -8,7 +8,17 @@ from uuid import UUID
 
 import httpx
 
-from blogstream_client.asking import Fields, Request, SourceType, as_json, body_of, id_of, idempotency_key, store_of
+from blogstream_client.asking import (
+    Fields,
+    Manner,
+    Request,
+    SourceType,
+    as_json,
+    body_of,
+    id_of,
+    idempotency_key,
+    store_of,
+)
 from blogstream_client.events import events_in
 from blogstream_client.models import (
     Budget,
@@ -63,10 +73,11 @@ class Client:
         bodies = [body_of(request) for request in requests]
         return _taken(self._post(f"{_JOBS}/bulk", idempotency_key, **as_json(bodies)))
 
-    def submit_csv(self, export: bytes, *, idempotency_key: str | None = None) -> list[Job]:
-        """The same for a Shopify product export."""
+    def submit_csv(self, export: bytes, *, idempotency_key: str | None = None, **manner: Unpack[Manner]) -> list[Job]:
+        """The same for a Shopify product export, of each product in the same manner. Drafts are left out."""
         headers = {"Content-Type": "text/csv"}
-        return _taken(self._post(f"{_JOBS}/bulk", idempotency_key, headers, content=export))
+        answer = self._post(f"{_JOBS}/bulk", idempotency_key, headers, params=body_of(manner), content=export)
+        return _taken(answer)
 
     def get(self, job: str | UUID) -> Job:
         return job_of(self._sender.call("GET", _job(job)).json())
