@@ -46,7 +46,8 @@ class Api:
         body = rules.judge_body(content, now=now, context=self._settings.judging)
         key = rules.only_key(request.headers.getlist("idempotency-key"))
         job = rules.job_id(store, key, uuid_utils.compat.uuid7())
-        if self._claims.known(job, now) is None and (gate := self._gates.closed(store)) is not None:
+        gate = self._gates.closed(store)
+        if gate is not None and self._claims.known(job, now) is None:
             raise await closed(gate, self._store, self._settings)  # a repeat is no new job
         if key is not None:
             now = await self._claim(body, job=job, store=store, now=now)
