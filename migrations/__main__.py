@@ -5,6 +5,8 @@ import asyncio
 import sys
 from collections.abc import Sequence
 
+import asyncpg
+
 from migrations import grants, runner
 from migrations.settings import MigrationSettings
 from shared import log
@@ -18,7 +20,7 @@ def main() -> None:
     commands.add_parser("status", help="which are applied, and when")
     commands.add_parser("up", help="apply all that are missing, and grant to the roles of *_DATABASE_URL")
     down = commands.add_parser("down", help="revert the newest")
-    down.add_argument("--steps", type=_at_least_one, default=1, help="how many to revert (default 1)")
+    down.add_argument("--steps", type=count, default=1, help="how many to revert (default 1)")
     granted = commands.add_parser("grant", help="let a role do what services need, and no more; again after each up")
     granted.add_argument("role", help="a role that exists, and that services log in with")
     granted.add_argument(
@@ -37,12 +39,15 @@ def main() -> None:
     except Unavailable as error:
         print(error, file=sys.stderr)
         sys.exit(EXIT_UNAVAILABLE)
+    except asyncpg.InsufficientPrivilegeError as error:
+        print(f"only the owner of the tables can migrate: {error}", file=sys.stderr)
+        sys.exit(EXIT_UNAVAILABLE)
 
 
-def _at_least_one(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return number
+def count(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and int(text) >= 1):
+        raise argparse.ArgumentTypeError("must be a number from 1 on")
+    return int(text)
 
 
 async def grant(settings: MigrationSettings, role: str, services: Sequence[str]) -> None:

@@ -4,14 +4,21 @@ Whoever migrates owns the tables; the services run as another role, or as severa
 that ingest logs in with sees only the rows of the store that it asks for (`policies`).
 """
 
+import hashlib
+import hmac
+import secrets
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from unicodedata import normalize
 from urllib.parse import unquote, urlsplit
 
 import asyncpg
 
 from migrations import policies
 from migrations.runner import exclusive
+from migrations.settings import Login
 from shared.errors import Unavailable
 from shared.postgres import connect, load_queries
 
@@ -19,8 +26,13 @@ _GRANTS = load_queries(Path(__file__).parent / "sql" / "grants.sql")
 SERVICES = tuple(_GRANTS)
 _BOUNDLESS = """
 SELECT rolsuper OR EXISTS (
-           SELECT 1 FROM pg_tables WHERE schemaname = 'public' AND pg_has_role($1, tableowner, 'MEMBER'))
-  FROM pg_roles WHERE rolname = $1"""
+           SELECT 1 FROM pg_tables WHERE schemaname = 'public' AND pg_has_role($1, tableowner, 'MEMBER')) AS owns,
+       rolbypassrls,
+       ARRAY(SELECT roleid::regrole::text FROM pg_auth_members WHERE member = role.oid ORDER BY 1) AS groups
+  FROM pg_roles AS role WHERE rolname = $1"""
+_MAKES_ROLES = "SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = current_user"
+_ROUNDS = 4096
+"""As PostgreSQL itself."""
 
 
 async def grant(dsn: str, role: str, services: Sequence[str], *, deadline_s: float = 60) -> None:
@@ -54,44 +66,63 @@ async def _replace(connection: asyncpg.Connection, role: str, services: Sequence
         await connection.execute(_GRANTS[service].format(role=quoted))
 
 
-async def prepare(dsn: str, logins: Mapping[str, Sequence[str]], *, deadline_s: float = 60) -> dict[str, list[str]]:
+async def prepare(dsn: str, logins: Sequence[Login], *, deadline_s: float = 60) -> Mapping[str, Sequence[str]]:
     """Make the roles that are missing of those by which services log in, and grant to each what its services need.
 
-    `logins` has the address of each, with user and password, and its services. A role that is there keeps its password.
-    Returns the roles' names and their services. `Unavailable` as for `grant`, and when an address names nobody.
+    A role that is there keeps its password. Returns the roles' names and their services. `Unavailable` as for `grant`,
+    and when an address names nobody.
     """
     granted = dict[str, list[str]]()
-    for login, services in logins.items():
-        address = urlsplit(login)
-        if not address.username or not address.password:
-            raise Unavailable("INGEST_DATABASE_URL and WORKERS_DATABASE_URL name a user and its password")
-        role = unquote(address.username)
-        await _create(dsn, role, unquote(address.password), deadline_s)
-        granted.setdefault(role, []).extend(services)
-    for role, all_its_services in granted.items():
-        await grant(dsn, role, all_its_services, deadline_s=deadline_s)
+    for login in logins:
+        role, password = _named(login.address)
+        await _create(dsn, role, password, deadline_s)
+        granted.setdefault(role, []).extend(login.services)
+    for role, services in granted.items():
+        await grant(dsn, role, services, deadline_s=deadline_s)
     return granted
+
+
+def _named(address: str) -> tuple[str, str]:
+    with suppress(ValueError):  # brackets that do not match
+        parts = urlsplit(address)
+        if parts.username and parts.password:
+            return unquote(parts.username), unquote(parts.password)
+    raise Unavailable("INGEST_DATABASE_URL and WORKERS_DATABASE_URL name a user and its password")
 
 
 async def _create(dsn: str, role: str, password: str, deadline_s: float) -> None:
     connection = await connect(dsn, deadline_s=deadline_s)
     try:
-        if not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", role):
-            create = "SELECT format('CREATE ROLE %I LOGIN PASSWORD %L', $1::text, $2::text)"
-            await connection.execute(await connection.fetchval(create, role, password))
+        if await connection.fetchval("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", role):
+            return
+        if not await connection.fetchval(_MAKES_ROLES):
+            raise Unavailable(f"there is no role {role}, and who migrates may not make one: CREATE ROLE {role} LOGIN …")
+        create = "SELECT format('CREATE ROLE %I LOGIN PASSWORD %L', $1::text, $2::text)"
+        await connection.execute(await connection.fetchval(create, role, verifier(password)))
     except (asyncpg.DuplicateObjectError, asyncpg.UniqueViolationError):
         pass  # another applier was faster
-    except asyncpg.InsufficientPrivilegeError:
-        raise Unavailable(
-            f"there is no role {role}, and who migrates may not make one: CREATE ROLE {role} LOGIN …"
-        ) from None
     finally:
         await connection.close()
 
 
+def verifier(password: str) -> str:
+    """What PostgreSQL keeps of a password (SCRAM-SHA-256, RFC 5803): a statement may come to stand in the server's log,
+    and the password shall not."""
+    salt = secrets.token_bytes(16)
+    salted = hashlib.pbkdf2_hmac("sha256", normalize("NFKC", password).encode(), salt, _ROUNDS)
+    stored = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
+    server = hmac.digest(salted, b"Server Key", "sha256")
+    of_salt, of_stored, of_server = (b64encode(part).decode() for part in (salt, stored, server))
+    return f"SCRAM-SHA-256${_ROUNDS}:{of_salt}${of_stored}:{of_server}"
+
+
 async def _judge(connection: asyncpg.Connection, role: str) -> None:
-    boundless = await connection.fetchval(_BOUNDLESS, role)
-    if boundless is None:
+    found = await connection.fetchrow(_BOUNDLESS, role)
+    if found is None:
         raise Unavailable(f"there is no role {role}: CREATE ROLE {role} LOGIN PASSWORD '…'")
-    if boundless:
+    if found["owns"]:
         raise Unavailable(f"{role} is a superuser, or owns the tables: nothing can be withheld from it")
+    if found["rolbypassrls"]:
+        raise Unavailable(f"{role} passes by row-level security: ALTER ROLE {role} NOBYPASSRLS")
+    if found["groups"]:
+        raise Unavailable(f"{role} may do all that {', '.join(found['groups'])} may: take it out of there first")

@@ -4,7 +4,11 @@ It sees the rows of the store that `blogstream.store` names on its connection (`
 stores for `*`, and none while nothing is named. Other roles see every row.
 """
 
+import hashlib
+
 import asyncpg
+
+from shared.errors import Unavailable
 
 # The sub-select is carried out once a statement, not once a row. Of a CASE the planner supposes that half of the rows
 # pass; of an OR one in a hundred, for which it would read and sort all of a store's jobs to show a page of twenty.
@@ -24,21 +28,44 @@ RESTRICTED = {
     "webhook_deliveries": _OWN,
     "webhook_secrets": _OWN,
 }
-_OF_ROLE = """
-SELECT polrelid::regclass::text AS "table", quote_ident(polname) AS policy
-  FROM pg_policy WHERE NOT polpermissive AND polroles = ARRAY[(SELECT oid FROM pg_roles WHERE rolname = $1)]"""
+_MADE = "SELECT polrelid::regclass::text AS table, polname AS policy FROM pg_policy WHERE starts_with(polname, $1)"
+_OPEN = "SELECT oid::regclass::text FROM pg_class WHERE oid = ANY ($1::regclass[]) AND NOT relrowsecurity"
 
 
 async def restrict(connection: asyncpg.Connection, role: str) -> None:
-    """Make what is missing, and that only: a new policy holds up all who use its table for a moment."""
-    has = {row["table"] for row in await connection.fetch(_OF_ROLE, role)}
-    policy = await connection.fetchval("SELECT quote_ident('one_store_for_' || $1)", role)
+    """Make what is missing, and that only: a new policy holds up all who use its table for a moment. One of a release
+    with other rules is replaced. `Unavailable` where row-level security is off."""
+    if found := await connection.fetchval(_OPEN, list(RESTRICTED)):
+        raise Unavailable(f"row-level security is off for {found}: run `python -m migrations up` first")
+    prefix = await _prefix(connection, role)
+    made = await _made(connection, prefix)
+    wanted = {(table, prefix + _digest(seen)) for table, seen in RESTRICTED.items()}
     to = await connection.fetchval("SELECT quote_ident($1)", role)
-    for table, seen in RESTRICTED.items():
-        if table not in has:
-            await connection.execute(f"CREATE POLICY {policy} ON {table} AS RESTRICTIVE TO {to} USING ({seen})")
+    for table, policy in sorted(wanted - made):
+        await connection.execute(
+            f"CREATE POLICY {policy} ON {table} AS RESTRICTIVE TO {to} USING ({RESTRICTED[table]})"
+        )
+    await _drop(connection, made - wanted)
 
 
 async def lift(connection: asyncpg.Connection, role: str) -> None:
-    for row in await connection.fetch(_OF_ROLE, role):
-        await connection.execute(f"DROP POLICY {row['policy']} ON {row['table']}")
+    await _drop(connection, await _made(connection, await _prefix(connection, role)))
+
+
+async def _made(connection: asyncpg.Connection, prefix: str) -> set[tuple[str, str]]:
+    return {(row["table"], row["policy"]) for row in await connection.fetch(_MADE, prefix)}
+
+
+async def _drop(connection: asyncpg.Connection, policies: set[tuple[str, str]]) -> None:
+    for table, policy in sorted(policies):
+        await connection.execute(f"DROP POLICY {policy} ON {table}")
+
+
+async def _prefix(connection: asyncpg.Connection, role: str) -> str:
+    """By the role's number: names may be too long, or hold anything."""
+    oid: int = await connection.fetchval("SELECT oid FROM pg_roles WHERE rolname = $1", role)
+    return f"one_store_{oid}_"
+
+
+def _digest(seen: str) -> str:
+    return hashlib.sha256(seen.encode()).hexdigest()[:12]

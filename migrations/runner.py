@@ -97,12 +97,17 @@ async def exclusive(dsn: str, deadline_s: float) -> AsyncIterator[asyncpg.Connec
     """A connection of the one applier that is at work, with the table of what is applied."""
     connection = await connect(dsn, deadline_s=deadline_s)
     try:
-        async with asyncio.timeout(max(deadline_s, 60)):
-            while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK):
-                await asyncio.sleep(0.1)
+        await _locked(connection, max(deadline_s, 60))
         await connection.execute(_TABLE)
         yield connection
-    except TimeoutError:
-        raise Unavailable("another migration has been running for too long; see pg_stat_activity") from None
     finally:
         await connection.close()  # and the advisory lock with it
+
+
+async def _locked(connection: asyncpg.Connection, within_s: float) -> None:
+    try:
+        async with asyncio.timeout(within_s):
+            while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK):
+                await asyncio.sleep(0.1)
+    except TimeoutError:
+        raise Unavailable("another migration has been running for too long; see pg_stat_activity") from None

@@ -1,6 +1,7 @@
 """What migrations are told: where the database is, and as whom services will log in."""
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from pydantic import Field, SecretStr
 
@@ -13,13 +14,19 @@ LOGINS: Mapping[str, Sequence[str]] = {
 """The services that log in by each address."""
 
 
+class Login(NamedTuple):
+    address: str
+    """With user and password."""
+    services: Sequence[str]
+
+
 class MigrationSettings(PostgresSettings):
     ingest_database_url: SecretStr | None = Field(
         None, description="as whom ingest logs in: `up` makes the role, and grants what ingest needs; unset: neither"
     )
     workers_database_url: SecretStr | None = Field(None, description="the same of scheduler, generator and metrics")
 
-    def logins(self) -> dict[str, Sequence[str]]:
-        """Those addresses that are set, and their services."""
+    def logins(self) -> list[Login]:
+        """Those addresses that are set."""
         named = {name: getattr(self, name.lower()) for name in LOGINS}
-        return {url.get_secret_value(): LOGINS[name] for name, url in named.items() if url is not None}
+        return [Login(url.get_secret_value(), LOGINS[name]) for name, url in named.items() if url is not None]

@@ -2,11 +2,11 @@
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from migrations.settings import LOGINS
+from migrations.settings import LOGINS, Login
 from sandbox.configuration import READERS
 from sandbox.home import Home, free_port, is_port_free
 from shared.errors import Unavailable
@@ -97,9 +97,9 @@ def service_environment(
     return made | chosen
 
 
-def logins(variables: Mapping[str, str]) -> dict[str, Sequence[str]]:
+def logins(variables: Mapping[str, str]) -> list[Login]:
     """The addresses by which services log in, and which services those are."""
-    return {variables[name]: services for name, services in LOGINS.items()}
+    return [Login(variables[name], services) for name, services in LOGINS.items()]
 
 
 def as_role_of(service: str, variables: Mapping[str, str]) -> dict[str, str]:

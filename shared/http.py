@@ -66,6 +66,9 @@ class Problem(Exception):
 
 MAX_HEAD_BYTES = 65_536
 """Of a request: its path and headers. Judged as they come, so up to one more read (256 KB) may be taken."""
+_KEEP_ALIVE_S = 75
+"""Longer than clients and load balancers keep a connection (5 to 60 s, by default): who closes first must not be we, as
+the next request may be on its way already, and would get no answer."""
 _HELD_BYTES = 65_536
 _LINGERS_S = 2.0
 _NOT_KEPT = (b"cache-control", b"no-store")
@@ -278,6 +281,7 @@ async def serve(app: ASGIApp, listener: socket.socket, stop: asyncio.Event, *, g
     config = uvicorn.Config(
         SafeHeaders(app), log_config=None, access_log=False, lifespan="on", server_header=False,
         timeout_graceful_shutdown=int(grace_s), loop="none", http=_Protocol, ws="none", proxy_headers=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
     )  # fmt: skip
     server = _Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]), name="http")

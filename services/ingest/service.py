@@ -63,7 +63,11 @@ async def _run(settings: IngestSettings, stop: asyncio.Event, name: str, listene
         publisher = kafka.Publisher(settings, source=name)
         await publisher.start()
         closing.push_async_callback(publisher.stop, within_s=_CLOSING_S)
-        keys, gates, results = KeyRing(pool), Gates(settings), Results(settings)
+        store, keys, gates, results = IngestStore(pool), KeyRing(pool), Gates(settings), Results(settings)
+        if not await store.is_restricted():
+            log.warning(
+                "this login sees every store's rows: let `python -m migrations` make or grant one that does not"
+            )
         claims = Claims(settings, publisher, timeout_s=settings.publish_timeout_s)
         followers = {
             gates.copy: gates.copy.start,
@@ -87,7 +91,7 @@ async def _run(settings: IngestSettings, stop: asyncio.Event, name: str, listene
             rng=random.Random(name),  # noqa: S311 - jitter, no secret
         )  # fmt: skip
         app = _application(
-            settings, keys=keys, gates=gates, claims=claims, results=results, store=IngestStore(pool),
+            settings, keys=keys, gates=gates, claims=claims, results=results, store=store,
             webhooks=webhooks, publisher=publisher, relay=MetricsRelay(client, settings.metrics_url),
             probes=Probes(needs=needs, draining=stop), draining=stop,
         )  # fmt: skip

@@ -23,6 +23,10 @@ class IngestStore:
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
 
+    async def is_restricted(self) -> bool:
+        """Whether PostgreSQL keeps us to one store's rows, or only our queries do."""
+        return bool(await self._pool.fetchval(_QUERIES["is_restricted"]))
+
     async def job(self, job: UUID, store: str | None) -> Row | None:
         """A job of this store (None: of any); another store's is as good as none."""
         async with rows_of(self._pool, store or ALL_STORES) as rows:

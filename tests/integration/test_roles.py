@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 
 from migrations import grants
+from migrations.settings import Login
 from sandbox.home import ROOT
 from sandbox.postgres import a_connection
 from services.generator import service as generator
@@ -125,10 +126,61 @@ async def test_up_makes_the_roles_that_services_log_in_with(database: str, role:
         await execute(database, f'DROP ROLE "{made}"')
 
 
-@pytest.mark.parametrize("login", ["postgresql://host/db", "postgresql://user@host/db"])
+@pytest.mark.parametrize("login", ["postgresql://host/db", "postgresql://user@host/db", "postgresql://u:p@[bad"])
 async def test_a_login_without_a_user_and_a_password_is_one_clear_line(database: str, login: str) -> None:
     code, output = await migrate(database, "up", INGEST_DATABASE_URL=login)
     assert (code, output.strip()) == (3, "INGEST_DATABASE_URL and WORKERS_DATABASE_URL name a user and its password")
+
+
+async def test_one_role_for_all_may_do_what_all_need(database: str, role: str) -> None:
+    login = as_role(database, role)
+    code, output = await migrate(database, "up", INGEST_DATABASE_URL=login, WORKERS_DATABASE_URL=login)
+    assert (code, output.splitlines()[0]) == (
+        0, f"[Migration] {role} may do what ingest, scheduler, generator, metrics need, and no more"
+    )  # fmt: skip
+
+
+async def test_a_password_is_no_part_of_any_statement(database: str, role: str) -> None:
+    """What the server keeps is made here: it lets in who has the password, and nobody else."""
+    made, password = f"{role}-made", "p@ss'wörd"
+    login = f"postgresql://{made}:{quote(password, safe='')}@{database.split('@')[1]}"
+    try:
+        await grants.prepare(database, [Login(login, ("metrics",))])
+        async with a_connection(login) as connection:
+            assert await connection.fetchval("SELECT current_user") == made
+        with pytest.raises(asyncpg.InvalidPasswordError):
+            await asyncpg.connect(login.replace("%40", "%41"))
+        async with a_connection(database) as connection:
+            kept = await connection.fetchval("SELECT rolpassword FROM pg_authid WHERE rolname = $1", made)
+        assert kept.startswith("SCRAM-SHA-256$4096:")
+        assert password not in grants.verifier(password)
+    finally:
+        await execute(database, f'DROP OWNED BY "{made}"')
+        await execute(database, f'DROP ROLE "{made}"')
+
+
+async def test_a_role_that_may_more_than_is_granted_is_refused(database: str, role: str) -> None:
+    """Whether it passes by row-level security, or by what others may."""
+    other = f"{role}-other"
+    await execute(database, f'CREATE ROLE "{other}"')
+    try:
+        await execute(database, f'GRANT "{other}" TO "{role}"')
+        with pytest.raises(Unavailable, match=r"may do all that .*-other.* may: take it out of there first"):
+            await grants.grant(database, role, ["ingest"])
+    finally:
+        await execute(database, f'DROP ROLE "{other}"')
+    await execute(database, f'ALTER ROLE "{role}" BYPASSRLS')
+    with pytest.raises(Unavailable, match="passes by row-level security"):
+        await grants.grant(database, role, ["ingest"])
+
+
+async def test_who_may_make_no_roles_is_told_so_before_it_is_tried(database: str, role: str) -> None:
+    code, output = await migrate(as_role(database, role), "up")
+    assert (code, output.startswith("only the owner of the tables can migrate: permission denied")) == (3, True)
+    await execute(database, f'GRANT CREATE ON SCHEMA public TO "{role}"')
+    login = Login("postgresql://nobody-yet:secret@h/db", ("metrics",))
+    with pytest.raises(Unavailable, match="there is no role nobody-yet, and who migrates may not make one"):
+        await grants.prepare(as_role(database, role), [login])
 
 
 async def test_services_do_not_log_in_as_the_owner(database: str) -> None:

@@ -12,6 +12,8 @@ from migrations import grants, policies, runner
 from migrations.files import load
 from sandbox.postgres import a_connection
 from services.ingest import store as ingest_store
+from services.ingest.store import IngestStore
+from shared.errors import Unavailable
 from shared.keys import Database, create_key, create_operator_key
 from shared.postgres import ALL_STORES, NO_STORE, SEEN, open_pool, rows_of
 from shared.settings import PostgresSettings
@@ -147,10 +149,34 @@ async def test_the_migration_alone_takes_nothing_from_a_release_that_knows_it_no
         assert await old.fetchval("SELECT count(*) FROM blog_posts") == 0
         await runner.down(database, steps=steps)
         assert await seen(old) == dict.fromkeys(TABLES, 2)
+        with pytest.raises(Unavailable, match="row-level security is off for blog_generations: run"):
+            await grants.grant(database, role, ["ingest"])
         await runner.up(database)
         assert await seen(old) == dict.fromkeys(TABLES, 2)
         await grants.grant(database, role, ["ingest"])
         assert await seen(old) == dict.fromkeys(TABLES, 0)
+
+
+async def test_ingest_knows_whether_it_is_restricted(pool: asyncpg.Pool, database: str, role: str) -> None:  # noqa: F811
+    assert await IngestStore(pool).is_restricted()
+    await grants.grant(database, role, ["scheduler"])
+    assert not await IngestStore(pool).is_restricted()
+    async with await open_pool(PostgresSettings(database_url=SecretStr(database)), name="owner") as owners:
+        assert not await IngestStore(owners).is_restricted()
+
+
+async def test_a_policy_of_other_rules_is_replaced_and_an_operators_own_is_left(
+    front: str, database: str, role: str  # noqa: F811
+) -> None:  # fmt: skip
+    made = "SELECT polname FROM pg_policy WHERE polrelid = 'stores'::regclass AND NOT polpermissive"
+    ((policy,),) = await execute(database, made)
+    stale = policy[:-12] + "0" * 12
+    await execute(database, f"ALTER POLICY {policy} ON stores RENAME TO {stale}")
+    await execute(database, f'CREATE POLICY of_the_operator ON stores AS RESTRICTIVE TO "{role}" USING (true)')
+    await grants.grant(database, role, ["ingest"])
+    assert {row[0] for row in await execute(database, made)} == {policy, "of_the_operator"}
+    await grants.grant(database, role, ["metrics"])
+    assert [row[0] for row in await execute(database, made)] == ["of_the_operator"]
 
 
 async def test_every_table_with_a_stores_rows_is_restricted(database: str) -> None:

@@ -43,6 +43,13 @@ SELECT $1::text AS store, budget.monthly_nanousd, budget.warn_at, coalesce(ledge
               ON ledger.instance_id = $1 AND ledger.month = date_trunc('month', now() AT TIME ZONE 'UTC')::date
        LEFT JOIN stores AS store ON store.instance_id = $1;
 
+-- name: is_restricted
+-- Whether PostgreSQL itself keeps this role to one store's rows: not an owner, nor one that nobody has restricted.
+SELECT row_security_active('blog_generations') AND EXISTS (
+    SELECT FROM pg_policy
+     WHERE polrelid = 'blog_generations'::regclass AND NOT polpermissive
+       AND (SELECT oid FROM pg_roles WHERE rolname = current_user) = ANY (polroles));
+
 -- name: is_known
 -- Whether a store was ever given a key.
 SELECT EXISTS (SELECT FROM api_keys WHERE instance_id = $1);
