@@ -9,7 +9,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from blogstream_client import Client, Event, Job, ProblemError, Usage, WebhookVerificationError, verify_webhook
+from blogstream_client import Client, Event, Job, LeftOut, ProblemError, Usage, WebhookVerificationError, verify_webhook
 from services.ingest.webhooks.rules import sign
 from shared.keys import create_operator_key
 from shared.messages import BlogRequested
@@ -60,6 +60,13 @@ def _use(ingest: Ingest, jobs: list[str]) -> None:
         header = "Handle,Title,Body (HTML),Vendor,Type,Tags,Variant Price\n"
         (cup,) = blogs.submit_csv(f"{header}cup,Cup,,Acme,Kitchen,,4.00\n".encode())
         assert (cup.source_type, cup.source_id) == ("product", "cup")
+        shown = f"{header.strip()},Status\nold,Old,,,,,1,archived\nnew,New,,,,,1,draft\nred,Red,,,,,1,active\n".encode()
+        taken = blogs.submit_csv(shown)
+        assert ([job.source_id for job in taken], taken[0].status) == (["red"], "PENDING")
+        assert taken.left_out == (
+            LeftOut(source_id="old", line=2, reason="its Status is archived"),
+            LeftOut(source_id="new", line=3, reason="its Status is draft"),
+        )
         mug = f"{header}mug,Mug,,Acme,Kitchen,,4.00\n".encode()
         assert len(blogs.submit_csv(mug, language="de", run_at=later)) == 1
         with pytest.raises(ProblemError, match="language"):
