@@ -99,12 +99,20 @@ async def test_dead_letters_are_listed_and_replayed(admin: Type, world: World) -
     "arguments",
     [
         [], ["keys"], ["keys", "create"], ["keys", "create", "a", "--operator", "b"], ["stores", "set"],
-        ["stores", "set", "a", "--weight", "0"], ["stores", "set", "a", "--weight", "x"], ["fly"],
+        ["fly"],
     ],
 )  # fmt: skip
 def test_wrong_usage(image: Path, arguments: list[str]) -> None:
     ended = run_in(image, "shared.admin", *arguments)
     assert (ended.returncode, ended.stderr.startswith("usage: python -m shared.admin")) == (2, True)
+
+
+@pytest.mark.parametrize("option", ["--weight", "--account-weight"])
+@pytest.mark.parametrize("value", ["0", "1001", "nan", "x", ""])
+def test_a_weight_that_is_none_is_told_in_the_callers_words(image: Path, option: str, value: str) -> None:
+    ended = run_in(image, "shared.admin", "stores", "set", "a", option, value)
+    told = f"error: argument {option}: must be a number from 0.001 to 1000, and is {value!r}"
+    assert (ended.returncode, ended.stderr.splitlines()[-1].partition(": ")[2]) == (2, told)
 
 
 def test_what_is_missing_is_one_line(image: Path, admin: Type, postgres: str) -> None:
