@@ -2,6 +2,7 @@
 
 import argparse
 from argparse import Namespace
+from math import nan
 from pathlib import Path
 
 import asyncpg
@@ -29,9 +30,12 @@ def add_to(commands: Commands, name: str) -> None:
 
 
 def _weight(text: str) -> float:
-    weight = float(text)
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = nan
     if not 0.001 <= weight <= 1000:
-        raise argparse.ArgumentTypeError("must be from 0.001 to 1000")
+        raise argparse.ArgumentTypeError(f"must be a number from 0.001 to 1000, and is {text!r}")
     return weight
 
 

@@ -1,7 +1,10 @@
 """`python -m shared.admin`, as the image runs it: the first key of a new system is made where there is no checkout."""
 
+import asyncio
 import json
+import os
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
@@ -9,9 +12,10 @@ from typing import TypeAlias
 import pytest
 from aiokafka.structs import ConsumerRecord
 
+from sandbox.home import ROOT
 from shared import kafka
 from shared.errors import InvalidMessage
-from shared.keys import is_valid_key
+from shared.keys import create_key, is_valid_key
 from shared.topics import REQUESTS
 from tests.image import fill, run_in
 from tests.integration.ingest import insert
@@ -99,12 +103,20 @@ async def test_dead_letters_are_listed_and_replayed(admin: Type, world: World) -
     "arguments",
     [
         [], ["keys"], ["keys", "create"], ["keys", "create", "a", "--operator", "b"], ["stores", "set"],
-        ["stores", "set", "a", "--weight", "0"], ["stores", "set", "a", "--weight", "x"], ["fly"],
+        ["fly"],
     ],
 )  # fmt: skip
 def test_wrong_usage(image: Path, arguments: list[str]) -> None:
     ended = run_in(image, "shared.admin", *arguments)
     assert (ended.returncode, ended.stderr.startswith("usage: python -m shared.admin")) == (2, True)
+
+
+@pytest.mark.parametrize("option", ["--weight", "--account-weight"])
+@pytest.mark.parametrize("value", ["0", "1001", "nan", "x", ""])
+def test_a_weight_that_is_none_is_told_in_the_callers_words(image: Path, option: str, value: str) -> None:
+    ended = run_in(image, "shared.admin", "stores", "set", "a", option, value)
+    told = f"error: argument {option}: must be a number from 0.001 to 1000, and is {value!r}"
+    assert (ended.returncode, ended.stderr.splitlines()[-1].partition(": ")[2]) == (2, told)
 
 
 def test_what_is_missing_is_one_line(image: Path, admin: Type, postgres: str) -> None:
@@ -115,6 +127,33 @@ def test_what_is_missing_is_one_line(image: Path, admin: Type, postgres: str) ->
     assert "run `python -m migrations up`" in admin("keys", "list", code=3, DATABASE_URL=postgres).stderr
     assert "is no store name" in admin("keys", "create", "no name!", code=3).stderr
     assert "belongs to no account" in admin("stores", "set", "a", "--account-weight", "2", code=3).stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "unbuffered"), [(["keys", "list"], ""), (["keys", "list"], "1"), (["keys", "--help"], "")]
+)
+async def test_it_ends_quietly_when_nobody_reads_on(
+    world: World, database: str, arguments: list[str], unbuffered: str
+) -> None:
+    """As of `| head`: whether what is written fails at once, or only when the process ends."""
+    await create_key(world.database, "some-shop")
+    reader, writer = os.pipe()
+    os.close(reader)
+    environment = os.environ | {"DATABASE_URL": database, "PYTHONUNBUFFERED": unbuffered}
+    ended = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-m", "shared.admin", *arguments], cwd=ROOT, env=environment, stdout=writer,
+        stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (1, "")
+
+
+def test_a_closed_stdout_is_no_fault() -> None:
+    ended = subprocess.run(
+        ["/bin/sh", "-c", 'exec "$0" -m shared.admin keys list >&-', sys.executable], cwd=ROOT, env={},
+        stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stderr) == (3, "DATABASE_URL is not set\n")
 
 
 def test_help_needs_no_system(image: Path) -> None:

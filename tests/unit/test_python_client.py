@@ -178,6 +178,28 @@ def test_what_cannot_be_meant_is_not_sent(misuse: Callable[[Client], object]) ->
     assert wire.heard == []
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [("source_type", "sourceType"), ("source_id", "sourceId"), ("run_at", "runAt"), ("webhook_url", "webhookUrl")],
+)
+def test_a_field_by_both_of_its_names_is_not_sent(ours: str, theirs: str) -> None:
+    """Nobody can say which one is meant; one that is None is left out."""
+    wire = Wire(httpx.Response(201, json={"items": [TAKEN]}))
+    whole = {
+        "source_type": "topic",
+        "source_id": "a",
+        "run_at": "2027-01-02T03:00:00Z",
+        "webhook_url": "https://a.example",
+    }
+    with wire.client() as blogs:
+        for both in (whole | {theirs: "b"}, {theirs: "b"} | whole):
+            with pytest.raises(ValueError, match=f"{ours} and {theirs} are one field"):
+                blogs.submit_many([both])
+        assert wire.heard == []
+        blogs.submit_many([whole | {theirs: "b", ours: None}])
+    assert json.loads(wire.heard[0].content)[0][theirs] == "b"
+
+
 @pytest.mark.parametrize("key", ["", "schlüssel", "two\nlines", "sk_live_x ", "sk live"])
 def test_a_key_that_cannot_be_one_is_refused(key: str) -> None:
     with pytest.raises(ValueError, match="API key"):

@@ -45,8 +45,12 @@ _STORE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,99}")
 
 
 def body_of(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The interface's names are taken as well. ValueError for a time without a zone."""
-    named = {_NAMES.get(name, name): value for name, value in fields.items() if value is not None}
+    """The interface's names are taken as well. ValueError for a time without a zone, and for a field by both names."""
+    given = {name: value for name, value in fields.items() if value is not None}
+    for ours, theirs in _NAMES.items():
+        if ours in given and theirs in given:
+            raise ValueError(f"{ours} and {theirs} are one field: give it by one name")
+    named = {_NAMES.get(name, name): value for name, value in given.items()}
     at = named.get("runAt")
     if isinstance(at, datetime):
         if at.tzinfo is None:

@@ -25,10 +25,12 @@ from blogstream_client.models import (
     Delivery,
     Event,
     Job,
+    Taken,
     Ticket,
     budget_of,
     delivery_of,
     job_of,
+    taken_of,
     ticket_of,
 )
 from blogstream_client.sending import BREAKS, PAUSE_S, ProblemError, Sender
@@ -71,13 +73,14 @@ class Client:
     ) -> list[Job]:
         """Ask for many in one call: all are taken or none is."""
         bodies = [body_of(request) for request in requests]
-        return _taken(self._post(f"{_JOBS}/bulk", idempotency_key, **as_json(bodies)))
+        return taken_of(self._post(f"{_JOBS}/bulk", idempotency_key, **as_json(bodies)).json())
 
-    def submit_csv(self, export: bytes, *, idempotency_key: str | None = None, **manner: Unpack[Manner]) -> list[Job]:
-        """The same for a Shopify product export, of each product in the same manner. Drafts are left out."""
+    def submit_csv(self, export: bytes, *, idempotency_key: str | None = None, **manner: Unpack[Manner]) -> Taken:
+        """The same for a Shopify product export, of each product in the same manner. `left_out` of the list says which
+        products were not asked for, as drafts are not."""
         headers = {"Content-Type": "text/csv"}
         answer = self._post(f"{_JOBS}/bulk", idempotency_key, headers, params=body_of(manner), content=export)
-        return _taken(answer)
+        return taken_of(answer.json())
 
     def get(self, job: str | UUID) -> Job:
         return job_of(self._sender.call("GET", _job(job)).json())
@@ -179,10 +182,6 @@ class Client:
             if found["next"] is None:
                 return
             asked["cursor"] = found["next"]
-
-
-def _taken(answer: httpx.Response) -> list[Job]:
-    return [job_of(item) for item in answer.json()["items"]]
 
 
 def _may_come(problem: ProblemError) -> bool:

@@ -1,6 +1,6 @@
 """What the interface answers, as values. `raw` has everything, also what later versions add."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -82,6 +82,24 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """A product of an export that was not asked for."""
+
+    source_id: str
+    line: int
+    """Of the export, from 1."""
+    reason: str
+
+
+class Taken(list[Job]):
+    """The jobs that were accepted, and of an export the products that were not asked for."""
+
+    def __init__(self, jobs: Iterable[Job] = (), *, left_out: Iterable[LeftOut] = ()) -> None:
+        super().__init__(jobs)
+        self.left_out = tuple(left_out)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
     """How a store stands this month. Without a budget, what only a budget has is None."""
 
@@ -159,6 +177,10 @@ def job_of(found: Mapping[str, Any]) -> Job:
     )  # fmt: skip
 
 
+def taken_of(found: Mapping[str, Any]) -> Taken:
+    return Taken(map(job_of, found["items"]), left_out=map(_left_out, found.get("leftOut", ())))
+
+
 def ticket_of(found: Mapping[str, Any], base_url: str) -> Ticket:
     """Its `url` is whole: the answer's has no host."""
     return Ticket(
@@ -188,6 +210,10 @@ def _post(found: Mapping[str, Any]) -> Post:
         title=found["title"], slug=found["slug"], meta_description=found["metaDescription"], html=found["html"],
         image_url=found["imageUrl"],
     )  # fmt: skip
+
+
+def _left_out(found: Mapping[str, Any]) -> LeftOut:
+    return LeftOut(source_id=found["sourceId"], line=found["line"], reason=found["reason"])
 
 
 def _attempt(found: Mapping[str, Any]) -> DeliveryAttempt:
