@@ -48,7 +48,8 @@ RESULTS = Topic(
 )  # fmt: skip
 WORKERS = Topic(
     name="blog.workers", key="worker", partitions=1, retention_ms=_HOUR_MS,
-    messages=(WorkerReport, SchedulerReport), producers=("generator", "scheduler"), consumers=("scheduler", "metrics"),
+    messages=(WorkerReport, SchedulerReport), producers=("generator", "scheduler"),
+    consumers=("scheduler", "metrics", "ingest"),
 )  # fmt: skip
 CONTROL = Topic(
     name="blog.control", key="store", partitions=1, retention_ms=-1, compacted=True,

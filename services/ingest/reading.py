@@ -1,7 +1,8 @@
 """A job as it is read: from PostgreSQL, waited for while it is fresh, another store's as good as none.
 
 Who got a 201 may ask for the job before the scheduler has admitted it, which takes moments, or hours when it is away:
-that is no 404, which clients take for the last word.
+that is no 404, which clients take for the last word. An id that nobody was given answers the same while it is
+young or no scheduler at work, and so does another store's: what is said of an id does not tell whether others have it.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from uuid import UUID
 
 from services.ingest import view
 from services.ingest.claims import Claims
+from services.ingest.heartbeat import SETTLED_S, Heartbeat
 from services.ingest.keys import Caller
 from services.ingest.store import IngestStore, Row
 from services.ingest.underway import Underway
@@ -35,12 +37,16 @@ _AHEAD_S = 60.0
 
 
 class JobReader:
-    """`claims` and `underway` know of ids that have no row yet and do not tell their age."""
+    """`claims` and `underway` know of ids that have no row yet and do not tell their age; `heartbeat` knows whether a
+    scheduler has had its time with those that do."""
 
-    def __init__(self, store: IngestStore, *, claims: Claims, underway: Underway, fresh_wait_s: float) -> None:
+    def __init__(
+        self, store: IngestStore, *, claims: Claims, underway: Underway, heartbeat: Heartbeat, fresh_wait_s: float
+    ) -> None:
         self._store = store
         self._claims = claims
         self._underway = underway
+        self._heartbeat = heartbeat
         self._fresh_wait_s = fresh_wait_s
 
     async def row(self, job: UUID, caller: Caller) -> Row:
@@ -48,9 +54,8 @@ class JobReader:
         row = await reading(self._store.job(job, caller.store))
         if row is None:
             row = await self._waited_for(job, caller)
-        if row is None and await self._may_come(job):
-            detail = "no such job yet: a request that got a 201 is kept, and will be there once it is admitted"
-            raise Problem(503, "Service Unavailable", detail=detail, headers={"Retry-After": "2"})
+        if row is None and self._is_accepted(job):
+            row = await self._come_since(job, caller)
         if row is None:
             raise Problem(404, "Not Found", detail="this store has no such job" if caller.store else "no such job")
         return row
@@ -68,14 +73,22 @@ class JobReader:
                 row = await reading(self._store.job(job, caller.store))
         return row
 
-    async def _may_come(self, job: UUID) -> bool:
-        """Another store's job, which has a row, will never come."""
-        return self._is_accepted(job) and await reading(self._store.job(job, None)) is None
+    async def _come_since(self, job: UUID, caller: Caller) -> Row | None:
+        """The row of an accepted job, if it came since the last look; a 503 while it may yet come.
+
+        A derived id is known to be accepted, but not whose it is: with a row of another store's it will never come.
+        """
+        row = await reading(self._store.job(job, None)) if job.version == 5 else None
+        if row is None:
+            detail = "no such job yet: a request that got a 201 is kept, and will be there once it is admitted"
+            raise Problem(503, "Service Unavailable", detail=detail, headers={"Retry-After": "2"})
+        return row if caller.store in (None, row["instance_id"]) else None
 
     def _is_accepted(self, job: UUID) -> bool:
         """Whether this may be the id of a request that was accepted and is not admitted yet."""
         if job.version != 5:
-            return -_AHEAD_S < _age_s(job) < _ACCEPTED_WITHIN_S
+            within_s = SETTLED_S if self._heartbeat.settled() else _ACCEPTED_WITHIN_S
+            return -_AHEAD_S < _age_s(job) < within_s
         return job in self._underway or self._claims.known(job, datetime.now(UTC)) is not None
 
     async def whole(self, job: UUID, caller: Caller) -> dict[str, Any]:

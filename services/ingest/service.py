@@ -19,6 +19,7 @@ from services.ingest.claims import Claims
 from services.ingest.docs import Docs
 from services.ingest.follower import Follower
 from services.ingest.gates import Gates
+from services.ingest.heartbeat import Heartbeat
 from services.ingest.interventions import Interventions
 from services.ingest.keys import KeyRing
 from services.ingest.probes import Probes
@@ -65,10 +66,12 @@ async def _run(settings: IngestSettings, stop: asyncio.Event, name: str, listene
         closing.push_async_callback(publisher.stop, within_s=_CLOSING_S)
         keys, gates, results = KeyRing(pool), Gates(settings), Results(settings)
         claims = Claims(settings, publisher, timeout_s=settings.publish_timeout_s)
+        heartbeat = Heartbeat(settings)
         followers = {
             gates.copy: gates.copy.start,
             claims.copy: claims.copy.start,
             results.copy: results.copy.start_at_end,
+            heartbeat.copy: heartbeat.copy.start_at_end,
         }
         for copy, start in followers.items():
             closing.push_async_callback(_within, copy.stop, name="a topic's follower")
@@ -87,13 +90,13 @@ async def _run(settings: IngestSettings, stop: asyncio.Event, name: str, listene
             rng=random.Random(name),  # noqa: S311 - jitter, no secret
         )  # fmt: skip
         app = _application(
-            settings, keys=keys, gates=gates, claims=claims, results=results, store=IngestStore(pool),
-            webhooks=webhooks, publisher=publisher, relay=MetricsRelay(client, settings.metrics_url),
-            probes=Probes(needs=needs, draining=stop), draining=stop,
+            settings, keys=keys, gates=gates, claims=claims, results=results, heartbeat=heartbeat,
+            store=IngestStore(pool), webhooks=webhooks, publisher=publisher,
+            relay=MetricsRelay(client, settings.metrics_url), probes=Probes(needs=needs, draining=stop), draining=stop,
         )  # fmt: skip
         loops = {
             "keys": keys.keep_fresh(), "gates": gates.copy.follow(), "claims": claims.copy.follow(),
-            "results": results.copy.follow(), "streams": results.end_with(stop),
+            "results": results.copy.follow(), "heartbeat": heartbeat.copy.follow(), "streams": results.end_with(stop),
             "webhooks' feed": Feed(settings, webhooks, noted).run(), "webhooks": sender.run(),
         }  # fmt: skip
         async with background(stop, **loops):
@@ -103,13 +106,13 @@ async def _run(settings: IngestSettings, stop: asyncio.Event, name: str, listene
 
 
 def _application(  # noqa: PLR0913 - it puts all of them together
-    settings: IngestSettings, *, keys: KeyRing, gates: Gates, claims: Claims, results: Results, store: IngestStore,
-    webhooks: WebhookStore,
+    settings: IngestSettings, *, keys: KeyRing, gates: Gates, claims: Claims, results: Results, heartbeat: Heartbeat,
+    store: IngestStore, webhooks: WebhookStore,
     publisher: kafka.Publisher, relay: MetricsRelay, probes: Probes, draining: asyncio.Event,
 ) -> ASGIApp:  # fmt: skip
     callers = Callers(keys)
     underway = Underway()
-    reader = JobReader(store, claims=claims, underway=underway, fresh_wait_s=settings.fresh_wait_s)
+    reader = JobReader(store, claims=claims, underway=underway, heartbeat=heartbeat, fresh_wait_s=settings.fresh_wait_s)
     return application(
         api=Api(
             settings=settings, callers=callers, gates=gates, claims=claims, store=store, reader=reader,

@@ -57,7 +57,7 @@ async def endings(world: World, job: UUID) -> list[JobEvent]:
 async def test_who_may_change_what(ingest: Ingest, database: str, tmp_path: Path) -> None:
     """Through two ingest processes: one of two cancels at once wins, and so it is with two retries."""
     world = ingest.world
-    waiting, done = a_request(store="shop"), a_request(store="shop")
+    waiting, done = a_request(store="shop", id=uuid4()), a_request(store="shop")
     await insert(world, waiting)
     await insert(world, done, "DONE")
     stranger = await create_key(world.database, "stranger")

@@ -9,10 +9,14 @@ from uuid import UUID, uuid4, uuid5
 import pytest
 import uuid_utils.compat
 
+from services.ingest.heartbeat import Pulse
 from services.ingest.store import IngestStore, Row
 from shared.keys import create_key, create_operator_key
+from shared.messages import SchedulerReport
+from shared.topics import WORKERS
 from tests.integration.ingest import GOOD, PATH, PROBLEM, Ingest, an_ingest, insert
 from tests.integration.world import World, a_request
+from tests.waiting import eventually
 
 
 @pytest.fixture
@@ -22,7 +26,7 @@ async def ingest(world: World, database: str, tmp_path: Path) -> AsyncIterator[I
 
 
 async def test_a_job_is_shown_to_its_store_alone(ingest: Ingest) -> None:
-    request = a_request(store="shop")
+    request = a_request(store="shop", id=uuid4())
     await insert(ingest.world, request)
     answer = await ingest.get(f"{PATH}/{request.id}")
     assert answer.status_code == 200
@@ -149,9 +153,69 @@ async def test_what_was_accepted_and_not_admitted_yet_is_no_404(world: World, da
                 assert answer.headers["retry-after"] == "2"
             await insert(world, a_request(store="shop", id=UUID(job)))
             assert (await ingest.get(f"{PATH}/{job}")).status_code == 200
-            assert (await ingest.get(f"{PATH}/{job}", key=stranger)).status_code == 404, "another store's never comes"
+            expected = 404 if UUID(job).version == 5 else 503
+            assert (await ingest.get(f"{PATH}/{job}", key=stranger)).status_code == expected
         for never in (_of_age(timedelta(days=8)), _of_age(-timedelta(hours=1)), uuid5(uuid4(), "x"), uuid4()):
             assert (await ingest.get(f"{PATH}/{never}")).status_code == 404, never
+
+
+async def test_while_a_scheduler_is_at_work_only_a_young_id_may_yet_come(
+    ingest: Ingest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another store's id answers as one that nobody was given does."""
+    stranger = await create_key(ingest.world.database, "stranger")
+    young, old = a_request(store="shop"), a_request(store="shop", id=_of_age(timedelta(minutes=2)))
+    for request in (young, old):
+        await insert(ingest.world, request)
+
+    async def answers(job: UUID) -> int:
+        return (await ingest.get(f"{PATH}/{job}", key=stranger)).status_code
+
+    async def is_the_last_word() -> bool:
+        await ingest.world.publish(WORKERS, "scheduler", _REPORT)
+        return await answers(old.id) == 404
+
+    assert [await answers(job) for job in (old.id, _of_age(timedelta(minutes=2)))] == [503, 503]
+    monkeypatch.setattr(Pulse, "is_steady", _beats_at_all)
+    await eventually(is_the_last_word)
+    assert await answers(_of_age(timedelta(minutes=2))) == 404
+    assert [await answers(job) for job in (young.id, uuid_utils.compat.uuid7())] == [503, 503]
+
+
+_REPORT = SchedulerReport(scheduler="scheduler-1", at=datetime.now(UTC), epoch=1, pending=0, in_flight=0)
+_is_steady = Pulse.is_steady
+
+
+def _beats_at_all(pulse: Pulse, now: float, for_s: float) -> bool:
+    """A scheduler's minute is not waited for here."""
+    return _is_steady(pulse, now, 0.0)
+
+
+def test_a_pulse_is_steady_when_it_has_not_paused_for_so_long() -> None:
+    pulse = Pulse()
+    assert not pulse.is_steady(1_000, 60)
+    for second in range(0, 60, 5):
+        pulse.beat(second)
+    assert not pulse.is_steady(59, 60)
+    assert pulse.is_steady(60, 60)
+    assert not pulse.is_steady(66, 60), "it has stopped"
+    pulse.beat(66)
+    assert not pulse.is_steady(70, 60), "and begun anew"
+
+
+async def test_a_job_that_is_admitted_between_two_looks_is_shown(
+    ingest: Ingest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accepted = await ingest.post(GOOD, headers={"Idempotency-Key": "order-1"})
+    request, really = a_request(store="shop", id=UUID(accepted.json()["id"])), IngestStore.job
+
+    async def look(store: IngestStore, job: UUID, of: str | None) -> Row | None:
+        if of is None:
+            await insert(ingest.world, request)
+        return await really(store, job, of)
+
+    monkeypatch.setattr(IngestStore, "job", look)
+    assert (await ingest.get(f"{PATH}/{request.id}")).status_code == 200
 
 
 def _of_age(age: timedelta) -> UUID:

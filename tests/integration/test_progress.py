@@ -75,7 +75,7 @@ async def becomes(world: World, request: BlogRequested, status: str) -> None:
 
 
 async def test_a_stream_goes_from_the_state_now_to_the_end(ingest: Ingest) -> None:
-    world, request, other = ingest.world, a_request(store="shop"), a_request(store="shop")
+    world, request, other = ingest.world, a_request(store="shop", id=uuid4()), a_request(store="shop")
     await insert(world, request)
     path = f"{PATH}/{request.id}/events"
     async with following(ingest, path, key=ingest.key) as stream:
