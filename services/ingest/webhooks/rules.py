@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID, uuid5
 
+import idna
 import orjson
 
 _TYPES = {"DONE": "job.done", "FAILED": "job.failed", "CANCELLED": "job.cancelled", "REJECTED": "job.rejected"}
@@ -112,13 +113,15 @@ def _key(secret: str) -> bytes:
 def target(url: str, *, loopback: bool) -> Target:
     """Where a URL leads, as far as it says so itself: whether its name has a public address only DNS can tell.
 
-    https only; with `loopback`, http to this machine as well.
+    https only; with `loopback`, http to this machine as well. Names in other scripts by IDNA 2008, as
+    httpx and browsers have it: Python's own codec, of 2003, makes another domain of those with ß or ς.
     """
     try:
         parts = urlsplit(url)
         port = parts.port
-        host = (parts.hostname or "").encode("idna").decode()
-    except ValueError:  # UnicodeError is one
+        host = parts.hostname or ""
+        host = host if host.isascii() else idna.encode(host).decode()
+    except ValueError:  # UnicodeError, which idna's are, is one
         raise ForbiddenTargetError("is no URL") from None
     if not host or parts.username is not None or parts.password is not None:
         raise ForbiddenTargetError("must name a host and no user")
