@@ -92,7 +92,7 @@ class Bulk:
             request, limit=settings.max_bulk_bytes, types=tuple(bulk_rules.READERS), within_s=settings.bulk_read_s
         )
         now, context = datetime.now(UTC), settings.judging
-        given = bulk_rules.for_all(request.query_params, media_type, now=now, context=context)
+        given = bulk_rules.for_all(request.query_params.multi_items(), media_type, now=now, context=context)
         # Apart from the loop: megabytes of JSON, and a shop's HTML, take their time.
         async with self._judging:
             judged = await asyncio.to_thread(

@@ -263,7 +263,7 @@ async def test_a_list_goes_on_where_it_ended(ingest: Ingest) -> None:
 
 
 async def test_queries_that_make_no_sense_are_422(ingest: Ingest) -> None:
-    for query in ("status=OPEN", "limit=0", "limit=101", "limit=x", "cursor=nonsense", "page=2"):
+    for query in ("status=OPEN", "limit=0", "limit=101", "limit=x", "cursor=nonsense", "page=2", "limit=1&limit=2"):
         answer = await ingest.get(f"{PATH}?{query}")
         assert answer.status_code == 422, query
         assert answer.json()["errors"][0]["field"] == query.partition("=")[0]
