@@ -30,6 +30,8 @@ NOT_PUBLIC = "does not lead to a public address"
 _NAME = re.compile(r"([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z]([a-z0-9-]{0,61}[a-z0-9])?\.?")
 """The last label begins with a letter: other ways to write an address, as a number, say, are no names."""
 _LONGEST_NAME = 253
+_ADDRESSES = 3
+"""Of one name, tried within one attempt."""
 OF_ONE_STORE = 4
 """Sends at once."""
 _NOT_FOR_SLOW = 5
@@ -145,8 +147,9 @@ def _is_address(host: str) -> bool:
     return True
 
 
-def pinned(where: Target, addresses: Sequence[str], *, loopback: bool) -> str:
-    """The address to connect to, of those that the host's name has. One that is not public, and none is used."""
+def pinned(where: Target, addresses: Sequence[str], *, loopback: bool) -> Sequence[str]:
+    """The addresses to connect to, one after the other, of those that the host's name has. One that is not public, and
+    none is used."""
     for address in addresses:
         found = ip_address(address.partition("%")[0])
         on_this_machine = loopback and found.is_loopback
@@ -154,7 +157,7 @@ def pinned(where: Target, addresses: Sequence[str], *, loopback: bool) -> str:
             raise ForbiddenTargetError(NOT_PUBLIC, known=f"{where.host} is {found}")
     if not addresses:
         raise ForbiddenTargetError(NOT_PUBLIC, known=f"{where.host} has no address")
-    return addresses[0]
+    return addresses[:_ADDRESSES]
 
 
 def _is_public(address: IPv4Address | IPv6Address) -> bool:
