@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from typing import Any
 
-_REQUIRED = ("Handle", "Title", "Body (HTML)", "Vendor", "Type", "Tags", "Variant Price")
+REQUIRED = ("Handle", "Title", "Body (HTML)", "Vendor", "Type", "Tags", "Variant Price")
+_OTHER_SEPARATORS = (";", "\t", "|")
 _LONGEST_DESCRIPTION = 4_000
 _LARGEST_FIELD = 1_000_000
 _PRICE = re.compile(r"[0-9]{1,12}(\.[0-9]{1,12})?")
@@ -99,10 +100,16 @@ def _header(reader: Iterator[list[str]]) -> list[str]:
     except csv.Error as error:
         raise ValueError(f"no Shopify product export: {error}") from None
     header = [name.removeprefix("\ufeff").strip() for name in first]
-    missing = [name for name in _REQUIRED if name not in header]
-    if missing:
-        raise ValueError(f"no Shopify product export: the column {missing[0]!r} is missing")
+    if missing := [name for name in REQUIRED if name not in header]:
+        raise ValueError(f"no Shopify product export: {_why_missing(header, missing)}")
     return header
+
+
+def _why_missing(header: list[str], missing: list[str]) -> str:
+    for separator in _OTHER_SEPARATORS:
+        if any("Handle" in cell.split(separator) for cell in header if separator in cell):
+            return f"its columns are separated by {separator!r}; it takes commas"
+    return f"missing {'column' if len(missing) == 1 else 'columns'} {', '.join(map(repr, missing))}"
 
 
 def _rows(reader: Any, faults: list[Fault]) -> Iterator[tuple[int, list[str]]]:

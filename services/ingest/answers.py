@@ -235,6 +235,10 @@ class ProblemDetails(Answer):
     resets_at: datetime | None = Field(None, description="of a 402: when the budget begins anew")
     room: int | None = Field(None, description="of a bulk call's 402 or 429: the items that there is room for")
     taken: int | None = Field(None, description="of a bulk call's 503: the first items, that were accepted")
+    id: UUID | None = Field(None, description="of a 503 to one request: its job, which may have been accepted")
+    unknown: list[UUID] | None = Field(
+        None, description="of a bulk call's 503: the jobs after those taken, of which any may have been accepted"
+    )
     errors: list[ProblemError] | None = None
 
 

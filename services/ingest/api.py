@@ -78,10 +78,11 @@ class Api:
         """When the job of an Idempotency-Key was first asked for; refused when that was with another request."""
         fingerprint = rules.fingerprint(body)
         claim = IdempotencyClaim(job=job, store=store, fingerprint=fingerprint, at=now)
-        first = await acknowledged(self._claims.first(claim), store)
+        first = await acknowledged(self._claims.first(claim), store, id=job)
         rules.judge_repeat(fingerprint, first.fingerprint)
         return first.at
 
     async def _publish(self, message: BlogRequested) -> None:
         outgoing = Outgoing(topic=REQUESTS, key=message.store, message=message)
-        await acknowledged(self._publisher.publish(outgoing, timeout=self._settings.publish_timeout_s), message.store)
+        write = self._publisher.publish(outgoing, timeout=self._settings.publish_timeout_s)
+        await acknowledged(write, message.store, id=message.id)

@@ -17,7 +17,7 @@ from services.ingest.bulk_rules import Judged
 from services.ingest.callers import Callers
 from services.ingest.claims import Claims
 from services.ingest.gates import Gates
-from services.ingest.refusals import QUOTA_EXCEEDED, acknowledged, closed, over_budget, quota
+from services.ingest.refusals import QUOTA_EXCEEDED, acknowledged, closed, over_budget, quota, unacknowledged
 from services.ingest.rules import BlogRequestBody, RefusedError
 from services.ingest.settings import IngestSettings
 from services.ingest.slots import Slots
@@ -92,7 +92,7 @@ class Bulk:
             request, limit=settings.max_bulk_bytes, types=tuple(bulk_rules.READERS), within_s=settings.bulk_read_s
         )
         now, context = datetime.now(UTC), settings.judging
-        given = bulk_rules.for_all(request.query_params, media_type, now=now, context=context)
+        given = bulk_rules.for_all(request.query_params.multi_items(), media_type, now=now, context=context)
         # Apart from the loop: megabytes of JSON, and a shop's HTML, take their time.
         async with self._judging:
             judged = await asyncio.to_thread(
@@ -154,7 +154,7 @@ class Bulk:
         """When the call of an Idempotency-Key was first made; refused when it was another one."""
         fingerprint = await asyncio.to_thread(bulk_rules.fingerprint_of, bodies)
         claim = IdempotencyClaim(job=call, store=store, fingerprint=fingerprint, at=now)
-        first = await acknowledged(self._claims.first(claim), store)
+        first = await acknowledged(self._claims.first(claim), store, taken=0, unknown=[])
         rules.judge_repeat(fingerprint, first.fingerprint)
         return first.at
 
@@ -169,7 +169,7 @@ class Bulk:
             except (KafkaError, TimeoutError) as error:
                 reason = f"{type(error).__name__}: {error}"
                 log.error("a bulk was not accepted whole", store=messages[0].store, taken=start, reason=reason)
-                raise _cut_off(start, len(messages)) from None
+                raise _cut_off(messages, start) from None
 
 
 def _jobs(items: int, *, call: UUID | None) -> list[UUID]:
@@ -190,11 +190,8 @@ def _answer(index: int, message: BlogRequested) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _cut_off(taken: int, items: int) -> Problem:
-    detail = (
-        f"the event log acknowledged the first {taken} of {items} items; send the call again with the Idempotency-Key"
-        f" that it had, or else the items from {taken} on"
-    )
-    return Problem(
-        503, "Service Unavailable", detail=detail, headers={"Retry-After": "2"}, more={"taken": taken}
-    )  # fmt: skip
+def _cut_off(messages: Sequence[BlogRequested], taken: int) -> Problem:
+    """The first are accepted, the last are not, and of those between, by their ids, nobody knows."""
+    unknown = [message.id for message in messages[taken : taken + _AT_ONCE]]
+    what = f"more than the first {taken} of {len(messages)} items (but at most the {len(unknown)} after them) were"
+    return unacknowledged(what, taken=taken, unknown=unknown)

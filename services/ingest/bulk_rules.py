@@ -40,9 +40,11 @@ class Judged:
     """What of a body is not asked for, as the answer tells it."""
 
 
-def for_all(query: Mapping[str, str], media_type: str, *, now: datetime, context: str | None = None) -> dict[str, Any]:
+def for_all(
+    query: Sequence[tuple[str, str]], media_type: str, *, now: datetime, context: str | None = None
+) -> dict[str, Any]:  # fmt: skip
     """What the query of a call says of every item: a shop's export has no words for it, and JSON says it itself."""
-    judge_parameters(query, FOR_ALL if media_type == CSV else ())
+    judge_parameters([name for name, _ in query], FOR_ALL if media_type == CSV else ())
     given: dict[str, Any] = dict(query)
     for name in {"images", "priority"} & given.keys():
         given[name] = int(given[name]) if _NUMBER.fullmatch(given[name]) else given[name]
@@ -128,6 +130,10 @@ def _lines(content: bytes) -> Iterator[tuple[Where, Any]]:
 
 
 def _export(content: bytes) -> Iterator[tuple[Where, Any]]:
+    if content.strip() and b"\n" not in content and b"\r" not in content:
+        raise _fault(
+            "is a single line, so only a header line at best; with curl send it by --data-binary, for -d joins lines"
+        )
     try:
         export = shopify.parse(io.StringIO(content.decode("utf-8-sig"), newline=""))
     except ValueError as error:  # UnicodeDecodeError is one

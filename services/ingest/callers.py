@@ -12,8 +12,9 @@ from shared.keys import hash_key
 
 
 class Callers:
-    def __init__(self, keys: KeyRing) -> None:
+    def __init__(self, keys: KeyRing, ticket_rules: tickets.Rules) -> None:
         self._keys = keys
+        self._ticket_rules = ticket_rules
 
     async def anyone(self, request: Request) -> Caller:
         """A store, or an operator; 401 for everybody else."""
@@ -42,16 +43,17 @@ class Callers:
             raise Problem(403, "Forbidden", detail="this takes an operator's key")
         return caller
 
-    async def ticket(self, request: Request, job: UUID, *, expires_at: float) -> str:
-        """A ticket in the name of who is calling."""
+    async def ticket(self, request: Request, job: UUID) -> tuple[str, float]:
+        """A ticket in the name of who is calling, and when it ends."""
         await self.anyone(request)
-        return tickets.issue(job, hash_key(_bearer(request) or ""), expires_at=expires_at)
+        return tickets.issue(job, hash_key(_bearer(request) or ""), self._ticket_rules, now=time.time())
 
     async def holder(self, text: str, job: UUID) -> Caller:
         """Whom a ticket for this job was given to; 401 when it is none, or no longer."""
         ticket = tickets.read(text)
         digest = await self._keys.hash_of(ticket.key_prefix) if ticket is not None else None
-        if ticket is None or digest is None or not ticket.is_valid(digest, job=job, now=time.time()):
+        now, rules = time.time(), self._ticket_rules
+        if ticket is None or digest is None or not ticket.is_valid(digest, rules, job=job, now=now):
             raise Problem(401, "Unauthorized", detail="this ticket is not valid for this job, or no longer")
         return self._keys.caller_with(digest)
 

@@ -41,6 +41,6 @@ class Page:
 
 def page_of(query: QueryParams, known: set[str]) -> Page:
     """The page that a query asks for; `known` are the list's own parameters."""
-    rules.judge_parameters(query, {"limit", "cursor", "store", *known})
+    rules.judge_parameters([name for name, _ in query.multi_items()], {"limit", "cursor", "store", *known})
     limit = rules.read_limit(query["limit"]) if "limit" in query else 20
     return Page(query, limit, rules.read_cursor(query["cursor"]) if "cursor" in query else None)

@@ -5,7 +5,6 @@ that something has happened: now and then the row is looked at anyway, so a stre
 """
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
@@ -57,8 +56,7 @@ class Progress:
         """POST …/events-ticket: what a browser puts into the query to follow this one job, for a short while."""
         job: UUID = request.path_params["job"]
         await self._reader.row(job, await self._callers.anyone(request))
-        expires_at = time.time() + self._settings.ticket_s
-        ticket = await self._callers.ticket(request, job, expires_at=expires_at)
+        ticket, expires_at = await self._callers.ticket(request, job)
         url = f"/api/blog-generation/{job}/events?ticket={ticket}"
         return JsonResponse(
             {"ticket": ticket, "url": url, "expiresAt": datetime.fromtimestamp(expires_at, UTC)}, 201,

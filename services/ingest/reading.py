@@ -1,7 +1,8 @@
 """A job as it is read: from PostgreSQL, waited for while it is fresh, another store's as good as none.
 
 Who got a 201 may ask for the job before the scheduler has admitted it, which takes moments, or hours when it is away:
-that is no 404, which clients take for the last word.
+that is no 404, which clients take for the last word. An id that nobody was given answers the same for as long as Kafka
+keeps requests: who asks in vain loses less than who takes an accepted job for none, and pays for another.
 """
 
 import asyncio
@@ -48,9 +49,8 @@ class JobReader:
         row = await reading(self._store.job(job, caller.store))
         if row is None:
             row = await self._waited_for(job, caller)
-        if row is None and await self._may_come(job):
-            detail = "no such job yet: a request that got a 201 is kept, and will be there once it is admitted"
-            raise Problem(503, "Service Unavailable", detail=detail, headers={"Retry-After": "2"})
+        if row is None and self._is_accepted(job):
+            row = await self._come_since(job, caller)
         if row is None:
             raise Problem(404, "Not Found", detail="this store has no such job" if caller.store else "no such job")
         return row
@@ -68,9 +68,16 @@ class JobReader:
                 row = await reading(self._store.job(job, caller.store))
         return row
 
-    async def _may_come(self, job: UUID) -> bool:
-        """Another store's job, which has a row, will never come."""
-        return self._is_accepted(job) and await reading(self._store.job(job, None)) is None
+    async def _come_since(self, job: UUID, caller: Caller) -> Row | None:
+        """The row of an accepted job, if it came since the last look; a 503 while it may yet come.
+
+        With a row of another store's it never will.
+        """
+        row = await reading(self._store.job(job, None))
+        if row is None:
+            detail = "no such job yet: a request that got a 201 is kept, and will be there once it is admitted"
+            raise Problem(503, "Service Unavailable", detail=detail, headers={"Retry-After": "2"})
+        return row if caller.store in (None, row["instance_id"]) else None
 
     def _is_accepted(self, job: UUID) -> bool:
         """Whether this may be the id of a request that was accepted and is not admitted yet."""

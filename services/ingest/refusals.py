@@ -28,16 +28,23 @@ _PROBLEM_TYPES = "https://iana.org/assignments/http-problem-types"
 QUOTA_EXCEEDED = f"{_PROBLEM_TYPES}#quota-exceeded"
 
 
-async def acknowledged(write: Awaitable[T], store: str) -> T:
-    """What Kafka answers, or a 503 when it does not: nothing was accepted."""
+def unacknowledged(what: str, **more: Any) -> Problem:
+    """503: Kafka did not answer, and may have it all the same. The same once more is paid once with its
+    Idempotency-Key alone: who sent none is told where to look first."""
+    detail = (
+        f"the event log did not acknowledge in time, so nobody knows whether {what} accepted. Sent again under the"
+        " Idempotency-Key that it had, it is the same; without one, look first, lest it be done and paid twice"
+    )
+    return Problem(503, "Service Unavailable", detail=detail, headers={"Retry-After": "2"}, more=more)
+
+
+async def acknowledged(write: Awaitable[T], store: str, **more: Any) -> T:
+    """What Kafka answers, or a 503 with `more` when it does not: it may have been accepted."""
     try:
         return await write
     except (KafkaError, TimeoutError) as error:
         log.error("a request could not be accepted", store=store, reason=f"{type(error).__name__}: {error}")
-        raise Problem(
-            503, "Service Unavailable", detail="the event log did not acknowledge; send the request again",
-            headers={"Retry-After": "2"},
-        ) from None  # fmt: skip
+        raise unacknowledged("the request was", **more) from None
 
 
 def quota(limit: int) -> dict[str, str]:

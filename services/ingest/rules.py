@@ -4,6 +4,7 @@ import base64
 import hashlib
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, TypeVar
@@ -265,10 +266,12 @@ def read_cursor(cursor: str) -> tuple[datetime, UUID]:
         raise RefusedError([{"field": "cursor", "detail": "is not one that this list has given"}]) from None
 
 
-def judge_parameters(given: Iterable[str], known: Iterable[str]) -> None:
-    unknown = sorted(set(given).difference(known))
-    if unknown:
-        raise RefusedError([{"field": name, "detail": "is not a known parameter"} for name in unknown])
+def judge_parameters(given: Sequence[str], known: Iterable[str]) -> None:
+    """`RefusedError` for names that are not known, and for those given twice: one of the two would not be kept."""
+    unknown = [(name, "is not a known parameter") for name in sorted(set(given).difference(known))]
+    repeated = [(name, "is given more than once") for name, times in sorted(Counter(given).items()) if times > 1]
+    if faults := unknown or repeated:
+        raise RefusedError([{"field": name, "detail": detail} for name, detail in faults])
 
 
 def read_job(text: str) -> UUID:

@@ -111,7 +111,7 @@ def _application(  # noqa: PLR0913 - it puts all of them together
     webhooks: WebhookStore,
     publisher: kafka.Publisher, relay: MetricsRelay, probes: Probes, draining: asyncio.Event,
 ) -> ASGIApp:  # fmt: skip
-    callers = Callers(keys)
+    callers = Callers(keys, settings.ticket_rules)
     underway = Underway()
     reader = JobReader(store, claims=claims, underway=underway, fresh_wait_s=settings.fresh_wait_s)
     return application(

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 
+from services.ingest import tickets
 from services.ingest.rules import LOOPBACK
 from shared.settings import Count, KafkaSettings, PostgresSettings, QueueSettings, Seconds
 
@@ -18,6 +19,12 @@ class IngestSettings(QueueSettings, KafkaSettings, PostgresSettings):
     max_bulk_items: Count = Field(10_000, description="requests in one bulk call")
     bulk_read_s: Seconds = Field(60, description="seconds within which the body of a bulk call must have come")
     ticket_s: Seconds = Field(60, description="seconds within which a ticket opens a stream of events")
+    ticket_secret: SecretStr | None = Field(
+        None,
+        min_length=16,
+        description="part of what signs tickets, the same for all ingest processes; without it they are signed with a"
+        " key's hash alone, so whoever reads `api_keys` can make some",
+    )
     max_streams: Count = Field(1_000, description="streams of events that a process serves at once")
     max_streams_per_store: Count = Field(100, description="of these, as many as one store may have")
     stream_look_s: Seconds = Field(15, description="seconds of silence after which a stream looks at its job's row")
@@ -26,6 +33,12 @@ class IngestSettings(QueueSettings, KafkaSettings, PostgresSettings):
     webhook_allow_loopback: bool = Field(
         False, description="for development: webhooks may go to this machine, by http as well"
     )
+
+    @property
+    def ticket_rules(self) -> tickets.Rules:
+        """What tickets are made and judged by."""
+        secret = self.ticket_secret.get_secret_value() if self.ticket_secret is not None else ""
+        return tickets.Rules(valid_s=self.ticket_s, secret=secret.encode())
 
     @property
     def judging(self) -> str | None:

@@ -87,6 +87,7 @@ async def test_what_the_query_says_holds_for_all_products_of_a_csv(ingest: Inges
         ("text/csv", CSV.encode(), "images=2"),
         ("text/csv", CSV.encode(), "priority=high"), ("text/csv", CSV.encode(), "webhookUrl=http://a.example"),
         ("text/csv", CSV.encode(), "runAt=2001-01-01T00:00:00Z"), ("text/csv", CSV.encode(), "tone="),
+        ("text/csv", CSV.encode(), "language=de&language=fr"),
         ("application/json", orjson.dumps([GOOD]), "language=fr"),
         ("application/x-ndjson", orjson.dumps(GOOD), "language=fr"),
     ):  # fmt: skip
@@ -140,6 +141,8 @@ async def test_one_item_at_fault_and_none_is_taken(ingest: Ingest) -> None:
         answer = await post(ingest, content, kind)
         assert (answer.status_code, answer.headers["content-type"]) == (status, PROBLEM), answer.text
         assert len(answer.content) < 1_000
+    flat = await post(ingest, CSV.replace("\n", "").encode(), "text/csv")
+    assert (flat.status_code, "--data-binary" in flat.json()["errors"][0]["detail"]) == (422, True)
     assert await requests(ingest.world) == []
 
 

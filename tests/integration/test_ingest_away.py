@@ -146,6 +146,12 @@ async def test_without_kafka_there_is_a_503_and_never_a_201(
             refusals = await asyncio.gather(*(ingest.post(GOOD) for _ in range(20)))
             assert {(answer.status_code, answer.headers["retry-after"]) for answer in refusals} == {(503, "2")}
             assert {answer.headers["content-type"] for answer in refusals} == {PROBLEM}
+            bulk = await ingest.http.post(
+                f"{PATH}/bulk", json=[GOOD] * 201, headers={"Authorization": f"Bearer {ingest.key}"}
+            )
+            unsure = {answer.json()["id"] for answer in refusals} | set(bulk.json()["unknown"])
+            assert (bulk.status_code, bulk.json()["taken"], len(unsure)) == (503, 0, 220), "the 201st was not sent"
+            assert all("nobody knows" in answer.json()["detail"] for answer in (*refusals, bulk))
             broker.signal(signal.SIGCONT)
             accepted.append(await eventually(partial(_accepted, ingest)))
             broker.kill()
@@ -159,6 +165,7 @@ async def test_without_kafka_there_is_a_503_and_never_a_201(
             await eventually(ingest.ready)
         on_topic = {str(getattr(message, "id", "")) for _, message in await world.read_all(REQUESTS)}
         assert set(accepted) <= on_topic
+        assert unsure & on_topic, "the broker had taken what it did not acknowledge: a 503 is no word on that"
 
 
 async def _accepted(ingest: Ingest) -> str:

@@ -154,6 +154,21 @@ async def test_what_was_accepted_and_not_admitted_yet_is_no_404(world: World, da
             assert (await ingest.get(f"{PATH}/{never}")).status_code == 404, never
 
 
+async def test_a_job_that_is_admitted_between_two_looks_is_shown(
+    ingest: Ingest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accepted = await ingest.post(GOOD, headers={"Idempotency-Key": "order-1"})
+    request, really = a_request(store="shop", id=UUID(accepted.json()["id"])), IngestStore.job
+
+    async def look(store: IngestStore, job: UUID, of: str | None) -> Row | None:
+        if of is None:
+            await insert(ingest.world, request)
+        return await really(store, job, of)
+
+    monkeypatch.setattr(IngestStore, "job", look)
+    assert (await ingest.get(f"{PATH}/{request.id}")).status_code == 200
+
+
 def _of_age(age: timedelta) -> UUID:
     """A UUIDv7 of that time."""
     milliseconds = int((datetime.now(UTC) - age).timestamp() * 1000)
@@ -199,7 +214,7 @@ async def test_a_list_goes_on_where_it_ended(ingest: Ingest) -> None:
 
 
 async def test_queries_that_make_no_sense_are_422(ingest: Ingest) -> None:
-    for query in ("status=OPEN", "limit=0", "limit=101", "limit=x", "cursor=nonsense", "page=2"):
+    for query in ("status=OPEN", "limit=0", "limit=101", "limit=x", "cursor=nonsense", "page=2", "limit=1&limit=2"):
         answer = await ingest.get(f"{PATH}?{query}")
         assert answer.status_code == 422, query
         assert answer.json()["errors"][0]["field"] == query.partition("=")[0]

@@ -78,7 +78,7 @@ def test_it_is_valid_and_its_examples_are(document: dict[str, Any]) -> None:
                 schema = media["schema"] | {"components": document["components"]}
                 Draft202012Validator(schema).validate(media["example"])
     problem = document["components"]["schemas"]["ProblemDetails"]["properties"]
-    assert {"room", "taken", "resetsAt", "errors"} <= problem.keys()
+    assert {"room", "taken", "id", "unknown", "resetsAt", "errors"} <= problem.keys()
     body = document["components"]["schemas"]["BlogRequestBody"]
     assert (body["additionalProperties"], body["required"]) == (False, ["sourceType", "sourceId"])
     assert body["properties"]["priority"]["maximum"] == 100

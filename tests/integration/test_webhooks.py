@@ -308,6 +308,24 @@ async def test_servers_that_hang_leave_room_for_the_others_once_that_is_known(
     assert all(map(leaves_room, store.under_way[turns:]))
 
 
+async def test_an_address_that_takes_no_connection_leads_to_the_next(world: World, database: str) -> None:
+    """Nobody listens at the first."""
+
+    async def two_addresses(store: str, host: str, port: int) -> Sequence[str]:
+        return "127.0.0.2", "127.0.0.1"
+
+    settings = PostgresSettings.model_validate({"database_url": database})
+    async with a_receiver() as receiver, await open_pool(settings, name="test") as pool:
+        await due(world, "shop", receiver.url)
+        sending = Sender(
+            store=WebhookStore(pool), resolve=two_addresses, noted=asyncio.Event(), loopback=True, rng=random.Random(1)
+        )  # fmt: skip
+        async with background(asyncio.Event(), sender=sending.run()):
+            ended = "SELECT state, attempts FROM webhook_deliveries WHERE state <> 'WAITING'"
+            row = await eventually(partial(pool.fetchrow, ended))
+        assert (tuple(row or ()), len(receiver.heard)) == (("DELIVERED", 1), 1)
+
+
 def leaves_room(under_way: Counter[str]) -> bool:
     return under_way.total() <= 15 and set(under_way.values()) <= {1}
 

@@ -11,6 +11,7 @@ from sandbox import configuration
 from sandbox.cli.__main__ import COMMANDS
 from services.ingest import openapi
 from services.metrics.rules.alerts import ALERTS
+from shared import shopify
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -68,6 +69,12 @@ def test_links_lead_somewhere(document: Path) -> None:
         target = (document.parent / path).resolve() if path else document
         assert target.exists(), f"{path} is not there"
         assert not anchor or anchor in anchors(target), f"{path}#{anchor} is no heading"
+
+
+def test_the_readme_names_the_columns_that_an_export_needs() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    required = text.partition("An export needs the columns ")[2].partition(", in any order")[0]
+    assert re.findall("`(.+?)`", required) == list(shopify.REQUIRED)
 
 
 def test_the_readme_says_what_to_do_about_every_status_of_the_interface() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.ingest import rules
+from services.ingest import rules, tickets
 from services.ingest.rules import RefusedError
 from shared.envelope import decode, encode
 from shared.job import SourceType, Status
@@ -315,3 +315,26 @@ def test_a_requests_fingerprint_is_that_of_its_fields() -> None:
     rules.judge_repeat(of(), of())
     with pytest.raises(RefusedError, match="Idempotency-Key: was used for another request"):
         rules.judge_repeat(of(title="x"), of())
+
+
+def test_a_ticket_is_good_for_its_time_and_no_longer_whoever_made_it() -> None:
+    key, held = bytes(range(32)), tickets.Rules(valid_s=60)
+
+    def is_good(text: str, *, now: float, held: tickets.Rules = held) -> bool:
+        found = tickets.read(text)
+        return found is not None and found.is_valid(key, held, job=JOB, now=now)
+
+    text, ends = tickets.issue(JOB, key, held, now=1_000)
+    assert (ends, [is_good(text, now=at) for at in (940, 1_000, 1_059, 1_060)]) == (1_060, [True, True, True, False])
+    by_a_thief, _ = tickets.issue(JOB, key, tickets.Rules(valid_s=1e9), now=1_000)
+    assert not is_good(by_a_thief, now=1_000)
+    endless, _ = tickets.issue(JOB, key, tickets.Rules(valid_s=float("inf")), now=1_000)
+    assert not is_good(endless, now=1_000)
+
+
+def test_with_a_secret_the_hash_of_a_key_signs_no_tickets() -> None:
+    key, held = bytes(range(32)), tickets.Rules(valid_s=60, secret=b"known to ingest alone")
+    for signed_by, good in ((held, True), (tickets.Rules(valid_s=60), False)):
+        ticket = tickets.read(tickets.issue(JOB, key, signed_by, now=1_000)[0])
+        assert ticket is not None
+        assert ticket.is_valid(key, held, job=JOB, now=1_000) == good

@@ -141,9 +141,11 @@ def test_a_cell_that_cannot_be_read_costs_its_row_and_no_other() -> None:
 @pytest.mark.parametrize(
     ("lines", "reason"),
     [
-        ([], "the column 'Handle' is missing"),
-        (["Name,Email\n", "Ann,ann@example.com\n"], "the column 'Handle' is missing"),
-        ([",".join(COLUMNS).replace("Variant Price", "Price") + "\n"], "the column 'Variant Price' is missing"),
+        ([], "missing columns 'Handle', 'Title', 'Body (HTML)', 'Vendor', 'Type', 'Tags', 'Variant Price'"),
+        (["Handle,Title,Email\n"], "missing columns 'Body (HTML)', 'Vendor', 'Type', 'Tags', 'Variant Price'"),
+        ([",".join(COLUMNS).replace("Variant Price", "Price") + "\n"], "missing column 'Variant Price'"),
+        ([";".join(COLUMNS) + "\n", "tea;Tea, green\n"], "separated by ';'"),
+        (["\t".join(COLUMNS) + "\n"], r"separated by '\t'"),
         (['"' + "x" * 1_000_001 + '"\n'], "field larger"),
     ],
 )

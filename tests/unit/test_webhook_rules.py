@@ -1,7 +1,9 @@
 """Webhooks' decisions: the signature, whom nothing is sent to, when an attempt is made again."""
 
 from collections import Counter
+from collections.abc import Sequence
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,21 +24,26 @@ def test_the_signature_is_the_standards() -> None:
         rules.sign(["whsec_nonsense!"], message, 1, b"")
 
 
-def leads_to(url: str, *addresses: str, loopback: bool = False) -> str:
+def leads_to(url: str, *addresses: str, loopback: bool = False) -> Sequence[str]:
     return rules.pinned(rules.target(url, loopback=loopback), addresses, loopback=loopback)
 
 
 def test_a_public_host_is_pinned_to_its_address() -> None:
-    assert leads_to("https://shop.example/hook", "93.184.216.34", "2606:2800:220:1::1") == "93.184.216.34"
-    assert leads_to("https://shop.example:8443", "2606:2800:220:1::1") == "2606:2800:220:1::1"
+    both = ("93.184.216.34", "2606:2800:220:1::1")
+    assert leads_to("https://shop.example/hook", *both) == both
+    assert len(leads_to("https://shop.example:8443", *both * 5)) == 3, "an attempt has its end"
     for url, host, port in (
         ("https://shop.example:8443/x", "shop.example", 8443), ("HTTPS://Shop.Example/", "shop.example", 443),
-        ("https://bücher.example/", "xn--bcher-kva.example", 443), ("https://93.184.216.34", "93.184.216.34", 443),
+        ("https://bücher.example/", "xn--bcher-kva.example", 443),
+        ("https://Straße.example/", "xn--strae-oqa.example", 443),
+        ("https://βόλος.example/", "xn--nxasmm1c.example", 443),
+        ("https://93.184.216.34", "93.184.216.34", 443),
         ("https://[2606:2800:220:1::1]:444/", "2606:2800:220:1::1", 444),
         ("https://shop.example./", "shop.example.", 443),
     ):  # fmt: skip
         where = rules.target(url, loopback=False)
         assert (where.host, where.port, where.scheme) == (host, port, "https")
+        assert httpx.URL(url).raw_host.decode() == host, "who sends means the same host"
 
 
 @pytest.mark.parametrize(
@@ -67,6 +74,7 @@ def test_an_address_that_is_not_public_is_refused_even_among_public_ones(address
         f"https://{'a.' * 126}ab/", "https://shop.example%2f.evil/", "https://shop\\.example/", "https://10.0.0.1/",
         "https://127.0.0.1:8443/", "https://[::1]/", "https://[fd00::1]/", "https://[fe80::1%25eth0]/",
         "https://2130706433/", "https://0x7f000001/", "https://127.1/", "https://0177.0.0.1/", "https://１２７.0.0.1/",
+        "https://☃.example/",
     ],
 )  # fmt: skip
 def test_a_url_that_can_lead_to_no_public_https_host_is_refused(url: str) -> None:
@@ -75,8 +83,8 @@ def test_a_url_that_can_lead_to_no_public_https_host_is_refused(url: str) -> Non
 
 
 def test_the_setting_for_development_allows_this_machine_and_nothing_else() -> None:
-    assert leads_to("http://localhost:80/x", "127.0.0.1", loopback=True) == "127.0.0.1"
-    assert leads_to("https://localhost", "::1", loopback=True) == "::1"
+    assert leads_to("http://localhost:80/x", "127.0.0.1", loopback=True) == ("127.0.0.1",)
+    assert leads_to("https://localhost", "::1", loopback=True) == ("::1",)
     for url, address in (("http://shop.example", "93.184.216.34"), ("https://shop.example", "10.0.0.1")):
         with pytest.raises(ForbiddenTargetError):
             leads_to(url, address, loopback=True)

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID, uuid5
 
+import idna
 import orjson
 
 _TYPES = {"DONE": "job.done", "FAILED": "job.failed", "CANCELLED": "job.cancelled", "REJECTED": "job.rejected"}
@@ -29,6 +30,8 @@ NOT_PUBLIC = "does not lead to a public address"
 _NAME = re.compile(r"([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z]([a-z0-9-]{0,61}[a-z0-9])?\.?")
 """The last label begins with a letter: other ways to write an address, as a number, say, are no names."""
 _LONGEST_NAME = 253
+_ADDRESSES = 3
+"""Of one name, tried within one attempt."""
 OF_ONE_STORE = 4
 """Sends at once."""
 _NOT_FOR_SLOW = 5
@@ -112,13 +115,15 @@ def _key(secret: str) -> bytes:
 def target(url: str, *, loopback: bool) -> Target:
     """Where a URL leads, as far as it says so itself: whether its name has a public address only DNS can tell.
 
-    https only; with `loopback`, http to this machine as well.
+    https only; with `loopback`, http to this machine as well. Names in other scripts by IDNA 2008, as
+    httpx and browsers have it: Python's own codec, of 2003, makes another domain of those with ß or ς.
     """
     try:
         parts = urlsplit(url)
         port = parts.port
-        host = (parts.hostname or "").encode("idna").decode()
-    except ValueError:  # UnicodeError is one
+        host = parts.hostname or ""
+        host = host if host.isascii() else idna.encode(host).decode()
+    except ValueError:  # UnicodeError, which idna's are, is one
         raise ForbiddenTargetError("is no URL") from None
     if not host or parts.username is not None or parts.password is not None:
         raise ForbiddenTargetError("must name a host and no user")
@@ -142,8 +147,9 @@ def _is_address(host: str) -> bool:
     return True
 
 
-def pinned(where: Target, addresses: Sequence[str], *, loopback: bool) -> str:
-    """The address to connect to, of those that the host's name has. One that is not public, and none is used."""
+def pinned(where: Target, addresses: Sequence[str], *, loopback: bool) -> Sequence[str]:
+    """The addresses to connect to, one after the other, of those that the host's name has. One that is not public, and
+    none is used."""
     for address in addresses:
         found = ip_address(address.partition("%")[0])
         on_this_machine = loopback and found.is_loopback
@@ -151,7 +157,7 @@ def pinned(where: Target, addresses: Sequence[str], *, loopback: bool) -> str:
             raise ForbiddenTargetError(NOT_PUBLIC, known=f"{where.host} is {found}")
     if not addresses:
         raise ForbiddenTargetError(NOT_PUBLIC, known=f"{where.host} has no address")
-    return addresses[0]
+    return addresses[:_ADDRESSES]
 
 
 def _is_public(address: IPv4Address | IPv6Address) -> bool:

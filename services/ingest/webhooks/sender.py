@@ -8,6 +8,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import asyncpg
@@ -24,6 +25,8 @@ log = get_logger(__name__)
 
 _AT_ONCE = 20
 _DEADLINE_S = 15.0
+_CONNECT_S = 4.0
+"""An address that says nothing leaves time for the next."""
 _SLOW_S = 5.0
 """A store whose last attempt took longer is slow, until one is quicker."""
 _SLOW_KNOWN = 100
@@ -59,7 +62,8 @@ class Sender:
         # A connection a delivery: one that is kept would be found again by its address, under another host's name.
         limits = httpx.Limits(max_connections=_AT_ONCE, max_keepalive_connections=0)
         async with httpx.AsyncClient(
-            trust_env=False, follow_redirects=False, limits=limits, timeout=_DEADLINE_S,
+            trust_env=False, follow_redirects=False, limits=limits,
+            timeout=httpx.Timeout(_DEADLINE_S, connect=_CONNECT_S),
             headers={"User-Agent": "blogstream-webhooks"},
         ) as http:  # fmt: skip
             try:
@@ -129,17 +133,16 @@ class Sender:
             return Outcome(status=None, error=f"the URL {error}", known=error.known, final=True)
         try:
             async with asyncio.timeout(_DEADLINE_S):
-                address = rules.pinned(where, await self._looked_up(delivery, where), loopback=self._loopback)
-                request = _request(http, delivery, where, address, secrets, at)
-                answer = await http.send(request, stream=True)
-                await answer.aclose()
+                addresses = rules.pinned(where, await self._looked_up(delivery, where), loopback=self._loopback)
+                requests = [_request(http, delivery, where, address, secrets, at) for address in addresses]
+                status = await _first_answer(http, requests)
         except ForbiddenTargetError as error:
             return Outcome(status=None, error=f"the URL {error}", known=error.known)
         except httpx.InvalidURL as error:
             return Outcome(status=None, error=f"the URL is none: {error}"[:_LONGEST_REASON], final=True)
         except (httpx.HTTPError, OSError) as error:  # TimeoutError is an OSError
             return Outcome(status=None, error=f"{type(error).__name__}: {error}"[:_LONGEST_REASON])
-        return Outcome(status=answer.status_code)
+        return Outcome(status=status)
 
     async def _looked_up(self, delivery: Delivery, where: rules.Target) -> Sequence[str]:
         """The host's addresses. What the resolver says is told to nobody outside: it knows our own network's names."""
@@ -149,6 +152,21 @@ class Sender:
             raise ForbiddenTargetError("names a host that is not found in time", known=str(error)) from None
         except (OSError, UnicodeError) as error:
             raise ForbiddenTargetError(rules.NOT_PUBLIC, known=f"{type(error).__name__}: {error}") from None
+
+
+async def _first_answer(http: httpx.AsyncClient, requests: Sequence[httpx.Request]) -> int:
+    """The status that the first server that can be connected to answers: the others have heard nothing."""
+    *others, last = requests
+    for request in others:
+        with suppress(httpx.ConnectError, httpx.ConnectTimeout):
+            return await _answer(http, request)
+    return await _answer(http, last)
+
+
+async def _answer(http: httpx.AsyncClient, request: httpx.Request) -> int:
+    answer = await http.send(request, stream=True)
+    await answer.aclose()
+    return answer.status_code
 
 
 def _request(
