@@ -20,6 +20,11 @@ class Login(NamedTuple):
     services: Sequence[str]
 
 
+def logins(addresses: Mapping[str, str]) -> list[Login]:
+    """Of the addresses by the names of LOGINS, those that are there."""
+    return [Login(addresses[name], services) for name, services in LOGINS.items() if name in addresses]
+
+
 class MigrationSettings(PostgresSettings):
     ingest_database_url: SecretStr | None = Field(
         None, description="as whom ingest logs in: `up` makes the role, and grants what ingest needs; unset: neither"
@@ -28,5 +33,5 @@ class MigrationSettings(PostgresSettings):
 
     def logins(self) -> list[Login]:
         """Those addresses that are set."""
-        named = {name: getattr(self, name.lower()) for name in LOGINS}
-        return [Login(url.get_secret_value(), LOGINS[name]) for name, url in named.items() if url is not None]
+        named = {"INGEST_DATABASE_URL": self.ingest_database_url, "WORKERS_DATABASE_URL": self.workers_database_url}
+        return logins({name: url.get_secret_value() for name, url in named.items() if url is not None})

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from migrations.settings import LOGINS, Login
+from migrations.settings import LOGINS
 from sandbox.configuration import READERS
 from sandbox.home import Home, free_port, is_port_free
 from shared.errors import Unavailable
@@ -95,11 +95,6 @@ def service_environment(
         name: value for name, value in environ.items() if value and (name in choosable or name.startswith("OTEL_"))
     }
     return made | chosen
-
-
-def logins(variables: Mapping[str, str]) -> list[Login]:
-    """The addresses by which services log in, and which services those are."""
-    return [Login(variables[name], services) for name, services in LOGINS.items()]
 
 
 def as_role_of(service: str, variables: Mapping[str, str]) -> dict[str, str]:

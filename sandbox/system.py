@@ -11,8 +11,9 @@ import httpx
 import orjson
 
 from migrations import grants, runner
+from migrations.settings import logins
 from sandbox import kafka, postgres
-from sandbox.environment import Ports, as_role_of, logins, process_environment, service_environment, standins_needed
+from sandbox.environment import Ports, as_role_of, process_environment, service_environment, standins_needed
 from sandbox.home import ROOT, Home, write_atomically
 from sandbox.logs import RunLog
 from sandbox.process import Child, Spec

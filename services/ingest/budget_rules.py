@@ -49,6 +49,10 @@ class Budget:
         """How many more jobs it takes; None: any number."""
         return None if self.remaining is None else self.remaining // self.estimate
 
+    def whole_month_fits(self, jobs: int) -> bool:
+        """Whether a month of which nothing is spent yet has room for so many jobs."""
+        return self.monthly is None or jobs * self.estimate <= self.monthly
+
     @property
     def state(self) -> BudgetState:
         if self.monthly is None or self.warn_at is None:

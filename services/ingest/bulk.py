@@ -143,12 +143,12 @@ class Bulk:
     def _refuse_over_budget(self, row: Row, items: int, coming: int) -> None:
         """The whole call fits what is left of the store's budget, each item at what its jobs cost on average."""
         budget = budget_rules.budget_of(dict(row), default_cost=self._settings.default_cost_nanousd)
-        if budget.monthly is None or budget.room is None or items <= budget.room - coming:
+        if budget.room is None or items <= budget.room - coming:
             return
         room = max(0, budget.room - coming)
         detail = f"{items} items, and room for about {room} in this month's budget: none was taken"
-        fits_a_month = items * budget.estimate <= budget.monthly
-        raise over_budget(resets_at(datetime.now(UTC)), detail, comes_back=fits_a_month, room=room)
+        comes_back = budget.whole_month_fits(items)
+        raise over_budget(resets_at(datetime.now(UTC)), detail, comes_back=comes_back, room=room)
 
     async def _claim(self, bodies: Sequence[BlogRequestBody], *, call: UUID, store: str, now: datetime) -> datetime:
         """When the call of an Idempotency-Key was first made; refused when it was another one."""

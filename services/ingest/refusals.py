@@ -89,5 +89,4 @@ async def _fits_a_month(name: str, store: IngestStore, settings: IngestSettings)
             row = await store.budget(name)
     except AWAY:
         return True
-    budget = budget_of(dict(row), default_cost=settings.default_cost_nanousd)
-    return budget.monthly is None or budget.estimate <= budget.monthly
+    return budget_of(dict(row), default_cost=settings.default_cost_nanousd).whole_month_fits(1)

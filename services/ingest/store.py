@@ -4,6 +4,7 @@ Each sees the rows of the store that asks (an operator: of all), though its quer
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from pathlib import Path
 from uuid import UUID
@@ -12,7 +13,7 @@ import asyncpg
 
 from services.ingest.keys import Caller
 from shared.job import CANCELLABLE, RETRIABLE, Status
-from shared.postgres import ALL_STORES, load_queries, rows_of
+from shared.postgres import ALL_STORES, Connection, load_queries, rows_of
 
 _QUERIES = load_queries(Path(__file__).parent / "sql" / "ingest.sql")
 
@@ -29,7 +30,7 @@ class IngestStore:
 
     async def job(self, job: UUID, store: str | None) -> Row | None:
         """A job of this store (None: of any); another store's is as good as none."""
-        async with rows_of(self._pool, store or ALL_STORES) as rows:
+        async with self._seen_by(store) as rows:
             return await rows.fetchrow(_QUERIES["job"], job, store)
 
     async def waiting(self, store: str, expected: Sequence[UUID]) -> tuple[int, int, Sequence[UUID]]:
@@ -60,7 +61,7 @@ class IngestStore:
 
     async def steps(self, job: UUID, store: str | None) -> Sequence[Row]:
         """The steps of a job that this store (None: anybody) has."""
-        async with rows_of(self._pool, store or ALL_STORES) as rows:
+        async with self._seen_by(store) as rows:
             return await rows.fetch(_QUERIES["steps"], job)
 
     async def list(
@@ -73,10 +74,14 @@ class IngestStore:
     async def cancel(self, job: UUID, caller: Caller) -> Row | None:
         """The job as it is now; None when it is no job of the caller's, or one that cannot be cancelled."""
         who = "the store" if caller.store is not None else caller.name
-        async with rows_of(self._pool, caller.store or ALL_STORES) as rows:
+        async with self._seen_by(caller.store) as rows:
             return await rows.fetchrow(_QUERIES["cancel"], job, caller.store, list(CANCELLABLE), f"cancelled by {who}")
 
     async def retry(self, job: UUID, caller: Caller) -> Row | None:
         """The same for one that is to begin again."""
-        async with rows_of(self._pool, caller.store or ALL_STORES) as rows:
+        async with self._seen_by(caller.store) as rows:
             return await rows.fetchrow(_QUERIES["retry"], job, caller.store, list(RETRIABLE))
+
+    def _seen_by(self, store: str | None) -> AbstractAsyncContextManager[Connection]:
+        """The rows that a store sees; None is an operator, who sees all."""
+        return rows_of(self._pool, store or ALL_STORES)
