@@ -12,6 +12,7 @@ RUN useradd --system --uid 10001 --home-dir /app --shell /usr/sbin/nologin blogs
 COPY --from=build /venv /venv
 WORKDIR /app
 COPY shared shared
+COPY admin admin
 COPY migrations migrations
 COPY services services
 USER 10001

@@ -5,8 +5,8 @@ import tracemalloc
 from uuid import UUID
 
 from bench.result import Ratio, Result
-from services.scheduler.rules.ledger import Waiting
-from services.scheduler.rules.order import FairOrder
+from services.scheduler.fair_queue.accounts import Waiting
+from services.scheduler.fair_queue.queue import FairOrder
 
 _FEW, _MANY = 10, 100_000
 _JOBS = 200_000
@@ -28,10 +28,20 @@ def run() -> Result:
         [f"{_BACKLOG:,} waiting jobs (scaled from {_SAMPLE:,})", f"{memory:.0f} MiB"],
     ]
     ratios = [
-        Ratio(what=f"a decision with {_MANY:,} stores ÷ with {_FEW}", seen=growth, bar="≤ 1.3", held=growth <= 1.3),
+        Ratio(
+            what=f"a decision with {_MANY:,} stores ÷ with {_FEW}",
+            seen=growth,
+            bar="≤ 1.3",
+            held=growth <= 1.3,
+        ),
         Ratio(what="MiB for 1,000,000 waiting jobs", seen=memory, bar="≤ 300", held=memory <= 300),
     ]
-    return Result(question="What does a decision cost, and a backlog?", header=["", ""], rows=rows, ratios=ratios)
+    return Result(
+        question="What does a decision cost, and a backlog?",
+        header=["", ""],
+        rows=rows,
+        ratios=ratios,
+    )
 
 
 def _order(stores: int) -> FairOrder:
@@ -42,7 +52,9 @@ def _order(stores: int) -> FairOrder:
 
 
 def _waiting(number: int, stores: int) -> Waiting:
-    return Waiting.of(job=UUID(int=number), store=f"store-{number % stores}", created_at=float(number))
+    return Waiting.of(
+        job=UUID(int=number), store=f"store-{number % stores}", created_at=float(number)
+    )
 
 
 def _decide(order: FairOrder) -> float:
@@ -63,7 +75,10 @@ def _memory_of(jobs: int) -> int:
     names = [f"store-{number}" for number in range(1_000)]
     before = tracemalloc.get_traced_memory()[0]
     for number in range(jobs):
-        order.add(Waiting.of(job=UUID(int=number), store=names[number % 1_000], created_at=float(number)), 0.0)
+        order.add(
+            Waiting.of(job=UUID(int=number), store=names[number % 1_000], created_at=float(number)),
+            0.0,
+        )
     taken = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
     return taken

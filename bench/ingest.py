@@ -31,21 +31,24 @@ import psutil
 
 from bench.result import Ratio, Result
 from bench.servers import a_kafka, a_postgres, a_process, a_redis
-from sandbox.environment import process_environment
-from sandbox.home import ROOT, free_port
-from sandbox.postgres import a_connection
-from shared import kafka
-from shared.errors import Unavailable
-from shared.keys import create_key
-from shared.settings import KafkaSettings
-from shared.topics import REQUESTS
+from sandbox.servers.postgres import a_connection
+from sandbox.system.environment import process_environment
+from sandbox.system.home import ROOT, free_port
+from shared.domain.api_keys import create_key
+from shared.domain.errors import Unavailable
+from shared.kafka import clients
+from shared.kafka.topics import REQUESTS
+from shared.runtime.settings import KafkaSettings
 
 _CLIENTS, _STORES = 200, 100
 _WINDOW_S = 8.0
 _ROUNDS = 7
 _OURS, _KEYED, _BARE, _CELERY = (
-    "ours", "ours, each with a new Idempotency-Key", "bare Starlette + aiokafka", "FastAPI + Celery (Redis)",
-)  # fmt: skip
+    "ours",
+    "ours, each with a new Idempotency-Key",
+    "bare Starlette + aiokafka",
+    "FastAPI + Celery (Redis)",
+)
 _BARS = {_BARE: 0.85, _CELERY: 3.0}
 
 
@@ -94,17 +97,36 @@ async def _run(window_s: float, rounds: int) -> Result:
 
 async def _doors(stack: AsyncExitStack) -> tuple[Sequence[Door], str]:
     """All of them, listening, and the stores' names and keys, a line each."""
-    bootstrap, dsn = await stack.enter_async_context(a_kafka()), await stack.enter_async_context(a_postgres())
+    bootstrap, dsn = (
+        await stack.enter_async_context(a_kafka()),
+        await stack.enter_async_context(a_postgres()),
+    )
     settings = KafkaSettings(kafka_bootstrap_servers=bootstrap)
-    await kafka.ensure_topics(settings)
+    await clients.ensure_topics(settings)
     async with a_connection(dsn) as connection:
-        keys = [f"store-{number} {await create_key(connection, f'store-{number}')}\n" for number in range(_STORES)]
-    ours = await _open(stack, _OURS, "services.ingest", variables={
-        "DATABASE_URL": dsn, "DB_POOL_MIN": "1", "KAFKA_BOOTSTRAP_SERVERS": bootstrap,
-    })  # fmt: skip
+        keys = [
+            f"store-{number} {await create_key(connection, f'store-{number}')}\n"
+            for number in range(_STORES)
+        ]
+    ours = await _open(
+        stack,
+        _OURS,
+        "services.ingest",
+        variables={
+            "DATABASE_URL": dsn,
+            "DB_POOL_MIN": "1",
+            "KAFKA_BOOTSTRAP_SERVERS": bootstrap,
+        },
+    )
     doors = [
         ours,
-        await _open(stack, _BARE, "bench.intake.bare", bootstrap, kafka.names(settings).topic(REQUESTS)),
+        await _open(
+            stack,
+            _BARE,
+            "bench.intake.bare",
+            bootstrap,
+            clients.namespace(settings).topic(REQUESTS),
+        ),
         Door(_KEYED, ours.port, ours.pid, keyed=True),
     ]
     if (binary := _redis()) is not None:
@@ -114,16 +136,22 @@ async def _doors(stack: AsyncExitStack) -> tuple[Sequence[Door], str]:
 
 
 async def _open(
-    stack: AsyncExitStack, name: str, module: str, *arguments: str, variables: dict[str, str] | None = None
+    stack: AsyncExitStack,
+    name: str,
+    module: str,
+    *arguments: str,
+    variables: dict[str, str] | None = None,
 ) -> Door:
     port = free_port()
     said = () if variables else (str(port), *arguments)
     child = await stack.enter_async_context(
         a_process(
-            module, *said, ready_at=f"http://127.0.0.1:{port}/readyz",
+            module,
+            *said,
+            ready_at=f"http://127.0.0.1:{port}/readyz",
             variables={"PORT": str(port), **(variables or {})},
         )
-    )  # fmt: skip
+    )
     assert child.pid is not None
     return Door(name, port, child.pid)
 
@@ -141,13 +169,22 @@ async def _ask(door: Door, keys: str, window_s: float) -> Seen:
     used = _cpu_s(process)
     keyed = ["keyed"] if door.keyed else []
     clients = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "bench.intake.crowd", str(door.port), str(_CLIENTS), str(window_s), *keyed,
+        sys.executable,
+        "-m",
+        "bench.intake.crowd",
+        str(door.port),
+        str(_CLIENTS),
+        str(window_s),
+        *keyed,
         env=process_environment({"PYTHONPATH": str(ROOT)}),
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-    )  # fmt: skip
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
     seen: dict[str, Any] = orjson.loads((await clients.communicate(keys.encode()))[0])
     if set(seen["statuses"]) != {"201"}:
-        raise Unavailable(f"{door.name} answered {seen['statuses']}: this says nothing of its speed")
+        raise Unavailable(
+            f"{door.name} answered {seen['statuses']}: this says nothing of its speed"
+        )
     accepted, all_of_it = seen["statuses"]["201"], seen["asked"]
     return Seen(
         accepted=accepted / window_s,
@@ -162,8 +199,16 @@ def _cpu_s(process: psutil.Process) -> float:
 
 
 def _row(name: str, windows: Sequence[Seen]) -> list[str]:
-    accepted, of_cpu = median(seen.accepted for seen in windows), median(seen.of_cpu for seen in windows)
-    return [name, f"{accepted:,.0f}", f"{of_cpu:,.0f}", f"{median(seen.p99_ms for seen in windows):,.0f} ms"]
+    accepted, of_cpu = (
+        median(seen.accepted for seen in windows),
+        median(seen.of_cpu for seen in windows),
+    )
+    return [
+        name,
+        f"{accepted:,.0f}",
+        f"{of_cpu:,.0f}",
+        f"{median(seen.p99_ms for seen in windows):,.0f} ms",
+    ]
 
 
 def _left_out(seen: dict[str, list[Seen]]) -> list[list[str]]:
@@ -172,5 +217,10 @@ def _left_out(seen: dict[str, list[Seen]]) -> list[list[str]]:
 
 
 def _ratio(seen: dict[str, list[Seen]], peer: str) -> Ratio:
-    part = median(ours.accepted / theirs.accepted for ours, theirs in zip(seen[_OURS], seen[peer], strict=True))
-    return Ratio(what=f"ours ÷ {peer}", seen=part, bar=f"≥ {_BARS[peer]:g}", held=part >= _BARS[peer])
+    part = median(
+        ours.accepted / theirs.accepted
+        for ours, theirs in zip(seen[_OURS], seen[peer], strict=True)
+    )
+    return Ratio(
+        what=f"ours ÷ {peer}", seen=part, bar=f"≥ {_BARS[peer]:g}", held=part >= _BARS[peer]
+    )

@@ -24,15 +24,15 @@ from bench.account.ours import a_fleet, ended
 from bench.account.provider import Provider, a_provider
 from bench.result import Ratio, Result
 from bench.servers import a_kafka, a_postgres
-from sandbox.home import free_port
-from sandbox.postgres import a_connection
+from sandbox.servers.postgres import a_connection
+from sandbox.system.home import free_port
+from services.generator.blog import prompts
+from services.generator.blog.article import Outline
 from services.generator.providers.openai import text_format
-from services.generator.rules import prompts
-from services.generator.rules.article import Outline
-from shared.errors import Unavailable
-from shared.job import SourceType
-from shared.keys import create_key
-from shared.messages import BlogRequested
+from shared.domain.api_keys import create_key
+from shared.domain.errors import Unavailable
+from shared.domain.job import SourceType
+from shared.domain.messages import BlogRequested
 
 _PAIRS = 200
 _WARM_UP = 10
@@ -61,12 +61,21 @@ class Times:
 
 async def _run() -> Result:
     async with AsyncExitStack() as stack:
-        bootstrap, dsn = await stack.enter_async_context(a_kafka()), await stack.enter_async_context(a_postgres())
+        bootstrap, dsn = (
+            await stack.enter_async_context(a_kafka()),
+            await stack.enter_async_context(a_postgres()),
+        )
         provider = await stack.enter_async_context(a_provider(latency_s=_LATENCY_S))
         port = str(free_port())
         fleet = await stack.enter_async_context(
             a_fleet(
-                dsn=dsn, bootstrap=bootstrap, prefix="latency.", url=provider.url, limits=AMPLE, backlog=0, PORT=port
+                dsn=dsn,
+                bootstrap=bootstrap,
+                prefix="latency.",
+                url=provider.url,
+                limits=AMPLE,
+                backlog=0,
+                PORT=port,
             )
         )
         await asyncio.gather(fleet.start("ingest"), fleet.start("generator"))
@@ -75,7 +84,9 @@ async def _run() -> Result:
         fleet.check()
         done, failed = await ended(dsn)
     if failed or done < _WARM_UP + _PAIRS:
-        raise Unavailable(f"{done} of {_WARM_UP + _PAIRS} blogs done, {failed} failed: the system was not idle")
+        raise Unavailable(
+            f"{done} of {_WARM_UP + _PAIRS} blogs done, {failed} failed: the system was not idle"
+        )
     return _result(times)
 
 
@@ -89,7 +100,9 @@ async def _measure(ingest: str, key: str, provider: Provider) -> Times:
     chance = random.Random(1)  # noqa: S311 - the same spacing in every run
     posts, direct = list[tuple[str, float, float]](), list[tuple[str, float]]()
     async with (
-        httpx.AsyncClient(base_url=ingest, headers={"Authorization": f"Bearer {key}"}, trust_env=False) as client,
+        httpx.AsyncClient(
+            base_url=ingest, headers={"Authorization": f"Bearer {key}"}, trust_env=False
+        ) as client,
         AsyncOpenAI(api_key="sk-bench", base_url=provider.url, max_retries=0) as openai,
     ):
         for number in range(_WARM_UP + _PAIRS):
@@ -104,8 +117,9 @@ async def _measure(ingest: str, key: str, provider: Provider) -> Times:
     return Times(
         posted=[arrived[job] - at for job, at, _ in posts[_WARM_UP:]],
         answered=[answered - at for _, at, answered in posts[_WARM_UP:]],
-        direct=[arrived[job] - at for job, at in direct[_WARM_UP:]], busy=busy,
-    )  # fmt: skip
+        direct=[arrived[job] - at for job, at in direct[_WARM_UP:]],
+        busy=busy,
+    )
 
 
 async def _post(client: httpx.AsyncClient, number: int) -> tuple[str, float, float]:
@@ -122,15 +136,22 @@ async def _call(openai: AsyncOpenAI) -> tuple[str, float]:
     """The first call of such a job, made by itself: its name, and when it was sent."""
     job = str(uuid4())
     request = BlogRequested(
-        id=uuid4(), store="bench-store", source_type=SourceType.KEYWORD, source_id="keyword", title=_TITLE,
+        id=uuid4(),
+        store="bench-store",
+        source_type=SourceType.KEYWORD,
+        source_id="keyword",
+        title=_TITLE,
         created_at=datetime.now(UTC),
-    )  # fmt: skip
+    )
     at = time.monotonic()
     await openai.responses.create(
-        model="gpt-4o-mini", instructions=prompts.OUTLINE_INSTRUCTIONS, input=prompts.outline_input(request),
-        max_output_tokens=prompts.OUTLINE_MAX_TOKENS, extra_headers={"X-Blogstream-Job": job},
+        model="gpt-4o-mini",
+        instructions=prompts.OUTLINE_INSTRUCTIONS,
+        input=prompts.outline_input(request),
+        max_output_tokens=prompts.OUTLINE_MAX_TOKENS,
+        extra_headers={"X-Blogstream-Job": job},
         text=text_format(Outline),
-    )  # fmt: skip
+    )
     return job, at
 
 
@@ -140,8 +161,13 @@ def _result(times: Times) -> Result:
         ["of that, until the 201", *_cells(times.answered)],
         ["a direct call to its first byte", *_cells(times.direct)],
     ]
-    over = {percent: _percentile(times.posted, percent) - _percentile(times.direct, percent) for percent in _MOST_S}
-    rows.append(["what ours takes longer", *(f"{over[percent] * 1000:.1f} ms" for percent in _MOST_S)])
+    over = {
+        percent: _percentile(times.posted, percent) - _percentile(times.direct, percent)
+        for percent in _MOST_S
+    }
+    rows.append(
+        ["what ours takes longer", *(f"{over[percent] * 1000:.1f} ms" for percent in _MOST_S)]
+    )
     return Result(
         question=f"How long after its POST does an idle system call the provider? ({_PAIRS} POSTs and direct calls in"
         f" turn, {times.busy:.0%} of the machine in use)",
@@ -149,12 +175,14 @@ def _result(times: Times) -> Result:
         rows=rows,
         ratios=[
             Ratio(
-                what=f"POST to first byte over a direct call, p{percent}, ms", seen=over[percent] * 1000,
-                bar=f"≤ {most * 1000:.0f}", held=over[percent] <= most,
+                what=f"POST to first byte over a direct call, p{percent}, ms",
+                seen=over[percent] * 1000,
+                bar=f"≤ {most * 1000:.0f}",
+                held=over[percent] <= most,
             )
             for percent, most in _MOST_S.items()
         ],
-    )  # fmt: skip
+    )
 
 
 def _cells(seconds: Sequence[float]) -> list[str]:

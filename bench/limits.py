@@ -25,7 +25,7 @@ from bench.account.ours import a_fleet, ended
 from bench.peers.crowd import a_crowd
 from bench.result import Ratio, Result
 from bench.servers import a_kafka, a_postgres
-from shared.errors import Unavailable
+from shared.domain.errors import Unavailable
 
 _BY_REQUESTS = Limits(rpm=600, tpm=20_000_000)
 _BY_TOKENS = Limits(rpm=60_000, tpm=200_000)
@@ -35,9 +35,12 @@ _MISSED_AFTER_S = 13.0
 """A consumer's session of ten seconds, and the heartbeat of three by which the others learn that one is gone."""
 
 _PEERS = {
-    "openai SDK, its own retries": "sdk", "tenacity": "tenacity", "OpenAI cookbook's loop": "cookbook",
-    "aiolimiter": "aiolimiter", "LiteLLM's model limits": "litellm",
-}  # fmt: skip
+    "openai SDK, its own retries": "sdk",
+    "tenacity": "tenacity",
+    "OpenAI cookbook's loop": "cookbook",
+    "aiolimiter": "aiolimiter",
+    "LiteLLM's model limits": "litellm",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +83,9 @@ class Seen:
 
 
 def run() -> Result:
-    return asyncio.run(_run(chosen(os.environ.get("BENCH_CASES", "")), window(os.environ.get("BENCH_WINDOW", ""))))
+    return asyncio.run(
+        _run(chosen(os.environ.get("BENCH_CASES", "")), window(os.environ.get("BENCH_WINDOW", "")))
+    )
 
 
 def chosen(texts: str) -> Callable[[str], bool]:
@@ -95,7 +100,9 @@ def window(text: str) -> Window:
         return _WINDOW
     match = re.fullmatch(r"(\d+)-(\d+)", text)
     if match is None or int(match[1]) >= int(match[2]):
-        raise Unavailable(f"BENCH_WINDOW is {text!r}: it is two seconds after the first call, like 20-50")
+        raise Unavailable(
+            f"BENCH_WINDOW is {text!r}: it is two seconds after the first call, like 20-50"
+        )
     return Window(since=int(match[1]), until=int(match[2]))
 
 
@@ -105,17 +112,24 @@ async def _run(wanted: Callable[[str], bool], judged: Window) -> Result:
     ours = [case for case in _OURS if wanted(case.name)]
     async with AsyncExitStack() as stack:
         if ours:
-            bootstrap, dsn = await stack.enter_async_context(a_kafka()), await stack.enter_async_context(a_postgres())
+            bootstrap, dsn = (
+                await stack.enter_async_context(a_kafka()),
+                await stack.enter_async_context(a_postgres()),
+            )
         for number, case in enumerate(ours):
-            seen = await _spend(case.name, case.limits, judged, _our_spending(case, judged, bootstrap, dsn, number))
+            seen = await _spend(
+                case.name, case.limits, judged, _our_spending(case, judged, bootstrap, dsn, number)
+            )
             rows.append(_row(seen))
             ratios += _judged(seen, case.bar(judged))
     rows += [await _peer(name, judged) for name in filter(wanted, _PEERS)]
     return Result(
         question=f"How much of the budget is used, and how often is the limit broken? {_conditions(judged)}",
         header=["", "429s in the whole run", "use of the tighter limit", "calls granted", ""],
-        rows=rows, ratios=ratios, recorded=judged == _WINDOW and len(rows) == len(_OURS) + len(_PEERS),
-    )  # fmt: skip
+        rows=rows,
+        ratios=ratios,
+        recorded=judged == _WINDOW and len(rows) == len(_OURS) + len(_PEERS),
+    )
 
 
 Spending = Callable[[Judge], Awaitable[str]]
@@ -134,7 +148,11 @@ async def _spend(name: str, limits: Limits, judged: Window, spending: Spending) 
 def _our_spending(case: Ours, judged: Window, bootstrap: str, dsn: str, number: int) -> Spending:
     async def spend(judge: Judge) -> str:
         async with a_fleet(
-            dsn=dsn, bootstrap=bootstrap, prefix=f"limits{number}.", url=judge.url, limits=case.limits
+            dsn=dsn,
+            bootstrap=bootstrap,
+            prefix=f"limits{number}.",
+            url=judge.url,
+            limits=case.limits,
         ) as fleet:
             workers = await asyncio.gather(*(fleet.start("generator") for _ in range(case.workers)))
             if case.leaves is not None:
@@ -162,7 +180,13 @@ async def _peer(name: str, judged: Window) -> list[str]:
     except ModuleNotFoundError as error:
         if error.name != _PEERS[name]:
             raise
-        return [name, "", "", "", f"left out: {error.name} is not installed (requirements/bench.txt)"]
+        return [
+            name,
+            "",
+            "",
+            "",
+            f"left out: {error.name} is not installed (requirements/bench.txt)",
+        ]
 
     async def spend(judge: Judge) -> str:
         async with a_crowd(peer.caller, judge.url, _BY_REQUESTS) as tally:
@@ -173,12 +197,23 @@ async def _peer(name: str, judged: Window) -> list[str]:
 
 
 def _row(seen: Seen) -> list[str]:
-    return [seen.name, f"{seen.audit.refused:,}", f"{seen.use:.3f}", f"{seen.audit.granted:,}", seen.ended]
+    return [
+        seen.name,
+        f"{seen.audit.refused:,}",
+        f"{seen.use:.3f}",
+        f"{seen.audit.granted:,}",
+        seen.ended,
+    ]
 
 
 def _judged(seen: Seen, bar: float) -> Sequence[Ratio]:
     return (
-        Ratio(what=f"{seen.name}: 429s", seen=seen.audit.refused, bar="0", held=seen.audit.refused == 0),
+        Ratio(
+            what=f"{seen.name}: 429s",
+            seen=seen.audit.refused,
+            bar="0",
+            held=seen.audit.refused == 0,
+        ),
         Ratio(what=f"{seen.name}: use", seen=seen.use, bar=f"≥ {bar:.3f}", held=seen.use >= bar),
     )
 

@@ -24,14 +24,22 @@ import psutil
 
 from bench.result import Ratio, Result
 from bench.servers import a_kafka
-from sandbox.environment import process_environment
-from sandbox.home import ROOT, free_port
-from shared import kafka
-from shared.job import Status
-from shared.kafka import Outgoing, Publisher
-from shared.messages import EventKind, JobEvent, LimiterState, SchedulerReport, StoreQueue, Usage, WorkerReport
-from shared.settings import KafkaSettings
-from shared.topics import GENERATION, RESULTS, WORKERS
+from sandbox.system.environment import process_environment
+from sandbox.system.home import ROOT, free_port
+from shared.domain.job import Status
+from shared.domain.messages import (
+    EventKind,
+    JobEvent,
+    LimiterReport,
+    SchedulerReport,
+    StoreQueueReport,
+    Usage,
+    WorkerReport,
+)
+from shared.kafka import clients
+from shared.kafka.publisher import Outgoing, Publisher
+from shared.kafka.topics import GENERATION, RESULTS, WORKERS
+from shared.runtime.settings import KafkaSettings
 
 _STORES, _MANY_STORES = 10_000, 100_000
 _JOBS = 20_000
@@ -43,9 +51,14 @@ _EVENTS_A_SECOND = 1_000
 _PATIENCE_S = 240.0
 _AT_ONCE = 2_000
 _PATHS = (
-    "/api/overview", "/api/stores", "/api/workers", "/api/rate-limiter/stats", "/api/jobs", "/metrics",
+    "/api/overview",
+    "/api/stores",
+    "/api/workers",
+    "/api/rate-limiter/stats",
+    "/api/jobs",
+    "/metrics",
     "/metrics?format=prometheus",
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +80,7 @@ def run() -> Result:
 async def _run() -> Result:
     async with a_kafka() as bootstrap:
         settings = KafkaSettings(kafka_bootstrap_servers=bootstrap)
-        await kafka.ensure_topics(settings)
+        await clients.ensure_topics(settings)
         async with Publisher(settings, source="bench") as publisher:
             await _publish(publisher, _interleaved(range(_JOBS)))
             bare = await _bare(settings)
@@ -86,13 +99,17 @@ async def _run() -> Result:
         ],
         ratios=[
             Ratio(what="metrics ÷ a bare loop", seen=part, bar="stated, none set", held=True),
-            Ratio(what="events a second", seen=seen.counted, bar="≥ 5,000", held=seen.counted >= 5_000),
             Ratio(
-                what=f"slowest endpoint's p99 in ms, {_EVENTS_A_SECOND:,} events/s coming in", seen=worst, bar="≤ 50",
+                what="events a second", seen=seen.counted, bar="≥ 5,000", held=seen.counted >= 5_000
+            ),
+            Ratio(
+                what=f"slowest endpoint's p99 in ms, {_EVENTS_A_SECOND:,} events/s coming in",
+                seen=worst,
+                bar="≤ 50",
                 held=worst <= 50,
             ),
         ],
-    )  # fmt: skip
+    )
 
 
 def _life(number: int, stores: int = _STORES) -> Iterator[JobEvent]:
@@ -101,12 +118,20 @@ def _life(number: int, stores: int = _STORES) -> Iterator[JobEvent]:
 
     def event(kind: EventKind, after_s: float, status: Status, step: str | None = None) -> JobEvent:
         return JobEvent(
-            job=UUID(int=number), store=store, kind=kind, status=status, attempt=int(after_s > 1),
-            at=asked + timedelta(seconds=after_s), created_at=asked, step=step, worker="worker-1",
+            job=UUID(int=number),
+            store=store,
+            kind=kind,
+            status=status,
+            attempt=int(after_s > 1),
+            at=asked + timedelta(seconds=after_s),
+            created_at=asked,
+            step=step,
+            worker="worker-1",
             started_at=asked + timedelta(seconds=3) if after_s >= 3 else None,
             usage=Usage(input_tokens=900, output_tokens=1_500, images=1, cost_nanousd=4_000_000)
-            if kind is EventKind.ENDED else Usage(),
-        )  # fmt: skip
+            if kind is EventKind.ENDED
+            else Usage(),
+        )
 
     yield event(EventKind.ADMITTED, 0.1, Status.PENDING)
     yield event(EventKind.STARTED, 3, Status.PROCESSING)
@@ -118,20 +143,29 @@ def _life(number: int, stores: int = _STORES) -> Iterator[JobEvent]:
 def _interleaved(numbers: range) -> list[JobEvent]:
     """The events of jobs of which so many are in flight at a time: those of one job do not come together."""
     blocks = (numbers[first : first + _IN_FLIGHT] for first in range(0, len(numbers), _IN_FLIGHT))
-    return [event for block in blocks for moment in zip(*map(_life, block), strict=True) for event in moment]
+    return [
+        event
+        for block in blocks
+        for moment in zip(*map(_life, block), strict=True)
+        for event in moment
+    ]
 
 
 async def _publish(publisher: Publisher, events: list[JobEvent]) -> None:
     for first in range(0, len(events), _AT_ONCE):
         batch = events[first : first + _AT_ONCE]
-        await publisher.publish_all([Outgoing(topic=RESULTS, key=event.store, message=event) for event in batch])
+        await publisher.publish_all(
+            [Outgoing(topic=RESULTS, key=event.store, message=event) for event in batch]
+        )
 
 
 async def _bare(settings: KafkaSettings) -> float:
     """Events a second of a loop that only reads and adds."""
     counts: dict[str, int] = {}
     left = _JOBS * _EVENTS_A_JOB
-    async with kafka.consumer(settings, kafka.names(settings).topic(RESULTS), group_id="bare") as consumer:
+    async with clients.create_consumer(
+        settings, clients.namespace(settings).topic(RESULTS), group_id="bare"
+    ) as consumer:
         began = None
         while left:
             batches = await consumer.getmany(timeout_ms=500)
@@ -146,7 +180,9 @@ async def _bare(settings: KafkaSettings) -> float:
 
 async def _metrics(settings: KafkaSettings, publisher: Publisher) -> Seen:
     async with _process(settings) as (process, http):
-        reporting = asyncio.create_task(_report(publisher))  # it tells nothing before it has heard of anybody
+        reporting = asyncio.create_task(
+            _report(publisher)
+        )  # it tells nothing before it has heard of anybody
         try:
             counted, of_cpu = await _counting(process, http)
             loading = asyncio.create_task(_load(publisher))
@@ -169,19 +205,28 @@ async def _metrics(settings: KafkaSettings, publisher: Publisher) -> Seen:
 
 
 @asynccontextmanager
-async def _process(settings: KafkaSettings) -> AsyncIterator[tuple[psutil.Process, httpx.AsyncClient]]:
+async def _process(
+    settings: KafkaSettings,
+) -> AsyncIterator[tuple[psutil.Process, httpx.AsyncClient]]:
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="blogstream-bench-") as folder:
         variables = {
-            "KAFKA_BOOTSTRAP_SERVERS": settings.kafka_bootstrap_servers, "METRICS_PORT": str(port),
-            "METRICS_DIR": str(Path(folder) / "tables"), "PYTHONPATH": str(ROOT),
-        }  # fmt: skip
+            "KAFKA_BOOTSTRAP_SERVERS": settings.kafka_bootstrap_servers,
+            "METRICS_PORT": str(port),
+            "METRICS_DIR": str(Path(folder) / "tables"),
+            "PYTHONPATH": str(ROOT),
+        }
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "services.metrics", env=process_environment(variables),
+            sys.executable,
+            "-m",
+            "services.metrics",
+            env=process_environment(variables),
             stdout=asyncio.subprocess.DEVNULL,
-        )  # fmt: skip
+        )
         try:
-            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10, trust_env=False) as http:
+            async with httpx.AsyncClient(
+                base_url=f"http://127.0.0.1:{port}", timeout=10, trust_env=False
+            ) as http:
                 yield psutil.Process(process.pid), http
         finally:
             process.terminate()
@@ -216,29 +261,54 @@ async def _report(publisher: Publisher) -> None:
     """What twelve workers and the scheduler say once a second."""
     while True:
         now = datetime.now(UTC)
-        outgoing = [Outgoing(topic=WORKERS, key=f"worker-{n}", message=_worker(n, now)) for n in range(12)]
-        await publisher.publish_all([*outgoing, Outgoing(topic=WORKERS, key="scheduler", message=_scheduler(now))])
+        outgoing = [
+            Outgoing(topic=WORKERS, key=f"worker-{n}", message=_worker(n, now)) for n in range(12)
+        ]
+        await publisher.publish_all(
+            [*outgoing, Outgoing(topic=WORKERS, key="scheduler", message=_scheduler(now))]
+        )
         await asyncio.sleep(1)
 
 
 def _worker(number: int, now: datetime) -> WorkerReport:
     states = tuple(
-        LimiterState(provider=provider, model="model", resource=resource, limit=5_000, share=416, level=9, used=300)
-        for provider, resource in (("openai", "requests"), ("openai", "tokens"), ("replicate", "requests"))
+        LimiterReport(
+            provider=provider,
+            model="model",
+            resource=resource,
+            limit=5_000,
+            share=416,
+            level=9,
+            used=300,
+        )
+        for provider, resource in (
+            ("openai", "requests"),
+            ("openai", "tokens"),
+            ("replicate", "requests"),
+        )
     )
     return WorkerReport(
-        worker=f"worker-{number}", at=now, started_at=now, partitions=(2 * number, 2 * number + 1), slots=50,
-        running=40, limiters=states,
-    )  # fmt: skip
+        worker=f"worker-{number}",
+        at=now,
+        started_at=now,
+        partitions=(2 * number, 2 * number + 1),
+        slots=50,
+        running=40,
+        limiters=states,
+    )
 
 
 def _scheduler(now: datetime) -> SchedulerReport:
     stores = tuple(
-        StoreQueue(store=f"store-{number}", queued=1_000 - number, in_flight=2, served_nanousd=1)
+        StoreQueueReport(
+            store=f"store-{number}", queued=1_000 - number, in_flight=2, served_nanousd=1
+        )
         for number in range(200)
     )
     assert GENERATION.partitions == 24, "two partitions for each of the twelve"
-    return SchedulerReport(scheduler="scheduler", at=now, epoch=1, pending=50_000, in_flight=400, stores=stores)
+    return SchedulerReport(
+        scheduler="scheduler", at=now, epoch=1, pending=50_000, in_flight=400, stores=stores
+    )
 
 
 async def _load(publisher: Publisher) -> None:

@@ -18,15 +18,16 @@ from aiokafka.structs import TopicPartition
 
 from bench.result import Ratio, Result
 from bench.servers import a_kafka, a_postgres
-from sandbox.postgres import a_connection
+from sandbox.servers.postgres import a_connection
 from services.scheduler.__main__ import run as run_scheduler
 from services.scheduler.settings import SchedulerSettings
-from shared import kafka, lifecycle
-from shared.job import SourceType
-from shared.kafka import Outgoing, Publisher
-from shared.messages import BlogRequested, WorkerReport
-from shared.settings import KafkaSettings
-from shared.topics import GENERATION, REQUESTS, RESULTS, WORKERS, Topic
+from shared.domain.job import SourceType
+from shared.domain.messages import BlogRequested, WorkerReport
+from shared.kafka import clients
+from shared.kafka.publisher import Outgoing, Publisher
+from shared.kafka.topics import GENERATION, REQUESTS, RESULTS, WORKERS, Topic
+from shared.runtime import lifecycle
+from shared.runtime.settings import KafkaSettings
 
 _JOBS = 20_000
 _STORES = 100
@@ -39,7 +40,7 @@ Way = Callable[[KafkaSettings, str, asyncio.Event], Coroutine[None, None, None]]
 
 
 def run() -> Result:
-    lifecycle.collect_rarely()  # as every process of ours does: both ways profit
+    lifecycle.tune_garbage_collection()  # as every process of ours does: both ways profit
     return asyncio.run(_run())
 
 
@@ -54,15 +55,20 @@ async def _run() -> Result:
     return Result(
         question=f"How many decisions a second go through the real topics? ({_JOBS:,} requests, BATCH_SIZE={_BATCH})",
         header=["", ""],
-        rows=[["a bare relay", f"{relayed:,.0f} records/s"], ["the scheduler", f"{decided:,.0f} decisions/s"]],
-        ratios=[Ratio(what="the scheduler ÷ a bare relay", seen=part, bar="≥ 0.5", held=part >= 0.5)],
+        rows=[
+            ["a bare relay", f"{relayed:,.0f} records/s"],
+            ["the scheduler", f"{decided:,.0f} decisions/s"],
+        ],
+        ratios=[
+            Ratio(what="the scheduler ÷ a bare relay", seen=part, bar="≥ 0.5", held=part >= 0.5)
+        ],
     )
 
 
 async def _seconds(way: Way, bootstrap: str, dsn: str, prefix: str) -> float:
     """From the first record that goes out to the last task, all requests being there before."""
     settings = KafkaSettings(kafka_bootstrap_servers=bootstrap, kafka_topic_prefix=prefix)
-    await kafka.ensure_topics(settings)
+    await clients.ensure_topics(settings)
     async with Publisher(settings, source="bench") as publisher:
         await publisher.publish_all([_request(number) for number in range(_JOBS)], timeout=120)
         stop = asyncio.Event()
@@ -78,9 +84,14 @@ async def _seconds(way: Way, bootstrap: str, dsn: str, prefix: str) -> float:
 
 def _request(number: int) -> Outgoing:
     request = BlogRequested(
-        id=uuid4(), store=f"store-{number % _STORES}", created_at=datetime.now(UTC), source_type=SourceType.KEYWORD,
-        source_id=f"keyword-{number}", title="How to brew green tea at home", keywords=("tea", "brewing"),
-    )  # fmt: skip
+        id=uuid4(),
+        store=f"store-{number % _STORES}",
+        created_at=datetime.now(UTC),
+        source_type=SourceType.KEYWORD,
+        source_id=f"keyword-{number}",
+        title="How to brew green tea at home",
+        keywords=("tea", "brewing"),
+    )
     return Outgoing(topic=REQUESTS, key=request.store, message=request)
 
 
@@ -102,16 +113,30 @@ async def _report(publisher: Publisher) -> None:
 
 async def _schedule(settings: KafkaSettings, dsn: str, stop: asyncio.Event) -> None:
     async with a_connection(dsn) as connection:
-        await connection.execute("TRUNCATE blog_generations CASCADE")  # or an earlier turn has all credit
-    values = {"database_url": dsn, "worker_silence_s": 60, "max_pending_per_store": _JOBS, "batch_size": _BATCH}
-    await run_scheduler(SchedulerSettings.model_validate(settings.model_dump() | values), stop, "scheduler")
+        await connection.execute(
+            "TRUNCATE blog_generations CASCADE"
+        )  # or an earlier turn has all credit
+    values = {
+        "database_url": dsn,
+        "worker_silence_s": 60,
+        "max_pending_per_store": _JOBS,
+        "batch_size": _BATCH,
+    }
+    await run_scheduler(
+        SchedulerSettings.model_validate(settings.model_dump() | values), stop, "scheduler"
+    )
 
 
 async def _relay(settings: KafkaSettings, _: str, stop: asyncio.Event) -> None:
-    names = kafka.names(settings)
-    consumer = kafka.consumer(settings, names.topic(REQUESTS), group_id=f"{settings.kafka_topic_prefix}relay")
+    names = clients.namespace(settings)
+    consumer = clients.create_consumer(
+        settings, names.topic(REQUESTS), group_id=f"{settings.kafka_topic_prefix}relay"
+    )
     producer = AIOKafkaProducer(
-        bootstrap_servers=settings.kafka_bootstrap_servers, acks="all", enable_idempotence=True, compression_type="lz4"
+        bootstrap_servers=settings.kafka_bootstrap_servers,
+        acks="all",
+        enable_idempotence=True,
+        compression_type="lz4",
     )
     async with consumer, producer:
         sent = 0
@@ -120,25 +145,36 @@ async def _relay(settings: KafkaSettings, _: str, stop: asyncio.Event) -> None:
             futures = []
             for record in (record for records in batches.values() for record in records):
                 partition, sent = sent % GENERATION.partitions, sent + 1
-                said: dict[str, Any] = {"value": record.value, "key": record.key, "headers": list(record.headers)}
+                said: dict[str, Any] = {
+                    "value": record.value,
+                    "key": record.key,
+                    "headers": list(record.headers),
+                }
                 futures.append(await producer.send(names.topic(RESULTS), **said))
-                futures.append(await producer.send(names.topic(GENERATION), **said, partition=partition))
+                futures.append(
+                    await producer.send(names.topic(GENERATION), **said, partition=partition)
+                )
             await asyncio.gather(*futures)
             if batches:
                 await consumer.commit()
 
 
 async def _until_all_sent(settings: KafkaSettings) -> float:
-    consumer: AIOKafkaConsumer = kafka.consumer(settings)
+    consumer: AIOKafkaConsumer = clients.create_consumer(settings)
     async with consumer, asyncio.timeout(_PATIENCE_S):
-        while not await _written(consumer, kafka.names(settings).topic(RESULTS), RESULTS):
+        while not await _written(consumer, clients.namespace(settings).topic(RESULTS), RESULTS):
             await asyncio.sleep(0.01)
         began = time.perf_counter()
-        while await _written(consumer, kafka.names(settings).topic(GENERATION), GENERATION) < _JOBS:
+        while (
+            await _written(consumer, clients.namespace(settings).topic(GENERATION), GENERATION)
+            < _JOBS
+        ):
             await asyncio.sleep(0.01)
         return time.perf_counter() - began
 
 
 async def _written(consumer: AIOKafkaConsumer, name: str, topic: Topic) -> int:
-    ends = await consumer.end_offsets([TopicPartition(name, number) for number in range(topic.partitions)])
+    ends = await consumer.end_offsets(
+        [TopicPartition(name, number) for number in range(topic.partitions)]
+    )
     return sum(ends.values())

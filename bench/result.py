@@ -30,10 +30,19 @@ class Result:
         return all(ratio.held for ratio in self.ratios)
 
     def as_markdown(self) -> str:
-        lines = [f"# {self.question}", "", _row(self.header), _row(["---"] * len(self.header)), *map(_row, self.rows)]
+        lines = [
+            f"# {self.question}",
+            "",
+            _row(self.header),
+            _row(["---"] * len(self.header)),
+            *map(_row, self.rows),
+        ]
         lines += [
             "",
-            *(f"- {ratio.what}: {ratio.seen:.3g} (bar {ratio.bar}{_verdict(ratio)})" for ratio in self.ratios),
+            *(
+                f"- {ratio.what}: {ratio.seen:.3g} (bar {ratio.bar}{_verdict(ratio)})"
+                for ratio in self.ratios
+            ),
         ]
         return "\n".join(lines) + "\n"
 

@@ -20,8 +20,8 @@ from bench.account.ours import Fleet, a_fleet, ended
 from bench.account.provider import a_provider
 from bench.result import Ratio, Result
 from bench.servers import a_kafka, a_postgres
-from sandbox.postgres import a_connection
-from shared.errors import Unavailable
+from sandbox.servers.postgres import a_connection
+from shared.domain.errors import Unavailable
 
 _WORKERS = (1, 2, 4, 8)
 _CALL_S = 4.0
@@ -110,7 +110,9 @@ async def _flat_out(dsn: str, bootstrap: str) -> Seen:
     """One worker as it is configured by default, and a provider that answers at once."""
     async with (
         a_provider(latency_s=0) as provider,
-        _fleet(dsn, bootstrap, "flat-out.", provider.url, slots=_FLAT_OUT_SLOTS, backlog=_FLAT_OUT_JOBS) as fleet,
+        _fleet(
+            dsn, bootstrap, "flat-out.", provider.url, slots=_FLAT_OUT_SLOTS, backlog=_FLAT_OUT_JOBS
+        ) as fleet,
     ):
         await fleet.start("generator")
         await asyncio.sleep(_FLAT_OUT_SETTLE_S)
@@ -122,8 +124,14 @@ def _fleet(
     dsn: str, bootstrap: str, prefix: str, url: str, *, slots: int, backlog: int = 2_000
 ) -> AbstractAsyncContextManager[Fleet]:
     return a_fleet(
-        dsn=dsn, bootstrap=bootstrap, prefix=prefix, url=url, limits=AMPLE, backlog=backlog, CONCURRENT_BLOGS=str(slots)
-    )  # fmt: skip
+        dsn=dsn,
+        bootstrap=bootstrap,
+        prefix=prefix,
+        url=url,
+        limits=AMPLE,
+        backlog=backlog,
+        CONCURRENT_BLOGS=str(slots),
+    )
 
 
 async def _window(fleet: Fleet, workers: int, seconds: float) -> Window:
@@ -135,9 +143,13 @@ async def _window(fleet: Fleet, workers: int, seconds: float) -> Window:
     busy = psutil.cpu_percent() / 100
     fleet.check()
     return Window(
-        workers=workers, since=since, until=until, workers_cpu_s=after[0] - before[0],
-        scheduler_cpu_s=after[1] - before[1], busy=busy,
-    )  # fmt: skip
+        workers=workers,
+        since=since,
+        until=until,
+        workers_cpu_s=after[0] - before[0],
+        scheduler_cpu_s=after[1] - before[1],
+        busy=busy,
+    )
 
 
 async def _seen(dsn: str, window: Window, slots: int) -> Seen:
@@ -146,47 +158,72 @@ async def _seen(dsn: str, window: Window, slots: int) -> Seen:
         waiting: int = await connection.fetchval(_WAITING)
         counted = await connection.fetchrow(_COUNT, window.since, window.until)
     if failed or not waiting:
-        raise Unavailable(f"{failed} blogs failed, {waiting} are left: this says nothing of the workers")
+        raise Unavailable(
+            f"{failed} blogs failed, {waiting} are left: this says nothing of the workers"
+        )
     assert counted is not None
     return Seen(window=window, slots=slots, blogs=counted["blogs"], slot_s=counted["slot_s"])
 
 
 def _result(grown: list[Seen], flat_out: Seen) -> Result:
-    doublings = [(more.window.workers, more.a_minute / (2 * fewer.a_minute)) for fewer, more in pairwise(grown)]
+    doublings = [
+        (more.window.workers, more.a_minute / (2 * fewer.a_minute))
+        for fewer, more in pairwise(grown)
+    ]
     rows = [
-        _row(f"{workers} × {_SLOTS} slots, {_CALL_S:g} s a call", seen, f"{efficiency:.3f}" if efficiency else "")
-        for seen, (workers, efficiency) in zip(grown, [(_WORKERS[0], None), *doublings], strict=True)
+        _row(
+            f"{workers} × {_SLOTS} slots, {_CALL_S:g} s a call",
+            seen,
+            f"{efficiency:.3f}" if efficiency else "",
+        )
+        for seen, (workers, efficiency) in zip(
+            grown, [(_WORKERS[0], None), *doublings], strict=True
+        )
     ]
     rows.append(_row(f"1 × {_FLAT_OUT_SLOTS} slots, instant provider", flat_out, ""))
     return Result(
         question=f"How do blogs a minute grow with workers? (two calls a blog, no image; {psutil.cpu_count()}"
         " processors, shared with broker, database, stand-in and whatever else runs)",
         header=[
-            "workers", "blogs/min", "efficiency of the doubling", "slots at work", "CPU a worker, of one processor",
-            "workers' CPU a blog", "scheduler's CPU a blog", "machine in use",
+            "workers",
+            "blogs/min",
+            "efficiency of the doubling",
+            "slots at work",
+            "CPU a worker, of one processor",
+            "workers' CPU a blog",
+            "scheduler's CPU a blog",
+            "machine in use",
         ],
         rows=rows,
         ratios=[
             *(
                 Ratio(
-                    what=f"blogs a minute, {workers // 2} → {workers} workers, ÷ 2", seen=efficiency,
-                    bar=f"≥ {_LEAST_EFFICIENCY}", held=efficiency >= _LEAST_EFFICIENCY,
+                    what=f"blogs a minute, {workers // 2} → {workers} workers, ÷ 2",
+                    seen=efficiency,
+                    bar=f"≥ {_LEAST_EFFICIENCY}",
+                    held=efficiency >= _LEAST_EFFICIENCY,
                 )
                 for workers, efficiency in doublings
             ),
             Ratio(
-                what="blogs a minute of one worker, instant provider", seen=flat_out.a_minute,
-                bar=f"≥ {_CONTRACT_A_MINUTE}", held=flat_out.a_minute >= _CONTRACT_A_MINUTE,
+                what="blogs a minute of one worker, instant provider",
+                seen=flat_out.a_minute,
+                bar=f"≥ {_CONTRACT_A_MINUTE}",
+                held=flat_out.a_minute >= _CONTRACT_A_MINUTE,
             ),
         ],
-    )  # fmt: skip
+    )
 
 
 def _row(name: str, seen: Seen, efficiency: str) -> list[str]:
     window = seen.window
     return [
-        name, f"{seen.a_minute:,.1f}", efficiency, f"{seen.at_work:.1%}",
+        name,
+        f"{seen.a_minute:,.1f}",
+        efficiency,
+        f"{seen.at_work:.1%}",
         f"{window.workers_cpu_s / window.workers / window.seconds:.1%}",
-        f"{window.workers_cpu_s / seen.blogs * 1000:.0f} ms", f"{window.scheduler_cpu_s / seen.blogs * 1000:.0f} ms",
+        f"{window.workers_cpu_s / seen.blogs * 1000:.0f} ms",
+        f"{window.scheduler_cpu_s / seen.blogs * 1000:.0f} ms",
         f"{window.busy:.0%}",
-    ]  # fmt: skip
+    ]

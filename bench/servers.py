@@ -9,11 +9,11 @@ from pathlib import Path
 import httpx
 
 from migrations import runner
-from sandbox import kafka, postgres
-from sandbox.environment import process_environment
-from sandbox.home import ROOT, free_port
-from sandbox.logs import RunLog
-from sandbox.process import Child, Spec
+from sandbox.servers import kafka, postgres
+from sandbox.system.environment import process_environment
+from sandbox.system.home import ROOT, free_port
+from sandbox.system.process import Child, Spec
+from sandbox.system.run_log import RunLog
 
 
 @asynccontextmanager
@@ -60,10 +60,27 @@ async def a_redis(binary: Path) -> AsyncIterator[str]:
     port = free_port()
     with _folder() as folder:
         argv = (
-            str(binary), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", "",
-            "--appendonly", "yes", "--appendfsync", "everysec",
-        )  # fmt: skip
-        spec = Spec(name="redis", argv=argv, env=process_environment({}), ready_line="Ready to accept", stop_within_s=5)
+            str(binary),
+            "--port",
+            str(port),
+            "--bind",
+            "127.0.0.1",
+            "--dir",
+            str(folder),
+            "--save",
+            "",
+            "--appendonly",
+            "yes",
+            "--appendfsync",
+            "everysec",
+        )
+        spec = Spec(
+            name="redis",
+            argv=argv,
+            env=process_environment({}),
+            ready_line="Ready to accept",
+            stop_within_s=5,
+        )
         async with _running(spec, folder):
             yield f"redis://127.0.0.1:{port}/0"
 

@@ -30,7 +30,9 @@ def run() -> Result:
 
 async def _run() -> Result:
     async with a_kafka() as bootstrap, a_postgres() as dsn, a_judge(_LIMITS) as judge:
-        async with a_fleet(dsn=dsn, bootstrap=bootstrap, prefix="shared.", url=judge.url, limits=_LIMITS) as fleet:
+        async with a_fleet(
+            dsn=dsn, bootstrap=bootstrap, prefix="shared.", url=judge.url, limits=_LIMITS
+        ) as fleet:
             await asyncio.gather(*(fleet.start("generator") for _ in range(2)))
             await judge.second(_COMES)
             await _another_application(judge, seconds=_GOES - _COMES)
@@ -41,7 +43,9 @@ async def _run() -> Result:
 
 async def _another_application(judge: Judge, *, seconds: float) -> None:
     body = {"model": "gpt-4o-mini", "input": "Hello", "max_output_tokens": 50}
-    async with httpx.AsyncClient(headers={"authorization": f"Bearer {API_KEY}"}, timeout=30) as client:
+    async with httpx.AsyncClient(
+        headers={"authorization": f"Bearer {API_KEY}"}, timeout=30
+    ) as client:
         calls = set[asyncio.Task[httpx.Response]]()
         began = time.monotonic()
         for number in range(int(seconds * _OTHERS_A_SECOND)):
@@ -56,7 +60,10 @@ def _result(decisions: Sequence[Decision]) -> Result:
     began, full = decisions[0].at, _LIMITS.rpm / 60
     slices = [(second, second + _SLICE_S) for second in range(0, _END, _SLICE_S)]
     rows = [
-        [f"{since}-{until} s", *(f"{_rate(calls, began, since, until):.1f}" for calls in (ours, others))]
+        [
+            f"{since}-{until} s",
+            *(f"{_rate(calls, began, since, until):.1f}" for calls in (ours, others)),
+        ]
         for since, until in slices
     ]
     used = (_rate(ours, began, _COMES, _END) + _rate(others, began, _COMES, _END)) / full
@@ -74,7 +81,9 @@ def _result(decisions: Sequence[Decision]) -> Result:
 
 
 def _rate(calls: Sequence[Decision], began: float, since: float, until: float) -> float:
-    return sum(call.granted and since <= call.at - began < until for call in calls) / (until - since)
+    return sum(call.granted and since <= call.at - began < until for call in calls) / (
+        until - since
+    )
 
 
 def _refused(calls: Sequence[Decision]) -> int:

@@ -6,12 +6,12 @@ from datetime import UTC, datetime
 
 from bench.result import Ratio, Result
 from bench.servers import a_postgres
-from services.scheduler.rules.credit import Credit
-from services.scheduler.rules.order import FairOrder
-from services.scheduler.store import SchedulerStore
-from services.scheduler.takeover import rebuild
-from shared.postgres import open_pool
-from shared.settings import PostgresSettings
+from services.scheduler.dispatch.rules import Credit
+from services.scheduler.fair_queue.queue import FairOrder
+from services.scheduler.leadership.restore import rebuild
+from services.scheduler.repository import SchedulerStore
+from shared.runtime.postgres import open_pool
+from shared.runtime.settings import PostgresSettings
 
 _ROWS = 100_000
 _STORES = 1_000
@@ -35,7 +35,9 @@ async def _run() -> Result:
             await pool.execute(_FILL, _ROWS, _STORES, datetime.now(UTC))
             await pool.execute("VACUUM ANALYZE blog_generations")
             store = SchedulerStore(pool)
-            times = [(await _read(store), await _rebuild(store)) for _ in range(_REPEATS + 1)][1:]  # the first warms up
+            times = [(await _read(store), await _rebuild(store)) for _ in range(_REPEATS + 1)][
+                1:
+            ]  # the first warms up
     reading, rebuilding = (min(column) for column in zip(*times, strict=True))
     rate = _ROWS / rebuilding
     rows = [
@@ -45,8 +47,10 @@ async def _run() -> Result:
     bar = Ratio(what="rows a second rebuilt", seen=rate, bar="≥ 100,000", held=rate >= 100_000)
     return Result(
         question=f"How fast does a new leader rebuild an order of {_ROWS:,} waiting jobs?",
-        header=["", "", ""], rows=rows, ratios=[bar],
-    )  # fmt: skip
+        header=["", "", ""],
+        rows=rows,
+        ratios=[bar],
+    )
 
 
 async def _read(store: SchedulerStore) -> float:

@@ -9,22 +9,31 @@ import asyncpg
 
 from migrations import grants, runner
 from migrations.settings import MigrationSettings
-from shared import log
-from shared.errors import Unavailable
-from shared.lifecycle import EXIT_UNAVAILABLE
+from shared.domain.errors import Unavailable
+from shared.observability import log
+from shared.runtime.lifecycle import EXIT_UNAVAILABLE
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m migrations", description="Migrations on DATABASE_URL")
+    parser = argparse.ArgumentParser(
+        prog="python -m migrations", description="Migrations on DATABASE_URL"
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("status", help="which are applied, and when")
-    commands.add_parser("up", help="apply all that are missing, and grant to the roles of *_DATABASE_URL")
+    commands.add_parser(
+        "up", help="apply all that are missing, and grant to the roles of *_DATABASE_URL"
+    )
     down = commands.add_parser("down", help="revert the newest")
     down.add_argument("--steps", type=count, default=1, help="how many to revert (default 1)")
-    granted = commands.add_parser("grant", help="let a role do what services need, and no more; again after each up")
+    granted = commands.add_parser(
+        "grant", help="let a role do what services need, and no more; again after each up"
+    )
     granted.add_argument("role", help="a role that exists, and that services log in with")
     granted.add_argument(
-        "services", nargs="*", metavar="SERVICE", help=f"of {', '.join(grants.SERVICES)} (default: all)"
+        "services",
+        nargs="*",
+        metavar="SERVICE",
+        help=f"of {', '.join(grants.SERVICES)} (default: all)",
     )
     arguments = parser.parse_args()
     if unknown := set(getattr(arguments, "services", ())) - set(grants.SERVICES):
@@ -65,14 +74,20 @@ async def execute(command: str, settings: MigrationSettings, steps: int = 1) -> 
     dsn, deadline_s = settings.database_url.get_secret_value(), settings.startup_deadline_s
     if command == "status":
         for state in await runner.status(dsn, deadline_s=deadline_s):
-            applied = f"applied {state.applied_at:%Y-%m-%d %H:%M:%S}" if state.applied_at else "pending"
-            print(f"{state.version} {state.name}: {applied}{' (the file has changed since)' * state.changed}")
+            applied = (
+                f"applied {state.applied_at:%Y-%m-%d %H:%M:%S}" if state.applied_at else "pending"
+            )
+            print(
+                f"{state.version} {state.name}: {applied}{' (the file has changed since)' * state.changed}"
+            )
         return
     if command == "up":
         done = await runner.up(dsn, deadline_s=deadline_s)
         for migration in done:
             print(migration.message or f"[Migration] {migration.version} {migration.name} applied")
-        for role, services in (await grants.prepare(dsn, settings.logins(), deadline_s=deadline_s)).items():
+        for role, services in (
+            await grants.prepare(dsn, settings.logins(), deadline_s=deadline_s)
+        ).items():
             _say_granted(role, services)
     else:
         done = await runner.down(dsn, steps=steps, deadline_s=deadline_s)

@@ -38,7 +38,9 @@ def _parse(path: Path) -> Migration:
     text = path.read_text(encoding="utf-8")
     sections = list(_SECTION.finditer(text))
     if name is None or [section["kind"] for section in sections] != ["up", "down"]:
-        raise ValueError(f"{path.name}: want NNNN_name.sql with one '-- migrate:up', then one '-- migrate:down'")
+        raise ValueError(
+            f"{path.name}: want NNNN_name.sql with one '-- migrate:up', then one '-- migrate:down'"
+        )
     up, down = sections
     message = _MESSAGE.search(text)
     return Migration(
@@ -54,5 +56,7 @@ def _parse(path: Path) -> Migration:
 
 def statements(sql: str) -> list[str]:
     """The single statements of a section that runs without a transaction (no quoted semicolons there)."""
-    without_comments = "\n".join(line for line in sql.splitlines() if not line.lstrip().startswith("--"))
+    without_comments = "\n".join(
+        line for line in sql.splitlines() if not line.lstrip().startswith("--")
+    )
     return [statement.strip() for statement in without_comments.split(";") if statement.strip()]

@@ -19,8 +19,8 @@ import asyncpg
 from migrations import policies
 from migrations.runner import exclusive
 from migrations.settings import Login
-from shared.errors import Unavailable
-from shared.postgres import connect, load_queries
+from shared.domain.errors import Unavailable
+from shared.runtime.postgres import connect, load_queries
 
 _GRANTS = load_queries(Path(__file__).parent / "sql" / "grants.sql")
 SERVICES = tuple(_GRANTS)
@@ -41,16 +41,22 @@ async def grant(dsn: str, role: str, services: Sequence[str], *, deadline_s: flo
     `Unavailable` when there is no such role, or one from which nothing can be withheld.
     """
     try:
-        async with exclusive(dsn, deadline_s) as connection:  # two that grant at once would meet in the catalog
+        async with exclusive(
+            dsn, deadline_s
+        ) as connection:  # two that grant at once would meet in the catalog
             await _judge(connection, role)
-            if "ingest" in services:  # before anything is granted: at no moment does the role see too much
+            if (
+                "ingest" in services
+            ):  # before anything is granted: at no moment does the role see too much
                 await policies.restrict(connection, role)
             async with connection.transaction():
                 await _replace(connection, role, services)
             if "ingest" not in services:
                 await policies.lift(connection, role)
     except asyncpg.UndefinedTableError as error:
-        raise Unavailable(f"the database lacks a table ({error}): run `python -m migrations up` first") from None
+        raise Unavailable(
+            f"the database lacks a table ({error}): run `python -m migrations up` first"
+        ) from None
     except asyncpg.InsufficientPrivilegeError as error:
         raise Unavailable(f"only the owner of the tables can grant anything: {error}") from None
 
@@ -66,7 +72,9 @@ async def _replace(connection: asyncpg.Connection, role: str, services: Sequence
         await connection.execute(_GRANTS[service].format(role=quoted))
 
 
-async def prepare(dsn: str, logins: Sequence[Login], *, deadline_s: float = 60) -> Mapping[str, Sequence[str]]:
+async def prepare(
+    dsn: str, logins: Sequence[Login], *, deadline_s: float = 60
+) -> Mapping[str, Sequence[str]]:
     """Make the roles that are missing of those by which services log in, and grant to each what its services need.
 
     A role that is there keeps its password. Returns the roles' names and their services. `Unavailable` as for `grant`,
@@ -93,10 +101,14 @@ def _named(address: str) -> tuple[str, str]:
 async def _create(dsn: str, role: str, password: str, deadline_s: float) -> None:
     connection = await connect(dsn, deadline_s=deadline_s)
     try:
-        if await connection.fetchval("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", role):
+        if await connection.fetchval(
+            "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", role
+        ):
             return
         if not await connection.fetchval(_MAKES_ROLES):
-            raise Unavailable(f"there is no role {role}, and who migrates may not make one: CREATE ROLE {role} LOGIN …")
+            raise Unavailable(
+                f"there is no role {role}, and who migrates may not make one: CREATE ROLE {role} LOGIN …"
+            )
         create = "SELECT format('CREATE ROLE %I LOGIN PASSWORD %L', $1::text, $2::text)"
         await connection.execute(await connection.fetchval(create, role, verifier(password)))
     except (asyncpg.DuplicateObjectError, asyncpg.UniqueViolationError):
@@ -121,8 +133,12 @@ async def _judge(connection: asyncpg.Connection, role: str) -> None:
     if found is None:
         raise Unavailable(f"there is no role {role}: CREATE ROLE {role} LOGIN PASSWORD '…'")
     if found["owns"]:
-        raise Unavailable(f"{role} is a superuser, or owns the tables: nothing can be withheld from it")
+        raise Unavailable(
+            f"{role} is a superuser, or owns the tables: nothing can be withheld from it"
+        )
     if found["rolbypassrls"]:
         raise Unavailable(f"{role} passes by row-level security: ALTER ROLE {role} NOBYPASSRLS")
     if found["groups"]:
-        raise Unavailable(f"{role} may do all that {', '.join(found['groups'])} may: take it out of there first")
+        raise Unavailable(
+            f"{role} may do all that {', '.join(found['groups'])} may: take it out of there first"
+        )

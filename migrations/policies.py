@@ -8,7 +8,7 @@ import hashlib
 
 import asyncpg
 
-from shared.errors import Unavailable
+from shared.domain.errors import Unavailable
 
 # The sub-select is carried out once a statement, not once a row. Of a CASE the planner supposes that half of the rows
 # pass; of an OR one in a hundred, for which it would read and sort all of a store's jobs to show a page of twenty.
@@ -36,7 +36,9 @@ async def restrict(connection: asyncpg.Connection, role: str) -> None:
     """Make what is missing, and that only: a new policy holds up all who use its table for a moment. One of a release
     with other rules is replaced. `Unavailable` where row-level security is off."""
     if found := await connection.fetchval(_OPEN, list(RESTRICTED)):
-        raise Unavailable(f"row-level security is off for {found}: run `python -m migrations up` first")
+        raise Unavailable(
+            f"row-level security is off for {found}: run `python -m migrations up` first"
+        )
     prefix = await _prefix(connection, role)
     made = await _made(connection, prefix)
     wanted = {(table, prefix + _digest(seen)) for table, seen in RESTRICTED.items()}

@@ -13,8 +13,8 @@ from datetime import datetime
 import asyncpg
 
 from migrations.files import Migration, load, statements
-from shared.errors import Unavailable
-from shared.postgres import connect
+from shared.domain.errors import Unavailable
+from shared.runtime.postgres import connect
 
 _LOCK = 0x626C6F67  # 'blog': any number, the same for every applier
 _TABLE = """
@@ -56,7 +56,10 @@ def _state(migration: Migration, row: asyncpg.Record | None) -> State:
 async def up(dsn: str, *, deadline_s: float = 60) -> list[Migration]:
     """Apply all that is missing, in order; several appliers at once all succeed, and each change is made once."""
     async with exclusive(dsn, deadline_s) as connection:
-        applied = {row["version"] for row in await connection.fetch("SELECT version FROM schema_migrations")}
+        applied = {
+            row["version"]
+            for row in await connection.fetch("SELECT version FROM schema_migrations")
+        }
         missing = [migration for migration in load() if migration.version not in applied]
         for migration in missing:
             await _apply(connection, migration)
@@ -66,16 +69,22 @@ async def up(dsn: str, *, deadline_s: float = 60) -> list[Migration]:
 async def down(dsn: str, *, steps: int = 1, deadline_s: float = 60) -> list[Migration]:
     """Revert the last `steps` applied migrations, the newest first. Tables go with their data: back up before."""
     async with exclusive(dsn, deadline_s) as connection:
-        rows = await connection.fetch("SELECT version FROM schema_migrations ORDER BY version DESC LIMIT $1", steps)
+        rows = await connection.fetch(
+            "SELECT version FROM schema_migrations ORDER BY version DESC LIMIT $1", steps
+        )
         known = {migration.version: migration for migration in load()}
         unknown = [row["version"] for row in rows if row["version"] not in known]
         if unknown:
-            raise Unavailable(f"the database has migration {unknown[0]}, which this release does not know")
+            raise Unavailable(
+                f"the database has migration {unknown[0]}, which this release does not know"
+            )
         reverted = [known[row["version"]] for row in rows]
         for migration in reverted:
             async with connection.transaction():
                 await connection.execute(migration.down)
-                await connection.execute("DELETE FROM schema_migrations WHERE version = $1", migration.version)
+                await connection.execute(
+                    "DELETE FROM schema_migrations WHERE version = $1", migration.version
+                )
         return reverted
 
 
@@ -110,4 +119,6 @@ async def _locked(connection: asyncpg.Connection, within_s: float) -> None:
             while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK):
                 await asyncio.sleep(0.1)
     except TimeoutError:
-        raise Unavailable("another migration has been running for too long; see pg_stat_activity") from None
+        raise Unavailable(
+            "another migration has been running for too long; see pg_stat_activity"
+        ) from None

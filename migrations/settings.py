@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from pydantic import Field, SecretStr
 
-from shared.settings import PostgresSettings
+from shared.runtime.settings import PostgresSettings
 
 LOGINS: Mapping[str, Sequence[str]] = {
     "INGEST_DATABASE_URL": ("ingest",),
@@ -22,16 +22,26 @@ class Login(NamedTuple):
 
 def logins(addresses: Mapping[str, str]) -> list[Login]:
     """Of the addresses by the names of LOGINS, those that are there."""
-    return [Login(addresses[name], services) for name, services in LOGINS.items() if name in addresses]
+    return [
+        Login(addresses[name], services) for name, services in LOGINS.items() if name in addresses
+    ]
 
 
 class MigrationSettings(PostgresSettings):
     ingest_database_url: SecretStr | None = Field(
-        None, description="as whom ingest logs in: `up` makes the role, and grants what ingest needs; unset: neither"
+        None,
+        description="as whom ingest logs in: `up` makes the role, and grants what ingest needs; unset: neither",
     )
-    workers_database_url: SecretStr | None = Field(None, description="the same of scheduler, generator and metrics")
+    workers_database_url: SecretStr | None = Field(
+        None, description="the same of scheduler, generator and metrics"
+    )
 
     def logins(self) -> list[Login]:
         """Those addresses that are set."""
-        named = {"INGEST_DATABASE_URL": self.ingest_database_url, "WORKERS_DATABASE_URL": self.workers_database_url}
-        return logins({name: url.get_secret_value() for name, url in named.items() if url is not None})
+        named = {
+            "INGEST_DATABASE_URL": self.ingest_database_url,
+            "WORKERS_DATABASE_URL": self.workers_database_url,
+        }
+        return logins(
+            {name: url.get_secret_value() for name, url in named.items() if url is not None}
+        )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from math import ceil
 
-from shared.topics import GENERATION
+from shared.kafka.topics import GENERATION
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,9 +56,13 @@ def plan(wanted: float, account: Account, blog: Blog, *, concurrent: int) -> Pla
     slots = written * blog.seconds / 60
     workers = max(1, ceil(slots / concurrent))
     return Plan(
-        ceilings=ceilings, limited_by=tightest if ceilings[tightest] < wanted else "nothing", blogs_per_minute=written,
-        slots=slots, workers=min(workers, GENERATION.partitions), enough=workers <= GENERATION.partitions,
-    )  # fmt: skip
+        ceilings=ceilings,
+        limited_by=tightest if ceilings[tightest] < wanted else "nothing",
+        blogs_per_minute=written,
+        slots=slots,
+        workers=min(workers, GENERATION.partitions),
+        enough=workers <= GENERATION.partitions,
+    )
 
 
 def _ceiling(limit: float, need: float) -> float:

@@ -12,21 +12,25 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from migrations.settings import MigrationSettings
-from sandbox.standins.settings import StandinSettings
+from sandbox.providers.settings import StandinSettings
 from services.generator.settings import GeneratorSettings
 from services.ingest.settings import IngestSettings
 from services.metrics.settings import MetricsSettings
 from services.scheduler.settings import SchedulerSettings
-from shared.settings import Settings
+from shared.runtime.settings import Settings
 
 FILE = Path(__file__).parents[1] / "docs" / "configuration.md"
 SERVICES: Mapping[str, type[Settings]] = {
-    "ingest": IngestSettings, "scheduler": SchedulerSettings, "generator": GeneratorSettings,
+    "ingest": IngestSettings,
+    "scheduler": SchedulerSettings,
+    "generator": GeneratorSettings,
     "metrics": MetricsSettings,
-}  # fmt: skip
+}
 READERS: Mapping[str, type[Settings]] = {
-    **SERVICES, "migrations": MigrationSettings, "stand-ins (sandbox)": StandinSettings,
-}  # fmt: skip
+    **SERVICES,
+    "migrations": MigrationSettings,
+    "stand-ins (sandbox)": StandinSettings,
+}
 
 _HEAD = """# Configuration
 
@@ -58,7 +62,10 @@ def variables(settings: type[Settings]) -> Iterator[Variable]:
     schema = settings.model_json_schema()["properties"]
     for name, field in settings.model_fields.items():
         yield Variable(
-            name=name.upper(), kind=_kind(schema[name]), default=_default(field), meaning=field.description or ""
+            name=name.upper(),
+            kind=_kind(schema[name]),
+            default=_default(field),
+            meaning=field.description or "",
         )
 
 
@@ -68,9 +75,12 @@ def text() -> str:
     for reader, settings in READERS.items():
         for variable in variables(settings):
             readers.setdefault(variable, []).append(reader)
-    by_readers = sorted(readers.items(), key=lambda item: (-len(item[1]), list(READERS).index(item[1][0])))
+    by_readers = sorted(
+        readers.items(), key=lambda item: (-len(item[1]), list(READERS).index(item[1][0]))
+    )
     sections = [
-        _section(who, [variable for variable, _ in group]) for who, group in groupby(by_readers, lambda x: x[1])
+        _section(who, [variable for variable, _ in group])
+        for who, group in groupby(by_readers, lambda x: x[1])
     ]
     return _HEAD + "".join(sections) + _REST
 
@@ -84,11 +94,18 @@ def _section(readers: list[str], found: list[Variable]) -> str:
 def _kind(schema: Mapping[str, Any]) -> str:
     """A word for the type, and its bounds."""
     (shape,) = [one for one in schema.get("anyOf", [schema]) if one.get("type") != "null"]
-    words = {"integer": "whole number", "number": "number", "boolean": "true or false", "string": "text"}
+    words = {
+        "integer": "whole number",
+        "number": "number",
+        "boolean": "true or false",
+        "string": "text",
+    }
     formats = {"password": "secret", "path": "path"}
     word = formats.get(shape.get("format", ""), words[shape["type"]])
     bounds = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤"}
-    return " ".join([word, *(f"{sign} {shape[bound]:g}" for bound, sign in bounds.items() if bound in shape)])
+    return " ".join(
+        [word, *(f"{sign} {shape[bound]:g}" for bound, sign in bounds.items() if bound in shape)]
+    )
 
 
 def _default(field: FieldInfo) -> str:

@@ -9,8 +9,8 @@ from typing import Any
 import orjson
 from pydantic import TypeAdapter
 
-from shared.messages import MESSAGES, Message
-from shared.topics import (
+from shared.domain.messages import MESSAGES, Message
+from shared.kafka.topics import (
     DEAD_LETTER,
     GENERATOR_GROUP,
     METRICS_GROUP,
@@ -45,7 +45,8 @@ def document() -> Document:
     return {
         "asyncapi": "3.0.0",
         "info": {
-            "title": "blogstream", "version": "1",
+            "title": "blogstream",
+            "version": "1",
             "description": "What flows between the services. Delivery is at least once; every effect is idempotent."
             f" Consumer groups: {', '.join(_GROUPS)}.",
         },
@@ -55,7 +56,7 @@ def document() -> Document:
             name: operation for topic in TOPICS for name, operation in _operations(topic).items()
         },
         "components": {"messages": {name_of(message): _message(message) for message in MESSAGES}},
-    }  # fmt: skip
+    }
 
 
 def name_of(message: type[Message]) -> str:
@@ -78,7 +79,8 @@ def _channel(topic: Topic) -> Document:
         if topic is DEAD_LETTER
         else f"key: {topic.key}",
         "messages": {
-            name_of(message): {"$ref": f"#/components/messages/{name_of(message)}"} for message in topic.messages
+            name_of(message): {"$ref": f"#/components/messages/{name_of(message)}"}
+            for message in topic.messages
         },
         "bindings": {
             "kafka": {
@@ -95,13 +97,16 @@ def _channel(topic: Topic) -> Document:
 
 
 def _operations(topic: Topic) -> Document:
-    said = [(service, "send") for service in topic.producers] + [(service, "receive") for service in topic.consumers]
+    said = [(service, "send") for service in topic.producers] + [
+        (service, "receive") for service in topic.consumers
+    ]
     return {
         f"{service}.{action}.{topic.name}": {
             "action": action,
             "channel": {"$ref": f"#/channels/{topic.name}"},
             "messages": [
-                {"$ref": f"#/channels/{topic.name}/messages/{name_of(message)}"} for message in topic.messages
+                {"$ref": f"#/channels/{topic.name}/messages/{name_of(message)}"}
+                for message in topic.messages
             ],
         }
         for service, action in said

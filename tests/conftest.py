@@ -8,10 +8,10 @@ from contextlib import contextmanager
 import pytest
 
 from migrations import runner
-from sandbox import kafka as kafka_server
-from sandbox import postgres as postgres_server
-from tests.servers import execute, passable_folder, start, stop
-from tests.standins import Standins, running
+from sandbox.servers import kafka as kafka_server
+from sandbox.servers import postgres as postgres_server
+from tests.support.fake_providers import Standins, running
+from tests.support.servers import execute, passable_folder, start, stop
 
 
 @pytest.fixture(scope="session")

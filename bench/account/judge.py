@@ -12,8 +12,8 @@ import httpx
 
 from bench.account.audit import Audit, Decision, Limits
 from bench.servers import a_process
-from sandbox.home import free_port
-from shared.errors import Unavailable
+from sandbox.system.home import free_port
+from shared.domain.errors import Unavailable
 
 _FIRST_CALL_WITHIN_S = 60.0
 _JOURNAL = 10_000
@@ -36,10 +36,14 @@ class Judge:
     async def audit(self) -> Audit:
         """Everything, once nobody calls any more. `Unavailable` when llmock's own journal tells it otherwise."""
         statuses = await self._journal()
-        audit = Audit([Decision.read(line) for line in self._file.read_text(encoding="ascii").splitlines()])
+        audit = Audit(
+            [Decision.read(line) for line in self._file.read_text(encoding="ascii").splitlines()]
+        )
         noted = {200: audit.granted, 429: audit.refused}
         if statuses.total() < _JOURNAL and statuses != Counter(noted):
-            raise Unavailable(f"llmock's journal has {dict(statuses)}, its limiter's notes say {noted}")
+            raise Unavailable(
+                f"llmock's journal has {dict(statuses)}, its limiter's notes say {noted}"
+            )
         return audit
 
     async def _journal(self) -> Counter[int]:

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from bench.servers import a_process
-from sandbox.home import free_port
+from sandbox.system.home import free_port
 
 
 class Provider:

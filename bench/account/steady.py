@@ -12,9 +12,10 @@ from pathlib import Path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bench.account.audit import AMPLE
-from sandbox.standins.control import Control
-from sandbox.standins.openai import FAULTS, OpenAIStandin
-from shared import http, lifecycle
+from sandbox.providers.control import Control
+from sandbox.providers.openai import FAULTS, OpenAIStandin
+from shared.http import server
+from shared.runtime import lifecycle
 
 HOST = "127.0.0.1"
 _SEED = 1
@@ -44,10 +45,14 @@ class Arrivals:
 
 async def main(port: int, latency_ms: float, file: Path, stop: asyncio.Event) -> None:
     limits = {"requests": float(AMPLE.rpm), "tokens": float(AMPLE.tpm)}
-    control = SteadyControl(provider="OpenAI", limits=limits, latency_ms=latency_ms, seed=_SEED, faults=FAULTS)
+    control = SteadyControl(
+        provider="OpenAI", limits=limits, latency_ms=latency_ms, seed=_SEED, faults=FAULTS
+    )
     application = Arrivals(OpenAIStandin(control, seed=_SEED).application(), file)
-    await http.serve(application, http.listen(HOST, port), stop, grace_s=1)
+    await server.serve(application, server.listen(HOST, port), stop, grace_s=1)
 
 
 if __name__ == "__main__":
-    lifecycle.run(lambda stop: main(int(sys.argv[1]), float(sys.argv[2]), Path(sys.argv[3]), stop))
+    lifecycle.run_service(
+        lambda stop: main(int(sys.argv[1]), float(sys.argv[2]), Path(sys.argv[3]), stop)
+    )

@@ -21,9 +21,12 @@ from starlette.routing import Route
 from bench.intake.crowd import PATH
 
 _ALWAYS = [
-    ("ce_specversion", b"1.0"), ("ce_type", b"blogstream.blog-requested.v1"), ("ce_source", b"bench"),
-    ("content-type", b"application/json"), ("traceparent", b"00-" + b"1" * 32 + b"-" + b"2" * 16 + b"-00"),
-]  # fmt: skip
+    ("ce_specversion", b"1.0"),
+    ("ce_type", b"blogstream.blog-requested.v1"),
+    ("ce_source", b"bench"),
+    ("content-type", b"application/json"),
+    ("traceparent", b"00-" + b"1" * 32 + b"-" + b"2" * 16 + b"-00"),
+]
 """The headers of our records, as long as ours are."""
 
 
@@ -35,7 +38,10 @@ class Bare:
     @asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
         self._producer = AIOKafkaProducer(
-            bootstrap_servers=self._bootstrap, acks="all", enable_idempotence=True, compression_type="lz4"
+            bootstrap_servers=self._bootstrap,
+            acks="all",
+            enable_idempotence=True,
+            compression_type="lz4",
         )
         async with self._producer:
             yield
@@ -45,12 +51,26 @@ class Bare:
         store = request.headers["x-store"]
         job, now = str(uuid_utils.uuid7()), datetime.now(UTC).isoformat()
         message = {
-            "id": job, "store": store, "source_type": asked["sourceType"], "source_id": asked["sourceId"],
-            "created_at": now, "title": asked["title"], "keywords": asked["keywords"], "language": "en", "tone": None,
-            "product": None, "priority": 0, "run_at": None, "webhook_url": None, "images": 1, "traceparent": None,
-        }  # fmt: skip
+            "id": job,
+            "store": store,
+            "source_type": asked["sourceType"],
+            "source_id": asked["sourceId"],
+            "created_at": now,
+            "title": asked["title"],
+            "keywords": asked["keywords"],
+            "language": "en",
+            "tone": None,
+            "product": None,
+            "priority": 0,
+            "run_at": None,
+            "webhook_url": None,
+            "images": 1,
+            "traceparent": None,
+        }
         headers = [("ce_id", job.encode()), ("ce_time", now.encode()), *_ALWAYS]
-        await self._producer.send_and_wait(self._topic, orjson.dumps(message), key=store.encode(), headers=headers)
+        await self._producer.send_and_wait(
+            self._topic, orjson.dumps(message), key=store.encode(), headers=headers
+        )
         answer = orjson.dumps({"id": job, "status": "PENDING", "store": store, "createdAt": now})
         return Response(answer, 201, media_type="application/json")
 
@@ -64,7 +84,9 @@ def main() -> None:
     bare = Bare(bootstrap, topic)
     routes = [Route(PATH, bare.submit, methods=["POST"]), Route("/readyz", ready)]
     app = Starlette(routes=routes, lifespan=bare.lifespan)
-    uvicorn.run(app, port=int(port), log_level="warning", access_log=False, loop="uvloop", http="httptools")
+    uvicorn.run(
+        app, port=int(port), log_level="warning", access_log=False, loop="uvloop", http="httptools"
+    )
 
 
 if __name__ == "__main__":

@@ -19,10 +19,14 @@ import orjson
 import uvloop
 
 PATH = "/api/blog-generation"
-_BODY = orjson.dumps({
-    "sourceType": "keyword", "sourceId": "green-tea", "title": "How to brew green tea at home",
-    "keywords": ["tea", "brewing"],
-})  # fmt: skip
+_BODY = orjson.dumps(
+    {
+        "sourceType": "keyword",
+        "sourceId": "green-tea",
+        "title": "How to brew green tea at home",
+        "keywords": ["tea", "brewing"],
+    }
+)
 _WARM_S = 1.5
 
 
@@ -39,7 +43,9 @@ class Tally:
 class Client(asyncio.Protocol):
     """Asks again as soon as it is answered."""
 
-    def __init__(self, head: bytes, tally: Tally, window: tuple[float, float], keys: str | None) -> None:
+    def __init__(
+        self, head: bytes, tally: Tally, window: tuple[float, float], keys: str | None
+    ) -> None:
         self._head = head
         self._tally = tally
         self._since, self._until = window
@@ -74,7 +80,11 @@ class Client(asyncio.Protocol):
     def _ask(self) -> None:
         self._asked += 1
         self._tally.asked += 1
-        key = b"" if self._keys is None else f"Idempotency-Key: {self._keys}-{self._asked}\r\n".encode()
+        key = (
+            b""
+            if self._keys is None
+            else f"Idempotency-Key: {self._keys}-{self._asked}\r\n".encode()
+        )
         self._asked_at = time.perf_counter()
         self._transport.write(b"%b%b\r\n%b" % (self._head, key, _BODY))
 
@@ -88,7 +98,9 @@ def _length(head: bytes) -> int:
     return int(after.partition(b"\r\n")[0])
 
 
-async def crowd(port: int, clients: int, seconds: float, stores: Sequence[str], *, keyed: bool) -> Tally:
+async def crowd(
+    port: int, clients: int, seconds: float, stores: Sequence[str], *, keyed: bool
+) -> Tally:
     """What so many clients, those of one store after those of another, see in so many seconds after the first."""
     loop = asyncio.get_running_loop()
     began = time.perf_counter() + _WARM_S
@@ -116,7 +128,11 @@ def main() -> None:
     port, clients, seconds, *keyed = sys.argv[1:]
     stores = sys.stdin.read().splitlines()
     tally = uvloop.run(crowd(int(port), int(clients), float(seconds), stores, keyed=bool(keyed)))
-    seen = {"asked": tally.asked, "statuses": tally.statuses, "p99Ms": quantiles(tally.took_ms, n=100)[98]}
+    seen = {
+        "asked": tally.asked,
+        "statuses": tally.statuses,
+        "p99Ms": quantiles(tally.took_ms, n=100)[98],
+    }
     print(orjson.dumps(seen, option=orjson.OPT_NON_STR_KEYS).decode())
 
 

@@ -55,7 +55,9 @@ def application(broker: str) -> FastAPI:
 def main() -> None:
     port, broker = sys.argv[1:]
     app = application(broker)
-    uvicorn.run(app, port=int(port), log_level="warning", access_log=False, loop="uvloop", http="httptools")
+    uvicorn.run(
+        app, port=int(port), log_level="warning", access_log=False, loop="uvloop", http="httptools"
+    )
 
 
 if __name__ == "__main__":

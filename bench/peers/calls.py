@@ -10,9 +10,9 @@ import orjson
 from pydantic import BaseModel
 
 from bench.account.audit import Limits
+from services.generator.blog import prompts
+from services.generator.blog.article import Article, Outline
 from services.generator.providers.openai import text_format
-from services.generator.rules import prompts
-from services.generator.rules.article import Article, Outline
 
 MODEL = "gpt-4o-mini"
 
@@ -36,16 +36,32 @@ Caller = Callable[[str, Limits], AbstractAsyncContextManager[Ask]]
 def questions() -> Iterator[Question]:
     """Outline, article, outline, article, without end."""
     description = "Green tea from Uji. " * 60
-    outline = Outline(title="Tea", angle="At home", headings=["Water", "Leaves", "Time"], keywords=["tea"])
+    outline = Outline(
+        title="Tea", angle="At home", headings=["Water", "Leaves", "Time"], keywords=["tea"]
+    )
     data = orjson.dumps({"title": "How to brew green tea at home", "product": description}).decode()
-    with_outline = orjson.dumps({"title": "How to brew it", "product": description, "outline": outline.model_dump()})
-    return itertools.cycle((
-        _question(Outline, prompts.OUTLINE_INSTRUCTIONS, data, prompts.OUTLINE_MAX_TOKENS),
-        _question(Article, prompts.ARTICLE_INSTRUCTIONS, with_outline.decode(), prompts.ARTICLE_MAX_TOKENS),
-    ))  # fmt: skip
+    with_outline = orjson.dumps(
+        {"title": "How to brew it", "product": description, "outline": outline.model_dump()}
+    )
+    return itertools.cycle(
+        (
+            _question(Outline, prompts.OUTLINE_INSTRUCTIONS, data, prompts.OUTLINE_MAX_TOKENS),
+            _question(
+                Article,
+                prompts.ARTICLE_INSTRUCTIONS,
+                with_outline.decode(),
+                prompts.ARTICLE_MAX_TOKENS,
+            ),
+        )
+    )
 
 
 def _question(answer: type[BaseModel], instructions: str, data: str, max_tokens: int) -> Question:
-    return Question({
-        "instructions": instructions, "input": data, "max_output_tokens": max_tokens, "text": text_format(answer),
-    })  # fmt: skip
+    return Question(
+        {
+            "instructions": instructions,
+            "input": data,
+            "max_output_tokens": max_tokens,
+            "text": text_format(answer),
+        }
+    )

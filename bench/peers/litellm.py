@@ -11,7 +11,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # or its import fetches a list of prices
+os.environ.setdefault(
+    "LITELLM_LOCAL_MODEL_COST_MAP", "True"
+)  # or its import fetches a list of prices
 
 import litellm
 import openai
@@ -26,11 +28,15 @@ _AGAIN_AFTER_S = 1.0
 @asynccontextmanager
 async def caller(url: str, limits: Limits) -> AsyncIterator[Ask]:
     litellm.suppress_debug_info = True
-    warnings.filterwarnings("ignore", "coroutine 'aresponses' was never awaited")  # its own, whenever it refuses
+    warnings.filterwarnings(
+        "ignore", "coroutine 'aresponses' was never awaited"
+    )  # its own, whenever it refuses
     logging.getLogger("LiteLLM Router").setLevel(logging.CRITICAL)
     writer: dict[str, Any] = {"model": f"openai/{MODEL}", "api_key": "sk-bench", "api_base": url}
     router = Router(
-        model_list=[{"model_name": MODEL, "litellm_params": writer | {"rpm": limits.rpm, "tpm": limits.tpm}}],
+        model_list=[
+            {"model_name": MODEL, "litellm_params": writer | {"rpm": limits.rpm, "tpm": limits.tpm}}
+        ],
         optional_pre_call_checks=["enforce_model_rate_limits"],
     )
 

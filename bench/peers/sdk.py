@@ -10,7 +10,9 @@ from bench.peers.calls import MODEL, Ask, Question
 
 
 @asynccontextmanager
-async def caller(url: str, limits: Limits, *, max_retries: int = DEFAULT_MAX_RETRIES) -> AsyncIterator[Ask]:
+async def caller(
+    url: str, limits: Limits, *, max_retries: int = DEFAULT_MAX_RETRIES
+) -> AsyncIterator[Ask]:
     """It knows no limits: it learns them from 429s."""
     async with AsyncOpenAI(api_key="sk-bench", base_url=url, max_retries=max_retries) as client:
 

@@ -14,8 +14,10 @@ from bench.peers.calls import Ask
 @asynccontextmanager
 async def caller(url: str, limits: Limits) -> AsyncIterator[Ask]:
     backoff = retry(
-        wait=wait_random_exponential(min=1, max=60), stop=stop_after_attempt(6), reraise=True,
+        wait=wait_random_exponential(min=1, max=60),
+        stop=stop_after_attempt(6),
+        reraise=True,
         retry=retry_if_exception_type(openai.RateLimitError),
-    )  # fmt: skip
+    )
     async with sdk.caller(url, limits, max_retries=0) as ask:
         yield backoff(ask)

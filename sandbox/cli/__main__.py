@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Protocol
 
-from shared.errors import Unavailable
+from shared.domain.errors import Unavailable
 
 COMMANDS = {
     "demo": "start everything, write posts for several shops, show who waited how long",
@@ -41,7 +41,9 @@ def usage() -> str:
     width = max(map(len, COMMANDS))
     lines = (f"  {name:<{width}}  {what}" for name, what in COMMANDS.items())
     return (
-        "Usage: ./blogstream COMMAND [OPTIONS]\n\n" + "\n".join(lines) + "\n\n./blogstream COMMAND --help tells more."
+        "Usage: ./blogstream COMMAND [OPTIONS]\n\n"
+        + "\n".join(lines)
+        + "\n\n./blogstream COMMAND --help tells more."
     )
 
 
@@ -71,7 +73,9 @@ def main(arguments: list[str]) -> int:
             raise
         told = " ".join(str(error).split()) or "no reason given"
         where = "BLOGSTREAM_TRACEBACK=1 shows where"
-        print(f"blogstream: {name} broke: {type(error).__name__}: {told} ({where})", file=sys.stderr)
+        print(
+            f"blogstream: {name} broke: {type(error).__name__}: {told} ({where})", file=sys.stderr
+        )
         return 1
     return 0
 

@@ -3,8 +3,8 @@
 import sys
 from collections.abc import Sequence
 
+from admin.__main__ import run
 from sandbox.cli.common import variable
-from shared.admin.__main__ import run
 
 
 class Administration:
@@ -14,4 +14,10 @@ class Administration:
         self._command = command
 
     def __call__(self, *, args: Sequence[str], prog_name: str) -> None:
-        sys.exit(run([self._command, *args], prog=prog_name.removesuffix(f" {self._command}"), variable=variable))
+        sys.exit(
+            run(
+                [self._command, *args],
+                prog=prog_name.removesuffix(f" {self._command}"),
+                variable=variable,
+            )
+        )

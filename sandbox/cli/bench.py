@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from sandbox.cli.common import say
-from sandbox.home import ROOT
-from shared.errors import Unavailable
+from sandbox.system.home import ROOT
+from shared.domain.errors import Unavailable
 
 application = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -22,7 +22,9 @@ def names() -> list[str]:
 
 @application.command()
 def bench(
-    name: Annotated[str | None, typer.Argument(help=f"one of: {', '.join(names())}; all when left out")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help=f"one of: {', '.join(names())}; all when left out")
+    ] = None,
 ) -> None:
     """Run benchmarks. Exit 1 when a ratio is beyond its bar."""
     if name is not None and name not in names():

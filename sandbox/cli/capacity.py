@@ -10,7 +10,7 @@ from pydantic import Field
 
 from sandbox.capacity import Account, Blog, Plan, plan
 from services.generator.settings import GeneratorSettings
-from shared.settings import FlowSettings
+from shared.runtime.settings import FlowSettings
 
 application = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 _Positive = dict[str, Any](min=0.001)
@@ -31,8 +31,12 @@ class _Limits(FlowSettings):
 @application.command()
 def capacity(
     blogs: Annotated[float, typer.Option(**_Positive, help="blogs a minute that are wanted")],
-    seconds: Annotated[float, typer.Option(**_Positive, help="seconds for one blog, without waits for limits")] = 100,
-    tokens: Annotated[float, typer.Option(**_Positive, help="tokens charged for one blog, in and out")] = 5_500,
+    seconds: Annotated[
+        float, typer.Option(**_Positive, help="seconds for one blog, without waits for limits")
+    ] = 100,
+    tokens: Annotated[
+        float, typer.Option(**_Positive, help="tokens charged for one blog, in and out")
+    ] = 5_500,
     calls: Annotated[float, typer.Option(**_Positive, help="text calls for one blog")] = 2,
     images: Annotated[float, typer.Option(min=0, help="images for one blog")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
@@ -42,10 +46,18 @@ def capacity(
     OPENAI_RPM, OPENAI_TPM, REPLICATE_RPM and CONCURRENT_BLOGS count as they are set in the environment.
     """
     limits = _Limits.from_environment()
-    account = Account(openai_rpm=limits.openai_rpm, openai_tpm=limits.openai_tpm, replicate_rpm=limits.replicate_rpm)
+    account = Account(
+        openai_rpm=limits.openai_rpm,
+        openai_tpm=limits.openai_tpm,
+        replicate_rpm=limits.replicate_rpm,
+    )
     blog = Blog(seconds=seconds, calls=calls, tokens=tokens, images=images)
     made = plan(blogs, account, blog, concurrent=limits.concurrent_blogs)
-    print(orjson.dumps(asdict(made)).decode() if as_json else "\n".join(_lines(made, limits.concurrent_blogs)))
+    print(
+        orjson.dumps(asdict(made)).decode()
+        if as_json
+        else "\n".join(_lines(made, limits.concurrent_blogs))
+    )
     raise typer.Exit(0 if made.limited_by == "nothing" and made.enough else 1)
 
 
@@ -55,8 +67,12 @@ def _lines(made: Plan, concurrent: int) -> list[str]:
         for name, ceiling in made.ceilings.items()
     ]
     if made.limited_by != "nothing":
-        lines.append(f"so {made.limited_by} ends it at {made.blogs_per_minute:,.1f}: ask the provider for more")
-    lines.append(f"{made.slots:,.1f} blogs at work at once, {concurrent} a worker: {made.workers} workers")
+        lines.append(
+            f"so {made.limited_by} ends it at {made.blogs_per_minute:,.1f}: ask the provider for more"
+        )
+    lines.append(
+        f"{made.slots:,.1f} blogs at work at once, {concurrent} a worker: {made.workers} workers"
+    )
     if made.enough:
         lines.append("one more, so that one may fail without a queue")
     else:

@@ -9,13 +9,20 @@ from typing import Annotated
 import typer
 
 from sandbox.cli.common import say
-from sandbox.home import ROOT
+from sandbox.system.home import ROOT
 
 application = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 _BIN = Path(sys.executable).parent
 _STATIC = {
-    "format": (_BIN / "ruff", "format", "--check", "--quiet", ".", "blogstream"),  # it has no .py to be found by
+    "format": (
+        _BIN / "ruff",
+        "format",
+        "--check",
+        "--quiet",
+        ".",
+        "blogstream",
+    ),  # it has no .py to be found by
     "lint": (_BIN / "ruff", "check", "--quiet", ".", "blogstream"),
     "types": (_BIN / "mypy",),
     "imports": (_BIN / "lint-imports",),
@@ -24,12 +31,18 @@ _TESTS = (sys.executable, "-m", "sandbox.cli", "test")
 
 
 @application.command()
-def check(no_tests: Annotated[bool, typer.Option("--no-tests", help="leave the tests out")] = False) -> None:
+def check(
+    no_tests: Annotated[bool, typer.Option("--no-tests", help="leave the tests out")] = False,
+) -> None:
     """Format, lint, strict types, import contracts, tests. Exit 0 only if all pass."""
     stages = _STATIC if no_tests else _STATIC | {"tests": _TESTS}
     outcomes = {name: _stage(name, list(map(str, argv))) for name, argv in stages.items()}
     failed = [name for name, passed in outcomes.items() if not passed]
-    say(f"the gate: {', '.join(failed)} failed" if failed else f"the gate: {', '.join(outcomes)} passed")
+    say(
+        f"the gate: {', '.join(failed)} failed"
+        if failed
+        else f"the gate: {', '.join(outcomes)} passed"
+    )
     raise typer.Exit(1 if failed else 0)
 
 

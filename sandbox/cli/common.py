@@ -7,9 +7,9 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
-from sandbox import leftovers
-from sandbox.home import Home, current_home, is_running
-from shared.errors import Unavailable
+from sandbox.system import leftovers
+from sandbox.system.home import Home, current_home, is_running
+from shared.domain.errors import Unavailable
 
 T = TypeVar("T")
 

@@ -13,25 +13,29 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from sandbox import system
 from sandbox.cli.common import run_until_signal, say
 from sandbox.cli.up import start_detached
 from sandbox.demo import run as demo_run
 from sandbox.demo import shops
 from sandbox.demo.run import Finished
-from sandbox.environment import choose_ports, standins_needed
-from sandbox.home import Home, current_home
-from shared.errors import Unavailable
-from shared.job import ENDED, Status
+from sandbox.system import system
+from sandbox.system.environment import choose_ports, standins_needed
+from sandbox.system.home import Home, current_home
+from shared.domain.errors import Unavailable
+from shared.domain.job import ENDED, Status
 
 application = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @application.command()
 def demo(
-    csv: Annotated[list[Path] | None, typer.Option(help="a Shopify product export; one store a file")] = None,
+    csv: Annotated[
+        list[Path] | None, typer.Option(help="a Shopify product export; one store a file")
+    ] = None,
     generators: Annotated[int, typer.Option(min=1, max=24, help="generator processes")] = 1,
-    keep: Annotated[bool, typer.Option("--keep", help="leave everything running afterwards")] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="leave everything running afterwards")
+    ] = False,
 ) -> None:
     """Start everything, write posts for stores of very unequal size, and show who waited how long.
 
@@ -40,11 +44,15 @@ def demo(
     wanted = _exports(csv) if csv else shops.built_in()
     home = current_home().prepare()
     for provider in standins_needed(os.environ):
-        say(f"no key for {provider}: a STAND-IN writes, no AI provider is called and nothing is paid")
+        say(
+            f"no key for {provider}: a STAND-IN writes, no AI provider is called and nothing is paid"
+        )
     if keep:
         start_detached(home, ["up", "--any-port", "--generators", str(generators)])
         finished = asyncio.run(_run(home, home.read_env(), wanted))
-        say(f"left running, dashboard on {home.read_state()['urls']['dashboard']}; `./blogstream down` stops it")
+        say(
+            f"left running, dashboard on {home.read_state()['urls']['dashboard']}; `./blogstream down` stops it"
+        )
     else:
         finished = _run_and_stop(home, generators, wanted)
     _show(home, finished)
@@ -55,7 +63,9 @@ def _exports(paths: Sequence[Path]) -> list[shops.Shop]:
     found = [_export(path) for path in paths]
     twice = [name for name, count in Counter(shop.name for shop in found).items() if count > 1]
     if twice:
-        raise Unavailable(f"two exports give a store the name {twice[0]!r}: rename one of the files")
+        raise Unavailable(
+            f"two exports give a store the name {twice[0]!r}: rename one of the files"
+        )
     return found
 
 
@@ -75,7 +85,9 @@ def _export(path: Path) -> shops.Shop:
 
 def _run_and_stop(home: Home, generators: int, wanted: Sequence[shops.Shop]) -> Finished:
     """Run the system and the demo in this process: whatever ends either ends both."""
-    plan = system.Plan(home=home, ports=choose_ports(os.environ, any_free=True), generators=generators, say=say)
+    plan = system.Plan(
+        home=home, ports=choose_ports(os.environ, any_free=True), generators=generators, say=say
+    )
     outcome: list[Finished] = []
 
     async def both(stop: asyncio.Event) -> None:
@@ -90,7 +102,9 @@ def _run_and_stop(home: Home, generators: int, wanted: Sequence[shops.Shop]) -> 
         if ready.is_set() and not stop.is_set():
             work = asyncio.create_task(_run(home, home.read_env(), wanted), name="demo")
             await asyncio.wait({running, work}, return_when=asyncio.FIRST_COMPLETED)
-            interrupted = stop.is_set()  # whatever the work met then, it met because everything stops
+            interrupted = (
+                stop.is_set()
+            )  # whatever the work met then, it met because everything stops
             stop.set()
             work.cancel()
             (found,) = await asyncio.gather(work, return_exceptions=True)
@@ -109,8 +123,15 @@ def _run_and_stop(home: Home, generators: int, wanted: Sequence[shops.Shop]) -> 
 
 async def _run(home: Home, variables: dict[str, str], wanted: Sequence[shops.Shop]) -> Finished:
     total = sum(len(shop.requests) for shop in wanted)
-    say(f"{total} requests from {len(wanted)} stores; dashboard on http://127.0.0.1:{variables['METRICS_PORT']}/")
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[counts]}"), TimeElapsedColumn())
+    say(
+        f"{total} requests from {len(wanted)} stores; dashboard on http://127.0.0.1:{variables['METRICS_PORT']}/"
+    )
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[counts]}"),
+        TimeElapsedColumn(),
+    )
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("writing", total=total, counts="")
@@ -125,27 +146,41 @@ async def _run(home: Home, variables: dict[str, str], wanted: Sequence[shops.Sho
                 last_said = ended * 10 // max(total, 1)
                 say(f"{ended} of {total} ended: {text}")
 
-        return await demo_run.run(home, variables, wanted, progress=progress, standins=bool(variables.get("STANDIN")))
+        return await demo_run.run(
+            home, variables, wanted, progress=progress, standins=bool(variables.get("STANDIN"))
+        )
 
 
 def _show(home: Home, finished: Finished) -> None:
-    table = Table(title=f"{sum(s.asked for s in finished.stores)} blogs in {finished.seconds:.0f} s")
+    table = Table(
+        title=f"{sum(s.asked for s in finished.stores)} blogs in {finished.seconds:.0f} s"
+    )
     for column in ("store", "asked", "done", "failed", "wait p50", "wait p95", "tokens", "cost"):
         table.add_column(column, justify="left" if column == "store" else "right", no_wrap=True)
     for store in finished.stores:
         table.add_row(
-            store.store, str(store.asked), str(store.done), str(store.failed), _seconds(store.wait_p50_s),
-            _seconds(store.wait_p95_s), f"{store.tokens:,}", f"${store.cost_usd:.4f}",
-        )  # fmt: skip
+            store.store,
+            str(store.asked),
+            str(store.done),
+            str(store.failed),
+            _seconds(store.wait_p50_s),
+            _seconds(store.wait_p95_s),
+            f"{store.tokens:,}",
+            f"${store.cost_usd:.4f}",
+        )
     Console(width=None if sys.stdout.isatty() else 110).print(table)
     for reason, count in finished.reasons.most_common(5):
         print(f"failed {count}: {reason}")
     if finished.stuck:
-        print(f"{finished.stuck} jobs had not ended when nothing moved any more; the log is {home.log}")
+        print(
+            f"{finished.stuck} jobs had not ended when nothing moved any more; the log is {home.log}"
+        )
     print(
         f"posts: {home.posts} ({len(finished.posts)} pages; one is {finished.posts[0] if finished.posts else 'none'})"
     )
-    print(f"dashboard: {finished.picture or 'no picture: no Chromium could take one; the page itself needs --keep'}")
+    print(
+        f"dashboard: {finished.picture or 'no picture: no Chromium could take one; the page itself needs --keep'}"
+    )
     print(f"interface: {finished.docs or 'no picture either: /docs of ingest'}")
     print(f"log: {home.log}")
 

@@ -4,7 +4,7 @@ import typer
 
 from sandbox.cli.common import running_home
 from sandbox.cli.up import stop_detached
-from sandbox.home import current_home
+from sandbox.system.home import current_home
 
 application = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

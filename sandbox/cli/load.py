@@ -13,9 +13,9 @@ import orjson
 import typer
 
 from sandbox.cli.common import say, variable, wait_for
-from sandbox.home import current_home
-from sandbox.postgres import a_connection
-from shared.job import ENDED, Status
+from sandbox.servers.postgres import a_connection
+from sandbox.system.home import current_home
+from shared.domain.job import ENDED, Status
 
 application = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -42,7 +42,9 @@ def load(
         print(orjson.dumps(judged).decode())
     else:
         for judgement in judged:
-            print(f"{'ok    ' if judgement.held else 'FAILED'} {judgement.expectation}: {judgement.seen}")
+            print(
+                f"{'ok    ' if judgement.held else 'FAILED'} {judgement.expectation}: {judgement.seen}"
+            )
     raise typer.Exit(0 if all(judgement.held for judgement in judged) else 1)
 
 
@@ -50,7 +52,9 @@ async def _run(requests: int, interval: float) -> list[Judgement]:
     prefix = f"test-load-{uuid4().hex[:8]}-"
     began, rejected_before = time.monotonic(), await _rejected()
     async with a_connection(variable("DATABASE_URL")) as connection:
-        statuses, highest, first_start = await _send_and_watch(connection, prefix, requests, interval, began)
+        statuses, highest, first_start = await _send_and_watch(
+            connection, prefix, requests, interval, began
+        )
         rows = await _until_ended(connection, prefix, statuses.count(201), began + _PATIENCE_S)
     seconds = time.monotonic() - began
     rejected = await _rejected()
@@ -58,18 +62,29 @@ async def _run(requests: int, interval: float) -> list[Judgement]:
     ended = ", ".join(f"{row['status']} {row['jobs']}" for row in rows) or "none"
     return [
         Judgement(expectation="all 201", seen=_answers(statuses), held=set(statuses) == {201}),
-        Judgement(expectation="work starts at once", seen=_text(first_start), held=first_start < _START_WITHIN_S),
-        Judgement(expectation="queue rises to about the number sent", seen=f"{highest} at the most", held=highest > 0),
         Judgement(
-            expectation=f"all DONE within {_PATIENCE_S:.0f} s", seen=f"{ended} after {seconds:.0f} s",
+            expectation="work starts at once",
+            seen=_text(first_start),
+            held=first_start < _START_WITHIN_S,
+        ),
+        Judgement(
+            expectation="queue rises to about the number sent",
+            seen=f"{highest} at the most",
+            held=highest > 0,
+        ),
+        Judgement(
+            expectation=f"all DONE within {_PATIENCE_S:.0f} s",
+            seen=f"{ended} after {seconds:.0f} s",
             held=done == requests and seconds <= _PATIENCE_S,
         ),
         Judgement(
             expectation="no rate-limit error from a provider",
-            seen="not counted: real providers" if rejected is None else f"{rejected - (rejected_before or 0)}",
+            seen="not counted: real providers"
+            if rejected is None
+            else f"{rejected - (rejected_before or 0)}",
             held=rejected == rejected_before,
         ),
-    ]  # fmt: skip
+    ]
 
 
 async def _send_and_watch(
@@ -81,13 +96,16 @@ async def _send_and_watch(
     while not sending.done() or first_start == float("inf"):
         row = await connection.fetchrow(
             "SELECT count(*) FILTER (WHERE finished_at IS NULL) AS open, count(started_at) AS started"
-            " FROM blog_generations WHERE source_id LIKE $1 || '%'", prefix,
-        )  # fmt: skip
+            " FROM blog_generations WHERE source_id LIKE $1 || '%'",
+            prefix,
+        )
         assert row is not None
         highest = max(highest, row["open"])
         if row["started"] and first_start == float("inf"):
             first_start = time.monotonic() - began
-        if sending.done() and (201 not in sending.result() or time.monotonic() - began > _PATIENCE_S):
+        if sending.done() and (
+            201 not in sending.result() or time.monotonic() - began > _PATIENCE_S
+        ):
             break  # nothing was accepted, or nothing of it is taken up
         await asyncio.sleep(0.05)
     return await sending, highest, first_start
@@ -110,7 +128,9 @@ async def _send(prefix: str, requests: int, interval: float) -> list[int]:
         return list(await asyncio.gather(*tasks))
 
 
-async def _until_ended(connection: asyncpg.Connection, prefix: str, wanted: int, give_up: float) -> list[Any]:
+async def _until_ended(
+    connection: asyncpg.Connection, prefix: str, wanted: int, give_up: float
+) -> list[Any]:
     while True:
         rows: list[Any] = await connection.fetch(
             "SELECT status, count(*) AS jobs FROM blog_generations WHERE source_id LIKE $1 || '%' GROUP BY status",
@@ -138,7 +158,12 @@ async def _rejected() -> int | None:
 def _answers(statuses: list[int]) -> str:
     """How many were accepted, and what the others heard."""
     others = Counter(status for status in statuses if status != 201)
-    return ", ".join([f"{statuses.count(201)} of {len(statuses)}", *(f"{n} × {one}" for one, n in others.items())])
+    return ", ".join(
+        [
+            f"{statuses.count(201)} of {len(statuses)}",
+            *(f"{n} × {one}" for one, n in others.items()),
+        ]
+    )
 
 
 def _text(seconds: float) -> str:

@@ -9,7 +9,10 @@ from migrations.settings import MigrationSettings
 from sandbox.cli.common import variable, wait_for
 
 application = typer.Typer(
-    add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help="Migrations on DATABASE_URL."
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    help="Migrations on DATABASE_URL.",
 )
 
 

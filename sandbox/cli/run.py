@@ -9,10 +9,10 @@ import orjson
 import typer
 
 from sandbox.cli.common import run_until_signal, running_home, say
-from sandbox.home import Home, free_port, write_atomically
-from sandbox.logs import RunLog, readable
-from sandbox.process import Child
-from sandbox.system import service_spec
+from sandbox.system.home import Home, free_port, write_atomically
+from sandbox.system.process import Child
+from sandbox.system.run_log import RunLog, readable
+from sandbox.system.system import service_spec
 
 application = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

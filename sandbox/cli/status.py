@@ -8,11 +8,11 @@ import orjson
 import psutil
 import typer
 
-from sandbox import groups
 from sandbox.cli.common import running_home, wait_for
-from sandbox.home import Home, is_running, read_json
-from shared.job import Status
-from shared.postgres import AWAY
+from sandbox.system import consumer_groups
+from sandbox.system.home import Home, is_running, read_json
+from shared.domain.job import Status
+from shared.runtime.postgres import UNAVAILABLE_ERRORS
 
 application = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -32,10 +32,14 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = Fa
 async def _gather(home: Home, state: dict[str, Any]) -> dict[str, Any]:
     variables = home.read_env()
     jobs, described = await asyncio.gather(
-        _jobs(variables["DATABASE_URL"]), groups.describe(variables["KAFKA_BOOTSTRAP_SERVERS"])
+        _jobs(variables["DATABASE_URL"]),
+        consumer_groups.describe(variables["KAFKA_BOOTSTRAP_SERVERS"]),
     )
     extra = [read_json(path) for path in sorted(home.extra.glob("*.json"))]
-    processes = [*state["services"], *(process for process in extra if process and is_running(process["pid"]))]
+    processes = [
+        *state["services"],
+        *(process for process in extra if process and is_running(process["pid"])),
+    ]
     return {
         "home": str(home.path),
         "ready": state["ready"],
@@ -59,10 +63,12 @@ async def _jobs(dsn: str) -> dict[str, int] | None:
     """Jobs by state; None while PostgreSQL is away."""
     try:
         connection = await asyncpg.connect(dsn, timeout=5)
-    except AWAY:
+    except UNAVAILABLE_ERRORS:
         return None
     try:
-        rows = await connection.fetch("SELECT status, count(*) AS jobs FROM blog_generations GROUP BY status")
+        rows = await connection.fetch(
+            "SELECT status, count(*) AS jobs FROM blog_generations GROUP BY status"
+        )
     except asyncpg.UndefinedTableError:
         return {}
     finally:
@@ -78,12 +84,22 @@ def _show(found: dict[str, Any]) -> None:
         state = f"{service['memoryMiB']} MiB" if service["alive"] else "DEAD"
         print(f"  {service['name']:<16} pid {service['pid']:<8} {state}")
     jobs = found["jobs"]
-    print("jobs " + ("(PostgreSQL is away)" if jobs is None else " ".join(f"{k}={v}" for k, v in jobs.items() if v)))
+    print(
+        "jobs "
+        + (
+            "(PostgreSQL is away)"
+            if jobs is None
+            else " ".join(f"{k}={v}" for k, v in jobs.items() if v)
+        )
+    )
     for group, state in found["groups"].items():
         print(f"{group}: lag {sum(state['lag'].values())}")
         for member in state["members"]:
             owned = (
-                " ".join(f"{topic}{partitions}" for topic, partitions in member["partitions"].items()) or "stands by"
+                " ".join(
+                    f"{topic}{partitions}" for topic, partitions in member["partitions"].items()
+                )
+                or "stands by"
             )
             print(f"  {member['member']:<32} {owned}")
     for name, url in found["urls"].items():

@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from sandbox.home import ROOT
+from sandbox.system.home import ROOT
 
 application = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

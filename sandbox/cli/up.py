@@ -9,12 +9,12 @@ from typing import Annotated
 
 import typer
 
-from sandbox import system
 from sandbox.cli.common import run_until_signal, say
-from sandbox.environment import choose_ports, standins_needed
-from sandbox.home import ROOT, Home, current_home, is_running
-from sandbox.logs import readable
-from shared.errors import Unavailable
+from sandbox.system import system
+from sandbox.system.environment import choose_ports, standins_needed
+from sandbox.system.home import ROOT, Home, current_home, is_running
+from sandbox.system.run_log import readable
+from shared.domain.errors import Unavailable
 
 application = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -22,13 +22,19 @@ application = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @application.command()
 def up(
     generators: Annotated[int, typer.Option(min=1, max=24, help="generator processes")] = 1,
-    detach: Annotated[bool, typer.Option("--detach", help="return when everything is ready")] = False,
-    any_port: Annotated[bool, typer.Option("--any-port", help="other ports where 3000 or 3001 is taken")] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="return when everything is ready")
+    ] = False,
+    any_port: Annotated[
+        bool, typer.Option("--any-port", help="other ports where 3000 or 3001 is taken")
+    ] = False,
 ) -> None:
     """Start Kafka, PostgreSQL, the four services, and stand-ins for providers without a key. Ctrl-C stops in order."""
     home = current_home().prepare()
     if detach:
-        start_detached(home, ["up", "--generators", str(generators), *(["--any-port"] if any_port else [])])
+        start_detached(
+            home, ["up", "--generators", str(generators), *(["--any-port"] if any_port else [])]
+        )
         return
     ports = choose_ports(os.environ, any_free=any_port)
     plan = system.Plan(home=home, ports=ports, generators=generators, say=_quiet)
@@ -43,7 +49,9 @@ def announce(running: system.System) -> None:
     )
     for provider in standins_needed(os.environ):
         say(f"no key for {provider}: a stand-in writes, no AI provider is called")
-    say(f"source {current_home().env_file} for DATABASE_URL, KAFKA_BOOTSTRAP_SERVERS and TEST_TOKEN")
+    say(
+        f"source {current_home().env_file} for DATABASE_URL, KAFKA_BOOTSTRAP_SERVERS and TEST_TOKEN"
+    )
 
 
 def start_detached(home: Home, command: list[str]) -> None:
@@ -54,9 +62,14 @@ def start_detached(home: Home, command: list[str]) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     with output.open("wb") as file:
         process = subprocess.Popen(
-            (sys.executable, "-m", "sandbox.cli", *command), cwd=ROOT, stdin=subprocess.DEVNULL, stdout=file,
-            stderr=subprocess.STDOUT, start_new_session=True, env=os.environ | {"BLOGSTREAM_CONSOLE": "quiet"},
-        )  # fmt: skip
+            (sys.executable, "-m", "sandbox.cli", *command),
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=os.environ | {"BLOGSTREAM_CONSOLE": "quiet"},
+        )
     with output.open(encoding="utf-8", errors="replace") as lines:
         while True:
             told = lines.read()

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from shared.job import ENDED, Status
+from shared.domain.job import ENDED, Status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,7 +29,9 @@ img {{ max-width: 100%; height: auto; border-radius: 6px; }}
 STANDIN_NOTE = "<p class=note>Written and painted by stand-ins: no AI provider was called.</p>\n"
 
 
-async def write_post(folder: Path, job: dict[str, Any], http: httpx.AsyncClient, *, standins: bool) -> Path:
+async def write_post(
+    folder: Path, job: dict[str, Any], http: httpx.AsyncClient, *, standins: bool
+) -> Path:
     """Write one finished job (the answer of GET) below `folder`; the path of the page."""
     post = job["post"]
     page: Path = folder / job["store"] / f"{post['slug']}-{job['id'][-6:]}.html"
@@ -37,7 +39,9 @@ async def write_post(folder: Path, job: dict[str, Any], http: httpx.AsyncClient,
     return _save(page, post, picture, standins=standins)
 
 
-def _save(page: Path, post: dict[str, Any], picture: tuple[str, bytes] | None, *, standins: bool) -> Path:
+def _save(
+    page: Path, post: dict[str, Any], picture: tuple[str, bytes] | None, *, standins: bool
+) -> Path:
     page.parent.mkdir(parents=True, exist_ok=True)
     image = ""
     if picture is not None:

@@ -10,14 +10,15 @@ from typing import Any
 
 import httpx
 
-from sandbox.client import Api
-from sandbox.demo import outcome, picture, posts, submit, watch
+from sandbox.demo import outcome, posts, submit, watch
+from sandbox.demo import screenshot as picture
+from sandbox.demo.client import Api
 from sandbox.demo.shops import Shop
 from sandbox.demo.watch import Progress
-from sandbox.home import Home
-from sandbox.postgres import a_connection
-from shared.job import Status
-from shared.keys import create_key
+from sandbox.servers.postgres import a_connection
+from sandbox.system.home import Home
+from shared.domain.api_keys import create_key
+from shared.domain.job import Status
 
 _PATIENCE_S = 120.0
 """How long nothing may move before the run counts as stuck."""
@@ -43,7 +44,12 @@ class Finished:
 
 
 async def run(
-    home: Home, variables: dict[str, str], shops: Sequence[Shop], *, progress: Progress, standins: bool
+    home: Home,
+    variables: dict[str, str],
+    shops: Sequence[Shop],
+    *,
+    progress: Progress,
+    standins: bool,
 ) -> Finished:
     began = time.monotonic()
     dsn, base_url = variables["DATABASE_URL"], f"http://127.0.0.1:{variables['PORT']}"
@@ -57,12 +63,18 @@ async def run(
         seconds = time.monotonic() - began
         written = await _collect(home, apis, rows, http, standins=standins)
         taken, docs = await photographing
-    failed = Counter(row.error or row.status for row in rows if row.status in (Status.FAILED, Status.REJECTED))
+    failed = Counter(
+        row.error or row.status for row in rows if row.status in (Status.FAILED, Status.REJECTED)
+    )
     return Finished(
-        stores=outcome.by_store({name: len(ids) for name, ids in accepted.items()}, rows), seconds=seconds,
-        posts=written, picture=taken, docs=docs, reasons=failed,
+        stores=outcome.by_store({name: len(ids) for name, ids in accepted.items()}, rows),
+        seconds=seconds,
+        posts=written,
+        picture=taken,
+        docs=docs,
+        reasons=failed,
         stuck=len(jobs) - sum(row.finished_at is not None for row in rows),
-    )  # fmt: skip
+    )
 
 
 async def _keys(dsn: str, shops: Sequence[Shop]) -> dict[str, str]:
@@ -75,13 +87,20 @@ async def _photograph(home: Home, variables: dict[str, str]) -> tuple[Path | Non
     await asyncio.sleep(3)
     dashboard, docs = home.path / "dashboard.png", home.path / "docs.png"
     return (
-        dashboard if await picture.take(f"http://127.0.0.1:{variables['METRICS_PORT']}/?poll", dashboard) else None,
+        dashboard
+        if await picture.take(f"http://127.0.0.1:{variables['METRICS_PORT']}/?poll", dashboard)
+        else None,
         docs if await picture.take(f"http://127.0.0.1:{variables['PORT']}/docs", docs) else None,
     )
 
 
 async def _collect(
-    home: Home, apis: dict[str, Api], rows: Sequence[outcome.JobRow], http: httpx.AsyncClient, *, standins: bool
+    home: Home,
+    apis: dict[str, Api],
+    rows: Sequence[outcome.JobRow],
+    http: httpx.AsyncClient,
+    *,
+    standins: bool,
 ) -> list[Path]:
     gate = asyncio.Semaphore(8)
 

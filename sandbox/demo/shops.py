@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from services.ingest.bulk_rules import request_of, why_not
-from services.ingest.rules import RefusedError, judge_body
-from shared import shopify
+from services.ingest.submit.bulk_rules import request_of, why_not
+from services.ingest.submit.rules import RefusedError, judge_body
+from shared.domain import shopify
 
 Request = dict[str, Any]
 
@@ -22,31 +22,63 @@ class Shop:
 
 
 _FLOOD = {
-    "adjectives": ("waterproof", "ultralight", "four-season", "beginner's", "budget", "family", "winter", "packable"),
+    "adjectives": (
+        "waterproof",
+        "ultralight",
+        "four-season",
+        "beginner's",
+        "budget",
+        "family",
+        "winter",
+        "packable",
+    ),
     "things": ("tent", "sleeping bag", "hiking boots", "camp stove", "rain jacket"),
 }
 _SMALL: dict[str, tuple[str, ...]] = {
     "kettle-and-co": (
-        "how to brew gongfu tea", "gooseneck kettles compared", "cold brew at home", "water temperature for green tea",
-        "caring for a cast-iron teapot", "matcha for beginners", "storing tea", "the best mugs for oolong",
+        "how to brew gongfu tea",
+        "gooseneck kettles compared",
+        "cold brew at home",
+        "water temperature for green tea",
+        "caring for a cast-iron teapot",
+        "matcha for beginners",
+        "storing tea",
+        "the best mugs for oolong",
     ),
     "atelier-lune": (
-        "linen aprons that last", "washing linen", "natural dyes from the kitchen", "mending a favourite shirt",
+        "linen aprons that last",
+        "washing linen",
+        "natural dyes from the kitchen",
+        "mending a favourite shirt",
         "a capsule wardrobe for summer",
     ),
-    "little-press": ("choosing paper for letterpress", "hand-bound notebooks", "fountain pens for left-handers"),
-}  # fmt: skip
+    "little-press": (
+        "choosing paper for letterpress",
+        "hand-bound notebooks",
+        "fountain pens for left-handers",
+    ),
+}
 
 
 def built_in() -> list[Shop]:
     """One shop that floods the queue with forty requests, and three that ask for a few."""
-    flood = [f"{adjective} {thing}" for adjective in _FLOOD["adjectives"] for thing in _FLOOD["things"]]
+    flood = [
+        f"{adjective} {thing}" for adjective in _FLOOD["adjectives"] for thing in _FLOOD["things"]
+    ]
     wanted = {"northwind-outdoor": tuple(flood), **_SMALL}
-    return [Shop(name=name, requests=tuple(_keyword(text) for text in keywords)) for name, keywords in wanted.items()]
+    return [
+        Shop(name=name, requests=tuple(_keyword(text) for text in keywords))
+        for name, keywords in wanted.items()
+    ]
 
 
 def _keyword(text: str) -> Request:
-    return {"sourceType": "keyword", "sourceId": re.sub(r"[^a-z0-9]+", "-", text), "title": text, "keywords": [text]}
+    return {
+        "sourceType": "keyword",
+        "sourceId": re.sub(r"[^a-z0-9]+", "-", text),
+        "title": text,
+        "keywords": [text],
+    }
 
 
 def from_export(path: Path) -> Shop:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
-from sandbox.client import Api
+from sandbox.demo.client import Api
 from sandbox.demo.shops import Shop
 
 _AT_ONCE_PER_SHOP = 8

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from uuid import UUID
 
 from sandbox.demo.outcome import JobRow
-from sandbox.postgres import a_connection
-from shared.job import ENDED, Status
-from shared.postgres import AWAY
+from sandbox.servers.postgres import a_connection
+from shared.domain.job import ENDED, Status
+from shared.runtime.postgres import UNAVAILABLE_ERRORS
 
 _QUERY = """
 SELECT id::text, instance_id AS store, status, created_at, started_at, finished_at,
@@ -19,7 +19,9 @@ SELECT id::text, instance_id AS store, status, created_at, started_at, finished_
 Progress = Callable[[Counter[Status]], None]
 
 
-async def wait_until_ended(dsn: str, jobs: Sequence[str], *, progress: Progress, patience_s: float) -> list[JobRow]:
+async def wait_until_ended(
+    dsn: str, jobs: Sequence[str], *, progress: Progress, patience_s: float
+) -> list[JobRow]:
     """The jobs' rows once all have ended. Gives up, with what there is, when nothing has moved for `patience_s`."""
     counted: Counter[Status] = Counter()
     moved_at = time.monotonic()
@@ -28,8 +30,10 @@ async def wait_until_ended(dsn: str, jobs: Sequence[str], *, progress: Progress,
     while time.monotonic() - moved_at < patience_s:
         try:
             rows = await read_rows(dsn, ids)
-        except AWAY:
-            await asyncio.sleep(1)  # a database that restarts is part of what the system must live with
+        except UNAVAILABLE_ERRORS:
+            await asyncio.sleep(
+                1
+            )  # a database that restarts is part of what the system must live with
             continue
         now_counted = Counter(row.status for row in rows)
         if now_counted != counted:

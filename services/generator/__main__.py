@@ -4,8 +4,9 @@ import asyncio
 
 from services.generator import service
 from services.generator.settings import GeneratorSettings
-from shared import lifecycle, log, tracing
-from shared.settings import process_name
+from shared.observability import log, tracing
+from shared.runtime import lifecycle
+from shared.runtime.settings import process_name
 
 
 async def main(stop: asyncio.Event) -> None:
@@ -16,4 +17,4 @@ async def main(stop: asyncio.Event) -> None:
 
 
 if __name__ == "__main__":
-    lifecycle.run(main)
+    lifecycle.run_service(main)

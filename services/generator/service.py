@@ -10,26 +10,27 @@ import httpx
 from openai import AsyncOpenAI
 from replicate.client import Client
 
-from services.generator.budget import Budget
-from services.generator.consumer import TaskConsumer
-from services.generator.images import FolderImageStore
-from services.generator.limiter import ProviderLimiter
+from services.generator.blog.image_storage import FolderImageStore
+from services.generator.blog.prompts import largest_call
+from services.generator.blog.steps import BlogSteps
+from services.generator.jobs.consumer import TaskConsumer
+from services.generator.jobs.reporter import Reporter
+from services.generator.jobs.repository import GeneratorStore
+from services.generator.jobs.worker import Worker
 from services.generator.providers import replicate as painting
 from services.generator.providers.openai import OpenAIWriter
+from services.generator.providers.prices import Prices
 from services.generator.providers.replicate import ReplicatePainter
-from services.generator.report import Reporter
-from services.generator.rules.prices import Prices
-from services.generator.rules.prompts import largest_call
+from services.generator.quota.partition_quota import Budget
+from services.generator.quota.provider_limiter import ProviderLimiter
 from services.generator.settings import GeneratorSettings
-from services.generator.steps import BlogSteps
-from services.generator.store import GeneratorStore
-from services.generator.worker import Worker
-from shared import kafka
-from shared.errors import Unavailable
-from shared.lifecycle import background
-from shared.log import get_logger
-from shared.postgres import open_pool, persist
-from shared.topics import GENERATION
+from shared.domain.errors import Unavailable
+from shared.kafka import clients
+from shared.kafka.publisher import Publisher
+from shared.kafka.topics import GENERATION
+from shared.observability.log import get_logger
+from shared.runtime.lifecycle import background_tasks
+from shared.runtime.postgres import open_pool, retry_while_unavailable
 
 log = get_logger(__name__)
 
@@ -56,8 +57,11 @@ async def run(settings: GeneratorSettings, stop: asyncio.Event, *, name: str) ->
     )
     check_budget(settings)
     pool = await open_pool(settings, name=name)
-    await kafka.ensure_topics(settings)
-    async with kafka.Publisher(settings, source=name) as publisher, _clients(settings) as (openai, replicate, http):
+    await clients.ensure_topics(settings)
+    async with (
+        Publisher(settings, source=name) as publisher,
+        _clients(settings) as (openai, replicate, http),
+    ):
         try:
             await _Service(settings, name, pool, publisher, openai, replicate, http).run(stop)
         finally:
@@ -67,62 +71,103 @@ async def run(settings: GeneratorSettings, stop: asyncio.Event, *, name: str) ->
 
 class _Service:
     def __init__(
-        self, settings: GeneratorSettings, name: str, pool: asyncpg.Pool, publisher: kafka.Publisher,
-        openai: AsyncOpenAI, replicate: Client, http: httpx.AsyncClient,
-    ) -> None:  # fmt: skip
+        self,
+        settings: GeneratorSettings,
+        name: str,
+        pool: asyncpg.Pool,
+        publisher: Publisher,
+        openai: AsyncOpenAI,
+        replicate: Client,
+        http: httpx.AsyncClient,
+    ) -> None:
         self._settings = settings
         prices = Prices(
-            input_usd=settings.openai_input_price, output_usd=settings.openai_output_price,
+            input_usd=settings.openai_input_price,
+            output_usd=settings.openai_output_price,
             image_usd=settings.replicate_price,
-        )  # fmt: skip
+        )
         texts = ProviderLimiter(
-            provider="openai", model=settings.openai_model, burst_s=settings.burst_s,
+            provider="openai",
+            model=settings.openai_model,
+            burst_s=settings.burst_s,
             limits={"requests": settings.openai_rpm, "tokens": settings.openai_tpm},
-        )  # fmt: skip
+        )
         pictures = ProviderLimiter(
-            provider="replicate", model=settings.replicate_model, burst_s=settings.burst_s,
+            provider="replicate",
+            model=settings.replicate_model,
+            burst_s=settings.burst_s,
             limits={"requests": settings.replicate_rpm},
-        )  # fmt: skip
+        )
         reads = ProviderLimiter(
-            provider="replicate", model=settings.replicate_model, burst_s=settings.burst_s,
+            provider="replicate",
+            model=settings.replicate_model,
+            burst_s=settings.burst_s,
             limits={"reads": settings.replicate_read_rpm},
-        )  # fmt: skip
+        )
         limiters = (texts, pictures, reads)
         self._paid = (texts, pictures)
         self._store = store = GeneratorStore(pool, worker=name, lease_s=settings.lease_s)
         self._worker = Worker(
-            name=name, slots=settings.concurrent_blogs, max_attempts=settings.max_attempts, store=store,
-            publisher=publisher, changed=self._changed, rng=random.Random(name),  # noqa: S311 - jitter, no secret
-        )  # fmt: skip
+            name=name,
+            slots=settings.concurrent_blogs,
+            max_attempts=settings.max_attempts,
+            store=store,
+            publisher=publisher,
+            changed=self._changed,
+            rng=random.Random(name),  # noqa: S311 - jitter, no secret
+        )
         self._worker.steps = BlogSteps(
-            store=store, writer=OpenAIWriter(openai, model=settings.openai_model, limiter=texts, prices=prices),
+            store=store,
+            writer=OpenAIWriter(openai, model=settings.openai_model, limiter=texts, prices=prices),
             painter=ReplicatePainter(
-                replicate, http, model=settings.replicate_model, limiter=pictures, reads=reads,
+                replicate,
+                http,
+                model=settings.replicate_model,
+                limiter=pictures,
+                reads=reads,
                 timeout_s=settings.replicate_timeout_s,
             ),
-            images=FolderImageStore(settings.image_dir, settings.image_base_url), prices=prices,
+            images=FolderImageStore(settings.image_dir, settings.image_base_url),
+            prices=prices,
             step_done=self._worker.tell_step,
-        )  # fmt: skip
+        )
         self._reporter = Reporter(
-            name=name, slots=settings.concurrent_blogs, standin=settings.standin, worker=self._worker,
-            limiters=limiters, publisher=publisher,
-        )  # fmt: skip
+            name=name,
+            slots=settings.concurrent_blogs,
+            standin=settings.standin,
+            worker=self._worker,
+            limiters=limiters,
+            publisher=publisher,
+        )
         budget = Budget(
-            owner=name, limiters=limiters, store=store, total=GENERATION.partitions, burst_s=settings.burst_s,
+            owner=name,
+            limiters=limiters,
+            store=store,
+            total=GENERATION.partitions,
+            burst_s=settings.burst_s,
             skew_s=settings.clock_skew_s,
-        )  # fmt: skip
+        )
         self._consumer = TaskConsumer(
-            name=name, settings=settings, slots=settings.concurrent_blogs, worker=self._worker, publisher=publisher,
-            budget=budget, dead_letter_limit=settings.dead_letter_limit, owned=self._own,
-        )  # fmt: skip
+            name=name,
+            settings=settings,
+            slots=settings.concurrent_blogs,
+            worker=self._worker,
+            publisher=publisher,
+            budget=budget,
+            dead_letter_limit=settings.dead_letter_limit,
+            owned=self._own,
+        )
 
     async def run(self, stop: asyncio.Event) -> None:
         await self._consumer.start()
         loops = {
-            "reports": self._reporter.run(), "heartbeat": self._reporter.log_heartbeat(), "leases": self._keep_leases(),
-            "cancellations": self._stop_cancelled(), "records of calls": self._forget_calls(),
-        }  # fmt: skip
-        async with background(stop, **loops):
+            "reports": self._reporter.run(),
+            "heartbeat": self._reporter.log_heartbeat(),
+            "leases": self._keep_leases(),
+            "cancellations": self._stop_cancelled(),
+            "records of calls": self._forget_calls(),
+        }
+        async with background_tasks(stop, **loops):
             log.info("[Blog Worker] Started successfully")
             try:
                 await self._consumer.run(stop)
@@ -130,12 +175,16 @@ class _Service:
                 await self._drain()
 
     async def _drain(self) -> None:
-        log.info("[Blog Worker] Draining", running=self._worker.running, seconds=self._settings.drain_s)
+        log.info(
+            "[Blog Worker] Draining", running=self._worker.running, seconds=self._settings.drain_s
+        )
         self._reporter.draining = True
         await self._reporter.report()
-        async with background(asyncio.Event(), group=self._consumer.hold()):
+        async with background_tasks(asyncio.Event(), group=self._consumer.hold()):
             await self._worker.drain(
-                self._settings.drain_s, refuse=self._close_limits, calls_s=self._settings.openai_timeout_s
+                self._settings.drain_s,
+                refuse=self._close_limits,
+                calls_s=self._settings.openai_timeout_s,
             )
         await self._consumer.finish()
         self._reporter.say()
@@ -147,17 +196,17 @@ class _Service:
     async def _keep_leases(self) -> None:
         while True:
             await asyncio.sleep(self._settings.lease_s / 3)
-            await persist(self._worker.heartbeat, what="leases")
+            await retry_while_unavailable(self._worker.heartbeat, what="leases")
 
     async def _stop_cancelled(self) -> None:
         while True:
             await asyncio.sleep(_CANCELLED_EVERY_S)
-            await persist(self._worker.stop_cancelled, what="cancellations")
+            await retry_while_unavailable(self._worker.stop_cancelled, what="cancellations")
 
     async def _forget_calls(self) -> None:
         while True:
             await asyncio.sleep(_FORGET_EVERY_S)
-            await persist(self._store.forget_calls, what="records of calls")
+            await retry_while_unavailable(self._store.forget_calls, what="records of calls")
 
     def _changed(self) -> None:
         self._reporter.changed()
@@ -168,13 +217,19 @@ class _Service:
 
 
 @asynccontextmanager
-async def _clients(settings: GeneratorSettings) -> AsyncIterator[tuple[AsyncOpenAI, Client, httpx.AsyncClient]]:
+async def _clients(
+    settings: GeneratorSettings,
+) -> AsyncIterator[tuple[AsyncOpenAI, Client, httpx.AsyncClient]]:
     """The vendors' SDKs, with their own retries off, and a plain client that fetches images."""
-    replicate = painting.build(settings.replicate_api_token.get_secret_value(), settings.replicate_base_url)
+    replicate = painting.build(
+        settings.replicate_api_token.get_secret_value(), settings.replicate_base_url
+    )
     openai = AsyncOpenAI(
-        api_key=settings.openai_api_key.get_secret_value(), base_url=settings.openai_base_url, max_retries=0,
+        api_key=settings.openai_api_key.get_secret_value(),
+        base_url=settings.openai_base_url,
+        max_retries=0,
         timeout=settings.openai_timeout_s,
-    )  # fmt: skip
+    )
     try:
         async with openai, httpx.AsyncClient(timeout=30, follow_redirects=True) as http:
             yield openai, replicate, http

@@ -4,9 +4,12 @@ events that Kafka still has from scratch, from the next start on."""
 import asyncio
 import sys
 
-from services.metrics import generation, service
+from services.metrics import service
+from services.metrics.counting import table_generation
 from services.metrics.settings import MetricsSettings
-from shared import kafka, lifecycle, log
+from shared.kafka import clients
+from shared.observability import log
+from shared.runtime import lifecycle
 
 _USAGE = "usage: python -m services.metrics [rebuild]"
 
@@ -21,12 +24,14 @@ async def rebuild(_: asyncio.Event) -> None:
     """Set back what is counted. `Unavailable` while a process counts."""
     settings = MetricsSettings.from_environment()
     log.configure("metrics", settings.log_level, secrets=settings.secrets())
-    await kafka.ensure_topics(settings)
-    number = await generation.begin_next(settings)
-    log.get_logger(__name__).info("the next start of metrics counts all events from scratch", generation=number)
+    await clients.ensure_topics(settings)
+    number = await table_generation.begin_next(settings)
+    log.get_logger(__name__).info(
+        "the next start of metrics counts all events from scratch", generation=number
+    )
 
 
 if __name__ == "__main__":
     if sys.argv[1:] not in ([], ["rebuild"]):
         sys.exit(_USAGE)
-    lifecycle.run(rebuild if sys.argv[1:] else main)
+    lifecycle.run_service(rebuild if sys.argv[1:] else main)

@@ -5,31 +5,50 @@ from pathlib import Path
 
 from pydantic import Field, SecretStr, field_validator
 
-from shared.settings import Count, KafkaSettings, Seconds
+from shared.runtime.settings import Count, KafkaSettings, Seconds
 
 _EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - compared with, not listened on
 
 
 class MetricsSettings(KafkaSettings):
-    host: str = Field("127.0.0.1", description="the address to listen on; 0.0.0.0 inside a container")
+    host: str = Field(
+        "127.0.0.1", description="the address to listen on; 0.0.0.0 inside a container"
+    )
     metrics_port: int = Field(3001, ge=1, le=65_535, description="the port to listen on")
     metrics_advertised_url: str | None = Field(
-        None, pattern=r"^https?://[^/\s]+$",
+        None,
+        pattern=r"^https?://[^/\s]+$",
         description="where other metrics processes reach this one; unset: HOST, or this machine's address, and port",
-    )  # fmt: skip
-    metrics_dir: Path = Field(Path(".metrics"), description="the folder of the tables' stores; one process each")
-    worker_silence_s: Seconds = Field(10, description="seconds without a report after which a worker counts as gone")
+    )
+    metrics_dir: Path = Field(
+        Path(".metrics"), description="the folder of the tables' stores; one process each"
+    )
+    worker_silence_s: Seconds = Field(
+        10, description="seconds without a report after which a worker counts as gone"
+    )
     alert_webhook_url: SecretStr | None = Field(
-        None, description="where alerts are posted as Slack takes them; whoever knows it may post there: a secret"
+        None,
+        description="where alerts are posted as Slack takes them; whoever knows it may post there: a secret",
     )
-    jobs_kept: Count = Field(5_000, description="jobs whose events are kept in memory for /api/jobs; about 3 KB each")
-    ingest_url: str = Field("http://127.0.0.1:3000", description="where an operator's cancel and retry go to")
+    jobs_kept: Count = Field(
+        5_000, description="jobs whose events are kept in memory for /api/jobs; about 3 KB each"
+    )
+    ingest_url: str = Field(
+        "http://127.0.0.1:3000", description="where an operator's cancel and retry go to"
+    )
     database_url: SecretStr | None = Field(
-        None, description="PostgreSQL, to compare what was counted with what is true; unset: nothing is compared"
+        None,
+        description="PostgreSQL, to compare what was counted with what is true; unset: nothing is compared",
     )
-    reconcile_every_s: Seconds = Field(60, description="seconds between two comparisons with PostgreSQL")
-    reconcile_settle_s: Seconds = Field(5, description="seconds for the events of what PostgreSQL shows to arrive")
-    lag_every_s: Seconds = Field(5, description="seconds between two looks at the consumer groups' lag")
+    reconcile_every_s: Seconds = Field(
+        60, description="seconds between two comparisons with PostgreSQL"
+    )
+    reconcile_settle_s: Seconds = Field(
+        5, description="seconds for the events of what PostgreSQL shows to arrive"
+    )
+    lag_every_s: Seconds = Field(
+        5, description="seconds between two looks at the consumer groups' lag"
+    )
 
     @field_validator("alert_webhook_url")
     @classmethod
@@ -43,7 +62,11 @@ class MetricsSettings(KafkaSettings):
         if self.metrics_advertised_url is not None:
             return self.metrics_advertised_url
         host = _this_machine() if self.host in _EVERYWHERE else self.host
-        return f"http://[{host}]:{self.metrics_port}" if ":" in host else f"http://{host}:{self.metrics_port}"
+        return (
+            f"http://[{host}]:{self.metrics_port}"
+            if ":" in host
+            else f"http://{host}:{self.metrics_port}"
+        )
 
 
 def _this_machine() -> str:

@@ -12,16 +12,18 @@ from datetime import UTC, datetime, timedelta
 
 import asyncpg
 
-from services.scheduler.loop import Scheduler
-from services.scheduler.recovery import Recovery
-from services.scheduler.retelling import retell
+from services.scheduler.leadership.consumer import Scheduler
+from services.scheduler.recovery.recover import Recovery
+from services.scheduler.recovery.republish import retell
+from services.scheduler.repository import SchedulerStore
 from services.scheduler.settings import SchedulerSettings
-from services.scheduler.store import SchedulerStore
-from shared import kafka, lifecycle, log, tracing
-from shared.kafka import Publisher
-from shared.postgres import open_pool
-from shared.settings import process_name
-from shared.topics import RESULTS
+from shared.kafka import clients
+from shared.kafka.publisher import Publisher
+from shared.kafka.topics import RESULTS
+from shared.observability import log, tracing
+from shared.runtime import lifecycle
+from shared.runtime.postgres import open_pool
+from shared.runtime.settings import process_name
 
 
 async def main(stop: asyncio.Event) -> None:
@@ -35,13 +37,17 @@ async def run(settings: SchedulerSettings, stop: asyncio.Event, name: str | None
     """Run one scheduler with these settings until `stop` is set."""
     name = name or process_name("scheduler")
     async with _servers(settings, name) as (pool, publisher):
-        await Scheduler(name=name, settings=settings, store=SchedulerStore(pool), publisher=publisher).run(stop)
+        await Scheduler(
+            name=name, settings=settings, store=SchedulerStore(pool), publisher=publisher
+        ).run(stop)
 
 
 @asynccontextmanager
-async def _servers(settings: SchedulerSettings, name: str) -> AsyncIterator[tuple[asyncpg.Pool, Publisher]]:
+async def _servers(
+    settings: SchedulerSettings, name: str
+) -> AsyncIterator[tuple[asyncpg.Pool, Publisher]]:
     pool = await open_pool(settings, name=name)
-    await kafka.ensure_topics(settings)
+    await clients.ensure_topics(settings)
     try:
         async with Publisher(settings, source=name) as publisher:
             yield pool, publisher
@@ -55,7 +61,9 @@ async def _recover(since: datetime | None) -> None:
     name = process_name("recovery")
     async with _servers(settings, name) as (pool, publisher):
         tally = await Recovery(settings, pool, publisher, since=since).run()
-        await SchedulerStore(pool).take_lead(name)  # a scheduler that runs meanwhile builds its order anew
+        await SchedulerStore(pool).take_lead(
+            name
+        )  # a scheduler that runs meanwhile builds its order anew
     print(tally.told())
 
 
@@ -70,24 +78,34 @@ async def _retell(since: datetime | None) -> None:
 def _time(text: str) -> datetime:
     time = datetime.fromisoformat(text)
     if time.tzinfo is None:
-        raise argparse.ArgumentTypeError(f"{text} has no zone; write it as in 2026-01-31T03:00:00+00:00")
+        raise argparse.ArgumentTypeError(
+            f"{text} has no zone; write it as in 2026-01-31T03:00:00+00:00"
+        )
     return time
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m services.scheduler", description="Runs the scheduler")
+    parser = argparse.ArgumentParser(
+        prog="python -m services.scheduler", description="Runs the scheduler"
+    )
     parser.set_defaults(act=None)
     commands = parser.add_subparsers()
     for name, act, what in (
-        ("recover", _recover, "after PostgreSQL was restored from a backup: bring back what Kafka still knows"),
+        (
+            "recover",
+            _recover,
+            "after PostgreSQL was restored from a backup: bring back what Kafka still knows",
+        ),
         ("retell", _retell, "after Kafka has lost its data: tell metrics what became of the jobs"),
     ):
         command = commands.add_parser(name, help=what, description=what)
-        command.add_argument("--since", type=_time, help="leave out what is older (ISO 8601); default: seven days")
+        command.add_argument(
+            "--since", type=_time, help="leave out what is older (ISO 8601); default: seven days"
+        )
         command.set_defaults(act=act)
     return parser.parse_args()
 
 
 if __name__ == "__main__":
     given = _arguments()
-    lifecycle.run(main if given.act is None else lambda _: given.act(given.since))
+    lifecycle.run_service(main if given.act is None else lambda _: given.act(given.since))

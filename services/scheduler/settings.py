@@ -2,15 +2,23 @@
 
 from pydantic import Field
 
-from shared.settings import FlowSettings, KafkaSettings, PostgresSettings, QueueSettings, Seconds
+from shared.runtime.settings import (
+    FlowSettings,
+    KafkaSettings,
+    PostgresSettings,
+    QueueSettings,
+    Seconds,
+)
 
 
 class SchedulerSettings(FlowSettings, QueueSettings, KafkaSettings, PostgresSettings):
     hard_cap: bool = Field(
-        False, description="true: a store never exceeds MAX_PER_INSTANCE in flight, even when nobody else has work"
+        False,
+        description="true: a store never exceeds MAX_PER_INSTANCE in flight, even when nobody else has work",
     )
     forward_timeout_s: Seconds = Field(
-        30, description="seconds after which a job that was forwarded and not claimed is forwarded again"
+        30,
+        description="seconds after which a job that was forwarded and not claimed is forwarded again",
     )
     worker_silence_s: Seconds = Field(
         5,
@@ -18,7 +26,12 @@ class SchedulerSettings(FlowSettings, QueueSettings, KafkaSettings, PostgresSett
         " Clocks must differ by less",
     )
     lease_grace_s: Seconds = Field(
-        5, description="seconds past a lease's end before the job returns to the queue; longer than clocks differ"
+        5,
+        description="seconds past a lease's end before the job returns to the queue; longer than clocks differ",
     )
-    sweep_every_s: Seconds = Field(5, description="seconds between comparisons of the book with PostgreSQL")
-    fairness_window_s: Seconds = Field(60, description="seconds of each window over which fairness is judged and told")
+    sweep_every_s: Seconds = Field(
+        5, description="seconds between comparisons of the book with PostgreSQL"
+    )
+    fairness_window_s: Seconds = Field(
+        60, description="seconds of each window over which fairness is judged and told"
+    )

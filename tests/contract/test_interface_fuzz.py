@@ -14,20 +14,26 @@ from pathlib import Path
 
 import pytest
 
-from shared.keys import create_operator_key
-from shared.messages import BlogRequested
-from shared.topics import REQUESTS
-from tests.integration.ingest import an_ingest
-from tests.integration.scheduling import admitted, started
-from tests.integration.world import a_world
-from tests.waiting import eventually
+from shared.domain.api_keys import create_operator_key
+from shared.domain.messages import BlogRequested
+from shared.kafka.topics import REQUESTS
+from tests.support.environment import a_world
+from tests.support.eventually import eventually
+from tests.support.ingest import an_ingest
+from tests.support.scheduler import admitted, started
 
 pytestmark = pytest.mark.timeout(1_800)
 
 _CHECKS = (
-    "not_a_server_error", "status_code_conformance", "content_type_conformance", "response_headers_conformance",
-    "response_schema_conformance", "unsupported_method", "missing_required_header", "ignored_auth",
-)  # fmt: skip
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_headers_conformance",
+    "response_schema_conformance",
+    "unsupported_method",
+    "missing_required_header",
+    "ignored_auth",
+)
 _NOT_THESE = "/events$|/metrics$|/stats$"
 """A stream goes on until its job ends, and there is no metrics service to pass its answers on."""
 
@@ -37,24 +43,48 @@ async def test_no_fault_no_undescribed_answer_and_nothing_lost(
 ) -> None:
     """With a store's key, and a third as often with an operator's, to whom other ways are open."""
     examples = int(os.environ.get("BLOGSTREAM_FUZZ_EXAMPLES", "120"))
-    async with a_world(kafka, topic_prefix, database) as world, started(world, database, max_pending_per_store=100_000):
+    async with (
+        a_world(kafka, topic_prefix, database) as world,
+        started(world, database, max_pending_per_store=100_000),
+    ):
         async with an_ingest(world, database, tmp_path) as ingest:
             operator = await create_operator_key(world.database, "ada")
             for key, times in ((ingest.key, examples * 3 // 4), (operator, examples // 4)):
                 await _fuzzed(f"{ingest.http.base_url}/openapi.json", key, times, tmp_path)
-        accepted = {message.id for _, message in await world.read_all(REQUESTS) if isinstance(message, BlogRequested)}
+        accepted = {
+            message.id
+            for _, message in await world.read_all(REQUESTS)
+            if isinstance(message, BlogRequested)
+        }
         assert len(accepted) > 50
         await eventually(partial(admitted, world, len(accepted)), timeout=60)
 
 
 async def _fuzzed(url: str, key: str, times: int, folder: Path) -> None:
     process = await asyncio.create_subprocess_exec(
-        Path(sys.executable).parent / "schemathesis", "run", url,
-        "-H", f"Authorization: Bearer {key}", "--max-examples", str(times), "--seed", "1",
-        "--checks", ",".join(_CHECKS), "--exclude-path-regex", _NOT_THESE, "--continue-on-failure", "--no-color",
-        "--phases", "examples,coverage,fuzzing", "--generation-database", "none",
-        cwd=folder, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-    )  # fmt: skip
+        Path(sys.executable).parent / "schemathesis",
+        "run",
+        url,
+        "-H",
+        f"Authorization: Bearer {key}",
+        "--max-examples",
+        str(times),
+        "--seed",
+        "1",
+        "--checks",
+        ",".join(_CHECKS),
+        "--exclude-path-regex",
+        _NOT_THESE,
+        "--continue-on-failure",
+        "--no-color",
+        "--phases",
+        "examples,coverage,fuzzing",
+        "--generation-database",
+        "none",
+        cwd=folder,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
     said = (await process.communicate())[0].decode()
     assert process.returncode == 0, said[-6_000:]
     generated = re.search(r"(\d+) generated", said)

@@ -13,11 +13,16 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 
-from sandbox.home import free_port
-from services.generator.rules.article import Article, Outline
-from tests.standins import running
+from sandbox.system.home import free_port
+from services.generator.blog.article import Article, Outline
+from tests.support.fake_providers import running
 
-FORMAT: Any = {"type": "json_schema", "name": "outline", "schema": Outline.model_json_schema(), "strict": True}
+FORMAT: Any = {
+    "type": "json_schema",
+    "name": "outline",
+    "schema": Outline.model_json_schema(),
+    "strict": True,
+}
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +37,18 @@ def narrow_llmock() -> Iterator[str]:
     """llmock with 5 requests a minute."""
     port = free_port()
     program = Path(sys.executable).parent / "llmock"
-    argv = (program, "serve", "--port", str(port), "--rpm", "5", "--tpm", "100000", "--log-level", "error")
+    argv = (
+        program,
+        "serve",
+        "--port",
+        str(port),
+        "--rpm",
+        "5",
+        "--tpm",
+        "100000",
+        "--log-level",
+        "error",
+    )
     process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, env={"PATH": os.environ["PATH"]})
     give_up = time.monotonic() + 30
     while time.monotonic() < give_up:
@@ -57,9 +73,13 @@ async def client(request: pytest.FixtureRequest) -> AsyncIterator[AsyncOpenAI]:
 
 async def test_a_structured_answer_then_the_limit(client: AsyncOpenAI) -> None:
     raw = await client.responses.with_raw_response.create(
-        model="gpt-4o-mini", instructions="Plan.", input='{"title": "Tea"}', text={"format": FORMAT},
-        max_output_tokens=700, metadata={"job": "j", "step": "outline"},
-    )  # fmt: skip
+        model="gpt-4o-mini",
+        instructions="Plan.",
+        input='{"title": "Tea"}',
+        text={"format": FORMAT},
+        max_output_tokens=700,
+        metadata={"job": "j", "step": "outline"},
+    )
     response = raw.parse()
     assert response.status == "completed"
     Outline.model_validate_json(response.output_text)
@@ -92,9 +112,10 @@ def test_the_standin_says_so_and_writes_the_same_again() -> None:
     with running(OPENAI_RPM="6000", OPENAI_TPM="9000000") as standins:
         url = f"{standins.openai.url}/v1/responses"
         body = {
-            "model": "m", "input": '{"title": "Linen apron", "product": {"vendor": "Lune", "type": "Apron"}}',
+            "model": "m",
+            "input": '{"title": "Linen apron", "product": {"vendor": "Lune", "type": "Apron"}}',
             "text": {"format": FORMAT | {"schema": Article.model_json_schema()}},
-        }  # fmt: skip
+        }
         headers = {"Authorization": "Bearer x"}
         first, second = (httpx.post(url, json=body, headers=headers) for _ in range(2))
     assert first.headers["x-standin"] == "openai"

@@ -9,14 +9,14 @@ import httpx
 import pytest
 from openai import AsyncOpenAI
 
-from services.generator.limiter import ProviderLimiter
+from services.generator.blog.article import Outline
 from services.generator.providers.openai import Call, OpenAIWriter, PaidInVain
+from services.generator.providers.prices import Prices
 from services.generator.providers.replicate import ReplicatePainter, build, close
-from services.generator.rules.article import Outline
-from services.generator.rules.prices import Prices
-from shared.errors import Permanent, Transient
-from shared.messages import Usage
-from tests.standins import Standins
+from services.generator.quota.provider_limiter import ProviderLimiter
+from shared.domain.errors import Permanent, Transient
+from shared.domain.messages import Usage
+from tests.support.fake_providers import Standins
 
 PRICES = Prices(input_usd=0.15, output_usd=0.60, image_usd=0.003)
 
@@ -33,7 +33,9 @@ async def writer(standins: Standins) -> AsyncIterator[OpenAIWriter]:
 
 
 def call(job: UUID) -> Call:
-    return Call(job=job, step="outline", instructions="Plan.", data='{"title": "Tea"}', max_tokens=700)
+    return Call(
+        job=job, step="outline", instructions="Plan.", data='{"title": "Tea"}', max_tokens=700
+    )
 
 
 async def write(writer: OpenAIWriter, job: UUID) -> tuple[Outline, Usage]:
@@ -50,9 +52,13 @@ async def test_a_text_is_written_and_billed(writer: OpenAIWriter, standins: Stan
 
 
 async def test_what_a_call_has_used_beyond_what_was_reserved_is_spent(standins: Standins) -> None:
-    limiter = ProviderLimiter(provider="openai", model="m", limits={"requests": 6_000, "tokens": 1e7}, burst_s=2)
+    limiter = ProviderLimiter(
+        provider="openai", model="m", limits={"requests": 6_000, "tokens": 1e7}, burst_s=2
+    )
     limiter.own((0,), 1, {})
-    async with AsyncOpenAI(api_key="sk-x", base_url=f"{standins.openai.url}/v1", max_retries=0) as client:
+    async with AsyncOpenAI(
+        api_key="sk-x", base_url=f"{standins.openai.url}/v1", max_retries=0
+    ) as client:
         writer = OpenAIWriter(client, model="m", limiter=limiter, prices=PRICES)
         short = call(uuid4())
         grant = await writer.wait_turn(short, Outline)
@@ -69,7 +75,12 @@ async def test_what_a_call_has_used_beyond_what_was_reserved_is_spent(standins: 
         ({"kind": "429", "retry_after": 7}, Transient, "openai-429", 7.0),
         ({"kind": "500"}, Transient, "openai-500", None),
         ({"kind": "503", "retry_after": 2}, Transient, "openai-503", 2.0),
-        ({"kind": "insufficient_quota"}, Transient, "provider-unavailable", pytest.approx(60, abs=1)),
+        (
+            {"kind": "insufficient_quota"},
+            Transient,
+            "provider-unavailable",
+            pytest.approx(60, abs=1),
+        ),
         ({"kind": "401"}, Transient, "provider-unavailable", pytest.approx(60, abs=1)),
         ({"kind": "403"}, Transient, "provider-unavailable", pytest.approx(60, abs=1)),
         ({"kind": "404"}, Transient, "provider-unavailable", pytest.approx(60, abs=1)),
@@ -80,9 +91,13 @@ async def test_what_a_call_has_used_beyond_what_was_reserved_is_spent(standins: 
     ids=lambda value: value["kind"] if isinstance(value, dict) else None,
 )
 async def test_openais_failures_in_our_words(
-    writer: OpenAIWriter, standins: Standins, fault: dict[str, Any], word: type[Exception], code: str,
+    writer: OpenAIWriter,
+    standins: Standins,
+    fault: dict[str, Any],
+    word: type[Exception],
+    code: str,
     delay: float | None,
-) -> None:  # fmt: skip
+) -> None:
     job = uuid4()
     standins.openai.script(fault | {"job": str(job)})
     with pytest.raises(word) as failed:
@@ -101,7 +116,11 @@ async def test_openais_failures_in_our_words(
     ],
 )
 async def test_an_answer_that_cannot_be_used_is_billed_all_the_same(
-    writer: OpenAIWriter, standins: Standins, kind: str, word: type[Transient | Permanent], code: str
+    writer: OpenAIWriter,
+    standins: Standins,
+    kind: str,
+    word: type[Transient | Permanent],
+    code: str,
 ) -> None:
     job = uuid4()
     standins.openai.script({"kind": kind, "job": str(job)})
@@ -115,7 +134,9 @@ async def test_an_answer_that_cannot_be_used_is_billed_all_the_same(
 
 @pytest.fixture
 async def painter(standins: Standins) -> AsyncIterator[ReplicatePainter]:
-    limiter = ProviderLimiter(provider="replicate", model="a/b", limits={"requests": 60_000}, burst_s=2)
+    limiter = ProviderLimiter(
+        provider="replicate", model="a/b", limits={"requests": 60_000}, burst_s=2
+    )
     limiter.own((0,), 1, {})
     reads = ProviderLimiter(provider="replicate", model="a/b", limits={"reads": 60_000}, burst_s=2)
     reads.own((0,), 1, {})
@@ -139,7 +160,9 @@ async def test_an_image_is_painted_once_and_can_be_taken_up_again(
     assert standins.replicate.bill(job) == {"calls": 1, "tokens": 0, "steps": {"image": 1}}
 
 
-async def test_a_poll_that_fails_is_not_repeated_behind_our_back(painter: ReplicatePainter, standins: Standins) -> None:
+async def test_a_poll_that_fails_is_not_repeated_behind_our_back(
+    painter: ReplicatePainter, standins: Standins
+) -> None:
     job = uuid4()
     standins.replicate.script({"kind": "503", "job": str(job), "step": "poll"})
     prediction = await painter.create(job, "a tent at dawn")
@@ -173,7 +196,9 @@ async def test_replicates_failures_in_our_words(
     assert getattr(failed.value, "code", None) == code
 
 
-async def test_when_the_account_has_no_money_nobody_asks_again(writer: OpenAIWriter, standins: Standins) -> None:
+async def test_when_the_account_has_no_money_nobody_asks_again(
+    writer: OpenAIWriter, standins: Standins
+) -> None:
     job = uuid4()
     standins.openai.script({"kind": "insufficient_quota", "job": str(job)})
     with pytest.raises(Transient) as first:
@@ -186,9 +211,13 @@ async def test_when_the_account_has_no_money_nobody_asks_again(writer: OpenAIWri
 
 
 async def test_a_call_that_never_connected_is_not_in_doubt(standins: Standins) -> None:
-    limiter = ProviderLimiter(provider="openai", model="m", limits={"requests": 6_000, "tokens": 1e7}, burst_s=2)
+    limiter = ProviderLimiter(
+        provider="openai", model="m", limits={"requests": 6_000, "tokens": 1e7}, burst_s=2
+    )
     limiter.own((0,), 1, {})
-    async with AsyncOpenAI(api_key="sk-x", base_url="http://127.0.0.1:9/v1", max_retries=0, timeout=1) as client:
+    async with AsyncOpenAI(
+        api_key="sk-x", base_url="http://127.0.0.1:9/v1", max_retries=0, timeout=1
+    ) as client:
         nobody_there = OpenAIWriter(client, model="m", limiter=limiter, prices=PRICES)
         with pytest.raises(Transient, match="could not be reached") as failed:
             await write(nobody_there, uuid4())

@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from tests.integration.secured_kafka import SecuredKafka, secured
-from tests.integration.world import World, a_world
+from tests.support.environment import World, a_world
+from tests.support.secured_kafka import SecuredKafka, secured
 
 
 @pytest.fixture
@@ -22,6 +22,8 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredKafka]:
 
 
 @pytest.fixture
-async def secured_world(broker: SecuredKafka, topic_prefix: str, database: str) -> AsyncIterator[World]:
+async def secured_world(
+    broker: SecuredKafka, topic_prefix: str, database: str
+) -> AsyncIterator[World]:
     async with a_world(broker.named, topic_prefix, database, **broker.as_user()) as made:
         yield made

@@ -27,12 +27,19 @@ def free_port() -> int:
 
 @asynccontextmanager
 async def a_demo(home: Path, metrics_port: int) -> AsyncIterator[asyncio.subprocess.Process]:
-    environment = {name: os.environ[name] for name in ("PATH", "HOME", "XDG_CACHE_HOME") if name in os.environ} | {
-        "BLOGSTREAM_HOME": str(home), "PORT": str(free_port()), "METRICS_PORT": str(metrics_port),
-        "STANDIN_OPENAI_LATENCY_MS": "1500", "STANDIN_REPLICATE_LATENCY_MS": "1500",
-    }  # fmt: skip
+    environment = {
+        name: os.environ[name] for name in ("PATH", "HOME", "XDG_CACHE_HOME") if name in os.environ
+    } | {
+        "BLOGSTREAM_HOME": str(home),
+        "PORT": str(free_port()),
+        "METRICS_PORT": str(metrics_port),
+        "STANDIN_OPENAI_LATENCY_MS": "1500",
+        "STANDIN_REPLICATE_LATENCY_MS": "1500",
+    }
     pipe = asyncio.subprocess.PIPE
-    demo = await asyncio.create_subprocess_exec(ROOT / "blogstream", "demo", env=environment, stdout=pipe, stderr=pipe)
+    demo = await asyncio.create_subprocess_exec(
+        ROOT / "blogstream", "demo", env=environment, stdout=pipe, stderr=pipe
+    )
     try:
         yield demo
     finally:
@@ -82,11 +89,15 @@ def home() -> Iterator[Path]:
 def chromium() -> str:
     found = shutil.which("chromium") or shutil.which("google-chrome")
     if found is None:
-        pytest.skip("no Chromium on this machine; tests/integration/test_page.py installs one where that can be done")
+        pytest.skip(
+            "no Chromium on this machine; tests/integration/test_page.py installs one where that can be done"
+        )
     return found
 
 
-async def test_the_page_lives_through_a_demo_and_a_picture_of_it_is_left(home: Path, chromium: str) -> None:
+async def test_the_page_lives_through_a_demo_and_a_picture_of_it_is_left(
+    home: Path, chromium: str
+) -> None:
     port = free_port()
     async with a_demo(home, port) as demo, a_page(chromium) as page:
         telling = asyncio.create_task(demo.communicate())

@@ -38,12 +38,19 @@ class System:
     def __init__(self, home: Path) -> None:
         self.home = home
         self.environment = {
-            name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "XDG_CACHE_HOME")
+            name: value
+            for name, value in os.environ.items()
+            if name in ("PATH", "HOME", "LANG", "XDG_CACHE_HOME")
         } | {
-            "BLOGSTREAM_HOME": str(home), "PORT": str(free_port()), "METRICS_PORT": str(free_port()),
-            "STANDIN_OPENAI_LATENCY_MS": "300", "STANDIN_REPLICATE_LATENCY_MS": "300", "LEASE_S": "6",
-            "LEASE_GRACE_S": "1", "FORWARD_TIMEOUT_S": "15",
-        }  # fmt: skip
+            "BLOGSTREAM_HOME": str(home),
+            "PORT": str(free_port()),
+            "METRICS_PORT": str(free_port()),
+            "STANDIN_OPENAI_LATENCY_MS": "300",
+            "STANDIN_REPLICATE_LATENCY_MS": "300",
+            "LEASE_S": "6",
+            "LEASE_GRACE_S": "1",
+            "FORWARD_TIMEOUT_S": "15",
+        }
 
     def command(self, *arguments: str, expect: int | None = 0) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
@@ -60,22 +67,32 @@ class System:
         return done
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([ROOT / "blogstream", *arguments], env=self.environment, stderr=subprocess.DEVNULL)
+        return subprocess.Popen(
+            [ROOT / "blogstream", *arguments], env=self.environment, stderr=subprocess.DEVNULL
+        )
 
     def status(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self.command("status", "--json", expect=None).stdout)
         return found
 
     def pid(self, name: str) -> int:
-        return next(int(service["pid"]) for service in self.status()["services"] if service["name"] == name)
+        return next(
+            int(service["pid"]) for service in self.status()["services"] if service["name"] == name
+        )
 
     def variable(self, name: str) -> str:
         lines = (self.home / "env").read_text().splitlines()
-        return next(line.partition("=")[2].strip("'") for line in lines if line.startswith(f"export {name}="))
+        return next(
+            line.partition("=")[2].strip("'")
+            for line in lines
+            if line.startswith(f"export {name}=")
+        )
 
     def http(self) -> httpx.Client:
         headers = {"Authorization": f"Bearer {self.variable('TEST_TOKEN')}"}
-        return httpx.Client(base_url=f"http://127.0.0.1:{self.environment['PORT']}", headers=headers, timeout=30)
+        return httpx.Client(
+            base_url=f"http://127.0.0.1:{self.environment['PORT']}", headers=headers, timeout=30
+        )
 
 
 @contextmanager
@@ -108,7 +125,9 @@ def post(http: httpx.Client, number: int | str) -> str:
     give_up = time.monotonic() + 60
     while True:
         try:
-            answer = http.post(PATH, json={"sourceType": "keyword", "sourceId": f"test-load-{number}"})
+            answer = http.post(
+                PATH, json={"sourceType": "keyword", "sourceId": f"test-load-{number}"}
+            )
             if answer.status_code == 201:
                 return str(answer.json()["id"])
         except httpx.TransportError:
@@ -132,9 +151,12 @@ async def endings(system: System, jobs: list[str]) -> Counter[str]:
     """How many different endings the event stream tells of each job (the same event id twice is one)."""
     seen: set[tuple[str, str]] = set()
     consumer = AIOKafkaConsumer(
-        "blog.results", bootstrap_servers=system.variable("KAFKA_BOOTSTRAP_SERVERS"), auto_offset_reset="earliest",
-        enable_auto_commit=False, consumer_timeout_ms=3_000,
-    )  # fmt: skip
+        "blog.results",
+        bootstrap_servers=system.variable("KAFKA_BOOTSTRAP_SERVERS"),
+        auto_offset_reset="earliest",
+        enable_auto_commit=False,
+        consumer_timeout_ms=3_000,
+    )
     async with consumer:
         while batch := await consumer.getmany(timeout_ms=3_000):
             for records in batch.values():
@@ -163,8 +185,11 @@ def test_the_operators_calls_work_as_written(system: System) -> None:
         assert job["post"]["html"].startswith("<article>")
         assert httpx.get(job["post"]["imageUrl"]).content.startswith(b"\x89PNG")
         assert set(http.get("/metrics").json()) == {
-            "blog_queue_size", "openai_rpm_usage", "openai_tpm_usage", "openai_queue_length",
-        }  # fmt: skip
+            "blog_queue_size",
+            "openai_rpm_usage",
+            "openai_tpm_usage",
+            "openai_queue_length",
+        }
         limiter = http.get("/api/rate-limiter/stats").json()
         assert limiter["status"] == "ok"
         assert set(limiter["rateLimiter"]) == {"openai", "replicate"}
@@ -187,7 +212,9 @@ def test_keys_are_made_listed_and_revoked(system: System) -> None:
         headers = {"Authorization": f"Bearer {key}"}
         assert http.get(PATH, headers=headers).json() == {"items": [], "next": None}
         system.command("keys", "revoke", entry["id"])
-        wait_until(lambda: http.get(PATH, headers=headers).status_code == 401, "the revoked key stops", 10)
+        wait_until(
+            lambda: http.get(PATH, headers=headers).status_code == 401, "the revoked key stops", 10
+        )
     system.command("keys", "revoke", entry["id"], expect=1)
     system.command("keys", "create", "no store name!", expect=3)
     operator = system.command("keys", "create", "--operator", "ada").stdout.splitlines()[-1]
@@ -198,7 +225,10 @@ def test_keys_are_made_listed_and_revoked(system: System) -> None:
     secret = system.command("keys", "webhook-secret", "some-shop").stdout.splitlines()[-1]
     assert secret.startswith("whsec_")
     assert system.command("keys", "webhook-secret", "some-shop").stdout.splitlines()[-1] == secret
-    assert system.command("keys", "webhook-secret", "some-shop", "--rotate").stdout.splitlines()[-1] != secret
+    assert (
+        system.command("keys", "webhook-secret", "some-shop", "--rotate").stdout.splitlines()[-1]
+        != secret
+    )
 
 
 def test_a_second_start_in_the_same_home_is_one_clear_line(system: System) -> None:
@@ -209,15 +239,20 @@ def test_a_second_start_in_the_same_home_is_one_clear_line(system: System) -> No
 
 def test_a_taken_port_is_one_clear_line(system: System, tmp_path: Path) -> None:
     environment = system.environment | {"BLOGSTREAM_HOME": str(tmp_path / "home")}
-    done = subprocess.run([ROOT / "blogstream", "up"], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [ROOT / "blogstream", "up"], env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 3
     port = system.environment["PORT"]
     assert (
-        done.stderr.strip() == f"blogstream: port {port} is taken; set PORT to another one, or stop what listens there"
+        done.stderr.strip()
+        == f"blogstream: port {port} is taken; set PORT to another one, or stop what listens there"
     )
 
 
-@pytest.mark.parametrize("victim", ["generator-1", "scheduler", "ingest", "metrics", "postgres", "kafka"])
+@pytest.mark.parametrize(
+    "victim", ["generator-1", "scheduler", "ingest", "metrics", "postgres", "kafka"]
+)
 async def test_kill_9_loses_nothing_and_does_nothing_twice(system: System, victim: str) -> None:
     with system.http() as http:
         before = system.pid(victim)
@@ -236,10 +271,14 @@ async def test_kill_9_loses_nothing_and_does_nothing_twice(system: System, victi
     assert f"{victim} (pid {before}) was killed by SIGKILL; its last lines:" in log
 
 
-async def test_one_more_generator_shares_the_partitions_and_drains_on_sigterm(system: System) -> None:
+async def test_one_more_generator_shares_the_partitions_and_drains_on_sigterm(
+    system: System,
+) -> None:
     more = system.start("run", "generator")
     try:
-        wait_until(lambda: _spread(system) == [12, 12], "the partitions are spread over two workers")
+        wait_until(
+            lambda: _spread(system) == [12, 12], "the partitions are spread over two workers"
+        )
         with system.http() as http:
             jobs = [post(http, f"more-{number}") for number in range(20)]
             wait_until(lambda: states(http, jobs)["DONE"] > 0, "work has begun")
@@ -258,14 +297,18 @@ def _spread(system: System) -> list[int]:
     return sorted(len(member["partitions"].get("blog.generation", [])) for member in members)
 
 
-def test_a_demo_that_is_interrupted_stops_all_and_says_so_by_its_code(system: System, tmp_path: Path) -> None:
+def test_a_demo_that_is_interrupted_stops_all_and_says_so_by_its_code(
+    system: System, tmp_path: Path
+) -> None:
     slow = {"STANDIN_OPENAI_LATENCY_MS": "20000", "DRAIN_S": "1"}
     output = tmp_path / "output"
     with a_home() as home, output.open("wb") as file:
         demo = System(home)
         own = {name: value for name, value in demo.environment.items() if "PORT" not in name}
         demo.environment = own | slow
-        process = subprocess.Popen([ROOT / "blogstream", "demo"], env=demo.environment, stdout=file, stderr=file)
+        process = subprocess.Popen(
+            [ROOT / "blogstream", "demo"], env=demo.environment, stdout=file, stderr=file
+        )
         try:
             wait_until(lambda: b"0 of 56 ended" in output.read_bytes(), "the demo writes")
             process.send_signal(signal.SIGINT)
@@ -284,7 +327,10 @@ def test_what_a_killed_supervisor_leaves_is_told_and_stopped(system: System) -> 
     wait_until(lambda: not _lives(state["supervisor"]), "the supervisor is gone", 10)
     assert "was killed and left" in system.command("status", expect=3).stderr
     told = system.command("down").stderr
-    assert all(f"{service['name'].partition('-')[0]} (pid {service['pid']})" in told for service in state["services"])
+    assert all(
+        f"{service['name'].partition('-')[0]} (pid {service['pid']})" in told
+        for service in state["services"]
+    )
     assert not any(_lives(service["pid"]) for service in state["services"])
     assert "nothing runs in" in system.command("down", expect=3).stderr
     system.command("up", "--detach")
@@ -296,7 +342,9 @@ async def test_after_a_kill_of_everything_a_new_start_goes_on(system: System) ->
     state = json.loads((system.home / "run.json").read_text())
     for pid in (state["supervisor"], *(service["pid"] for service in state["services"])):
         os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not any(_lives(service["pid"]) for service in state["services"]), "all are gone", 30)
+    wait_until(
+        lambda: not any(_lives(service["pid"]) for service in state["services"]), "all are gone", 30
+    )
     system.command("up", "--detach")
     with system.http() as http:
         wait_until(lambda: all_done(http, jobs), "every accepted job is DONE", 150)

@@ -39,7 +39,12 @@ class Request(Fields, total=False):
     source_id: Required[str]
 
 
-_NAMES = {"source_type": "sourceType", "source_id": "sourceId", "run_at": "runAt", "webhook_url": "webhookUrl"}
+_NAMES = {
+    "source_type": "sourceType",
+    "source_id": "sourceId",
+    "run_at": "runAt",
+    "webhook_url": "webhookUrl",
+}
 _IDEMPOTENCY_KEY = re.compile(r"[!-~]([ -~]{0,253}[!-~])?")
 _STORE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,99}")
 
@@ -88,5 +93,7 @@ def store_of(name: str) -> str:
 def idempotency_key(key: str) -> dict[str, str]:
     """The header. ValueError for what would not arrive as it is."""
     if not _IDEMPOTENCY_KEY.fullmatch(key):
-        raise ValueError("an idempotency key is 1 to 255 ASCII characters, none of them for control")
+        raise ValueError(
+            "an idempotency key is 1 to 255 ASCII characters, none of them for control"
+        )
     return {"Idempotency-Key": key}

@@ -45,12 +45,20 @@ class Client:
     machine's."""
 
     def __init__(
-        self, base_url: str, key: str, *, patience_s: float = 60, http: httpx.Client | None = None,
-        pause: Callable[[float], None] = time.sleep, clock: Callable[[], float] = time.monotonic,
-    ) -> None:  # fmt: skip
+        self,
+        base_url: str,
+        key: str,
+        *,
+        patience_s: float = 60,
+        http: httpx.Client | None = None,
+        pause: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         http = http or httpx.Client(timeout=30)
         self._base_url = base_url.rstrip("/")
-        self._sender = Sender(base_url, key, patience_s=patience_s, http=http, pause=pause, clock=clock)
+        self._sender = Sender(
+            base_url, key, patience_s=patience_s, http=http, pause=pause, clock=clock
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -62,7 +70,12 @@ class Client:
         self._sender.close()
 
     def submit(
-        self, source_type: SourceType, source_id: str, *, idempotency_key: str | None = None, **fields: Unpack[Fields]
+        self,
+        source_type: SourceType,
+        source_id: str,
+        *,
+        idempotency_key: str | None = None,
+        **fields: Unpack[Fields],
     ) -> Job:
         """Ask for a post."""
         body = body_of({"source_type": source_type, "source_id": source_id, **fields})
@@ -75,17 +88,23 @@ class Client:
         bodies = [body_of(request) for request in requests]
         return taken_of(self._post(f"{_JOBS}/bulk", idempotency_key, **as_json(bodies)).json())
 
-    def submit_csv(self, export: bytes, *, idempotency_key: str | None = None, **manner: Unpack[Manner]) -> Taken:
+    def submit_csv(
+        self, export: bytes, *, idempotency_key: str | None = None, **manner: Unpack[Manner]
+    ) -> Taken:
         """The same for a Shopify product export, of each product in the same manner. `left_out` of the list says which
         products were not asked for, as drafts are not."""
         headers = {"Content-Type": "text/csv"}
-        answer = self._post(f"{_JOBS}/bulk", idempotency_key, headers, params=body_of(manner), content=export)
+        answer = self._post(
+            f"{_JOBS}/bulk", idempotency_key, headers, params=body_of(manner), content=export
+        )
         return taken_of(answer.json())
 
     def get(self, job: str | UUID) -> Job:
         return job_of(self._sender.call("GET", _job(job)).json())
 
-    def list(self, status: str | None = None, *, page: int = 100, store: str | None = None) -> Iterator[Job]:
+    def list(
+        self, status: str | None = None, *, page: int = 100, store: str | None = None
+    ) -> Iterator[Job]:
         """All jobs, the newest first, page after page. An operator names the store."""
         return map(job_of, self._pages(_JOBS, {"status": status, "store": store, "limit": page}))
 
@@ -112,14 +131,18 @@ class Client:
 
     def ticket(self, job: str | UUID) -> Ticket:
         """What lets a browser follow this job for a minute."""
-        return ticket_of(self._sender.call("POST", f"{_job(job)}/events-ticket").json(), self._base_url)
+        return ticket_of(
+            self._sender.call("POST", f"{_job(job)}/events-ticket").json(), self._base_url
+        )
 
     def deliveries(
         self, job: str | UUID | None = None, *, page: int = 100, store: str | None = None
     ) -> Iterator[Delivery]:
         """What was told to the store's server, the newest first, with every attempt. An operator names the store."""
         of_job = None if job is None else id_of(job)
-        return map(delivery_of, self._pages(_DELIVERIES, {"job": of_job, "store": store, "limit": page}))
+        return map(
+            delivery_of, self._pages(_DELIVERIES, {"job": of_job, "store": store, "limit": page})
+        )
 
     def replay(self, delivery: str | UUID) -> None:
         """Have it sent once more, under the same webhook-id."""
@@ -140,7 +163,9 @@ class Client:
                         if event.ended:
                             return
                         patience = self._sender.patience()
-                failure: Exception = ConnectionError(f"the stream of job {job} ended before the job")
+                failure: Exception = ConnectionError(
+                    f"the stream of job {job} ended before the job"
+                )
             except BREAKS as error:
                 failure = error
             except ProblemError as problem:
@@ -158,7 +183,9 @@ class Client:
         timeout, unseen = self._sender.patience(timeout_s), self._sender.patience()
         while True:
             try:
-                found = job_of(self._sender.call("GET", _job(job), patience=timeout.at_most(unseen)).json())
+                found = job_of(
+                    self._sender.call("GET", _job(job), patience=timeout.at_most(unseen)).json()
+                )
             except ProblemError as problem:
                 if problem.status != 404 or not timeout.at_most(unseen).wait(PAUSE_S):
                     raise
@@ -169,7 +196,9 @@ class Client:
             if not timeout.wait(PAUSE_S):
                 raise TimeoutError(f"job {job} is {found.status} after {timeout_s:g} s")
 
-    def _post(self, path: str, key: str | None, headers: Mapping[str, str], **options: Any) -> httpx.Response:
+    def _post(
+        self, path: str, key: str | None, headers: Mapping[str, str], **options: Any
+    ) -> httpx.Response:
         """With a key it may be sent twice: it is one request."""
         keyed = idempotency_key(uuid.uuid4().hex if key is None else key)
         return self._sender.call("POST", path, headers=keyed | dict(headers), **options)

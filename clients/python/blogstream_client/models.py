@@ -168,13 +168,24 @@ class Delivery:
 def job_of(found: Mapping[str, Any]) -> Job:
     post, error, waiting = found.get("post"), found.get("error") or {}, found.get("waiting")
     return Job(
-        id=found["id"], store=found.get("store"), status=found["status"], source_type=found["sourceType"],
-        source_id=found["sourceId"], created_at=_time(found, "createdAt"), started_at=_time(found, "startedAt"),
-        finished_at=_time(found, "finishedAt"), attempts=found.get("attempts", 0),
-        usage=_usage(found.get("usage") or {}), cost_usd=found.get("costUsd", 0.0),
-        waiting=_waiting(waiting) if waiting else None, error=error.get("message"), error_code=error.get("code"),
-        steps=tuple(map(_step, found.get("steps", ()))), post=_post(post) if post else None, raw=found,
-    )  # fmt: skip
+        id=found["id"],
+        store=found.get("store"),
+        status=found["status"],
+        source_type=found["sourceType"],
+        source_id=found["sourceId"],
+        created_at=_time(found, "createdAt"),
+        started_at=_time(found, "startedAt"),
+        finished_at=_time(found, "finishedAt"),
+        attempts=found.get("attempts", 0),
+        usage=_usage(found.get("usage") or {}),
+        cost_usd=found.get("costUsd", 0.0),
+        waiting=_waiting(waiting) if waiting else None,
+        error=error.get("message"),
+        error_code=error.get("code"),
+        steps=tuple(map(_step, found.get("steps", ()))),
+        post=_post(post) if post else None,
+        raw=found,
+    )
 
 
 def taken_of(found: Mapping[str, Any]) -> Taken:
@@ -184,32 +195,50 @@ def taken_of(found: Mapping[str, Any]) -> Taken:
 def ticket_of(found: Mapping[str, Any], base_url: str) -> Ticket:
     """Its `url` is whole: the answer's has no host."""
     return Ticket(
-        ticket=found["ticket"], url=base_url + found["url"], expires_at=datetime.fromisoformat(found["expiresAt"])
+        ticket=found["ticket"],
+        url=base_url + found["url"],
+        expires_at=datetime.fromisoformat(found["expiresAt"]),
     )
 
 
 def delivery_of(found: Mapping[str, Any]) -> Delivery:
     return Delivery(
-        id=found["id"], webhook_id=found["webhookId"], job=found["job"], url=found["url"], type=found["type"],
-        state=found["state"], attempts=found["attempts"], next_at=_time(found, "nextAt"),
-        created_at=datetime.fromisoformat(found["createdAt"]), delivered_at=_time(found, "deliveredAt"),
-        log=tuple(map(_attempt, found["log"])), raw=found,
-    )  # fmt: skip
+        id=found["id"],
+        webhook_id=found["webhookId"],
+        job=found["job"],
+        url=found["url"],
+        type=found["type"],
+        state=found["state"],
+        attempts=found["attempts"],
+        next_at=_time(found, "nextAt"),
+        created_at=datetime.fromisoformat(found["createdAt"]),
+        delivered_at=_time(found, "deliveredAt"),
+        log=tuple(map(_attempt, found["log"])),
+        raw=found,
+    )
 
 
 def budget_of(found: Mapping[str, Any]) -> Budget:
     return Budget(
-        store=found["store"], monthly_cost_usd=found["monthlyCostUsd"], spent_usd=found["spentUsd"],
-        reserved_usd=found["reservedUsd"], remaining_usd=found["remainingUsd"], state=found["state"],
-        resets_at=datetime.fromisoformat(found["resetsAt"]), raw=found,
-    )  # fmt: skip
+        store=found["store"],
+        monthly_cost_usd=found["monthlyCostUsd"],
+        spent_usd=found["spentUsd"],
+        reserved_usd=found["reservedUsd"],
+        remaining_usd=found["remainingUsd"],
+        state=found["state"],
+        resets_at=datetime.fromisoformat(found["resetsAt"]),
+        raw=found,
+    )
 
 
 def _post(found: Mapping[str, Any]) -> Post:
     return Post(
-        title=found["title"], slug=found["slug"], meta_description=found["metaDescription"], html=found["html"],
+        title=found["title"],
+        slug=found["slug"],
+        meta_description=found["metaDescription"],
+        html=found["html"],
         image_url=found["imageUrl"],
-    )  # fmt: skip
+    )
 
 
 def _left_out(found: Mapping[str, Any]) -> LeftOut:
@@ -218,29 +247,41 @@ def _left_out(found: Mapping[str, Any]) -> LeftOut:
 
 def _attempt(found: Mapping[str, Any]) -> DeliveryAttempt:
     return DeliveryAttempt(
-        at=datetime.fromisoformat(found["at"]), status=found["status"], error=found["error"], seconds=found["seconds"]
+        at=datetime.fromisoformat(found["at"]),
+        status=found["status"],
+        error=found["error"],
+        seconds=found["seconds"],
     )
 
 
 def _step(found: Mapping[str, Any]) -> Step:
     return Step(
-        name=found["name"], state=found["state"], attempt=found["attempt"],
-        started_at=datetime.fromisoformat(found["startedAt"]), finished_at=_time(found, "finishedAt"),
-        usage=_usage(found["usage"]), cost_usd=found["costUsd"], in_doubt=found["inDoubt"],
-    )  # fmt: skip
+        name=found["name"],
+        state=found["state"],
+        attempt=found["attempt"],
+        started_at=datetime.fromisoformat(found["startedAt"]),
+        finished_at=_time(found, "finishedAt"),
+        usage=_usage(found["usage"]),
+        cost_usd=found["costUsd"],
+        in_doubt=found["inDoubt"],
+    )
 
 
 def _waiting(found: Mapping[str, Any]) -> Waiting:
     return Waiting(
-        reason=found["reason"], until=_time(found, "until"), place=found.get("place"), limited_by=found.get("limitedBy")
+        reason=found["reason"],
+        until=_time(found, "until"),
+        place=found.get("place"),
+        limited_by=found.get("limitedBy"),
     )
 
 
 def _usage(found: Mapping[str, Any]) -> Usage:
     return Usage(
-        input_tokens=found.get("inputTokens", 0), output_tokens=found.get("outputTokens", 0),
+        input_tokens=found.get("inputTokens", 0),
+        output_tokens=found.get("outputTokens", 0),
         images=found.get("images", 0),
-    )  # fmt: skip
+    )
 
 
 def _time(found: Mapping[str, Any], name: str) -> datetime | None:

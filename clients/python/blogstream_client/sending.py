@@ -34,13 +34,17 @@ class ProblemError(Exception):
     @property
     def passing(self) -> bool:
         """Whether the same may be taken later. A 429 that does not say when never will: it is too large."""
-        return self.status in (502, 503, 504) or (self.status == 429 and self.retry_after_s is not None)
+        return self.status in (502, 503, 504) or (
+            self.status == 429 and self.retry_after_s is not None
+        )
 
 
 class Patience:
     """How long something is tried again: until a moment of a monotonic clock, and no pause goes beyond it."""
 
-    def __init__(self, seconds: float, *, clock: Callable[[], float], pause: Callable[[float], None]) -> None:
+    def __init__(
+        self, seconds: float, *, clock: Callable[[], float], pause: Callable[[float], None]
+    ) -> None:
         self._clock, self._pause = clock, pause
         self._until = clock() + seconds
 
@@ -60,9 +64,15 @@ class Sender:
     """One store's, or an operator's."""
 
     def __init__(
-        self, base_url: str, key: str, *, patience_s: float, http: httpx.Client,
-        pause: Callable[[float], None] = time.sleep, clock: Callable[[], float] = time.monotonic,
-    ) -> None:  # fmt: skip
+        self,
+        base_url: str,
+        key: str,
+        *,
+        patience_s: float,
+        http: httpx.Client,
+        pause: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         if not key or not all("!" <= letter <= "~" for letter in key):
             raise ValueError("an API key has letters, digits, '_' and '-', and nothing around them")
         self._base_url = base_url.rstrip("/")
@@ -71,22 +81,33 @@ class Sender:
 
     def patience(self, seconds: float | None = None) -> Patience:
         """It begins now. None: as much as the client has."""
-        return Patience(self._patience_s if seconds is None else seconds, clock=self._clock, pause=self._pause)
+        return Patience(
+            self._patience_s if seconds is None else seconds, clock=self._clock, pause=self._pause
+        )
 
     def close(self) -> None:
         self._http.close()
 
     def call(
-        self, method: str, path: str, *, repeatable: bool = True, patience: Patience | None = None,
-        headers: Mapping[str, str] | None = None, **options: Any,
-    ) -> httpx.Response:  # fmt: skip
+        self,
+        method: str,
+        path: str,
+        *,
+        repeatable: bool = True,
+        patience: Patience | None = None,
+        headers: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> httpx.Response:
         """The answer, or `ProblemError`. Again while it is refused for now and, if `repeatable`, when it is not known
         what became of it, until patience ends."""
         patience = patience or self.patience()
         while True:
             try:
                 answer = self._http.request(
-                    method, f"{self._base_url}{path}", headers=self._headers | dict(headers or {}), **options
+                    method,
+                    f"{self._base_url}{path}",
+                    headers=self._headers | dict(headers or {}),
+                    **options,
                 )
             except BREAKS:
                 if not (repeatable and patience.wait(PAUSE_S)):
@@ -103,7 +124,9 @@ class Sender:
     def stream(self, path: str) -> Iterator[httpx.Response]:
         """An answer that comes in pieces, or `ProblemError`."""
         timeout = httpx.Timeout(30, read=60)
-        with self._http.stream("GET", f"{self._base_url}{path}", headers=self._headers, timeout=timeout) as answer:
+        with self._http.stream(
+            "GET", f"{self._base_url}{path}", headers=self._headers, timeout=timeout
+        ) as answer:
             if not answer.is_success:
                 answer.read()
                 raise ProblemError(answer)

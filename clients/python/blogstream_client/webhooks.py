@@ -16,7 +16,12 @@ class WebhookVerificationError(Exception):
 
 
 def verify_webhook(
-    secret: str, headers: Mapping[str, str], body: bytes | str, *, tolerance_s: float = 300, now: float | None = None
+    secret: str,
+    headers: Mapping[str, str],
+    body: bytes | str,
+    *,
+    tolerance_s: float = 300,
+    now: float | None = None,
 ) -> dict[str, Any]:
     """What a webhook says. `now` (seconds since the epoch) is the clock's when it is not given.
 
@@ -30,7 +35,12 @@ def verify_webhook(
     if abs((time.time() if now is None else now) - int(stamp)) > tolerance_s:
         raise WebhookVerificationError("it is too old, or of the future")
     content = _bytes(body)
-    right = "v1," + base64.b64encode(hmac.digest(key, _bytes(f"{message}.{stamp}.") + content, "sha256")).decode()
+    right = (
+        "v1,"
+        + base64.b64encode(
+            hmac.digest(key, _bytes(f"{message}.{stamp}.") + content, "sha256")
+        ).decode()
+    )
     if not any(hmac.compare_digest(right.encode(), _bytes(one)) for one in signatures.split(" ")):
         raise WebhookVerificationError("no signature fits")
     return _said(content)
@@ -43,7 +53,9 @@ def _key_of(secret: str) -> bytes:
     except ValueError:
         key = b""
     if not key:
-        raise ValueError("the webhook secret cannot be one: it is whsec_ and base64, whole, as it was given out")
+        raise ValueError(
+            "the webhook secret cannot be one: it is whsec_ and base64, whole, as it was given out"
+        )
     return key
 
 

@@ -10,15 +10,15 @@ from openai import AsyncOpenAI
 from openai.types.responses import Response, ResponseTextConfigParam
 from pydantic import BaseModel, ValidationError
 
-from services.generator.limiter import ProviderLimiter
-from services.generator.rules.article import without_nul
-from services.generator.rules.headers import retry_after
-from services.generator.rules.limiter import Grant
-from services.generator.rules.prices import Prices
-from services.generator.rules.prompts import schema_text, upper_bound_of_tokens
-from shared import tracing
-from shared.errors import Permanent, Transient
-from shared.messages import Usage
+from services.generator.blog.article import without_nul
+from services.generator.blog.prompts import schema_text, upper_bound_of_tokens
+from services.generator.providers.headers import retry_after
+from services.generator.providers.prices import Prices
+from services.generator.quota.provider_limiter import ProviderLimiter
+from services.generator.quota.rules import Grant
+from shared.domain.errors import Permanent, Transient
+from shared.domain.messages import Usage
+from shared.observability import tracing
 
 A = TypeVar("A", bound=BaseModel)
 
@@ -26,10 +26,11 @@ _COOL_DOWN_S = 5.0
 _GATEWAY_TIMEOUT = 504
 """What is behind the gateway may have done its work."""
 _ACCOUNT_CODES = {
-    "insufficient_quota": "the account has no money left", "billing_not_active": "the account's billing is not active",
+    "insufficient_quota": "the account has no money left",
+    "billing_not_active": "the account's billing is not active",
     "billing_hard_limit_reached": "the account's own limit of spending is reached",
     "account_deactivated": "the account is deactivated",
-}  # fmt: skip
+}
 _NEVER_CONNECTED = {"ConnectError", "ConnectTimeout", "PoolTimeout"}
 """The HTTP client's own exceptions, by name: which client that is, is the SDK's affair."""
 
@@ -57,7 +58,9 @@ class PaidInVain(Exception):
 class OpenAIWriter:
     """Writes texts that fit a model class. `client` was made with `max_retries=0`."""
 
-    def __init__(self, client: AsyncOpenAI, *, model: str, limiter: ProviderLimiter, prices: Prices) -> None:
+    def __init__(
+        self, client: AsyncOpenAI, *, model: str, limiter: ProviderLimiter, prices: Prices
+    ) -> None:
         self._client = client
         self._model = model
         self._limiter = limiter
@@ -72,7 +75,8 @@ class OpenAIWriter:
         texts = (call.instructions, call.data, schema_text(answer))
         try:
             return await self._limiter.acquire(
-                {"requests": 1, "tokens": upper_bound_of_tokens(*texts) + call.max_tokens}, may_probe=may_probe
+                {"requests": 1, "tokens": upper_bound_of_tokens(*texts) + call.max_tokens},
+                may_probe=may_probe,
             )
         except ValueError as error:
             raise Permanent(str(error), code="too-large") from None
@@ -98,7 +102,11 @@ class OpenAIWriter:
             if isinstance(error, openai.APIStatusError):
                 self._limiter.seen(grant, error.response.headers)
             raise self._translate(error, asked_at) from error
-        except (ValueError, TypeError, AttributeError) as error:  # the SDK lets them through: no JSON, or another shape
+        except (
+            ValueError,
+            TypeError,
+            AttributeError,
+        ) as error:  # the SDK lets them through: no JSON, or another shape
             raise self._unreadable(error, asked_at) from error
         self._limiter.answered(asked_at)
         try:
@@ -117,37 +125,57 @@ class OpenAIWriter:
         if isinstance(error, openai.APIConnectionError):  # time-outs too
             unheard = type(error.__cause__).__name__ in _NEVER_CONNECTED
             return Transient(
-                f"OpenAI could not be reached: {error}", code="openai-unreachable", in_doubt=not unheard,
+                f"OpenAI could not be reached: {error}",
+                code="openai-unreachable",
+                in_doubt=not unheard,
                 blameless=self._limiter.unserved(asked_at),
-            )  # fmt: skip
+            )
         return self._unreadable(error, asked_at)
 
     def _unreadable(self, error: Exception, asked_at: float) -> Transient:
         return Transient(
-            f"OpenAI answered with something unreadable: {error}", code="openai-unreadable", in_doubt=True,
+            f"OpenAI answered with something unreadable: {error}",
+            code="openai-unreadable",
+            in_doubt=True,
             blameless=self._limiter.unserved(asked_at),
-        )  # fmt: skip
+        )
 
-    def _translate_status(self, error: openai.APIStatusError, asked_at: float) -> Transient | Permanent:
+    def _translate_status(
+        self, error: openai.APIStatusError, asked_at: float
+    ) -> Transient | Permanent:
         status, delay = error.status_code, retry_after(error.response.headers, datetime.now(UTC))
         if error.code in _ACCOUNT_CODES or status in (401, 403, 404):
-            return self._limiter.turned_away(_ACCOUNT_CODES.get(str(error.code), f"{status}: {error.message}"))
+            return self._limiter.turned_away(
+                _ACCOUNT_CODES.get(str(error.code), f"{status}: {error.message}")
+            )
         if status in (429, 503):
             self._limiter.cool_down(delay or _COOL_DOWN_S)
         if status == 429 or status in (408, 409):
-            return Transient(f"OpenAI answered {status}: {error.message}", delay=delay, code=f"openai-{status}")
+            return Transient(
+                f"OpenAI answered {status}: {error.message}", delay=delay, code=f"openai-{status}"
+            )
         if status >= 500:
             return Transient(
-                f"OpenAI answered {status}", delay=delay, code=f"openai-{status}", in_doubt=status == _GATEWAY_TIMEOUT,
+                f"OpenAI answered {status}",
+                delay=delay,
+                code=f"openai-{status}",
+                in_doubt=status == _GATEWAY_TIMEOUT,
                 blameless=self._limiter.unserved(asked_at),
-            )  # fmt: skip
+            )
         return Permanent(f"OpenAI refused with {status}: {error.message}", code=f"openai-{status}")
 
 
 def text_format(answer: type[BaseModel]) -> ResponseTextConfigParam:
     """Asks for an answer that fits a model class."""
     schema = answer.model_json_schema()
-    return {"format": {"type": "json_schema", "name": answer.__name__.lower(), "schema": schema, "strict": True}}
+    return {
+        "format": {
+            "type": "json_schema",
+            "name": answer.__name__.lower(),
+            "schema": schema,
+            "strict": True,
+        }
+    }
 
 
 def _parse(response: Response, answer: type[A]) -> A:
@@ -158,13 +186,21 @@ def _parse(response: Response, answer: type[A]) -> A:
         reason = response.incomplete_details.reason if response.incomplete_details else "unknown"
         raise Transient(f"OpenAI's answer is incomplete: {reason}", code="openai-incomplete")
     refusal = next(
-        (part.refusal for item in response.output if item.type == "message"
-         for part in item.content if part.type == "refusal"), None,
-    )  # fmt: skip
+        (
+            part.refusal
+            for item in response.output
+            if item.type == "message"
+            for part in item.content
+            if part.type == "refusal"
+        ),
+        None,
+    )
     if refusal is not None:
         raise Permanent(f"OpenAI declined to write this: {refusal}", code="refused")
     try:
         return answer.model_validate_json(without_nul(response.output_text))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        raise Transient(f"OpenAI's answer breaks its schema: {first['msg']}", code="openai-schema") from None
+        raise Transient(
+            f"OpenAI's answer breaks its schema: {first['msg']}", code="openai-schema"
+        ) from None

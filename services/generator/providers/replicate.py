@@ -17,11 +17,11 @@ from pydantic.v1 import ValidationError  # the SDK validates with it
 from replicate.client import Client, RetryTransport
 from replicate.exceptions import ReplicateError
 
-from services.generator.limiter import ProviderLimiter
-from services.generator.rules.headers import retry_after
-from services.generator.rules.limiter import Grant
-from shared import tracing
-from shared.errors import Permanent, Transient
+from services.generator.providers.headers import retry_after
+from services.generator.quota.provider_limiter import ProviderLimiter
+from services.generator.quota.rules import Grant
+from shared.domain.errors import Permanent, Transient
+from shared.observability import tracing
 
 _COOL_DOWN_S = 5.0
 _CREATE_WITHIN_S = 30.0
@@ -36,8 +36,10 @@ _SLOW_DOWN = {429, 503}
 _NO_LONGER_THERE = {403, 404, 410}
 """403 is what a signed address answers when its time is over."""
 _ACCOUNT = {
-    401: "the API token is refused", 402: "the account has no money left", 403: "the account may not use the model",
-}  # fmt: skip
+    401: "the API token is refused",
+    402: "the account has no money left",
+    403: "the account may not use the model",
+}
 
 _job: ContextVar[str] = ContextVar("replicate_job", default="")
 _delay: ContextVar[float | None] = ContextVar("replicate_delay", default=None)
@@ -62,7 +64,10 @@ async def _keep_delay(response: httpx.Response) -> None:
         _delay.set(retry_after(response.headers, datetime.now(UTC)))
 
 
-_HOOKS: Mapping[str, list[Callable[[Any], Awaitable[None]]]] = {"request": [_name_job], "response": [_keep_delay]}
+_HOOKS: Mapping[str, list[Callable[[Any], Awaitable[None]]]] = {
+    "request": [_name_job],
+    "response": [_keep_delay],
+}
 
 
 def build(api_token: str, base_url: str | None) -> Client:
@@ -86,9 +91,15 @@ class ReplicatePainter:
     """
 
     def __init__(
-        self, client: Client, http: httpx.AsyncClient, *, model: str, limiter: ProviderLimiter, reads: ProviderLimiter,
+        self,
+        client: Client,
+        http: httpx.AsyncClient,
+        *,
+        model: str,
+        limiter: ProviderLimiter,
+        reads: ProviderLimiter,
         timeout_s: float,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._client = client
         self._http = http
         self._model = model
@@ -135,17 +146,23 @@ class ReplicatePainter:
                 return None
             raise
         except TimeoutError:
-            raise Transient(f"Replicate took over {self._timeout_s:g} s", code="replicate-timeout") from None
+            raise Transient(
+                f"Replicate took over {self._timeout_s:g} s", code="replicate-timeout"
+            ) from None
 
     async def _poll(self, prediction_id: str) -> str:
         pause = _FIRST_POLL_S
         while True:
             await self._reads.acquire({"reads": 1})
-            prediction = await self._call(self._client.predictions.async_get(prediction_id), self._reads)
+            prediction = await self._call(
+                self._client.predictions.async_get(prediction_id), self._reads
+            )
             if prediction.status == "succeeded":
                 return _first_url(prediction.output)
             if prediction.status in ("failed", "canceled"):
-                raise Permanent(f"Replicate: {prediction.status}: {prediction.error}", code="replicate-failed")
+                raise Permanent(
+                    f"Replicate: {prediction.status}: {prediction.error}", code="replicate-failed"
+                )
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, _SLOWEST_POLL_S)
 
@@ -153,12 +170,16 @@ class ReplicatePainter:
         try:
             async with self._http.stream("GET", url) as answer:
                 if answer.status_code in _NO_LONGER_THERE:
-                    raise Permanent("Replicate: the image is no longer there", code="replicate-gone")
+                    raise Permanent(
+                        "Replicate: the image is no longer there", code="replicate-gone"
+                    )
                 answer.raise_for_status()
                 media_type = answer.headers.get("content-type", "").split(";")[0]
                 return Image(content=await _at_most(answer, _LARGEST_IMAGE), media_type=media_type)
         except httpx.HTTPError as error:
-            raise Transient(f"the image could not be fetched: {error}", code="replicate-fetch") from error
+            raise Transient(
+                f"the image could not be fetched: {error}", code="replicate-fetch"
+            ) from error
 
     async def _call(self, call: Awaitable[Any], limiter: ProviderLimiter) -> Any:
         """What the call answers, or its failure in our words. `limiter` is the one that it was made under."""
@@ -168,32 +189,59 @@ class ReplicatePainter:
         except ReplicateError as error:
             raise self._translate(error, limiter, asked_at) from error
         except httpx.HTTPError as error:
-            unheard = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
+            unheard = isinstance(
+                error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout
+            )
             raise self._failed(
-                f"could not be reached: {error!r}", "unreachable", limiter, asked_at, in_doubt=not unheard
+                f"could not be reached: {error!r}",
+                "unreachable",
+                limiter,
+                asked_at,
+                in_doubt=not unheard,
             ) from error
         except (ValueError, TypeError, AttributeError) as error:  # the SDK lets them through
-            if isinstance(error, ValidationError) and "given=aborted" in str(error):  # a status that the SDK lacks
-                raise Permanent("Replicate: the prediction was aborted", code="replicate-aborted") from error
+            if isinstance(error, ValidationError) and "given=aborted" in str(
+                error
+            ):  # a status that the SDK lacks
+                raise Permanent(
+                    "Replicate: the prediction was aborted", code="replicate-aborted"
+                ) from error
             raise self._failed(
-                f"answered with something unreadable: {error}", "unreadable", limiter, asked_at, in_doubt=True
+                f"answered with something unreadable: {error}",
+                "unreadable",
+                limiter,
+                asked_at,
+                in_doubt=True,
             ) from error
 
     def _failed(
-        self, what: str, code: str, limiter: ProviderLimiter, asked_at: float, *, in_doubt: bool,
+        self,
+        what: str,
+        code: str,
+        limiter: ProviderLimiter,
+        asked_at: float,
+        *,
+        in_doubt: bool,
         delay: float | None = None,
-    ) -> Transient:  # fmt: skip
+    ) -> Transient:
         """A call that was not served. Only one that creates a prediction is paid for, and so may be in doubt."""
         return Transient(
-            f"Replicate {what}", code=f"replicate-{code}", delay=delay, blameless=limiter.unserved(asked_at),
+            f"Replicate {what}",
+            code=f"replicate-{code}",
+            delay=delay,
+            blameless=limiter.unserved(asked_at),
             in_doubt=in_doubt and limiter is self._limiter,
-        )  # fmt: skip
+        )
 
-    def _translate(self, error: ReplicateError, limiter: ProviderLimiter, asked_at: float) -> Transient | Permanent:
+    def _translate(
+        self, error: ReplicateError, limiter: ProviderLimiter, asked_at: float
+    ) -> Transient | Permanent:
         status = error.status or 0
         creating = limiter is self._limiter
         if status in _ACCOUNT or (creating and status == 404):
-            return self._limiter.turned_away(_ACCOUNT.get(status, f"the model is not there: {error.detail}"))
+            return self._limiter.turned_away(
+                _ACCOUNT.get(status, f"the model is not there: {error.detail}")
+            )
         delay = _delay.get() if status in _SLOW_DOWN else None
         if status in _SLOW_DOWN:
             limiter.cool_down(delay or _COOL_DOWN_S)
@@ -201,8 +249,12 @@ class ReplicatePainter:
         if status in (408, 409, 429):
             return Transient(f"Replicate {said}", delay=delay, code=f"replicate-{status}")
         if status >= 500 or status == 0:
-            return self._failed(said, str(status), limiter, asked_at, in_doubt=status == 504, delay=delay)
-        return Permanent(f"Replicate refused with {status}: {error.detail}", code=f"replicate-{status}")
+            return self._failed(
+                said, str(status), limiter, asked_at, in_doubt=status == 504, delay=delay
+            )
+        return Permanent(
+            f"Replicate refused with {status}: {error.detail}", code=f"replicate-{status}"
+        )
 
 
 async def _at_most(answer: httpx.Response, size: int) -> bytes:

@@ -15,7 +15,12 @@ from uuid import UUID, uuid5
 import idna
 import orjson
 
-_TYPES = {"DONE": "job.done", "FAILED": "job.failed", "CANCELLED": "job.cancelled", "REJECTED": "job.rejected"}
+_TYPES = {
+    "DONE": "job.done",
+    "FAILED": "job.failed",
+    "CANCELLED": "job.cancelled",
+    "REJECTED": "job.rejected",
+}
 _PAUSES_S = (5.0, 60.0, 300.0, 1_800.0, 7_200.0, 18_000.0, 36_000.0, 36_000.0)
 """After the first attempt, the second, …: about 28 hours in all."""
 _GONE = 410
@@ -92,8 +97,22 @@ def message_id(delivery: UUID) -> str:
 
 def payload(job: dict[str, Any], at: datetime) -> bytes:
     """What is sent about a job as GET shows it: enough to act on; the post itself is to be fetched."""
-    kept = ("id", "store", "status", "sourceType", "sourceId", "createdAt", "finishedAt", "costUsd", "error")
-    said = {"type": _TYPES[job["status"]], "timestamp": at, "data": {name: job[name] for name in kept}}
+    kept = (
+        "id",
+        "store",
+        "status",
+        "sourceType",
+        "sourceId",
+        "createdAt",
+        "finishedAt",
+        "costUsd",
+        "error",
+    )
+    said = {
+        "type": _TYPES[job["status"]],
+        "timestamp": at,
+        "data": {name: job[name] for name in kept},
+    }
     return orjson.dumps(said, option=orjson.OPT_UTC_Z)
 
 
@@ -101,7 +120,8 @@ def sign(secrets: Sequence[str], message: str, at: int, content: bytes) -> str:
     """The `webhook-signature`, one for each secret in force."""
     signed = f"{message}.{at}.".encode() + content
     return " ".join(
-        f"v1,{base64.b64encode(hmac.digest(_key(secret), signed, 'sha256')).decode()}" for secret in secrets
+        f"v1,{base64.b64encode(hmac.digest(_key(secret), signed, 'sha256')).decode()}"
+        for secret in secrets
     )
 
 
@@ -131,7 +151,9 @@ def target(url: str, *, loopback: bool) -> Target:
         raise ForbiddenTargetError("must be https")
     if port == 0:
         raise ForbiddenTargetError("must not have the port 0")
-    where = Target(host=host, port=port or (443 if parts.scheme == "https" else 80), scheme=parts.scheme)
+    where = Target(
+        host=host, port=port or (443 if parts.scheme == "https" else 80), scheme=parts.scheme
+    )
     if _is_address(host):
         pinned(where, [host], loopback=loopback)
     elif len(host) > _LONGEST_NAME or not _NAME.fullmatch(host):
@@ -164,7 +186,11 @@ def _is_public(address: IPv4Address | IPv6Address) -> bool:
     special = _SPECIAL_V6 if isinstance(address, IPv6Address) else _SPECIAL_V4
     if isinstance(address, IPv6Address) and address not in _GIVEN_OUT_V6:
         return False
-    return address.is_global and not address.is_multicast and not any(address in network for network in special)
+    return (
+        address.is_global
+        and not address.is_multicast
+        and not any(address in network for network in special)
+    )
 
 
 def judge(outcome: Outcome, *, attempts: int, chance: float) -> Verdict:

@@ -1,0 +1,60 @@
+"""`python -m sandbox.providers`: both stand-ins in one process, on two loopback ports."""
+
+import asyncio
+
+from sandbox.providers import openai, replicate
+from sandbox.providers.control import Control
+from sandbox.providers.settings import StandinSettings
+from shared.http import server
+from shared.observability import log
+from shared.runtime import lifecycle
+
+HOST = "127.0.0.1"
+
+
+async def main(stop: asyncio.Event) -> None:
+    settings = StandinSettings.from_environment()
+    log.configure("standins", settings.log_level)
+    logger = log.get_logger(__name__)
+    texts = Control(
+        provider="OpenAI",
+        limits={"requests": settings.openai_rpm, "tokens": settings.openai_tpm},
+        latency_ms=settings.standin_openai_latency_ms,
+        seed=settings.standin_seed,
+        faults=openai.FAULTS,
+    )
+    pictures = Control(
+        provider="Replicate",
+        limits={"requests": settings.replicate_rpm},
+        latency_ms=settings.standin_replicate_latency_ms,
+        seed=settings.standin_seed + 1,
+        faults=replicate.FAULTS,
+    )
+    replicate_url = f"http://{HOST}:{settings.standin_replicate_port}"
+    servers = (
+        (
+            openai.OpenAIStandin(texts, seed=settings.standin_seed).application(),
+            settings.standin_openai_port,
+        ),
+        (
+            replicate.ReplicateStandin(pictures, base_url=replicate_url).application(),
+            settings.standin_replicate_port,
+        ),
+    )
+    listeners = [server.listen(HOST, port) for _, port in servers]
+    logger.warning(
+        "stand-ins for OpenAI and Replicate: no AI provider is called, no model runs",
+        openai_rpm=settings.openai_rpm,
+        openai_tpm=settings.openai_tpm,
+        replicate_rpm=settings.replicate_rpm,
+    )
+    await asyncio.gather(
+        *(
+            server.serve(app, listener, stop, grace_s=2)
+            for (app, _), listener in zip(servers, listeners, strict=True)
+        )
+    )
+
+
+if __name__ == "__main__":
+    lifecycle.run_service(main)

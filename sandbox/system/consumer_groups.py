@@ -1,0 +1,44 @@
+"""Consumer groups as the broker has them: members, their partitions, and how far behind each group is."""
+
+from collections import defaultdict
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
+
+from admin.consumer_groups import members_by
+from shared.kafka.topics import GENERATOR_GROUP, METRICS_GROUP, SCHEDULER_GROUP, WEBHOOKS_GROUP
+
+GROUPS = (SCHEDULER_GROUP, GENERATOR_GROUP, METRICS_GROUP, WEBHOOKS_GROUP)
+
+
+async def describe(bootstrap: str) -> dict[str, Any]:
+    """{group: {"members": [{"member", "partitions": {topic: [n]}}], "lag": {topic: n}}}; empty when Kafka is away."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=5_000)
+    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False)
+    try:
+        await admin.start()
+        await consumer.start()
+        members = await members_by(admin, GROUPS)
+        return {
+            group: {"members": members[group], "lag": await _lag(admin, consumer, group)}
+            for group in GROUPS
+        }
+    except (KafkaError, OSError):
+        return {}
+    finally:
+        await consumer.stop()
+        await admin.close()
+
+
+async def _lag(
+    admin: AIOKafkaAdminClient, consumer: AIOKafkaConsumer, group: str
+) -> dict[str, int]:
+    """Records after the last commit, by topic."""
+    committed = await admin.list_consumer_group_offsets(group)
+    ends = await consumer.end_offsets(list(committed)) if committed else {}
+    lag: dict[str, int] = defaultdict(int)
+    for partition, position in committed.items():
+        lag[partition.topic] += max(0, ends[partition] - position.offset)
+    return dict(lag)

@@ -1,0 +1,24 @@
+"""What a call costs, in billionths of a US dollar: exact whole numbers, so that ledgers add up."""
+
+from dataclasses import dataclass
+
+from shared.domain.messages import Usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prices:
+    """US dollars for a million input tokens, a million output tokens, and one image."""
+
+    input_usd: float
+    output_usd: float
+    image_usd: float
+
+    def of_tokens(self, input_tokens: int, output_tokens: int) -> Usage:
+        # A dollar for a million tokens is a thousand billionths for one.
+        cost = round(
+            input_tokens * self.input_usd * 1_000 + output_tokens * self.output_usd * 1_000
+        )
+        return Usage(input_tokens=input_tokens, output_tokens=output_tokens, cost_nanousd=cost)
+
+    def of_image(self) -> Usage:
+        return Usage(images=1, cost_nanousd=round(self.image_usd * 1e9))

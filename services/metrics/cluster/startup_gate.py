@@ -1,0 +1,26 @@
+"""When a process that has just started may be asked: what it has not heard of yet must not be told as nothing."""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from services.metrics.cluster.latest_reports import Board
+
+_WITHIN = timedelta(seconds=3)
+"""Who runs reports every second: after so many, silence says something as well."""
+
+
+class Opening:
+    """`recovered` says whether the tables are. Once open it stays so: of what falls silent later, the answers tell."""
+
+    def __init__(self, *, board: Board, recovered: Callable[[], bool]) -> None:
+        self._board = board
+        self._recovered = recovered
+        self._recovered_at: datetime | None = None
+        self._open = False
+
+    def is_open(self, now: datetime) -> bool:
+        if not self._open and self._recovered():
+            self._recovered_at = self._recovered_at or now
+            all_heard = self._board.scheduler_is_heard(now) and bool(self._board.alive(now))
+            self._open = all_heard or now - self._recovered_at >= _WITHIN
+        return self._open

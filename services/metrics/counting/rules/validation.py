@@ -1,0 +1,74 @@
+"""What a message must not say, though its schema allows it: it would stop the counting, or spoil it for good."""
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import TypeVar
+
+from shared.domain.errors import InvalidMessage
+from shared.domain.messages import JobEvent, Message, SchedulerReport, WorkerReport
+
+M = TypeVar("M", bound=Message)
+
+_AHEAD = timedelta(hours=1)
+"""A clock may be ahead by so much. A later time would push everything that is true out of the windows."""
+_MOST = 2**53
+"""No bill and no count is larger; JSON's numbers end there."""
+
+
+def believed(message: Message, now: datetime, *kinds: type[M]) -> M:
+    """The message, if it is one of these kinds and says what can be; else `InvalidMessage`."""
+    if not isinstance(message, kinds):
+        raise InvalidMessage(f"{message.TYPE} does not belong on this topic")
+    reason = fault(message, now)
+    if reason is not None:
+        raise InvalidMessage(f"{message.TYPE}: {reason}")
+    return message
+
+
+def fault(message: Message, now: datetime) -> str | None:
+    """Why a message is put aside, None for one to be believed."""
+    times = list(_times(message))
+    if any(time.tzinfo is None for time in times):
+        return "a time without a zone"
+    if message.created() > now + _AHEAD:
+        return "from the future"
+    if isinstance(message, JobEvent):
+        usage = message.usage
+        numbers = (
+            message.attempt,
+            usage.input_tokens,
+            usage.output_tokens,
+            usage.images,
+            usage.cost_nanousd,
+            usage.in_doubt,
+        )
+        if min(numbers) < 0 or max(numbers) > _MOST:
+            return "a number out of bounds"
+    return None
+
+
+def _times(message: Message) -> Iterator[datetime]:
+    found: tuple[datetime | None, ...] = ()
+    if isinstance(message, JobEvent):
+        former_at = message.former.at if message.former is not None else None
+        found = (
+            message.at,
+            message.created_at,
+            message.started_at,
+            message.forwarded_at,
+            former_at,
+        )
+    elif isinstance(message, WorkerReport):
+        found = (
+            message.at,
+            message.started_at,
+            *(state.cooling_until for state in message.limiters),
+        )
+    elif isinstance(message, SchedulerReport):
+        fairness = message.fairness
+        found = (
+            message.at,
+            message.oldest_pending_at,
+            fairness.began_at if fairness is not None else None,
+        )
+    return (time for time in found if time is not None)

@@ -1,1 +1,0 @@
-"""What Prometheus and Grafana need to know, from the declarations of metrics and alerts."""

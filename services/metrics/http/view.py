@@ -1,0 +1,235 @@
+"""What the endpoints say: aggregates and reports become JSON. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from services.metrics.cluster import rules
+from services.metrics.cluster.monitored import Watched
+from services.metrics.counting.rules import aggregate, histogram, history
+from services.metrics.counting.rules.aggregate import Aggregate
+from shared.domain.job import Status
+from shared.domain.messages import FairnessWindow, SchedulerReport, StoreQueueReport, WorkerReport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beside:
+    """What is shown beside the aggregates: what was watched, and how complete the answer is."""
+
+    watched: Watched
+    malformed: int = 0
+    processes: int = 1
+    """Those whose numbers are in the answer."""
+    missing: tuple[str, ...] = ()
+    """Addresses of those that do not answer."""
+    uncounted: tuple[int, ...] = ()
+    """Partitions of the results that nobody counts at the moment, or nobody who answers."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether the whole is at hand: without a part of it, sums fall, and rise when it comes back."""
+        return not self.missing and not self.uncounted
+
+
+def contract_metrics(
+    scheduler: SchedulerReport | None, workers: Sequence[WorkerReport]
+) -> dict[str, Any]:
+    """The four numbers that operators have always read; usages in percent."""
+    return {
+        "blog_queue_size": scheduler.pending if scheduler else 0,
+        "openai_rpm_usage": rules.usage_percent(workers, "openai", "requests"),
+        "openai_tpm_usage": rules.usage_percent(workers, "openai", "tokens"),
+        "openai_queue_length": rules.queue_length(workers, "openai"),
+    }
+
+
+def overview(
+    total: Aggregate,
+    scheduler: SchedulerReport | None,
+    workers: Sequence[WorkerReport],
+    now: datetime,
+    beside: Beside,
+) -> dict[str, Any]:
+    """The state of the whole: what a person wants to see first."""
+    windows = {name: _window(total, name, now) for name in ("minute", "hour", "day")}
+    done_5, _ = aggregate.in_last_minutes(total, 5, now.timestamp())
+    done_60, failed_60 = aggregate.in_last_minutes(total, 60, now.timestamp())
+    return {
+        "at": now,
+        **_of_scheduler(scheduler, now),
+        "jobs": {status.value: total["counts"].get(status.value, 0) for status in Status},
+        "doneLastMinute": aggregate.in_last_minutes(total, 1, now.timestamp())[0],
+        "donePerMinute": round(done_5 / 5, 1),
+        "doneLastHour": done_60,
+        "failedLastHour": failed_60,
+        "failedPercent": _percent(failed_60, done_60 + failed_60),
+        "waitSeconds": _percentiles(total["wait"]),
+        "runSeconds": _percentiles(total["run"]),
+        "windows": windows,
+        "history": history.of_last_hour(total, now),
+        "usage": _usage(total),
+        "costUsd": total["cost_nanousd"] / 1e9,
+        "inDoubtCalls": total["in_doubt"],
+        "openCircuits": sorted(
+            {f"{p}/{model}" for p, model, _, state in rules.each(workers) if state["circuitOpen"]}
+        ),
+        "standins": any(worker.standin for worker in workers),
+        "workers": len(workers),
+        **_beside(beside),
+    }
+
+
+def _of_scheduler(scheduler: SchedulerReport | None, now: datetime) -> dict[str, Any]:
+    oldest = scheduler.oldest_pending_at if scheduler else None
+    return {
+        "pending": scheduler.pending if scheduler else None,
+        "inFlight": scheduler.in_flight if scheduler else None,
+        "storesWaiting": scheduler.stores_waiting if scheduler else None,
+        "storesWarned": scheduler.stores_warned if scheduler else None,
+        "storesStopped": scheduler.stores_stopped if scheduler else None,
+        "oldestWaitSeconds": round((now - oldest).total_seconds(), 1) if oldest else None,
+        "fairness": _fairness(scheduler.fairness) if scheduler and scheduler.fairness else None,
+        "schedulerHeardSecondsAgo": round((now - scheduler.at).total_seconds(), 1)
+        if scheduler
+        else None,
+    }
+
+
+def _window(total: Aggregate, name: str, now: datetime) -> dict[str, Any]:
+    """The last minute, hour or day, with the part of it that runs: a minute's windows begin with minutes, a day's with
+    hours."""
+    kept, seconds, count = {
+        "minute": ("minutes", 60, 1),
+        "hour": ("minutes", 60, 60),
+        "day": ("hours", 3600, 24),
+    }[name]
+    done, failed, waits, runs = aggregate.window(
+        total[kept], int(now.timestamp() // seconds) - count
+    )
+    return {
+        "done": done,
+        "failed": failed,
+        "failedPercent": _percent(failed, done + failed),
+        "waitSeconds": _percentiles(waits),
+        "runSeconds": _percentiles(runs),
+    }
+
+
+def _beside(beside: Beside) -> dict[str, Any]:
+    drift = beside.watched.drift
+    return {
+        "lag": beside.watched.lag,
+        "deadLetters": beside.watched.dead_letters,
+        "malformedEvents": beside.malformed,
+        "drift": None
+        if drift is None
+        else {
+            "at": drift.at,
+            "jobs": drift.jobs,
+            "costUsd": drift.cost_nanousd / 1e9,
+            "hoursCompared": drift.hours,
+        },
+        "metrics": {
+            "processes": beside.processes,
+            "missing": beside.missing,
+            "uncountedPartitions": beside.uncounted,
+            "complete": beside.complete,
+        },
+    }
+
+
+def stores(
+    aggregates: Mapping[str, Aggregate],
+    scheduler: SchedulerReport | None,
+    *,
+    spent: int,
+    first: int,
+) -> list[dict[str, Any]]:
+    """Fairness by store: what waits, what runs, what was done, and each one's share of the money that was `spent`. The
+    `first` so many, those with the longest queues and the largest bills before all."""
+    queues = {queue.store: queue for queue in scheduler.stores} if scheduler else {}
+
+    def rank(store: str) -> tuple[int, int, str]:
+        queue, known = queues.get(store), aggregates.get(store)
+        return (-queue.queued if queue else 0, -known["cost_nanousd"] if known else 0, store)
+
+    chosen = sorted({*aggregates, *queues}, key=rank)[:first]
+    return [
+        _store(store, aggregates.get(store) or aggregate.summary(), queues.get(store), spent)
+        for store in chosen
+    ]
+
+
+def _store(
+    store: str, known: Aggregate, queue: StoreQueueReport | None, spent: int
+) -> dict[str, Any]:
+    return {
+        "store": store,
+        "queued": queue.queued if queue else 0,
+        "running": queue.in_flight if queue else 0,
+        "weight": queue.weight if queue else 1.0,
+        "budget": queue.budget if queue else None,
+        "done": known["counts"].get(Status.DONE.value, 0),
+        "failed": known["counts"].get(Status.FAILED.value, 0),
+        "waitSeconds": _percentiles(known["wait"]),
+        "usage": _usage(known),
+        "costUsd": known["cost_nanousd"] / 1e9,
+        "costShare": round(known["cost_nanousd"] / (spent or 1), 4),
+    }
+
+
+def _fairness(window: FairnessWindow) -> dict[str, Any]:
+    return {
+        "beganAt": window.began_at,
+        "seconds": window.seconds,
+        "contenders": window.contenders,
+        "jain": window.jain,
+        "largestGapUsd": window.largest_gap_nanousd / 1e9,
+        "lightStores": window.light_stores,
+        "lightSlowdown": window.light_slowdown,
+    }
+
+
+def workers(
+    alive: Sequence[WorkerReport], gone: Sequence[WorkerReport], now: datetime
+) -> list[dict[str, Any]]:
+    return [_worker(report, now, is_alive=True) for report in alive] + [
+        _worker(report, now, is_alive=False) for report in gone
+    ]
+
+
+def _worker(report: WorkerReport, now: datetime, *, is_alive: bool) -> dict[str, Any]:
+    return {
+        "worker": report.worker,
+        "alive": is_alive,
+        "heardSecondsAgo": round((now - report.at).total_seconds(), 1),
+        "startedAt": report.started_at,
+        "partitions": report.partitions,
+        "slots": report.slots,
+        "running": report.running,
+        "draining": report.draining,
+        "standin": report.standin,
+    }
+
+
+def _percentiles(counts: Sequence[int]) -> dict[str, float | None]:
+    return {
+        f"p{percent}": _rounded(histogram.percentile(counts, percent)) for percent in (50, 95, 99)
+    }
+
+
+def _percent(part: int, whole: int) -> float:
+    return round(100 * part / whole, 2) if whole else 0.0
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 2)
+
+
+def _usage(aggregate: Aggregate) -> dict[str, int]:
+    return {
+        "inputTokens": aggregate["input_tokens"],
+        "outputTokens": aggregate["output_tokens"],
+        "images": aggregate["images"],
+    }

@@ -1,1 +1,0 @@
-"""Pure folding: events become aggregates, reports become totals. The clock is an argument."""

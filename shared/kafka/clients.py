@@ -1,0 +1,173 @@
+"""Kafka: clients with the defaults that this system needs, topics made as the table says, records read and written.
+
+aiokafka's own defaults would lose records (`acks=1`, autocommit, `latest`): nobody builds a client but through here.
+"""
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import (
+    KafkaError,
+    TopicAlreadyExistsError,
+)
+from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, TopicPartition
+
+from shared.domain.errors import InvalidMessage, Unavailable
+from shared.domain.messages import Message
+from shared.kafka.access import check_reachable, client_options, explain_refusal
+from shared.kafka.envelope import decode
+from shared.kafka.topics import TOPICS, Topic
+from shared.observability.log import get_logger
+from shared.runtime.settings import KafkaSettings
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Namespace:
+    """The names on this cluster: every topic and group with the environment's prefix."""
+
+    prefix: str
+
+    def topic(self, topic: Topic) -> str:
+        return self.prefix + topic.name
+
+    def group(self, group: str) -> str:
+        return self.prefix + group
+
+
+def namespace(settings: KafkaSettings) -> Namespace:
+    return Namespace(prefix=settings.kafka_topic_prefix)
+
+
+def topic_names(settings: KafkaSettings, topics: Iterable[Topic]) -> list[str]:
+    return [namespace(settings).topic(topic) for topic in topics]
+
+
+async def open_admin(settings: KafkaSettings) -> AIOKafkaAdminClient:
+    """An admin client, tried until the start deadline has passed; then `Unavailable` with one clear line."""
+    loop = asyncio.get_running_loop()
+    give_up = loop.time() + settings.startup_deadline_s
+    told = False
+    while True:
+        admin = AIOKafkaAdminClient(**client_options(settings))
+        try:
+            await check_reachable(settings)
+            await admin.start()
+        except (KafkaError, OSError, TimeoutError) as error:
+            await admin.close()
+            if (why := explain_refusal(settings, error)) is not None:
+                raise Unavailable(why) from None
+            if loop.time() >= give_up:
+                raise Unavailable(
+                    f"Kafka at {settings.kafka_bootstrap_servers} did not answer within"
+                    f" {settings.startup_deadline_s:g} s ({str(error) or type(error).__name__});"
+                    " start it, or check KAFKA_BOOTSTRAP_SERVERS and KAFKA_SECURITY_PROTOCOL"
+                ) from None
+            if not told:
+                log.warning("waiting for Kafka", servers=settings.kafka_bootstrap_servers)
+                told = True
+            await asyncio.sleep(0.25)
+        else:
+            return admin
+
+
+async def ensure_topics(settings: KafkaSettings) -> None:
+    """Wait for Kafka and make the topics that are missing. Several processes may do so at once."""
+    admin = await open_admin(settings)
+    try:
+        existing = set(await admin.list_topics())
+        missing = [topic for topic in TOPICS if namespace(settings).topic(topic) not in existing]
+        if missing:
+            brokers = len((await admin.describe_cluster())["brokers"])
+            replicas = settings.kafka_replication_factor or min(3, brokers)
+            for topic in missing:
+                await _create(
+                    admin, topic, name=namespace(settings).topic(topic), replicas=replicas
+                )
+            await wait_until_listed(admin, {namespace(settings).topic(topic) for topic in TOPICS})
+    finally:
+        await admin.close()
+
+
+async def fetch_group_offsets(
+    settings: KafkaSettings, group: str
+) -> dict[TopicPartition, OffsetAndMetadata]:
+    """What a group has committed: offsets, and what its members wrote beside them (a consumer keeps that to itself)."""
+    admin = AIOKafkaAdminClient(**client_options(settings))
+    try:
+        await admin.start()
+        found: dict[TopicPartition, OffsetAndMetadata] = await admin.list_consumer_group_offsets(
+            group
+        )
+    finally:
+        await admin.close()
+    return {partition: offset for partition, offset in found.items() if offset.offset >= 0}
+
+
+async def wait_until_listed(admin: AIOKafkaAdminClient, wanted: set[str]) -> None:
+    """A topic just made, by us or by another process, is unknown to clients for some milliseconds."""
+    async with asyncio.timeout(30):
+        while not wanted <= set(await admin.list_topics()):
+            await asyncio.sleep(0.05)
+
+
+async def _create(admin: AIOKafkaAdminClient, topic: Topic, *, name: str, replicas: int) -> None:
+    configs = {"cleanup.policy": "compact" if topic.compacted else "delete"}
+    if topic.retention_ms > 0:
+        configs["retention.ms"] = str(topic.retention_ms)
+    new = NewTopic(
+        name=name,
+        num_partitions=topic.partitions,
+        replication_factor=replicas,
+        topic_configs=configs,
+    )
+    answer = await admin.create_topics([new])
+    code, message = answer.topic_errors[0][1], answer.topic_errors[0][-1]
+    if code not in (0, TopicAlreadyExistsError.errno):
+        raise Unavailable(f"Kafka would not create the topic {new.name}: {message or code}")
+
+
+def create_consumer(settings: KafkaSettings, *topics: str, **options: Any) -> AIOKafkaConsumer:
+    """A consumer that commits only when told to and starts at the earliest record; `options` are aiokafka's."""
+    chosen: dict[str, Any] = {
+        "enable_auto_commit": False,
+        "auto_offset_reset": "earliest",
+        "session_timeout_ms": 10_000,
+        "heartbeat_interval_ms": 3_000,
+        "max_poll_interval_ms": 60_000,
+        "rebalance_timeout_ms": 10_000,
+        "fetch_max_wait_ms": 500,
+    } | options
+    return AIOKafkaConsumer(*topics, **client_options(settings), **chosen)
+
+
+async def commit_offsets(
+    consumer: AIOKafkaConsumer,
+    offsets: Mapping[TopicPartition, int | tuple[int, str]],
+    *,
+    within_s: float,
+) -> None:
+    """Commit offsets, each with what is to stand beside it or without. TimeoutError when Kafka does not take them in
+    time: aiokafka would look for a coordinator for ever, and say nothing."""
+    async with asyncio.timeout(within_s):
+        await consumer.commit(dict(offsets))
+
+
+def decode_record(record: ConsumerRecord) -> Message:
+    """The message in a record; `InvalidMessage` that says where it stands when it cannot be understood."""
+    try:
+        return decode(record.value, record.headers)
+    except InvalidMessage as error:
+        raise InvalidMessage(
+            error.reason, topic=record.topic, partition=record.partition, offset=record.offset
+        ) from None
+
+
+def record_source(record: ConsumerRecord) -> str:
+    """The process that wrote a record, by its own word; empty when it does not say."""
+    return (dict(record.headers).get("ce_source") or b"").decode(errors="replace")

@@ -1,0 +1,176 @@
+"""Settings from the environment, read once at start. Each service has one frozen class built from these parts.
+
+Every field's description gives its unit and the reason for its default; the environment variable is the field's
+name in capitals.
+"""
+
+import os
+import socket
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from shared.domain.errors import Unavailable
+
+Seconds = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+_SERVERS = r"^\s*[^\s,:]+:[0-9]{1,5}\s*(,\s*[^\s,:]+:[0-9]{1,5}\s*)*$"
+
+
+class Settings(BaseSettings):
+    """Base: frozen, empty variables count as unset, unknown variables are none of our business."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+
+    log_level: int = Field(
+        2, ge=0, le=4, description="0 ERROR, 1 WARNING, 2 INFO, 3 DEBUG, 4 TRACE (as DEBUG)"
+    )
+    startup_deadline_s: Seconds = Field(
+        60,
+        description="seconds to wait for PostgreSQL and Kafka at start before giving up with one clear line",
+    )
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """Read the process environment; `Unavailable` with one line naming each variable at fault."""
+        try:
+            return cls()
+        except ValidationError as error:
+            faults = "; ".join(_told(fault) for fault in error.errors())
+            raise Unavailable(
+                f"the environment is not right: {faults} (see docs/configuration.md)"
+            ) from None
+
+    def secrets(self) -> list[str]:
+        """What must never be said: the secret fields' values, and the passwords in those that are addresses."""
+        values = [value.get_secret_value() for _, value in self if isinstance(value, SecretStr)]
+        return [*values, *filter(None, map(_password_in, values))]
+
+
+def _password_in(address: str) -> str | None:
+    try:
+        return urlsplit(address).password
+    except ValueError:
+        return None
+
+
+def _told(fault: Any) -> str:
+    """One of pydantic's faults in a few words. What is said of several variables names them itself."""
+    said: str = fault["msg"]
+    return f"{str(fault['loc'][0]).upper()}: {said[0].lower()}{said[1:]}" if fault["loc"] else said
+
+
+class KafkaSettings(Settings):
+    kafka_bootstrap_servers: str = Field(pattern=_SERVERS, description="host:port, comma-separated")
+    kafka_topic_prefix: str = Field(
+        "",
+        pattern=r"^[a-zA-Z0-9._-]{0,64}$",
+        description="put before every topic and group name, so that several environments can share a cluster",
+    )
+    kafka_replication_factor: int | None = Field(
+        None,
+        ge=1,
+        description="replicas of topics that we create; unset: three, or as many as there are brokers",
+    )
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT",
+        description="whether connections are encrypted (SSL), and whether a user is named (SASL)",
+    )
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = Field(
+        None, description="how the password is proven; unset: PLAIN"
+    )
+    kafka_sasl_username: str | None = Field(
+        None, description="the user, where the protocol has SASL"
+    )
+    kafka_sasl_password: SecretStr | None = Field(None, description="the user's password")
+    kafka_ssl_ca_file: Path | None = Field(
+        None,
+        description="PEM file of the authorities that brokers' certificates are from; unset: the system's",
+    )
+    kafka_ssl_cert_file: Path | None = Field(
+        None,
+        description="PEM file of our own certificate, where brokers ask for one, with those up to its authority",
+    )
+    kafka_ssl_key_file: Path | None = Field(
+        None,
+        description="PEM file of its key, not encrypted; unset: it is in the certificate's file",
+    )
+
+    @property
+    def kafka_uses_tls(self) -> bool:
+        return self.kafka_security_protocol.endswith("SSL")
+
+    @property
+    def kafka_uses_sasl(self) -> bool:
+        return self.kafka_security_protocol.startswith("SASL")
+
+    @model_validator(mode="after")
+    def _has_what_its_protocol_needs(self) -> Self:
+        """No more and no less: who has set a password or a certificate means it to be used."""
+        sasl = ["kafka_sasl_username", "kafka_sasl_password"]
+        files = ["kafka_ssl_cert_file", "kafka_ssl_ca_file", "kafka_ssl_key_file"]
+        missing = [name for name in sasl if self.kafka_uses_sasl and getattr(self, name) is None]
+        missing += (
+            ["kafka_ssl_cert_file"]
+            if self.kafka_ssl_key_file and not self.kafka_ssl_cert_file
+            else []
+        )
+        unused = [*sasl, "kafka_sasl_mechanism"] if not self.kafka_uses_sasl else []
+        unused += files if not self.kafka_uses_tls else []
+        unused = [name for name in unused if getattr(self, name) is not None]
+        for names, fault in ((missing, "lacks"), (unused, "has no use for")):
+            if names:
+                raise PydanticCustomError(
+                    "kafka_security",
+                    "KAFKA_SECURITY_PROTOCOL={protocol} {fault} {names}",
+                    {
+                        "protocol": self.kafka_security_protocol,
+                        "fault": fault,
+                        "names": ", ".join(names).upper(),
+                    },
+                )
+        return self
+
+
+class PostgresSettings(Settings):
+    database_url: SecretStr = Field(description="postgresql://user:password@host:port/database")
+    db_pool_max: Count = Field(100, description="connections per pool at the most; opened lazily")
+    db_pool_min: int = Field(10, ge=0, description="idle connections kept once they were needed")
+
+
+class FlowSettings(Settings):
+    """What scheduler and generator both speak of: the contract's three numbers of batch processing, and the lease."""
+
+    concurrent_blogs: Count = Field(50, description="blogs in parallel per worker")
+    batch_size: Count = Field(100, description="requests taken up at once")
+    max_per_instance: Count = Field(20, description="blogs of one store in flight")
+    lease_s: Seconds = Field(
+        60, description="seconds that a claim lasts without a heartbeat (one every third of it)"
+    )
+
+
+class QueueSettings(Settings):
+    """What ingest and scheduler both go by: when a queue is full, and what a store's first job is taken to cost."""
+
+    max_pending_per_store: Count = Field(
+        1_000,
+        description="jobs waiting in one store's queue at which its door closes; it opens at four fifths of that."
+        " A bulk call must fit as a whole",
+    )
+    max_pending_total: Count = Field(
+        50_000,
+        description="jobs waiting in all queues at which everybody's door closes: what a takeover reads in seconds",
+    )
+    default_cost_nanousd: Count = Field(
+        5_000_000,
+        description="billionths of a dollar reserved for the first job of a store; its mean replaces it",
+    )
+
+
+def process_name(service: str) -> str:
+    """A name for this process that is unique among its peers and readable in a log: service-host-pid."""
+    return f"{service}-{socket.gethostname()}-{os.getpid()}"

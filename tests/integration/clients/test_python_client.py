@@ -1,0 +1,200 @@
+"""clients/python against the real service, and what it does when it is refused for now."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from blogstream_client import Client, Event, Job, LeftOut, ProblemError, Usage
+from shared.domain.api_keys import create_operator_key
+from shared.domain.messages import BlogRequested
+from shared.kafka.topics import REQUESTS
+from tests.support.environment import World, a_request
+from tests.support.eventually import eventually
+from tests.support.ingest import Ingest, an_ingest, insert
+
+
+async def test_the_client_does_what_the_interface_can(
+    world: World, database: str, tmp_path: Path
+) -> None:
+    jobs = [a_request(store="shop") for _ in range(5)]
+    for job, status in zip(jobs, ("PENDING", "PENDING", "FAILED", "DONE", "PENDING"), strict=True):
+        await insert(world, job, status)
+    await world.database.execute(
+        "INSERT INTO blog_posts VALUES ($1, 'T', 's', 'm', '<p>x</p>', NULL)", jobs[3].id
+    )
+    await world.database.execute(
+        "INSERT INTO blog_steps (job_id, step, state, attempt, call_started_at, input_tokens, in_doubt)"
+        " VALUES ($1, 'outline', 'DONE', 1, now(), 7, 1)",
+        jobs[3].id,
+    )
+    await world.database.execute(
+        "UPDATE blog_generations SET not_before = now() + interval '1 hour' WHERE id = $1",
+        jobs[4].id,
+    )
+    delivery = uuid4()
+    await world.database.execute(
+        "INSERT INTO webhook_deliveries (id, job_id, instance_id, url, payload, state)"
+        " VALUES ($1, $2, 'shop', 'https://shop.example/hook', '{\"type\":\"job.done\"}', 'FAILED')",
+        delivery,
+        jobs[3].id,
+    )
+    await world.database.execute(
+        "INSERT INTO webhook_attempts (delivery_id, at, status, seconds) VALUES ($1, now(), 500, 0.1)",
+        delivery,
+    )
+    async with an_ingest(world, database, tmp_path) as ingest:
+        await asyncio.to_thread(_use, ingest, [str(job.id) for job in jobs])
+
+
+def _use(ingest: Ingest, jobs: list[str]) -> None:
+    with Client(str(ingest.http.base_url), ingest.key) as blogs:
+        first = blogs.submit("keyword", "tea", title="Tea", idempotency_key="k")
+        assert (first.status, first.store, first.source_id) == ("PENDING", "shop", "tea")
+        assert blogs.submit("keyword", "tea", title="Tea", idempotency_key="k").id == first.id
+        assert blogs.submit("keyword", "tea").id != blogs.submit("keyword", "tea").id
+        with pytest.raises(ProblemError) as refused:
+            blogs.submit("keyword", "tea", language="Klingon")
+        assert (refused.value.status, refused.value.errors[0]["field"]) == (422, "language")
+        later = datetime.now(UTC) + timedelta(days=1)
+        assert (
+            blogs.submit(
+                "topic", "later", run_at=later, keywords=("a", "b"), tone=None, images=0
+            ).ended
+            is False
+        )
+        assert (
+            len(
+                blogs.submit_many([{"source_type": "topic", "source_id": "a", "run_at": later}] * 2)
+            )
+            == 2
+        )
+        assert (
+            len(blogs.submit_many([{"sourceType": "topic", "sourceId": "a", "priority": 3}])) == 1
+        )
+        header = "Handle,Title,Body (HTML),Vendor,Type,Tags,Variant Price\n"
+        (cup,) = blogs.submit_csv(f"{header}cup,Cup,,Acme,Kitchen,,4.00\n".encode())
+        assert (cup.source_type, cup.source_id) == ("product", "cup")
+        shown = f"{header.strip()},Status\nold,Old,,,,,1,archived\nnew,New,,,,,1,draft\nred,Red,,,,,1,active\n".encode()
+        taken = blogs.submit_csv(shown)
+        assert ([job.source_id for job in taken], taken[0].status) == (["red"], "PENDING")
+        assert taken.left_out == (
+            LeftOut(source_id="old", line=2, reason="its Status is archived"),
+            LeftOut(source_id="new", line=3, reason="its Status is draft"),
+        )
+        mug = f"{header}mug,Mug,,Acme,Kitchen,,4.00\n".encode()
+        assert len(blogs.submit_csv(mug, language="de", run_at=later)) == 1
+        with pytest.raises(ProblemError, match="language"):
+            blogs.submit_csv(mug, language="Klingon")
+        assert [job.id for job in blogs.list(page=2)] == jobs[::-1]
+        assert [job.id for job in blogs.list("FAILED")] == [jobs[2]]
+        assert blogs.cancel(jobs[0]).status == "CANCELLED"
+        assert (blogs.retry(jobs[2]).status, blogs.get(jobs[2]).error) == ("PENDING", None)
+        with pytest.raises(
+            ProblemError, match="409 Conflict: a job that is DONE cannot be cancelled"
+        ):
+            blogs.cancel(jobs[3])
+        done = blogs.wait(jobs[3])
+        assert (done.ended, done.post and done.post.title) == (True, "T")
+        (step,) = done.steps
+        assert (step.name, step.state, step.usage, step.in_doubt) == (
+            "outline",
+            "DONE",
+            Usage(input_tokens=7),
+            1,
+        )
+        assert [(event.name, event.data["status"]) for event in blogs.events(jobs[3])] == [
+            ("job", "DONE")
+        ]
+        ticket = blogs.ticket(jobs[3])
+        assert httpx.get(ticket.url).text.count("event: job") == 1
+        (delivery,) = blogs.deliveries()
+        assert (delivery.job, delivery.state, delivery.log[0].status) == (jobs[3], "FAILED", 500)
+        assert list(blogs.deliveries(jobs[0])) == []
+        blogs.replay(delivery.id)
+        assert next(blogs.deliveries(jobs[3])).state == "WAITING"
+        waiting = blogs.get(jobs[4]).waiting
+        assert (waiting and waiting.reason) == "not before"
+        with pytest.raises(TimeoutError, match="is PENDING after 0 s"):
+            blogs.wait(jobs[4], timeout_s=0)
+
+
+async def test_a_job_is_followed_from_one_process_to_the_next(
+    world: World, database: str, tmp_path: Path
+) -> None:
+    await insert(world, job := a_request(store="shop"))
+    heard = list[Event]()
+
+    def follow(url: str, key: str) -> None:
+        with Client(url, key) as blogs:
+            heard.extend(blogs.events(job.id))
+
+    async with an_ingest(world, database, tmp_path) as ingest:
+        url, key, port = str(ingest.http.base_url), ingest.key, ingest.http.base_url.port
+        following = asyncio.create_task(asyncio.to_thread(follow, url, key))
+        await eventually(lambda: bool(heard))
+    await world.database.execute(
+        "UPDATE blog_generations SET status = 'DONE' WHERE id = $1", job.id
+    )
+    async with an_ingest(world, database, tmp_path, port=port):
+        await asyncio.wait_for(following, 60)
+    assert [(event.name, event.data["status"]) for event in heard] == [
+        ("job", "PENDING"),
+        ("job", "DONE"),
+    ]
+
+
+async def test_a_job_that_is_not_admitted_yet_is_waited_for(
+    world: World, database: str, tmp_path: Path
+) -> None:
+    """Here no scheduler runs: the row comes when the client has been told more than once that there is none."""
+    async with an_ingest(world, database, tmp_path, fresh_wait_s=0) as ingest:
+        url, key, refused = str(ingest.http.base_url), ingest.key, list[float]()
+
+        def use() -> Job:
+            with Client(url, key, pause=pause) as blogs:
+                return blogs.wait(blogs.submit("topic", "a", idempotency_key="k").id)
+
+        def pause(seconds: float) -> None:
+            refused.append(seconds)
+            asyncio.run_coroutine_threadsafe(admit(), loop).result(30)
+
+        async def admit() -> None:
+            (request,) = [message for _, message in await world.read_all(REQUESTS)]
+            assert isinstance(request, BlogRequested)
+            if len(refused) == 2:
+                await insert(world, request, "DONE")
+
+        loop = asyncio.get_running_loop()
+        assert (await asyncio.to_thread(use)).status == "DONE"
+    assert len(refused) == 2
+
+
+async def test_budgets(world: World, database: str, tmp_path: Path) -> None:
+    operator = await create_operator_key(world.database, "ada")
+    async with an_ingest(world, database, tmp_path) as ingest:
+        await asyncio.to_thread(_budget, str(ingest.http.base_url), ingest.key, operator)
+
+
+def _budget(url: str, key: str, operator: str) -> None:
+    with Client(url, key) as blogs, Client(url, operator) as watch:
+        assert (blogs.budget("shop").state, blogs.budget("shop").monthly_cost_usd) == ("ok", None)
+        set_up = watch.set_budget("shop", 0.01, warn_at=0.5)
+        assert (set_up.monthly_cost_usd, set_up.remaining_usd, set_up.raw["warnAt"]) == (
+            0.01,
+            0.01,
+            0.5,
+        )
+        assert blogs.budget("shop") == set_up
+        with pytest.raises(ProblemError) as refused:
+            blogs.submit_many([{"sourceType": "topic", "sourceId": "a"}] * 3)
+        assert (refused.value.status, refused.value.resets_at) == (402, set_up.resets_at)
+        with pytest.raises(ProblemError, match="403"):
+            blogs.set_budget("shop", 100)
+        assert watch.remove_budget("shop").monthly_cost_usd is None
+        with pytest.raises(ProblemError, match="404"):
+            blogs.budget("neighbour")
+        assert [job.id for job in watch.list(store="shop")] == [job.id for job in blogs.list()]

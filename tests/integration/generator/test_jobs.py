@@ -1,0 +1,594 @@
+"""The generator on the real broker and database, paid by stand-ins: what becomes of a job, and what it was billed."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from aiokafka import AIOKafkaProducer
+
+from services.generator import service
+from services.generator.quota.provider_limiter import ProviderLimiter
+from shared.domain.errors import Unavailable
+from shared.domain.messages import BlogRequested, EventKind, JobEvent, WorkerReport
+from shared.kafka import clients as shared_kafka
+from shared.kafka.topics import DEAD_LETTER, GENERATION, RESULTS, WORKERS
+from tests.support.environment import Said, World, a_request, away, running
+from tests.support.eventually import eventually
+from tests.support.fake_providers import Standins
+from tests.support.generator import worker_settings
+
+Start = Any
+
+
+@pytest.fixture
+def start(world: World, database: str, standins: Standins, tmp_path: Path) -> Start:
+    """A function that runs a worker for a block."""
+
+    @asynccontextmanager
+    async def started(name: str = "worker-1", **changes: Any) -> AsyncIterator[None]:
+        settings = worker_settings(
+            bootstrap=world.settings.kafka_bootstrap_servers,
+            prefix=world.settings.kafka_topic_prefix,
+            database=database,
+            standins=standins,
+            folder=tmp_path,
+            **changes,
+        )
+        async with running(lambda stop: service.run(settings, stop, name=name)):
+            yield
+
+    return started
+
+
+async def outcomes(world: World, job: UUID) -> list[JobEvent]:
+    events = [
+        event
+        for _, event in await world.read_all(RESULTS)
+        if isinstance(event, JobEvent) and event.job == job
+    ]
+    return [event for event in events if event.kind in (EventKind.ENDED, EventKind.RETRY)]
+
+
+async def ends_as(world: World, request: BlogRequested, status: str) -> None:
+    await eventually(lambda: world.has_status(request.id, status), what=f"{request.id} {status}")
+    await eventually(lambda: outcomes(world, request.id), every=0.5)
+
+
+async def test_a_job_becomes_a_post(
+    world: World, start: Start, standins: Standins, tmp_path: Path
+) -> None:
+    request = a_request(store="shop")
+    async with start():
+        await world.forwarded(request)
+        await ends_as(world, request, "DONE")
+    row = await world.row(request.id)
+    post = await world.database.fetchrow("SELECT * FROM blog_posts WHERE job_id = $1", request.id)
+    assert post is not None
+    assert "Green tea" in post["html"]
+    assert post["html"].startswith("<article><h1>")
+    assert post["image_url"] == f"http://localhost:3000/images/shop/{request.id}.png"
+    assert (tmp_path / "shop" / f"{request.id}.png").read_bytes().startswith(b"\x89PNG")
+    bill = standins.openai.bill(request.id)
+    assert bill["steps"] == {"outline": 1, "article": 1}
+    assert row["input_tokens"] + row["output_tokens"] == bill["tokens"]
+    assert (row["images"], standins.replicate.bill(request.id)["calls"]) == (1, 1)
+    assert row["cost_nanousd"] == row["input_tokens"] * 150 + row["output_tokens"] * 600 + 3_000_000
+    assert row["finished_at"] is not None
+    (event,) = await outcomes(world, request.id)
+    assert (event.status, event.attempt, event.usage.cost_nanousd) == (
+        "DONE",
+        1,
+        row["cost_nanousd"],
+    )
+    steps = await world.database.fetch(
+        "SELECT step, state FROM blog_steps WHERE job_id = $1", request.id
+    )
+    assert {step["step"]: step["state"] for step in steps} == dict.fromkeys(
+        ("outline", "article", "image", "assemble"), "DONE"
+    )
+
+
+async def test_a_job_without_an_image_pays_for_none(
+    world: World, start: Start, standins: Standins
+) -> None:
+    request = a_request(images=0)
+    async with start():
+        await world.forwarded(request)
+        await ends_as(world, request, "DONE")
+    assert standins.replicate.bill(request.id)["calls"] == 0
+    assert (
+        await world.database.fetchval(
+            "SELECT image_url FROM blog_posts WHERE job_id = $1", request.id
+        )
+        is None
+    )
+
+
+async def test_a_passing_failure_goes_back_to_the_queue_and_keeps_what_was_paid(
+    world: World, start: Start, standins: Standins
+) -> None:
+    request = a_request()
+    standins.openai.script({"kind": "500", "job": str(request.id), "step": "article"})
+    async with start():
+        await world.forwarded(request)
+        await ends_as(world, request, "PENDING")
+        row = await world.row(request.id)
+        assert row["forwarded_at"] is None
+        assert row["not_before"] is not None
+        (event,) = await outcomes(world, request.id)
+        assert (event.kind, event.error) == (EventKind.RETRY, "OpenAI answered 500")
+        assert event.usage.cost_nanousd > 0
+        await world.database.execute(
+            "UPDATE blog_generations SET forwarded_at = now() WHERE id = $1", request.id
+        )
+        await world.send_task(request)
+        await eventually(lambda: world.has_status(request.id, "DONE"))
+    assert standins.openai.bill(request.id)["steps"] == {"outline": 1, "article": 1}
+    assert standins.replicate.bill(request.id)["calls"] == 1
+    assert (await world.row(request.id))["attempt"] == 2
+
+
+async def reports_no_slots(world: World) -> bool:
+    reports = [
+        message for _, message in await world.read_all(WORKERS) if isinstance(message, WorkerReport)
+    ]
+    return (
+        bool(reports)
+        and reports[-1].slots == 0
+        and any(state.circuit_open for state in reports[-1].limiters)
+    )
+
+
+@pytest.mark.parametrize(
+    ("provider", "fault", "saved"),
+    [
+        ("openai", "insufficient_quota", set()),
+        ("openai", "401", set()),
+        ("openai", "404", set()),
+        ("replicate", "402", {"outline", "article"}),
+    ],
+)
+async def test_when_an_account_is_turned_away_jobs_wait_and_no_more_are_taken(
+    world: World, start: Start, standins: Standins, provider: str, fault: str, saved: set[str]
+) -> None:
+    request = a_request()
+    getattr(standins, provider).script({"kind": fault, "job": str(request.id)})
+    async with start():
+        await world.forwarded(request)
+        await eventually(lambda: outcomes(world, request.id), every=0.3)
+        await eventually(partial(reports_no_slots, world), every=0.3)
+    row = await world.row(request.id)
+    assert (row["attempt"], row["blameless"]) == (1, 1)
+    assert row["not_before"] > row["admitted_at"] + timedelta(seconds=30)
+    steps = await world.database.fetch(
+        "SELECT step FROM blog_steps WHERE job_id = $1 AND state = 'DONE'", request.id
+    )
+    assert {step["step"] for step in steps} == saved
+    assert set(standins.openai.bill(request.id)["steps"]) == saved
+
+
+@pytest.mark.parametrize(("fault", "answers"), [("schema", 2), ("truncated", 2), ("refusal", 2)])
+async def test_an_answer_of_no_use_is_asked_for_again(
+    world: World, start: Start, standins: Standins, fault: str, answers: int
+) -> None:
+    request = a_request(images=0)
+    standins.openai.script({"kind": fault, "job": str(request.id), "step": "outline"})
+    async with start():
+        await world.forwarded(request)
+        await ends_as(world, request, "DONE")
+    bill = standins.openai.bill(request.id)
+    assert bill["steps"] == {"outline": answers, "article": 1}
+    row = await world.row(request.id)
+    assert row["attempt"] == 1
+    assert row["input_tokens"] + row["output_tokens"] == bill["tokens"]
+
+
+@pytest.mark.parametrize(
+    ("faults", "code", "answers"),
+    [
+        ({"kind": "refusal", "count": 9}, "refused", 2),
+        ({"kind": "schema", "count": 9}, "openai-schema", 3),
+    ],
+    ids=["refusal", "schema"],
+)
+async def test_a_lasting_failure_fails_with_its_reason(
+    world: World, start: Start, standins: Standins, faults: dict[str, Any], code: str, answers: int
+) -> None:
+    request = a_request()
+    standins.openai.script({**faults, "job": str(request.id)})
+    async with start():
+        await world.forwarded(request)
+        await ends_as(world, request, "FAILED")
+    assert standins.openai.bill(request.id)["calls"] == answers
+    row = await world.row(request.id)
+    assert row["error_code"] == code
+    assert row["error"]
+    assert row["finished_at"] is not None
+
+
+async def test_a_task_sent_again_pays_nothing_and_says_the_same(
+    world: World, start: Start, standins: Standins
+) -> None:
+    request = a_request()
+    async with start():
+        await world.forwarded(request)
+        await ends_as(world, request, "DONE")
+        await world.send_task(request)
+        await world.send_task(request)
+        await eventually(lambda: _has_said(world, request.id, 3), every=0.5)
+    events = await outcomes(world, request.id)
+    assert len({event.event_id() for event in events}) == 1
+    assert standins.openai.bill(request.id)["calls"] == 2
+    assert standins.replicate.bill(request.id)["calls"] == 1
+
+
+async def _has_said(world: World, job: UUID, times: int) -> bool:
+    return len(await outcomes(world, job)) >= times
+
+
+async def test_what_a_dead_worker_has_paid_for_is_not_paid_again(
+    world: World, start: Start, standins: Standins
+) -> None:
+    """The rows of a worker that was killed after the outline and the image's creation, its job forwarded again."""
+    first = a_request()
+    async with start():
+        await world.forwarded(first)
+        await ends_as(world, first, "DONE")
+        request = a_request()
+        await world.database.execute(_WAITS_AGAIN, *_columns(request))
+        await world.database.execute(
+            "INSERT INTO blog_steps (job_id, step, state, attempt, external_id, result, cost_nanousd)"
+            " SELECT $1, step, CASE step WHEN 'outline' THEN 'DONE' ELSE 'STARTED' END, 1, external_id,"
+            " CASE step WHEN 'outline' THEN result END, CASE step WHEN 'outline' THEN cost_nanousd ELSE 0 END"
+            " FROM blog_steps WHERE job_id = $2 AND step IN ('outline', 'image')",
+            request.id,
+            first.id,
+        )
+        await world.send_task(request)
+        await ends_as(world, request, "DONE")
+    assert standins.openai.bill(request.id)["steps"] == {"article": 1}
+    assert standins.replicate.bill(request.id)["calls"] == 0
+    assert (await world.row(request.id))["attempt"] == 2
+
+
+async def test_an_answer_that_was_paid_for_while_postgresql_was_away_is_saved(
+    world: World,
+    start: Start,
+    standins: Standins,
+    postgres: str,
+    database: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    said, request = Said(capsys), a_request()
+    with standins.openai.latency(1_000):
+        async with start(lease_s=1):
+            await world.forwarded(request)
+            await eventually(lambda: _step_started(world, request.id, "article"))
+            async with away(postgres, database, "worker"):
+                await eventually(lambda: standins.openai.bill(request.id)["steps"].get("article"))
+                await eventually(partial(said.has, "waiting to save"))
+            await ends_as(world, request, "DONE")
+    row = await world.row(request.id)
+    bill = standins.openai.bill(request.id)
+    assert bill["steps"] == {"outline": 1, "article": 1}
+    assert row["input_tokens"] + row["output_tokens"] == bill["tokens"]
+    assert row["attempt"] == 1
+    assert standins.replicate.bill(request.id)["calls"] == 1
+
+
+async def test_a_live_lease_is_respected_and_its_outcome_awaited(
+    world: World, start: Start, standins: Standins
+) -> None:
+    request = a_request()
+    await world.forwarded(request)
+    await world.database.execute(
+        "UPDATE blog_generations SET status = 'PROCESSING', attempt = 1, worker = 'other',"
+        " lease_until = now() + interval '5 s' WHERE id = $1",
+        request.id,
+    )
+    async with start(concurrent_blogs=1):
+        await eventually(lambda: world.read_all(WORKERS), every=0.3)
+        await world.forwarded(bystander := a_request())  # whoever only waits takes no slot from it
+        await ends_as(world, bystander, "DONE")
+        assert (await world.row(request.id))["worker"] == "other"
+        assert standins.openai.bill(request.id)["calls"] == 0
+        await world.database.execute(
+            "UPDATE blog_generations SET status = 'FAILED', error = 'x', finished_at = now(), lease_until = NULL"
+            " WHERE id = $1",
+            request.id,
+        )
+        await ends_as(world, request, "FAILED")
+    assert standins.openai.bill(request.id)["calls"] == 0
+
+
+async def test_a_record_that_cannot_be_read_is_put_aside_and_work_goes_on(
+    world: World, start: Start
+) -> None:
+    topic = shared_kafka.namespace(world.settings).topic(GENERATION)
+    async with (
+        AIOKafkaProducer(bootstrap_servers=world.settings.kafka_bootstrap_servers) as producer,
+        start(),
+    ):
+        await producer.send_and_wait(
+            topic, b"not json", key=b"x", headers=[("ce_type", b"blogstream.unknown.v1")]
+        )
+        request = a_request()
+        await world.forwarded(request)
+        await ends_as(world, request, "DONE")
+        ((key, value),) = await eventually(lambda: world.read_all(DEAD_LETTER), every=0.5)
+    assert (key, value) == ("x", b"not json")
+
+
+async def test_a_worker_that_stops_saves_the_call_that_it_pays_for_and_hands_back_the_rest(
+    world: World, start: Start, standins: Standins
+) -> None:
+    request = a_request()
+    with standins.openai.latency(2_500):
+        async with start(drain_s=0.2):
+            await world.forwarded(request)
+            await eventually(lambda: _step_started(world, request.id, "outline"))
+    row = await world.row(request.id)
+    assert (row["status"], row["forwarded_at"], row["blameless"]) == ("PENDING", None, 1)
+    assert await _step_state(world, request.id, "outline", "DONE")
+    (event,) = await outcomes(world, request.id)
+    assert event.kind is EventKind.RETRY
+    await world.database.execute(
+        "UPDATE blog_generations SET forwarded_at = now() WHERE id = $1", request.id
+    )
+    async with start("worker-2"):
+        await world.send_task(request)
+        await eventually(lambda: world.has_status(request.id, "DONE"))
+    assert standins.openai.bill(request.id)["steps"] == {"outline": 1, "article": 1}
+
+
+async def _step_started(world: World, job: UUID, step: str) -> bool:
+    return bool(
+        await world.database.fetchval(
+            "SELECT true FROM blog_steps WHERE job_id = $1 AND step = $2", job, step
+        )
+    )
+
+
+async def _owners(world: World) -> bool:
+    """Whether two workers have split the partitions between them."""
+    latest = {
+        report.worker: report
+        for _, report in await world.read_all(WORKERS)
+        if isinstance(report, WorkerReport)
+    }
+    return [len(report.partitions) for report in latest.values()] == [12, 12]
+
+
+async def test_two_workers_share_the_partitions_and_do_each_job_once(
+    world: World, start: Start, standins: Standins
+) -> None:
+    requests = [a_request(store=f"s{number % 3}") for number in range(12)]
+    async with start("worker-1"), start("worker-2"):
+        await eventually(lambda: _owners(world), every=0.5)
+        for request in requests:
+            await world.forwarded(request)
+        for request in requests:
+            await eventually(partial(world.has_status, request.id, "DONE"))
+    workers = {(await world.row(request.id))["worker"] for request in requests}
+    assert workers == {"worker-1", "worker-2"}
+    assert all(standins.openai.bill(request.id)["calls"] == 2 for request in requests)
+
+
+async def test_a_prediction_that_is_gone_is_painted_anew(
+    world: World, start: Start, standins: Standins
+) -> None:
+    request = a_request()
+    async with start():
+        await world.database.execute(_WAITS_AGAIN, *_columns(request))
+        await world.database.execute(
+            "INSERT INTO blog_steps (job_id, step, state, attempt, external_id)"
+            " VALUES ($1, 'image', 'STARTED', 1, 'x')",
+            request.id,
+        )
+        await world.send_task(request)
+        await ends_as(world, request, "DONE")
+    assert standins.replicate.bill(request.id)["calls"] == 1
+
+
+async def test_a_job_that_outlives_too_many_workers_fails_and_pays_nothing(
+    world: World, start: Start, standins: Standins
+) -> None:
+    request = a_request()
+    async with start(max_attempts=1):
+        await world.database.execute(_WAITS_AGAIN, *_columns(request))
+        await world.send_task(request)
+        await ends_as(world, request, "FAILED")
+    assert (await world.row(request.id))["error_code"] == "workers-lost"
+    assert standins.openai.bill(request.id)["calls"] == 0
+
+
+_WAITS_AGAIN = (
+    "INSERT INTO blog_generations (id, instance_id, source_type, source_id, request, created_at, attempt, worker,"
+    " forwarded_at) VALUES ($1, $2, $3, $4, $5, $6, 1, 'dead', now())"
+)
+"""A job that one worker has claimed and that was forwarded again since."""
+
+
+def _columns(request: BlogRequested) -> tuple[Any, ...]:
+    return (
+        request.id,
+        request.store,
+        request.source_type,
+        request.source_id,
+        request,
+        request.created_at,
+    )
+
+
+async def test_a_call_in_doubt_is_made_again_once_and_then_no_more(
+    world: World, start: Start, standins: Standins
+) -> None:
+    """As two crashes leave it: begun twice, never answered. A third call would perhaps be the third that is paid."""
+    request = a_request()
+    await world.forwarded(request)
+    await world.database.execute(
+        "UPDATE blog_generations SET attempt = 2 WHERE id = $1", request.id
+    )
+    await world.database.execute(
+        "INSERT INTO blog_steps (job_id, step, state, attempt, in_doubt) VALUES ($1, 'outline', 'STARTED', 2, 1)",
+        request.id,
+    )
+    async with start():
+        await ends_as(world, request, "FAILED")
+    row = await world.row(request.id)
+    assert row["error_code"] == "in-doubt"
+    assert "begun 2 times" in row["error"]
+    assert standins.openai.bill(request.id)["calls"] == 0
+
+
+async def test_a_call_whose_answer_never_comes_is_made_again_once_and_then_no_more(
+    world: World, start: Start, standins: Standins
+) -> None:
+    request = a_request()
+    standins.openai.script({"kind": "cut", "job": str(request.id), "step": "article", "count": 9})
+    async with start():
+        await world.forwarded(request)
+        await eventually(lambda: outcomes(world, request.id), every=0.3)
+        row = await world.row(request.id)
+        assert row["not_before"] > row["started_at"] + timedelta(seconds=9)
+        await world.database.execute(
+            "UPDATE blog_generations SET forwarded_at = now() WHERE id = $1", request.id
+        )
+        await world.send_task(request)
+        await ends_as(world, request, "FAILED")
+    row = await world.row(request.id)
+    assert (row["error_code"], row["attempt"]) == ("in-doubt", 2)
+    assert "begun 2 times" in row["error"]
+    assert (
+        await world.database.fetchval(
+            "SELECT in_doubt FROM blog_steps WHERE job_id = $1 AND step = 'article'", request.id
+        )
+        == 2
+    )
+
+
+async def test_a_job_that_is_cancelled_ends_with_the_call_that_it_is_in(
+    world: World, start: Start, standins: Standins
+) -> None:
+    """What is paid for is saved, with its cost; nothing more is paid for."""
+    request = a_request(images=0)
+    with standins.openai.latency(1_500):
+        async with start(lease_s=1):
+            await world.forwarded(request)
+            await eventually(lambda: _step_started(world, request.id, "outline"))
+            await world.database.execute(
+                "UPDATE blog_generations SET status = 'CANCELLED', lease_until = NULL, finished_at = now()"
+                " WHERE id = $1",
+                request.id,
+            )
+            await eventually(lambda: _step_state(world, request.id, "outline", "DONE"))
+    steps = await world.database.fetch(
+        "SELECT step, cost_nanousd > 0 AS paid FROM blog_steps WHERE job_id = $1", request.id
+    )
+    assert [(step["step"], step["paid"]) for step in steps] == [("outline", True)]
+    assert standins.openai.bill(request.id)["steps"] == {"outline": 1}
+    assert await world.has_status(request.id, "CANCELLED")
+
+
+async def _step_state(world: World, job: UUID, step: str, state: str) -> bool:
+    return bool(
+        await world.database.fetchval(
+            "SELECT true FROM blog_steps WHERE job_id = $1 AND step = $2 AND state = $3",
+            job,
+            step,
+            state,
+        )
+    )
+
+
+async def test_a_leave_that_was_not_used_at_once_is_taken_anew(
+    world: World, start: Start, standins: Standins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when PostgreSQL takes long to note that a call begins: the bucket has refilled, so the leave is void."""
+    stale = iter([True])
+    monkeypatch.setattr(ProviderLimiter, "is_fresh", lambda limiter, grant: not next(stale, False))
+    request = a_request(images=0)
+    async with start():
+        await world.forwarded(request)
+        await ends_as(world, request, "DONE")
+    assert standins.openai.bill(request.id)["steps"] == {"outline": 1, "article": 1}
+    calls = await world.database.fetchval(
+        "SELECT count(*) FROM provider_calls WHERE job_id = $1 AND step = 'outline'", request.id
+    )
+    assert calls == 2, "both leaves are on record: whoever takes over counts them"
+    assert (await world.row(request.id))["attempt"] == 1
+
+
+async def test_an_outage_costs_jobs_no_tries(
+    world: World, start: Start, standins: Standins
+) -> None:
+    requests = [a_request(images=0) for _ in range(12)]
+    standins.openai.script({"kind": "500", "count": 10_000})
+    try:
+        async with start():
+            for request in requests:
+                await world.forwarded(request)
+            await eventually(partial(reports_no_slots, world), every=0.3)
+            await eventually(lambda: _all_are(world, "PENDING"))
+    finally:
+        standins.openai.forget_faults()
+    assert (
+        await world.database.fetchval("SELECT sum(attempt - blameless) FROM blog_generations") < 5
+    )
+
+
+async def _all_are(world: World, status: str) -> bool:
+    return bool(
+        await world.database.fetchval("SELECT bool_and(status = $1) FROM blog_generations", status)
+    )
+
+
+async def test_a_worker_that_halts_over_unreadable_records_has_put_each_aside_once(
+    world: World, start: Start
+) -> None:
+    """And it has saved what it was at work on: whoever starts it again goes on behind them."""
+    topic = shared_kafka.namespace(world.settings).topic(GENERATION)
+    async with AIOKafkaProducer(
+        bootstrap_servers=world.settings.kafka_bootstrap_servers
+    ) as producer:
+        for number in range(6):
+            await producer.send_and_wait(topic, b"garbage %d" % number, partition=number)
+
+    async def put_aside(at_least: int) -> bool:
+        return len(await world.read_all(DEAD_LETTER)) >= at_least
+
+    with pytest.raises(Unavailable, match="cannot be read"):
+        async with start(dead_letter_limit=3):
+            await eventually(partial(put_aside, 4), every=0.5)
+    async with start("worker-2", dead_letter_limit=9):
+        await world.forwarded(request := a_request(images=0))
+        await ends_as(world, request, "DONE")
+        await eventually(partial(put_aside, 6), every=0.5)
+    values = [value for _, value in await world.read_all(DEAD_LETTER)]
+    assert sorted(map(bytes, values)) == [b"garbage %d" % number for number in range(6)]  # type: ignore[arg-type]
+
+
+async def test_a_job_whose_stored_request_cannot_be_read_fails_at_once(
+    world: World, start: Start
+) -> None:
+    request = a_request()
+    async with start():
+        await eventually(lambda: world.read_all(WORKERS), every=0.3)
+        await world.database.execute(
+            "INSERT INTO blog_generations (id, instance_id, source_type, source_id, request, created_at, forwarded_at)"
+            " VALUES ($1, $2, $3, $4, $5, $6, now())",
+            request.id,
+            request.store,
+            request.source_type,
+            request.source_id,
+            {"images": "x"},
+            request.created_at,
+        )
+        await world.send_task(request)
+        await ends_as(world, request, "FAILED")
+    assert (await world.row(request.id))["error_code"] == "unreadable"

@@ -1,0 +1,119 @@
+"""A storm of rebalances: workers join and leave every few seconds under load. Nothing is lost, nothing paid twice.
+
+Replicate's stand-in begins with a nearly empty bucket and sends no headers: a budget that grew by moving would meet
+its 429 at once. Partitions that move bring the messages of running jobs to other workers, which refuse and count them.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+
+from shared.domain.messages import BlogRequested, EventKind, JobEvent, WorkerReport
+from shared.kafka.publisher import Outgoing
+from shared.kafka.topics import REQUESTS, RESULTS, WORKERS
+from tests.support.environment import World, a_request
+from tests.support.eventually import eventually
+from tests.support.fake_providers import Standins, running
+from tests.support.processes import Hire, WorkerProcess, hiring
+from tests.support.scheduler import started
+
+JOBS = 120
+STORM_S, EVERY_S = 25.0, 2.5
+_LIMITS = {"OPENAI_RPM": "400", "OPENAI_TPM": "1200000", "REPLICATE_RPM": "180"}
+_LEFT_OF_IMAGES = 12
+"""Of the account's bucket, at the start: the burst of all partitions, and a call of each worker beyond it."""
+_WORKER = _LIMITS | {"CONCURRENT_BLOGS": "8", "DRAIN_S": "40", "CLOCK_SKEW_S": "0.1"}
+
+
+@pytest.fixture
+def tight() -> Iterator[Standins]:
+    latency = {"STANDIN_OPENAI_LATENCY_MS": "150", "STANDIN_REPLICATE_LATENCY_MS": "150"}
+    with running(**_LIMITS, **latency) as both:
+        with httpx.Client(
+            base_url=both.replicate.url, headers={"authorization": "Bearer another application"}
+        ) as http:
+            for _ in range(int(_LIMITS["REPLICATE_RPM"]) - _LEFT_OF_IMAGES):
+                http.post("/v1/predictions", json={}).raise_for_status()
+        yield both
+
+
+async def test_a_storm_of_rebalances_loses_nothing_and_pays_for_nothing_twice(
+    world: World, database: str, tight: Standins, tmp_path: Path
+) -> None:
+    requests = [a_request(store=f"s{number % 12}", images=number % 2) for number in range(JOBS)]
+    async with AsyncExitStack() as services:
+        await services.enter_async_context(started(world, database))
+        hire = await services.enter_async_context(hiring(world, database, tight, tmp_path))
+        await world.publisher.publish_all(
+            [Outgoing(topic=REQUESTS, key=request.store, message=request) for request in requests]
+        )
+        workers, exits = await _storm(hire)
+        await eventually(
+            lambda: _all_done(world), timeout=45, every=0.2, what="the end of all jobs"
+        )
+        exits.append(await workers[-1].leave())
+
+    told = [event for _, event in await world.read_all(RESULTS) if isinstance(event, JobEvent)]
+    _each_ended_once(requests, told)
+    _each_step_was_paid_once(requests, tight)
+    assert await world.database.fetchval("SELECT sum(in_doubt) FROM blog_steps") == 0
+    assert (tight.openai.rejected(), tight.replicate.rejected()) == (0, 0)
+    assert await _limits_mattered(world)
+    assert set(exits) == {0}
+
+    refused = sum(worker.said("[Blog Worker] Heartbeat")[-1]["refused"] for worker in workers)
+    ended = [event for event in told if event.kind is EventKind.ENDED]
+    print(
+        f"{len(workers)} workers; {refused} messages refused, {len(ended) - JOBS} outcomes told again"
+    )
+    assert refused >= len(ended) - JOBS > 0
+
+
+async def _storm(hire: Hire) -> tuple[list[WorkerProcess], list[int]]:
+    """Workers join and, the eldest first, leave in turns; one stays. All that there were, and how the others ended."""
+    workers, leaving = [await hire(**_WORKER), await hire(**_WORKER)], list[asyncio.Task[int]]()
+    for _ in range(round(STORM_S / EVERY_S / 2)):
+        await asyncio.sleep(EVERY_S)
+        workers.append(await hire(**_WORKER))
+        await asyncio.sleep(EVERY_S)
+        leaving.append(asyncio.create_task(workers[len(leaving)].leave()))
+    leaving += [asyncio.create_task(worker.leave()) for worker in workers[len(leaving) : -1]]
+    return workers, await asyncio.gather(*leaving)
+
+
+def _each_ended_once(requests: list[BlogRequested], told: list[JobEvent]) -> None:
+    ended = {event.event_id(): event for event in told if event.kind is EventKind.ENDED}
+    assert Counter(event.job for event in ended.values()) == Counter(
+        request.id for request in requests
+    )
+    assert {event.status for event in ended.values()} == {"DONE"}
+
+
+def _each_step_was_paid_once(requests: list[BlogRequested], standins: Standins) -> None:
+    texts, images = standins.openai.bills(), standins.replicate.bills()
+    for request in requests:
+        job = str(request.id)
+        assert texts[job]["steps"] == {"outline": 1, "article": 1}
+        assert images.get(job, {"steps": {}})["steps"] == ({"image": 1} if request.images else {})
+
+
+async def _limits_mattered(world: World) -> bool:
+    """Whether calls have had to wait for both providers' limits."""
+    reports = [
+        message for _, message in await world.read_all(WORKERS) if isinstance(message, WorkerReport)
+    ]
+    queued = {state.provider for report in reports for state in report.limiters if state.queued}
+    return queued == {"openai", "replicate"}
+
+
+async def _all_done(world: World) -> bool:
+    return bool(
+        await world.database.fetchval(
+            "SELECT count(*) = $1 FROM blog_generations WHERE status = 'DONE'", JOBS
+        )
+    )

@@ -1,0 +1,233 @@
+"""/openapi.json is true: valid by the specification, complete, and what is really answered is what it says."""
+
+from copy import deepcopy
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import orjson
+import pytest
+from jsonschema import Draft202012Validator
+from openapi_spec_validator import validate
+
+from services.ingest.openapi import document as openapi
+from shared.domain.api_keys import create_operator_key
+from shared.domain.messages import AdmissionState
+from shared.kafka.topics import CONTROL
+from tests.integration.ingest.test_admission import hears
+from tests.integration.ingest.test_webhooks import LOG, a_receiver, ends, has_state
+from tests.support.environment import World, a_request
+from tests.support.eventually import eventually
+from tests.support.ingest import GOOD, PATH, Ingest, an_ingest, insert
+
+ONE = f"{PATH}/{{id}}"
+METRICS, STATS = "/metrics", "/api/rate-limiter/stats"
+
+
+class Judge:
+    """Holds answers against the document; `seen` are the operations and statuses that were."""
+
+    def __init__(self, document: dict[str, Any]) -> None:
+        self.seen: set[tuple[str, str, str]] = set()
+        self._paths = document["paths"]
+        self._components = deepcopy(document["components"])
+        for schema in self._components["schemas"].values():
+            if "properties" in schema:  # what is answered must be told, too
+                schema.setdefault("additionalProperties", False)
+
+    def holds(self, answer: httpx.Response, method: str, path: str, status: int) -> httpx.Response:
+        said = self._paths[path][method]["responses"]
+        assert answer.status_code == status, answer.text
+        assert str(status) in said, f"{method} {path} does not say {status}"
+        content = said[str(status)]["content"]
+        kind = answer.headers["content-type"].split(";")[0]
+        assert kind in content
+        assert set(said[str(status)].get("headers", {})) - {"Link", "Retry-After"} <= {
+            name for name in said[str(status)].get("headers", {}) if name in answer.headers
+        }
+        if kind.endswith("json"):
+            self._validate(answer.content, content[kind]["schema"])
+        self.seen.add((method, path, str(status)))
+        return answer
+
+    def describes(self, body: bytes, name: str) -> None:
+        """The schema of that name is the body's."""
+        self._validate(body, {"$ref": f"#/components/schemas/{name}"})
+
+    def _validate(self, body: bytes, schema: dict[str, Any]) -> None:
+        checker = Draft202012Validator.FORMAT_CHECKER
+        whole = schema | {"components": self._components}
+        Draft202012Validator(whole, format_checker=checker).validate(orjson.loads(body))
+
+
+@pytest.fixture(scope="module")
+def document() -> dict[str, Any]:
+    return orjson.loads(orjson.dumps(openapi.document(version="1")))  # type: ignore[no-any-return]
+
+
+def test_it_is_valid_and_its_examples_are(document: dict[str, Any]) -> None:
+    validate(document)
+    operations = [
+        one for path in document["paths"].values() for one in path.values() if isinstance(one, dict)
+    ]
+    assert len({one["operationId"] for one in operations}) == len(operations)
+    for one in operations:
+        for media in one.get("requestBody", {}).get("content", {}).values():
+            if "example" in media:
+                schema = media["schema"] | {"components": document["components"]}
+                Draft202012Validator(schema).validate(media["example"])
+    problem = document["components"]["schemas"]["ProblemDetails"]["properties"]
+    assert {"room", "taken", "id", "unknown", "resetsAt", "errors"} <= problem.keys()
+    body = document["components"]["schemas"]["BlogRequestBody"]
+    assert (body["additionalProperties"], body["required"]) == (False, ["sourceType", "sourceId"])
+    assert body["properties"]["priority"]["maximum"] == 100
+
+
+async def test_what_is_answered_is_what_it_says(
+    world: World, database: str, tmp_path: Path
+) -> None:
+    async with (
+        a_receiver() as receiver,
+        an_ingest(
+            world, database, tmp_path, webhook_allow_loopback=True, max_pending_per_store=50
+        ) as ingest,
+    ):
+        fetched = await ingest.http.get("/openapi.json")
+        assert fetched.headers["content-type"] == "application/json"
+        judge = Judge(fetched.json())
+        waiting, done = a_request(store="shop"), a_request(store="shop", webhook_url=receiver.url)
+        await insert(world, waiting)
+        await ends(world, done)
+        await _fill(world, done.id)
+        await _ask(ingest, judge)
+        await _change(ingest, judge, waiting.id, done.id)
+        delivery = await eventually(lambda: has_state(ingest, done.id, "DELIVERED"))
+        assert delivery is not None
+        judge.holds(await ingest.get(f"{LOG}?job={done.id}&limit=1"), "get", LOG, 200)
+        judge.holds(await ingest.get(f"{LOG}?limit=0"), "get", LOG, 422)
+        replay = f"{LOG}/{{delivery}}/replay"
+        judge.holds(await _post(ingest, f"{LOG}/{delivery['id']}/replay"), "post", replay, 202)
+        judge.holds(await _post(ingest, f"{LOG}/{uuid4()}/replay"), "post", replay, 404)
+        judge.describes(receiver.heard[0][2], "JobEnded")
+        for path, status in (
+            ("/health", 200),
+            ("/livez", 200),
+            ("/readyz", 200),
+            (METRICS, 502),
+            (STATS, 502),
+        ):
+            judge.holds(await ingest.http.get(path), "get", path, status)
+        await _budget(ingest, judge)
+    said = {
+        (method, path)
+        for path, item in fetched.json()["paths"].items()
+        for method in item
+        if method != "parameters"
+    }
+    assert {(method, path) for method, path, _ in judge.seen} == said, "every operation was tried"
+
+
+async def _post(ingest: Ingest, path: str, **options: Any) -> httpx.Response:
+    headers = {"Authorization": f"Bearer {ingest.key}"} | options.pop("headers", {})
+    return await ingest.http.post(path, headers=headers, **options)
+
+
+async def _ask(ingest: Ingest, judge: Judge) -> None:
+    judge.holds(await ingest.post(GOOD | {"keywords": ["a"]}), "post", PATH, 201)
+    judge.holds(await ingest.post({"sourceType": "x"}), "post", PATH, 422)
+    judge.holds(
+        await ingest.post(content=b"{", headers={"Content-Type": "application/json"}),
+        "post",
+        PATH,
+        400,
+    )
+    judge.holds(await ingest.post(content=b"{}"), "post", PATH, 415)
+    judge.holds(await ingest.post(GOOD, headers={"Authorization": "Bearer x"}), "post", PATH, 401)
+    bulk = f"{PATH}/bulk"
+    judge.holds(await _post(ingest, bulk, json=[GOOD]), "post", bulk, 201)
+    judge.holds(await _post(ingest, bulk, json=[{}]), "post", bulk, 422)
+    judge.holds(await _post(ingest, bulk, json=[GOOD] * 60), "post", bulk, 429)
+
+
+async def _change(ingest: Ingest, judge: Judge, waiting: Any, done: Any) -> None:
+    for job in (waiting, done):
+        judge.holds(await ingest.get(f"{PATH}/{job}"), "get", ONE, 200)
+    judge.holds(await ingest.get(f"{PATH}/{uuid4()}"), "get", ONE, 404)
+    judge.holds(await ingest.get(f"{PATH}?limit=1"), "get", PATH, 200)
+    judge.holds(await ingest.get(f"{PATH}?status=x"), "get", PATH, 422)
+    for what in ("cancel", "retry"):
+        judge.holds(await _post(ingest, f"{PATH}/{waiting}/{what}"), "post", f"{ONE}/{what}", 200)
+        judge.holds(await _post(ingest, f"{PATH}/{done}/{what}"), "post", f"{ONE}/{what}", 409)
+    judge.holds(await ingest.get(f"{PATH}/{done}/events"), "get", f"{ONE}/events", 200)
+    judge.holds(
+        await _post(ingest, f"{PATH}/{done}/events-ticket"), "post", f"{ONE}/events-ticket", 201
+    )
+
+
+async def _budget(ingest: Ingest, judge: Judge) -> None:
+    path, bulk = "/api/stores/{store}/budget", f"{PATH}/bulk"
+    shop, operator = (
+        path.format(store="shop"),
+        await create_operator_key(ingest.world.database, "ada"),
+    )
+    headers = {"Authorization": f"Bearer {operator}"}
+    judge.holds(await ingest.get(shop), "get", path, 200)
+    judge.holds(await ingest.get(path.format(store="other")), "get", path, 404)
+    set_it = partial(ingest.http.put, shop, headers=headers)
+    judge.holds(await set_it(json={"monthlyCostUsd": 0.02, "warnAt": 0.5}), "put", path, 200)
+    judge.holds(await set_it(json={"monthlyCostUsd": -1}), "put", path, 422)
+    judge.holds(await ingest.get(shop), "get", path, 200)
+    judge.holds(await _post(ingest, bulk, json=[GOOD] * 5), "post", bulk, 402)
+    resets_at = datetime.now(UTC) + timedelta(days=3)
+    gate = AdmissionState(
+        store="shop",
+        closed=True,
+        reason="budget-exceeded",
+        retry_after_s=9,
+        at=datetime.now(UTC),
+        resets_at=resets_at,
+    )
+    await ingest.world.publish(CONTROL, "shop", gate)
+    judge.holds(await hears(ingest, 402), "post", PATH, 402)
+    judge.holds(await ingest.http.delete(shop, headers=headers), "delete", path, 200)
+
+
+async def _fill(world: World, job: Any) -> None:
+    """A job that has everything: steps, and a post."""
+    await world.database.execute(
+        "INSERT INTO blog_posts VALUES ($1, 'Title', 'slug', 'meta', '<p>x</p>', NULL)", job
+    )
+    await world.database.execute(
+        "INSERT INTO blog_steps (job_id, step, state, attempt, finished_at) VALUES ($1, 'outline', 'DONE', 1, now())",
+        job,
+    )
+    await world.database.execute(
+        "INSERT INTO store_outlooks VALUES ('shop', 'TPM', 'TPM', 4, 0, now(), now(), now())"
+    )
+
+
+async def test_the_docs_page_is_served_from_the_installed_package_under_a_strict_policy(
+    world: World, database: str, tmp_path: Path
+) -> None:
+    async with an_ingest(world, database, tmp_path) as ingest:
+        page = await ingest.http.get("/docs")
+        policy = page.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "script-src 'self';" in policy
+        assert "unsafe" not in policy
+        assert page.text.count("<script src=") == page.text.count("<script") == 2, "nothing inline"
+        for name, kind in (
+            ("swagger-ui.css", "text/css"),
+            ("swagger-ui-bundle.js", "text/javascript"),
+            ("docs.js", "text/javascript"),
+            ("favicon-32x32.png", "image/png"),
+        ):
+            assert f"/docs/{name}" in page.text
+            asset = await ingest.http.get(f"/docs/{name}")
+            assert (asset.status_code, asset.headers["content-type"].split(";")[0]) == (200, kind)
+            assert asset.headers["x-content-type-options"] == "nosniff"
+        for name in ("index.html", "..%2f__init__.py", "swagger-ui.js"):
+            assert (await ingest.http.get(f"/docs/{name}")).status_code == 404

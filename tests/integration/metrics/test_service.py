@@ -1,0 +1,323 @@
+"""metrics as a process on the real broker: exact numbers, through repeats, garbage and kill -9."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from uuid import UUID
+
+import httpx
+import orjson
+import pytest
+from aiokafka import AIOKafkaProducer
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from sandbox.system.home import free_port
+from shared.http import server as shared_http
+from shared.http.responses import JsonResponse
+from shared.kafka import clients as shared_kafka
+from shared.kafka.topics import RESULTS, WORKERS
+from tests.support import prometheus_text
+from tests.support.environment import World, running
+from tests.support.eventually import eventually
+from tests.support.metrics_service import KINDS, Metrics, metrics, rebuild, tell
+from tests.unit.metrics.test_counting_rules import report, scheduler
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "tables"
+
+
+async def test_counts_are_exact_through_repeats_garbage_and_a_kill(
+    world: World, folder: Path
+) -> None:
+    topic = shared_kafka.namespace(world.settings).topic(RESULTS)
+    async with metrics(world, folder) as first:
+        await tell(world, range(10))
+        await tell(world, range(5))
+        async with AIOKafkaProducer(
+            bootstrap_servers=world.settings.kafka_bootstrap_servers
+        ) as producer:
+            await producer.send_and_wait(topic, b"garbage", key=b"store-0")
+            await producer.send_and_wait(topic, None, key=b"store-1")
+            headers = [("ce_type", b"blogstream.job-event.v9")]
+            await producer.send_and_wait(topic, b"{}", key=b"store-2", headers=headers)
+        await tell(world, range(10, 12), failed=True)
+        await eventually(partial(first.has_counted, {"DONE": 10, "FAILED": 2}))
+        assert (await first.json("/api/overview"))["malformedEvents"] == 3
+        assert (await rebuild(world, folder)) == 3, "a rebuild is refused while a process counts"
+        await first.kill()
+    await tell(world, range(12, 15))
+    async with metrics(world, folder) as second:
+        await eventually(partial(second.has_counted, {"DONE": 13, "FAILED": 2}), timeout=60)
+        await tell(world, range(15))
+        await tell(world, range(20, 21))
+        await eventually(partial(second.has_counted, {"DONE": 14, "FAILED": 2}))
+        overview = await second.json("/api/overview")
+        assert overview["usage"] == {"inputTokens": 160, "outputTokens": 320, "images": 16}
+        stores = (await second.json("/api/stores"))["items"]
+        assert sum(store["done"] for store in stores) == 14
+        assert {store["store"] for store in stores} == {"store-0", "store-1", "store-2"}
+
+
+async def test_reports_become_the_contracts_numbers(world: World, folder: Path) -> None:
+    async with an_ingest() as ingest, metrics(world, folder, INGEST_URL=ingest.url) as running:
+        assert await running.json("/metrics") == {
+            "blog_queue_size": 0,
+            "openai_rpm_usage": 0.0,
+            "openai_tpm_usage": 0.0,
+            "openai_queue_length": 0,
+        }
+
+        async def heard() -> bool:
+            now = datetime.now(UTC)
+            await world.publish(WORKERS, "w1", replace(report("w1", at=now), partitions=(0, 1)))
+            await world.publish(WORKERS, "s", scheduler(7, at=now))
+            found = await running.json("/metrics")
+            return bool(found["blog_queue_size"] == 7 and found["openai_rpm_usage"] == 20.0)
+
+        await eventually(heard, every=0.3)
+        stats = await running.json("/api/rate-limiter/stats")
+        assert stats["status"] == "ok"
+        tokens = stats["rateLimiter"]["openai"]["m"]["tokens"]
+        assert tokens["limitPerMinute"] == 200_000
+        assert (
+            sum(part["sharePerMinute"] for part in tokens["byPartition"])
+            == tokens["sharePerMinute"]
+        )
+        (worker,) = (await running.json("/api/workers"))["items"]
+        assert (worker["worker"], worker["slots"], worker["alive"]) == ("w1", 50, True)
+        text = (await running.http.get("/metrics", headers={"Accept": "text/plain"})).text
+        assert prometheus_text.read(text)["blogstream_jobs_pending"].value() == 7
+        assert (
+            (await running.http.get("/metrics?format=prometheus"))
+            .headers["content-type"]
+            .startswith("text/plain")
+        )
+        await tells_of_jobs(world, running)
+        await refuses_unknown_values(running)
+        await passes_cancel_and_retry_on(running, ingest)
+
+
+async def tells_of_jobs(world: World, running: Metrics) -> None:
+    await tell(world, range(30))
+    await eventually(partial(running.has_counted, {"DONE": 30}))
+    assert len((await running.json("/api/jobs"))["items"]) == 20
+    (latest,) = (await running.json("/api/jobs?limit=1"))["items"]
+    assert set(latest) >= {
+        "job",
+        "store",
+        "status",
+        "attempt",
+        "createdAt",
+        "startedAt",
+        "finishedAt",
+        "waitSeconds",
+        "costUsd",
+        "error",
+    }
+    timeline = await running.json(f"/api/jobs/{latest['job']}/timeline")
+    assert timeline["waitSeconds"] == 3
+    assert [event["kind"] for event in timeline["events"]] == KINDS
+    assert (await running.json("/api/alerts"))["items"] == []
+    async with running.http.stream("GET", "/api/events") as feed:
+        assert feed.headers["content-type"].startswith("text/event-stream")
+        lines = feed.aiter_lines()
+        snapshots = [
+            orjson.loads(line.removeprefix("data: ")) async for line in aislice(lines, "data: ", 2)
+        ]
+    for snapshot in snapshots:
+        assert set(snapshot) == {"overview", "stores", "workers", "rateLimiter", "alerts", "jobs"}
+        assert snapshot["overview"]["jobs"]["DONE"] == 30
+        assert {row["store"] for row in snapshot["stores"]["items"]} == {
+            "a",
+            "store-0",
+            "store-1",
+            "store-2",
+        }
+    assert snapshots[0]["overview"]["at"] < snapshots[1]["overview"]["at"]
+
+
+async def aislice(lines: AsyncIterator[str], prefix: str, count: int) -> AsyncIterator[str]:
+    """The first so many lines that begin so."""
+    async for line in lines:
+        if line.startswith(prefix):
+            yield line
+            count -= 1
+            if count == 0:
+                return
+
+
+async def refuses_unknown_values(running: Metrics) -> None:
+    wrong = (
+        "/metrics?format=xml",
+        "/metrics?format=json&x=1",
+        "/metrics?format=json&format=json",
+        "/api/stores?limit=1&limit=1",
+        "/api/overview?x=1",
+        "/api/stores?limit=0",
+        "/api/stores?limit=1001",
+        "/api/stores?offset=-1",
+        "/api/workers?a=b",
+        "/api/jobs?limit=101",
+        "/api/jobs?limit=ten",
+        "/api/events?x=",
+        "/api/rate-limiter/stats?partition=1",
+        "/api/alerts?x=1",
+        f"/api/jobs/{UUID(int=0)}/timeline?x=1",
+    )
+    for path in wrong:
+        answer = await running.http.get(path)
+        assert answer.status_code == 422, path
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.json()["errors"][0]["field"], path
+    for path in (
+        f"/api/jobs/{UUID(int=10**9)}/timeline",
+        "/api/jobs/no-id/timeline",
+        "/api/nothing",
+    ):
+        assert (await running.http.get(path)).status_code == 404, path
+
+
+async def passes_cancel_and_retry_on(running: Metrics, ingest: "Ingest") -> None:
+    job = UUID(int=1)
+    for action, status in (("cancel", 200), ("retry", 409)):
+        answer = await running.http.post(
+            f"/api/jobs/{job}/{action}", headers={"Authorization": "Bearer sk_operator_x"}
+        )
+        assert (answer.status_code, answer.json()) == (
+            status,
+            {"action": action, "key": "Bearer sk_operator_x"},
+        )
+    assert (await running.http.post(f"/api/jobs/{job}/cancel")).json()["key"] is None
+    ingest.stop.set()
+    await eventually(partial(_says_that_ingest_is_away, running, job))
+    assert (await running.http.get(f"/api/jobs/{job}/cancel")).status_code == 405
+
+
+async def _says_that_ingest_is_away(running: Metrics, job: UUID) -> bool:
+    return (await running.http.post(f"/api/jobs/{job}/cancel")).status_code == 502
+
+
+@dataclass(frozen=True, slots=True)
+class Ingest:
+    url: str
+    stop: asyncio.Event
+
+
+@asynccontextmanager
+async def an_ingest() -> AsyncIterator[Ingest]:
+    """What answers in ingest's place: it tells what it was asked."""
+
+    async def act(request: Request) -> Response:
+        action = request.path_params["action"]
+        told = {"action": action, "key": request.headers.get("authorization")}
+        return JsonResponse(told, status_code=200 if action == "cancel" else 409)
+
+    port, stop = free_port(), asyncio.Event()
+    application = Starlette(
+        routes=[Route("/api/blog-generation/{job:uuid}/{action}", act, methods=["POST"])]
+    )
+    listener = shared_http.listen("127.0.0.1", port)
+    serving = asyncio.create_task(shared_http.serve(application, listener, stop))
+    try:
+        yield Ingest(f"http://127.0.0.1:{port}", stop)
+    finally:
+        stop.set()
+        await serving
+
+
+async def test_after_a_kill_no_number_is_told_before_it_is_known(
+    world: World, folder: Path
+) -> None:
+    """Nobody reports before the new process has said that it does not know: so it must say so, however quick it is."""
+    refused = asyncio.Event()
+
+    async def report_all(stop: asyncio.Event) -> None:
+        await refused.wait()
+        while not stop.is_set():
+            now = datetime.now(UTC)
+            await world.publish(WORKERS, "w1", report("w1", at=now))
+            await world.publish(WORKERS, "s", scheduler(4, at=now))
+            await asyncio.sleep(0.5)  # as those do who report
+
+    port = free_port()
+    async with metrics(world, folder, METRICS_PORT=str(port)) as first:
+        await tell(world, range(10))
+        await eventually(partial(first.has_counted, {"DONE": 10}))
+        await first.kill()
+    asking = asyncio.create_task(first_answers(first.url, refused))
+    async with running(report_all), metrics(world, folder, METRICS_PORT=str(port)):
+        await asyncio.wait_for(asking, 60)
+
+
+async def first_answers(url: str, refused: asyncio.Event) -> None:
+    """Until a process that starts is ready: it says that it does not know yet, or what it tells is true."""
+    async with httpx.AsyncClient(base_url=url) as http:
+        try:
+            await _first_answers(http, refused)
+        finally:
+            refused.set()  # nobody is kept waiting by a failure
+
+
+async def _first_answers(http: httpx.AsyncClient, refused: asyncio.Event) -> None:
+    while True:
+        try:
+            live, ready = await http.get("/livez"), await http.get("/readyz")
+            told = [
+                await http.get(path)
+                for path in ("/metrics", "/api/overview", "/metrics?format=prometheus")
+            ]
+        except httpx.TransportError:
+            await asyncio.sleep(0.02)  # it does not listen yet
+            continue
+        assert live.status_code == 200
+        for answer, is_true in zip(
+            (ready, *told), (is_ready, has_the_queue, has_all, has_the_worker), strict=True
+        ):
+            assert is_true(answer) if answer.is_success else says_to_come_back(answer), answer.text
+        if ready.is_success:
+            assert refused.is_set(), "it could not know yet"
+            assert all(answer.is_success for answer in told)
+            return
+        refused.set()
+
+
+def is_ready(answer: httpx.Response) -> bool:
+    return bool(answer.json() == {"status": "ready"})
+
+
+def has_the_queue(answer: httpx.Response) -> bool:
+    return bool(answer.json()["blog_queue_size"] == 4)
+
+
+def has_all(answer: httpx.Response) -> bool:
+    told = answer.json()
+    return bool((told["pending"], told["workers"], told["jobs"]["DONE"]) == (4, 1, 10))
+
+
+def has_the_worker(answer: httpx.Response) -> bool:
+    return prometheus_text.read(answer.text)["blogstream_workers"].value() == 1
+
+
+def says_to_come_back(answer: httpx.Response) -> bool:
+    return (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+
+
+async def test_the_page_is_served_with_a_strict_policy(world: World, folder: Path) -> None:
+    async with metrics(world, folder) as running:
+        page = await running.http.get("/")
+        assert page.status_code == 200
+        assert "default-src 'none'" in page.headers["content-security-policy"]
+        assert '<script type="module" src="/static/page.js">' in page.text
+        for path in ("/static/page.js", "/static/page.css", "/health", "/livez"):
+            assert (await running.http.get(path)).status_code == 200
+        assert (await running.http.get("/static/../app.py")).status_code == 404
+    assert running.process.returncode == 0

@@ -1,0 +1,169 @@
+"""PostgreSQL restored to an hour ago, on real servers with the real pg_dump: nothing that was accepted is lost, and
+what had been paid for in vain stands on the bill."""
+
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+from shared.domain.job import Status
+from shared.domain.messages import EventKind, JobEvent
+from shared.kafka.topics import RESULTS
+from tests.integration.generator.test_spend_accounting import adds_up
+from tests.support.environment import World, a_request, a_world
+from tests.support.eventually import eventually
+from tests.support.fake_providers import Standins
+from tests.support.ingest import insert
+from tests.support.processes import PROGRAMS, environment, run
+from tests.support.scheduler import admitted
+from tests.support.servers import execute
+from tests.support.shop import Shop, a_shop
+
+
+async def tell_a_cut_attempt(world: World, job: UUID) -> None:
+    """What a worker that was killed had told: it began, and had its outline paid for."""
+    row = await world.row(job)
+    about: dict[str, Any] = {
+        "job": job,
+        "store": "shop",
+        "status": Status.PROCESSING,
+        "attempt": 1,
+        "at": row["created_at"],
+        "created_at": row["created_at"],
+    }
+    await world.publish(RESULTS, "shop", JobEvent(kind=EventKind.STARTED, **about))
+    await world.publish(
+        RESULTS, "shop", JobEvent(kind=EventKind.STEP_DONE, step="outline", **about)
+    )
+
+
+async def a_job_of_last_month(world: World) -> UUID:
+    """Kafka has its request no longer. The scheduler finds it as one that somebody has asked for again."""
+    request = a_request(store="shop")
+    await insert(world, request)
+    await world.database.execute(
+        "UPDATE blog_generations SET intervened_at = now() WHERE id = $1", request.id
+    )
+    return request.id
+
+
+async def tell_of_a_job_that_nobody_has(world: World) -> None:
+    now = datetime.now(UTC)
+    event = JobEvent(
+        job=uuid4(),
+        store="shop",
+        kind=EventKind.ENDED,
+        status=Status.DONE,
+        attempt=1,
+        at=now,
+        created_at=now,
+    )
+    await world.publish(RESULTS, "shop", event)
+
+
+async def recover(kafka: str, prefix: str, database: str, *arguments: str) -> str:
+    async with a_world(kafka, prefix, database) as world:
+        known = environment(world, database)
+    return await run(sys.executable, "-m", "services.scheduler", "recover", *arguments, env=known)
+
+
+async def live(shop: Shop, standins: Standins, database: str, dump: Path) -> dict[str, UUID]:
+    """Jobs by what becomes of them; the backup is made in the middle."""
+    jobs = {name: await shop.ask() for name in ("done before", "partly done")}
+    standins.openai.script(
+        {"kind": "500", "job": str(jobs["partly done"]), "step": "article", "count": 2}
+    )
+    async with shop.working():
+        await shop.are("DONE", jobs["done before"])
+        await shop.heard(EventKind.RETRY, jobs["partly done"])
+    jobs |= {name: await shop.ask() for name in ("done after", "failed", "cancelled")}
+    jobs["elder"] = await a_job_of_last_month(shop.world)
+    await eventually(lambda: admitted(shop.world, 6))
+    await run(PROGRAMS / "pg_dump", "--format=custom", f"--file={dump}", database)
+
+    jobs |= {name: await shop.ask() for name in ("later", "later cancelled")}
+    await eventually(lambda: admitted(shop.world, 8))
+    for name in ("cancelled", "later cancelled"):
+        await shop.cancel(jobs[name])
+    standins.openai.script(
+        {"kind": "refusal", "count": 2, "job": str(jobs["failed"]), "step": "outline"}
+    )
+    done = [jobs[name] for name in ("partly done", "done after", "elder", "later")]
+    async with shop.working():
+        await shop.are("DONE", *done)
+        await shop.are("FAILED", jobs["failed"])
+        await shop.heard(EventKind.ENDED, jobs["failed"], *done)
+    jobs |= {name: await shop.ask() for name in ("cut", "not begun")}
+    await eventually(lambda: admitted(shop.world, 10))
+    await tell_a_cut_attempt(shop.world, jobs["cut"])
+    await tell_of_a_job_that_nobody_has(shop.world)
+    return jobs
+
+
+async def test_backup_restore_and_go_on(
+    kafka: str, postgres: str, topic_prefix: str, database: str, standins: Standins, tmp_path: Path
+) -> None:
+    dump, name = tmp_path / "backup.dump", database.rsplit("/", 1)[1]
+    async with a_shop(kafka, topic_prefix, database, standins, tmp_path) as shop:
+        jobs = await live(shop, standins, database, dump)
+    await execute(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+    await execute(postgres, f"CREATE DATABASE {name}")
+    await run(PROGRAMS / "pg_restore", "--no-owner", f"--dbname={database}", dump)
+    assert len(await execute(database, "SELECT FROM blog_generations")) == 6
+
+    told = await recover(kafka, topic_prefix, database)
+    assert "9 requests read, 4 of them had no row: brought back" in told
+    assert "3 jobs had failed or were cancelled since the backup: they stay so" in told
+    assert (
+        "5 jobs had gone on since the backup and are back in the queue, 4 of them were done" in told
+    )
+    assert "1 more steps had been paid for" in told
+    assert "1 jobs are known by events alone" in told
+
+    async with a_shop(kafka, topic_prefix, database, standins, tmp_path) as shop:
+        outlines = {
+            "done before": 1,
+            "partly done": 1,
+            "done after": 2,
+            "elder": 2,
+            "later": 2,
+            "cut": 1,
+            "not begun": 1,
+        }
+        async with shop.working():
+            await shop.are("DONE", *(jobs[name] for name in outlines))
+        await shop.are("CANCELLED", jobs["cancelled"], jobs["later cancelled"])
+        await shop.are("FAILED", jobs["failed"])
+        assert await admitted(shop.world, len(jobs))
+        for name, times in outlines.items():
+            row, bill = await shop.world.row(jobs[name]), standins.openai.bill(jobs[name])
+            assert bill["steps"]["outline"] == times, (
+                f"{name}: what the backup had is not paid for again"
+            )
+            assert row["input_tokens"] + row["output_tokens"] == bill["tokens"], (
+                f"{name}: the bill is whole"
+            )
+            assert row["images"] == standins.replicate.bill(jobs[name])["calls"]
+        doubted = "SELECT sum(in_doubt) FROM blog_steps WHERE job_id = $1"
+        assert await shop.world.database.fetchval(doubted, jobs["cut"]) == 1
+        assert (await adds_up(shop.world)).keys() == {"shop"}, (
+            "a restore books nothing twice, a recovery what was lost"
+        )
+        await a_second_recovery_changes_nothing(shop, kafka, topic_prefix, database)
+
+
+async def a_second_recovery_changes_nothing(
+    shop: Shop, kafka: str, prefix: str, database: str
+) -> None:
+    """The scheduler that runs meanwhile goes on."""
+    told = await recover(kafka, prefix, database, "--since", "2026-01-01T00:00:00+00:00")
+    for none in (
+        "9 requests read, 0 of them had no row",
+        "0 jobs had failed",
+        "0 jobs had gone on",
+    ):
+        assert none in told
+    after = await shop.ask()
+    async with shop.working():
+        await shop.are("DONE", after)

@@ -1,0 +1,32 @@
+"""What the README says of `runAt`: a job for later takes its place in the queue and its part of the budget at once."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from shared.domain.api_keys import create_operator_key
+from tests.support.environment import World, a_request
+from tests.support.ingest import GOOD, PATH, an_ingest, insert
+
+IN_A_MONTH = datetime.now(UTC) + timedelta(days=31)
+
+
+async def test_a_job_for_later_counts_from_now_on(
+    world: World, database: str, tmp_path: Path
+) -> None:
+    operator = await create_operator_key(world.database, "ada")
+    job = a_request(store="shop", run_at=IN_A_MONTH)
+    await insert(world, job)
+    await world.database.execute(
+        "UPDATE blog_generations SET not_before = $2 WHERE id = $1", job.id, IN_A_MONTH
+    )
+    async with an_ingest(world, database, tmp_path, max_pending_per_store=2) as ingest:
+        budget = await ingest.http.put(
+            "/api/stores/shop/budget",
+            headers={"Authorization": f"Bearer {operator}"},
+            json={"monthlyCostUsd": 1},
+        )
+        assert budget.json()["reservedUsd"] > 0
+        refused = await ingest.http.post(
+            f"{PATH}/bulk", headers={"Authorization": f"Bearer {ingest.key}"}, json=[GOOD] * 2
+        )
+        assert (refused.status_code, refused.json()["room"]) == (429, 1)

@@ -1,0 +1,143 @@
+"""TLS, users and certificates against a real broker: every client of ours gets in, and who does not is told why."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+from aiokafka.structs import TopicPartition
+
+from admin import consumer_groups
+from shared.kafka import clients
+from shared.kafka.topics import GENERATOR_GROUP, METRICS_GROUP, REQUESTS
+from tests.support.environment import World, a_request, a_world
+from tests.support.eventually import eventually
+from tests.support.ingest import GOOD, an_ingest
+from tests.support.metrics_service import metrics, tell
+from tests.support.processes import environment
+from tests.support.secured_kafka import PASSWORD, SecuredKafka
+
+
+def variables(settings: dict[str, str]) -> dict[str, str]:
+    return {name.upper(): value for name, value in settings.items()}
+
+
+@pytest.mark.parametrize("way", ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "certificate"])
+async def test_what_is_published_is_read_by_whoever_may(
+    broker: SecuredKafka, topic_prefix: str, database: str, way: str
+) -> None:
+    by_certificate = way == "certificate"
+    security = broker.by_certificate() if by_certificate else broker.as_user(way)
+    servers = broker.mutual if by_certificate else broker.named
+    async with a_world(servers, topic_prefix, database, **security) as world:
+        request = a_request()
+        await world.ask(request)
+        assert await world.read_all(REQUESTS) == [(request.store, request)]
+        names = clients.namespace(world.settings)
+        group, partition = names.group(GENERATOR_GROUP), TopicPartition(names.topic(REQUESTS), 0)
+        async with clients.create_consumer(world.settings, group_id=group) as consumer:
+            consumer.assign([partition])
+            await clients.commit_offsets(consumer, {partition: 7}, within_s=20)
+        assert (await clients.fetch_group_offsets(world.settings, group))[partition].offset == 7
+        assert (await consumer_groups.members(world.settings, [group]))[group] == []
+
+
+async def test_ingest_accepts_over_tls_and_its_probe_shows_who_it_is(
+    secured_world: World, broker: SecuredKafka, database: str, tmp_path: Path
+) -> None:
+    async with an_ingest(
+        secured_world, database, tmp_path, **broker.as_user()
+    ) as ingest:  # once /readyz is content
+        answer = await ingest.post(GOOD)
+        assert answer.status_code == 201, answer.text
+        ((_, message),) = await secured_world.read_all(REQUESTS)
+        assert str(getattr(message, "id", None)) == answer.json()["id"]
+
+
+@pytest.mark.parametrize("way", ["user", "certificate"])
+async def test_faust_counts_over_tls(
+    secured_world: World, broker: SecuredKafka, tmp_path: Path, way: str
+) -> None:
+    security = {"user": broker.as_user(), "certificate": broker.by_certificate()}[way]
+    known = variables(security) | {
+        "KAFKA_BOOTSTRAP_SERVERS": {"user": broker.named, "certificate": broker.mutual}[way]
+    }
+    async with metrics(secured_world, tmp_path / "tables", **known) as running:
+        await tell(secured_world, range(5))
+        await eventually(partial(running.has_counted, {"DONE": 5}))
+        group = clients.namespace(secured_world.settings).group(METRICS_GROUP)
+        assert len((await consumer_groups.members(secured_world.settings, [group]))[group]) == 1
+
+
+@asynccontextmanager
+async def _started(service: str, known: dict[str, str]) -> AsyncIterator[tuple[int, str]]:
+    """How a service ends that cannot begin: its exit code, and its last line."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", f"services.{service}", env=known, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        output, _ = await asyncio.wait_for(process.communicate(), 60)
+    finally:
+        if process.returncode is None:
+            process.kill()
+    assert process.returncode is not None
+    yield process.returncode, output.decode()
+
+
+@pytest.mark.parametrize(
+    ("service", "wrong", "line"),
+    [
+        ("metrics", {"kafka_sasl_password": "not-it"}, "refuses the user blog"),
+        (
+            "ingest",
+            {"kafka_sasl_password": "not-it", "kafka_sasl_mechanism": "PLAIN"},
+            "refuses the user blog",
+        ),
+        ("scheduler", {"kafka_ssl_ca_file": "stranger"}, "check KAFKA_SSL_CA_FILE"),
+        (
+            "metrics",
+            {"kafka_ssl_ca_file": "/nowhere.pem"},
+            "KAFKA_SSL_CA_FILE /nowhere.pem cannot be used",
+        ),
+    ],
+)
+async def test_a_service_that_is_refused_says_why_in_one_line_and_ends_with_3(
+    secured_world: World,
+    broker: SecuredKafka,
+    database: str,
+    service: str,
+    wrong: dict[str, str],
+    line: str,
+) -> None:
+    chosen = broker.as_user() | {
+        name: str(broker.stranger) if v == "stranger" else v for name, v in wrong.items()
+    }
+    async with _started(service, environment(secured_world, database) | variables(chosen)) as (
+        code,
+        output,
+    ):
+        assert code == 3, output
+        errors = [said for said in output.splitlines() if '"level":"error"' in said]
+        assert len(errors) == 1, output
+        assert line in errors[0]
+        assert "not-it" not in output
+        assert PASSWORD not in output
+
+
+async def test_without_the_certificate_that_is_asked_for_nobody_gets_in(
+    secured_world: World, broker: SecuredKafka, database: str
+) -> None:
+    anonymous = broker.by_certificate() | {
+        "kafka_ssl_cert_file": "",
+        "kafka_bootstrap_servers": broker.mutual,
+        "startup_deadline_s": "2",
+    }
+    async with _started("metrics", environment(secured_world, database) | variables(anonymous)) as (
+        code,
+        output,
+    ):
+        assert code == 3, output
+        assert "KAFKA_SECURITY_PROTOCOL" in output.splitlines()[-1]

@@ -1,0 +1,189 @@
+"""Secrets are planted wherever one can stand; the running services fail in every way, at the most talkative level."""
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import httpx
+import pytest
+
+from sandbox.system.home import free_port
+from shared.domain.api_keys import create_key, create_operator_key
+from shared.domain.messages import Message
+from shared.kafka.topics import REQUESTS
+from tests.support.environment import World, away
+from tests.support.eventually import eventually
+from tests.support.fake_providers import Standins
+from tests.support.ingest import GOOD, PATH
+from tests.support.processes import environment
+from tests.support.secured_kafka import PASSWORD, SecuredKafka
+
+PROVIDERS = {
+    "OPENAI_API_KEY": "planted/openai key?0123",
+    "REPLICATE_API_TOKEN": "planted-replicate-0123",
+}
+WRONG = "sk_live_planted-wrong-key-0123"
+SIGNING = "whsec_cGxhbnRlZC1zaWduaW5nLXNlY3JldA=="
+CHAT = "planted-chat-0123"
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    log: Path
+    http: httpx.AsyncClient
+
+
+@asynccontextmanager
+async def a_service(
+    name: str, folder: Path, port: int, variables: dict[str, str]
+) -> AsyncIterator[Running]:
+    """As its operator runs it; ended in order."""
+    log = folder / f"{name}.log"
+    with log.open("wb") as file:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", f"services.{name}", env=variables, stdout=file, stderr=file
+        )
+    try:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10) as http:
+            yield Running(log, http)
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await asyncio.wait_for(process.wait(), 60)
+
+
+async def is_ready(service: Running) -> bool:
+    try:
+        return (await service.http.get("/readyz")).is_success
+    except httpx.HTTPError:
+        return False
+
+
+def said(service: Running) -> list[dict[str, Any]]:
+    return [
+        json.loads(line) for line in service.log.read_text().splitlines() if line.startswith("{")
+    ]
+
+
+@pytest.fixture
+def variables(
+    secured_world: World, broker: SecuredKafka, database: str, standins: Standins, tmp_path: Path
+) -> dict[str, str]:
+    security = {name.upper(): value for name, value in broker.as_user("PLAIN").items()}
+    ports = {"PORT": str(free_port()), "METRICS_PORT": str(free_port())}
+    return (
+        environment(secured_world, database)
+        | security
+        | ports
+        | PROVIDERS
+        | {
+            "LOG_LEVEL": "4",
+            "OPENAI_BASE_URL": f"{standins.openai.url}/v1",
+            "REPLICATE_BASE_URL": standins.replicate.url,
+            "IMAGE_DIR": str(tmp_path / "images"),
+            "METRICS_DIR": str(tmp_path / "tables"),
+            "STANDIN": "true",
+            "ALERT_WEBHOOK_URL": f"http://127.0.0.1:1/{CHAT}",
+            "METRICS_URL": f"http://127.0.0.1:{ports['METRICS_PORT']}",
+            "INGEST_URL": f"http://user:{CHAT}@127.0.0.1:{ports['PORT']}",
+            "OPENAI_TPM": "90000000",
+            "DRAIN_S": "5",
+        }
+    )
+
+
+async def ask_in_every_wrong_way(http: httpx.AsyncClient, key: str, operator: str) -> None:
+    for secret in (key, operator, WRONG, SIGNING):
+        bearer = {"Authorization": f"Bearer {secret}"}
+        for headers in (
+            bearer,
+            {"Authorization": secret},
+            {"Authorization": f"Basic {secret}"},
+            {"Cookie": secret},
+        ):
+            await http.get(PATH, headers=headers)
+        named = {
+            "X-Request-Id": secret,
+            "Idempotency-Key": secret,
+            "traceparent": secret,
+            "User-Agent": secret,
+        }
+        await http.post(PATH, json=GOOD, headers=bearer | named)
+        await http.post(
+            f"{PATH}/bulk",
+            json=[GOOD | {"sourceId": secret, "nope": secret}],
+            headers=bearer | named,
+        )
+        await http.post(
+            PATH,
+            content=f'{{"sourceType": {secret}',
+            headers=bearer | {"Content-Type": "application/json"},
+        )
+        await http.post(
+            PATH, json={"webhookUrl": f"https://{secret}@hooks/{secret}", secret: 1}, headers=bearer
+        )
+        await http.get(f"{PATH}/{secret}?api_key={secret}&token={secret}", headers=bearer)
+        await http.get(f"/metrics?format={secret}&token={quote(secret)}", headers=bearer)
+
+
+async def status_of(world: World, wanted: str) -> int:
+    query = "SELECT count(*) FROM blog_generations WHERE status = $1"
+    return int(await world.database.fetchval(query, wanted))
+
+
+async def test_no_line_of_any_service_holds_a_secret(
+    secured_world: World,
+    database: str,
+    postgres: str,
+    standins: Standins,
+    variables: dict[str, str],
+    tmp_path: Path,
+) -> None:
+    world, ports = secured_world, {"ingest": "PORT", "metrics": "METRICS_PORT"}
+    key, operator = (
+        await create_key(world.database, "shop"),
+        await create_operator_key(world.database, "amy"),
+    )
+    services: dict[str, Running] = {}
+    async with AsyncExitStack() as running:
+        for name in ("ingest", "metrics", "scheduler", "generator"):
+            port = int(variables[ports.get(name, "PORT")])
+            services[name] = await running.enter_async_context(
+                a_service(name, tmp_path, port, variables)
+            )
+        for name in ports:
+            await eventually(lambda name=name: is_ready(services[name]), timeout=60)  # type: ignore[misc]
+        standins.openai.script(
+            {"kind": "500", "step": "outline"}, {"kind": "refusal", "step": "outline", "count": 2}
+        )
+        await ask_in_every_wrong_way(services["ingest"].http, key, operator)
+        await ask_in_every_wrong_way(services["metrics"].http, key, operator)
+        await services["metrics"].http.post(
+            f"/api/jobs/{WRONG}/retry", headers={"Authorization": f"Bearer {operator}"}
+        )
+        await eventually(lambda: status_of(world, "FAILED"), timeout=60, what="the refused call")
+        async with away(postgres, database, "ingest"):
+            with_key = {"Authorization": f"Bearer {key}"}
+            assert (await services["ingest"].http.get(PATH, headers=with_key)).status_code == 503
+            await services["ingest"].http.get(PATH, headers={"Authorization": f"Bearer {WRONG}"})
+    password = urlsplit(database).password
+    assert password is not None
+    planted = {key, operator, WRONG, SIGNING, CHAT, PASSWORD, password, *PROVIDERS.values()}
+    for name, service in services.items():
+        text = service.log.read_text()
+        assert {entry["level"] for entry in said(service)} >= {"debug", "info"}
+        for secret in planted:
+            for form in (secret, quote(secret, safe=""), secret.removeprefix("sk_live_")):
+                lines = [line for line in text.splitlines() if form in line]
+                assert not lines, f"{name} says {form}: {lines[0][:500]}"
+    assert "token=[redacted]" in services["ingest"].log.read_text(), (
+        "what is planted no longer comes near a log"
+    )
+    kept: list[tuple[str | None, Message | bytes | None]] = await world.read_all(REQUESTS)
+    assert kept, "nothing was accepted: the services had nothing to work on"

@@ -1,0 +1,211 @@
+"""What the services' tests share: rows, records, and a service that runs for the length of a block."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import orjson
+import pytest
+import uuid_utils.compat
+from aiokafka.structs import TopicPartition
+
+from shared.domain.job import SourceType
+from shared.domain.messages import BlogRequested, GenerationTask, Message
+from shared.kafka import clients
+from shared.kafka.publisher import Outgoing, Publisher
+from shared.kafka.topics import GENERATION, REQUESTS, Topic
+from shared.runtime.settings import KafkaSettings
+
+
+def kafka_settings(bootstrap: str, prefix: str, **security: Any) -> KafkaSettings:
+    return KafkaSettings(kafka_bootstrap_servers=bootstrap, kafka_topic_prefix=prefix, **security)
+
+
+def a_request(store: str = "store-a", **changes: Any) -> BlogRequested:
+    values: dict[str, Any] = {
+        "id": uuid_utils.compat.uuid7(),
+        "store": store,
+        "source_type": SourceType.KEYWORD,
+        "source_id": "tea",
+        "created_at": datetime.now(UTC),
+        "title": "Green tea",
+    }
+    return BlogRequested(**(values | changes))
+
+
+@asynccontextmanager
+async def running(
+    service: Callable[[asyncio.Event], Awaitable[None]],
+) -> AsyncIterator[asyncio.Event]:
+    """A service in this loop; stopped in order at the end of the block, and its failure is the test's."""
+    stop = asyncio.Event()
+    task = asyncio.ensure_future(service(stop))
+    try:
+        yield stop
+    finally:
+        stop.set()
+        await asyncio.wait_for(task, 60)
+
+
+class World:
+    """A database and a broker, as a test looks at them and acts on them."""
+
+    def __init__(
+        self, settings: KafkaSettings, publisher: Publisher, database: asyncpg.Connection
+    ) -> None:
+        self.settings = settings
+        self.publisher = publisher
+        self.database = database
+
+    async def publish(
+        self, topic: Topic, key: str, message: Message | None, partition: int | None = None
+    ) -> None:
+        await self.publisher.publish(
+            Outgoing(topic=topic, key=key, message=message, partition=partition)
+        )
+
+    async def ask(self, request: BlogRequested) -> None:
+        """As ingest does."""
+        await self.publish(REQUESTS, request.store, request)
+
+    async def forwarded(self, request: BlogRequested) -> GenerationTask:
+        """A row that the scheduler has forwarded, and its task, published."""
+        await self.database.execute(
+            "INSERT INTO blog_generations (id, instance_id, source_type, source_id, request, created_at, forwarded_at,"
+            " forwarded_partition, forward_count) VALUES ($1, $2, $3, $4, $5, $6, now(), 0, 1)",
+            request.id,
+            request.store,
+            request.source_type,
+            request.source_id,
+            request,
+            request.created_at,
+        )
+        return await self.send_task(request)
+
+    async def send_task(self, request: BlogRequested) -> GenerationTask:
+        task = GenerationTask(
+            job=request.id, store=request.store, forward=1, epoch=1, forwarded_at=datetime.now(UTC)
+        )
+        await self.publish(
+            GENERATION, str(request.id), task, partition=request.id.int % GENERATION.partitions
+        )
+        return task
+
+    async def row(self, job: UUID) -> asyncpg.Record:
+        row = await self.database.fetchrow("SELECT * FROM blog_generations WHERE id = $1", job)
+        assert row is not None, f"no row for {job}"
+        return row
+
+    async def has_status(self, job: UUID, status: str) -> bool:
+        return bool(
+            await self.database.fetchval(
+                "SELECT status = $2 FROM blog_generations WHERE id = $1", job, status
+            )
+        )
+
+    async def read_all(self, topic: Topic) -> list[tuple[str | None, Message | bytes | None]]:
+        """(key, message) of every record of a topic up to now; raw bytes where there is no message to decode."""
+        consumer = clients.create_consumer(self.settings)
+        await consumer.start()
+        try:
+            name = clients.namespace(self.settings).topic(topic)
+            partitions = [TopicPartition(name, number) for number in range(topic.partitions)]
+            consumer.assign(partitions)
+            await consumer.seek_to_beginning()
+            left = {
+                p: end for p, end in (await consumer.end_offsets(partitions)).items() if end > 0
+            }
+            found: list[tuple[str | None, Message | bytes | None]] = []
+            while any([await consumer.position(p) < end for p, end in left.items()]):
+                for records in (await consumer.getmany(timeout_ms=500)).values():
+                    for record in records:
+                        message = (
+                            clients.decode_record(record)
+                            if topic.messages and record.value
+                            else record.value
+                        )
+                        found.append((record.key.decode() if record.key else None, message))
+            return found
+        finally:
+            await consumer.stop()
+
+
+class Said:
+    """All that was logged so far: some things happen nowhere else."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+        self._text = ""
+
+    def count(self, what: str) -> int:
+        self._text += self._capsys.readouterr().out
+        return self._text.count(what)
+
+    async def has(self, what: str) -> bool:
+        return self.count(what) > 0
+
+
+@asynccontextmanager
+async def away(postgres: str, database: str, service: str) -> AsyncIterator[None]:
+    """The database takes no connection and the service has lost those that it had."""
+    name = database.rsplit("/", 1)[1]
+    connection = await asyncpg.connect(postgres)
+    try:
+        await connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        await connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1"
+            " AND starts_with(application_name, $2)",
+            name,
+            service,
+        )
+        yield
+        await connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+    finally:
+        await connection.close()
+
+
+@asynccontextmanager
+async def silent(postgres: str) -> AsyncIterator[None]:
+    """The whole server is stopped: it takes connections and bytes, and says nothing."""
+    connection = await asyncpg.connect(postgres)
+    try:
+        found = await connection.fetch(
+            "SELECT split_part(pg_read_file('postmaster.pid'), E'\\n', 1)::int AS pid"
+            " UNION ALL SELECT pid FROM pg_stat_activity"
+        )
+        try:
+            for row in found:
+                os.kill(row["pid"], signal.SIGSTOP)
+            yield
+        finally:
+            for row in found:
+                with suppress(ProcessLookupError):
+                    os.kill(row["pid"], signal.SIGCONT)
+    finally:
+        await connection.close()
+
+
+@asynccontextmanager
+async def a_world(bootstrap: str, prefix: str, dsn: str, **security: Any) -> AsyncIterator[World]:
+    """`security` are settings of KafkaSettings by which the broker lets us in."""
+    settings = kafka_settings(bootstrap, prefix, **security)
+    await clients.ensure_topics(settings)
+    publisher = Publisher(settings, source="test")
+    await publisher.start()
+    database = await asyncpg.connect(dsn)
+    await database.set_type_codec("jsonb", schema="pg_catalog", encoder=_json, decoder=orjson.loads)
+    try:
+        yield World(settings, publisher, database)
+    finally:
+        await database.close()
+        await publisher.stop()
+
+
+def _json(value: Any) -> str:
+    return orjson.dumps(value).decode()

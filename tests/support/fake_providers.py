@@ -1,0 +1,90 @@
+"""The providers' stand-ins, as a test sees them: addresses, a script of faults, and the bill."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from sandbox.system.home import ROOT, free_port
+
+
+@dataclass(frozen=True, slots=True)
+class Standin:
+    """One provider's stand-in."""
+
+    url: str
+
+    def script(self, *faults: dict[str, Any]) -> None:
+        """Let the next calls that match go wrong; see sandbox.providers.faults."""
+        httpx.post(f"{self.url}/standin/faults", json=list(faults)).raise_for_status()
+
+    def forget_faults(self) -> None:
+        httpx.delete(f"{self.url}/standin/faults").raise_for_status()
+
+    @contextmanager
+    def latency(self, ms: float) -> Iterator[None]:
+        """Answers take so long within the block."""
+        before = httpx.get(f"{self.url}/standin/latency").json()
+        httpx.post(f"{self.url}/standin/latency", json={"ms": ms}).raise_for_status()
+        try:
+            yield
+        finally:
+            httpx.post(f"{self.url}/standin/latency", json=before).raise_for_status()
+
+    def bill(self, job: object) -> dict[str, Any]:
+        """What a job would have been billed: {"calls", "tokens", "steps"}."""
+        return self.bills().get(str(job), {"calls": 0, "tokens": 0, "steps": {}})
+
+    def bills(self) -> dict[str, dict[str, Any]]:
+        """All bills, by job."""
+        jobs: dict[str, dict[str, Any]] = httpx.get(f"{self.url}/standin/bill").json()["jobs"]
+        return jobs
+
+    def traces(self, job: object) -> list[dict[str, str]]:
+        """The trace contexts that came with a job's calls: their headers."""
+        jobs: dict[str, list[dict[str, str]]] = httpx.get(f"{self.url}/standin/traces").json()
+        return jobs.get(str(job), [])
+
+    def rejected(self) -> int:
+        return int(httpx.get(f"{self.url}/standin/bill").json()["rejected"])
+
+
+@dataclass(frozen=True, slots=True)
+class Standins:
+    openai: Standin
+    replicate: Standin
+
+
+@contextmanager
+def running(**variables: str) -> Iterator[Standins]:
+    """Both stand-ins in a process of their own; `variables` are their settings."""
+    ports = {"STANDIN_OPENAI_PORT": str(free_port()), "STANDIN_REPLICATE_PORT": str(free_port())}
+    quick = {"STANDIN_OPENAI_LATENCY_MS": "20", "STANDIN_REPLICATE_LATENCY_MS": "30"}
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)} | quick | ports | variables
+    process = subprocess.Popen(
+        (sys.executable, "-m", "sandbox.providers"), env=environment, stdout=subprocess.DEVNULL
+    )
+    try:
+        urls = [f"http://127.0.0.1:{port}" for port in ports.values()]
+        give_up = time.monotonic() + 30
+        while not all(_answers(url) for url in urls):
+            assert process.poll() is None, "the stand-ins ended"
+            assert time.monotonic() < give_up, "the stand-ins did not answer"
+            time.sleep(0.05)
+        yield Standins(*map(Standin, urls))
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=1).status_code == httpx.codes.OK
+    except httpx.HTTPError:
+        return False

@@ -1,0 +1,124 @@
+"""A worker that a test plays: claims as the real one does, pays nobody, and ends every job at once."""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from uuid import UUID
+
+import asyncpg
+
+from shared.domain.job import Status
+from shared.domain.messages import EventKind, GenerationTask, JobEvent, WorkerReport
+from shared.kafka import clients
+from shared.kafka.publisher import Outgoing
+from shared.kafka.topics import GENERATION, RESULTS, WORKERS
+from shared.runtime.postgres import open_pool
+from shared.runtime.settings import PostgresSettings
+from tests.support.environment import World
+
+_CLAIM_AND_END = """
+UPDATE blog_generations AS job
+   SET status = 'DONE', attempt = attempt + 1, worker = 'played', started_at = now(), finished_at = now(),
+       cost_nanousd = ended.cost
+  FROM unnest($1::uuid[], $2::bigint[]) AS ended (id, cost)
+ WHERE job.id = ended.id AND job.status = 'PENDING' AND job.forwarded_at IS NOT NULL
+RETURNING job.id, job.instance_id AS store, job.attempt, job.created_at, job.cost_nanousd
+"""
+
+
+class PlayedWorker:
+    """`done` are the jobs in the order in which they ended, with their stores and costs."""
+
+    def __init__(self, world: World, pool: asyncpg.Pool, *, slots: int, pause_s: float) -> None:
+        self.done: list[tuple[UUID, str, int]] = []
+        self.tasks: Counter[UUID] = Counter()
+        self._world = world
+        self._pool = pool
+        self._slots = slots
+        self._pause_s = pause_s
+        self._chance = random.Random(1)
+
+    async def report(self) -> None:
+        now = datetime.now(UTC)
+        report = WorkerReport(
+            worker="played",
+            at=now,
+            started_at=now,
+            partitions=tuple(range(24)),
+            slots=self._slots,
+            running=0,
+        )
+        await self._world.publish(WORKERS, "played", report)
+
+    async def keep_reporting(self) -> None:
+        while True:
+            await self.report()
+            await asyncio.sleep(0.5)
+
+    async def work(self) -> None:
+        """Until cancelled."""
+        consumer = clients.create_consumer(
+            self._world.settings,
+            clients.namespace(self._world.settings).topic(GENERATION),
+            group_id=None,
+        )
+        await consumer.start()
+        try:
+            while True:
+                batches = await consumer.getmany(timeout_ms=200, max_records=self._slots)
+                messages = [
+                    clients.decode_record(record)
+                    for records in batches.values()
+                    for record in records
+                ]
+                await asyncio.sleep(self._pause_s)
+                await self._end(
+                    [message for message in messages if isinstance(message, GenerationTask)]
+                )
+        finally:
+            await consumer.stop()
+
+    async def _end(self, tasks: list[GenerationTask]) -> None:
+        self.tasks.update(task.job for task in tasks)
+        jobs = list({task.job for task in tasks})
+        costs = [self._chance.randrange(2_000_000, 8_000_000) for _ in jobs]
+        rows = await self._pool.fetch(_CLAIM_AND_END, jobs, costs) if jobs else []
+        events = [_ended(row) for row in rows]
+        await self._world.publisher.publish_all(
+            [Outgoing(topic=RESULTS, key=event.store, message=event) for event in events]
+        )
+        self.done += [(row["id"], row["store"], row["cost_nanousd"]) for row in rows]
+
+
+def _ended(row: asyncpg.Record) -> JobEvent:
+    return JobEvent(
+        job=row["id"],
+        store=row["store"],
+        kind=EventKind.ENDED,
+        status=Status.DONE,
+        attempt=row["attempt"],
+        at=datetime.now(UTC),
+        created_at=row["created_at"],
+    )
+
+
+@asynccontextmanager
+async def a_played_worker(
+    world: World, database: str, *, slots: int, pause_s: float = 0.0
+) -> AsyncIterator[PlayedWorker]:
+    """`pause_s` is what every batch of jobs takes."""
+    settings = PostgresSettings.model_validate({"database_url": database, "db_pool_min": 1})
+    async with await open_pool(settings, name="played") as pool:
+        worker = PlayedWorker(world, pool, slots=slots, pause_s=pause_s)
+        tasks = [asyncio.create_task(worker.keep_reporting()), asyncio.create_task(worker.work())]
+        try:
+            yield worker
+        finally:
+            for task in tasks:
+                task.cancel()
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+            faults = [one for one in outcomes if not isinstance(one, asyncio.CancelledError | None)]
+            assert not faults, faults

@@ -1,0 +1,104 @@
+"""The scheduler's tests share these: a scheduler that runs for a block, and a test that plays clients and workers."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from services.scheduler.__main__ import run
+from services.scheduler.settings import SchedulerSettings
+from shared.domain.job import Status
+from shared.domain.messages import BlogRequested, EventKind, GenerationTask, JobEvent, WorkerReport
+from shared.kafka.topics import GENERATION, RESULTS, WORKERS
+from tests.support.environment import World, running
+
+Start = Callable[..., AbstractAsyncContextManager[None]]
+
+
+@asynccontextmanager
+async def started(
+    world: World, database: str, name: str = "scheduler-1", **changes: Any
+) -> AsyncIterator[None]:
+    """A scheduler with these settings; quick to sweep, slow to call a worker silent."""
+    values: dict[str, Any] = {
+        "kafka_bootstrap_servers": world.settings.kafka_bootstrap_servers,
+        "kafka_topic_prefix": world.settings.kafka_topic_prefix,
+        "database_url": database,
+        "db_pool_min": 1,
+        "worker_silence_s": 30,
+        "sweep_every_s": 0.5,
+        "lease_grace_s": 0.1,
+    }
+    settings = SchedulerSettings(**(values | changes))
+    async with running(lambda stop: run(settings, stop, name)):
+        yield
+
+
+async def offer(world: World, slots: int, worker: str = "w", at: datetime | None = None) -> None:
+    """A worker's report: all partitions, so many slots."""
+    at = at or datetime.now(UTC)
+    report = WorkerReport(
+        worker=worker, at=at, started_at=at, partitions=tuple(range(24)), slots=slots, running=0
+    )
+    await world.publish(WORKERS, worker, report)
+
+
+async def end(world: World, request: BlogRequested, cost: int = 1_000) -> None:
+    """A worker ends a job: the row, then the event."""
+    await world.database.execute(
+        "UPDATE blog_generations SET status = 'DONE', attempt = 1, cost_nanousd = $2, finished_at = now()"
+        " WHERE id = $1",
+        request.id,
+        cost,
+    )
+    event = JobEvent(
+        job=request.id,
+        store=request.store,
+        kind=EventKind.ENDED,
+        status=Status.DONE,
+        attempt=1,
+        at=datetime.now(UTC),
+        created_at=request.created_at,
+    )
+    await world.publish(RESULTS, request.store, event)
+
+
+async def tasks(world: World) -> list[GenerationTask]:
+    """In the order in which they were forwarded; those of one batch as they lie in their partitions."""
+    found = [
+        message
+        for _, message in await world.read_all(GENERATION)
+        if isinstance(message, GenerationTask)
+    ]
+    return sorted(found, key=lambda task: task.forwarded_at)
+
+
+async def at_least(world: World, count: int) -> list[GenerationTask]:
+    """The tasks, once there are so many."""
+    found = await tasks(world)
+    return found if len(found) >= count else []
+
+
+async def admitted(world: World, count: int) -> bool:
+    return bool(await world.database.fetchval("SELECT count(*) = $1 FROM blog_generations", count))
+
+
+async def settled(world: World, job: UUID) -> bool:
+    return bool(
+        await world.database.fetchval(
+            "SELECT charged_nanousd = cost_nanousd FROM blog_generations WHERE id = $1", job
+        )
+    )
+
+
+async def leads(world: World, name: str) -> bool:
+    return bool(
+        await world.database.fetchval(
+            "SELECT holder IS NOT DISTINCT FROM $1 FROM scheduler_leader", name
+        )
+    )
+
+
+async def epoch(world: World) -> int:
+    return int(await world.database.fetchval("SELECT epoch FROM scheduler_leader") or 0)

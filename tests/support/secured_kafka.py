@@ -1,0 +1,140 @@
+"""A broker that asks who is there: the sandbox's, with two more listeners. Its certificate is made here."""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import trustme
+from cryptography.hazmat.primitives import serialization
+
+from sandbox.servers import kafka as kafka_server
+from sandbox.system.home import free_port
+from sandbox.system.process import Spec
+from tests.support.servers import start, stop
+
+USER, PASSWORD = "blog", "planted-kafka-password"
+_MORE = """
+listeners={listeners},NAMED://127.0.0.1:{named},MUTUAL://127.0.0.1:{mutual}
+advertised.listeners={advertised},NAMED://127.0.0.1:{named},MUTUAL://127.0.0.1:{mutual}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,NAMED:SASL_SSL,MUTUAL:SSL
+ssl.keystore.type=PEM
+ssl.keystore.location={folder}/broker.pem
+ssl.truststore.type=PEM
+ssl.truststore.location={folder}/authority.pem
+listener.name.mutual.ssl.client.auth=required
+listener.name.named.sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512
+listener.name.named.plain.sasl.jaas.config={plain} required user_{user}="{password}";
+listener.name.named.scram-sha-256.sasl.jaas.config={scram} required;
+listener.name.named.scram-sha-512.sasl.jaas.config={scram} required;
+"""
+_MODULES = {
+    "plain": "org.apache.kafka.common.security.plain.PlainLoginModule",
+    "scram": "org.apache.kafka.common.security.scram.ScramLoginModule",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecuredKafka:
+    named: str
+    """The address that takes a user and a password (SASL_SSL)."""
+    mutual: str
+    """The address that takes a certificate (SSL)."""
+    authority: Path
+    stranger: Path
+    """An authority that has signed nothing of this broker."""
+    client: Path
+    """A certificate with its key, for MUTUAL."""
+
+    def as_user(self, mechanism: str = "SCRAM-SHA-512", password: str = PASSWORD) -> dict[str, str]:
+        """Settings, by field."""
+        return {
+            "kafka_security_protocol": "SASL_SSL",
+            "kafka_sasl_mechanism": mechanism,
+            "kafka_sasl_username": USER,
+            "kafka_sasl_password": password,
+            "kafka_ssl_ca_file": str(self.authority),
+        }
+
+    def by_certificate(self) -> dict[str, str]:
+        return {
+            "kafka_security_protocol": "SSL",
+            "kafka_ssl_ca_file": str(self.authority),
+            "kafka_ssl_cert_file": str(self.client),
+        }
+
+
+@contextmanager
+def secured(folder: Path) -> Iterator[SecuredKafka]:
+    broker = _certificates(folder)
+    spec, _ = kafka_server.prepare(folder / "kafka", print)
+    _ask_who_is_there(spec, broker)
+    _format_with_users(spec, folder / "kafka" / "data")
+    process = start(spec, folder / "server.log")
+    yield broker
+    stop(spec, process)
+
+
+def _certificates(folder: Path) -> SecuredKafka:
+    authority, stranger = trustme.CA(), trustme.CA()
+    authority.cert_pem.write_to_path(str(folder / "authority.pem"))
+    stranger.cert_pem.write_to_path(str(folder / "stranger.pem"))
+    for name, issued in (("broker", "127.0.0.1"), ("client", "blogstream@example.com")):
+        leaf = authority.issue_cert(issued)
+        key = serialization.load_pem_private_key(leaf.private_key_pem.bytes(), password=None)
+        written = key.private_bytes(  # Kafka reads no older form
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        (folder / f"{name}.pem").write_bytes(
+            written + b"".join(pem.bytes() for pem in leaf.cert_chain_pems)
+        )
+    return SecuredKafka(
+        named=f"127.0.0.1:{free_port()}",
+        mutual=f"127.0.0.1:{free_port()}",
+        authority=folder / "authority.pem",
+        stranger=folder / "stranger.pem",
+        client=folder / "client.pem",
+    )
+
+
+def _ask_who_is_there(spec: Spec, broker: SecuredKafka) -> None:
+    """Of two lines about the same in its properties, the last one holds."""
+    path = Path(spec.argv[-1])
+    written = path.read_text()
+    known = dict(line.split("=", 1) for line in written.splitlines())
+    more = _MORE.format(
+        listeners=known["listeners"],
+        advertised=known["advertised.listeners"],
+        named=broker.named.split(":")[1],
+        mutual=broker.mutual.split(":")[1],
+        folder=broker.authority.parent,
+        user=USER,
+        password=PASSWORD,
+        **_MODULES,
+    )
+    path.write_text(written + more)
+
+
+def _format_with_users(spec: Spec, data: Path) -> None:
+    """Users of SCRAM are part of the data that a broker begins with."""
+    shutil.rmtree(data)
+    users = [f"SCRAM-SHA-{bits}=[name={USER},password={PASSWORD}]" for bits in (256, 512)]
+    tool = (
+        "kafka.tools.StorageTool",
+        "format",
+        "--standalone",
+        "--cluster-id=blogstream-secured-00w",
+    )
+    argv = (
+        *spec.argv[:-2],
+        *tool,
+        "-c",
+        spec.argv[-1],
+        *(part for user in users for part in ("--add-scram", user)),
+    )
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, env=dict(spec.env))
+    assert done.returncode == 0, done.stdout + done.stderr

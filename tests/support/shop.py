@@ -1,0 +1,89 @@
+"""A shop that asks over HTTP, with all services around it but metrics: for tests that take one of the servers away."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx
+
+from services.generator import service
+from shared.domain.messages import EventKind, JobEvent
+from shared.kafka.topics import RESULTS
+from tests.support.environment import a_world, running
+from tests.support.eventually import eventually
+from tests.support.fake_providers import Standins
+from tests.support.generator import worker_settings
+from tests.support.ingest import Ingest, an_ingest
+from tests.support.scheduler import started
+
+
+class Shop:
+    """What it asks, and what is true of its jobs. Workers run for as long as a block."""
+
+    def __init__(self, ingest: Ingest, database: str, standins: Standins, folder: Path) -> None:
+        self.world = ingest.world
+        self._ingest = ingest
+        self._database = database
+        self._standins = standins
+        self._folder = folder
+
+    async def post(self, **headers: str) -> httpx.Response:
+        body = {"sourceType": "keyword", "sourceId": "tea", "title": "Green tea"}
+        return await self._ingest.post(body, headers=headers)
+
+    async def ask(self, **headers: str) -> UUID:
+        answer = await self.post(**headers)
+        assert answer.status_code == 201, answer.text
+        return UUID(answer.json()["id"])
+
+    async def cancel(self, job: UUID) -> None:
+        answer = await self._ingest.http.post(
+            f"/api/blog-generation/{job}/cancel",
+            headers={"Authorization": f"Bearer {self._ingest.key}"},
+        )
+        assert answer.status_code == 200, answer.text
+
+    @asynccontextmanager
+    async def working(self) -> AsyncIterator[None]:
+        settings = worker_settings(
+            bootstrap=self.world.settings.kafka_bootstrap_servers,
+            prefix=self.world.settings.kafka_topic_prefix,
+            database=self._database,
+            standins=self._standins,
+            folder=self._folder,
+        )
+        async with running(lambda stop: service.run(settings, stop, name="worker-1")):
+            yield
+
+    async def are(self, status: str, *jobs: UUID) -> None:
+        for job in jobs:
+            await eventually(partial(self.world.has_status, job, status), what=f"{job} {status}")
+
+    async def heard(self, kind: EventKind, *jobs: UUID) -> None:
+        """Events follow rows: wait for them."""
+
+        async def all_heard() -> bool:
+            events = [
+                event
+                for _, event in await self.world.read_all(RESULTS)
+                if isinstance(event, JobEvent)
+            ]
+            return set(jobs) <= {event.job for event in events if event.kind is kind}
+
+        await eventually(all_heard, every=0.3)
+
+
+@asynccontextmanager
+async def a_shop(
+    kafka: str, prefix: str, database: str, standins: Standins, folder: Path, **scheduler: Any
+) -> AsyncIterator[Shop]:
+    """`scheduler` are its settings."""
+    async with (
+        a_world(kafka, prefix, database) as world,
+        an_ingest(world, database, folder) as ingest,
+        started(world, database, **scheduler),
+    ):
+        yield Shop(ingest, database, standins, folder)

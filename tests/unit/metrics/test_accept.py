@@ -1,0 +1,46 @@
+"""Which form of the metrics a client gets by its `Accept` header."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.metrics.http.accept import preferred
+
+OFFERED = {
+    "json": "application/json",
+    "openmetrics": "application/openmetrics-text",
+    "prometheus": "text/plain",
+}
+PROMETHEUS_2 = (
+    "application/openmetrics-text;version=1.0.0;q=0.5,application/openmetrics-text;version=0.0.1;q=0.4,"
+    "text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+)
+
+
+@pytest.mark.parametrize(
+    ("header", "name"),
+    [
+        ("", "json"),
+        ("*/*", "json"),
+        ("text/html", "json"),
+        ("application/json, text/plain, */*", "json"),  # as axios asks
+        ("text/plain, */*", "prometheus"),
+        ("Text/Plain ; version=0.0.4", "prometheus"),
+        ("text/*", "prometheus"),
+        ("application/json;q=0.1, text/plain", "prometheus"),
+        ("application/json, text/plain;q=0.9", "json"),
+        ("text/plain;q=0, application/json", "json"),
+        ("*/*, application/json;q=0", "openmetrics"),
+        (PROMETHEUS_2, "openmetrics"),
+        ("text/plain;version=0.0.4;q=1,*/*;q=0.1", "prometheus"),
+        ("text/plain;q=nan, application/json;q=0.1", "json"),
+        ("text/plain;q=much, application/json;q=0.1", "json"),
+    ],
+)
+def test_the_weights_decide(header: str, name: str) -> None:
+    assert preferred(header, OFFERED) == name
+
+
+@given(st.text(alphabet="aplictonjsxe/*;,=q01. -", max_size=60))
+def test_anything_can_be_asked(header: str) -> None:
+    assert preferred(header, OFFERED) in OFFERED

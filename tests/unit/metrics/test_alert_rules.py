@@ -1,0 +1,227 @@
+"""Alerts: one raise and one clear a crossing, none within the band, worse when the value is worse."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from math import inf
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.metrics.alerts.definitions import ALERTS
+from services.metrics.alerts.growth import Growth
+from services.metrics.alerts.rules import (
+    UNKNOWN_FOR,
+    Alert,
+    Change,
+    Level,
+    Numbers,
+    Severity,
+    State,
+    Worse,
+    judge,
+    rank,
+    said,
+)
+
+START = datetime(2026, 11, 25, 12, tzinfo=UTC)
+QUEUE = next(alert for alert in ALERTS if alert.name == "queue-long")
+QUIET = Numbers(
+    pending=0,
+    due=0,
+    oldest_wait_s=0.0,
+    failed_percent=0.0,
+    done_per_minute=0.0,
+    open_circuits=0,
+    workers=1,
+    drifted=0,
+    in_doubt=0,
+    dead_letters=0,
+    miscounted=0,
+    scheduler_silent_s=0.5,
+)
+
+any_alert = st.sampled_from(ALERTS)
+
+
+def play(
+    alert: Alert, values: Sequence[float | None], state: State | None = None
+) -> tuple[State, list[Change]]:
+    """One value a second: how the alert stands afterwards, and what changed on the way."""
+    state, changes = state or State(), []
+    for second, value in enumerate(values):
+        state, change = judge(alert, state, value, START + timedelta(seconds=second))
+        if change is not None:
+            changes.append(change)
+    return state, changes
+
+
+def long(alert: Alert, value: float) -> list[float | None]:
+    """A value that stays for as long as the alert can ask for."""
+    return [value] * (int(max(alert.raise_after_s, alert.clear_after_s)) + 1)
+
+
+def beyond(alert: Alert, level: Level) -> float:
+    return level.raise_at + (1 if alert.worse is Worse.OVER else -1)
+
+
+def in_the_band(alert: Alert, level: Level) -> st.SearchStrategy[float]:
+    """Values that raise nothing and clear nothing: beyond `clear_at`, and not beyond `raise_at`."""
+    low, high = sorted((level.raise_at, level.clear_at))
+    return st.floats(
+        low, high, exclude_min=alert.worse is Worse.OVER, exclude_max=alert.worse is Worse.UNDER
+    )
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
+def test_a_declaration_makes_sense(alert: Alert) -> None:
+    sign = 1 if alert.worse is Worse.OVER else -1
+    assert [level.severity for level in alert.levels] == sorted(
+        {one.severity for one in alert.levels}, key=rank
+    )
+    thresholds = [sign * level.raise_at for level in alert.levels]
+    assert thresholds == sorted(set(thresholds))
+    assert all(sign * level.clear_at <= sign * level.raise_at for level in alert.levels)
+    assert "{value}" in alert.says
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
+def test_a_quiet_system_raises_nothing(alert: Alert) -> None:
+    value = alert.value(QUIET)
+    assert value is not None
+    assert play(alert, long(alert, value) * 2)[1] == []
+
+
+def test_the_contracts_thresholds() -> None:
+    for pending, severity in (
+        (1_000, None),
+        (1_001, "warning"),
+        (5_000, "warning"),
+        (5_001, "critical"),
+    ):
+        state, changes = play(QUEUE, long(QUEUE, pending))
+        assert (state.severity, len(changes)) == (severity, int(severity is not None))
+
+
+@settings(deadline=None)
+@given(any_alert, st.data())
+def test_one_raise_and_one_clear_a_crossing_however_often(
+    alert: Alert, data: st.DataObject
+) -> None:
+    level, crossings = data.draw(st.sampled_from(alert.levels)), data.draw(st.integers(1, 4))
+    good = alert.value(QUIET)
+    assert good is not None
+    _, changes = play(alert, (long(alert, beyond(alert, level)) + long(alert, good)) * crossings)
+    assert [(change.before, change.after) for change in changes] == [
+        (None, level.severity),
+        (level.severity, None),
+    ] * crossings
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_nothing_changes_within_the_band(data: st.DataObject) -> None:
+    banded = [
+        (alert, one) for alert in ALERTS for one in alert.levels if one.raise_at != one.clear_at
+    ]
+    alert, level = data.draw(st.sampled_from(banded))
+    values: list[float | None] = data.draw(
+        st.lists(in_the_band(alert, level), min_size=1, max_size=60)
+    )
+    raised, _ = play(alert, long(alert, beyond(alert, level)))
+    assert play(alert, values, raised)[1] == []
+    below = alert.levels[: alert.levels.index(level)]
+    assert all(change.after in {one.severity for one in below} for change in play(alert, values)[1])
+
+
+@settings(deadline=None)
+@given(
+    any_alert,
+    st.lists(st.tuples(st.floats(0, 10_000), st.floats(0, 5_000)), min_size=1, max_size=400),
+)
+def test_a_worse_value_never_gives_a_milder_severity(
+    alert: Alert, pairs: list[tuple[float, float]]
+) -> None:
+    milder: list[float | None] = [value for value, _ in pairs]
+    sign = 1 if alert.worse is Worse.OVER else -1
+    worse: list[float | None] = [value + sign * more for value, more in pairs]
+    one, other = State(), State()
+    for second, (mild, bad) in enumerate(zip(milder, worse, strict=True)):
+        now = START + timedelta(seconds=second)
+        one, _ = judge(alert, one, mild, now)
+        other, _ = judge(alert, other, bad, now)
+        assert rank(other.severity) >= rank(one.severity)
+
+
+def test_a_peak_shorter_than_it_must_hold_is_no_alert() -> None:
+    held = int(QUEUE.raise_after_s)
+    assert play(QUEUE, [2_000.0] * held + [0.0] + [2_000.0] * held)[1] == []
+    (raised,) = play(QUEUE, [2_000.0] * (held + 1))[1]
+    assert raised.at - START == timedelta(seconds=held)
+
+
+def test_what_is_unknown_neither_raises_nor_clears() -> None:
+    held = int(QUEUE.raise_after_s)
+    assert play(QUEUE, [2_000.0] * held + [None] + [2_000.0] * held)[1] == []
+    state, _ = play(QUEUE, long(QUEUE, 2_000))
+    assert play(QUEUE, [None] * 100, state) == (state, [])
+    assert state.value == 2_000
+
+
+@settings(deadline=None)
+@given(any_alert)
+def test_what_is_unknown_for_long_is_taken_back_and_raised_anew_by_what_is_known(
+    alert: Alert,
+) -> None:
+    bad = long(alert, beyond(alert, alert.levels[0]))
+    state, _ = play(alert, bad)
+    later = START + timedelta(seconds=len(bad) - 1) + UNKNOWN_FOR
+    assert judge(alert, state, None, later - timedelta(seconds=1)) == (state, None)
+    state, change = judge(alert, state, None, later)
+    assert change is not None
+    assert (change.before, change.after, change.unknown) == (alert.levels[0].severity, None, True)
+    assert judge(alert, state, None, later + UNKNOWN_FOR)[1] is None, "it is said once"
+    assert [again.after for again in play(alert, bad, state)[1]] == [alert.levels[0].severity]
+
+
+def test_it_worsens_and_eases_step_by_step() -> None:
+    values = [value for level in (2_000.0, 6_000.0, 2_000.0, 0.0) for value in long(QUEUE, level)]
+    state, changes = play(QUEUE, values)
+    steps = [(change.before, change.after, change.worse) for change in changes]
+    warning, critical = Severity.WARNING, Severity.CRITICAL
+    assert steps == [
+        (None, warning, True),
+        (warning, critical, True),
+        (critical, warning, False),
+        (warning, None, False),
+    ]
+    assert (state.severity, state.since) == (None, None)
+
+
+def test_no_speed_is_too_low_while_nothing_waits() -> None:
+    low = next(alert for alert in ALERTS if alert.name == "throughput-low")
+    assert low.value(QUIET) == inf
+    assert low.value(replace(QUIET, due=3)) == 0.0
+    assert low.value(replace(QUIET, due=None)) is None
+
+
+@given(st.lists(st.integers(0, 50), max_size=50))
+def test_growth_is_what_came_within_the_window_also_when_the_counter_began_anew(
+    steps: list[int],
+) -> None:
+    growth, value = Growth(minutes=15), 100
+    assert growth.see(None, START) is None
+    assert growth.see(value, START) == 0
+    for second, step in enumerate(steps):
+        value += step
+        growth.see(value, START + timedelta(seconds=second))
+    assert growth.see(None, START + timedelta(seconds=50)) == sum(steps)
+    assert growth.see(3, START + timedelta(seconds=60)) == sum(steps) + (3 if value > 3 else 0)
+    assert growth.see(3, START + timedelta(minutes=20)) == 0
+
+
+@pytest.mark.parametrize(("value", "words"), [(16.4, "16 s"), (2_460, "41 min"), (9_000, "2.5 h")])
+def test_a_long_time_is_said_so_that_it_can_be_grasped(value: float, words: str) -> None:
+    (alert,) = [alert for alert in ALERTS if alert.name == "oldest-wait"]
+    assert said(alert, value) == f"a job has waited for {words}"

@@ -1,0 +1,107 @@
+"""metrics and what it must not believe: whatever comes, it goes on counting, and counts nothing wrong."""
+
+import json
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.metrics.counting.app import count
+from services.metrics.counting.rules.validation import believed
+from services.metrics.counting.shards import Shards
+from shared.domain.errors import InvalidMessage
+from shared.domain.job import Status
+from shared.domain.messages import (
+    GenerationTask,
+    JobEvent,
+    PreviousOutcome,
+    SchedulerReport,
+    Usage,
+    WorkerReport,
+)
+from shared.kafka.envelope import decode
+from tests.unit.metrics.test_counting_rules import NOW, a_memory, life, report, scheduler
+
+EVENT = life(1)[-1]
+NAIVE = datetime(2026, 11, 24, 12)  # noqa: DTZ001 - as it must not be
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        (replace(EVENT, at=NAIVE), "a time without a zone"),
+        (replace(EVENT, started_at=NAIVE), "a time without a zone"),
+        (replace(EVENT, forwarded_at=NAIVE), "a time without a zone"),
+        (
+            replace(EVENT, former=PreviousOutcome(status=Status.FAILED, at=NAIVE, begun=True)),
+            "a time without a zone",
+        ),
+        (replace(EVENT, at=NOW + timedelta(days=1)), "from the future"),
+        (replace(EVENT, attempt=-1), "a number out of bounds"),
+        (replace(EVENT, usage=Usage(cost_nanousd=10**30)), "a number out of bounds"),
+        (replace(report("w"), started_at=NAIVE), "a time without a zone"),
+        (replace(report("w"), at=NOW + timedelta(hours=2)), "from the future"),
+        (replace(scheduler(1), oldest_pending_at=NAIVE), "a time without a zone"),
+        (
+            GenerationTask(job=EVENT.job, store="a", forward=1, epoch=1, forwarded_at=NOW),
+            "does not belong",
+        ),
+    ],
+)
+def test_what_cannot_be_is_put_aside(message: Any, reason: str) -> None:
+    with pytest.raises(InvalidMessage, match=reason):
+        believed(message, NOW, JobEvent, WorkerReport, SchedulerReport)
+    for fine in (EVENT, report("w"), scheduler(1)):
+        assert believed(fine, NOW, JobEvent, WorkerReport, SchedulerReport) is fine
+
+
+_TIMES = st.one_of(
+    st.none(),
+    st.datetimes().map(str),
+    st.datetimes(timezones=st.timezones()).map(lambda at: at.isoformat()),
+)
+_STATUSES = st.sampled_from(["PENDING", "PROCESSING", "DONE", "FAILED", "CANCELLED", "OTHER"])
+_NUMBERS = st.one_of(st.integers(), st.integers(0, 5))
+
+
+@settings(max_examples=300)
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {
+                "at": _TIMES,
+                "created_at": _TIMES,
+                "started_at": _TIMES,
+                "attempt": _NUMBERS,
+                "store": st.text(max_size=5),
+                "kind": st.sampled_from(
+                    ["admitted", "started", "step-done", "retry", "ended", "other"]
+                ),
+                "status": _STATUSES,
+                "usage": st.fixed_dictionaries({"cost_nanousd": _NUMBERS, "images": _NUMBERS}),
+                "former": st.none()
+                | st.fixed_dictionaries(
+                    {"status": _STATUSES, "at": _TIMES, "begun": st.booleans()}
+                ),
+            }
+        ),
+        max_size=6,
+    )
+)
+def test_nothing_that_is_believed_stops_the_counting(said: list[dict[str, Any]]) -> None:
+    shards, memory = Shards({}), a_memory()
+    for words in said:
+        value = json.dumps(
+            json.loads(orjson.dumps(EVENT)) | words
+        ).encode()  # which writes integers of any size
+        try:
+            event = believed(decode(value, [("ce_type", JobEvent.TYPE.encode())]), NOW, JobEvent)
+        except InvalidMessage:
+            continue
+        count([event], shards, memory)
+        assert memory.recent.timeline(event.job) is not None
+    assert all(number >= 0 for number in memory.picture.total["counts"].values())

@@ -1,0 +1,71 @@
+"""The demo's shops: what the API would refuse is named with its line before anything starts."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from sandbox.cli import demo
+from sandbox.demo.shops import built_in, from_export
+from sandbox.system.environment import choose_ports
+from services.ingest.submit.rules import judge_body
+from shared.domain.errors import Unavailable
+
+HEADER = "Handle,Title,Body (HTML),Vendor,Type,Tags,Variant Price\n"
+
+
+def export(tmp_path: Path, *rows: str, name: str = "shop.csv") -> Path:
+    path = tmp_path / name
+    path.write_text(HEADER + "".join(f"{row}\n" for row in rows))
+    return path
+
+
+def test_rows_that_would_be_refused_are_named_and_the_good_ones_offered(tmp_path: Path) -> None:
+    shop = from_export(
+        export(
+            tmp_path,
+            f"{'h' * 201},Long handle,,,,,1",
+            "tee,Tee,,,,,5",
+            f"mug,{'t' * 301},,,,,2",
+            name="_my shop.csv",
+        )
+    )
+    assert shop.name == "my-shop"
+    assert [request["sourceId"] for request in shop.requests] == ["tee"]
+    assert [fault.partition(":")[0] for fault in shop.faults] == ["line 2", "line 4"]
+    assert "sourceId" in shop.faults[0]
+    assert "at most 200 characters" in shop.faults[0]
+
+
+@pytest.mark.parametrize("rows", [(), ("tee,,,,,,5",)])
+def test_an_export_without_a_product_is_one_clear_line(
+    tmp_path: Path, rows: tuple[str, ...]
+) -> None:
+    with pytest.raises(Unavailable, match="no product"):
+        demo._exports([export(tmp_path, *rows)])
+
+
+def test_two_exports_of_one_name_are_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    paths = [export(tmp_path, "tee,Tee,,,,,5"), export(tmp_path / "other", "mug,Mug,,,,,5")]
+    with pytest.raises(Unavailable, match="'shop': rename"):
+        demo._exports(paths)
+
+
+def test_a_file_of_another_encoding_is_one_clear_line(tmp_path: Path) -> None:
+    path = export(tmp_path)
+    path.write_bytes(HEADER.encode() + "tee,Café,,,,,5\n".encode("latin-1"))
+    with pytest.raises(Unavailable, match="not UTF-8 text"):
+        demo._exports([path])
+
+
+def test_the_built_in_requests_are_accepted() -> None:
+    for shop in built_in():
+        for request in shop.requests:
+            judge_body(request, now=datetime.now(UTC))
+
+
+@pytest.mark.parametrize("port", ["abc", "0", "99999", "-1"])
+def test_a_port_that_is_none_is_one_clear_line(port: str) -> None:
+    with pytest.raises(Unavailable, match="PORT is"):
+        choose_ports({"PORT": port}, any_free=True)

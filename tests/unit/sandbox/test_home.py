@@ -1,0 +1,218 @@
+"""The home, whom it takes for a leftover of its own, and the jars' cache."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sandbox.servers import kafka_jars
+from sandbox.system import leftovers
+from sandbox.system.environment import Ports, service_environment
+from sandbox.system.home import Home, current_home, write_atomically
+from sandbox.system.leftovers import Process
+from shared.domain.errors import Unavailable
+
+HOME = Path("/homes/one")
+
+
+def process(
+    pid: int, *argv: str, parent: int = 1, leads_session: bool = True, values: tuple[str, ...] = ()
+) -> Process:
+    return Process(
+        pid=pid, parent=parent, leads_session=leads_session, argv=argv, values=frozenset(values)
+    )
+
+
+KAFKA = process(10, "/x/java", f"-D{leftovers.mark(HOME)}", "kafka.Kafka")
+POSTGRES = process(11, "/x/postgres", "-D", "/elsewhere", f"-c{leftovers.mark(HOME)}")
+GENERATOR = process(12, "/x/python", "-m", "services.generator", values=("en", "/homes/one/images"))
+STANDINS = process(13, "/x/python", "-m", "sandbox.providers", values=("/homes/one/metrics",))
+
+
+def test_what_a_killed_supervisor_left_is_found_and_named() -> None:
+    found = leftovers.of(HOME, [KAFKA, POSTGRES, GENERATOR, STANDINS])
+    assert [each.name for each in found] == ["kafka", "postgres", "generator", "standins"]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        process(20, "/x/java", f"-D{leftovers.mark(Path('/homes/one-more'))}", "kafka.Kafka"),
+        process(21, "/x/python", "-m", "services.generator", values=("/homes/one-more/images",)),
+        process(
+            22,
+            "/x/python",
+            "-m",
+            "services.generator",
+            values=("/homes/one/images",),
+            leads_session=False,
+        ),
+        process(
+            23, "/x/python", "-m", "services.generator", values=("/homes/one/images",), parent=99
+        ),
+        process(24, "/x/python", "-m", "pytest", values=("/homes/one/images",)),
+        process(25, "/usr/bin/tail", "-f", "/homes/one/logs/app.log"),
+        process(26, "sh"),
+    ],
+    ids=[
+        "another home's server",
+        "another home's",
+        "from a shell",
+        "watched",
+        "no service",
+        "a reader",
+        "a shell",
+    ],
+)
+def test_nobody_else_is_taken_for_a_leftover(other: Process) -> None:
+    watching = process(99, "/x/python", "-m", "sandbox.cli", "run", "generator")
+    assert leftovers.of(HOME, [watching, other]) == []
+
+
+def test_the_home_is_in_the_project_unless_said_otherwise(tmp_path: Path) -> None:
+    assert current_home({}).path.name == ".blogstream"
+    assert current_home({"BLOGSTREAM_HOME": str(tmp_path)}).path == tmp_path
+
+
+def test_a_home_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(
+        Unavailable,
+        match=r"^cannot write to the home [^\n]+; set BLOGSTREAM_HOME to another folder$",
+    ):
+        Home(file / "home").prepare()
+
+
+def test_a_home_that_is_held_is_one_clear_line(tmp_path: Path) -> None:
+    home = Home(tmp_path).prepare()
+    with (
+        home.locked(),
+        pytest.raises(Unavailable, match=r"^a system is already running in [^\n]+$"),
+        home.locked(),
+    ):
+        pass
+    with home.locked():  # and is free again
+        pass
+
+
+def test_the_env_file_gives_back_what_was_written_and_is_its_owners_alone(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    variables = {
+        "PLAIN": "a",
+        "EMPTY": "",
+        "QUOTED": 'it\'s $HOME, "two" words',
+        "URL": "postgresql://a:b@c/d?e=f",
+    }
+    home.write_env(variables)
+    assert home.read_env() == variables
+    assert home.env_file.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_state_cut_half_way_is_no_state(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    assert home.read_state() == {}
+    write_atomically(home.state_file, b'{"supervisor": 1')
+    assert home.read_state() == {}
+
+
+@pytest.fixture
+def fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], list[str]]:
+    """Asks for one pinned jar while the network serves `content`; what was said."""
+    pins = tmp_path / "pins"
+    pins.write_text(f"{hashlib.sha256(b'right').hexdigest()}  a.jar\n")
+    monkeypatch.setattr(kafka_jars, "_PINS", pins)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def ask(content: bytes) -> list[str]:
+        def download(temporary: Path) -> dict[str, Path]:
+            (temporary / "a.jar").write_bytes(content)
+            return {"a.jar": temporary / "a.jar"}
+
+        monkeypatch.setattr(kafka_jars, "_download", download)
+        said: list[str] = []
+        (jar,) = kafka_jars.class_path(tmp_path / "home", said.append)
+        assert jar.read_bytes() == b"right"
+        return said
+
+    return ask
+
+
+def test_jars_are_fetched_once_and_again_when_damaged(
+    fetched: Callable[[bytes], list[str]], tmp_path: Path
+) -> None:
+    assert fetched(b"right") == ["fetching Kafka 4.4.0 (43 MB, once)"]
+    assert fetched(b"never asked for") == []
+    (jar,) = (tmp_path / "cache").rglob("a.jar")
+    jar.write_bytes(b"rig")
+    (tmp_path / "cache" / "blogstream" / "fetching-cut-half-way").mkdir()
+    assert fetched(b"right") == ["fetching Kafka 4.4.0 (43 MB, once)"]
+    assert not list((tmp_path / "cache" / "blogstream").glob("fetching-*"))
+
+
+def test_a_jar_that_is_not_the_pinned_one_is_refused_and_not_kept(
+    fetched: Callable[[bytes], list[str]], tmp_path: Path
+) -> None:
+    with pytest.raises(
+        Unavailable, match=r"^Kafka's jar a\.jar is not the one that is pinned: not started$"
+    ):
+        fetched(b"wrong")
+    assert not list((tmp_path / "cache").rglob("*.jar"))
+    assert fetched(b"right") == ["fetching Kafka 4.4.0 (43 MB, once)"]
+
+
+def test_without_a_writable_cache_the_home_keeps_the_jars(
+    fetched: Callable[[bytes], list[str]], tmp_path: Path
+) -> None:
+    (tmp_path / "cache").touch()  # no folder can be made there, not even by root
+    (tmp_path / "home").mkdir()
+    assert fetched(b"right") == ["fetching Kafka 4.4.0 (43 MB, once)"]
+    assert list((tmp_path / "home").rglob("a.jar"))
+
+
+PORTS = Ports(ingest=1, metrics=2, standin_openai=3, standin_replicate=4)
+
+
+def made(tmp_path: Path, **environ: str) -> dict[str, str]:
+    return service_environment(
+        Home(tmp_path), PORTS, database_url="d", bootstrap="b", environ=environ
+    )
+
+
+def test_every_setting_of_a_service_reaches_it_but_not_where_our_own_servers_are(
+    tmp_path: Path,
+) -> None:
+    variables = made(
+        tmp_path,
+        BURST_S="2",
+        DEAD_LETTER_LIMIT="7",
+        OPENAI_RPM="9",
+        DATABASE_URL="another",
+        EDITOR="vi",
+    )
+    assert (variables["BURST_S"], variables["DEAD_LETTER_LIMIT"], variables["OPENAI_RPM"]) == (
+        "2",
+        "7",
+        "9",
+    )
+    assert variables["DATABASE_URL"] == "d"
+    assert "EDITOR" not in variables
+
+
+def test_whoever_has_sourced_a_homes_variables_gets_stand_ins_again(tmp_path: Path) -> None:
+    before = made(tmp_path)
+    ports = replace(PORTS, standin_openai=33)
+    again = service_environment(
+        Home(tmp_path), ports, database_url="d", bootstrap="b", environ=before
+    )
+    assert again["OPENAI_BASE_URL"] == "http://127.0.0.1:33/v1"
+    assert again["STANDIN"] == "true"
+
+
+def test_a_real_key_is_kept(tmp_path: Path) -> None:
+    variables = made(tmp_path, OPENAI_API_KEY="sk-real")
+    assert variables["OPENAI_API_KEY"] == "sk-real"
+    assert "OPENAI_BASE_URL" not in variables
+    assert variables["REPLICATE_API_TOKEN"] == "r8-stand-in"

@@ -1,0 +1,51 @@
+"""Months, and how a budget stands."""
+
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.domain.budget import BudgetState, budget_state, resets_at
+
+MIDNIGHT = datetime(2027, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("now", "resets"),
+    [
+        (datetime(2026, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC), MIDNIGHT),
+        (MIDNIGHT, datetime(2027, 2, 1, tzinfo=UTC)),
+        (datetime(2028, 2, 29, 12, tzinfo=UTC), datetime(2028, 3, 1, tzinfo=UTC)),
+        (
+            datetime(2027, 1, 1, 1, tzinfo=timezone(timedelta(hours=2))),
+            MIDNIGHT,
+        ),  # where it is, the year has begun
+    ],
+)
+def test_a_month_is_one_of_utc(now: datetime, resets: datetime) -> None:
+    assert resets_at(now) == resets
+
+
+@given(st.integers(0, 10**10))
+def test_a_month_ends_within_31_days_and_never_now(seconds: int) -> None:
+    now = datetime.fromtimestamp(seconds, UTC)
+    assert timedelta(0) < resets_at(now) - now <= timedelta(days=31)
+
+
+@pytest.mark.parametrize(
+    ("spent", "reserved", "expected"),
+    [
+        (0, 0, BudgetState.OK),
+        (79, 0, BudgetState.OK),
+        (80, 0, BudgetState.WARNING),
+        (80, 10, BudgetState.WARNING),
+        (80, 11, BudgetState.STOPPED),
+        (0, 91, BudgetState.STOPPED),
+        (100, 0, BudgetState.STOPPED),
+        (120, 0, BudgetState.STOPPED),
+    ],
+)
+def test_how_a_budget_stands(spent: int, reserved: int, expected: BudgetState) -> None:
+    found = budget_state(monthly=100, warn_at=0.8, spent=spent, reserved=reserved, estimate=10)
+    assert found is expected

@@ -1,0 +1,117 @@
+"""Messages: an example file of every one, encoded and decoded without loss, and refused with the field named."""
+
+from dataclasses import FrozenInstanceError, fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import uuid4
+
+import orjson
+import pytest
+
+from shared.domain.errors import InvalidMessage
+from shared.domain.job import SourceType, Status
+from shared.domain.messages import MESSAGES, BlogRequested, EventKind, JobEvent, Message, Usage
+from shared.kafka.envelope import decode, encode
+
+EXAMPLES = Path(__file__).parents[3] / "shared" / "examples"
+NOW = datetime(2026, 11, 24, 9, tzinfo=UTC)
+
+
+def example(message: type[Message]) -> bytes:
+    return (EXAMPLES / f"{message.TYPE.removeprefix('blogstream.')}.json").read_bytes()
+
+
+def headers(message: type[Message]) -> list[tuple[str, bytes]]:
+    return [("ce_type", message.TYPE.encode())]
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: message.TYPE)
+def test_the_example_is_read_and_written_without_loss(message: type[Message]) -> None:
+    read = decode(example(message), headers(message))
+    assert type(read) is message
+    value, ce_headers = encode(read, source="test")
+    assert orjson.loads(value) == orjson.loads(example(message))
+    assert decode(value, ce_headers) == read
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: message.TYPE)
+def test_every_field_appears_in_the_example(message: type[Message]) -> None:
+    assert set(orjson.loads(example(message))) == {field.name for field in fields(message)}
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: message.TYPE)
+def test_fields_of_a_later_version_are_ignored(message: type[Message]) -> None:
+    later = orjson.loads(example(message)) | {"added_later": 1}
+    assert decode(orjson.dumps(later), headers(message)) == decode(
+        example(message), headers(message)
+    )
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: message.TYPE)
+def test_the_cloudevents_headers_are_complete(message: type[Message]) -> None:
+    _, ce_headers = encode(decode(example(message), headers(message)), source="ingest-1")
+    found = dict(ce_headers)
+    assert found["ce_specversion"] == b"1.0"
+    assert found["ce_source"] == b"ingest-1"
+    assert found["ce_type"] == message.TYPE.encode()
+    assert found["ce_id"]
+    assert datetime.fromisoformat(found["ce_time"].decode()).tzinfo is not None
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "reason"),
+    [
+        (None, BlogRequested.TYPE, "an empty record"),
+        (b"{}", "", "unknown message type ''"),
+        (
+            b"{}",
+            "blogstream.blog-requested.v9",
+            "unknown message type 'blogstream.blog-requested.v9'",
+        ),
+        (b"{", BlogRequested.TYPE, "body: Invalid JSON"),
+        (b"[]", BlogRequested.TYPE, "body"),
+        (b'{"id": 1}', BlogRequested.TYPE, "id: UUID input"),
+        (b"\xff\xfe", BlogRequested.TYPE, "body"),
+    ],
+)
+def test_what_cannot_be_understood_is_named(value: bytes | None, kind: str, reason: str) -> None:
+    with pytest.raises(InvalidMessage) as refused:
+        decode(value, [("ce_type", kind.encode())])
+    assert reason in refused.value.reason
+
+
+def test_a_record_with_an_empty_header_is_put_aside_like_any_other() -> None:
+    with pytest.raises(InvalidMessage, match="unknown message type ''"):
+        decode(b"{}", [("ce_type", None)])
+
+
+def job_event() -> JobEvent:
+    return JobEvent(
+        job=uuid4(),
+        store="a",
+        kind=EventKind.ENDED,
+        status=Status.DONE,
+        attempt=1,
+        at=NOW,
+        created_at=NOW,
+    )
+
+
+def test_the_same_event_said_twice_has_one_id() -> None:
+    event = job_event()
+    assert replace(event, at=datetime.now(UTC), worker="another").event_id() == event.event_id()
+    assert replace(event, attempt=2).event_id() != event.event_id()
+    assert replace(event, kind=EventKind.STARTED).event_id() != event.event_id()
+
+
+def test_messages_cannot_be_changed() -> None:
+    request = BlogRequested(
+        id=uuid4(), store="a", source_type=SourceType.TOPIC, source_id="tea", created_at=NOW
+    )
+    with pytest.raises(FrozenInstanceError):
+        request.store = "b"  # type: ignore[misc] # that it cannot be done is the point
+
+
+def test_usage_adds_up_by_part() -> None:
+    one = Usage(input_tokens=1, output_tokens=2, images=3, cost_nanousd=4)
+    assert one + one == Usage(input_tokens=2, output_tokens=4, images=6, cost_nanousd=8)
