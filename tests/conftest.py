@@ -10,7 +10,7 @@ import pytest
 from migrations import runner
 from sandbox.servers import kafka as kafka_server
 from sandbox.servers import postgres as postgres_server
-from tests.support.fake_providers import Standins, running
+from tests.support.fake_providers import StandIns, start_stand_ins
 from tests.support.servers import execute, passable_folder, start, stop
 
 
@@ -65,7 +65,7 @@ def topic_prefix() -> str:
 
 
 @pytest.fixture(scope="session")
-def standins() -> Iterator[Standins]:
+def standins() -> Iterator[StandIns]:
     """Both stand-ins, quick and with generous limits. Faults are scripted by job, so tests do not meet each other's."""
-    with running(OPENAI_RPM="60000", OPENAI_TPM="100000000", REPLICATE_RPM="60000") as both:
+    with start_stand_ins(OPENAI_RPM="60000", OPENAI_TPM="100000000", REPLICATE_RPM="60000") as both:
         yield both

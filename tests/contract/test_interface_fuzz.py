@@ -17,10 +17,10 @@ import pytest
 from shared.domain.api_keys import create_operator_key
 from shared.domain.messages import BlogRequested
 from shared.kafka.topics import REQUESTS
-from tests.support.environment import a_world
+from tests.support.backend import open_backend
 from tests.support.eventually import eventually
-from tests.support.ingest import an_ingest
-from tests.support.scheduler import admitted, started
+from tests.support.ingest import start_ingest
+from tests.support.scheduler import admitted, start_scheduler
 
 pytestmark = pytest.mark.timeout(1_800)
 
@@ -44,20 +44,20 @@ async def test_no_fault_no_undescribed_answer_and_nothing_lost(
     """With a store's key, and a third as often with an operator's, to whom other ways are open."""
     examples = int(os.environ.get("BLOGSTREAM_FUZZ_EXAMPLES", "120"))
     async with (
-        a_world(kafka, topic_prefix, database) as world,
-        started(world, database, max_pending_per_store=100_000),
+        open_backend(kafka, topic_prefix, database) as backend,
+        start_scheduler(backend, database, max_pending_per_store=100_000),
     ):
-        async with an_ingest(world, database, tmp_path) as ingest:
-            operator = await create_operator_key(world.database, "ada")
+        async with start_ingest(backend, database, tmp_path) as ingest:
+            operator = await create_operator_key(backend.database, "ada")
             for key, times in ((ingest.key, examples * 3 // 4), (operator, examples // 4)):
                 await _fuzzed(f"{ingest.http.base_url}/openapi.json", key, times, tmp_path)
         accepted = {
             message.id
-            for _, message in await world.read_all(REQUESTS)
+            for _, message in await backend.read_records(REQUESTS)
             if isinstance(message, BlogRequested)
         }
         assert len(accepted) > 50
-        await eventually(partial(admitted, world, len(accepted)), timeout=60)
+        await eventually(partial(admitted, backend, len(accepted)), timeout=60)
 
 
 async def _fuzzed(url: str, key: str, times: int, folder: Path) -> None:

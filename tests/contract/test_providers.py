@@ -16,13 +16,13 @@ from services.generator.providers.replicate import ReplicatePainter, build, clos
 from services.generator.quota.provider_limiter import ProviderLimiter
 from shared.domain.errors import Permanent, Transient
 from shared.domain.messages import Usage
-from tests.support.fake_providers import Standins
+from tests.support.fake_providers import StandIns
 
 PRICES = Prices(input_usd=0.15, output_usd=0.60, image_usd=0.003)
 
 
 @pytest.fixture
-async def writer(standins: Standins) -> AsyncIterator[OpenAIWriter]:
+async def writer(standins: StandIns) -> AsyncIterator[OpenAIWriter]:
     limiter = ProviderLimiter(
         provider="openai", model="m", limits={"requests": 60_000, "tokens": 10_000_000}, burst_s=2
     )
@@ -42,7 +42,7 @@ async def write(writer: OpenAIWriter, job: UUID) -> tuple[Outline, Usage]:
     return await writer.write(call(job), Outline, await writer.wait_turn(call(job), Outline))
 
 
-async def test_a_text_is_written_and_billed(writer: OpenAIWriter, standins: Standins) -> None:
+async def test_a_text_is_written_and_billed(writer: OpenAIWriter, standins: StandIns) -> None:
     job = uuid4()
     outline, usage = await write(writer, job)
     assert "Tea" in outline.title
@@ -51,7 +51,7 @@ async def test_a_text_is_written_and_billed(writer: OpenAIWriter, standins: Stan
     assert standins.openai.bill(job)["steps"] == {"outline": 1}
 
 
-async def test_what_a_call_has_used_beyond_what_was_reserved_is_spent(standins: Standins) -> None:
+async def test_what_a_call_has_used_beyond_what_was_reserved_is_spent(standins: StandIns) -> None:
     limiter = ProviderLimiter(
         provider="openai", model="m", limits={"requests": 6_000, "tokens": 1e7}, burst_s=2
     )
@@ -92,7 +92,7 @@ async def test_what_a_call_has_used_beyond_what_was_reserved_is_spent(standins: 
 )
 async def test_openais_failures_in_our_words(
     writer: OpenAIWriter,
-    standins: Standins,
+    standins: StandIns,
     fault: dict[str, Any],
     word: type[Exception],
     code: str,
@@ -117,7 +117,7 @@ async def test_openais_failures_in_our_words(
 )
 async def test_an_answer_that_cannot_be_used_is_billed_all_the_same(
     writer: OpenAIWriter,
-    standins: Standins,
+    standins: StandIns,
     kind: str,
     word: type[Transient | Permanent],
     code: str,
@@ -133,7 +133,7 @@ async def test_an_answer_that_cannot_be_used_is_billed_all_the_same(
 
 
 @pytest.fixture
-async def painter(standins: Standins) -> AsyncIterator[ReplicatePainter]:
+async def painter(standins: StandIns) -> AsyncIterator[ReplicatePainter]:
     limiter = ProviderLimiter(
         provider="replicate", model="a/b", limits={"requests": 60_000}, burst_s=2
     )
@@ -147,7 +147,7 @@ async def painter(standins: Standins) -> AsyncIterator[ReplicatePainter]:
 
 
 async def test_an_image_is_painted_once_and_can_be_taken_up_again(
-    painter: ReplicatePainter, standins: Standins
+    painter: ReplicatePainter, standins: StandIns
 ) -> None:
     job = uuid4()
     prediction = await painter.create(job, "a tent at dawn")
@@ -161,7 +161,7 @@ async def test_an_image_is_painted_once_and_can_be_taken_up_again(
 
 
 async def test_a_poll_that_fails_is_not_repeated_behind_our_back(
-    painter: ReplicatePainter, standins: Standins
+    painter: ReplicatePainter, standins: StandIns
 ) -> None:
     job = uuid4()
     standins.replicate.script({"kind": "503", "job": str(job), "step": "poll"})
@@ -187,7 +187,7 @@ async def test_a_poll_that_fails_is_not_repeated_behind_our_back(
     ],
 )
 async def test_replicates_failures_in_our_words(
-    painter: ReplicatePainter, standins: Standins, kind: str, word: type[Exception], code: str
+    painter: ReplicatePainter, standins: StandIns, kind: str, word: type[Exception], code: str
 ) -> None:
     job = uuid4()
     standins.replicate.script({"kind": kind, "job": str(job)})
@@ -197,7 +197,7 @@ async def test_replicates_failures_in_our_words(
 
 
 async def test_when_the_account_has_no_money_nobody_asks_again(
-    writer: OpenAIWriter, standins: Standins
+    writer: OpenAIWriter, standins: StandIns
 ) -> None:
     job = uuid4()
     standins.openai.script({"kind": "insufficient_quota", "job": str(job)})
@@ -210,7 +210,7 @@ async def test_when_the_account_has_no_money_nobody_asks_again(
     assert standins.openai.bill(job)["calls"] == 0
 
 
-async def test_a_call_that_never_connected_is_not_in_doubt(standins: Standins) -> None:
+async def test_a_call_that_never_connected_is_not_in_doubt(standins: StandIns) -> None:
     limiter = ProviderLimiter(
         provider="openai", model="m", limits={"requests": 6_000, "tokens": 1e7}, burst_s=2
     )
@@ -224,7 +224,7 @@ async def test_a_call_that_never_connected_is_not_in_doubt(standins: Standins) -
     assert not failed.value.in_doubt
 
 
-async def test_replicates_own_delay_is_kept(painter: ReplicatePainter, standins: Standins) -> None:
+async def test_replicates_own_delay_is_kept(painter: ReplicatePainter, standins: StandIns) -> None:
     job = uuid4()
     standins.replicate.script({"kind": "429", "job": str(job), "retry_after": 9})
     with pytest.raises(Transient) as failed:

@@ -1,29 +1,29 @@
-"""A world a test: topics and a database of its own on the session's servers."""
+"""A backend a test: topics and a database of its own on the session's servers."""
 
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from tests.support.environment import World, a_world
-from tests.support.secured_kafka import SecuredKafka, secured
+from tests.support.backend import Backend, open_backend
+from tests.support.secured_kafka import SecuredKafka, start_secured_kafka
 
 
 @pytest.fixture
-async def world(kafka: str, topic_prefix: str, database: str) -> AsyncIterator[World]:
-    async with a_world(kafka, topic_prefix, database) as made:
+async def backend(kafka: str, topic_prefix: str, database: str) -> AsyncIterator[Backend]:
+    async with open_backend(kafka, topic_prefix, database) as made:
         yield made
 
 
 @pytest.fixture(scope="session")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredKafka]:
     """Another broker, which asks who is there."""
-    with secured(tmp_path_factory.mktemp("secured")) as running:
+    with start_secured_kafka(tmp_path_factory.mktemp("start_secured_kafka")) as running:
         yield running
 
 
 @pytest.fixture
-async def secured_world(
+async def secured_backend(
     broker: SecuredKafka, topic_prefix: str, database: str
-) -> AsyncIterator[World]:
-    async with a_world(broker.named, topic_prefix, database, **broker.as_user()) as made:
+) -> AsyncIterator[Backend]:
+    async with open_backend(broker.named, topic_prefix, database, **broker.as_user()) as made:
         yield made

@@ -10,13 +10,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from shared.http import server
-from tests.support.environment import running
+from tests.support.backend import running_service
 
 SECRET = "T0-very-secret"
 
 
 @dataclass(slots=True)
-class Chat:
+class ChatReceiver:
     """A chat's server: answers with `answers` first, then with 200. `heard` is what it took, `tries` all that came."""
 
     answers: list[int]
@@ -35,9 +35,9 @@ class Chat:
 
 
 @asynccontextmanager
-async def a_chat(*answers: int) -> AsyncIterator[Chat]:
-    chat, listener = Chat(list(answers)), server.listen("127.0.0.1", 0)
+async def start_chat_receiver(*answers: int) -> AsyncIterator[ChatReceiver]:
+    chat, listener = ChatReceiver(list(answers)), server.listen("127.0.0.1", 0)
     chat.url = f"http://127.0.0.1:{listener.getsockname()[1]}/services/{SECRET}"
     application = Starlette(routes=[Route(f"/services/{SECRET}", chat.take, methods=["POST"])])
-    async with running(lambda stop: server.serve(application, listener, stop)):
+    async with running_service(lambda stop: server.serve(application, listener, stop)):
         yield chat

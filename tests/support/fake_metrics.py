@@ -32,7 +32,7 @@ _NAMES = {
 
 
 @dataclass(slots=True)
-class Stage:
+class FakeMetrics:
     """What the page is told; a test changes it as it goes."""
 
     url: str
@@ -105,10 +105,10 @@ class Stage:
 
 
 @asynccontextmanager
-async def a_stage() -> AsyncIterator[Stage]:
+async def serve_fake_metrics() -> AsyncIterator[FakeMetrics]:
     """A running stage, on a port of its own."""
     listener: socket.socket = server.listen("127.0.0.1", 0)
-    stage = Stage(f"http://127.0.0.1:{listener.getsockname()[1]}/")
+    stage = FakeMetrics(f"http://127.0.0.1:{listener.getsockname()[1]}/")
     app = Starlette(
         routes=[*files.routes(), *stage.routes()], exception_handlers={Problem: _problem}
     )

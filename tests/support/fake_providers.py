@@ -15,7 +15,7 @@ from sandbox.system.home import ROOT, free_port
 
 
 @dataclass(frozen=True, slots=True)
-class Standin:
+class StandIn:
     """One provider's stand-in."""
 
     url: str
@@ -56,13 +56,13 @@ class Standin:
 
 
 @dataclass(frozen=True, slots=True)
-class Standins:
-    openai: Standin
-    replicate: Standin
+class StandIns:
+    openai: StandIn
+    replicate: StandIn
 
 
 @contextmanager
-def running(**variables: str) -> Iterator[Standins]:
+def start_stand_ins(**variables: str) -> Iterator[StandIns]:
     """Both stand-ins in a process of their own; `variables` are their settings."""
     ports = {"STANDIN_OPENAI_PORT": str(free_port()), "STANDIN_REPLICATE_PORT": str(free_port())}
     quick = {"STANDIN_OPENAI_LATENCY_MS": "20", "STANDIN_REPLICATE_LATENCY_MS": "30"}
@@ -77,7 +77,7 @@ def running(**variables: str) -> Iterator[Standins]:
             assert process.poll() is None, "the stand-ins ended"
             assert time.monotonic() < give_up, "the stand-ins did not answer"
             time.sleep(0.05)
-        yield Standins(*map(Standin, urls))
+        yield StandIns(*map(StandIn, urls))
     finally:
         process.terminate()
         process.wait()

@@ -17,7 +17,7 @@ from shared.kafka.publisher import Outgoing
 from shared.kafka.topics import GENERATION, RESULTS, WORKERS
 from shared.runtime.postgres import open_pool
 from shared.runtime.settings import PostgresSettings
-from tests.support.environment import World
+from tests.support.backend import Backend
 
 _CLAIM_AND_END = """
 UPDATE blog_generations AS job
@@ -29,13 +29,13 @@ RETURNING job.id, job.instance_id AS store, job.attempt, job.created_at, job.cos
 """
 
 
-class PlayedWorker:
+class FakeWorker:
     """`done` are the jobs in the order in which they ended, with their stores and costs."""
 
-    def __init__(self, world: World, pool: asyncpg.Pool, *, slots: int, pause_s: float) -> None:
+    def __init__(self, backend: Backend, pool: asyncpg.Pool, *, slots: int, pause_s: float) -> None:
         self.done: list[tuple[UUID, str, int]] = []
         self.tasks: Counter[UUID] = Counter()
-        self._world = world
+        self._backend = backend
         self._pool = pool
         self._slots = slots
         self._pause_s = pause_s
@@ -51,7 +51,7 @@ class PlayedWorker:
             slots=self._slots,
             running=0,
         )
-        await self._world.publish(WORKERS, "played", report)
+        await self._backend.publish(WORKERS, "played", report)
 
     async def keep_reporting(self) -> None:
         while True:
@@ -61,8 +61,8 @@ class PlayedWorker:
     async def work(self) -> None:
         """Until cancelled."""
         consumer = clients.create_consumer(
-            self._world.settings,
-            clients.namespace(self._world.settings).topic(GENERATION),
+            self._backend.settings,
+            clients.namespace(self._backend.settings).topic(GENERATION),
             group_id=None,
         )
         await consumer.start()
@@ -87,7 +87,7 @@ class PlayedWorker:
         costs = [self._chance.randrange(2_000_000, 8_000_000) for _ in jobs]
         rows = await self._pool.fetch(_CLAIM_AND_END, jobs, costs) if jobs else []
         events = [_ended(row) for row in rows]
-        await self._world.publisher.publish_all(
+        await self._backend.publisher.publish_all(
             [Outgoing(topic=RESULTS, key=event.store, message=event) for event in events]
         )
         self.done += [(row["id"], row["store"], row["cost_nanousd"]) for row in rows]
@@ -106,13 +106,13 @@ def _ended(row: asyncpg.Record) -> JobEvent:
 
 
 @asynccontextmanager
-async def a_played_worker(
-    world: World, database: str, *, slots: int, pause_s: float = 0.0
-) -> AsyncIterator[PlayedWorker]:
+async def start_fake_worker(
+    backend: Backend, database: str, *, slots: int, pause_s: float = 0.0
+) -> AsyncIterator[FakeWorker]:
     """`pause_s` is what every batch of jobs takes."""
     settings = PostgresSettings.model_validate({"database_url": database, "db_pool_min": 1})
     async with await open_pool(settings, name="played") as pool:
-        worker = PlayedWorker(world, pool, slots=slots, pause_s=pause_s)
+        worker = FakeWorker(backend, pool, slots=slots, pause_s=pause_s)
         tasks = [asyncio.create_task(worker.keep_reporting()), asyncio.create_task(worker.work())]
         try:
             yield worker

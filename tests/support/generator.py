@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from services.generator.settings import GeneratorSettings
-from tests.support.fake_providers import Standins
+from tests.support.fake_providers import StandIns
 
 
 def worker_settings(
-    *, bootstrap: str, prefix: str, database: str, standins: Standins, folder: Path, **changes: Any
+    *, bootstrap: str, prefix: str, database: str, standins: StandIns, folder: Path, **changes: Any
 ) -> GeneratorSettings:
     values: dict[str, Any] = {
         "kafka_bootstrap_servers": bootstrap,

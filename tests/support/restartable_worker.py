@@ -26,8 +26,8 @@ from shared.kafka import clients
 from shared.kafka.topics import GENERATION
 from shared.runtime.postgres import open_pool
 from shared.runtime.settings import PostgresSettings
-from tests.support.environment import World, running
-from tests.support.scripted_provider import PlayedProvider, PlayedWriter
+from tests.support.backend import Backend, running_service
+from tests.support.scripted_provider import ScriptedProvider, ScriptedTextProvider
 
 LEASE_S = 1.0
 _LOOKS_S = 0.2
@@ -49,16 +49,16 @@ class _Life:
     """One process of the worker, as it were."""
 
     def __init__(
-        self, name: str, world: World, pool: asyncpg.Pool, provider: PlayedProvider
+        self, name: str, backend: Backend, pool: asyncpg.Pool, provider: ScriptedProvider
     ) -> None:
-        self._writer = PlayedWriter(provider)
+        self._writer = ScriptedTextProvider(provider)
         store = _Store(pool, worker=name, lease_s=LEASE_S)
         self._worker = worker = Worker(
             name=name,
             slots=_SLOTS,
             max_attempts=1_000,
             store=store,
-            publisher=world.publisher,
+            publisher=backend.publisher,
             changed=self._changed,
             rng=_NoPause(),
         )
@@ -76,7 +76,7 @@ class _Life:
             standin=True,
             worker=worker,
             limiters=(),
-            publisher=world.publisher,
+            publisher=backend.publisher,
         )
         self._reporter.partitions = tuple(range(GENERATION.partitions))
         self._loops = [
@@ -121,19 +121,19 @@ class _Life:
             await self._worker.stop_cancelled()
 
 
-class MortalWorker:
+class RestartableWorker:
     """One life after another, on one provider."""
 
-    def __init__(self, world: World, pool: asyncpg.Pool) -> None:
-        self.provider = PlayedProvider()
-        self._world = world
+    def __init__(self, backend: Backend, pool: asyncpg.Pool) -> None:
+        self.provider = ScriptedProvider()
+        self._backend = backend
         self._pool = pool
         self._names = (f"worker-{number}" for number in count(1))
         self._retiring: set[asyncio.Task[None]] = set()
         self._life = self._born()
 
     def _born(self) -> _Life:
-        return _Life(next(self._names), self._world, self._pool, self.provider)
+        return _Life(next(self._names), self._backend, self._pool, self.provider)
 
     @property
     def idle(self) -> bool:
@@ -159,8 +159,8 @@ class MortalWorker:
 
     async def work(self, stop: asyncio.Event) -> None:
         """Take messages until told to stop."""
-        name = clients.namespace(self._world.settings).topic(GENERATION)
-        consumer = clients.create_consumer(self._world.settings, name, group_id=None)
+        name = clients.namespace(self._backend.settings).topic(GENERATION)
+        consumer = clients.create_consumer(self._backend.settings, name, group_id=None)
         await consumer.start()
         try:
             while not stop.is_set():
@@ -176,9 +176,11 @@ class MortalWorker:
 
 
 @asynccontextmanager
-async def a_mortal_worker(world: World, database: str) -> AsyncIterator[MortalWorker]:
+async def start_restartable_worker(
+    backend: Backend, database: str
+) -> AsyncIterator[RestartableWorker]:
     settings = PostgresSettings.model_validate({"database_url": database, "db_pool_min": 1})
     async with await open_pool(settings, name="mortal") as pool:
-        worker = MortalWorker(world, pool)
-        async with running(worker.work):
+        worker = RestartableWorker(backend, pool)
+        async with running_service(worker.work):
             yield worker

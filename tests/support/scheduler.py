@@ -11,19 +11,19 @@ from services.scheduler.settings import SchedulerSettings
 from shared.domain.job import Status
 from shared.domain.messages import BlogRequested, EventKind, GenerationTask, JobEvent, WorkerReport
 from shared.kafka.topics import GENERATION, RESULTS, WORKERS
-from tests.support.environment import World, running
+from tests.support.backend import Backend, running_service
 
 Start = Callable[..., AbstractAsyncContextManager[None]]
 
 
 @asynccontextmanager
-async def started(
-    world: World, database: str, name: str = "scheduler-1", **changes: Any
+async def start_scheduler(
+    backend: Backend, database: str, name: str = "scheduler-1", **changes: Any
 ) -> AsyncIterator[None]:
     """A scheduler with these settings; quick to sweep, slow to call a worker silent."""
     values: dict[str, Any] = {
-        "kafka_bootstrap_servers": world.settings.kafka_bootstrap_servers,
-        "kafka_topic_prefix": world.settings.kafka_topic_prefix,
+        "kafka_bootstrap_servers": backend.settings.kafka_bootstrap_servers,
+        "kafka_topic_prefix": backend.settings.kafka_topic_prefix,
         "database_url": database,
         "db_pool_min": 1,
         "worker_silence_s": 30,
@@ -31,22 +31,24 @@ async def started(
         "lease_grace_s": 0.1,
     }
     settings = SchedulerSettings(**(values | changes))
-    async with running(lambda stop: run(settings, stop, name)):
+    async with running_service(lambda stop: run(settings, stop, name)):
         yield
 
 
-async def offer(world: World, slots: int, worker: str = "w", at: datetime | None = None) -> None:
+async def offer(
+    backend: Backend, slots: int, worker: str = "w", at: datetime | None = None
+) -> None:
     """A worker's report: all partitions, so many slots."""
     at = at or datetime.now(UTC)
     report = WorkerReport(
         worker=worker, at=at, started_at=at, partitions=tuple(range(24)), slots=slots, running=0
     )
-    await world.publish(WORKERS, worker, report)
+    await backend.publish(WORKERS, worker, report)
 
 
-async def end(world: World, request: BlogRequested, cost: int = 1_000) -> None:
+async def end(backend: Backend, request: BlogRequested, cost: int = 1_000) -> None:
     """A worker ends a job: the row, then the event."""
-    await world.database.execute(
+    await backend.database.execute(
         "UPDATE blog_generations SET status = 'DONE', attempt = 1, cost_nanousd = $2, finished_at = now()"
         " WHERE id = $1",
         request.id,
@@ -61,44 +63,46 @@ async def end(world: World, request: BlogRequested, cost: int = 1_000) -> None:
         at=datetime.now(UTC),
         created_at=request.created_at,
     )
-    await world.publish(RESULTS, request.store, event)
+    await backend.publish(RESULTS, request.store, event)
 
 
-async def tasks(world: World) -> list[GenerationTask]:
+async def tasks(backend: Backend) -> list[GenerationTask]:
     """In the order in which they were forwarded; those of one batch as they lie in their partitions."""
     found = [
         message
-        for _, message in await world.read_all(GENERATION)
+        for _, message in await backend.read_records(GENERATION)
         if isinstance(message, GenerationTask)
     ]
     return sorted(found, key=lambda task: task.forwarded_at)
 
 
-async def at_least(world: World, count: int) -> list[GenerationTask]:
+async def at_least(backend: Backend, count: int) -> list[GenerationTask]:
     """The tasks, once there are so many."""
-    found = await tasks(world)
+    found = await tasks(backend)
     return found if len(found) >= count else []
 
 
-async def admitted(world: World, count: int) -> bool:
-    return bool(await world.database.fetchval("SELECT count(*) = $1 FROM blog_generations", count))
-
-
-async def settled(world: World, job: UUID) -> bool:
+async def admitted(backend: Backend, count: int) -> bool:
     return bool(
-        await world.database.fetchval(
+        await backend.database.fetchval("SELECT count(*) = $1 FROM blog_generations", count)
+    )
+
+
+async def settled(backend: Backend, job: UUID) -> bool:
+    return bool(
+        await backend.database.fetchval(
             "SELECT charged_nanousd = cost_nanousd FROM blog_generations WHERE id = $1", job
         )
     )
 
 
-async def leads(world: World, name: str) -> bool:
+async def leads(backend: Backend, name: str) -> bool:
     return bool(
-        await world.database.fetchval(
+        await backend.database.fetchval(
             "SELECT holder IS NOT DISTINCT FROM $1 FROM scheduler_leader", name
         )
     )
 
 
-async def epoch(world: World) -> int:
-    return int(await world.database.fetchval("SELECT epoch FROM scheduler_leader") or 0)
+async def epoch(backend: Backend) -> int:
+    return int(await backend.database.fetchval("SELECT epoch FROM scheduler_leader") or 0)

@@ -37,7 +37,7 @@ class Wish(StrEnum):
     """Every answer is a refusal, and billed."""
 
 
-class PlayedProvider:
+class ScriptedProvider:
     """What all lives together have asked, and what they were billed, by job."""
 
     def __init__(self) -> None:
@@ -72,10 +72,10 @@ class PlayedProvider:
                 self.busy.clear()
 
 
-class PlayedWriter:
+class ScriptedTextProvider:
     """One life's way to the provider, in the place of `OpenAIWriter`: no limit holds it up."""
 
-    def __init__(self, provider: PlayedProvider) -> None:
+    def __init__(self, provider: ScriptedProvider) -> None:
         self._provider = provider
         self._closed = False
 

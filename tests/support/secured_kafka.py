@@ -67,7 +67,7 @@ class SecuredKafka:
 
 
 @contextmanager
-def secured(folder: Path) -> Iterator[SecuredKafka]:
+def start_secured_kafka(folder: Path) -> Iterator[SecuredKafka]:
     broker = _certificates(folder)
     spec, _ = kafka_server.prepare(folder / "kafka", print)
     _ask_who_is_there(spec, broker)

@@ -12,19 +12,19 @@ import httpx
 from services.generator import service
 from shared.domain.messages import EventKind, JobEvent
 from shared.kafka.topics import RESULTS
-from tests.support.environment import a_world, running
+from tests.support.backend import open_backend, running_service
 from tests.support.eventually import eventually
-from tests.support.fake_providers import Standins
+from tests.support.fake_providers import StandIns
 from tests.support.generator import worker_settings
-from tests.support.ingest import Ingest, an_ingest
-from tests.support.scheduler import started
+from tests.support.ingest import Ingest, start_ingest
+from tests.support.scheduler import start_scheduler
 
 
 class Shop:
     """What it asks, and what is true of its jobs. Workers run for as long as a block."""
 
-    def __init__(self, ingest: Ingest, database: str, standins: Standins, folder: Path) -> None:
-        self.world = ingest.world
+    def __init__(self, ingest: Ingest, database: str, standins: StandIns, folder: Path) -> None:
+        self.backend = ingest.backend
         self._ingest = ingest
         self._database = database
         self._standins = standins
@@ -49,18 +49,18 @@ class Shop:
     @asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
         settings = worker_settings(
-            bootstrap=self.world.settings.kafka_bootstrap_servers,
-            prefix=self.world.settings.kafka_topic_prefix,
+            bootstrap=self.backend.settings.kafka_bootstrap_servers,
+            prefix=self.backend.settings.kafka_topic_prefix,
             database=self._database,
             standins=self._standins,
             folder=self._folder,
         )
-        async with running(lambda stop: service.run(settings, stop, name="worker-1")):
+        async with running_service(lambda stop: service.run(settings, stop, name="worker-1")):
             yield
 
     async def are(self, status: str, *jobs: UUID) -> None:
         for job in jobs:
-            await eventually(partial(self.world.has_status, job, status), what=f"{job} {status}")
+            await eventually(partial(self.backend.has_status, job, status), what=f"{job} {status}")
 
     async def heard(self, kind: EventKind, *jobs: UUID) -> None:
         """Events follow rows: wait for them."""
@@ -68,7 +68,7 @@ class Shop:
         async def all_heard() -> bool:
             events = [
                 event
-                for _, event in await self.world.read_all(RESULTS)
+                for _, event in await self.backend.read_records(RESULTS)
                 if isinstance(event, JobEvent)
             ]
             return set(jobs) <= {event.job for event in events if event.kind is kind}
@@ -77,13 +77,13 @@ class Shop:
 
 
 @asynccontextmanager
-async def a_shop(
-    kafka: str, prefix: str, database: str, standins: Standins, folder: Path, **scheduler: Any
+async def start_shop(
+    kafka: str, prefix: str, database: str, standins: StandIns, folder: Path, **scheduler: Any
 ) -> AsyncIterator[Shop]:
     """`scheduler` are its settings."""
     async with (
-        a_world(kafka, prefix, database) as world,
-        an_ingest(world, database, folder) as ingest,
-        started(world, database, **scheduler),
+        open_backend(kafka, prefix, database) as backend,
+        start_ingest(backend, database, folder) as ingest,
+        start_scheduler(backend, database, **scheduler),
     ):
         yield Shop(ingest, database, standins, folder)

@@ -17,8 +17,8 @@ from shared.domain.api_keys import create_key, is_valid_key
 from shared.domain.errors import InvalidMessage
 from shared.kafka import clients
 from shared.kafka.topics import REQUESTS
+from tests.support.backend import Backend, make_request
 from tests.support.docker_image import fill, run_in
-from tests.support.environment import World, a_request
 from tests.support.ingest import insert
 
 Type: TypeAlias = Callable[..., subprocess.CompletedProcess[str]]
@@ -32,7 +32,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def admin(image: Path, world: World, database: str) -> Type:
+def admin(image: Path, backend: Backend, database: str) -> Type:
     """Types a command in the image; what it must end with is 0 unless `code` says otherwise."""
 
     def typed(
@@ -40,8 +40,8 @@ def admin(image: Path, world: World, database: str) -> Type:
     ) -> subprocess.CompletedProcess[str]:
         known = {
             "DATABASE_URL": database,
-            "KAFKA_BOOTSTRAP_SERVERS": world.settings.kafka_bootstrap_servers,
-            "KAFKA_TOPIC_PREFIX": world.settings.kafka_topic_prefix,
+            "KAFKA_BOOTSTRAP_SERVERS": backend.settings.kafka_bootstrap_servers,
+            "KAFKA_TOPIC_PREFIX": backend.settings.kafka_topic_prefix,
         }
         ended = run_in(image, "shared.admin", *arguments, **known | environment)
         assert ended.returncode == code, ended.stdout + ended.stderr
@@ -50,11 +50,11 @@ def admin(image: Path, world: World, database: str) -> Type:
     return typed
 
 
-async def test_a_key_is_made_listed_and_revoked(admin: Type, world: World) -> None:
+async def test_a_key_is_made_listed_and_revoked(admin: Type, backend: Backend) -> None:
     key = admin("keys", "create", "some-shop").stdout.splitlines()[-1]
     operator = admin("keys", "create", "--operator", "ada").stdout.splitlines()[-1]
-    assert await is_valid_key(world.database, key)
-    assert await is_valid_key(world.database, operator)
+    assert await is_valid_key(backend.database, key)
+    assert await is_valid_key(backend.database, operator)
     (own,) = [
         one
         for one in json.loads(admin("keys", "list", "--json").stdout)
@@ -63,22 +63,22 @@ async def test_a_key_is_made_listed_and_revoked(admin: Type, world: World) -> No
     assert key.endswith(own["hint"])
     assert f"{own['id']}  some-shop" in admin("keys", "list").stdout
     admin("keys", "revoke", own["id"])
-    assert not await is_valid_key(world.database, key)
+    assert not await is_valid_key(backend.database, key)
     admin("keys", "revoke", own["id"], code=1)
     secret = admin("keys", "webhook-secret", "some-shop").stdout
     assert admin("keys", "webhook-secret", "some-shop").stdout == secret
     assert admin("keys", "webhook-secret", "some-shop", "--rotate").stdout != secret
 
 
-async def test_a_store_that_never_was_gets_no_webhook_secret(admin: Type, world: World) -> None:
+async def test_a_store_that_never_was_gets_no_webhook_secret(admin: Type, backend: Backend) -> None:
     for options in ([], ["--rotate"]):
         refused = admin("keys", "webhook-secret", "nosuchstore", *options, code=1)
         assert (refused.stdout, refused.stderr) == (
             "",
             "no store has the name 'nosuchstore': it has neither a key nor a job\n",
         )
-    assert await world.database.fetchval("SELECT count(*) FROM webhook_secrets") == 0
-    await insert(world, a_request(store="by-a-job"))
+    assert await backend.database.fetchval("SELECT count(*) FROM webhook_secrets") == 0
+    await insert(backend, make_request(store="by-a-job"))
     admin("stores", "set", "by-a-weight")
     for store in ("by-a-job", "by-a-weight"):
         assert admin("keys", "webhook-secret", store).stdout.startswith("whsec_")
@@ -100,10 +100,10 @@ def test_stores_are_set_and_listed(admin: Type) -> None:
     ]
 
 
-async def test_dead_letters_are_listed_and_replayed(admin: Type, world: World) -> None:
-    topic = clients.namespace(world.settings).topic(REQUESTS)
+async def test_dead_letters_are_listed_and_replayed(admin: Type, backend: Backend) -> None:
+    topic = clients.namespace(backend.settings).topic(REQUESTS)
     record = ConsumerRecord(topic, 3, 17, 1_000, 0, b"store-a", b"\xff", None, 0, 0, ())
-    await world.publisher.dead_letter(record, InvalidMessage("no uuid"), group="blog-scheduler")
+    await backend.publisher.dead_letter(record, InvalidMessage("no uuid"), group="blog-scheduler")
     (letter,) = json.loads(admin("dead-letters", "list", "--json").stdout)
     assert "InvalidMessage: no uuid" in admin("dead-letters", "list").stdout
     assert (
@@ -161,10 +161,10 @@ def test_what_is_missing_is_one_line(image: Path, admin: Type, postgres: str) ->
     [(["keys", "list"], ""), (["keys", "list"], "1"), (["keys", "--help"], "")],
 )
 async def test_it_ends_quietly_when_nobody_reads_on(
-    world: World, database: str, arguments: list[str], unbuffered: str
+    backend: Backend, database: str, arguments: list[str], unbuffered: str
 ) -> None:
     """As of `| head`: whether what is written fails at once, or only when the process ends."""
-    await create_key(world.database, "some-shop")
+    await create_key(backend.database, "some-shop")
     reader, writer = os.pipe()
     os.close(reader)
     environment = os.environ | {"DATABASE_URL": database, "PYTHONUNBUFFERED": unbuffered}

@@ -16,7 +16,7 @@ from shared.domain.errors import InvalidMessage
 from shared.kafka import clients
 from shared.kafka.envelope import Headers
 from shared.kafka.topics import DEAD_LETTER, GENERATION, REQUESTS, Topic
-from tests.support.environment import World
+from tests.support.backend import Backend
 
 POISON = b'{"id": 1, "odd": "\xff"}'
 HEADERS: Headers = [
@@ -34,10 +34,10 @@ class Answer:
 
 
 class Desk:
-    """The command, typed where the environment names the broker and the prefix of a world."""
+    """The command, typed where the environment names the broker and the prefix of a backend."""
 
-    def __init__(self, world: World, capsys: pytest.CaptureFixture[str]) -> None:
-        self.world = world
+    def __init__(self, backend: Backend, capsys: pytest.CaptureFixture[str]) -> None:
+        self.backend = backend
         self._capsys = capsys
 
     async def type(self, *arguments: str) -> Answer:
@@ -53,7 +53,7 @@ class Desk:
     async def put_aside(self, topic: Topic, partition: int, value: bytes | None = POISON) -> None:
         """As a service does with a record that it cannot read."""
         record = ConsumerRecord(
-            clients.namespace(self.world.settings).topic(topic),
+            clients.namespace(self.backend.settings).topic(topic),
             partition,
             17,
             1_000,
@@ -65,14 +65,14 @@ class Desk:
             0,
             tuple(HEADERS),
         )
-        await self.world.publisher.dead_letter(
+        await self.backend.publisher.dead_letter(
             record, InvalidMessage("no uuid"), group="blog-scheduler"
         )
 
     async def records(self, topic: Topic) -> list[ConsumerRecord]:
         """All records that stand on a topic now."""
-        async with clients.create_consumer(self.world.settings) as consumer:
-            name = clients.namespace(self.world.settings).topic(topic)
+        async with clients.create_consumer(self.backend.settings) as consumer:
+            name = clients.namespace(self.backend.settings).topic(topic)
             partitions = [TopicPartition(name, number) for number in range(topic.partitions)]
             consumer.assign(partitions)
             found: list[ConsumerRecord] = []
@@ -91,10 +91,12 @@ class Desk:
 
 
 @pytest.fixture
-def desk(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Desk:
-    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", world.settings.kafka_bootstrap_servers)
-    monkeypatch.setenv("KAFKA_TOPIC_PREFIX", world.settings.kafka_topic_prefix)
-    return Desk(world, capsys)
+def desk(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Desk:
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", backend.settings.kafka_bootstrap_servers)
+    monkeypatch.setenv("KAFKA_TOPIC_PREFIX", backend.settings.kafka_topic_prefix)
+    return Desk(backend, capsys)
 
 
 async def test_letters_are_listed_and_shown(desk: Desk) -> None:
@@ -103,7 +105,7 @@ async def test_letters_are_listed_and_shown(desk: Desk) -> None:
     await desk.put_aside(REQUESTS, 4, None)
 
     listed = (await desk.type("list")).out.splitlines()
-    topic = clients.namespace(desk.world.settings).topic(REQUESTS)
+    topic = clients.namespace(desk.backend.settings).topic(REQUESTS)
     assert [told.split()[0] for told in listed] == ["0-0", "0-1"]
     assert f"{topic}[3]@17  blog-scheduler  InvalidMessage: no uuid  key store-a" in listed[0]
     first, second = await desk.open_letters()
@@ -129,7 +131,7 @@ async def test_a_replayed_letter_arrives_unchanged_and_only_once(desk: Desk) -> 
     await desk.put_aside(REQUESTS, 3)
     await desk.put_aside(REQUESTS, 3, None)
     replayed = await desk.type("replay", "0-0", "0-1")
-    topic = clients.namespace(desk.world.settings).topic(REQUESTS)
+    topic = clients.namespace(desk.backend.settings).topic(REQUESTS)
     assert (replayed.code, replayed.err) == (
         0,
         [f"replayed {one} to {topic}" for one in ("0-0", "0-1")],
@@ -162,7 +164,7 @@ async def test_a_task_goes_back_to_its_own_partition(desk: Desk) -> None:
 async def test_nothing_is_half_done(desk: Desk) -> None:
     """One id among several is unknown, one letter is foreign: none of the others moves."""
     await desk.put_aside(REQUESTS, 0)
-    await desk.world.publisher.publish_record(
+    await desk.backend.publisher.publish_record(
         DEAD_LETTER, key=None, value=b"\xff", headers=[("odd", None)]
     )
     unknown = await desk.type("replay", "0-0", "0-7")
@@ -212,7 +214,7 @@ async def test_at_a_terminal_all_are_discarded_when_the_answer_is_yes(
 
 async def test_only_one_handles_letters_at_a_time(desk: Desk) -> None:
     await desk.put_aside(REQUESTS, 0)
-    settings = desk.world.settings
+    settings = desk.backend.settings
     async with actions.alone(settings):
         refused = await desk.type("replay", "0-0")
         assert (await desk.type("list")).code == 0

@@ -12,41 +12,41 @@ from blogstream_client import Client, Event, Job, LeftOut, ProblemError, Usage
 from shared.domain.api_keys import create_operator_key
 from shared.domain.messages import BlogRequested
 from shared.kafka.topics import REQUESTS
-from tests.support.environment import World, a_request
+from tests.support.backend import Backend, make_request
 from tests.support.eventually import eventually
-from tests.support.ingest import Ingest, an_ingest, insert
+from tests.support.ingest import Ingest, insert, start_ingest
 
 
 async def test_the_client_does_what_the_interface_can(
-    world: World, database: str, tmp_path: Path
+    backend: Backend, database: str, tmp_path: Path
 ) -> None:
-    jobs = [a_request(store="shop") for _ in range(5)]
+    jobs = [make_request(store="shop") for _ in range(5)]
     for job, status in zip(jobs, ("PENDING", "PENDING", "FAILED", "DONE", "PENDING"), strict=True):
-        await insert(world, job, status)
-    await world.database.execute(
+        await insert(backend, job, status)
+    await backend.database.execute(
         "INSERT INTO blog_posts VALUES ($1, 'T', 's', 'm', '<p>x</p>', NULL)", jobs[3].id
     )
-    await world.database.execute(
+    await backend.database.execute(
         "INSERT INTO blog_steps (job_id, step, state, attempt, call_started_at, input_tokens, in_doubt)"
         " VALUES ($1, 'outline', 'DONE', 1, now(), 7, 1)",
         jobs[3].id,
     )
-    await world.database.execute(
+    await backend.database.execute(
         "UPDATE blog_generations SET not_before = now() + interval '1 hour' WHERE id = $1",
         jobs[4].id,
     )
     delivery = uuid4()
-    await world.database.execute(
+    await backend.database.execute(
         "INSERT INTO webhook_deliveries (id, job_id, instance_id, url, payload, state)"
         " VALUES ($1, $2, 'shop', 'https://shop.example/hook', '{\"type\":\"job.done\"}', 'FAILED')",
         delivery,
         jobs[3].id,
     )
-    await world.database.execute(
+    await backend.database.execute(
         "INSERT INTO webhook_attempts (delivery_id, at, status, seconds) VALUES ($1, now(), 500, 0.1)",
         delivery,
     )
-    async with an_ingest(world, database, tmp_path) as ingest:
+    async with start_ingest(backend, database, tmp_path) as ingest:
         await asyncio.to_thread(_use, ingest, [str(job.id) for job in jobs])
 
 
@@ -123,23 +123,23 @@ def _use(ingest: Ingest, jobs: list[str]) -> None:
 
 
 async def test_a_job_is_followed_from_one_process_to_the_next(
-    world: World, database: str, tmp_path: Path
+    backend: Backend, database: str, tmp_path: Path
 ) -> None:
-    await insert(world, job := a_request(store="shop"))
+    await insert(backend, job := make_request(store="shop"))
     heard = list[Event]()
 
     def follow(url: str, key: str) -> None:
         with Client(url, key) as blogs:
             heard.extend(blogs.events(job.id))
 
-    async with an_ingest(world, database, tmp_path) as ingest:
+    async with start_ingest(backend, database, tmp_path) as ingest:
         url, key, port = str(ingest.http.base_url), ingest.key, ingest.http.base_url.port
         following = asyncio.create_task(asyncio.to_thread(follow, url, key))
         await eventually(lambda: bool(heard))
-    await world.database.execute(
+    await backend.database.execute(
         "UPDATE blog_generations SET status = 'DONE' WHERE id = $1", job.id
     )
-    async with an_ingest(world, database, tmp_path, port=port):
+    async with start_ingest(backend, database, tmp_path, port=port):
         await asyncio.wait_for(following, 60)
     assert [(event.name, event.data["status"]) for event in heard] == [
         ("job", "PENDING"),
@@ -148,10 +148,10 @@ async def test_a_job_is_followed_from_one_process_to_the_next(
 
 
 async def test_a_job_that_is_not_admitted_yet_is_waited_for(
-    world: World, database: str, tmp_path: Path
+    backend: Backend, database: str, tmp_path: Path
 ) -> None:
     """Here no scheduler runs: the row comes when the client has been told more than once that there is none."""
-    async with an_ingest(world, database, tmp_path, fresh_wait_s=0) as ingest:
+    async with start_ingest(backend, database, tmp_path, fresh_wait_s=0) as ingest:
         url, key, refused = str(ingest.http.base_url), ingest.key, list[float]()
 
         def use() -> Job:
@@ -163,19 +163,19 @@ async def test_a_job_that_is_not_admitted_yet_is_waited_for(
             asyncio.run_coroutine_threadsafe(admit(), loop).result(30)
 
         async def admit() -> None:
-            (request,) = [message for _, message in await world.read_all(REQUESTS)]
+            (request,) = [message for _, message in await backend.read_records(REQUESTS)]
             assert isinstance(request, BlogRequested)
             if len(refused) == 2:
-                await insert(world, request, "DONE")
+                await insert(backend, request, "DONE")
 
         loop = asyncio.get_running_loop()
         assert (await asyncio.to_thread(use)).status == "DONE"
     assert len(refused) == 2
 
 
-async def test_budgets(world: World, database: str, tmp_path: Path) -> None:
-    operator = await create_operator_key(world.database, "ada")
-    async with an_ingest(world, database, tmp_path) as ingest:
+async def test_budgets(backend: Backend, database: str, tmp_path: Path) -> None:
+    operator = await create_operator_key(backend.database, "ada")
+    async with start_ingest(backend, database, tmp_path) as ingest:
         await asyncio.to_thread(_budget, str(ingest.http.base_url), ingest.key, operator)
 
 

@@ -22,8 +22,8 @@ from services.metrics.counting.rules.fold import Shard, empty_shard, into_shard,
 from shared.domain.job import TRANSITIONS, Status
 from shared.domain.messages import EventKind, JobEvent
 from shared.kafka.topics import RESULTS
-from tests.support.interleaving_system import Stage, Theatre
-from tests.support.interleavings import Act, Books, Change, Plan, Post, plans
+from tests.support.interleaving_system import InterleavingRunner, InterleavingSystem
+from tests.support.interleavings import Act, Change, Ledger, Plan, Post, draw_plans
 from tests.support.scripted_provider import Wish
 
 _ASKED_FOR = os.environ.get("INTERLEAVINGS")
@@ -37,9 +37,9 @@ Life = dict[tuple[int, EventKind], Status]
 @pytest.fixture(scope="module")
 def theatre(
     kafka: str, postgres: str, template_database: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Theatre]:
+) -> Iterator[InterleavingRunner]:
     with closing(
-        Theatre(kafka, postgres, template_database, tmp_path_factory.mktemp("images"))
+        InterleavingRunner(kafka, postgres, template_database, tmp_path_factory.mktemp("images"))
     ) as opened:
         yield opened
 
@@ -56,7 +56,7 @@ def _changes(*what: str) -> list[Act]:
     phases=(Phase.explicit, Phase.generate, Phase.shrink),
     report_multiple_bugs=False,
 )
-@given(plan=plans(moments=10))
+@given(plan=draw_plans(moments=10))
 # These were found: bills and doubts that came to nobody's account, and a call that was paid for twice.
 @example(plan=[_ONE, "a call begins", _changes("cancel", "retry", "cancel")])
 @example(plan=[_ONE, "the worker dies", _changes("cancel", "retry", "cancel")])
@@ -69,21 +69,23 @@ def _changes(*what: str) -> list[Act]:
     ]
 )
 def test_whatever_happens_in_whatever_order_ends_in_one_legal_state(
-    theatre: Theatre, plan: Plan
+    theatre: InterleavingRunner, plan: Plan
 ) -> None:
     note(pformat(plan))
     theatre.play(partial(_play, plan))
 
 
-async def _play(plan: Plan, stage: Stage) -> None:
+async def _play(plan: Plan, stage: InterleavingSystem) -> None:
     shops, books = await stage.play(plan)
     note(pformat(books))
     books.judge_keys()
     of_shops = "SELECT * FROM blog_generations WHERE instance_id = ANY ($1)"
-    rows = {row["id"]: row for row in await stage.world.database.fetch(of_shops, shops)}
+    rows = {row["id"]: row for row in await stage.backend.database.fetch(of_shops, shops)}
     assert rows.keys() == books.wishes.keys(), "what got a 201 is there, and nothing else"
     told = [
-        event for _, event in await stage.world.read_all(RESULTS) if isinstance(event, JobEvent)
+        event
+        for _, event in await stage.backend.read_records(RESULTS)
+        if isinstance(event, JobEvent)
     ]
     events = [event for event in told if event.job in rows]
     lives = _lives(events)
@@ -95,7 +97,7 @@ async def _play(plan: Plan, stage: Stage) -> None:
     await _judge_money(stage, shops, rows)
 
 
-def _judge_life(row: asyncpg.Record, life: Life, books: Books, *, deaths: int) -> None:
+def _judge_life(row: asyncpg.Record, life: Life, books: Ledger, *, deaths: int) -> None:
     job, status, about = row["id"], row["status"], (dict(row), life)
     states = list(life.values())
     assert states[-1] == status, about
@@ -110,9 +112,9 @@ def _judge_life(row: asyncpg.Record, life: Life, books: Books, *, deaths: int) -
         assert books.wishes[job] != Wish.DECLINED, about
 
 
-async def _judge_money(stage: Stage, shops: list[str], rows: Rows) -> None:
+async def _judge_money(stage: InterleavingSystem, shops: list[str], rows: Rows) -> None:
     """Bills, steps, rows, charges and the stores' months are one sum; no call without an answer is passed over."""
-    database, provider = stage.world.database, stage.worker.provider
+    database, provider = stage.backend.database, stage.worker.provider
     steps = "SELECT job_id, sum(cost_nanousd)::bigint AS cost, sum(in_doubt)::int AS in_doubt FROM blog_steps"
     booked = {row["job_id"]: row for row in await database.fetch(f"{steps} GROUP BY job_id")}
     billed = dict.fromkeys(shops, 0)

@@ -12,13 +12,13 @@ from uuid import UUID
 from sandbox.servers import kafka as kafka_server
 from sandbox.system.process import Child
 from sandbox.system.run_log import RunLog
-from tests.support.environment import a_world
+from tests.support.backend import open_backend
 from tests.support.eventually import eventually
-from tests.support.fake_providers import Standins
+from tests.support.fake_providers import StandIns
 from tests.support.metrics_service import metrics
 from tests.support.processes import environment, run
 from tests.support.servers import execute
-from tests.support.shop import Shop, a_shop
+from tests.support.shop import Shop, start_shop
 
 
 @asynccontextmanager
@@ -79,23 +79,23 @@ async def all_done(database: str) -> int:
 
 @asynccontextmanager
 async def told_again(bootstrap: str, prefix: str, database: str) -> AsyncIterator[None]:
-    async with a_world(bootstrap, prefix, database) as world:
-        known = environment(world, database)
+    async with open_backend(bootstrap, prefix, database) as backend:
+        known = environment(backend, database)
         told = await run(sys.executable, "-m", "services.scheduler", "retell", env=known)
-        count = await world.database.fetchval("SELECT count(*) FROM blog_generations")
+        count = await backend.database.fetchval("SELECT count(*) FROM blog_generations")
     assert f"{count} jobs told again" in told
     yield
 
 
 async def test_everything_goes_on_with_an_empty_broker(
-    database: str, standins: Standins, tmp_path: Path
+    database: str, standins: StandIns, tmp_path: Path
 ) -> None:
     folder, tables = tmp_path / "kafka", tmp_path / "tables"
     quick = {"max_pending_per_store": 4, "lease_s": 1, "forward_timeout_s": 2}
     async with (
         a_broker(folder) as bootstrap,
-        a_shop(bootstrap, "lost.", database, standins, tmp_path, **quick) as shop,
-        metrics(shop.world, tables) as counting,
+        start_shop(bootstrap, "lost.", database, standins, tmp_path, **quick) as shop,
+        metrics(shop.backend, tables) as counting,
     ):
         ended = [await shop.ask(**{"Idempotency-Key": "tea"}), await shop.ask()]
         async with shop.working():
@@ -109,8 +109,8 @@ async def test_everything_goes_on_with_an_empty_broker(
     async with (
         a_broker(folder) as bootstrap,
         told_again(bootstrap, "lost.", database),
-        a_shop(bootstrap, "lost.", database, standins, tmp_path, **quick) as shop,
-        metrics(shop.world, tables) as counting,
+        start_shop(bootstrap, "lost.", database, standins, tmp_path, **quick) as shop,
+        metrics(shop.backend, tables) as counting,
     ):
         await eventually(partial(door_is_closed, shop), what="a door that is closed again")
         async with shop.working():

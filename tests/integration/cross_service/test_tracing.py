@@ -24,11 +24,11 @@ from shared.domain.api_keys import create_key
 from shared.domain.messages import BlogRequested, JobEvent
 from shared.http import server
 from shared.kafka.topics import REQUESTS, RESULTS
-from tests.support.environment import World, running
+from tests.support.backend import Backend, running_service
 from tests.support.eventually import eventually
-from tests.support.fake_providers import Standins
-from tests.support.ingest import GOOD, PATH, an_ingest
-from tests.support.processes import a_service, environment, is_ready
+from tests.support.fake_providers import StandIns
+from tests.support.ingest import GOOD, PATH, start_ingest
+from tests.support.processes import environment, is_ready, start_service_process
 
 CLIENTS_TRACE, CLIENTS_SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 CLIENTS = {
@@ -89,16 +89,16 @@ async def a_collector() -> AsyncIterator[Collector]:
     collector, listener = Collector(), server.listen("127.0.0.1", 0)
     collector.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     application = Starlette(routes=[Route("/v1/traces", collector.take, methods=["POST"])])
-    async with running(lambda stop: server.serve(application, listener, stop)):
+    async with running_service(lambda stop: server.serve(application, listener, stop)):
         yield collector
 
 
 async def test_a_job_is_one_trace_from_the_post_to_the_providers_also_when_another_scheduler_takes_over(
-    world: World, database: str, standins: Standins, tmp_path: Path
+    backend: Backend, database: str, standins: StandIns, tmp_path: Path
 ) -> None:
-    key, port, output = await create_key(world.database, "shop"), free_port(), tmp_path / "log"
+    key, port, output = await create_key(backend.database, "shop"), free_port(), tmp_path / "log"
     async with a_collector() as collector:
-        known = environment(world, database) | {
+        known = environment(backend, database) | {
             "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
             "OTEL_BSP_SCHEDULE_DELAY": "200",
             "PORT": str(port),
@@ -110,20 +110,25 @@ async def test_a_job_is_one_trace_from_the_post_to_the_providers_also_when_anoth
             "METRICS_URL": "http://127.0.0.1:1",
         }
         async with (
-            a_service("ingest", known, output),
+            start_service_process("ingest", known, output),
             httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,
         ):
             await eventually(partial(is_ready, client))
-            async with a_service("scheduler", known, output):
+            async with start_service_process("scheduler", known, output):
                 headers = {"Authorization": f"Bearer {key}"} | CLIENTS
                 answer = await client.post(PATH, json=GOOD, headers=headers)
                 job = UUID(answer.json()["id"])
-                await eventually(partial(world.has_status, job, "PENDING"))
-            async with a_service("scheduler", known, output), a_service("generator", known, output):
-                await eventually(partial(world.has_status, job, "DONE"), timeout=60)
+                await eventually(partial(backend.has_status, job, "PENDING"))
+            async with (
+                start_service_process("scheduler", known, output),
+                start_service_process("generator", known, output),
+            ):
+                await eventually(partial(backend.has_status, job, "DONE"), timeout=60)
         assert collector.tree() == TREE
         assert {span.trace_id.hex() for _, span in collector.spans} == {CLIENTS_TRACE}
-    told = [event for _, event in await world.read_all(RESULTS) if isinstance(event, JobEvent)]
+    told = [
+        event for _, event in await backend.read_records(RESULTS) if isinstance(event, JobEvent)
+    ]
     assert {(event.traceparent or "")[3:35] for event in told} == {CLIENTS_TRACE}
     _sent_by(collector)
     _the_providers_saw(collector, standins, job)
@@ -133,9 +138,9 @@ async def test_a_job_is_one_trace_from_the_post_to_the_providers_also_when_anoth
 
 
 async def test_every_request_of_a_bulk_call_belongs_to_its_trace(
-    world: World, database: str, tmp_path: Path
+    backend: Backend, database: str, tmp_path: Path
 ) -> None:
-    async with an_ingest(world, database, tmp_path) as ingest:
+    async with start_ingest(backend, database, tmp_path) as ingest:
         headers = {"Authorization": f"Bearer {ingest.key}"} | CLIENTS
         answer = await ingest.http.post(
             f"{PATH}/bulk", json=[GOOD, GOOD | {"sourceId": "b"}], headers=headers
@@ -143,7 +148,7 @@ async def test_every_request_of_a_bulk_call_belongs_to_its_trace(
         assert answer.status_code == 201
     asked = [
         request
-        for _, request in await world.read_all(REQUESTS)
+        for _, request in await backend.read_records(REQUESTS)
         if isinstance(request, BlogRequested)
     ]
     assert [(request.traceparent or "")[3:35] for request in asked] == [CLIENTS_TRACE] * 2
@@ -166,7 +171,7 @@ def _sent_by(collector: Collector) -> None:
     )
 
 
-def _the_providers_saw(collector: Collector, standins: Standins, job: UUID) -> None:
+def _the_providers_saw(collector: Collector, standins: StandIns, job: UUID) -> None:
     for provider, calls in (
         (standins.openai, "call openai"),
         (standins.replicate, "call replicate"),

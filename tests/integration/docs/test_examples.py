@@ -16,9 +16,9 @@ from shared.domain.job import Status
 from shared.domain.messages import EventKind
 from tests.integration.ingest.test_event_stream import becomes, says
 from tests.integration.ingest.test_webhooks import a_receiver, ends, has_state
-from tests.support.environment import World, a_request
+from tests.support.backend import Backend, make_request
 from tests.support.eventually import eventually
-from tests.support.ingest import Ingest, an_ingest, insert
+from tests.support.ingest import Ingest, insert, start_ingest
 
 _BLOCK = re.compile(r"^```sh\n(?P<lines>.*?)^```$", re.MULTILINE | re.DOTALL)
 _SCRIPT = re.compile(r"^```js\n(?P<lines>.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -46,7 +46,7 @@ async def run(command: str, ingest: Ingest, folder: Path) -> str:
     return out.decode()
 
 
-async def test_they_work_as_they_stand(world: World, database: str, tmp_path: Path) -> None:
+async def test_they_work_as_they_stand(backend: Backend, database: str, tmp_path: Path) -> None:
     found = examples()
     assert len(found) >= 9
     export = (
@@ -55,11 +55,14 @@ async def test_they_work_as_they_stand(world: World, database: str, tmp_path: Pa
     await asyncio.to_thread((tmp_path / "products.csv").write_text, export)
     async with (
         a_receiver() as receiver,
-        an_ingest(world, database, tmp_path, webhook_allow_loopback=True) as ingest,
+        start_ingest(backend, database, tmp_path, webhook_allow_loopback=True) as ingest,
     ):
-        waiting, done = a_request(store="shop"), a_request(store="shop", webhook_url=receiver.url)
-        await insert(world, waiting)
-        await ends(world, done)
+        waiting, done = (
+            make_request(store="shop"),
+            make_request(store="shop", webhook_url=receiver.url),
+        )
+        await insert(backend, waiting)
+        await ends(backend, done)
         delivery = await eventually(partial(has_state, ingest, done.id, "DELIVERED"))
         assert delivery is not None
         for example in found:
@@ -75,7 +78,9 @@ async def test_they_work_as_they_stand(world: World, database: str, tmp_path: Pa
             assert answer.splitlines()[-1] == (said[1] if said else "200"), f"{example}\n{answer}"
 
 
-async def test_a_page_follows_a_job_to_its_end(world: World, database: str, tmp_path: Path) -> None:
+async def test_a_page_follows_a_job_to_its_end(
+    backend: Backend, database: str, tmp_path: Path
+) -> None:
     """In a real browser; the first ticket is too old, as it is when the connection breaks after a minute."""
     try:
         executable = await asyncio.to_thread(installed.find_or_install)
@@ -83,9 +88,12 @@ async def test_a_page_follows_a_job_to_its_end(world: World, database: str, tmp_
         pytest.skip(str(reason))
     script = _SCRIPT.search((ROOT / "README.md").read_text(encoding="utf-8"))
     assert script is not None
-    request, shown, tickets = a_request(store="shop"), asyncio.Queue[str](), list[str]()
-    await insert(world, request)
-    async with an_ingest(world, database, tmp_path) as ingest, async_playwright() as playwright:
+    request, shown, tickets = make_request(store="shop"), asyncio.Queue[str](), list[str]()
+    await insert(backend, request)
+    async with (
+        start_ingest(backend, database, tmp_path) as ingest,
+        async_playwright() as playwright,
+    ):
 
         async def ticket_for(job: str) -> str:
             path = f"/api/blog-generation/{job}/events-ticket"
@@ -102,8 +110,8 @@ async def test_a_page_follows_a_job_to_its_end(world: World, database: str, tmp_
         await page.evaluate(f"{script['lines']}; follow('{request.id}', ticketFor, show)")
         async with asyncio.timeout(30):
             assert await shown.get() == "PENDING"
-            await becomes(world, request, "DONE")
-            await says(world, request, EventKind.ENDED, Status.DONE)
+            await becomes(backend, request, "DONE")
+            await says(backend, request, EventKind.ENDED, Status.DONE)
             assert await shown.get() == "DONE"
         assert len(tickets) == 2
         await started.close()

@@ -17,57 +17,63 @@ from shared.domain.errors import Unavailable
 from shared.domain.messages import BlogRequested, EventKind, JobEvent, WorkerReport
 from shared.kafka import clients as shared_kafka
 from shared.kafka.topics import DEAD_LETTER, GENERATION, RESULTS, WORKERS
-from tests.support.environment import Said, World, a_request, away, running
+from tests.support.backend import (
+    Backend,
+    LogCapture,
+    database_unavailable,
+    make_request,
+    running_service,
+)
 from tests.support.eventually import eventually
-from tests.support.fake_providers import Standins
+from tests.support.fake_providers import StandIns
 from tests.support.generator import worker_settings
 
 Start = Any
 
 
 @pytest.fixture
-def start(world: World, database: str, standins: Standins, tmp_path: Path) -> Start:
+def start(backend: Backend, database: str, standins: StandIns, tmp_path: Path) -> Start:
     """A function that runs a worker for a block."""
 
     @asynccontextmanager
     async def started(name: str = "worker-1", **changes: Any) -> AsyncIterator[None]:
         settings = worker_settings(
-            bootstrap=world.settings.kafka_bootstrap_servers,
-            prefix=world.settings.kafka_topic_prefix,
+            bootstrap=backend.settings.kafka_bootstrap_servers,
+            prefix=backend.settings.kafka_topic_prefix,
             database=database,
             standins=standins,
             folder=tmp_path,
             **changes,
         )
-        async with running(lambda stop: service.run(settings, stop, name=name)):
+        async with running_service(lambda stop: service.run(settings, stop, name=name)):
             yield
 
     return started
 
 
-async def outcomes(world: World, job: UUID) -> list[JobEvent]:
+async def outcomes(backend: Backend, job: UUID) -> list[JobEvent]:
     events = [
         event
-        for _, event in await world.read_all(RESULTS)
+        for _, event in await backend.read_records(RESULTS)
         if isinstance(event, JobEvent) and event.job == job
     ]
     return [event for event in events if event.kind in (EventKind.ENDED, EventKind.RETRY)]
 
 
-async def ends_as(world: World, request: BlogRequested, status: str) -> None:
-    await eventually(lambda: world.has_status(request.id, status), what=f"{request.id} {status}")
-    await eventually(lambda: outcomes(world, request.id), every=0.5)
+async def ends_as(backend: Backend, request: BlogRequested, status: str) -> None:
+    await eventually(lambda: backend.has_status(request.id, status), what=f"{request.id} {status}")
+    await eventually(lambda: outcomes(backend, request.id), every=0.5)
 
 
 async def test_a_job_becomes_a_post(
-    world: World, start: Start, standins: Standins, tmp_path: Path
+    backend: Backend, start: Start, standins: StandIns, tmp_path: Path
 ) -> None:
-    request = a_request(store="shop")
+    request = make_request(store="shop")
     async with start():
-        await world.forwarded(request)
-        await ends_as(world, request, "DONE")
-    row = await world.row(request.id)
-    post = await world.database.fetchrow("SELECT * FROM blog_posts WHERE job_id = $1", request.id)
+        await backend.insert_dispatched(request)
+        await ends_as(backend, request, "DONE")
+    row = await backend.row(request.id)
+    post = await backend.database.fetchrow("SELECT * FROM blog_posts WHERE job_id = $1", request.id)
     assert post is not None
     assert "Green tea" in post["html"]
     assert post["html"].startswith("<article><h1>")
@@ -79,13 +85,13 @@ async def test_a_job_becomes_a_post(
     assert (row["images"], standins.replicate.bill(request.id)["calls"]) == (1, 1)
     assert row["cost_nanousd"] == row["input_tokens"] * 150 + row["output_tokens"] * 600 + 3_000_000
     assert row["finished_at"] is not None
-    (event,) = await outcomes(world, request.id)
+    (event,) = await outcomes(backend, request.id)
     assert (event.status, event.attempt, event.usage.cost_nanousd) == (
         "DONE",
         1,
         row["cost_nanousd"],
     )
-    steps = await world.database.fetch(
+    steps = await backend.database.fetch(
         "SELECT step, state FROM blog_steps WHERE job_id = $1", request.id
     )
     assert {step["step"]: step["state"] for step in steps} == dict.fromkeys(
@@ -94,15 +100,15 @@ async def test_a_job_becomes_a_post(
 
 
 async def test_a_job_without_an_image_pays_for_none(
-    world: World, start: Start, standins: Standins
+    backend: Backend, start: Start, standins: StandIns
 ) -> None:
-    request = a_request(images=0)
+    request = make_request(images=0)
     async with start():
-        await world.forwarded(request)
-        await ends_as(world, request, "DONE")
+        await backend.insert_dispatched(request)
+        await ends_as(backend, request, "DONE")
     assert standins.replicate.bill(request.id)["calls"] == 0
     assert (
-        await world.database.fetchval(
+        await backend.database.fetchval(
             "SELECT image_url FROM blog_posts WHERE job_id = $1", request.id
         )
         is None
@@ -110,32 +116,34 @@ async def test_a_job_without_an_image_pays_for_none(
 
 
 async def test_a_passing_failure_goes_back_to_the_queue_and_keeps_what_was_paid(
-    world: World, start: Start, standins: Standins
+    backend: Backend, start: Start, standins: StandIns
 ) -> None:
-    request = a_request()
+    request = make_request()
     standins.openai.script({"kind": "500", "job": str(request.id), "step": "article"})
     async with start():
-        await world.forwarded(request)
-        await ends_as(world, request, "PENDING")
-        row = await world.row(request.id)
+        await backend.insert_dispatched(request)
+        await ends_as(backend, request, "PENDING")
+        row = await backend.row(request.id)
         assert row["forwarded_at"] is None
         assert row["not_before"] is not None
-        (event,) = await outcomes(world, request.id)
+        (event,) = await outcomes(backend, request.id)
         assert (event.kind, event.error) == (EventKind.RETRY, "OpenAI answered 500")
         assert event.usage.cost_nanousd > 0
-        await world.database.execute(
+        await backend.database.execute(
             "UPDATE blog_generations SET forwarded_at = now() WHERE id = $1", request.id
         )
-        await world.send_task(request)
-        await eventually(lambda: world.has_status(request.id, "DONE"))
+        await backend.send_task(request)
+        await eventually(lambda: backend.has_status(request.id, "DONE"))
     assert standins.openai.bill(request.id)["steps"] == {"outline": 1, "article": 1}
     assert standins.replicate.bill(request.id)["calls"] == 1
-    assert (await world.row(request.id))["attempt"] == 2
+    assert (await backend.row(request.id))["attempt"] == 2
 
 
-async def reports_no_slots(world: World) -> bool:
+async def reports_no_slots(backend: Backend) -> bool:
     reports = [
-        message for _, message in await world.read_all(WORKERS) if isinstance(message, WorkerReport)
+        message
+        for _, message in await backend.read_records(WORKERS)
+        if isinstance(message, WorkerReport)
     ]
     return (
         bool(reports)
@@ -154,18 +162,18 @@ async def reports_no_slots(world: World) -> bool:
     ],
 )
 async def test_when_an_account_is_turned_away_jobs_wait_and_no_more_are_taken(
-    world: World, start: Start, standins: Standins, provider: str, fault: str, saved: set[str]
+    backend: Backend, start: Start, standins: StandIns, provider: str, fault: str, saved: set[str]
 ) -> None:
-    request = a_request()
+    request = make_request()
     getattr(standins, provider).script({"kind": fault, "job": str(request.id)})
     async with start():
-        await world.forwarded(request)
-        await eventually(lambda: outcomes(world, request.id), every=0.3)
-        await eventually(partial(reports_no_slots, world), every=0.3)
-    row = await world.row(request.id)
+        await backend.insert_dispatched(request)
+        await eventually(lambda: outcomes(backend, request.id), every=0.3)
+        await eventually(partial(reports_no_slots, backend), every=0.3)
+    row = await backend.row(request.id)
     assert (row["attempt"], row["blameless"]) == (1, 1)
     assert row["not_before"] > row["admitted_at"] + timedelta(seconds=30)
-    steps = await world.database.fetch(
+    steps = await backend.database.fetch(
         "SELECT step FROM blog_steps WHERE job_id = $1 AND state = 'DONE'", request.id
     )
     assert {step["step"] for step in steps} == saved
@@ -174,16 +182,16 @@ async def test_when_an_account_is_turned_away_jobs_wait_and_no_more_are_taken(
 
 @pytest.mark.parametrize(("fault", "answers"), [("schema", 2), ("truncated", 2), ("refusal", 2)])
 async def test_an_answer_of_no_use_is_asked_for_again(
-    world: World, start: Start, standins: Standins, fault: str, answers: int
+    backend: Backend, start: Start, standins: StandIns, fault: str, answers: int
 ) -> None:
-    request = a_request(images=0)
+    request = make_request(images=0)
     standins.openai.script({"kind": fault, "job": str(request.id), "step": "outline"})
     async with start():
-        await world.forwarded(request)
-        await ends_as(world, request, "DONE")
+        await backend.insert_dispatched(request)
+        await ends_as(backend, request, "DONE")
     bill = standins.openai.bill(request.id)
     assert bill["steps"] == {"outline": answers, "article": 1}
-    row = await world.row(request.id)
+    row = await backend.row(request.id)
     assert row["attempt"] == 1
     assert row["input_tokens"] + row["output_tokens"] == bill["tokens"]
 
@@ -197,51 +205,56 @@ async def test_an_answer_of_no_use_is_asked_for_again(
     ids=["refusal", "schema"],
 )
 async def test_a_lasting_failure_fails_with_its_reason(
-    world: World, start: Start, standins: Standins, faults: dict[str, Any], code: str, answers: int
+    backend: Backend,
+    start: Start,
+    standins: StandIns,
+    faults: dict[str, Any],
+    code: str,
+    answers: int,
 ) -> None:
-    request = a_request()
+    request = make_request()
     standins.openai.script({**faults, "job": str(request.id)})
     async with start():
-        await world.forwarded(request)
-        await ends_as(world, request, "FAILED")
+        await backend.insert_dispatched(request)
+        await ends_as(backend, request, "FAILED")
     assert standins.openai.bill(request.id)["calls"] == answers
-    row = await world.row(request.id)
+    row = await backend.row(request.id)
     assert row["error_code"] == code
     assert row["error"]
     assert row["finished_at"] is not None
 
 
 async def test_a_task_sent_again_pays_nothing_and_says_the_same(
-    world: World, start: Start, standins: Standins
+    backend: Backend, start: Start, standins: StandIns
 ) -> None:
-    request = a_request()
+    request = make_request()
     async with start():
-        await world.forwarded(request)
-        await ends_as(world, request, "DONE")
-        await world.send_task(request)
-        await world.send_task(request)
-        await eventually(lambda: _has_said(world, request.id, 3), every=0.5)
-    events = await outcomes(world, request.id)
+        await backend.insert_dispatched(request)
+        await ends_as(backend, request, "DONE")
+        await backend.send_task(request)
+        await backend.send_task(request)
+        await eventually(lambda: _has_said(backend, request.id, 3), every=0.5)
+    events = await outcomes(backend, request.id)
     assert len({event.event_id() for event in events}) == 1
     assert standins.openai.bill(request.id)["calls"] == 2
     assert standins.replicate.bill(request.id)["calls"] == 1
 
 
-async def _has_said(world: World, job: UUID, times: int) -> bool:
-    return len(await outcomes(world, job)) >= times
+async def _has_said(backend: Backend, job: UUID, times: int) -> bool:
+    return len(await outcomes(backend, job)) >= times
 
 
 async def test_what_a_dead_worker_has_paid_for_is_not_paid_again(
-    world: World, start: Start, standins: Standins
+    backend: Backend, start: Start, standins: StandIns
 ) -> None:
     """The rows of a worker that was killed after the outline and the image's creation, its job forwarded again."""
-    first = a_request()
+    first = make_request()
     async with start():
-        await world.forwarded(first)
-        await ends_as(world, first, "DONE")
-        request = a_request()
-        await world.database.execute(_WAITS_AGAIN, *_columns(request))
-        await world.database.execute(
+        await backend.insert_dispatched(first)
+        await ends_as(backend, first, "DONE")
+        request = make_request()
+        await backend.database.execute(_WAITS_AGAIN, *_columns(request))
+        await backend.database.execute(
             "INSERT INTO blog_steps (job_id, step, state, attempt, external_id, result, cost_nanousd)"
             " SELECT $1, step, CASE step WHEN 'outline' THEN 'DONE' ELSE 'STARTED' END, 1, external_id,"
             " CASE step WHEN 'outline' THEN result END, CASE step WHEN 'outline' THEN cost_nanousd ELSE 0 END"
@@ -249,31 +262,31 @@ async def test_what_a_dead_worker_has_paid_for_is_not_paid_again(
             request.id,
             first.id,
         )
-        await world.send_task(request)
-        await ends_as(world, request, "DONE")
+        await backend.send_task(request)
+        await ends_as(backend, request, "DONE")
     assert standins.openai.bill(request.id)["steps"] == {"article": 1}
     assert standins.replicate.bill(request.id)["calls"] == 0
-    assert (await world.row(request.id))["attempt"] == 2
+    assert (await backend.row(request.id))["attempt"] == 2
 
 
 async def test_an_answer_that_was_paid_for_while_postgresql_was_away_is_saved(
-    world: World,
+    backend: Backend,
     start: Start,
-    standins: Standins,
+    standins: StandIns,
     postgres: str,
     database: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    said, request = Said(capsys), a_request()
+    said, request = LogCapture(capsys), make_request()
     with standins.openai.latency(1_000):
         async with start(lease_s=1):
-            await world.forwarded(request)
-            await eventually(lambda: _step_started(world, request.id, "article"))
-            async with away(postgres, database, "worker"):
+            await backend.insert_dispatched(request)
+            await eventually(lambda: _step_started(backend, request.id, "article"))
+            async with database_unavailable(postgres, database, "worker"):
                 await eventually(lambda: standins.openai.bill(request.id)["steps"].get("article"))
                 await eventually(partial(said.has, "waiting to save"))
-            await ends_as(world, request, "DONE")
-    row = await world.row(request.id)
+            await ends_as(backend, request, "DONE")
+    row = await backend.row(request.id)
     bill = standins.openai.bill(request.id)
     assert bill["steps"] == {"outline": 1, "article": 1}
     assert row["input_tokens"] + row["output_tokens"] == bill["tokens"]
@@ -282,128 +295,130 @@ async def test_an_answer_that_was_paid_for_while_postgresql_was_away_is_saved(
 
 
 async def test_a_live_lease_is_respected_and_its_outcome_awaited(
-    world: World, start: Start, standins: Standins
+    backend: Backend, start: Start, standins: StandIns
 ) -> None:
-    request = a_request()
-    await world.forwarded(request)
-    await world.database.execute(
+    request = make_request()
+    await backend.insert_dispatched(request)
+    await backend.database.execute(
         "UPDATE blog_generations SET status = 'PROCESSING', attempt = 1, worker = 'other',"
         " lease_until = now() + interval '5 s' WHERE id = $1",
         request.id,
     )
     async with start(concurrent_blogs=1):
-        await eventually(lambda: world.read_all(WORKERS), every=0.3)
-        await world.forwarded(bystander := a_request())  # whoever only waits takes no slot from it
-        await ends_as(world, bystander, "DONE")
-        assert (await world.row(request.id))["worker"] == "other"
+        await eventually(lambda: backend.read_records(WORKERS), every=0.3)
+        await backend.insert_dispatched(
+            bystander := make_request()
+        )  # whoever only waits takes no slot from it
+        await ends_as(backend, bystander, "DONE")
+        assert (await backend.row(request.id))["worker"] == "other"
         assert standins.openai.bill(request.id)["calls"] == 0
-        await world.database.execute(
+        await backend.database.execute(
             "UPDATE blog_generations SET status = 'FAILED', error = 'x', finished_at = now(), lease_until = NULL"
             " WHERE id = $1",
             request.id,
         )
-        await ends_as(world, request, "FAILED")
+        await ends_as(backend, request, "FAILED")
     assert standins.openai.bill(request.id)["calls"] == 0
 
 
 async def test_a_record_that_cannot_be_read_is_put_aside_and_work_goes_on(
-    world: World, start: Start
+    backend: Backend, start: Start
 ) -> None:
-    topic = shared_kafka.namespace(world.settings).topic(GENERATION)
+    topic = shared_kafka.namespace(backend.settings).topic(GENERATION)
     async with (
-        AIOKafkaProducer(bootstrap_servers=world.settings.kafka_bootstrap_servers) as producer,
+        AIOKafkaProducer(bootstrap_servers=backend.settings.kafka_bootstrap_servers) as producer,
         start(),
     ):
         await producer.send_and_wait(
             topic, b"not json", key=b"x", headers=[("ce_type", b"blogstream.unknown.v1")]
         )
-        request = a_request()
-        await world.forwarded(request)
-        await ends_as(world, request, "DONE")
-        ((key, value),) = await eventually(lambda: world.read_all(DEAD_LETTER), every=0.5)
+        request = make_request()
+        await backend.insert_dispatched(request)
+        await ends_as(backend, request, "DONE")
+        ((key, value),) = await eventually(lambda: backend.read_records(DEAD_LETTER), every=0.5)
     assert (key, value) == ("x", b"not json")
 
 
 async def test_a_worker_that_stops_saves_the_call_that_it_pays_for_and_hands_back_the_rest(
-    world: World, start: Start, standins: Standins
+    backend: Backend, start: Start, standins: StandIns
 ) -> None:
-    request = a_request()
+    request = make_request()
     with standins.openai.latency(2_500):
         async with start(drain_s=0.2):
-            await world.forwarded(request)
-            await eventually(lambda: _step_started(world, request.id, "outline"))
-    row = await world.row(request.id)
+            await backend.insert_dispatched(request)
+            await eventually(lambda: _step_started(backend, request.id, "outline"))
+    row = await backend.row(request.id)
     assert (row["status"], row["forwarded_at"], row["blameless"]) == ("PENDING", None, 1)
-    assert await _step_state(world, request.id, "outline", "DONE")
-    (event,) = await outcomes(world, request.id)
+    assert await _step_state(backend, request.id, "outline", "DONE")
+    (event,) = await outcomes(backend, request.id)
     assert event.kind is EventKind.RETRY
-    await world.database.execute(
+    await backend.database.execute(
         "UPDATE blog_generations SET forwarded_at = now() WHERE id = $1", request.id
     )
     async with start("worker-2"):
-        await world.send_task(request)
-        await eventually(lambda: world.has_status(request.id, "DONE"))
+        await backend.send_task(request)
+        await eventually(lambda: backend.has_status(request.id, "DONE"))
     assert standins.openai.bill(request.id)["steps"] == {"outline": 1, "article": 1}
 
 
-async def _step_started(world: World, job: UUID, step: str) -> bool:
+async def _step_started(backend: Backend, job: UUID, step: str) -> bool:
     return bool(
-        await world.database.fetchval(
+        await backend.database.fetchval(
             "SELECT true FROM blog_steps WHERE job_id = $1 AND step = $2", job, step
         )
     )
 
 
-async def _owners(world: World) -> bool:
+async def _owners(backend: Backend) -> bool:
     """Whether two workers have split the partitions between them."""
     latest = {
         report.worker: report
-        for _, report in await world.read_all(WORKERS)
+        for _, report in await backend.read_records(WORKERS)
         if isinstance(report, WorkerReport)
     }
     return [len(report.partitions) for report in latest.values()] == [12, 12]
 
 
 async def test_two_workers_share_the_partitions_and_do_each_job_once(
-    world: World, start: Start, standins: Standins
+    backend: Backend, start: Start, standins: StandIns
 ) -> None:
-    requests = [a_request(store=f"s{number % 3}") for number in range(12)]
+    requests = [make_request(store=f"s{number % 3}") for number in range(12)]
     async with start("worker-1"), start("worker-2"):
-        await eventually(lambda: _owners(world), every=0.5)
+        await eventually(lambda: _owners(backend), every=0.5)
         for request in requests:
-            await world.forwarded(request)
+            await backend.insert_dispatched(request)
         for request in requests:
-            await eventually(partial(world.has_status, request.id, "DONE"))
-    workers = {(await world.row(request.id))["worker"] for request in requests}
+            await eventually(partial(backend.has_status, request.id, "DONE"))
+    workers = {(await backend.row(request.id))["worker"] for request in requests}
     assert workers == {"worker-1", "worker-2"}
     assert all(standins.openai.bill(request.id)["calls"] == 2 for request in requests)
 
 
 async def test_a_prediction_that_is_gone_is_painted_anew(
-    world: World, start: Start, standins: Standins
+    backend: Backend, start: Start, standins: StandIns
 ) -> None:
-    request = a_request()
+    request = make_request()
     async with start():
-        await world.database.execute(_WAITS_AGAIN, *_columns(request))
-        await world.database.execute(
+        await backend.database.execute(_WAITS_AGAIN, *_columns(request))
+        await backend.database.execute(
             "INSERT INTO blog_steps (job_id, step, state, attempt, external_id)"
             " VALUES ($1, 'image', 'STARTED', 1, 'x')",
             request.id,
         )
-        await world.send_task(request)
-        await ends_as(world, request, "DONE")
+        await backend.send_task(request)
+        await ends_as(backend, request, "DONE")
     assert standins.replicate.bill(request.id)["calls"] == 1
 
 
 async def test_a_job_that_outlives_too_many_workers_fails_and_pays_nothing(
-    world: World, start: Start, standins: Standins
+    backend: Backend, start: Start, standins: StandIns
 ) -> None:
-    request = a_request()
+    request = make_request()
     async with start(max_attempts=1):
-        await world.database.execute(_WAITS_AGAIN, *_columns(request))
-        await world.send_task(request)
-        await ends_as(world, request, "FAILED")
-    assert (await world.row(request.id))["error_code"] == "workers-lost"
+        await backend.database.execute(_WAITS_AGAIN, *_columns(request))
+        await backend.send_task(request)
+        await ends_as(backend, request, "FAILED")
+    assert (await backend.row(request.id))["error_code"] == "workers-lost"
     assert standins.openai.bill(request.id)["calls"] == 0
 
 
@@ -426,46 +441,46 @@ def _columns(request: BlogRequested) -> tuple[Any, ...]:
 
 
 async def test_a_call_in_doubt_is_made_again_once_and_then_no_more(
-    world: World, start: Start, standins: Standins
+    backend: Backend, start: Start, standins: StandIns
 ) -> None:
     """As two crashes leave it: begun twice, never answered. A third call would perhaps be the third that is paid."""
-    request = a_request()
-    await world.forwarded(request)
-    await world.database.execute(
+    request = make_request()
+    await backend.insert_dispatched(request)
+    await backend.database.execute(
         "UPDATE blog_generations SET attempt = 2 WHERE id = $1", request.id
     )
-    await world.database.execute(
+    await backend.database.execute(
         "INSERT INTO blog_steps (job_id, step, state, attempt, in_doubt) VALUES ($1, 'outline', 'STARTED', 2, 1)",
         request.id,
     )
     async with start():
-        await ends_as(world, request, "FAILED")
-    row = await world.row(request.id)
+        await ends_as(backend, request, "FAILED")
+    row = await backend.row(request.id)
     assert row["error_code"] == "in-doubt"
     assert "begun 2 times" in row["error"]
     assert standins.openai.bill(request.id)["calls"] == 0
 
 
 async def test_a_call_whose_answer_never_comes_is_made_again_once_and_then_no_more(
-    world: World, start: Start, standins: Standins
+    backend: Backend, start: Start, standins: StandIns
 ) -> None:
-    request = a_request()
+    request = make_request()
     standins.openai.script({"kind": "cut", "job": str(request.id), "step": "article", "count": 9})
     async with start():
-        await world.forwarded(request)
-        await eventually(lambda: outcomes(world, request.id), every=0.3)
-        row = await world.row(request.id)
+        await backend.insert_dispatched(request)
+        await eventually(lambda: outcomes(backend, request.id), every=0.3)
+        row = await backend.row(request.id)
         assert row["not_before"] > row["started_at"] + timedelta(seconds=9)
-        await world.database.execute(
+        await backend.database.execute(
             "UPDATE blog_generations SET forwarded_at = now() WHERE id = $1", request.id
         )
-        await world.send_task(request)
-        await ends_as(world, request, "FAILED")
-    row = await world.row(request.id)
+        await backend.send_task(request)
+        await ends_as(backend, request, "FAILED")
+    row = await backend.row(request.id)
     assert (row["error_code"], row["attempt"]) == ("in-doubt", 2)
     assert "begun 2 times" in row["error"]
     assert (
-        await world.database.fetchval(
+        await backend.database.fetchval(
             "SELECT in_doubt FROM blog_steps WHERE job_id = $1 AND step = 'article'", request.id
         )
         == 2
@@ -473,31 +488,31 @@ async def test_a_call_whose_answer_never_comes_is_made_again_once_and_then_no_mo
 
 
 async def test_a_job_that_is_cancelled_ends_with_the_call_that_it_is_in(
-    world: World, start: Start, standins: Standins
+    backend: Backend, start: Start, standins: StandIns
 ) -> None:
     """What is paid for is saved, with its cost; nothing more is paid for."""
-    request = a_request(images=0)
+    request = make_request(images=0)
     with standins.openai.latency(1_500):
         async with start(lease_s=1):
-            await world.forwarded(request)
-            await eventually(lambda: _step_started(world, request.id, "outline"))
-            await world.database.execute(
+            await backend.insert_dispatched(request)
+            await eventually(lambda: _step_started(backend, request.id, "outline"))
+            await backend.database.execute(
                 "UPDATE blog_generations SET status = 'CANCELLED', lease_until = NULL, finished_at = now()"
                 " WHERE id = $1",
                 request.id,
             )
-            await eventually(lambda: _step_state(world, request.id, "outline", "DONE"))
-    steps = await world.database.fetch(
+            await eventually(lambda: _step_state(backend, request.id, "outline", "DONE"))
+    steps = await backend.database.fetch(
         "SELECT step, cost_nanousd > 0 AS paid FROM blog_steps WHERE job_id = $1", request.id
     )
     assert [(step["step"], step["paid"]) for step in steps] == [("outline", True)]
     assert standins.openai.bill(request.id)["steps"] == {"outline": 1}
-    assert await world.has_status(request.id, "CANCELLED")
+    assert await backend.has_status(request.id, "CANCELLED")
 
 
-async def _step_state(world: World, job: UUID, step: str, state: str) -> bool:
+async def _step_state(backend: Backend, job: UUID, step: str, state: str) -> bool:
     return bool(
-        await world.database.fetchval(
+        await backend.database.fetchval(
             "SELECT true FROM blog_steps WHERE job_id = $1 AND step = $2 AND state = $3",
             job,
             step,
@@ -507,79 +522,81 @@ async def _step_state(world: World, job: UUID, step: str, state: str) -> bool:
 
 
 async def test_a_leave_that_was_not_used_at_once_is_taken_anew(
-    world: World, start: Start, standins: Standins, monkeypatch: pytest.MonkeyPatch
+    backend: Backend, start: Start, standins: StandIns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As when PostgreSQL takes long to note that a call begins: the bucket has refilled, so the leave is void."""
     stale = iter([True])
     monkeypatch.setattr(ProviderLimiter, "is_fresh", lambda limiter, grant: not next(stale, False))
-    request = a_request(images=0)
+    request = make_request(images=0)
     async with start():
-        await world.forwarded(request)
-        await ends_as(world, request, "DONE")
+        await backend.insert_dispatched(request)
+        await ends_as(backend, request, "DONE")
     assert standins.openai.bill(request.id)["steps"] == {"outline": 1, "article": 1}
-    calls = await world.database.fetchval(
+    calls = await backend.database.fetchval(
         "SELECT count(*) FROM provider_calls WHERE job_id = $1 AND step = 'outline'", request.id
     )
     assert calls == 2, "both leaves are on record: whoever takes over counts them"
-    assert (await world.row(request.id))["attempt"] == 1
+    assert (await backend.row(request.id))["attempt"] == 1
 
 
 async def test_an_outage_costs_jobs_no_tries(
-    world: World, start: Start, standins: Standins
+    backend: Backend, start: Start, standins: StandIns
 ) -> None:
-    requests = [a_request(images=0) for _ in range(12)]
+    requests = [make_request(images=0) for _ in range(12)]
     standins.openai.script({"kind": "500", "count": 10_000})
     try:
         async with start():
             for request in requests:
-                await world.forwarded(request)
-            await eventually(partial(reports_no_slots, world), every=0.3)
-            await eventually(lambda: _all_are(world, "PENDING"))
+                await backend.insert_dispatched(request)
+            await eventually(partial(reports_no_slots, backend), every=0.3)
+            await eventually(lambda: _all_are(backend, "PENDING"))
     finally:
         standins.openai.forget_faults()
     assert (
-        await world.database.fetchval("SELECT sum(attempt - blameless) FROM blog_generations") < 5
+        await backend.database.fetchval("SELECT sum(attempt - blameless) FROM blog_generations") < 5
     )
 
 
-async def _all_are(world: World, status: str) -> bool:
+async def _all_are(backend: Backend, status: str) -> bool:
     return bool(
-        await world.database.fetchval("SELECT bool_and(status = $1) FROM blog_generations", status)
+        await backend.database.fetchval(
+            "SELECT bool_and(status = $1) FROM blog_generations", status
+        )
     )
 
 
 async def test_a_worker_that_halts_over_unreadable_records_has_put_each_aside_once(
-    world: World, start: Start
+    backend: Backend, start: Start
 ) -> None:
     """And it has saved what it was at work on: whoever starts it again goes on behind them."""
-    topic = shared_kafka.namespace(world.settings).topic(GENERATION)
+    topic = shared_kafka.namespace(backend.settings).topic(GENERATION)
     async with AIOKafkaProducer(
-        bootstrap_servers=world.settings.kafka_bootstrap_servers
+        bootstrap_servers=backend.settings.kafka_bootstrap_servers
     ) as producer:
         for number in range(6):
             await producer.send_and_wait(topic, b"garbage %d" % number, partition=number)
 
     async def put_aside(at_least: int) -> bool:
-        return len(await world.read_all(DEAD_LETTER)) >= at_least
+        return len(await backend.read_records(DEAD_LETTER)) >= at_least
 
     with pytest.raises(Unavailable, match="cannot be read"):
         async with start(dead_letter_limit=3):
             await eventually(partial(put_aside, 4), every=0.5)
     async with start("worker-2", dead_letter_limit=9):
-        await world.forwarded(request := a_request(images=0))
-        await ends_as(world, request, "DONE")
+        await backend.insert_dispatched(request := make_request(images=0))
+        await ends_as(backend, request, "DONE")
         await eventually(partial(put_aside, 6), every=0.5)
-    values = [value for _, value in await world.read_all(DEAD_LETTER)]
+    values = [value for _, value in await backend.read_records(DEAD_LETTER)]
     assert sorted(map(bytes, values)) == [b"garbage %d" % number for number in range(6)]  # type: ignore[arg-type]
 
 
 async def test_a_job_whose_stored_request_cannot_be_read_fails_at_once(
-    world: World, start: Start
+    backend: Backend, start: Start
 ) -> None:
-    request = a_request()
+    request = make_request()
     async with start():
-        await eventually(lambda: world.read_all(WORKERS), every=0.3)
-        await world.database.execute(
+        await eventually(lambda: backend.read_records(WORKERS), every=0.3)
+        await backend.database.execute(
             "INSERT INTO blog_generations (id, instance_id, source_type, source_id, request, created_at, forwarded_at)"
             " VALUES ($1, $2, $3, $4, $5, $6, now())",
             request.id,
@@ -589,6 +606,6 @@ async def test_a_job_whose_stored_request_cannot_be_read_fails_at_once(
             {"images": "x"},
             request.created_at,
         )
-        await world.send_task(request)
-        await ends_as(world, request, "FAILED")
-    assert (await world.row(request.id))["error_code"] == "unreadable"
+        await backend.send_task(request)
+        await ends_as(backend, request, "FAILED")
+    assert (await backend.row(request.id))["error_code"] == "unreadable"

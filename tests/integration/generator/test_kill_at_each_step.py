@@ -24,11 +24,11 @@ from shared.domain.messages import BlogRequested, EventKind, JobEvent, WorkerRep
 from shared.kafka.topics import GENERATION, RESULTS, WORKERS
 from tests.conftest import a_database
 from tests.support import crashing_worker
-from tests.support.environment import World, a_request, a_world, running
+from tests.support.backend import Backend, make_request, open_backend, running_service
 from tests.support.eventually import eventually
-from tests.support.fake_providers import Standins
+from tests.support.fake_providers import StandIns
 from tests.support.generator import worker_settings
-from tests.support.scheduler import started
+from tests.support.scheduler import start_scheduler
 
 pytestmark = pytest.mark.timeout(600)  # the first test of each signal waits for two waves
 
@@ -121,7 +121,7 @@ def walk(
     kafka: str,
     postgres: str,
     template_database: str,
-    standins: Standins,
+    standins: StandIns,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Walk:
     """A function that sends the signal at every boundary: what it left of each one's job."""
@@ -190,7 +190,7 @@ class _Wave:
     """One consumer group, in which a worker for each boundary dies and a healthy one finishes."""
 
     def __init__(
-        self, bootstrap: str, prefix: str, database: str, standins: Standins, folder: Path
+        self, bootstrap: str, prefix: str, database: str, standins: StandIns, folder: Path
     ) -> None:
         self._database = database
         self._standins = standins
@@ -207,21 +207,23 @@ class _Wave:
 
     async def run(self, boundaries: tuple[str, ...], number: signal.Signals) -> dict[str, Left]:
         servers, prefix = self._settings.kafka_bootstrap_servers, self._settings.kafka_topic_prefix
-        async with a_world(servers, prefix, self._database) as world:
+        async with open_backend(servers, prefix, self._database) as backend:
             doomed = [self._start(boundary, number) for boundary in boundaries]
             try:
-                jobs = await self._hand_out_jobs(world, doomed)
+                jobs = await self._hand_out_jobs(backend, doomed)
                 await self._lead_to_their_boundaries(doomed)
             finally:
                 for each in doomed:
                     each.process.kill()  # those that are still there
                     each.process.join()
-            await self._finish(world, set(jobs.values()))
+            await self._finish(backend, set(jobs.values()))
             told = [
-                event for _, event in await world.read_all(RESULTS) if isinstance(event, JobEvent)
+                event
+                for _, event in await backend.read_records(RESULTS)
+                if isinstance(event, JobEvent)
             ]
             return {
-                each.boundary: await self._found(world, each, jobs[each.boundary], told)
+                each.boundary: await self._found(backend, each, jobs[each.boundary], told)
                 for each in doomed
             }
 
@@ -241,14 +243,14 @@ class _Wave:
         theirs.close()
         return Doomed(boundary, process, ours, output)
 
-    async def _hand_out_jobs(self, world: World, doomed: list[Doomed]) -> dict[str, UUID]:
+    async def _hand_out_jobs(self, backend: Backend, doomed: list[Doomed]) -> dict[str, UUID]:
         """A job for each worker, in a partition that is its own: the jobs by boundary."""
         owned = await eventually(
-            lambda: _owned(world, len(doomed)), every=0.5, timeout=90, what="a share for each"
+            lambda: _owned(backend, len(doomed)), every=0.5, timeout=90, what="a share for each"
         )
         requests = {worker: _in_partition(partitions[0]) for worker, partitions in owned.items()}
         for request in requests.values():
-            await world.forwarded(request)
+            await backend.insert_dispatched(request)
         return {worker: request.id for worker, request in requests.items()}
 
     async def _lead_to_their_boundaries(self, doomed: list[Doomed]) -> None:
@@ -263,31 +265,33 @@ class _Wave:
                 each.wire.send("now")
         await eventually(ended, timeout=60, what="the end of all workers")
 
-    async def _finish(self, world: World, jobs: set[UUID]) -> None:
+    async def _finish(self, backend: Backend, jobs: set[UUID]) -> None:
         """Others take up what the dead have left. What is still missing then, the tests say."""
         async with AsyncExitStack() as services:
             await services.enter_async_context(
-                started(world, self._database, worker_silence_s=3, lease_s=_LEASE_S)
+                start_scheduler(backend, self._database, worker_silence_s=3, lease_s=_LEASE_S)
             )
             await services.enter_async_context(
-                running(lambda stop: service.run(self._settings, stop, name="healthy"))
+                running_service(lambda stop: service.run(self._settings, stop, name="healthy"))
             )
             with suppress(AssertionError):
-                await eventually(lambda: _all_done(world, len(jobs)), timeout=60)
-                await eventually(lambda: _all_told(world, jobs), timeout=20, every=0.5)
+                await eventually(lambda: _all_done(backend, len(jobs)), timeout=60)
+                await eventually(lambda: _all_told(backend, jobs), timeout=20, every=0.5)
 
-    async def _found(self, world: World, doomed: Doomed, job: UUID, told: list[JobEvent]) -> Left:
+    async def _found(
+        self, backend: Backend, doomed: Doomed, job: UUID, told: list[JobEvent]
+    ) -> Left:
         texts, images = self._standins.openai.bill(job), self._standins.replicate.bill(job)
-        posts = await world.database.fetchval(
+        posts = await backend.database.fetchval(
             "SELECT count(*) FROM blog_posts WHERE job_id = $1", job
         )
-        steps = await world.database.fetch(
+        steps = await backend.database.fetch(
             "SELECT step, in_doubt FROM blog_steps WHERE job_id = $1", job
         )
         return Left(
             arrived=doomed.arrived,
             exit_code=doomed.process.exitcode,
-            row=dict(await world.row(job)),
+            row=dict(await backend.row(job)),
             posts=posts,
             endings=len(
                 {
@@ -303,10 +307,12 @@ class _Wave:
         )
 
 
-async def _owned(world: World, workers: int) -> dict[str, tuple[int, ...]]:
+async def _owned(backend: Backend, workers: int) -> dict[str, tuple[int, ...]]:
     """The workers' partitions, once each has its share and there is no other's in it."""
     reports = [
-        message for _, message in await world.read_all(WORKERS) if isinstance(message, WorkerReport)
+        message
+        for _, message in await backend.read_records(WORKERS)
+        if isinstance(message, WorkerReport)
     ]
     owned = {report.worker: report.partitions for report in reports}
     shares = Counter(partition for partitions in owned.values() for partition in partitions)
@@ -321,18 +327,20 @@ async def _owned(world: World, workers: int) -> dict[str, tuple[int, ...]]:
 def _in_partition(partition: int) -> BlogRequested:
     return next(
         request
-        for request in iter(a_request, None)
+        for request in iter(make_request, None)
         if request.id.int % GENERATION.partitions == partition
     )
 
 
-async def _all_done(world: World, jobs: int) -> bool:
-    done = await world.database.fetchval(
+async def _all_done(backend: Backend, jobs: int) -> bool:
+    done = await backend.database.fetchval(
         "SELECT count(*) FROM blog_generations WHERE status = 'DONE'"
     )
     return bool(done == jobs)
 
 
-async def _all_told(world: World, jobs: set[UUID]) -> bool:
-    told = [event for _, event in await world.read_all(RESULTS) if isinstance(event, JobEvent)]
+async def _all_told(backend: Backend, jobs: set[UUID]) -> bool:
+    told = [
+        event for _, event in await backend.read_records(RESULTS) if isinstance(event, JobEvent)
+    ]
     return jobs <= {event.job for event in told if event.kind is EventKind.ENDED}

@@ -16,7 +16,7 @@ from shared.domain.job import Step
 from shared.kafka.topics import GENERATION
 from shared.runtime.postgres import open_pool
 from shared.runtime.settings import PostgresSettings
-from tests.support.environment import World, a_request
+from tests.support.backend import Backend, make_request
 from tests.support.eventually import eventually
 
 _TPM = 600.0
@@ -43,10 +43,10 @@ class Owner:
         self.stop.set()
         await self.loop
 
-    async def call(self, world: World) -> None:
+    async def call(self, backend: Backend) -> None:
         """Begin a call far beyond the burst."""
-        request = a_request()
-        await world.forwarded(request)
+        request = make_request()
+        await backend.insert_dispatched(request)
         claim = await self.store.claim(request.id)
         assert claim is not None
         await self.store.begin_step(
@@ -59,17 +59,17 @@ class Owner:
 
 
 @asynccontextmanager
-async def an_owner(world: World, database: str, name: str) -> AsyncIterator[Owner]:
+async def an_owner(backend: Backend, database: str, name: str) -> AsyncIterator[Owner]:
     """One that has all partitions. On the way out it leaves the group as it is."""
     pool = await open_pool(PostgresSettings(database_url=database, db_pool_min=1), name=name)
     limiter = ProviderLimiter(provider="openai", model="m", limits={"tokens": _TPM}, burst_s=1.5)
     store = GeneratorStore(pool, worker=name, lease_s=60)
     consumer = TaskConsumer(
         name=name,
-        settings=world.settings,
+        settings=backend.settings,
         slots=1,
         dead_letter_limit=1,
-        publisher=world.publisher,
+        publisher=backend.publisher,
         budget=Budget(
             owner=name,
             limiters=[limiter],
@@ -98,22 +98,22 @@ def _is_in_debt(owner: Owner) -> bool:
     return -_CALL < owner.level < -50
 
 
-async def test_the_next_owner_finds_the_debt_in_the_notes(world: World, database: str) -> None:
-    async with an_owner(world, database, "first") as first:
-        await first.call(world)
+async def test_the_next_owner_finds_the_debt_in_the_notes(backend: Backend, database: str) -> None:
+    async with an_owner(backend, database, "first") as first:
+        await first.call(backend)
         await first.freeze()
         await first.consumer.finish()
-    await world.database.execute("DELETE FROM provider_calls")
-    async with an_owner(world, database, "second") as second:
+    await backend.database.execute("DELETE FROM provider_calls")
+    async with an_owner(backend, database, "second") as second:
         assert _is_in_debt(second), second.level
 
 
 async def test_after_a_crash_the_next_owner_finds_the_debt_in_the_records(
-    world: World, database: str
+    backend: Backend, database: str
 ) -> None:
-    async with an_owner(world, database, "first") as first:
+    async with an_owner(backend, database, "first") as first:
         await first.freeze()
-        await first.call(world)
+        await first.call(backend)
         assert _is_in_debt(first), first.level
-    async with an_owner(world, database, "second") as second:
+    async with an_owner(backend, database, "second") as second:
         assert _is_in_debt(second), second.level

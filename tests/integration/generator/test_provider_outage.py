@@ -16,11 +16,11 @@ import pytest
 from shared.domain.messages import BlogRequested, EventKind, JobEvent, WorkerReport
 from shared.kafka.publisher import Outgoing
 from shared.kafka.topics import REQUESTS, RESULTS, WORKERS
-from tests.support.environment import World, a_request
+from tests.support.backend import Backend, make_request
 from tests.support.eventually import eventually
-from tests.support.fake_providers import Standins, running
-from tests.support.processes import Hire, WorkerProcess, hiring
-from tests.support.scheduler import started
+from tests.support.fake_providers import StandIns, start_stand_ins
+from tests.support.processes import Hire, WorkerProcess, start_workers
+from tests.support.scheduler import start_scheduler
 
 JOBS = 120
 STORM_S, EVERY_S = 25.0, 2.5
@@ -31,9 +31,9 @@ _WORKER = _LIMITS | {"CONCURRENT_BLOGS": "8", "DRAIN_S": "40", "CLOCK_SKEW_S": "
 
 
 @pytest.fixture
-def tight() -> Iterator[Standins]:
+def tight() -> Iterator[StandIns]:
     latency = {"STANDIN_OPENAI_LATENCY_MS": "150", "STANDIN_REPLICATE_LATENCY_MS": "150"}
-    with running(**_LIMITS, **latency) as both:
+    with start_stand_ins(**_LIMITS, **latency) as both:
         with httpx.Client(
             base_url=both.replicate.url, headers={"authorization": "Bearer another application"}
         ) as http:
@@ -43,27 +43,29 @@ def tight() -> Iterator[Standins]:
 
 
 async def test_a_storm_of_rebalances_loses_nothing_and_pays_for_nothing_twice(
-    world: World, database: str, tight: Standins, tmp_path: Path
+    backend: Backend, database: str, tight: StandIns, tmp_path: Path
 ) -> None:
-    requests = [a_request(store=f"s{number % 12}", images=number % 2) for number in range(JOBS)]
+    requests = [make_request(store=f"s{number % 12}", images=number % 2) for number in range(JOBS)]
     async with AsyncExitStack() as services:
-        await services.enter_async_context(started(world, database))
-        hire = await services.enter_async_context(hiring(world, database, tight, tmp_path))
-        await world.publisher.publish_all(
+        await services.enter_async_context(start_scheduler(backend, database))
+        hire = await services.enter_async_context(start_workers(backend, database, tight, tmp_path))
+        await backend.publisher.publish_all(
             [Outgoing(topic=REQUESTS, key=request.store, message=request) for request in requests]
         )
         workers, exits = await _storm(hire)
         await eventually(
-            lambda: _all_done(world), timeout=45, every=0.2, what="the end of all jobs"
+            lambda: _all_done(backend), timeout=45, every=0.2, what="the end of all jobs"
         )
         exits.append(await workers[-1].leave())
 
-    told = [event for _, event in await world.read_all(RESULTS) if isinstance(event, JobEvent)]
+    told = [
+        event for _, event in await backend.read_records(RESULTS) if isinstance(event, JobEvent)
+    ]
     _each_ended_once(requests, told)
     _each_step_was_paid_once(requests, tight)
-    assert await world.database.fetchval("SELECT sum(in_doubt) FROM blog_steps") == 0
+    assert await backend.database.fetchval("SELECT sum(in_doubt) FROM blog_steps") == 0
     assert (tight.openai.rejected(), tight.replicate.rejected()) == (0, 0)
-    assert await _limits_mattered(world)
+    assert await _limits_mattered(backend)
     assert set(exits) == {0}
 
     refused = sum(worker.said("[Blog Worker] Heartbeat")[-1]["refused"] for worker in workers)
@@ -94,7 +96,7 @@ def _each_ended_once(requests: list[BlogRequested], told: list[JobEvent]) -> Non
     assert {event.status for event in ended.values()} == {"DONE"}
 
 
-def _each_step_was_paid_once(requests: list[BlogRequested], standins: Standins) -> None:
+def _each_step_was_paid_once(requests: list[BlogRequested], standins: StandIns) -> None:
     texts, images = standins.openai.bills(), standins.replicate.bills()
     for request in requests:
         job = str(request.id)
@@ -102,18 +104,20 @@ def _each_step_was_paid_once(requests: list[BlogRequested], standins: Standins) 
         assert images.get(job, {"steps": {}})["steps"] == ({"image": 1} if request.images else {})
 
 
-async def _limits_mattered(world: World) -> bool:
+async def _limits_mattered(backend: Backend) -> bool:
     """Whether calls have had to wait for both providers' limits."""
     reports = [
-        message for _, message in await world.read_all(WORKERS) if isinstance(message, WorkerReport)
+        message
+        for _, message in await backend.read_records(WORKERS)
+        if isinstance(message, WorkerReport)
     ]
     queued = {state.provider for report in reports for state in report.limiters if state.queued}
     return queued == {"openai", "replicate"}
 
 
-async def _all_done(world: World) -> bool:
+async def _all_done(backend: Backend) -> bool:
     return bool(
-        await world.database.fetchval(
+        await backend.database.fetchval(
             "SELECT count(*) = $1 FROM blog_generations WHERE status = 'DONE'", JOBS
         )
     )

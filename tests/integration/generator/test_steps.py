@@ -12,7 +12,7 @@ from shared.domain.job import Step
 from shared.domain.messages import Usage
 from shared.runtime.postgres import open_pool
 from shared.runtime.settings import PostgresSettings
-from tests.support.environment import World, a_request
+from tests.support.backend import Backend, make_request
 
 PAID = Usage(input_tokens=10, output_tokens=20, cost_nanousd=30)
 FREE = Usage()
@@ -25,18 +25,18 @@ async def store(database: str) -> AsyncIterator[GeneratorStore]:
         yield GeneratorStore(pool, worker="worker", lease_s=60)
 
 
-async def claimed(world: World, store: GeneratorStore) -> Claim:
-    request = a_request()
-    await world.forwarded(request)
+async def claimed(backend: Backend, store: GeneratorStore) -> Claim:
+    request = make_request()
+    await backend.insert_dispatched(request)
     claim = await store.claim(request.id)
     assert claim is not None
     assert claim.attempt == 1
     return claim
 
 
-async def claimed_again(world: World, store: GeneratorStore, lost: Claim) -> Claim:
+async def claimed_again(backend: Backend, store: GeneratorStore, lost: Claim) -> Claim:
     """The job, given up for lost, forwarded and claimed again."""
-    await world.database.execute(
+    await backend.database.execute(
         "UPDATE blog_generations SET status = 'PENDING' WHERE id = $1", lost.job
     )
     claim = await store.claim(lost.job)
@@ -50,56 +50,58 @@ def a_grant(partition: int = 3) -> Grant:
     return Grant(provider="openai", partition=partition, at=datetime.now(UTC), ticket=ticket)
 
 
-async def two_attempts(world: World, store: GeneratorStore) -> tuple[Claim, Claim]:
-    first = await claimed(world, store)
-    return first, await claimed_again(world, store, first)
+async def two_attempts(backend: Backend, store: GeneratorStore) -> tuple[Claim, Claim]:
+    first = await claimed(backend, store)
+    return first, await claimed_again(backend, store, first)
 
 
-async def outline(world: World, claim: Claim) -> asyncpg.Record:
-    row = await world.database.fetchrow(
+async def outline(backend: Backend, claim: Claim) -> asyncpg.Record:
+    row = await backend.database.fetchrow(
         "SELECT * FROM blog_steps WHERE job_id = $1 AND step = 'outline'", claim.job
     )
     assert row is not None
     return row
 
 
-async def test_what_is_said_twice_is_added_once(world: World, store: GeneratorStore) -> None:
-    _, claim = await two_attempts(world, store)
+async def test_what_is_said_twice_is_added_once(backend: Backend, store: GeneratorStore) -> None:
+    _, claim = await two_attempts(backend, store)
     await store.begin_step(claim, Step.OUTLINE, a_grant())
     for _ in range(2):
         await store.finish_step(
             claim, Step.OUTLINE, state="DONE", usage=PAID, result={"title": "x"}
         )
-    row = await outline(world, claim)
+    row = await outline(backend, claim)
     assert (row["state"], row["input_tokens"], row["cost_nanousd"]) == ("DONE", 10, 30)
 
 
 async def test_a_late_answer_of_an_earlier_attempt_is_taken_instead_of_paying_again(
-    world: World, store: GeneratorStore
+    backend: Backend, store: GeneratorStore
 ) -> None:
-    first = await claimed(world, store)
+    first = await claimed(backend, store)
     await store.begin_step(first, Step.OUTLINE, a_grant())
-    second = await claimed_again(world, store, first)
+    second = await claimed_again(backend, store, first)
     await store.finish_step(first, Step.OUTLINE, state="DONE", usage=PAID, result={"title": "late"})
     begun = await store.begin_step(second, Step.OUTLINE, a_grant())
     assert begun.done == {"title": "late"}
-    assert (await outline(world, second))["attempt"] == 1
+    assert (await outline(backend, second))["attempt"] == 1
     with pytest.raises(ClaimLostError):
         await store.begin_step(first, Step.ARTICLE, a_grant())
 
 
-async def test_a_late_failure_does_not_undo_an_answer(world: World, store: GeneratorStore) -> None:
-    first, second = await two_attempts(world, store)
+async def test_a_late_failure_does_not_undo_an_answer(
+    backend: Backend, store: GeneratorStore
+) -> None:
+    first, second = await two_attempts(backend, store)
     await store.begin_step(second, Step.OUTLINE, a_grant())
     await store.finish_step(second, Step.OUTLINE, state="DONE", usage=PAID, result={"title": "x"})
     await store.finish_step(first, Step.OUTLINE, state="FAILED", usage=FREE)
-    row = await outline(world, second)
+    row = await outline(backend, second)
     assert (row["state"], row["attempt"], row["result"]) == ("DONE", 2, {"title": "x"})
 
 
-async def test_two_answers_are_both_booked(world: World, store: GeneratorStore) -> None:
+async def test_two_answers_are_both_booked(backend: Backend, store: GeneratorStore) -> None:
     """A worker taken for dead was not: both have paid, and the job's bill says so."""
-    first, second = await two_attempts(world, store)
+    first, second = await two_attempts(backend, store)
     await store.begin_step(second, Step.OUTLINE, a_grant())
     await store.finish_step(
         first, Step.OUTLINE, state="DONE", usage=PAID, result={"title": "first"}
@@ -107,27 +109,27 @@ async def test_two_answers_are_both_booked(world: World, store: GeneratorStore) 
     await store.finish_step(
         second, Step.OUTLINE, state="DONE", usage=PAID, result={"title": "second"}
     )
-    row = await outline(world, second)
+    row = await outline(backend, second)
     assert (row["state"], row["cost_nanousd"], row["result"]) == ("DONE", 60, {"title": "first"})
 
 
 async def test_a_call_without_an_answer_is_counted_as_in_doubt_by_the_next_attempt(
-    world: World, store: GeneratorStore
+    backend: Backend, store: GeneratorStore
 ) -> None:
-    first = await claimed(world, store)
+    first = await claimed(backend, store)
     assert (await store.begin_step(first, Step.OUTLINE, a_grant())).in_doubt == 0
     assert (await store.begin_step(first, Step.OUTLINE, a_grant())).in_doubt == 0, (
         "only the reply was lost: it is the same call"
     )
-    second = await claimed_again(world, store, first)
+    second = await claimed_again(backend, store, first)
     assert (await store.begin_step(second, Step.OUTLINE, a_grant())).in_doubt == 1
 
 
 async def test_calls_are_on_record_for_whoever_takes_their_partition_over(
-    world: World, store: GeneratorStore
+    backend: Backend, store: GeneratorStore
 ) -> None:
     began = datetime.now(UTC)
-    claim = await claimed(world, store)
+    claim = await claimed(backend, store)
     early, late = a_grant(), a_grant()
     await store.begin_step(claim, Step.OUTLINE, early)
     for _ in range(2):  # said twice, when only the answer got lost
@@ -145,11 +147,11 @@ async def test_calls_are_on_record_for_whoever_takes_their_partition_over(
 
 
 async def test_attempts_that_end_through_no_fault_of_the_job_use_up_no_tries(
-    world: World, store: GeneratorStore
+    backend: Backend, store: GeneratorStore
 ) -> None:
-    claim = await claimed(world, store)
+    claim = await claimed(backend, store)
     await store.give_back(claim, delay_s=0, reason="no money", blameless=True)
-    await world.database.execute(
+    await backend.database.execute(
         "UPDATE blog_generations SET forwarded_at = now() WHERE id = $1", claim.job
     )
     again = await store.claim(claim.job)

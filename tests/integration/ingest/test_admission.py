@@ -10,14 +10,14 @@ import pytest
 from shared.domain.api_keys import create_key
 from shared.domain.messages import AdmissionState
 from shared.kafka.topics import CONTROL, REQUESTS
-from tests.support.environment import World, a_request
+from tests.support.backend import Backend, make_request
 from tests.support.eventually import eventually
-from tests.support.ingest import GOOD, PROBLEM, Ingest, an_ingest
+from tests.support.ingest import GOOD, PROBLEM, Ingest, start_ingest
 
 
 @pytest.fixture
-async def ingest(world: World, database: str, tmp_path: Path) -> AsyncIterator[Ingest]:
-    async with an_ingest(world, database, tmp_path) as running:
+async def ingest(backend: Backend, database: str, tmp_path: Path) -> AsyncIterator[Ingest]:
+    async with start_ingest(backend, database, tmp_path) as running:
         yield running
 
 
@@ -45,8 +45,8 @@ async def hears(ingest: Ingest, status: int, key: str | None = None) -> httpx.Re
 
 
 async def test_a_full_store_hears_429_and_its_neighbours_nothing(ingest: Ingest) -> None:
-    neighbour = await create_key(ingest.world.database, "neighbour")
-    await ingest.world.publish(CONTROL, "shop", gate("shop"))
+    neighbour = await create_key(ingest.backend.database, "neighbour")
+    await ingest.backend.publish(CONTROL, "shop", gate("shop"))
     refusal = await hears(ingest, 429)
     assert refusal.headers["content-type"] == PROBLEM
     assert refusal.headers["retry-after"] == "42"
@@ -59,40 +59,40 @@ async def test_a_full_store_hears_429_and_its_neighbours_nothing(ingest: Ingest)
         "what is wrong is said before the door is"
     )
     assert (await hears(ingest, 201, key=neighbour)).json()["store"] == "neighbour"
-    before = len(await ingest.world.read_all(REQUESTS))
+    before = len(await ingest.backend.read_records(REQUESTS))
     await hears(ingest, 429)
-    assert len(await ingest.world.read_all(REQUESTS)) == before, (
+    assert len(await ingest.backend.read_records(REQUESTS)) == before, (
         "what was refused must not be on the topic"
     )
-    await ingest.world.publish(CONTROL, "shop", None)
+    await ingest.backend.publish(CONTROL, "shop", None)
     await hears(ingest, 201)
 
 
 async def test_a_full_system_is_503_for_everybody_until_it_says_open(ingest: Ingest) -> None:
-    await ingest.world.publish(CONTROL, "*", gate("*", retry_after_s=0))
+    await ingest.backend.publish(CONTROL, "*", gate("*", retry_after_s=0))
     refusal = await hears(ingest, 503)
     assert refusal.headers["retry-after"] == "1"
     assert refusal.json()["type"].endswith("#temporary-reduced-capacity")
-    await ingest.world.publish(CONTROL, "*", gate("*", closed=False))
+    await ingest.backend.publish(CONTROL, "*", gate("*", closed=False))
     await hears(ingest, 201)
 
 
 async def test_what_nobody_understands_opens_no_door_and_stops_no_follower(ingest: Ingest) -> None:
-    await ingest.world.publish(CONTROL, "shop", gate("shop"))
+    await ingest.backend.publish(CONTROL, "shop", gate("shop"))
     await hears(ingest, 429)
-    await ingest.world.publish(CONTROL, "shop", a_request())
-    await ingest.world.publish(CONTROL, "neighbour", gate("neighbour"))
-    neighbour = await create_key(ingest.world.database, "neighbour")
+    await ingest.backend.publish(CONTROL, "shop", make_request())
+    await ingest.backend.publish(CONTROL, "neighbour", gate("neighbour"))
+    neighbour = await create_key(ingest.backend.database, "neighbour")
     await hears(ingest, 429, key=neighbour)
-    await ingest.world.publish(CONTROL, "shop", None)
+    await ingest.backend.publish(CONTROL, "shop", None)
     await hears(ingest, 201)
 
 
 async def test_a_process_that_starts_late_knows_which_doors_are_closed(
-    world: World, database: str, tmp_path: Path
+    backend: Backend, database: str, tmp_path: Path
 ) -> None:
     for number in range(300):
-        await world.publish(CONTROL, "shop", gate("shop", closed=number % 2 == 0))
-    await world.publish(CONTROL, "shop", gate("shop"))
-    async with an_ingest(world, database, tmp_path) as ingest:
+        await backend.publish(CONTROL, "shop", gate("shop", closed=number % 2 == 0))
+    await backend.publish(CONTROL, "shop", gate("shop"))
+    async with start_ingest(backend, database, tmp_path) as ingest:
         assert (await ingest.post(GOOD)).status_code == 429

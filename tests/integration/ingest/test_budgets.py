@@ -16,12 +16,12 @@ from shared.domain.messages import AdmissionState, BlogRequested
 from shared.kafka.topics import CONTROL, REQUESTS
 from tests.integration.generator.test_spend_accounting import adds_up
 from tests.integration.ingest.test_admission import hears
-from tests.support.environment import World, a_request, away, running
+from tests.support.backend import Backend, database_unavailable, make_request, running_service
 from tests.support.eventually import eventually
-from tests.support.fake_providers import Standins
+from tests.support.fake_providers import StandIns
 from tests.support.generator import worker_settings
-from tests.support.ingest import GOOD, PATH, PROBLEM, Ingest, an_ingest, insert
-from tests.support.scheduler import leads, started
+from tests.support.ingest import GOOD, PATH, PROBLEM, Ingest, insert, start_ingest
+from tests.support.scheduler import leads, start_scheduler
 
 BUDGET = "/api/stores/shop/budget"
 RESETS_AT = (datetime.now(UTC).replace(day=1) + timedelta(days=32)).strftime("%Y-%m-01T00:00:00Z")
@@ -30,14 +30,14 @@ JOB = 5_000_000
 
 
 @pytest.fixture
-async def ingest(world: World, database: str, tmp_path: Path) -> AsyncIterator[Ingest]:
-    async with an_ingest(world, database, tmp_path) as one:
+async def ingest(backend: Backend, database: str, tmp_path: Path) -> AsyncIterator[Ingest]:
+    async with start_ingest(backend, database, tmp_path) as one:
         yield one
 
 
 @pytest.fixture
-async def operator(world: World) -> str:
-    return await create_operator_key(world.database, "ada")
+async def operator(backend: Backend) -> str:
+    return await create_operator_key(backend.database, "ada")
 
 
 async def change(
@@ -50,7 +50,7 @@ async def change(
 async def test_a_store_sees_its_own_budget_and_only_operators_set_it(
     ingest: Ingest, operator: str
 ) -> None:
-    await create_key(ingest.world.database, "neighbour")
+    await create_key(ingest.backend.database, "neighbour")
     nothing = (await ingest.get(BUDGET)).json()
     assert nothing == {
         "store": "shop",
@@ -120,18 +120,18 @@ async def test_what_is_no_budget_is_refused_by_its_field(
 async def test_what_is_reserved_is_what_running_and_waiting_jobs_will_cost(
     ingest: Ingest, operator: str
 ) -> None:
-    world = ingest.world
-    running_, waiting, ended = (a_request(store="shop") for _ in range(3))
-    await insert(world, waiting)
-    await insert(world, ended, "DONE")
-    await insert(world, running_, "PROCESSING")
-    await world.database.execute(
+    backend = ingest.backend
+    running_, waiting, ended = (make_request(store="shop") for _ in range(3))
+    await insert(backend, waiting)
+    await insert(backend, ended, "DONE")
+    await insert(backend, running_, "PROCESSING")
+    await backend.database.execute(
         "UPDATE blog_generations SET forwarded_at = now(), estimate_nanousd = $2 WHERE id = $1",
         running_.id,
         4 * JOB,
     )
     for job in (running_, ended):
-        await world.database.execute(
+        await backend.database.execute(
             "INSERT INTO blog_steps (job_id, step, state, attempt, cost_nanousd) VALUES ($1, 'outline', 'DONE', 1, $2)",
             job.id,
             JOB,
@@ -146,13 +146,13 @@ async def test_what_is_reserved_is_what_running_and_waiting_jobs_will_cost(
 
 
 async def test_a_stopped_store_hears_402_and_when_it_may_come_back(ingest: Ingest) -> None:
-    neighbour = await create_key(ingest.world.database, "neighbour")
+    neighbour = await create_key(ingest.backend.database, "neighbour")
     resets_at = datetime.now(UTC) + timedelta(hours=2)
     gate = partial(
         AdmissionState, store="shop", closed=True, reason="budget-exceeded", retry_after_s=1
     )
     first = (await ingest.post(GOOD, headers={"Idempotency-Key": "k"})).json()
-    await ingest.world.publish(CONTROL, "shop", gate(at=datetime.now(UTC), resets_at=resets_at))
+    await ingest.backend.publish(CONTROL, "shop", gate(at=datetime.now(UTC), resets_at=resets_at))
     refusal = await hears(ingest, 402)
     assert refusal.headers["content-type"] == PROBLEM
     assert 7_190 <= int(refusal.headers["retry-after"]) <= 7_200, (
@@ -167,7 +167,7 @@ async def test_a_stopped_store_hears_402_and_when_it_may_come_back(ingest: Inges
         "a repeat is no new job"
     )
     past = datetime.now(UTC) - timedelta(seconds=1)
-    await ingest.world.publish(CONTROL, "shop", gate(at=datetime.now(UTC), resets_at=past))
+    await ingest.backend.publish(CONTROL, "shop", gate(at=datetime.now(UTC), resets_at=past))
     await hears(ingest, 201)
 
 
@@ -183,7 +183,7 @@ async def test_a_budget_that_no_job_ever_fits_promises_nothing(
         at=datetime.now(UTC),
         resets_at=resets_at,
     )
-    await ingest.world.publish(CONTROL, "shop", gate)
+    await ingest.backend.publish(CONTROL, "shop", gate)
     await hears(ingest, 402)
     for budget, comes_back in ((0, False), (0.004, False), (0.005, True)):
         await change(ingest, operator, "PUT", monthlyCostUsd=budget)
@@ -203,7 +203,7 @@ async def test_a_bulk_fits_the_budget_as_a_whole_or_is_refused(
     ingest: Ingest, operator: str, postgres: str, database: str
 ) -> None:
     await change(ingest, operator, "PUT", monthlyCostUsd=0.015)  # three jobs
-    await insert(ingest.world, a_request(store="shop"))
+    await insert(ingest.backend, make_request(store="shop"))
     refused = await bulk(ingest, 3)
     assert (refused.status_code, refused.json()["room"], refused.json()["resetsAt"][:19]) == (
         402,
@@ -213,39 +213,41 @@ async def test_a_bulk_fits_the_budget_as_a_whole_or_is_refused(
     assert int(refused.headers["retry-after"]) > 0
     assert "retry-after" not in (await bulk(ingest, 4)).headers, "more than a whole month's"
     assert not [
-        one for _, one in await ingest.world.read_all(REQUESTS) if isinstance(one, BlogRequested)
+        one
+        for _, one in await ingest.backend.read_records(REQUESTS)
+        if isinstance(one, BlogRequested)
     ]
     assert (await bulk(ingest, 2)).status_code == 201
-    async with away(postgres, database, "ingest-test"):
+    async with database_unavailable(postgres, database, "ingest-test"):
         assert (await bulk(ingest, 3)).status_code == 201, (
             "only what the doors say is known: it is held later"
         )
 
 
 async def test_a_budget_from_the_first_post_to_the_bill(
-    world: World, database: str, standins: Standins, operator: str, tmp_path: Path
+    backend: Backend, database: str, standins: StandIns, operator: str, tmp_path: Path
 ) -> None:
     """Accepted until full, then 402, by both of two processes, through a takeover; raised, all that was accepted is
     written; the ledger is the bill, and another store notices nothing."""
     settings = worker_settings(
-        bootstrap=world.settings.kafka_bootstrap_servers,
-        prefix=world.settings.kafka_topic_prefix,
+        bootstrap=backend.settings.kafka_bootstrap_servers,
+        prefix=backend.settings.kafka_topic_prefix,
         database=database,
         standins=standins,
         folder=tmp_path,
     )
-    lead = partial(started, world, database, default_cost_nanousd=JOB, sweep_every_s=0.2)
+    lead = partial(start_scheduler, backend, database, default_cost_nanousd=JOB, sweep_every_s=0.2)
     async with (
-        an_ingest(world, database, tmp_path) as one,
-        an_ingest(world, database, tmp_path) as other,
-        running(partial(generator.run, settings, name="worker")),
+        start_ingest(backend, database, tmp_path) as one,
+        start_ingest(backend, database, tmp_path) as other,
+        running_service(partial(generator.run, settings, name="worker")),
     ):
         await change(one, operator, "PUT", monthlyCostUsd=2 * JOB / 1e9)
         jobs = [
             (await one.post(GOOD)).json()["id"] for _ in range(4)
         ]  # nobody leads yet, so no door is closed
         async with lead("first"):
-            await eventually(partial(leads, world, "first"))
+            await eventually(partial(leads, backend, "first"))
             refusal = await hears(other, 402)
             assert (
                 refusal.json()["resetsAt"][:19]
@@ -253,13 +255,13 @@ async def test_a_budget_from_the_first_post_to_the_bill(
                 == RESETS_AT[:19]
             )
         async with lead("second"):
-            await eventually(partial(leads, world, "second"))
-            neighbour = await create_key(world.database, "neighbour")
+            await eventually(partial(leads, backend, "second"))
+            neighbour = await create_key(backend.database, "neighbour")
             theirs = (await hears(one, 201, key=neighbour)).json()["id"]
-            await eventually(partial(world.has_status, UUID(theirs), "DONE"), timeout=60)
+            await eventually(partial(backend.has_status, UUID(theirs), "DONE"), timeout=60)
             assert (await one.post(GOOD)).status_code == (await other.post(GOOD)).status_code == 402
             for job in jobs[:2]:
-                await eventually(partial(world.has_status, UUID(job), "DONE"), timeout=60)
+                await eventually(partial(backend.has_status, UUID(job), "DONE"), timeout=60)
             held = await eventually(partial(_held, other, jobs[-1]))
             assert held is not None
             assert (held["reason"], held["until"][:19]) == ("budget", RESETS_AT[:19])
@@ -267,12 +269,12 @@ async def test_a_budget_from_the_first_post_to_the_bill(
 
             await change(other, operator, "PUT", monthlyCostUsd=10)
             for job in jobs:
-                await eventually(partial(world.has_status, UUID(job), "DONE"), timeout=60)
+                await eventually(partial(backend.has_status, UUID(job), "DONE"), timeout=60)
             await hears(one, 201)
             await hears(other, 201)
-            await eventually(partial(_nothing_runs, world))
-    assert (await adds_up(world)).keys() == {"shop", "neighbour"}
-    for row in await world.database.fetch(
+            await eventually(partial(_nothing_runs, backend))
+    assert (await adds_up(backend)).keys() == {"shop", "neighbour"}
+    for row in await backend.database.fetch(
         "SELECT id, input_tokens + output_tokens AS tokens FROM blog_generations"
     ):
         assert standins.openai.bill(row["id"])["tokens"] == row["tokens"], (
@@ -285,7 +287,7 @@ async def _held(ingest: Ingest, job: str) -> dict[str, Any] | None:
     return waiting if waiting is not None and waiting["reason"] == "budget" else None
 
 
-async def _nothing_runs(world: World) -> bool:
-    return not await world.database.fetchval(
+async def _nothing_runs(backend: Backend) -> bool:
+    return not await backend.database.fetchval(
         "SELECT count(*) FROM blog_generations WHERE status IN ('PENDING', 'PROCESSING')"
     )

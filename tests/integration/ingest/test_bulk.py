@@ -14,9 +14,9 @@ from shared.domain.api_keys import create_key
 from shared.domain.messages import AdmissionState, BlogRequested
 from shared.kafka.topics import CONTROL, REQUESTS
 from tests.integration.ingest.test_admission import gate
-from tests.support.environment import World, a_request, away
+from tests.support.backend import Backend, database_unavailable, make_request
 from tests.support.eventually import eventually
-from tests.support.ingest import GOOD, PATH, PROBLEM, Ingest, an_ingest, insert
+from tests.support.ingest import GOOD, PATH, PROBLEM, Ingest, insert, start_ingest
 
 CSV_HEADER = "Handle,Title,Body (HTML),Vendor,Type,Tags,Variant Price,Image Src\n"
 CSV = (
@@ -27,9 +27,9 @@ CSV = (
 
 
 @pytest.fixture
-async def ingest(world: World, database: str, tmp_path: Path) -> AsyncIterator[Ingest]:
-    async with an_ingest(
-        world,
+async def ingest(backend: Backend, database: str, tmp_path: Path) -> AsyncIterator[Ingest]:
+    async with start_ingest(
+        backend,
         database,
         tmp_path,
         max_bulk_bytes=2_000_000,
@@ -49,10 +49,10 @@ async def post(
     )
 
 
-async def requests(world: World) -> list[BlogRequested]:
+async def requests(backend: Backend) -> list[BlogRequested]:
     return [
         message
-        for _, message in await world.read_all(REQUESTS)
+        for _, message in await backend.read_records(REQUESTS)
         if isinstance(message, BlogRequested)
     ]
 
@@ -80,7 +80,7 @@ async def test_three_formats_are_taken_with_an_answer_an_item(ingest: Ingest) ->
             (1, named[1], "PENDING"),
         ]
         ids |= {item["id"] for item in body["items"]}
-    on_topic = {str(request.id): request for request in await requests(ingest.world)}
+    on_topic = {str(request.id): request for request in await requests(ingest.backend)}
     assert on_topic.keys() == ids
     (kettle,) = [request for request in on_topic.values() if request.source_id == "kettle"]
     assert (kettle.source_type, kettle.title) == ("product", "Kettle")
@@ -101,7 +101,7 @@ async def test_what_the_query_says_holds_for_all_products_of_a_csv(ingest: Inges
     query = f"?language=fr&tone=2024&images=0&priority=-7&{later}&webhookUrl={url}"
     answer = await post(ingest, CSV.encode(), "text/csv", query=query)
     assert answer.status_code == 201, answer.text
-    taken = await requests(ingest.world)
+    taken = await requests(ingest.backend)
     assert {request.source_id for request in taken} == {"kettle", "cup"}
     for one in taken:
         said = (one.language, one.tone, one.images, one.priority, one.run_at, one.webhook_url)
@@ -123,7 +123,7 @@ async def test_what_the_query_says_holds_for_all_products_of_a_csv(ingest: Inges
         assert [error["field"] for error in answer.json()["errors"]] == [wrong.partition("=")[0]], (
             "once, not per item"
         )
-    assert len(await requests(ingest.world)) == 2
+    assert len(await requests(ingest.backend)) == 2
 
 
 async def test_products_that_nobody_is_shown_are_left_out_and_told(ingest: Ingest) -> None:
@@ -141,7 +141,7 @@ async def test_products_that_nobody_is_shown_are_left_out_and_told(ingest: Inges
         {"line": 2, "sourceId": "old", "reason": "its Status is archived"},
         {"line": 3, "sourceId": "new", "reason": "its Status is draft"},
     ]
-    assert {request.source_id for request in await requests(ingest.world)} == {"cup", "tea"}
+    assert {request.source_id for request in await requests(ingest.backend)} == {"cup", "tea"}
     none = await post(ingest, (header + rows[0]).encode(), "text/csv")
     assert (none.status_code, none.json()["errors"][0]["detail"]) == (
         422,
@@ -189,7 +189,7 @@ async def test_one_item_at_fault_and_none_is_taken(ingest: Ingest) -> None:
         assert len(answer.content) < 1_000
     flat = await post(ingest, CSV.replace("\n", "").encode(), "text/csv")
     assert (flat.status_code, "--data-binary" in flat.json()["errors"][0]["detail"]) == (422, True)
-    assert await requests(ingest.world) == []
+    assert await requests(ingest.backend) == []
 
 
 async def test_a_key_names_the_whole_call(ingest: Ingest) -> None:
@@ -203,15 +203,15 @@ async def test_a_key_names_the_whole_call(ingest: Ingest) -> None:
         assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "Idempotency-Key")
     single = await ingest.post(GOOD, headers={"Idempotency-Key": "import-1"})
     assert single.status_code == 422, "the key stands for the call"
-    assert len({request.id for request in await requests(ingest.world)}) == 2
+    assert len({request.id for request in await requests(ingest.backend)}) == 2
 
 
 async def test_it_fits_the_queue_as_a_whole_or_is_refused(
-    world: World, database: str, postgres: str, tmp_path: Path
+    backend: Backend, database: str, postgres: str, tmp_path: Path
 ) -> None:
-    async with an_ingest(world, database, tmp_path, max_pending_per_store=3) as ingest:
-        await insert(world, a_request(store="shop"))
-        await insert(world, a_request(store="other"))
+    async with start_ingest(backend, database, tmp_path, max_pending_per_store=3) as ingest:
+        await insert(backend, make_request(store="shop"))
+        await insert(backend, make_request(store="other"))
         refused = await post(ingest, orjson.dumps([GOOD] * 3), "application/json")
         assert (refused.status_code, refused.json()["room"], refused.headers["retry-after"]) == (
             429,
@@ -222,7 +222,7 @@ async def test_it_fits_the_queue_as_a_whole_or_is_refused(
         assert (never.status_code, "retry-after" in never.headers) == (429, False)
         assert never.json()["type"].endswith("#quota-exceeded")
         assert (await post(ingest, orjson.dumps([GOOD] * 2), "application/json")).status_code == 201
-        async with away(postgres, database, "ingest-test"):
+        async with database_unavailable(postgres, database, "ingest-test"):
             for items, room in (
                 (4, 1),
                 (2, 1),
@@ -235,7 +235,7 @@ async def test_it_fits_the_queue_as_a_whole_or_is_refused(
             assert (await post(ingest, orjson.dumps([GOOD]), "application/json")).json()[
                 "room"
             ] == 0
-        await world.publish(CONTROL, "shop", _closed())
+        await backend.publish(CONTROL, "shop", _closed())
 
         async def shut() -> bool:
             return bool(
@@ -253,16 +253,16 @@ async def test_it_fits_the_queue_as_a_whole_or_is_refused(
 
 
 async def test_calls_at_once_share_the_room_that_there_is(
-    world: World, database: str, tmp_path: Path
+    backend: Backend, database: str, tmp_path: Path
 ) -> None:
     """Nobody admits here: what was accepted has no row, and counts all the same, until it has one."""
-    async with an_ingest(world, database, tmp_path, max_pending_per_store=5) as ingest:
+    async with start_ingest(backend, database, tmp_path, max_pending_per_store=5) as ingest:
         three = orjson.dumps([GOOD] * 3)
         answers = await asyncio.gather(*(post(ingest, three, "application/json") for _ in range(2)))
         taken, refused = sorted(answers, key=lambda answer: answer.status_code)
         assert (taken.status_code, refused.status_code, refused.json()["room"]) == (201, 429, 2)
-        for request in await requests(world):
-            await insert(world, request, "DONE")
+        for request in await requests(backend):
+            await insert(backend, request, "DONE")
         assert (await post(ingest, orjson.dumps([GOOD] * 5), "application/json")).status_code == 201
 
 
@@ -289,10 +289,10 @@ async def begun(ingest: Ingest) -> AsyncIterator[asyncio.StreamReader]:
 
 
 async def test_bodies_that_do_not_come_take_no_others_place(
-    world: World, database: str, tmp_path: Path
+    backend: Backend, database: str, tmp_path: Path
 ) -> None:
-    other = await create_key(world.database, "other")
-    async with an_ingest(world, database, tmp_path, bulk_read_s=3) as ingest:
+    other = await create_key(backend.database, "other")
+    async with start_ingest(backend, database, tmp_path, bulk_read_s=3) as ingest:
         async with begun(ingest) as first, begun(ingest):
 
             async def status(key: str) -> int:
@@ -329,7 +329,7 @@ async def test_ten_thousand_at_once_do_not_keep_others_waiting(ingest: Ingest) -
     answer = await call
     assert (answer.status_code, answer.json()["taken"]) == (201, 10_000), answer.text[:500]
     assert answered > 3, "others were served meanwhile"
-    by_id = {str(request.id): request.source_id for request in await requests(ingest.world)}
+    by_id = {str(request.id): request.source_id for request in await requests(ingest.backend)}
     assert {
         item["id"]: item["sourceId"] for item in answer.json()["items"]
     }.items() <= by_id.items()

@@ -26,21 +26,21 @@ from shared.http import server as http
 from shared.kafka.topics import REQUESTS
 from shared.runtime.postgres import open_pool, retry_while_unavailable
 from shared.runtime.settings import PostgresSettings
-from tests.support.environment import World, a_world, running, silent
+from tests.support.backend import Backend, database_frozen, open_backend, running_service
 from tests.support.eventually import eventually
-from tests.support.ingest import GOOD, PATH, PROBLEM, Ingest, an_ingest
+from tests.support.ingest import GOOD, PATH, PROBLEM, Ingest, start_ingest
 
 
 @pytest.fixture
-async def ingest(world: World, database: str, tmp_path: Path) -> AsyncIterator[Ingest]:
-    async with an_ingest(world, database, tmp_path) as running:
+async def ingest(backend: Backend, database: str, tmp_path: Path) -> AsyncIterator[Ingest]:
+    async with start_ingest(backend, database, tmp_path) as running:
         yield running
 
 
 async def test_it_accepts_while_postgresql_is_away(ingest: Ingest, postgres: str) -> None:
     """The server refuses every connection to this database."""
     assert (await ingest.post(GOOD)).status_code == 201
-    name = await ingest.world.database.fetchval("SELECT current_database()")
+    name = await ingest.backend.database.fetchval("SELECT current_database()")
     async with _without(postgres, str(name)):
         answer = await ingest.post(GOOD)
         assert answer.status_code == 201
@@ -54,13 +54,13 @@ async def test_it_accepts_while_postgresql_is_away(ingest: Ingest, postgres: str
         assert (ready.status_code, ready.json()["errors"][0]["field"]) == (503, "PostgreSQL")
         assert (await ingest.http.get("/health")).status_code == 200
     await eventually(ingest.ready)
-    assert len(await ingest.world.read_all(REQUESTS)) == 2
+    assert len(await ingest.backend.read_records(REQUESTS)) == 2
 
 
 async def test_deadlines_hold_while_postgresql_is_silent(ingest: Ingest, postgres: str) -> None:
     """Its processes are stopped in the midst of what they were asked: nobody waits for their word on it."""
     known, unknown = ({"Authorization": f"Bearer {key}"} for key in (ingest.key, "sk_live_unknown"))
-    async with silent(postgres), asyncio.timeout(15):
+    async with database_frozen(postgres), asyncio.timeout(15):
         ready, bulk, stranger, read = await asyncio.gather(
             ingest.http.get("/readyz", timeout=15),
             ingest.http.post(f"{PATH}/bulk", json=[GOOD], headers=known, timeout=15),
@@ -84,7 +84,7 @@ async def test_who_is_cancelled_while_postgresql_is_silent_ends(
     pool = await open_pool(PostgresSettings(database_url=SecretStr(database)), name="given-up")
     try:
         await pool.fetchval("SELECT 1")
-        async with silent(postgres):
+        async with database_frozen(postgres):
             writing = asyncio.create_task(retry_while_unavailable(lambda: pool.execute("SELECT 1")))
             await eventually(lambda: pool.get_idle_size() == 0)
             writing.cancel()
@@ -151,8 +151,8 @@ async def test_without_kafka_there_is_a_503_and_never_a_201(
 ) -> None:
     """First a broker that takes bytes and says nothing, then one that is gone; what got a 201 is there at the end."""
     await broker.ready()
-    async with a_world(broker.bootstrap, topic_prefix, database) as world:
-        async with an_ingest(world, database, tmp_path, publish_timeout_s=0.5) as ingest:
+    async with open_backend(broker.bootstrap, topic_prefix, database) as backend:
+        async with start_ingest(backend, database, tmp_path, publish_timeout_s=0.5) as ingest:
             accepted = [await _accepted(ingest)]
             broker.signal(signal.SIGSTOP)
             refusals = await asyncio.gather(*(ingest.post(GOOD) for _ in range(20)))
@@ -180,7 +180,7 @@ async def test_without_kafka_there_is_a_503_and_never_a_201(
             accepted.append(await eventually(partial(_accepted, ingest)))
             await eventually(ingest.ready)
         on_topic = {
-            str(getattr(message, "id", "")) for _, message in await world.read_all(REQUESTS)
+            str(getattr(message, "id", "")) for _, message in await backend.read_records(REQUESTS)
         }
         assert set(accepted) <= on_topic
         assert unsure & on_topic, (
@@ -198,8 +198,8 @@ async def test_it_stops_when_told_to_although_kafka_is_gone(
     broker: Broker, topic_prefix: str, database: str, tmp_path: Path
 ) -> None:
     await broker.ready()
-    async with a_world(broker.bootstrap, topic_prefix, database) as world:
-        async with an_ingest(world, database, tmp_path, publish_timeout_s=0.2) as ingest:
+    async with open_backend(broker.bootstrap, topic_prefix, database) as backend:
+        async with start_ingest(backend, database, tmp_path, publish_timeout_s=0.2) as ingest:
             await _accepted(ingest)
             broker.signal(signal.SIGSTOP)
             assert (await ingest.post(GOOD)).status_code == 503
@@ -243,16 +243,16 @@ async def _metrics(request: Request) -> Response:
 
 
 async def test_metrics_are_relayed_as_they_are_and_502_when_away(
-    world: World, database: str, tmp_path: Path
+    backend: Backend, database: str, tmp_path: Path
 ) -> None:
     port = free_port()
     stub = Starlette(
         routes=[Route("/metrics", _metrics), Route("/api/rate-limiter/stats", _metrics)]
     )
-    async with an_ingest(
-        world, database, tmp_path, metrics_url=f"http://127.0.0.1:{port}/"
+    async with start_ingest(
+        backend, database, tmp_path, metrics_url=f"http://127.0.0.1:{port}/"
     ) as ingest:
-        async with running(partial(http.serve, stub, http.listen("127.0.0.1", port))):
+        async with running_service(partial(http.serve, stub, http.listen("127.0.0.1", port))):
             for path in ("/metrics", "/api/rate-limiter/stats"):
                 answer = await ingest.http.get(
                     f"{path}?format=prometheus&x=%C3%A4", headers={"Accept": "text/plain"}

@@ -18,14 +18,14 @@ from shared.domain.api_keys import create_key, list_keys, revoke_key
 from shared.domain.job import Status
 from shared.domain.messages import BlogRequested, EventKind, JobEvent
 from shared.kafka.topics import RESULTS
-from tests.support.environment import World, a_request
+from tests.support.backend import Backend, make_request
 from tests.support.eventually import eventually
-from tests.support.ingest import PATH, PROBLEM, Ingest, an_ingest, insert
+from tests.support.ingest import PATH, PROBLEM, Ingest, insert, start_ingest
 
 
 @pytest.fixture
-async def ingest(world: World, database: str, tmp_path: Path) -> AsyncIterator[Ingest]:
-    async with an_ingest(world, database, tmp_path) as running:
+async def ingest(backend: Backend, database: str, tmp_path: Path) -> AsyncIterator[Ingest]:
+    async with start_ingest(backend, database, tmp_path) as running:
         yield running
 
 
@@ -58,7 +58,11 @@ async def following(ingest: Ingest, path: str, *, key: str | None = None) -> Asy
 
 
 async def says(
-    world: World, request: BlogRequested, kind: EventKind, status: Status, step: str | None = None
+    backend: Backend,
+    request: BlogRequested,
+    kind: EventKind,
+    status: Status,
+    step: str | None = None,
 ) -> None:
     event = JobEvent(
         job=request.id,
@@ -70,37 +74,37 @@ async def says(
         created_at=request.created_at,
         step=step,
     )
-    await world.publish(RESULTS, "shop", event)
+    await backend.publish(RESULTS, "shop", event)
 
 
-async def revoke(world: World, key: str) -> None:
-    entry = next(entry for entry in await list_keys(world.database) if key.endswith(entry.hint))
-    await revoke_key(world.database, entry.id)
+async def revoke(backend: Backend, key: str) -> None:
+    entry = next(entry for entry in await list_keys(backend.database) if key.endswith(entry.hint))
+    await revoke_key(backend.database, entry.id)
 
 
-async def becomes(world: World, request: BlogRequested, status: str) -> None:
-    await world.database.execute(
+async def becomes(backend: Backend, request: BlogRequested, status: str) -> None:
+    await backend.database.execute(
         "UPDATE blog_generations SET status = $2 WHERE id = $1", request.id, status
     )
 
 
 async def test_a_stream_goes_from_the_state_now_to_the_end(ingest: Ingest) -> None:
-    world, request, other = ingest.world, a_request(store="shop"), a_request(store="shop")
-    await insert(world, request)
+    backend, request, other = ingest.backend, make_request(store="shop"), make_request(store="shop")
+    await insert(backend, request)
     path = f"{PATH}/{request.id}/events"
     async with following(ingest, path, key=ingest.key) as stream:
         name, job = await stream.next() or ("", {})
         assert (name, job["status"], job["id"]) == ("job", "PENDING", str(request.id))
         for told in (other, request, request):
-            await says(world, told, EventKind.STARTED, Status.PROCESSING)
-        await says(world, request, EventKind.STEP_DONE, Status.PROCESSING, step="outline")
+            await says(backend, told, EventKind.STARTED, Status.PROCESSING)
+        await says(backend, request, EventKind.STEP_DONE, Status.PROCESSING, step="outline")
         seen = [await stream.next() for _ in range(2)]
         assert [(one[0], one[1]["kind"], one[1]["step"]) for one in seen if one] == [
             ("progress", "started", None),
             ("progress", "step-done", "outline"),
         ], "each once, and of this job alone"
-        await becomes(world, request, "DONE")
-        await says(world, request, EventKind.ENDED, Status.DONE)
+        await becomes(backend, request, "DONE")
+        await says(backend, request, EventKind.ENDED, Status.DONE)
         name, job = await stream.next() or ("", {})
         assert (name, job["status"], "post" in job) == ("job", "DONE", True)
         assert await stream.next() is None
@@ -109,7 +113,7 @@ async def test_a_stream_goes_from_the_state_now_to_the_end(ingest: Ingest) -> No
         assert (name, job["status"]) == ("job", "DONE")
         assert await stream.next() is None, "what has ended ends at once"
     await an_event_source_stops(ingest, request)
-    stranger = await create_key(world.database, "stranger")
+    stranger = await create_key(backend.database, "stranger")
     for key, status in ((stranger, 404), ("sk_live_wrong", 401)):
         answer = await ingest.get(path, key=key)
         assert (answer.status_code, answer.headers["content-type"]) == (status, PROBLEM)
@@ -124,20 +128,20 @@ async def an_event_source_stops(ingest: Ingest, request: BlogRequested) -> None:
     assert (
         await ingest.http.get(path, headers=back | {"Last-Event-ID": "another"})
     ).status_code == 200
-    await becomes(ingest.world, request, "PENDING")
+    await becomes(ingest.backend, request, "PENDING")
     async with ingest.http.stream("GET", path, headers=back) as answer:
         assert answer.status_code == 200
-    await becomes(ingest.world, request, "DONE")
+    await becomes(ingest.backend, request, "DONE")
 
 
 async def test_head_tells_of_the_stream_and_begins_none(
-    world: World, database: str, tmp_path: Path
+    backend: Backend, database: str, tmp_path: Path
 ) -> None:
     """A stream would hold its place until the job ends."""
-    request = a_request(store="shop")
-    await insert(world, request)
+    request = make_request(store="shop")
+    await insert(backend, request)
     path = f"{PATH}/{request.id}/events"
-    async with an_ingest(world, database, tmp_path, max_streams_per_store=1) as ingest:
+    async with start_ingest(backend, database, tmp_path, max_streams_per_store=1) as ingest:
         for _ in range(3):  # none holds the only place
             answer = await ingest.http.head(
                 path, headers={"Authorization": f"Bearer {ingest.key}"}, timeout=10
@@ -151,12 +155,12 @@ async def test_head_tells_of_the_stream_and_begins_none(
 
 
 async def test_a_ticket_opens_one_jobs_stream_in_any_process_for_a_while(
-    ingest: Ingest, world: World, database: str, tmp_path: Path
+    ingest: Ingest, backend: Backend, database: str, tmp_path: Path
 ) -> None:
-    request, other = a_request(store="shop"), a_request(store="shop")
+    request, other = make_request(store="shop"), make_request(store="shop")
     for job in (request, other):
-        await insert(world, job)
-    key = await create_key(world.database, "shop")
+        await insert(backend, job)
+    key = await create_key(backend.database, "shop")
 
     async def ticket(of: Ingest, job: BlogRequested = request) -> str:
         path = f"{PATH}/{job.id}/events-ticket"
@@ -164,7 +168,7 @@ async def test_a_ticket_opens_one_jobs_stream_in_any_process_for_a_while(
         assert (answer.status_code, answer.headers["cache-control"]) == (201, "no-store")
         return str(answer.json()["url"])
 
-    async with an_ingest(world, database, tmp_path, ticket_s=0.001) as second:
+    async with start_ingest(backend, database, tmp_path, ticket_s=0.001) as second:
         url = await ticket(ingest)
         async with following(second, url) as stream:
             assert (await stream.next() or ("", {}))[1]["status"] == "PENDING"
@@ -188,7 +192,7 @@ async def test_a_ticket_opens_one_jobs_stream_in_any_process_for_a_while(
             f"{PATH}/{uuid4()}/events-ticket", headers={"Authorization": f"Bearer {key}"}
         )
         assert unknown.status_code == 404
-        await revoke(world, key)
+        await revoke(backend, key)
 
         async def refused() -> bool:
             async with second.http.stream("GET", url) as answer:
@@ -198,13 +202,13 @@ async def test_a_ticket_opens_one_jobs_stream_in_any_process_for_a_while(
 
 
 async def test_an_open_stream_ends_with_its_key(
-    world: World, database: str, tmp_path: Path
+    backend: Backend, database: str, tmp_path: Path
 ) -> None:
     """At its next look, be there news or none: what comes then is none of its business."""
-    async with an_ingest(world, database, tmp_path, stream_look_s=0.2) as ingest:
+    async with start_ingest(backend, database, tmp_path, stream_look_s=0.2) as ingest:
         for how in ("key", "ticket"):
-            request, key = a_request(store="shop"), await create_key(world.database, "shop")
-            await insert(world, request)
+            request, key = make_request(store="shop"), await create_key(backend.database, "shop")
+            await insert(backend, request)
             path = f"{PATH}/{request.id}/events"
             if how == "ticket":
                 answer = await ingest.http.post(
@@ -213,18 +217,18 @@ async def test_an_open_stream_ends_with_its_key(
                 path = answer.json()["url"]
             async with following(ingest, path, key=key if how == "key" else None) as stream:
                 assert (await stream.next() or ("", {}))[1]["status"] == "PENDING"
-                await revoke(world, key)
+                await revoke(backend, key)
                 assert await stream.next() is None
-    async with an_ingest(world, database, tmp_path, stream_look_s=60) as ingest:
-        request, key = a_request(store="shop"), await create_key(world.database, "shop")
-        await insert(world, request)
+    async with start_ingest(backend, database, tmp_path, stream_look_s=60) as ingest:
+        request, key = make_request(store="shop"), await create_key(backend.database, "shop")
+        await insert(backend, request)
         path = f"{PATH}/{request.id}/events"
         async with following(ingest, path, key=key) as stream:
             await stream.next()
-            await revoke(world, key)
+            await revoke(backend, key)
             await eventually(partial(is_refused, ingest, path, key))
-            await becomes(world, request, "DONE")
-            await says(world, request, EventKind.ENDED, Status.DONE)
+            await becomes(backend, request, "DONE")
+            await says(backend, request, EventKind.ENDED, Status.DONE)
             assert await stream.next() is None, "the post is not for it"
 
 
@@ -236,17 +240,17 @@ async def is_refused(ingest: Ingest, path: str, key: str) -> bool:
 
 
 async def test_a_stream_ends_although_an_event_got_lost_and_when_the_process_stops(
-    world: World, database: str, tmp_path: Path
+    backend: Backend, database: str, tmp_path: Path
 ) -> None:
-    lost, open_one = a_request(store="shop"), a_request(store="shop")
+    lost, open_one = make_request(store="shop"), make_request(store="shop")
     for request in (lost, open_one):
-        await insert(world, request)
-    async with an_ingest(
-        world, database, tmp_path, stream_look_s=0.2, max_streams=3, max_streams_per_store=2
+        await insert(backend, request)
+    async with start_ingest(
+        backend, database, tmp_path, stream_look_s=0.2, max_streams=3, max_streams_per_store=2
     ) as ingest:
         async with following(ingest, f"{PATH}/{lost.id}/events", key=ingest.key) as stream:
             await stream.next()
-            await becomes(world, lost, "FAILED")
+            await becomes(backend, lost, "FAILED")
             assert (await stream.next() or ("", {}))[1]["status"] == "FAILED"
             assert await stream.next() is None
         held = asyncio.Queue[str]()
@@ -274,10 +278,10 @@ async def test_a_stream_ends_although_an_event_got_lost_and_when_the_process_sto
             await held.get()
         await eventually(lambda: hears(path, ingest.key, 429))
         neighbour, theirs = (
-            await create_key(world.database, "neighbour"),
-            a_request(store="neighbour"),
+            await create_key(backend.database, "neighbour"),
+            make_request(store="neighbour"),
         )
-        await insert(world, theirs)
+        await insert(backend, theirs)
         path = f"{PATH}/{theirs.id}/events"
         holding.append(asyncio.create_task(hold(path, neighbour)))
         await held.get()  # one store's streams are not all that there are

@@ -20,16 +20,16 @@ from shared.domain.errors import Unavailable
 from shared.domain.messages import BlogRequested
 from shared.kafka import clients
 from shared.kafka.topics import REQUESTS
-from tests.support.environment import World
+from tests.support.backend import Backend
 from tests.support.eventually import eventually
-from tests.support.ingest import GOOD, PATH, PROBLEM, Ingest, an_ingest
+from tests.support.ingest import GOOD, PATH, PROBLEM, Ingest, start_ingest
 
 JSON = {"Content-Type": "application/json"}
 
 
 @pytest.fixture
-async def ingest(world: World, database: str, tmp_path: Path) -> AsyncIterator[Ingest]:
-    async with an_ingest(world, database, tmp_path) as running:
+async def ingest(backend: Backend, database: str, tmp_path: Path) -> AsyncIterator[Ingest]:
+    async with start_ingest(backend, database, tmp_path) as running:
         yield running
 
 
@@ -52,7 +52,7 @@ async def test_a_201_is_on_the_topic_with_all_that_was_asked(ingest: Ingest) -> 
     assert sorted(body) == ["createdAt", "id", "sourceId", "sourceType", "status", "store"]
     assert (body["status"], body["store"], body["sourceType"]) == ("PENDING", "shop", "keyword")
     assert answer.headers["location"] == f"{PATH}/{body['id']}"
-    ((key, message),) = await ingest.world.read_all(REQUESTS)
+    ((key, message),) = await ingest.backend.read_records(REQUESTS)
     assert key == "shop"
     assert isinstance(message, BlogRequested)
     assert str(message.id) == body["id"]
@@ -87,16 +87,16 @@ async def test_two_idempotency_keys_are_none(ingest: Ingest, path: str, body: An
     refused = await post("order-1", "order-2")
     assert (refused.status_code, refused.headers["content-type"]) == (422, PROBLEM)
     assert refused.json()["errors"][0]["field"] == "Idempotency-Key"
-    assert await ingest.world.read_all(REQUESTS) == []
+    assert await ingest.backend.read_records(REQUESTS) == []
     assert (await post("order-1", "order-1")).status_code == 201
 
 
 async def test_the_record_wears_cloudevents_headers(ingest: Ingest) -> None:
     job = (await ingest.post(GOOD)).json()["id"]
-    consumer = clients.create_consumer(ingest.world.settings)
+    consumer = clients.create_consumer(ingest.backend.settings)
     await consumer.start()
     try:
-        topic = clients.namespace(ingest.world.settings).topic(REQUESTS)
+        topic = clients.namespace(ingest.backend.settings).topic(REQUESTS)
         consumer.assign([TopicPartition(topic, number) for number in range(REQUESTS.partitions)])
         headers = dict((await asyncio.wait_for(consumer.getone(), 10)).headers)
     finally:
@@ -125,7 +125,7 @@ async def test_what_is_refused_is_a_problem_that_names_the_field_and_leaves_noth
         problem = answer.json()
         assert (problem["status"], problem["title"]) == (422, "Unprocessable Content")
         assert field in [error["field"] for error in problem["errors"]]
-    assert await ingest.world.read_all(REQUESTS) == []
+    assert await ingest.backend.read_records(REQUESTS) == []
 
 
 async def test_bodies_that_are_no_request(ingest: Ingest) -> None:
@@ -160,7 +160,7 @@ async def test_bodies_that_are_no_request(ingest: Ingest) -> None:
     position = (await ingest.post(content=b'{"sourceType": x}', headers=JSON)).json()["errors"][0]
     assert position["field"] == "body"
     assert "line 1 column 16" in position["detail"]
-    assert await ingest.world.read_all(REQUESTS) == []
+    assert await ingest.backend.read_records(REQUESTS) == []
     for kind in (
         "application/json; charset=UTF-8",
         'application/json;charset="utf-8"',
@@ -210,15 +210,15 @@ async def test_without_a_valid_key_nobody_comes_in(ingest: Ingest, method: str) 
 
 
 async def test_a_new_key_works_at_once_and_a_revoked_one_stops(ingest: Ingest) -> None:
-    key = await create_key(ingest.world.database, "another")
+    key = await create_key(ingest.backend.database, "another")
     answer = await ingest.post(GOOD, headers={"Authorization": f"Bearer {key}"})
     assert answer.status_code == 201
     assert answer.json()["store"] == "another"
     entry = next(
-        entry for entry in await list_keys(ingest.world.database) if entry.store == "another"
+        entry for entry in await list_keys(ingest.backend.database) if entry.store == "another"
     )
-    assert await revoke_key(ingest.world.database, entry.id)
-    assert not await revoke_key(ingest.world.database, entry.id)
+    assert await revoke_key(ingest.backend.database, entry.id)
+    assert not await revoke_key(ingest.backend.database, entry.id)
 
     async def refused() -> bool:
         return (
@@ -296,7 +296,7 @@ async def test_an_unforeseen_fault_is_logged_whole_and_told_in_one_word(
 ) -> None:
     said = CapturingLogger()
     monkeypatch.setattr("services.ingest.errors.log", said)
-    await ingest.world.database.execute(
+    await ingest.backend.database.execute(
         "ALTER TABLE blog_generations RENAME COLUMN source_id TO other"
     )
     answer = await ingest.http.get(

@@ -10,9 +10,9 @@ import httpx
 
 from shared.domain.messages import AdmissionState, BlogRequested, IdempotencyClaim
 from shared.kafka.topics import CONTROL, IDEMPOTENCY, REQUESTS
-from tests.support.environment import World, away
+from tests.support.backend import Backend, database_unavailable
 from tests.support.eventually import eventually
-from tests.support.ingest import GOOD, PROBLEM, Ingest, an_ingest
+from tests.support.ingest import GOOD, PROBLEM, Ingest, start_ingest
 
 OTHER = GOOD | {"title": "Another"}
 SPELLED_OUT = {"images": 1, "language": "en"} | dict(reversed(GOOD.items()))
@@ -32,11 +32,11 @@ def is_refused(answer: httpx.Response) -> bool:
 
 
 async def test_one_key_is_one_request_through_two_processes_without_postgresql_and_after_a_restart(
-    world: World, postgres: str, database: str, tmp_path: Path
+    backend: Backend, postgres: str, database: str, tmp_path: Path
 ) -> None:
     async with (
-        an_ingest(world, database, tmp_path) as one,
-        an_ingest(world, database, tmp_path) as two,
+        start_ingest(backend, database, tmp_path) as one,
+        start_ingest(backend, database, tmp_path) as two,
     ):
         first = (await post(one, GOOD, "order-1")).json()
         for ingest in (one, two):
@@ -45,7 +45,7 @@ async def test_one_key_is_one_request_through_two_processes_without_postgresql_a
                 "to the moment at which it was asked for"
             )
             assert is_refused(await post(ingest, OTHER, "order-1"))
-        async with away(postgres, database, "ingest-test"):
+        async with database_unavailable(postgres, database, "ingest-test"):
             fresh = await asyncio.gather(
                 *(post(ingest, GOOD, "order-2") for ingest in (one, two) for _ in range(5))
             )
@@ -64,18 +64,18 @@ async def test_one_key_is_one_request_through_two_processes_without_postgresql_a
             "one of three requests won, and all who sent it heard so"
         )
         assert sum(map(is_refused, raced)) == 16
-        await world.publish(CONTROL, "shop", _gate())
+        await backend.publish(CONTROL, "shop", _gate())
         await eventually(lambda: _is_shut(two), timeout=10)
         assert (await post(two, GOOD, "order-1")).json() == first, (
             "a repeat is no new job, whatever door is closed"
         )
-        await world.publish(CONTROL, "shop", None)
-    async with an_ingest(world, database, tmp_path) as restarted:
+        await backend.publish(CONTROL, "shop", None)
+    async with start_ingest(backend, database, tmp_path) as restarted:
         assert (await post(restarted, GOOD, "order-1")).json() == first
         assert is_refused(await post(restarted, OTHER, "order-3"))
     requests = [
         message
-        for _, message in await world.read_all(REQUESTS)
+        for _, message in await backend.read_records(REQUESTS)
         if isinstance(message, BlogRequested)
     ]
     assert {
@@ -84,7 +84,7 @@ async def test_one_key_is_one_request_through_two_processes_without_postgresql_a
     } == {1}
     claims = [
         message
-        for _, message in await world.read_all(IDEMPOTENCY)
+        for _, message in await backend.read_records(IDEMPOTENCY)
         if isinstance(message, IdempotencyClaim)
     ]
     assert len({claim.job for claim in claims}) == 3

@@ -19,9 +19,9 @@ from shared.domain.messages import AdmissionState
 from shared.kafka.topics import CONTROL
 from tests.integration.ingest.test_admission import hears
 from tests.integration.ingest.test_webhooks import LOG, a_receiver, ends, has_state
-from tests.support.environment import World, a_request
+from tests.support.backend import Backend, make_request
 from tests.support.eventually import eventually
-from tests.support.ingest import GOOD, PATH, Ingest, an_ingest, insert
+from tests.support.ingest import GOOD, PATH, Ingest, insert, start_ingest
 
 ONE = f"{PATH}/{{id}}"
 METRICS, STATS = "/metrics", "/api/rate-limiter/stats"
@@ -87,21 +87,24 @@ def test_it_is_valid_and_its_examples_are(document: dict[str, Any]) -> None:
 
 
 async def test_what_is_answered_is_what_it_says(
-    world: World, database: str, tmp_path: Path
+    backend: Backend, database: str, tmp_path: Path
 ) -> None:
     async with (
         a_receiver() as receiver,
-        an_ingest(
-            world, database, tmp_path, webhook_allow_loopback=True, max_pending_per_store=50
+        start_ingest(
+            backend, database, tmp_path, webhook_allow_loopback=True, max_pending_per_store=50
         ) as ingest,
     ):
         fetched = await ingest.http.get("/openapi.json")
         assert fetched.headers["content-type"] == "application/json"
         judge = Judge(fetched.json())
-        waiting, done = a_request(store="shop"), a_request(store="shop", webhook_url=receiver.url)
-        await insert(world, waiting)
-        await ends(world, done)
-        await _fill(world, done.id)
+        waiting, done = (
+            make_request(store="shop"),
+            make_request(store="shop", webhook_url=receiver.url),
+        )
+        await insert(backend, waiting)
+        await ends(backend, done)
+        await _fill(backend, done.id)
         await _ask(ingest, judge)
         await _change(ingest, judge, waiting.id, done.id)
         delivery = await eventually(lambda: has_state(ingest, done.id, "DELIVERED"))
@@ -171,7 +174,7 @@ async def _budget(ingest: Ingest, judge: Judge) -> None:
     path, bulk = "/api/stores/{store}/budget", f"{PATH}/bulk"
     shop, operator = (
         path.format(store="shop"),
-        await create_operator_key(ingest.world.database, "ada"),
+        await create_operator_key(ingest.backend.database, "ada"),
     )
     headers = {"Authorization": f"Bearer {operator}"}
     judge.holds(await ingest.get(shop), "get", path, 200)
@@ -190,29 +193,29 @@ async def _budget(ingest: Ingest, judge: Judge) -> None:
         at=datetime.now(UTC),
         resets_at=resets_at,
     )
-    await ingest.world.publish(CONTROL, "shop", gate)
+    await ingest.backend.publish(CONTROL, "shop", gate)
     judge.holds(await hears(ingest, 402), "post", PATH, 402)
     judge.holds(await ingest.http.delete(shop, headers=headers), "delete", path, 200)
 
 
-async def _fill(world: World, job: Any) -> None:
+async def _fill(backend: Backend, job: Any) -> None:
     """A job that has everything: steps, and a post."""
-    await world.database.execute(
+    await backend.database.execute(
         "INSERT INTO blog_posts VALUES ($1, 'Title', 'slug', 'meta', '<p>x</p>', NULL)", job
     )
-    await world.database.execute(
+    await backend.database.execute(
         "INSERT INTO blog_steps (job_id, step, state, attempt, finished_at) VALUES ($1, 'outline', 'DONE', 1, now())",
         job,
     )
-    await world.database.execute(
+    await backend.database.execute(
         "INSERT INTO store_outlooks VALUES ('shop', 'TPM', 'TPM', 4, 0, now(), now(), now())"
     )
 
 
 async def test_the_docs_page_is_served_from_the_installed_package_under_a_strict_policy(
-    world: World, database: str, tmp_path: Path
+    backend: Backend, database: str, tmp_path: Path
 ) -> None:
-    async with an_ingest(world, database, tmp_path) as ingest:
+    async with start_ingest(backend, database, tmp_path) as ingest:
         page = await ingest.http.get("/docs")
         policy = page.headers["content-security-policy"]
         assert "default-src 'none'" in policy

@@ -11,19 +11,19 @@ import uuid_utils.compat
 
 from services.ingest.jobs.repository import IngestStore, Row
 from shared.domain.api_keys import create_key, create_operator_key
-from tests.support.environment import World, a_request
-from tests.support.ingest import GOOD, PATH, PROBLEM, Ingest, an_ingest, insert
+from tests.support.backend import Backend, make_request
+from tests.support.ingest import GOOD, PATH, PROBLEM, Ingest, insert, start_ingest
 
 
 @pytest.fixture
-async def ingest(world: World, database: str, tmp_path: Path) -> AsyncIterator[Ingest]:
-    async with an_ingest(world, database, tmp_path) as running:
+async def ingest(backend: Backend, database: str, tmp_path: Path) -> AsyncIterator[Ingest]:
+    async with start_ingest(backend, database, tmp_path) as running:
         yield running
 
 
 async def test_a_job_is_shown_to_its_store_alone(ingest: Ingest) -> None:
-    request = a_request(store="shop")
-    await insert(ingest.world, request)
+    request = make_request(store="shop")
+    await insert(ingest.backend, request)
     answer = await ingest.get(f"{PATH}/{request.id}")
     assert answer.status_code == 200
     job = answer.json()
@@ -50,33 +50,34 @@ async def test_a_job_is_shown_to_its_store_alone(ingest: Ingest) -> None:
     assert job["waiting"] == {"reason": "fair turn", "until": None}
     assert job["usage"] == {"inputTokens": 0, "outputTokens": 0, "images": 0}
     assert (job["steps"], job["post"], job["error"], job["attempts"]) == ([], None, None, 0)
-    stranger = await create_key(ingest.world.database, "stranger")
+    stranger = await create_key(ingest.backend.database, "stranger")
     assert (await ingest.get(f"{PATH}/{request.id}", key=stranger)).status_code == 404
     assert (await ingest.get(PATH, key=stranger)).json() == {"items": [], "next": None}
 
 
 async def test_a_job_for_later_says_until_when_it_waits(ingest: Ingest) -> None:
-    request = a_request(store="shop")
-    await insert(ingest.world, request)
+    request = make_request(store="shop")
+    await insert(ingest.backend, request)
     until = datetime.now(UTC) + timedelta(hours=1)
-    await ingest.world.database.execute("UPDATE blog_generations SET not_before = $1", until)
+    await ingest.backend.database.execute("UPDATE blog_generations SET not_before = $1", until)
     waiting = (await ingest.get(f"{PATH}/{request.id}")).json()["waiting"]
     assert (waiting["reason"], datetime.fromisoformat(waiting["until"])) == ("not before", until)
 
 
 async def test_a_waiting_job_says_why_and_until_about_when(ingest: Ingest) -> None:
-    database = ingest.world.database
+    database = ingest.backend.database
     asked = datetime.now(UTC)
     requests = [
-        a_request(store="shop", created_at=asked + timedelta(seconds=number)) for number in range(4)
+        make_request(store="shop", created_at=asked + timedelta(seconds=number))
+        for number in range(4)
     ]
-    urgent = a_request(store="shop", created_at=asked + timedelta(seconds=9))
+    urgent = make_request(store="shop", created_at=asked + timedelta(seconds=9))
     for request in (
         *requests,
         urgent,
-        a_request(store="other", created_at=asked - timedelta(hours=1)),
+        make_request(store="other", created_at=asked - timedelta(hours=1)),
     ):
-        await insert(ingest.world, request)
+        await insert(ingest.backend, request)
     await database.execute("UPDATE blog_generations SET priority = 5 WHERE id = $1", urgent.id)
     await database.execute(
         "UPDATE blog_generations SET forwarded_at = now() WHERE id = $1", requests[0].id
@@ -110,18 +111,18 @@ async def test_a_waiting_job_says_why_and_until_about_when(ingest: Ingest) -> No
 
 
 async def test_a_finished_and_a_failed_job_show_their_ends(ingest: Ingest) -> None:
-    done, failed = a_request(store="shop"), a_request(store="shop")
-    await insert(ingest.world, done, "DONE")
-    await insert(ingest.world, failed, "FAILED")
-    await ingest.world.database.execute(
+    done, failed = make_request(store="shop"), make_request(store="shop")
+    await insert(ingest.backend, done, "DONE")
+    await insert(ingest.backend, failed, "FAILED")
+    await ingest.backend.database.execute(
         "INSERT INTO blog_posts VALUES ($1, 'Title', 'slug', 'meta', '<p>x</p>', 'http://i/x.png')",
         done.id,
     )
-    await ingest.world.database.execute(
+    await ingest.backend.database.execute(
         "INSERT INTO blog_steps (job_id, step, state, attempt, input_tokens) VALUES ($1, 'outline', 'DONE', 1, 12)",
         done.id,
     )
-    await ingest.world.database.execute(
+    await ingest.backend.database.execute(
         "UPDATE blog_generations SET cost_nanousd = 1234567, input_tokens = 12, attempt = 1 WHERE id = $1",
         done.id,
     )
@@ -153,31 +154,31 @@ async def test_unknown_jobs_are_404(ingest: Ingest) -> None:
 
 
 async def test_the_row_of_a_job_just_accepted_is_waited_for(
-    world: World, database: str, tmp_path: Path
+    backend: Backend, database: str, tmp_path: Path
 ) -> None:
     """A fresh id, or one derived from an Idempotency-Key, whose age nobody can tell: in any process."""
     async with (
-        an_ingest(world, database, tmp_path) as other,
-        an_ingest(world, database, tmp_path, fresh_wait_s=30) as ingest,
+        start_ingest(backend, database, tmp_path) as other,
+        start_ingest(backend, database, tmp_path, fresh_wait_s=30) as ingest,
     ):
         with_key = await other.post(GOOD, headers={"Idempotency-Key": "order-1"})
         for request in (
-            a_request(store="shop"),
-            a_request(store="shop", id=UUID(with_key.json()["id"])),
+            make_request(store="shop"),
+            make_request(store="shop", id=UUID(with_key.json()["id"])),
         ):
             reading = asyncio.create_task(ingest.get(f"{PATH}/{request.id}"))
             # Answers after the reader has looked once, and found nothing.
             assert (await ingest.get(f"{PATH}/{uuid4()}")).status_code == 404
-            await insert(ingest.world, request)
+            await insert(ingest.backend, request)
             assert (await reading).status_code == 200
 
 
 async def test_what_was_accepted_and_not_admitted_yet_is_no_404(
-    world: World, database: str, tmp_path: Path
+    backend: Backend, database: str, tmp_path: Path
 ) -> None:
     """No scheduler runs here. Clients take a 404 for the last word."""
-    stranger = await create_key(world.database, "stranger")
-    async with an_ingest(world, database, tmp_path, fresh_wait_s=0.1) as ingest:
+    stranger = await create_key(backend.database, "stranger")
+    async with start_ingest(backend, database, tmp_path, fresh_wait_s=0.1) as ingest:
         bearer, bulk = {"Authorization": f"Bearer {ingest.key}"}, f"{PATH}/bulk"
         accepted = [
             await ingest.post(GOOD),
@@ -207,7 +208,7 @@ async def test_what_was_accepted_and_not_admitted_yet_is_no_404(
                     way,
                 )
                 assert answer.headers["retry-after"] == "2"
-            await insert(world, a_request(store="shop", id=UUID(job)))
+            await insert(backend, make_request(store="shop", id=UUID(job)))
             assert (await ingest.get(f"{PATH}/{job}")).status_code == 200
             assert (await ingest.get(f"{PATH}/{job}", key=stranger)).status_code == 404, (
                 "another store's never comes"
@@ -225,11 +226,11 @@ async def test_a_job_that_is_admitted_between_two_looks_is_shown(
     ingest: Ingest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     accepted = await ingest.post(GOOD, headers={"Idempotency-Key": "order-1"})
-    request, really = a_request(store="shop", id=UUID(accepted.json()["id"])), IngestStore.job
+    request, really = make_request(store="shop", id=UUID(accepted.json()["id"])), IngestStore.job
 
     async def look(store: IngestStore, job: UUID, of: str | None) -> Row | None:
         if of is None:
-            await insert(ingest.world, request)
+            await insert(ingest.backend, request)
         return await really(store, job, of)
 
     monkeypatch.setattr(IngestStore, "job", look)
@@ -243,7 +244,7 @@ def _of_age(age: timedelta) -> UUID:
 
 
 async def test_an_id_that_nobody_was_given_is_looked_for_once(
-    world: World, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    backend: Backend, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A derived id that no claim is known of: it costs PostgreSQL no more than any other."""
     looked_for, really = list[UUID](), IngestStore.job
@@ -253,7 +254,7 @@ async def test_an_id_that_nobody_was_given_is_looked_for_once(
         return await really(store, job, of)
 
     monkeypatch.setattr(IngestStore, "job", look)
-    async with an_ingest(world, database, tmp_path) as ingest:
+    async with start_ingest(backend, database, tmp_path) as ingest:
         assert (await ingest.get(f"{PATH}/{uuid5(uuid4(), 'x')}")).status_code == 404
     assert len(looked_for) == 1
 
@@ -262,12 +263,12 @@ async def test_a_list_goes_on_where_it_ended(ingest: Ingest) -> None:
     at = datetime.now(UTC)
     # All of one moment but the first: the id must tell them apart.
     requests = [
-        a_request(store="shop", created_at=at - timedelta(seconds=number == 0))
+        make_request(store="shop", created_at=at - timedelta(seconds=number == 0))
         for number in range(5)
     ]
     for number, request in enumerate(requests):
-        await insert(ingest.world, request, "DONE" if number == 4 else "PENDING")
-    await insert(ingest.world, a_request(store="other"))
+        await insert(ingest.backend, request, "DONE" if number == 4 else "PENDING")
+    await insert(ingest.backend, make_request(store="other"))
     seen, path = list[str](), f"{PATH}?limit=2"
     while path:
         answer = await ingest.get(path)
@@ -299,7 +300,7 @@ async def test_queries_that_make_no_sense_are_422(ingest: Ingest) -> None:
 
 
 async def test_an_operator_names_a_store_that_can_be(ingest: Ingest) -> None:
-    operator = await create_operator_key(ingest.world.database, "ada")
+    operator = await create_operator_key(ingest.backend.database, "ada")
     for path in (PATH, "/api/webhook-deliveries"):
         assert (await ingest.get(f"{path}?store=nobody", key=operator)).json()["items"] == []
         for name in ("%00", "*", "", "a/b", "%ff"):

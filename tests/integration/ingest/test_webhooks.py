@@ -46,9 +46,9 @@ from shared.kafka.topics import RESULTS
 from shared.runtime.lifecycle import background_tasks
 from shared.runtime.postgres import open_pool
 from shared.runtime.settings import PostgresSettings
-from tests.support.environment import World, a_request, away, running
+from tests.support.backend import Backend, database_unavailable, make_request, running_service
 from tests.support.eventually import eventually
-from tests.support.ingest import GOOD, PROBLEM, Ingest, an_ingest, insert
+from tests.support.ingest import GOOD, PROBLEM, Ingest, insert, start_ingest
 
 LOG = "/api/webhook-deliveries"
 
@@ -79,15 +79,15 @@ async def a_receiver(*answers: Response) -> AsyncIterator[Receiver]:
     port = free_port()
     receiver = Receiver(f"http://127.0.0.1:{port}/hook", list(answers))
     app = Starlette(routes=[Route("/{path:path}", receiver.take, methods=["GET", "POST"])])
-    async with running(partial(server.serve, app, server.listen("127.0.0.1", port))):
+    async with running_service(partial(server.serve, app, server.listen("127.0.0.1", port))):
         try:
             yield receiver
         finally:
             receiver.let_go.set()
 
 
-async def ends(world: World, request: BlogRequested, *, times: int = 1) -> None:
-    await insert(world, request, "DONE")
+async def ends(backend: Backend, request: BlogRequested, *, times: int = 1) -> None:
+    await insert(backend, request, "DONE")
     event = JobEvent(
         job=request.id,
         store=request.store,
@@ -98,7 +98,7 @@ async def ends(world: World, request: BlogRequested, *, times: int = 1) -> None:
         created_at=request.created_at,
     )
     for _ in range(times):
-        await world.publish(RESULTS, request.store, event)
+        await backend.publish(RESULTS, request.store, event)
 
 
 async def log_of(ingest: Ingest, job: UUID, key: str | None = None) -> list[dict[str, Any]]:
@@ -115,7 +115,7 @@ async def tried(ingest: Ingest, job: UUID, times: int, key: str | None = None) -
     items = await log_of(ingest, job, key)
     if not items or len(items[0]["log"]) < times:
         return False
-    await ingest.world.database.execute(
+    await ingest.backend.database.execute(
         "UPDATE webhook_deliveries SET next_at = now() WHERE state = 'WAITING'"
     )
     return True
@@ -129,18 +129,18 @@ def is_signed(secret: str, headers: dict[str, str], content: bytes) -> bool:
 
 
 async def test_a_receiver_that_fails_twice_gets_it_once_in_the_end(
-    world: World, database: str, tmp_path: Path
+    backend: Backend, database: str, tmp_path: Path
 ) -> None:
     """The end is heard of twice, by two processes: one delivery, with one id, signed, and no redirect followed."""
     failing = (
         Response(status_code=500),
         Response(status_code=302, headers={"Location": "/elsewhere"}),
     )
-    allowing = partial(an_ingest, world, database, tmp_path, webhook_allow_loopback=True)
+    allowing = partial(start_ingest, backend, database, tmp_path, webhook_allow_loopback=True)
     async with a_receiver(*failing) as receiver, allowing() as ingest, allowing() as second:
         assert (await ingest.post(GOOD | {"webhookUrl": receiver.url})).status_code == 201
-        request = a_request(store="shop", webhook_url=receiver.url)
-        await ends(world, request, times=2)
+        request = make_request(store="shop", webhook_url=receiver.url)
+        await ends(backend, request, times=2)
         for times in (1, 2):
             await eventually(partial(tried, second, request.id, times))
         delivery = await eventually(partial(has_state, ingest, request.id, "DELIVERED"))
@@ -150,7 +150,7 @@ async def test_a_receiver_that_fails_twice_gets_it_once_in_the_end(
         print(
             orjson.dumps(delivery, option=orjson.OPT_INDENT_2).decode()
         )  # what a store sees: docs/runbook.md shows it
-        secret = await webhook_secret(world.database, "shop")
+        secret = await webhook_secret(backend.database, "shop")
         assert {(path, headers["webhook-id"], body) for path, headers, body in receiver.heard} == {
             ("/hook", delivery["webhookId"], receiver.heard[0][2])
         }
@@ -162,8 +162,8 @@ async def test_a_receiver_that_fails_twice_gets_it_once_in_the_end(
             str(request.id),
             "DONE",
         )
-        rotated = await rotate_webhook_secret(world.database, "shop", overlap_s=60)
-        stranger = await create_key(world.database, "stranger")
+        rotated = await rotate_webhook_secret(backend.database, "shop", overlap_s=60)
+        stranger = await create_key(backend.database, "stranger")
         assert await log_of(ingest, request.id, key=stranger) == []
         for key, status in ((stranger, 404), (ingest.key, 202)):
             headers = {"Authorization": f"Bearer {key}"}
@@ -174,7 +174,7 @@ async def test_a_receiver_that_fails_twice_gets_it_once_in_the_end(
         assert headers["webhook-id"] == delivery["webhookId"]
         assert is_signed(secret, headers, body)
         assert is_signed(rotated, headers, body), "both sign for a while"
-        operator = {"Authorization": f"Bearer {await create_operator_key(world.database, 'ada')}"}
+        operator = {"Authorization": f"Bearer {await create_operator_key(backend.database, 'ada')}"}
         for delivery_id, status in ((delivery["id"], 202), (UUID(int=0), 404)):
             answer = await ingest.http.post(f"{LOG}/{delivery_id}/replay", headers=operator)
             assert answer.status_code == status
@@ -182,27 +182,27 @@ async def test_a_receiver_that_fails_twice_gets_it_once_in_the_end(
 
 
 async def test_what_ended_while_nobody_looked_is_told_later(
-    world: World, database: str, postgres: str, tmp_path: Path
+    backend: Backend, database: str, postgres: str, tmp_path: Path
 ) -> None:
     """With no ingest running, with PostgreSQL away, and for a cancellation whose event got lost."""
     async with a_receiver() as receiver:
         ended, cancelled, later = (
-            a_request(store="shop", webhook_url=receiver.url) for _ in range(3)
+            make_request(store="shop", webhook_url=receiver.url) for _ in range(3)
         )
-        await ends(world, ended)
-        await insert(world, cancelled)
+        await ends(backend, ended)
+        await insert(backend, cancelled)
         async with await open_pool(
             PostgresSettings.model_validate({"database_url": database}), name="test"
         ) as pool:
             assert await IngestStore(pool).cancel(
                 cancelled.id, Caller(store="shop", name="shop", key=b"hash")
             )
-        async with an_ingest(world, database, tmp_path, webhook_allow_loopback=True) as ingest:
+        async with start_ingest(backend, database, tmp_path, webhook_allow_loopback=True) as ingest:
             for request in (ended, cancelled):
                 await eventually(partial(has_state, ingest, request.id, "DELIVERED"))
-            await insert(world, later, "DONE")
-            async with away(postgres, database, "ingest-test"):
-                await world.publish(RESULTS, "shop", _ended(later))
+            await insert(backend, later, "DONE")
+            async with database_unavailable(postgres, database, "ingest-test"):
+                await backend.publish(RESULTS, "shop", _ended(later))
             await eventually(partial(has_state, ingest, later.id, "DELIVERED"))
             types = sorted(
                 httpx.Response(200, content=body).json()["type"] for _, _, body in receiver.heard
@@ -227,9 +227,9 @@ def _ended(request: BlogRequested) -> JobEvent:
 
 
 async def test_nothing_is_sent_to_this_machine_unless_it_is_allowed(
-    world: World, database: str, tmp_path: Path
+    backend: Backend, database: str, tmp_path: Path
 ) -> None:
-    async with a_receiver() as receiver, an_ingest(world, database, tmp_path) as ingest:
+    async with a_receiver() as receiver, start_ingest(backend, database, tmp_path) as ingest:
         for url in (receiver.url, "http://shop.example", "https://u:p@shop.example/"):
             answer = await ingest.post(GOOD | {"webhookUrl": url})
             assert (answer.status_code, answer.headers["content-type"]) == (422, PROBLEM)
@@ -237,10 +237,10 @@ async def test_nothing_is_sent_to_this_machine_unless_it_is_allowed(
         sly = receiver.url.replace("http://127.0.0.1", "https://localhost")
         unknown = "https://nobody.invalid/"
         requests = [
-            a_request(store="shop", webhook_url=url) for url in (receiver.url, sly, unknown)
+            make_request(store="shop", webhook_url=url) for url in (receiver.url, sly, unknown)
         ]
         for request in requests:
-            await ends(world, request)
+            await ends(backend, request)
             await eventually(partial(tried, ingest, request.id, 1))
         reasons = [(await log_of(ingest, request.id))[0]["log"][0]["error"] for request in requests]
         assert reasons[0] == "the URL must be https"
@@ -253,11 +253,13 @@ async def test_nothing_is_sent_to_this_machine_unless_it_is_allowed(
         assert receiver.heard == []
 
 
-async def due(world: World, store: str, url: str, *, count: int = 1, hours_ago: int = 0) -> UUID:
+async def due(
+    backend: Backend, store: str, url: str, *, count: int = 1, hours_ago: int = 0
+) -> UUID:
     """So many deliveries of a job that has ended: its id."""
-    job = a_request(store=store)
-    await insert(world, job, "DONE")
-    await world.database.execute(
+    job = make_request(store=store)
+    await insert(backend, job, "DONE")
+    await backend.database.execute(
         "INSERT INTO webhook_deliveries (id, job_id, instance_id, url, payload, next_at)"
         " SELECT gen_random_uuid(), $1, $2, $3, $4, now() - make_interval(hours => $6) FROM generate_series(1, $5)",
         job.id,
@@ -271,24 +273,24 @@ async def due(world: World, store: str, url: str, *, count: int = 1, hours_ago: 
 
 
 async def test_a_server_that_hangs_and_a_long_backlog_keep_no_other_store_waiting(
-    world: World, database: str, tmp_path: Path
+    backend: Backend, database: str, tmp_path: Path
 ) -> None:
     async with (
         a_receiver() as receiver,
-        an_ingest(world, database, tmp_path, webhook_allow_loopback=True) as ingest,
+        start_ingest(backend, database, tmp_path, webhook_allow_loopback=True) as ingest,
     ):
-        await due(world, "hog", receiver.url.replace("/hook", "/hang"), count=1_100, hours_ago=1)
+        await due(backend, "hog", receiver.url.replace("/hook", "/hang"), count=1_100, hours_ago=1)
         for _ in range(
             4
         ):  # each is found in a turn of its own, in which more of the hog's could be begun
-            job = await due(world, "shop", receiver.url)
+            job = await due(backend, "shop", receiver.url)
             await eventually(partial(has_state, ingest, job, "DELIVERED"), timeout=10)
         await eventually(lambda: receiver.hanging > 0)
         assert receiver.hanging <= 4
 
 
 async def test_names_that_are_looked_up_slowly_keep_no_other_store_waiting(
-    world: World, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    backend: Backend, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are given up, and go on in their threads: of one store no more of them are begun meanwhile."""
     at_last, looked_up, really = threading.Event(), Counter[str](), socket.getaddrinfo
@@ -303,19 +305,19 @@ async def test_names_that_are_looked_up_slowly_keep_no_other_store_waiting(
     try:
         async with (
             a_receiver() as receiver,
-            an_ingest(world, database, tmp_path, webhook_allow_loopback=True) as ingest,
+            start_ingest(backend, database, tmp_path, webhook_allow_loopback=True) as ingest,
         ):
             slow = [
-                await due(world, f"slow-{number}", f"https://{number}.example/", count=6)
+                await due(backend, f"slow-{number}", f"https://{number}.example/", count=6)
                 for number in range(4)
             ]
             await eventually(
                 lambda: looked_up.total() >= 6
             )  # as many as would block the loop's own threads
-            job = await due(world, "shop", receiver.url.replace("127.0.0.1", "localhost"))
+            job = await due(backend, "shop", receiver.url.replace("127.0.0.1", "localhost"))
             await eventually(partial(has_state, ingest, job, "DELIVERED"), timeout=10)
             for number, one in enumerate(slow):
-                key = await create_key(world.database, f"slow-{number}")
+                key = await create_key(backend.database, f"slow-{number}")
                 await eventually(partial(tried, ingest, one, 1, key))
             assert max(looked_up.values()) <= 4
     finally:
@@ -341,7 +343,7 @@ class Taking(WebhookStore):
 
 
 async def test_servers_that_hang_leave_room_for_the_others_once_that_is_known(
-    world: World, database: str, monkeypatch: pytest.MonkeyPatch
+    backend: Backend, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many they are: five would fill all places."""
     monkeypatch.setattr(sender, "_DEADLINE_S", 0.5)
@@ -350,7 +352,7 @@ async def test_servers_that_hang_leave_room_for_the_others_once_that_is_known(
     settings = PostgresSettings.model_validate({"database_url": database})
     async with a_receiver() as receiver, await open_pool(settings, name="test") as pool:
         for hog in hogs:
-            await due(world, hog, receiver.url.replace("/hook", "/hang"), count=40, hours_ago=1)
+            await due(backend, hog, receiver.url.replace("/hook", "/hang"), count=40, hours_ago=1)
         store = Taking(pool)
         store.sender = Sender(
             store=store,
@@ -360,7 +362,7 @@ async def test_servers_that_hang_leave_room_for_the_others_once_that_is_known(
             rng=random.Random(1),
         )
         async with background_tasks(asyncio.Event(), sender=store.sender.run()):
-            await eventually(partial(all_tried, world, len(hogs)))
+            await eventually(partial(all_tried, backend, len(hogs)))
             await eventually(
                 lambda: leaves_room(store.under_way[-1]), what="the end of what was begun before"
             )
@@ -370,7 +372,7 @@ async def test_servers_that_hang_leave_room_for_the_others_once_that_is_known(
 
 
 async def test_an_address_that_takes_no_connection_leads_to_the_next(
-    world: World, database: str
+    backend: Backend, database: str
 ) -> None:
     """Nobody listens at the first."""
 
@@ -379,7 +381,7 @@ async def test_an_address_that_takes_no_connection_leads_to_the_next(
 
     settings = PostgresSettings.model_validate({"database_url": database})
     async with a_receiver() as receiver, await open_pool(settings, name="test") as pool:
-        await due(world, "shop", receiver.url)
+        await due(backend, "shop", receiver.url)
         sending = Sender(
             store=WebhookStore(pool),
             resolve=two_addresses,
@@ -397,15 +399,15 @@ def leaves_room(under_way: Counter[str]) -> bool:
     return under_way.total() <= 15 and set(under_way.values()) <= {1}
 
 
-async def all_tried(world: World, stores: int) -> bool:
+async def all_tried(backend: Backend, stores: int) -> bool:
     query = "SELECT count(DISTINCT instance_id) = $1 FROM webhook_deliveries WHERE attempts > 0"
-    return bool(await world.database.fetchval(query, stores))
+    return bool(await backend.database.fetchval(query, stores))
 
 
 async def test_an_attempt_counts_once_it_is_noted_and_whose_lease_ended_changes_nothing(
-    world: World, database: str
+    backend: Backend, database: str
 ) -> None:
-    await due(world, "shop", "https://shop.example/hook")
+    await due(backend, "shop", "https://shop.example/hook")
     async with await open_pool(
         PostgresSettings.model_validate({"database_url": database}), name="test"
     ) as pool:

@@ -12,43 +12,43 @@ import httpx
 
 from sandbox.system.home import free_port
 from shared.kafka.topics import WORKERS
-from tests.support.chat_receiver import SECRET, a_chat
-from tests.support.environment import World, running
+from tests.support.backend import Backend, running_service
+from tests.support.chat_receiver import SECRET, start_chat_receiver
 from tests.support.eventually import eventually
-from tests.support.processes import a_service, environment, is_ready
+from tests.support.processes import environment, is_ready, start_service_process
 from tests.unit.metrics.test_counting_rules import report, scheduler
 
 
 class Reporting:
     """A scheduler and a worker that say every half second how they are."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
         self.pending = 0
 
     async def __call__(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
             now = datetime.now(UTC)
-            await self._world.publish(WORKERS, "w1", report("w1", at=now))
-            await self._world.publish(
+            await self._backend.publish(WORKERS, "w1", report("w1", at=now))
+            await self._backend.publish(
                 WORKERS, "s", replace(scheduler(self.pending, at=now), oldest_pending_at=now)
             )
             await asyncio.sleep(0.5)
 
 
 async def test_a_long_queue_raises_worsens_and_clears_and_a_chat_hears_of_each_once(
-    world: World, database: str, tmp_path: Path
+    backend: Backend, database: str, tmp_path: Path
 ) -> None:
-    output, reporting, port = tmp_path / "log", Reporting(world), free_port()
-    async with a_chat(503, 500) as chat, running(reporting):
-        variables = environment(world, database) | {
+    output, reporting, port = tmp_path / "log", Reporting(backend), free_port()
+    async with start_chat_receiver(503, 500) as chat, running_service(reporting):
+        variables = environment(backend, database) | {
             "METRICS_PORT": str(port),
             "METRICS_DIR": str(tmp_path / "tables"),
             "ALERT_WEBHOOK_URL": chat.url,
             "LOG_LEVEL": "3",
         }
         async with (
-            a_service("metrics", variables, output),
+            start_service_process("metrics", variables, output),
             httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,
         ):
             await eventually(partial(is_ready, client), timeout=60)

@@ -20,7 +20,7 @@ from sandbox.system.home import ROOT
 from shared.domain.errors import Unavailable
 from shared.http.responses import Problem
 from tests.support import dashboard_snapshots
-from tests.support.fake_metrics import Stage, a_stage
+from tests.support.fake_metrics import FakeMetrics, serve_fake_metrics
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -48,14 +48,19 @@ async def browser() -> AsyncIterator[Browser]:
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def stage() -> AsyncIterator[Stage]:
-    async with a_stage() as made:
+async def stage() -> AsyncIterator[FakeMetrics]:
+    async with serve_fake_metrics() as made:
         yield made
 
 
 @asynccontextmanager
 async def opened(
-    browser: Browser, stage: Stage, *, width: int = _WIDE, dark: bool = False, state: str = "live"
+    browser: Browser,
+    stage: FakeMetrics,
+    *,
+    width: int = _WIDE,
+    dark: bool = False,
+    state: str = "live",
 ) -> AsyncIterator[Page]:
     """The page, once it is in `state`; at the end nothing may have been complained about in the console."""
     scheme: Any = "dark" if dark else "light"
@@ -103,7 +108,7 @@ async def open_job(page: Page, number: int) -> None:
 
 @pytest.mark.parametrize("scene", ["idle", "flood", "provider_down", "alerts"])
 async def test_each_situation_reads_well_dark_and_light_wide_and_narrow(
-    browser: Browser, stage: Stage, scene: str
+    browser: Browser, stage: FakeMetrics, scene: str
 ) -> None:
     stage.snapshot = getattr(dashboard_snapshots, scene)()
     _PICTURES.mkdir(parents=True, exist_ok=True)
@@ -122,7 +127,7 @@ async def test_each_situation_reads_well_dark_and_light_wide_and_narrow(
             await page.screenshot(path=_PICTURES / f"{scene}-{width}-{scheme}.png", full_page=True)
 
 
-async def test_numbers_move_in_place(browser: Browser, stage: Stage) -> None:
+async def test_numbers_move_in_place(browser: Browser, stage: FakeMetrics) -> None:
     stage.snapshot = dashboard_snapshots.flood()
     async with opened(browser, stage) as page:
         row = page.get_by_role("row", name="mega-mart").first
@@ -152,7 +157,7 @@ async def test_numbers_move_in_place(browser: Browser, stage: Stage) -> None:
 
 
 async def test_the_charts_show_the_last_hour_as_soon_as_the_page_is_open(
-    browser: Browser, stage: Stage
+    browser: Browser, stage: FakeMetrics
 ) -> None:
     stage.snapshot = dashboard_snapshots.flood()
     history = stage.snapshot["overview"]["history"]
@@ -186,7 +191,7 @@ async def test_the_charts_show_the_last_hour_as_soon_as_the_page_is_open(
 
 
 async def test_what_calls_wait_for_is_at_the_top_and_at_its_limit(
-    browser: Browser, stage: Stage
+    browser: Browser, stage: FakeMetrics
 ) -> None:
     stage.snapshot = dashboard_snapshots.flood()
     async with opened(browser, stage) as page:
@@ -205,7 +210,7 @@ async def test_what_calls_wait_for_is_at_the_top_and_at_its_limit(
 
 
 async def test_fairness_is_told_of_stores_that_compete_and_of_no_other(
-    browser: Browser, stage: Stage
+    browser: Browser, stage: FakeMetrics
 ) -> None:
     stage.snapshot = dashboard_snapshots.flood()
     window = stage.snapshot["overview"]["fairness"]
@@ -218,7 +223,7 @@ async def test_fairness_is_told_of_stores_that_compete_and_of_no_other(
 
 
 async def test_the_list_of_jobs_holds_still_for_who_is_in_it(
-    browser: Browser, stage: Stage
+    browser: Browser, stage: FakeMetrics
 ) -> None:
     stage.snapshot = dashboard_snapshots.flood()
     async with opened(browser, stage) as page:
@@ -235,7 +240,9 @@ async def test_the_list_of_jobs_holds_still_for_who_is_in_it(
         await expect(last).to_be_focused()
 
 
-async def test_what_a_store_calls_itself_is_never_markup(browser: Browser, stage: Stage) -> None:
+async def test_what_a_store_calls_itself_is_never_markup(
+    browser: Browser, stage: FakeMetrics
+) -> None:
     stage.snapshot = dashboard_snapshots.flood()
     evil = "<img src=x onerror=alert(1)>"
     stage.snapshot["stores"][0]["store"] = stage.snapshot["jobs"][0]["store"] = evil
@@ -248,7 +255,7 @@ async def test_what_a_store_calls_itself_is_never_markup(browser: Browser, stage
         assert "unsafe" not in policy
 
 
-async def test_loading_error_stale_and_back(browser: Browser, stage: Stage) -> None:
+async def test_loading_error_stale_and_back(browser: Browser, stage: FakeMetrics) -> None:
     stage.silent = stage.faulty = True
     async with opened(browser, stage, state="loading") as page:
         await accessible(page)
@@ -277,7 +284,7 @@ async def test_loading_error_stale_and_back(browser: Browser, stage: Stage) -> N
         await expect(page.locator("body")).to_have_attribute("data-state", "live")
 
 
-async def test_a_service_without_a_stream_is_polled(browser: Browser, stage: Stage) -> None:
+async def test_a_service_without_a_stream_is_polled(browser: Browser, stage: FakeMetrics) -> None:
     stage.snapshot = dashboard_snapshots.flood()
     stage.streams, stage.faulty = False, True
     async with opened(browser, stage, state="polling") as page:
@@ -290,7 +297,7 @@ async def test_a_service_without_a_stream_is_polled(browser: Browser, stage: Sta
 
 
 async def test_the_colours_follow_the_system_until_they_are_switched(
-    browser: Browser, stage: Stage
+    browser: Browser, stage: FakeMetrics
 ) -> None:
     ground = "getComputedStyle(document.body).backgroundColor"
     async with opened(browser, stage, dark=True) as page:
@@ -304,7 +311,9 @@ async def test_the_colours_follow_the_system_until_they_are_switched(
         await expect(page.get_by_role("button", name="Switch to dark colours")).to_be_visible()
 
 
-async def test_a_job_is_retried_with_the_operators_key(browser: Browser, stage: Stage) -> None:
+async def test_a_job_is_retried_with_the_operators_key(
+    browser: Browser, stage: FakeMetrics
+) -> None:
     stage.snapshot = dashboard_snapshots.flood()
     job = dashboard_snapshots.job_id(_FAILED)
     stage.timelines[job] = dashboard_snapshots.timeline(
@@ -339,7 +348,7 @@ async def test_a_job_is_retried_with_the_operators_key(browser: Browser, stage: 
 
 
 async def test_a_job_is_cancelled_on_a_phone_and_a_refusal_is_shown(
-    browser: Browser, stage: Stage
+    browser: Browser, stage: FakeMetrics
 ) -> None:
     stage.snapshot, stage.faulty = dashboard_snapshots.flood(), True
     job = dashboard_snapshots.job_id(_RUNNING)
@@ -369,7 +378,7 @@ async def test_a_job_is_cancelled_on_a_phone_and_a_refusal_is_shown(
 
 
 async def test_the_keyboard_reaches_everything_and_shows_where_it_is(
-    browser: Browser, stage: Stage
+    browser: Browser, stage: FakeMetrics
 ) -> None:
     stage.snapshot = dashboard_snapshots.flood()
     everything = "main :is(button, input, summary, [tabindex='0']), header button"

@@ -16,30 +16,30 @@ from services.metrics.settings import MetricsSettings
 from shared.domain.messages import EventKind
 from shared.kafka.topics import RESULTS, WORKERS
 from tests.support import prometheus_text
-from tests.support.environment import World
+from tests.support.backend import Backend
 from tests.support.eventually import eventually
 from tests.support.metrics_service import Metrics, metrics, rebuild, tell, timeline_of, variables
 from tests.unit.metrics.test_counting_rules import NOW, later, life, report
 
 
 async def test_counts_are_exact_after_kills_at_random_and_the_same_from_the_changelog_and_from_scratch(
-    world: World, tmp_path: Path
+    backend: Backend, tmp_path: Path
 ) -> None:
     chance, told = random.Random(5), 0
     for _ in range(3):
-        async with metrics(world, tmp_path / "tables") as running:
+        async with metrics(backend, tmp_path / "tables") as running:
             for _ in range(chance.randint(2, 6)):
-                await tell(world, range(told, told + 60), stores=7)
+                await tell(backend, range(told, told + 60), stores=7)
                 told += 60
                 await asyncio.sleep(
                     chance.random() / 4
                 )  # at any point of its work, not when it is done
             await running.kill()
     everything = {"DONE": told}
-    async with metrics(world, tmp_path / "tables") as running:
+    async with metrics(backend, tmp_path / "tables") as running:
         await eventually(partial(running.has_counted, everything), timeout=90)
-        await tell(world, range(told), stores=7)  # all of it once more
-        await tell(world, range(told, told + 1), stores=7)
+        await tell(backend, range(told), stores=7)  # all of it once more
+        await tell(backend, range(told, told + 1), stores=7)
         everything["DONE"] += 1
         await eventually(partial(running.has_counted, everything))
         await eventually(partial(nothing_to_read, running))
@@ -52,7 +52,7 @@ async def test_counts_are_exact_after_kills_at_random_and_the_same_from_the_chan
         "images": told + 1,
     }
     shutil.rmtree(tmp_path / "tables")
-    async with metrics(world, tmp_path / "tables") as recovered:
+    async with metrics(backend, tmp_path / "tables") as recovered:
         assert await recovered.numbers() == live
         job = str(UUID(int=told))
         timeline = await eventually(partial(timeline_of, recovered, job))
@@ -63,8 +63,8 @@ async def test_counts_are_exact_after_kills_at_random_and_the_same_from_the_chan
             "step-done",
             "ended",
         ]
-    assert await rebuild(world, tmp_path / "tables") == 0
-    async with metrics(world, tmp_path / "tables") as rebuilt:
+    assert await rebuild(backend, tmp_path / "tables") == 0
+    async with metrics(backend, tmp_path / "tables") as rebuilt:
         await eventually(partial(rebuilt.has_counted, everything), timeout=90)
         await eventually(partial(nothing_to_read, rebuilt))
         assert await rebuilt.numbers() == live
@@ -75,24 +75,24 @@ async def nothing_to_read(running: Metrics) -> bool:
 
 
 async def test_two_processes_show_what_one_would_and_say_when_one_is_gone(
-    world: World, tmp_path: Path
+    backend: Backend, tmp_path: Path
 ) -> None:
-    async with metrics(world, tmp_path / "a") as one:
-        await tell(world, range(40), stores=20)
+    async with metrics(backend, tmp_path / "a") as one:
+        await tell(backend, range(40), stores=20)
         await eventually(partial(one.has_counted, {"DONE": 40}))
         alone = await one.numbers()
-        async with metrics(world, tmp_path / "b") as other:
+        async with metrics(backend, tmp_path / "b") as other:
             for each in (one, other):
                 await eventually(partial(shares, each), timeout=90)
                 assert await each.numbers() == alone
-            await tell(world, range(40, 60), stores=20)
+            await tell(backend, range(40, 60), stores=20)
             for each in (one, other):
                 await eventually(partial(each.has_counted, {"DONE": 60}))
                 await eventually(partial(timeline_of, each, str(UUID(int=59))))
                 jobs = (await each.json("/api/jobs?limit=100"))["items"]
                 assert len({job["job"] for job in jobs}) == 60
                 now = datetime.now(UTC)
-                await world.publish(WORKERS, "w1", report("w1", at=now))
+                await backend.publish(WORKERS, "w1", report("w1", at=now))
                 await eventually(partial(hears_a_worker, each))
             stores = [(await each.json("/api/stores"))["total"] for each in (one, other)]
             assert stores == [20, 20]
@@ -108,31 +108,31 @@ async def test_two_processes_show_what_one_would_and_say_when_one_is_gone(
 
 
 async def test_counts_are_exact_while_partitions_move_from_process_to_process(
-    world: World, tmp_path: Path
+    backend: Backend, tmp_path: Path
 ) -> None:
     told = 0
 
     async def go_on_telling() -> None:
         nonlocal told
         while True:
-            await tell(world, range(told, told + 20), stores=11)
+            await tell(backend, range(told, told + 20), stores=11)
             told += 20
             await asyncio.sleep(
                 0.1
             )  # as fast as it is counted, so that something is always under way
 
-    async with metrics(world, tmp_path / "a") as one:
+    async with metrics(backend, tmp_path / "a") as one:
         telling = asyncio.create_task(go_on_telling())
         for name in ("b", "c"):
-            async with metrics(world, tmp_path / name) as other:
+            async with metrics(backend, tmp_path / name) as other:
                 await eventually(partial(shares, other), timeout=90)
         telling.cancel()
         await asyncio.gather(telling, return_exceptions=True)
-        await tell(world, range(told, told + 20), stores=11)  # what was being told, in whole
+        await tell(backend, range(told, told + 20), stores=11)  # what was being told, in whole
         await eventually(partial(done, one, told + 20), timeout=90)
         assert await one.has_counted({"DONE": told + 20})
     shutil.rmtree(tmp_path / "a")
-    async with metrics(world, tmp_path / "a") as recovered:
+    async with metrics(backend, tmp_path / "a") as recovered:
         assert await recovered.has_counted({"DONE": told + 20})
 
 
@@ -186,7 +186,7 @@ VALUES ($1, 'a', 'keyword', 'x', '{}', $2, $3, $3, $4)
 
 
 async def test_what_is_counted_is_compared_with_postgresql(
-    world: World, database: str, tmp_path: Path
+    backend: Backend, database: str, tmp_path: Path
 ) -> None:
     known = {"DATABASE_URL": database, "RECONCILE_EVERY_S": "0.5", "RECONCILE_SETTLE_S": "0.5"}
     now = datetime.now(UTC)
@@ -194,12 +194,12 @@ async def test_what_is_counted_is_compared_with_postgresql(
         event for number in range(6) for event in later(life(number), (now - NOW).total_seconds())
     ]
     for event in events:
-        await world.publish(RESULTS, event.store, event)
+        await backend.publish(RESULTS, event.store, event)
         if event.kind is EventKind.ENDED:
-            await world.database.execute(
+            await backend.database.execute(
                 A_ROW, event.job, "DONE", event.created_at, event.usage.cost_nanousd
             )
-    async with metrics(world, tmp_path / "tables", **known) as running:
+    async with metrics(backend, tmp_path / "tables", **known) as running:
         await eventually(partial(running.has_counted, {"DONE": 6}))
 
         async def drifts(jobs: int, cost: int) -> bool:
@@ -207,25 +207,25 @@ async def test_what_is_counted_is_compared_with_postgresql(
             return bool(drift and (drift["jobs"], round(drift["costUsd"] * 1e9)) == (jobs, cost))
 
         await eventually(partial(drifts, 0, 0))
-        await world.database.execute(A_ROW, UUID(int=99), "FAILED", now, 7)
+        await backend.database.execute(A_ROW, UUID(int=99), "FAILED", now, 7)
         await eventually(partial(drifts, 1, 7))
         text = (await running.http.get("/metrics?format=prometheus")).text
         assert prometheus_text.read(text)["blogstream_metrics_drift_jobs"].value() == 1
-        await world.database.execute("DELETE FROM blog_generations WHERE status = 'FAILED'")
+        await backend.database.execute("DELETE FROM blog_generations WHERE status = 'FAILED'")
         await eventually(partial(drifts, 0, 0))
 
 
 async def test_a_crash_of_the_stream_processor_ends_the_process(
-    world: World, tmp_path: Path
+    backend: Backend, tmp_path: Path
 ) -> None:
-    settings = MetricsSettings(**world.settings.model_dump(), metrics_dir=tmp_path / "tables")
+    settings = MetricsSettings(**backend.settings.model_dump(), metrics_dir=tmp_path / "tables")
     folder = await table_generation.folder(settings, 1)
     for number in range(RESULTS.partitions):  # stores that cannot be opened
         store = folder / "v1" / "tables" / f"shards-1-{number}.db"
         store.mkdir(parents=True)
         (store / "CURRENT").write_text("garbage")
     with (tmp_path / "output").open("wb") as output:
-        environment = variables(world, tmp_path / "tables") | {"METRICS_PORT": str(free_port())}
+        environment = variables(backend, tmp_path / "tables") | {"METRICS_PORT": str(free_port())}
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "services.metrics", env=environment, stdout=output
         )

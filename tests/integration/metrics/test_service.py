@@ -24,7 +24,7 @@ from shared.http.responses import JsonResponse
 from shared.kafka import clients as shared_kafka
 from shared.kafka.topics import RESULTS, WORKERS
 from tests.support import prometheus_text
-from tests.support.environment import World, running
+from tests.support.backend import Backend, running_service
 from tests.support.eventually import eventually
 from tests.support.metrics_service import KINDS, Metrics, metrics, rebuild, tell
 from tests.unit.metrics.test_counting_rules import report, scheduler
@@ -36,29 +36,29 @@ def folder(tmp_path: Path) -> Path:
 
 
 async def test_counts_are_exact_through_repeats_garbage_and_a_kill(
-    world: World, folder: Path
+    backend: Backend, folder: Path
 ) -> None:
-    topic = shared_kafka.namespace(world.settings).topic(RESULTS)
-    async with metrics(world, folder) as first:
-        await tell(world, range(10))
-        await tell(world, range(5))
+    topic = shared_kafka.namespace(backend.settings).topic(RESULTS)
+    async with metrics(backend, folder) as first:
+        await tell(backend, range(10))
+        await tell(backend, range(5))
         async with AIOKafkaProducer(
-            bootstrap_servers=world.settings.kafka_bootstrap_servers
+            bootstrap_servers=backend.settings.kafka_bootstrap_servers
         ) as producer:
             await producer.send_and_wait(topic, b"garbage", key=b"store-0")
             await producer.send_and_wait(topic, None, key=b"store-1")
             headers = [("ce_type", b"blogstream.job-event.v9")]
             await producer.send_and_wait(topic, b"{}", key=b"store-2", headers=headers)
-        await tell(world, range(10, 12), failed=True)
+        await tell(backend, range(10, 12), failed=True)
         await eventually(partial(first.has_counted, {"DONE": 10, "FAILED": 2}))
         assert (await first.json("/api/overview"))["malformedEvents"] == 3
-        assert (await rebuild(world, folder)) == 3, "a rebuild is refused while a process counts"
+        assert (await rebuild(backend, folder)) == 3, "a rebuild is refused while a process counts"
         await first.kill()
-    await tell(world, range(12, 15))
-    async with metrics(world, folder) as second:
+    await tell(backend, range(12, 15))
+    async with metrics(backend, folder) as second:
         await eventually(partial(second.has_counted, {"DONE": 13, "FAILED": 2}), timeout=60)
-        await tell(world, range(15))
-        await tell(world, range(20, 21))
+        await tell(backend, range(15))
+        await tell(backend, range(20, 21))
         await eventually(partial(second.has_counted, {"DONE": 14, "FAILED": 2}))
         overview = await second.json("/api/overview")
         assert overview["usage"] == {"inputTokens": 160, "outputTokens": 320, "images": 16}
@@ -67,8 +67,11 @@ async def test_counts_are_exact_through_repeats_garbage_and_a_kill(
         assert {store["store"] for store in stores} == {"store-0", "store-1", "store-2"}
 
 
-async def test_reports_become_the_contracts_numbers(world: World, folder: Path) -> None:
-    async with an_ingest() as ingest, metrics(world, folder, INGEST_URL=ingest.url) as running:
+async def test_reports_become_the_contracts_numbers(backend: Backend, folder: Path) -> None:
+    async with (
+        an_ingest() as ingest,
+        metrics(backend, folder, INGEST_URL=ingest.url) as running,
+    ):
         assert await running.json("/metrics") == {
             "blog_queue_size": 0,
             "openai_rpm_usage": 0.0,
@@ -78,8 +81,8 @@ async def test_reports_become_the_contracts_numbers(world: World, folder: Path) 
 
         async def heard() -> bool:
             now = datetime.now(UTC)
-            await world.publish(WORKERS, "w1", replace(report("w1", at=now), partitions=(0, 1)))
-            await world.publish(WORKERS, "s", scheduler(7, at=now))
+            await backend.publish(WORKERS, "w1", replace(report("w1", at=now), partitions=(0, 1)))
+            await backend.publish(WORKERS, "s", scheduler(7, at=now))
             found = await running.json("/metrics")
             return bool(found["blog_queue_size"] == 7 and found["openai_rpm_usage"] == 20.0)
 
@@ -101,13 +104,13 @@ async def test_reports_become_the_contracts_numbers(world: World, folder: Path) 
             .headers["content-type"]
             .startswith("text/plain")
         )
-        await tells_of_jobs(world, running)
+        await tells_of_jobs(backend, running)
         await refuses_unknown_values(running)
         await passes_cancel_and_retry_on(running, ingest)
 
 
-async def tells_of_jobs(world: World, running: Metrics) -> None:
-    await tell(world, range(30))
+async def tells_of_jobs(backend: Backend, running: Metrics) -> None:
+    await tell(backend, range(30))
     await eventually(partial(running.has_counted, {"DONE": 30}))
     assert len((await running.json("/api/jobs"))["items"]) == 20
     (latest,) = (await running.json("/api/jobs?limit=1"))["items"]
@@ -235,7 +238,7 @@ async def an_ingest() -> AsyncIterator[Ingest]:
 
 
 async def test_after_a_kill_no_number_is_told_before_it_is_known(
-    world: World, folder: Path
+    backend: Backend, folder: Path
 ) -> None:
     """Nobody reports before the new process has said that it does not know: so it must say so, however quick it is."""
     refused = asyncio.Event()
@@ -244,17 +247,17 @@ async def test_after_a_kill_no_number_is_told_before_it_is_known(
         await refused.wait()
         while not stop.is_set():
             now = datetime.now(UTC)
-            await world.publish(WORKERS, "w1", report("w1", at=now))
-            await world.publish(WORKERS, "s", scheduler(4, at=now))
+            await backend.publish(WORKERS, "w1", report("w1", at=now))
+            await backend.publish(WORKERS, "s", scheduler(4, at=now))
             await asyncio.sleep(0.5)  # as those do who report
 
     port = free_port()
-    async with metrics(world, folder, METRICS_PORT=str(port)) as first:
-        await tell(world, range(10))
+    async with metrics(backend, folder, METRICS_PORT=str(port)) as first:
+        await tell(backend, range(10))
         await eventually(partial(first.has_counted, {"DONE": 10}))
         await first.kill()
     asking = asyncio.create_task(first_answers(first.url, refused))
-    async with running(report_all), metrics(world, folder, METRICS_PORT=str(port)):
+    async with running_service(report_all), metrics(backend, folder, METRICS_PORT=str(port)):
         await asyncio.wait_for(asking, 60)
 
 
@@ -311,8 +314,8 @@ def says_to_come_back(answer: httpx.Response) -> bool:
     return (answer.status_code, answer.headers["retry-after"]) == (503, "1")
 
 
-async def test_the_page_is_served_with_a_strict_policy(world: World, folder: Path) -> None:
-    async with metrics(world, folder) as running:
+async def test_the_page_is_served_with_a_strict_policy(backend: Backend, folder: Path) -> None:
+    async with metrics(backend, folder) as running:
         page = await running.http.get("/")
         assert page.status_code == 200
         assert "default-src 'none'" in page.headers["content-security-policy"]

@@ -20,12 +20,12 @@ from shared.domain.errors import Unavailable
 from shared.runtime.postgres import load_queries
 from tests.integration.ingest.test_webhooks import a_receiver, is_signed
 from tests.integration.migrations.test_migrations import migrate
-from tests.support.environment import World, running
+from tests.support.backend import Backend, running_service
 from tests.support.eventually import eventually
-from tests.support.fake_providers import Standins
+from tests.support.fake_providers import StandIns
 from tests.support.generator import worker_settings
-from tests.support.ingest import GOOD, PATH, an_ingest
-from tests.support.scheduler import started
+from tests.support.ingest import GOOD, PATH, start_ingest
+from tests.support.scheduler import start_scheduler
 from tests.support.servers import execute
 
 KEYS = load_queries(ROOT / "shared" / "sql" / "keys.sql")
@@ -236,7 +236,7 @@ async def test_services_do_not_log_in_as_the_owner(database: str) -> None:
 
 @pytest.fixture
 async def front_and_work(database: str, role: str) -> AsyncIterator[tuple[str, str]]:
-    """Two roles: who faces the world, and who works. The second is made here."""
+    """Two roles: who faces the backend, and who works. The second is made here."""
     work = f"{role}-work"
     await execute(database, f"CREATE ROLE \"{work}\" LOGIN PASSWORD '{work}'")
     await grants.grant(database, role, ["ingest", "metrics"])
@@ -247,24 +247,24 @@ async def front_and_work(database: str, role: str) -> AsyncIterator[tuple[str, s
 
 
 async def test_a_post_becomes_a_blog_with_two_roles(
-    world: World, standins: Standins, front_and_work: tuple[str, str], tmp_path: Path
+    backend: Backend, standins: StandIns, front_and_work: tuple[str, str], tmp_path: Path
 ) -> None:
     front, work = front_and_work
     settings = worker_settings(
-        bootstrap=world.settings.kafka_bootstrap_servers,
-        prefix=world.settings.kafka_topic_prefix,
+        bootstrap=backend.settings.kafka_bootstrap_servers,
+        prefix=backend.settings.kafka_topic_prefix,
         database=work,
         standins=standins,
         folder=tmp_path,
     )
     async with (
         a_receiver() as receiver,
-        an_ingest(world, front, tmp_path, webhook_allow_loopback=True) as ingest,
-        started(world, work),
-        running(partial(generator.run, settings, name="worker")),
+        start_ingest(backend, front, tmp_path, webhook_allow_loopback=True) as ingest,
+        start_scheduler(backend, work),
+        running_service(partial(generator.run, settings, name="worker")),
     ):
         job = (await ingest.post(GOOD | {"webhookUrl": receiver.url})).json()["id"]
-        await eventually(lambda: world.has_status(uuid.UUID(job), "DONE"), timeout=60)
+        await eventually(lambda: backend.has_status(uuid.UUID(job), "DONE"), timeout=60)
         assert (await ingest.get(f"{PATH}/{job}")).json()["post"]["html"]
         assert (await ingest.get("/api/stores/shop/budget")).json()["spentUsd"] > 0, (
             "booked, though no role may book"
@@ -276,6 +276,6 @@ async def test_a_post_becomes_a_blog_with_two_roles(
         assert answer.status_code == 409
         await eventually(lambda: receiver.has_heard(1))
         (_, headers, body) = receiver.heard[0]
-        assert is_signed(await webhook_secret(world.database, "shop"), headers, body), (
+        assert is_signed(await webhook_secret(backend.database, "shop"), headers, body), (
             "a secret was made for it"
         )

@@ -24,8 +24,8 @@ from shared.runtime.postgres import (
 )
 from shared.runtime.settings import PostgresSettings
 from tests.integration.migrations.test_roles import as_role, role  # noqa: F401 - a fixture
-from tests.support.environment import World
-from tests.support.ingest import PATH, an_ingest
+from tests.support.backend import Backend
+from tests.support.ingest import PATH, start_ingest
 from tests.support.servers import execute
 
 LIFE_OF_TWO = (
@@ -130,7 +130,7 @@ async def test_a_connection_that_was_given_back_sees_nothing_again(pool: asyncpg
 
 
 async def test_a_query_that_forgets_the_store_shows_no_other_stores_job(
-    world: World, front: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    backend: Backend, front: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each condition on the store is taken out of ingest's queries: who asks, sees its own jobs all the same."""
     queries, forgot = {}, 0
@@ -144,17 +144,17 @@ async def test_a_query_that_forgets_the_store_shows_no_other_stores_job(
         forgot += found + more
     assert forgot == 6, "of job, budget, list (twice), cancel and retry"
     monkeypatch.setattr(ingest_store, "_QUERIES", queries)
-    rows = await world.database.fetch("SELECT instance_id, id FROM blog_generations")
+    rows = await backend.database.fetch("SELECT instance_id, id FROM blog_generations")
     jobs = {row["instance_id"]: str(row["id"]) for row in rows}
-    async with an_ingest(world, front, tmp_path) as ingest:
+    async with start_ingest(backend, front, tmp_path) as ingest:
         assert [item["id"] for item in (await ingest.get(PATH)).json()["items"]] == [jobs["shop"]]
         assert (await ingest.get(f"{PATH}/{jobs['shop']}")).status_code == 200
         assert (await ingest.get(f"{PATH}/{jobs['other']}")).status_code == 404
-        other = {"Authorization": f"Bearer {await create_key(world.database, 'other')}"}
+        other = {"Authorization": f"Bearer {await create_key(backend.database, 'other')}"}
         for change in ("cancel", "retry"):
             refused = await ingest.http.post(f"{PATH}/{jobs['shop']}/{change}", headers=other)
             assert refused.status_code == 404
-        operator = await create_operator_key(world.database, "ada")
+        operator = await create_operator_key(backend.database, "ada")
         assert (await ingest.get(f"{PATH}/{jobs['other']}", key=operator)).status_code == 200
 
 

@@ -10,16 +10,18 @@ from pathlib import Path
 from sandbox.system.home import ROOT
 from shared.kafka.topics import CONTROL
 from tests.integration.ingest.test_admission import gate, hears
-from tests.support.environment import World
-from tests.support.ingest import an_ingest
+from tests.support.backend import Backend
+from tests.support.ingest import start_ingest
 
 _AT_ONCE_S = 30
 """It would wait for ten minutes; here it starts, sends three requests and ends."""
 
 
-async def test_a_full_queue_is_told_at_once(world: World, database: str, tmp_path: Path) -> None:
-    async with an_ingest(world, database, tmp_path) as ingest:
-        await world.publish(CONTROL, "shop", gate("shop"))
+async def test_a_full_queue_is_told_at_once(
+    backend: Backend, database: str, tmp_path: Path
+) -> None:
+    async with start_ingest(backend, database, tmp_path) as ingest:
+        await backend.publish(CONTROL, "shop", gate("shop"))
         await hears(ingest, 429)
         environment = {
             "PATH": os.environ["PATH"],

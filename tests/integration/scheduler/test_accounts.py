@@ -8,62 +8,62 @@ from functools import partial
 
 import pytest
 
-from tests.support.environment import Said, World, a_request
+from tests.support.backend import Backend, LogCapture, make_request
 from tests.support.eventually import eventually
-from tests.support.scheduler import Start, admitted, at_least, end, offer, settled, started
+from tests.support.scheduler import Start, admitted, at_least, end, offer, settled, start_scheduler
 
 
 @pytest.fixture
-def start(world: World, database: str) -> Start:
-    return partial(started, world, database)
+def start(backend: Backend, database: str) -> Start:
+    return partial(start_scheduler, backend, database)
 
 
 async def test_stores_that_are_set_to_one_account_share_its_part(
-    world: World, start: Start, capsys: pytest.CaptureFixture[str]
+    backend: Backend, start: Start, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = Said(capsys)
+    said = LogCapture(capsys)
     async with start():
         await eventually(
             partial(said.has, "the order is rebuilt")
         )  # what is set before that is found, and not told
-        await world.database.execute(
+        await backend.database.execute(
             "INSERT INTO stores (instance_id, account_id, configured_at)"
             " SELECT name, 'both', now() FROM unnest(ARRAY['a1', 'a2']) AS name"
         )
         await eventually(lambda: said.count("a store is set") == 2)
         for store in ("a1", "a2", "b") * 4:
-            await world.ask(a_request(store=store))
-        await eventually(partial(admitted, world, 12))
-        await offer(world, slots=8)
-        sent = await eventually(partial(at_least, world, 8), every=0.2)
+            await backend.submit(make_request(store=store))
+        await eventually(partial(admitted, backend, 12))
+        await offer(backend, slots=8)
+        sent = await eventually(partial(at_least, backend, 8), every=0.2)
     assert Counter(task.store for task in sent) == {"a1": 2, "a2": 2, "b": 4}
 
 
-async def test_an_accounts_counter_is_saved(world: World, start: Start) -> None:
-    await world.database.execute(
+async def test_an_accounts_counter_is_saved(backend: Backend, start: Start) -> None:
+    await backend.database.execute(
         "INSERT INTO stores (instance_id, account_id) VALUES ('a1', 'both')"
     )
     async with start():
-        await offer(world, slots=1)
-        await world.ask(request := a_request(store="a1"))
-        await eventually(partial(at_least, world, 1), every=0.2)
-        await end(world, request, cost=7_000)
-        await eventually(partial(settled, world, request.id))
-    served = await world.database.fetch("SELECT account_id, served_nanousd FROM accounts")
+        await offer(backend, slots=1)
+        await backend.submit(request := make_request(store="a1"))
+        await eventually(partial(at_least, backend, 1), every=0.2)
+        await end(backend, request, cost=7_000)
+        await eventually(partial(settled, backend, request.id))
+    served = await backend.database.fetch("SELECT account_id, served_nanousd FROM accounts")
     assert [(row["account_id"], row["served_nanousd"]) for row in served] == [("both", 7_000)]
 
 
 async def test_a_weight_that_is_set_scales_what_is_saved_with_it(
-    world: World, database: str, monkeypatch: pytest.MonkeyPatch
+    backend: Backend, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Or a scheduler that starts afterwards would find the store at another place in the line."""
-    await world.database.execute(
+    await backend.database.execute(
         "INSERT INTO stores (instance_id, weight, served_nanousd) VALUES ('lone', 2, 1000)"
     )
-    await world.database.execute(
+    await backend.database.execute(
         "INSERT INTO accounts (account_id, served_nanousd) VALUES ('lone', 1000)"
     )
-    await world.database.execute(
+    await backend.database.execute(
         "INSERT INTO accounts (account_id, weight, served_nanousd) VALUES ('both', 1, 900)"
     )
     monkeypatch.setenv("DATABASE_URL", database)
@@ -74,10 +74,10 @@ async def test_a_weight_that_is_set_scales_what_is_saved_with_it(
     ):
         process = await asyncio.create_subprocess_exec(*command, *options, stdout=DEVNULL)
         assert await process.wait() == 0
-    lone = await world.database.fetchrow(
+    lone = await backend.database.fetchrow(
         "SELECT weight, served_nanousd FROM stores WHERE instance_id = 'lone'"
     )
-    accounts = await world.database.fetch(
+    accounts = await backend.database.fetch(
         "SELECT account_id, served_nanousd FROM accounts ORDER BY 1"
     )
     assert lone is not None

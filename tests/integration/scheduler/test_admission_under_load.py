@@ -18,11 +18,11 @@ from services.ingest.submit.admission import Gates
 from shared.domain.api_keys import create_key
 from shared.kafka.topics import REQUESTS
 from shared.runtime.settings import KafkaSettings
-from tests.support.environment import World
+from tests.support.backend import Backend
 from tests.support.eventually import eventually
-from tests.support.fake_worker import a_played_worker
-from tests.support.ingest import GOOD, Ingest, an_ingest
-from tests.support.scheduler import admitted, leads, started
+from tests.support.fake_worker import start_fake_worker
+from tests.support.ingest import GOOD, Ingest, start_ingest
+from tests.support.scheduler import admitted, leads, start_scheduler
 
 LIMIT, CLIENTS, EACH = 100, 20, 25
 
@@ -62,18 +62,18 @@ def gates(monkeypatch: pytest.MonkeyPatch) -> list[HeldGates]:
 
 
 async def test_what_slips_in_is_what_was_accepted_before_the_word_was_heard(
-    world: World, database: str, tmp_path: Path, gates: list[HeldGates]
+    backend: Backend, database: str, tmp_path: Path, gates: list[HeldGates]
 ) -> None:
     limit, behind = 5, 12
     async with (
-        started(world, database, max_pending_per_store=limit),
-        an_ingest(world, database, tmp_path) as ingest,
-        an_ingest(world, database, tmp_path) as other,
+        start_scheduler(backend, database, max_pending_per_store=limit),
+        start_ingest(backend, database, tmp_path) as ingest,
+        start_ingest(backend, database, tmp_path) as other,
     ):
         held = gates[0].held = []
         for count in range(1, limit + 1):
             assert (await ingest.post(GOOD)).status_code == 201
-            await eventually(partial(admitted, world, count))
+            await eventually(partial(admitted, backend, count))
         await eventually(lambda: held, what="the word that the queue is full")
         await eventually(lambda: gates[1].closed("shop"))
         assert (await other.post(GOOD)).status_code == 429, "its neighbour has heard"
@@ -82,8 +82,8 @@ async def test_what_slips_in_is_what_was_accepted_before_the_word_was_heard(
         gates[0].let_in()
         for _ in range(behind):
             assert (await ingest.post(GOOD)).status_code == 429
-        await eventually(partial(admitted, world, limit + behind))
-        assert len(await world.read_all(REQUESTS)) == limit + behind, (
+        await eventually(partial(admitted, backend, limit + behind))
+        assert len(await backend.read_records(REQUESTS)) == limit + behind, (
             "and nothing more is on its way"
         )
 
@@ -115,16 +115,16 @@ async def ask_now_and_then(ingest: Ingest, key: str, answers: Counter[int]) -> N
 
 @pytest.mark.timeout(180)
 async def test_twenty_clients_that_obey_retry_after_get_everything_in(
-    world: World, database: str, tmp_path: Path, gates: list[HeldGates]
+    backend: Backend, database: str, tmp_path: Path, gates: list[HeldGates]
 ) -> None:
     answers, neighbours = Counter[int](), Counter[int]()
     async with (
-        started(world, database, max_pending_per_store=LIMIT),
-        an_ingest(world, database, tmp_path) as ingest,
-        a_played_worker(world, database, slots=20, pause_s=0.2) as worker,
+        start_scheduler(backend, database, max_pending_per_store=LIMIT),
+        start_ingest(backend, database, tmp_path) as ingest,
+        start_fake_worker(backend, database, slots=20, pause_s=0.2) as worker,
     ):
-        await eventually(partial(leads, world, "scheduler-1"))
-        neighbour = await create_key(world.database, "neighbour")
+        await eventually(partial(leads, backend, "scheduler-1"))
+        neighbour = await create_key(backend.database, "neighbour")
         beside = asyncio.create_task(ask_now_and_then(ingest, neighbour, neighbours))
         await asyncio.gather(*(push(ingest, gates[0], answers) for _ in range(CLIENTS)))
         wanted = CLIENTS * EACH

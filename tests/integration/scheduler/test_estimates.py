@@ -5,82 +5,84 @@ from functools import partial
 import asyncpg
 import pytest
 
-from tests.support.environment import World, a_request
+from tests.support.backend import Backend, make_request
 from tests.support.eventually import eventually
-from tests.support.scheduler import Start, admitted, at_least, end, offer, started
+from tests.support.scheduler import Start, admitted, at_least, end, offer, start_scheduler
 
 
 @pytest.fixture
-def start(world: World, database: str) -> Start:
-    return partial(started, world, database)
+def start(backend: Backend, database: str) -> Start:
+    return partial(start_scheduler, backend, database)
 
 
-async def _outlook(world: World, store: str) -> asyncpg.Record | None:
-    return await world.database.fetchrow(
+async def _outlook(backend: Backend, store: str) -> asyncpg.Record | None:
+    return await backend.database.fetchrow(
         "SELECT * FROM store_outlooks WHERE instance_id = $1", store
     )
 
 
-async def _says(world: World, store: str, reason: str) -> bool:
-    row = await _outlook(world, store)
+async def _says(backend: Backend, store: str, reason: str) -> bool:
+    row = await _outlook(backend, store)
     return row is not None and row["reason"] == reason
 
 
 async def test_the_reason_follows_what_happens_and_goes_with_the_last_job(
-    world: World, start: Start
+    backend: Backend, start: Start
 ) -> None:
-    requests = [a_request() for _ in range(3)]
+    requests = [make_request() for _ in range(3)]
     async with start(worker_silence_s=3600):
         for request in requests:
-            await world.ask(request)
-        await eventually(partial(_says, world, "store-a", "no worker"))
-        row = await _outlook(world, "store-a")
+            await backend.submit(request)
+        await eventually(partial(_says, backend, "store-a", "no worker"))
+        row = await _outlook(backend, "store-a")
         assert row is not None
         assert (row["queued"], row["ahead"], row["first_at"]) == (3, 0, None)
-        await offer(world, slots=1)
-        await eventually(partial(_says, world, "store-a", "back-pressure"))
-        row = await _outlook(world, "store-a")
+        await offer(backend, slots=1)
+        await eventually(partial(_says, backend, "store-a", "back-pressure"))
+        row = await _outlook(backend, "store-a")
         assert row is not None
         assert row["queued"] == 2
         assert row["first_at"] is not None
-        await offer(world, slots=3)
-        await eventually(partial(at_least, world, 3), every=0.2)
-        await eventually(partial(_silent, world))
+        await offer(backend, slots=3)
+        await eventually(partial(at_least, backend, 3), every=0.2)
+        await eventually(partial(_silent, backend))
 
 
-async def _silent(world: World) -> bool:
-    return not await world.database.fetchval("SELECT count(*) FROM store_outlooks")
+async def _silent(backend: Backend) -> bool:
+    return not await backend.database.fetchval("SELECT count(*) FROM store_outlooks")
 
 
-async def test_a_store_that_was_served_more_waits_for_its_turn(world: World, start: Start) -> None:
+async def test_a_store_that_was_served_more_waits_for_its_turn(
+    backend: Backend, start: Start
+) -> None:
     rich, poor = (
-        [a_request(store="rich") for _ in range(3)],
-        [a_request(store="poor") for _ in range(30)],
+        [make_request(store="rich") for _ in range(3)],
+        [make_request(store="poor") for _ in range(30)],
     )
     async with start(worker_silence_s=3600):
-        await offer(world, slots=1)
-        await world.ask(rich[0])
-        await eventually(partial(at_least, world, 1), every=0.2)
+        await offer(backend, slots=1)
+        await backend.submit(rich[0])
+        await eventually(partial(at_least, backend, 1), every=0.2)
         for request in (*rich[1:], *poor):
-            await world.ask(request)
-        await eventually(partial(admitted, world, 33))
-        await end(world, rich[0], cost=50_000_000)
-        await eventually(partial(_says, world, "rich", "fair turn"))
-        await eventually(partial(_says, world, "poor", "back-pressure"))
-        row = await _outlook(world, "rich")
+            await backend.submit(request)
+        await eventually(partial(admitted, backend, 33))
+        await end(backend, rich[0], cost=50_000_000)
+        await eventually(partial(_says, backend, "rich", "fair turn"))
+        await eventually(partial(_says, backend, "poor", "back-pressure"))
+        row = await _outlook(backend, "rich")
     assert row is not None
     assert row["ahead"] > 0
 
 
-async def test_a_store_at_its_cap_is_told_so(world: World, start: Start) -> None:
+async def test_a_store_at_its_cap_is_told_so(backend: Backend, start: Start) -> None:
     async with start(worker_silence_s=3600, max_per_instance=2):
-        await offer(world, slots=3)
+        await offer(backend, slots=3)
         for number in range(10):
-            await world.ask(a_request(store="busy" if number < 5 else "other"))
-        await eventually(partial(admitted, world, 10))
-        await eventually(partial(at_least, world, 3), every=0.2)
+            await backend.submit(make_request(store="busy" if number < 5 else "other"))
+        await eventually(partial(admitted, backend, 10))
+        await eventually(partial(at_least, backend, 3), every=0.2)
         capped = await eventually(
-            lambda: world.database.fetchval(
+            lambda: backend.database.fetchval(
                 "SELECT instance_id FROM store_outlooks WHERE reason = 'store cap'"
             )
         )

@@ -14,57 +14,63 @@ from shared.kafka import clients as shared_kafka
 from shared.kafka.envelope import encode
 from shared.kafka.topics import DEAD_LETTER, REQUESTS, RESULTS
 from tests.support import servers
-from tests.support.environment import Said, World, a_request, a_world, away
+from tests.support.backend import (
+    Backend,
+    LogCapture,
+    database_unavailable,
+    make_request,
+    open_backend,
+)
 from tests.support.eventually import eventually
-from tests.support.scheduler import Start, admitted, at_least, leads, offer, started
+from tests.support.scheduler import Start, admitted, at_least, leads, offer, start_scheduler
 
 
 @pytest.fixture
-def start(world: World, database: str) -> Start:
-    return partial(started, world, database)
+def start(backend: Backend, database: str) -> Start:
+    return partial(start_scheduler, backend, database)
 
 
 async def test_while_postgresql_is_away_requests_wait_and_none_is_lost(
-    world: World, start: Start, postgres: str, database: str, capsys: pytest.CaptureFixture[str]
+    backend: Backend, start: Start, postgres: str, database: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The first requests of a fresh topic: no offset was ever committed that one could go back to."""
-    said = Said(capsys)
-    requests = [a_request(store=f"store-{number % 5}") for number in range(20)]
+    said = LogCapture(capsys)
+    requests = [make_request(store=f"store-{number % 5}") for number in range(20)]
     async with start():
-        await eventually(partial(leads, world, "scheduler-1"))
-        await offer(world, slots=20)
-        async with away(postgres, database, "scheduler"):
+        await eventually(partial(leads, backend, "scheduler-1"))
+        await offer(backend, slots=20)
+        async with database_unavailable(postgres, database, "scheduler"):
             for request in requests:
-                await world.ask(request)
+                await backend.submit(request)
             await eventually(partial(said.has, "scheduling pauses"))
-        sent = await eventually(partial(at_least, world, 20), every=0.3)
+        sent = await eventually(partial(at_least, backend, 20), every=0.3)
     assert said.count("scheduling pauses") == said.count("scheduling goes on") == 1
     assert {task.job for task in sent} == {request.id for request in requests}
     assert len(sent) == 20
 
 
-async def _put_aside(world: World, count: int) -> list[tuple[str | None, object]]:
-    found = await world.read_all(DEAD_LETTER)
+async def _put_aside(backend: Backend, count: int) -> list[tuple[str | None, object]]:
+    found = await backend.read_records(DEAD_LETTER)
     return list(found) if len(found) == count else []
 
 
-async def test_a_record_that_cannot_be_read_is_put_aside(world: World, start: Start) -> None:
-    topic = shared_kafka.namespace(world.settings).topic(REQUESTS)
+async def test_a_record_that_cannot_be_read_is_put_aside(backend: Backend, start: Start) -> None:
+    topic = shared_kafka.namespace(backend.settings).topic(REQUESTS)
     async with (
-        AIOKafkaProducer(bootstrap_servers=world.settings.kafka_bootstrap_servers) as producer,
+        AIOKafkaProducer(bootstrap_servers=backend.settings.kafka_bootstrap_servers) as producer,
         start(),
     ):
         headers = [("ce_type", BlogRequested.TYPE.encode())]
         await producer.send_and_wait(topic, b'{"id": 1}', key=b"store-a", headers=headers)
         await producer.send_and_wait(topic, None, key=b"store-a", headers=headers)
-        await world.ask(a_request())
-        await eventually(partial(admitted, world, 1))
-        found = await eventually(partial(_put_aside, world, 2), every=0.3)
+        await backend.submit(make_request())
+        await eventually(partial(admitted, backend, 1))
+        found = await eventually(partial(_put_aside, backend, 2), every=0.3)
     assert found == [("store-a", b'{"id": 1}'), ("store-a", None)]
 
 
-async def test_a_message_on_the_wrong_topic_is_put_aside(world: World, start: Start) -> None:
-    request = a_request()
+async def test_a_message_on_the_wrong_topic_is_put_aside(backend: Backend, start: Start) -> None:
+    request = make_request()
     event = JobEvent(
         job=request.id,
         store=request.store,
@@ -75,35 +81,35 @@ async def test_a_message_on_the_wrong_topic_is_put_aside(world: World, start: St
         created_at=request.created_at,
     )
     async with start():
-        await world.publish(REQUESTS, request.store, event)
-        await world.publish(RESULTS, request.store, request)
-        await eventually(partial(_put_aside, world, 2), every=0.3)
-    assert await admitted(world, 0)
+        await backend.publish(REQUESTS, request.store, event)
+        await backend.publish(RESULTS, request.store, request)
+        await eventually(partial(_put_aside, backend, 2), every=0.3)
+    assert await admitted(backend, 0)
 
 
 async def test_what_postgresql_can_never_store_does_not_stop_the_others(
-    world: World, start: Start
+    backend: Backend, start: Start
 ) -> None:
-    good = [a_request() for _ in range(5)]
-    bad = [a_request(title="a\x00b"), a_request(priority=1_000_000)]
+    good = [make_request() for _ in range(5)]
+    bad = [make_request(title="a\x00b"), make_request(priority=1_000_000)]
     for request in (good[0], bad[0], good[1], good[2], bad[1], good[3], good[4]):
-        await world.ask(request)
-    topic = shared_kafka.namespace(world.settings).topic(REQUESTS)
+        await backend.submit(request)
+    topic = shared_kafka.namespace(backend.settings).topic(REQUESTS)
     async with (
-        AIOKafkaProducer(bootstrap_servers=world.settings.kafka_bootstrap_servers) as producer,
+        AIOKafkaProducer(bootstrap_servers=backend.settings.kafka_bootstrap_servers) as producer,
         start(),
     ):
-        value, headers = encode(a_request(product={"n": 12}), source="test")
+        value, headers = encode(make_request(product={"n": 12}), source="test")
         await producer.send_and_wait(
             topic, value.replace(b'{"n":12}', b'{"n":%d}' % 2**70), b"store-a", headers=headers
         )
-        await eventually(partial(admitted, world, 5))
-        await eventually(partial(_put_aside, world, 3), every=0.3)
-        await offer(world, slots=9)
-        sent = await eventually(partial(at_least, world, 5), every=0.3)
+        await eventually(partial(admitted, backend, 5))
+        await eventually(partial(_put_aside, backend, 3), every=0.3)
+        await offer(backend, slots=9)
+        sent = await eventually(partial(at_least, backend, 5), every=0.3)
     assert {task.job for task in sent} == {request.id for request in good}
     announced = {
-        event.job for _, event in await world.read_all(RESULTS) if isinstance(event, JobEvent)
+        event.job for _, event in await backend.read_records(RESULTS) if isinstance(event, JobEvent)
     }
     assert announced == {request.id for request in good}
 
@@ -112,28 +118,28 @@ async def test_while_kafka_is_away_the_scheduler_pauses_and_then_goes_on(
     tmp_path: Path, database: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A broker of its own, for it is killed. What was asked for before is forwarded once, what comes after as well."""
-    said = Said(capsys)
+    said = LogCapture(capsys)
     spec, bootstrap = kafka_server.prepare(tmp_path, print)
     server = await asyncio.to_thread(servers.start, spec, tmp_path / "server.log")
     try:
         async with (
-            a_world(bootstrap, "away.", database) as world,
-            started(world, database, worker_silence_s=120),
+            open_backend(bootstrap, "away.", database) as backend,
+            start_scheduler(backend, database, worker_silence_s=120),
         ):
-            before = [a_request(store=f"store-{number % 3}") for number in range(6)]
+            before = [make_request(store=f"store-{number % 3}") for number in range(6)]
             for request in before:
-                await world.ask(request)
-            await eventually(partial(admitted, world, 6))
+                await backend.submit(request)
+            await eventually(partial(admitted, backend, 6))
             server.kill()
             await asyncio.to_thread(server.wait)
             await eventually(partial(said.has, "scheduling pauses"), timeout=90)
             server = await asyncio.to_thread(servers.start, spec, tmp_path / "server.log")
             await eventually(partial(said.has, "scheduling goes on"), timeout=90)
-            after = a_request()
-            await world.ask(after)
-            await eventually(partial(admitted, world, 7), timeout=90)
-            await offer(world, slots=20)
-            sent = await eventually(partial(at_least, world, 7), every=0.3, timeout=90)
+            after = make_request()
+            await backend.submit(after)
+            await eventually(partial(admitted, backend, 7), timeout=90)
+            await offer(backend, slots=20)
+            sent = await eventually(partial(at_least, backend, 7), every=0.3, timeout=90)
     finally:
         await asyncio.to_thread(servers.stop, spec, server)
     assert sorted(task.job for task in sent) == sorted(request.id for request in [*before, after])

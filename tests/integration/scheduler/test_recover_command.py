@@ -11,19 +11,19 @@ from shared.domain.job import Status
 from shared.domain.messages import EventKind, JobEvent
 from shared.kafka.topics import RESULTS
 from tests.integration.generator.test_spend_accounting import adds_up
-from tests.support.environment import World, a_request, a_world
+from tests.support.backend import Backend, make_request, open_backend
 from tests.support.eventually import eventually
-from tests.support.fake_providers import Standins
+from tests.support.fake_providers import StandIns
 from tests.support.ingest import insert
 from tests.support.processes import PROGRAMS, environment, run
 from tests.support.scheduler import admitted
 from tests.support.servers import execute
-from tests.support.shop import Shop, a_shop
+from tests.support.shop import Shop, start_shop
 
 
-async def tell_a_cut_attempt(world: World, job: UUID) -> None:
+async def tell_a_cut_attempt(backend: Backend, job: UUID) -> None:
     """What a worker that was killed had told: it began, and had its outline paid for."""
-    row = await world.row(job)
+    row = await backend.row(job)
     about: dict[str, Any] = {
         "job": job,
         "store": "shop",
@@ -32,23 +32,23 @@ async def tell_a_cut_attempt(world: World, job: UUID) -> None:
         "at": row["created_at"],
         "created_at": row["created_at"],
     }
-    await world.publish(RESULTS, "shop", JobEvent(kind=EventKind.STARTED, **about))
-    await world.publish(
+    await backend.publish(RESULTS, "shop", JobEvent(kind=EventKind.STARTED, **about))
+    await backend.publish(
         RESULTS, "shop", JobEvent(kind=EventKind.STEP_DONE, step="outline", **about)
     )
 
 
-async def a_job_of_last_month(world: World) -> UUID:
+async def a_job_of_last_month(backend: Backend) -> UUID:
     """Kafka has its request no longer. The scheduler finds it as one that somebody has asked for again."""
-    request = a_request(store="shop")
-    await insert(world, request)
-    await world.database.execute(
+    request = make_request(store="shop")
+    await insert(backend, request)
+    await backend.database.execute(
         "UPDATE blog_generations SET intervened_at = now() WHERE id = $1", request.id
     )
     return request.id
 
 
-async def tell_of_a_job_that_nobody_has(world: World) -> None:
+async def tell_of_a_job_that_nobody_has(backend: Backend) -> None:
     now = datetime.now(UTC)
     event = JobEvent(
         job=uuid4(),
@@ -59,16 +59,16 @@ async def tell_of_a_job_that_nobody_has(world: World) -> None:
         at=now,
         created_at=now,
     )
-    await world.publish(RESULTS, "shop", event)
+    await backend.publish(RESULTS, "shop", event)
 
 
 async def recover(kafka: str, prefix: str, database: str, *arguments: str) -> str:
-    async with a_world(kafka, prefix, database) as world:
-        known = environment(world, database)
+    async with open_backend(kafka, prefix, database) as backend:
+        known = environment(backend, database)
     return await run(sys.executable, "-m", "services.scheduler", "recover", *arguments, env=known)
 
 
-async def live(shop: Shop, standins: Standins, database: str, dump: Path) -> dict[str, UUID]:
+async def live(shop: Shop, standins: StandIns, database: str, dump: Path) -> dict[str, UUID]:
     """Jobs by what becomes of them; the backup is made in the middle."""
     jobs = {name: await shop.ask() for name in ("done before", "partly done")}
     standins.openai.script(
@@ -78,12 +78,12 @@ async def live(shop: Shop, standins: Standins, database: str, dump: Path) -> dic
         await shop.are("DONE", jobs["done before"])
         await shop.heard(EventKind.RETRY, jobs["partly done"])
     jobs |= {name: await shop.ask() for name in ("done after", "failed", "cancelled")}
-    jobs["elder"] = await a_job_of_last_month(shop.world)
-    await eventually(lambda: admitted(shop.world, 6))
+    jobs["elder"] = await a_job_of_last_month(shop.backend)
+    await eventually(lambda: admitted(shop.backend, 6))
     await run(PROGRAMS / "pg_dump", "--format=custom", f"--file={dump}", database)
 
     jobs |= {name: await shop.ask() for name in ("later", "later cancelled")}
-    await eventually(lambda: admitted(shop.world, 8))
+    await eventually(lambda: admitted(shop.backend, 8))
     for name in ("cancelled", "later cancelled"):
         await shop.cancel(jobs[name])
     standins.openai.script(
@@ -95,17 +95,17 @@ async def live(shop: Shop, standins: Standins, database: str, dump: Path) -> dic
         await shop.are("FAILED", jobs["failed"])
         await shop.heard(EventKind.ENDED, jobs["failed"], *done)
     jobs |= {name: await shop.ask() for name in ("cut", "not begun")}
-    await eventually(lambda: admitted(shop.world, 10))
-    await tell_a_cut_attempt(shop.world, jobs["cut"])
-    await tell_of_a_job_that_nobody_has(shop.world)
+    await eventually(lambda: admitted(shop.backend, 10))
+    await tell_a_cut_attempt(shop.backend, jobs["cut"])
+    await tell_of_a_job_that_nobody_has(shop.backend)
     return jobs
 
 
 async def test_backup_restore_and_go_on(
-    kafka: str, postgres: str, topic_prefix: str, database: str, standins: Standins, tmp_path: Path
+    kafka: str, postgres: str, topic_prefix: str, database: str, standins: StandIns, tmp_path: Path
 ) -> None:
     dump, name = tmp_path / "backup.dump", database.rsplit("/", 1)[1]
-    async with a_shop(kafka, topic_prefix, database, standins, tmp_path) as shop:
+    async with start_shop(kafka, topic_prefix, database, standins, tmp_path) as shop:
         jobs = await live(shop, standins, database, dump)
     await execute(postgres, f"DROP DATABASE {name} WITH (FORCE)")
     await execute(postgres, f"CREATE DATABASE {name}")
@@ -121,7 +121,7 @@ async def test_backup_restore_and_go_on(
     assert "1 more steps had been paid for" in told
     assert "1 jobs are known by events alone" in told
 
-    async with a_shop(kafka, topic_prefix, database, standins, tmp_path) as shop:
+    async with start_shop(kafka, topic_prefix, database, standins, tmp_path) as shop:
         outlines = {
             "done before": 1,
             "partly done": 1,
@@ -135,9 +135,9 @@ async def test_backup_restore_and_go_on(
             await shop.are("DONE", *(jobs[name] for name in outlines))
         await shop.are("CANCELLED", jobs["cancelled"], jobs["later cancelled"])
         await shop.are("FAILED", jobs["failed"])
-        assert await admitted(shop.world, len(jobs))
+        assert await admitted(shop.backend, len(jobs))
         for name, times in outlines.items():
-            row, bill = await shop.world.row(jobs[name]), standins.openai.bill(jobs[name])
+            row, bill = await shop.backend.row(jobs[name]), standins.openai.bill(jobs[name])
             assert bill["steps"]["outline"] == times, (
                 f"{name}: what the backup had is not paid for again"
             )
@@ -146,8 +146,8 @@ async def test_backup_restore_and_go_on(
             )
             assert row["images"] == standins.replicate.bill(jobs[name])["calls"]
         doubted = "SELECT sum(in_doubt) FROM blog_steps WHERE job_id = $1"
-        assert await shop.world.database.fetchval(doubted, jobs["cut"]) == 1
-        assert (await adds_up(shop.world)).keys() == {"shop"}, (
+        assert await shop.backend.database.fetchval(doubted, jobs["cut"]) == 1
+        assert (await adds_up(shop.backend)).keys() == {"shop"}, (
             "a restore books nothing twice, a recovery what was lost"
         )
         await a_second_recovery_changes_nothing(shop, kafka, topic_prefix, database)

@@ -4,22 +4,22 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from shared.domain.api_keys import create_operator_key
-from tests.support.environment import World, a_request
-from tests.support.ingest import GOOD, PATH, an_ingest, insert
+from tests.support.backend import Backend, make_request
+from tests.support.ingest import GOOD, PATH, insert, start_ingest
 
 IN_A_MONTH = datetime.now(UTC) + timedelta(days=31)
 
 
 async def test_a_job_for_later_counts_from_now_on(
-    world: World, database: str, tmp_path: Path
+    backend: Backend, database: str, tmp_path: Path
 ) -> None:
-    operator = await create_operator_key(world.database, "ada")
-    job = a_request(store="shop", run_at=IN_A_MONTH)
-    await insert(world, job)
-    await world.database.execute(
+    operator = await create_operator_key(backend.database, "ada")
+    job = make_request(store="shop", run_at=IN_A_MONTH)
+    await insert(backend, job)
+    await backend.database.execute(
         "UPDATE blog_generations SET not_before = $2 WHERE id = $1", job.id, IN_A_MONTH
     )
-    async with an_ingest(world, database, tmp_path, max_pending_per_store=2) as ingest:
+    async with start_ingest(backend, database, tmp_path, max_pending_per_store=2) as ingest:
         budget = await ingest.http.put(
             "/api/stores/shop/budget",
             headers={"Authorization": f"Bearer {operator}"},

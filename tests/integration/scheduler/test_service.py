@@ -12,29 +12,40 @@ import pytest
 from shared.domain.job import Status
 from shared.domain.messages import EventKind, JobEvent, SchedulerReport
 from shared.kafka.topics import RESULTS, WORKERS
-from tests.support.environment import World, a_request
+from tests.support.backend import Backend, make_request
 from tests.support.eventually import eventually
 from tests.support.ingest import insert
-from tests.support.scheduler import Start, admitted, at_least, end, offer, settled, started, tasks
+from tests.support.scheduler import (
+    Start,
+    admitted,
+    at_least,
+    end,
+    offer,
+    settled,
+    start_scheduler,
+    tasks,
+)
 
 
 @pytest.fixture
-def start(world: World, database: str) -> Start:
-    return partial(started, world, database)
+def start(backend: Backend, database: str) -> Start:
+    return partial(start_scheduler, backend, database)
 
 
-async def test_requests_are_admitted_once_and_announced(world: World, start: Start) -> None:
-    one, other = a_request(), a_request(store="store-b")
+async def test_requests_are_admitted_once_and_announced(backend: Backend, start: Start) -> None:
+    one, other = make_request(), make_request(store="store-b")
     async with start():
         for request in (one, other, one):
-            await world.ask(request)
-        await eventually(partial(admitted, world, 2))
-        await world.ask(last := a_request())
-        await eventually(partial(admitted, world, 3))
-    row = await world.row(one.id)
+            await backend.submit(request)
+        await eventually(partial(admitted, backend, 2))
+        await backend.submit(last := make_request())
+        await eventually(partial(admitted, backend, 3))
+    row = await backend.row(one.id)
     assert (row["status"], row["instance_id"], row["source_id"]) == ("PENDING", "store-a", "tea")
     assert row["request"]["title"] == "Green tea"
-    events = [event for _, event in await world.read_all(RESULTS) if isinstance(event, JobEvent)]
+    events = [
+        event for _, event in await backend.read_records(RESULTS) if isinstance(event, JobEvent)
+    ]
     assert {event.event_id() for event in events} == {
         JobEvent(
             job=request.id,
@@ -50,35 +61,37 @@ async def test_requests_are_admitted_once_and_announced(world: World, start: Sta
 
 
 async def test_a_repeat_is_announced_only_while_nothing_else_can_have_been_said(
-    world: World, start: Start
+    backend: Backend, start: Start
 ) -> None:
     """Kafka keeps a crash's re-reads and clients' retries for days; metrics would take a late one for a new job."""
-    asked, done, last = a_request(), a_request(), a_request()
-    await insert(world, asked)  # and the scheduler died before it could say so
+    asked, done, last = make_request(), make_request(), make_request()
+    await insert(backend, asked)  # and the scheduler died before it could say so
     async with start():
-        await world.ask(done)
-        await eventually(partial(admitted, world, 2))
-        await end(world, done)
-        await eventually(partial(settled, world, done.id))
+        await backend.submit(done)
+        await eventually(partial(admitted, backend, 2))
+        await end(backend, done)
+        await eventually(partial(settled, backend, done.id))
         for request in (asked, replace(done, created_at=datetime.now(UTC)), last):
-            await world.ask(request)
-        await eventually(partial(admitted, world, 3))
-    events = [event for _, event in await world.read_all(RESULTS) if isinstance(event, JobEvent)]
+            await backend.submit(request)
+        await eventually(partial(admitted, backend, 3))
+    events = [
+        event for _, event in await backend.read_records(RESULTS) if isinstance(event, JobEvent)
+    ]
     told = [event for event in events if event.kind is EventKind.ADMITTED]
     assert Counter(event.job for event in told) == {asked.id: 1, done.id: 1, last.id: 1}
     assert [event.at for event in told if event.job == asked.id] == [asked.created_at]
 
 
 async def test_what_people_changed_is_told_although_ingest_could_not(
-    world: World, start: Start
+    backend: Backend, start: Start
 ) -> None:
-    cancelled, retried = a_request(), a_request()
-    await insert(world, retried, "FAILED")
+    cancelled, retried = make_request(), make_request()
+    await insert(backend, retried, "FAILED")
     async with start():
-        await world.ask(cancelled)
-        await eventually(partial(admitted, world, 2))
+        await backend.submit(cancelled)
+        await eventually(partial(admitted, backend, 2))
         for request, status, attempt in ((cancelled, "CANCELLED", 0), (retried, "PENDING", 1)):
-            await world.database.execute(
+            await backend.database.execute(
                 "UPDATE blog_generations SET status = $2, attempt = $3, intervened_at = now(),"
                 " finished_at = CASE $2 WHEN 'CANCELLED' THEN now() END WHERE id = $1",
                 request.id,
@@ -86,195 +99,206 @@ async def test_what_people_changed_is_told_although_ingest_could_not(
                 attempt,
             )
         await eventually(
-            lambda: _was_told(world, cancelled.id, (EventKind.ENDED, Status.CANCELLED, 0)),
+            lambda: _was_told(backend, cancelled.id, (EventKind.ENDED, Status.CANCELLED, 0)),
             every=0.3,
         )
         await eventually(
-            lambda: _was_told(world, retried.id, (EventKind.ADMITTED, Status.PENDING, 1)), every=0.3
+            lambda: _was_told(backend, retried.id, (EventKind.ADMITTED, Status.PENDING, 1)),
+            every=0.3,
         )
 
 
-async def _was_told(world: World, job: UUID, what: tuple[EventKind, Status, int]) -> bool:
+async def _was_told(backend: Backend, job: UUID, what: tuple[EventKind, Status, int]) -> bool:
     events = [
         event
-        for _, event in await world.read_all(RESULTS)
+        for _, event in await backend.read_records(RESULTS)
         if isinstance(event, JobEvent) and event.job == job
     ]
     return what in [(event.kind, event.status, event.attempt) for event in events]
 
 
-async def test_nothing_is_forwarded_without_credit(world: World, start: Start) -> None:
+async def test_nothing_is_forwarded_without_credit(backend: Backend, start: Start) -> None:
     async with start():
-        requests = [a_request() for _ in range(5)]
+        requests = [make_request() for _ in range(5)]
         for request in requests:
-            await world.ask(request)
-        await eventually(partial(admitted, world, 5))
-        await offer(world, slots=2)
-        first = await eventually(partial(at_least, world, 2), every=0.3)
-        await end(world, requests[0])
-        await eventually(partial(settled, world, requests[0].id))
-        all_tasks = await eventually(partial(at_least, world, 3), every=0.3)
+            await backend.submit(request)
+        await eventually(partial(admitted, backend, 5))
+        await offer(backend, slots=2)
+        first = await eventually(partial(at_least, backend, 2), every=0.3)
+        await end(backend, requests[0])
+        await eventually(partial(settled, backend, requests[0].id))
+        all_tasks = await eventually(partial(at_least, backend, 3), every=0.3)
     assert {task.job for task in first} == {requests[0].id, requests[1].id}
     assert len(all_tasks) == 3
     assert {task.epoch for task in all_tasks} == {1}
 
 
-async def test_a_store_has_twenty_in_flight_while_others_wait(world: World, start: Start) -> None:
+async def test_a_store_has_twenty_in_flight_while_others_wait(
+    backend: Backend, start: Start
+) -> None:
     async with start(max_per_instance=3):
-        flood = [a_request(store="flood") for _ in range(10)]
-        few = [a_request(store="few") for _ in range(2)]
+        flood = [make_request(store="flood") for _ in range(10)]
+        few = [make_request(store="few") for _ in range(2)]
         for request in (*flood, *few):
-            await world.ask(request)
-        await eventually(partial(admitted, world, 12))
-        await offer(world, slots=5)
-        sent = await eventually(partial(at_least, world, 5), every=0.3)
+            await backend.submit(request)
+        await eventually(partial(admitted, backend, 12))
+        await offer(backend, slots=5)
+        sent = await eventually(partial(at_least, backend, 5), every=0.3)
     stores = [task.store for task in sent]
     assert (stores.count("flood"), stores.count("few")) == (3, 2)
 
 
 async def test_a_delayed_request_is_not_forwarded_before_its_time(
-    world: World, start: Start
+    backend: Backend, start: Start
 ) -> None:
-    later = a_request(run_at=datetime.now(UTC) + timedelta(seconds=3))
+    later = make_request(run_at=datetime.now(UTC) + timedelta(seconds=3))
     async with start():
-        await offer(world, slots=5)
-        await world.ask(later)
-        await world.ask(now := a_request())
-        await eventually(partial(at_least, world, 1), every=0.2)
-        assert [task.job for task in await tasks(world)] == [now.id]
-        sent = await eventually(partial(at_least, world, 2), every=0.2)
+        await offer(backend, slots=5)
+        await backend.submit(later)
+        await backend.submit(now := make_request())
+        await eventually(partial(at_least, backend, 1), every=0.2)
+        assert [task.job for task in await tasks(backend)] == [now.id]
+        sent = await eventually(partial(at_least, backend, 2), every=0.2)
     assert sent[1].forwarded_at >= (later.run_at or now.created_at)
 
 
-async def test_the_bill_moves_the_stores_counter_once(world: World, start: Start) -> None:
-    request = a_request()
+async def test_the_bill_moves_the_stores_counter_once(backend: Backend, start: Start) -> None:
+    request = make_request()
     async with start():
-        await offer(world, slots=1)
-        await world.ask(request)
-        await eventually(partial(at_least, world, 1), every=0.2)
-        await end(world, request, cost=777)
-        await end(world, request, cost=777)
-        await eventually(partial(settled, world, request.id))
-        await world.ask(follower := a_request())
-        await eventually(partial(at_least, world, 2), every=0.2)
-    saved = await world.database.fetchrow("SELECT * FROM stores WHERE instance_id = 'store-a'")
+        await offer(backend, slots=1)
+        await backend.submit(request)
+        await eventually(partial(at_least, backend, 1), every=0.2)
+        await end(backend, request, cost=777)
+        await end(backend, request, cost=777)
+        await eventually(partial(settled, backend, request.id))
+        await backend.submit(follower := make_request())
+        await eventually(partial(at_least, backend, 2), every=0.2)
+    saved = await backend.database.fetchrow("SELECT * FROM stores WHERE instance_id = 'store-a'")
     assert saved is not None
     assert (saved["served_nanousd"], saved["mean_cost_nanousd"], saved["settled_jobs"]) == (
         777,
         777,
         1,
     )
-    assert (await world.row(follower.id))["estimate_nanousd"] == 777
+    assert (await backend.row(follower.id))["estimate_nanousd"] == 777
 
 
-async def test_a_lost_lease_brings_the_job_back(world: World, start: Start) -> None:
-    request = a_request()
+async def test_a_lost_lease_brings_the_job_back(backend: Backend, start: Start) -> None:
+    request = make_request()
     async with start(lease_s=0.1):
-        await offer(world, slots=1)
-        await world.ask(request)
-        await eventually(partial(at_least, world, 1), every=0.2)
-        await world.database.execute(
+        await offer(backend, slots=1)
+        await backend.submit(request)
+        await eventually(partial(at_least, backend, 1), every=0.2)
+        await backend.database.execute(
             "UPDATE blog_generations SET status = 'PROCESSING', attempt = 1, worker = 'dead',"
             " lease_until = now() - interval '1 s' WHERE id = $1",
             request.id,
         )
-        sent = await eventually(partial(at_least, world, 2), every=0.3)
+        sent = await eventually(partial(at_least, backend, 2), every=0.3)
     assert [(task.job, task.forward) for task in sent] == [(request.id, 1), (request.id, 2)]
-    events = [event for _, event in await world.read_all(RESULTS) if isinstance(event, JobEvent)]
+    events = [
+        event for _, event in await backend.read_records(RESULTS) if isinstance(event, JobEvent)
+    ]
     assert [event.error for event in events if event.kind is EventKind.RETRY] == [
         "the worker's lease ran out"
     ]
 
 
 async def test_a_lease_that_may_have_run_out_while_postgresql_was_away_is_no_proof_of_death(
-    world: World, start: Start
+    backend: Backend, start: Start
 ) -> None:
     """Workers get one lease's time from the beginning of a term to renew theirs."""
-    await world.forwarded(request := a_request())
-    await world.database.execute(
+    await backend.insert_dispatched(request := make_request())
+    await backend.database.execute(
         "UPDATE blog_generations SET status = 'PROCESSING', attempt = 1, worker = 'alive',"
         " lease_until = now() - interval '1 minute' WHERE id = $1",
         request.id,
     )
     async with start(lease_s=3_600):
         await eventually(
-            partial(_reports, world, 4), every=0.2
+            partial(_reports, backend, 4), every=0.2
         )  # one a second, and a sweep every half
-        assert await world.has_status(request.id, "PROCESSING")
+        assert await backend.has_status(request.id, "PROCESSING")
     async with start(lease_s=0.1):
-        await eventually(partial(world.has_status, request.id, "PENDING"))
+        await eventually(partial(backend.has_status, request.id, "PENDING"))
 
 
-async def _reports(world: World, count: int) -> bool:
+async def _reports(backend: Backend, count: int) -> bool:
     return (
-        sum(isinstance(report, SchedulerReport) for _, report in await world.read_all(WORKERS))
+        sum(
+            isinstance(report, SchedulerReport) for _, report in await backend.read_records(WORKERS)
+        )
         >= count
     )
 
 
-async def test_a_job_that_nobody_claims_is_forwarded_again(world: World, start: Start) -> None:
+async def test_a_job_that_nobody_claims_is_forwarded_again(backend: Backend, start: Start) -> None:
     async with start(forward_timeout_s=1):
-        await offer(world, slots=1)
-        await world.ask(request := a_request())
-        sent = await eventually(partial(at_least, world, 2), every=0.3)
+        await offer(backend, slots=1)
+        await backend.submit(request := make_request())
+        sent = await eventually(partial(at_least, backend, 2), every=0.3)
     assert {task.job for task in sent} == {request.id}
 
 
 async def test_a_job_cancelled_while_it_waits_takes_nobodys_place(
-    world: World, start: Start
+    backend: Backend, start: Start
 ) -> None:
-    cancelled, next_one = a_request(), a_request()
+    cancelled, next_one = make_request(), make_request()
     async with start():
-        await world.ask(cancelled)
-        await world.ask(next_one)
-        await eventually(partial(admitted, world, 2))
-        await world.database.execute(
+        await backend.submit(cancelled)
+        await backend.submit(next_one)
+        await eventually(partial(admitted, backend, 2))
+        await backend.database.execute(
             "UPDATE blog_generations SET status = 'CANCELLED' WHERE id = $1", cancelled.id
         )
-        await offer(world, slots=1)
-        sent = await eventually(partial(at_least, world, 1), every=0.2)
+        await offer(backend, slots=1)
+        sent = await eventually(partial(at_least, backend, 1), every=0.2)
     assert [task.job for task in sent] == [next_one.id]
 
 
 async def test_a_result_that_was_never_heard_is_found_by_comparison(
-    world: World, start: Start
+    backend: Backend, start: Start
 ) -> None:
-    first, second = a_request(), a_request()
+    first, second = make_request(), make_request()
     async with start():
-        await offer(world, slots=1)
-        await world.ask(first)
-        await world.ask(second)
-        await eventually(partial(at_least, world, 1), every=0.2)
-        await world.database.execute(
+        await offer(backend, slots=1)
+        await backend.submit(first)
+        await backend.submit(second)
+        await eventually(partial(at_least, backend, 1), every=0.2)
+        await backend.database.execute(
             "UPDATE blog_generations SET status = 'DONE', attempt = 1, cost_nanousd = 5, finished_at = now()"
             " WHERE id = $1",
             first.id,
         )
-        sent = await eventually(partial(at_least, world, 2), every=0.3)
+        sent = await eventually(partial(at_least, backend, 2), every=0.3)
     assert sent[1].job == second.id
-    assert await settled(world, first.id)
+    assert await settled(backend, first.id)
 
 
-async def test_it_reports_the_backlog(world: World, start: Start) -> None:
+async def test_it_reports_the_backlog(backend: Backend, start: Start) -> None:
     async with start():
         for _ in range(3):
-            await world.ask(a_request())
-        report = await eventually(partial(_report_of, world, 3), every=0.3)
+            await backend.submit(make_request())
+        report = await eventually(partial(_report_of, backend, 3), every=0.3)
     assert report is not None
     assert [(queue.store, queue.queued) for queue in report.stores] == [("store-a", 3)]
     assert report.oldest_pending_at is not None
 
 
-async def _report_of(world: World, pending: int) -> SchedulerReport | None:
+async def _report_of(backend: Backend, pending: int) -> SchedulerReport | None:
     reports = [
-        report for _, report in await world.read_all(WORKERS) if isinstance(report, SchedulerReport)
+        report
+        for _, report in await backend.read_records(WORKERS)
+        if isinstance(report, SchedulerReport)
     ]
     return next((report for report in reports if report.pending == pending), None)
 
 
-async def test_four_hundred_requests_at_once_all_become_rows(world: World, start: Start) -> None:
+async def test_four_hundred_requests_at_once_all_become_rows(
+    backend: Backend, start: Start
+) -> None:
     async with start():
         await asyncio.gather(
-            *(world.ask(a_request(store=f"s{number % 7}")) for number in range(400))
+            *(backend.submit(make_request(store=f"s{number % 7}")) for number in range(400))
         )
-        await eventually(partial(admitted, world, 400))
+        await eventually(partial(admitted, backend, 400))

@@ -10,7 +10,7 @@ from shared.domain.messages import BlogRequested
 from shared.kafka import clients
 from shared.kafka.publisher import MAX_RECORD_BYTES, Outgoing
 from shared.kafka.topics import GENERATION, REQUESTS, Topic
-from tests.support.environment import World, a_request
+from tests.support.backend import Backend, make_request
 
 
 def outgoing(
@@ -19,16 +19,16 @@ def outgoing(
     return Outgoing(topic=topic, key=request.store, message=request, partition=partition)
 
 
-async def test_each_key_keeps_its_partition_and_each_partition_its_order(world: World) -> None:
+async def test_each_key_keeps_its_partition_and_each_partition_its_order(backend: Backend) -> None:
     """More than one batch's worth a partition, and stores that were written to one by one before."""
     stores = [f"store-{number}" for number in range(20)]
-    first = [a_request(store) for store in stores]
+    first = [make_request(store) for store in stores]
     for request in first:
-        await world.publisher.publish(outgoing(request))
-    rest = [a_request(stores[number % 20], title="x" * 20_000) for number in range(400)]
-    await world.publisher.publish_all([outgoing(request) for request in rest])
+        await backend.publisher.publish(outgoing(request))
+    rest = [make_request(stores[number % 20], title="x" * 20_000) for number in range(400)]
+    await backend.publisher.publish_all([outgoing(request) for request in rest])
 
-    where = await _by_partition(world, REQUESTS)
+    where = await _by_partition(backend, REQUESTS)
     homes = {
         request.store: number
         for number, requests in where.items()
@@ -40,34 +40,34 @@ async def test_each_key_keeps_its_partition_and_each_partition_its_order(world: 
         assert requests == [request for request in first + rest if homes[request.store] == number]
 
 
-async def test_a_partition_that_is_named_is_taken(world: World) -> None:
-    requests = [a_request() for _ in range(50)]
+async def test_a_partition_that_is_named_is_taken(backend: Backend) -> None:
+    requests = [make_request() for _ in range(50)]
     sent = [outgoing(request, GENERATION, number % 3) for number, request in enumerate(requests)]
-    await world.publisher.publish_all(sent)
-    assert await _by_partition(world, GENERATION) == {
+    await backend.publisher.publish_all(sent)
+    assert await _by_partition(backend, GENERATION) == {
         number: requests[number::3] for number in range(3)
     }
 
 
 async def test_a_message_above_the_most_is_refused_and_the_next_batch_goes_out(
-    world: World,
+    backend: Backend,
 ) -> None:
-    huge = a_request(title="x" * MAX_RECORD_BYTES)
+    huge = make_request(title="x" * MAX_RECORD_BYTES)
     with pytest.raises(MessageSizeTooLargeError, match=str(MAX_RECORD_BYTES)):
-        await world.publisher.publish_all([outgoing(huge)])
-    good = a_request()
-    await world.publisher.publish_all([outgoing(good)])
-    assert await world.read_all(REQUESTS) == [(good.store, good)]
+        await backend.publisher.publish_all([outgoing(huge)])
+    good = make_request()
+    await backend.publisher.publish_all([outgoing(good)])
+    assert await backend.read_records(REQUESTS) == [(good.store, good)]
 
 
-async def _by_partition(world: World, topic: Topic) -> dict[int, list[BlogRequested]]:
+async def _by_partition(backend: Backend, topic: Topic) -> dict[int, list[BlogRequested]]:
     """What each partition holds, in its order; those that hold nothing are missing."""
     name, found = (
-        clients.namespace(world.settings).topic(topic),
+        clients.namespace(backend.settings).topic(topic),
         defaultdict[int, list[BlogRequested]](list),
     )
     partitions = [TopicPartition(name, number) for number in range(topic.partitions)]
-    async with clients.create_consumer(world.settings) as consumer:
+    async with clients.create_consumer(backend.settings) as consumer:
         consumer.assign(partitions)
         await consumer.seek_to_beginning()
         ends = await consumer.end_offsets(partitions)

@@ -13,9 +13,9 @@ from aiokafka.structs import TopicPartition
 from admin import consumer_groups
 from shared.kafka import clients
 from shared.kafka.topics import GENERATOR_GROUP, METRICS_GROUP, REQUESTS
-from tests.support.environment import World, a_request, a_world
+from tests.support.backend import Backend, make_request, open_backend
 from tests.support.eventually import eventually
-from tests.support.ingest import GOOD, an_ingest
+from tests.support.ingest import GOOD, start_ingest
 from tests.support.metrics_service import metrics, tell
 from tests.support.processes import environment
 from tests.support.secured_kafka import PASSWORD, SecuredKafka
@@ -32,44 +32,44 @@ async def test_what_is_published_is_read_by_whoever_may(
     by_certificate = way == "certificate"
     security = broker.by_certificate() if by_certificate else broker.as_user(way)
     servers = broker.mutual if by_certificate else broker.named
-    async with a_world(servers, topic_prefix, database, **security) as world:
-        request = a_request()
-        await world.ask(request)
-        assert await world.read_all(REQUESTS) == [(request.store, request)]
-        names = clients.namespace(world.settings)
+    async with open_backend(servers, topic_prefix, database, **security) as backend:
+        request = make_request()
+        await backend.submit(request)
+        assert await backend.read_records(REQUESTS) == [(request.store, request)]
+        names = clients.namespace(backend.settings)
         group, partition = names.group(GENERATOR_GROUP), TopicPartition(names.topic(REQUESTS), 0)
-        async with clients.create_consumer(world.settings, group_id=group) as consumer:
+        async with clients.create_consumer(backend.settings, group_id=group) as consumer:
             consumer.assign([partition])
             await clients.commit_offsets(consumer, {partition: 7}, within_s=20)
-        assert (await clients.fetch_group_offsets(world.settings, group))[partition].offset == 7
-        assert (await consumer_groups.members(world.settings, [group]))[group] == []
+        assert (await clients.fetch_group_offsets(backend.settings, group))[partition].offset == 7
+        assert (await consumer_groups.members(backend.settings, [group]))[group] == []
 
 
 async def test_ingest_accepts_over_tls_and_its_probe_shows_who_it_is(
-    secured_world: World, broker: SecuredKafka, database: str, tmp_path: Path
+    secured_backend: Backend, broker: SecuredKafka, database: str, tmp_path: Path
 ) -> None:
-    async with an_ingest(
-        secured_world, database, tmp_path, **broker.as_user()
+    async with start_ingest(
+        secured_backend, database, tmp_path, **broker.as_user()
     ) as ingest:  # once /readyz is content
         answer = await ingest.post(GOOD)
         assert answer.status_code == 201, answer.text
-        ((_, message),) = await secured_world.read_all(REQUESTS)
+        ((_, message),) = await secured_backend.read_records(REQUESTS)
         assert str(getattr(message, "id", None)) == answer.json()["id"]
 
 
 @pytest.mark.parametrize("way", ["user", "certificate"])
 async def test_faust_counts_over_tls(
-    secured_world: World, broker: SecuredKafka, tmp_path: Path, way: str
+    secured_backend: Backend, broker: SecuredKafka, tmp_path: Path, way: str
 ) -> None:
     security = {"user": broker.as_user(), "certificate": broker.by_certificate()}[way]
     known = variables(security) | {
         "KAFKA_BOOTSTRAP_SERVERS": {"user": broker.named, "certificate": broker.mutual}[way]
     }
-    async with metrics(secured_world, tmp_path / "tables", **known) as running:
-        await tell(secured_world, range(5))
+    async with metrics(secured_backend, tmp_path / "tables", **known) as running:
+        await tell(secured_backend, range(5))
         await eventually(partial(running.has_counted, {"DONE": 5}))
-        group = clients.namespace(secured_world.settings).group(METRICS_GROUP)
-        assert len((await consumer_groups.members(secured_world.settings, [group]))[group]) == 1
+        group = clients.namespace(secured_backend.settings).group(METRICS_GROUP)
+        assert len((await consumer_groups.members(secured_backend.settings, [group]))[group]) == 1
 
 
 @asynccontextmanager
@@ -105,7 +105,7 @@ async def _started(service: str, known: dict[str, str]) -> AsyncIterator[tuple[i
     ],
 )
 async def test_a_service_that_is_refused_says_why_in_one_line_and_ends_with_3(
-    secured_world: World,
+    secured_backend: Backend,
     broker: SecuredKafka,
     database: str,
     service: str,
@@ -115,7 +115,7 @@ async def test_a_service_that_is_refused_says_why_in_one_line_and_ends_with_3(
     chosen = broker.as_user() | {
         name: str(broker.stranger) if v == "stranger" else v for name, v in wrong.items()
     }
-    async with _started(service, environment(secured_world, database) | variables(chosen)) as (
+    async with _started(service, environment(secured_backend, database) | variables(chosen)) as (
         code,
         output,
     ):
@@ -128,14 +128,16 @@ async def test_a_service_that_is_refused_says_why_in_one_line_and_ends_with_3(
 
 
 async def test_without_the_certificate_that_is_asked_for_nobody_gets_in(
-    secured_world: World, broker: SecuredKafka, database: str
+    secured_backend: Backend, broker: SecuredKafka, database: str
 ) -> None:
     anonymous = broker.by_certificate() | {
         "kafka_ssl_cert_file": "",
         "kafka_bootstrap_servers": broker.mutual,
         "startup_deadline_s": "2",
     }
-    async with _started("metrics", environment(secured_world, database) | variables(anonymous)) as (
+    async with _started(
+        "metrics", environment(secured_backend, database) | variables(anonymous)
+    ) as (
         code,
         output,
     ):

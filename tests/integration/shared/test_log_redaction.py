@@ -17,9 +17,9 @@ from sandbox.system.home import free_port
 from shared.domain.api_keys import create_key, create_operator_key
 from shared.domain.messages import Message
 from shared.kafka.topics import REQUESTS
-from tests.support.environment import World, away
+from tests.support.backend import Backend, database_unavailable
 from tests.support.eventually import eventually
-from tests.support.fake_providers import Standins
+from tests.support.fake_providers import StandIns
 from tests.support.ingest import GOOD, PATH
 from tests.support.processes import environment
 from tests.support.secured_kafka import PASSWORD, SecuredKafka
@@ -73,12 +73,16 @@ def said(service: Running) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def variables(
-    secured_world: World, broker: SecuredKafka, database: str, standins: Standins, tmp_path: Path
+    secured_backend: Backend,
+    broker: SecuredKafka,
+    database: str,
+    standins: StandIns,
+    tmp_path: Path,
 ) -> dict[str, str]:
     security = {name.upper(): value for name, value in broker.as_user("PLAIN").items()}
     ports = {"PORT": str(free_port()), "METRICS_PORT": str(free_port())}
     return (
-        environment(secured_world, database)
+        environment(secured_backend, database)
         | security
         | ports
         | PROVIDERS
@@ -132,23 +136,23 @@ async def ask_in_every_wrong_way(http: httpx.AsyncClient, key: str, operator: st
         await http.get(f"/metrics?format={secret}&token={quote(secret)}", headers=bearer)
 
 
-async def status_of(world: World, wanted: str) -> int:
+async def status_of(backend: Backend, wanted: str) -> int:
     query = "SELECT count(*) FROM blog_generations WHERE status = $1"
-    return int(await world.database.fetchval(query, wanted))
+    return int(await backend.database.fetchval(query, wanted))
 
 
 async def test_no_line_of_any_service_holds_a_secret(
-    secured_world: World,
+    secured_backend: Backend,
     database: str,
     postgres: str,
-    standins: Standins,
+    standins: StandIns,
     variables: dict[str, str],
     tmp_path: Path,
 ) -> None:
-    world, ports = secured_world, {"ingest": "PORT", "metrics": "METRICS_PORT"}
+    backend, ports = secured_backend, {"ingest": "PORT", "metrics": "METRICS_PORT"}
     key, operator = (
-        await create_key(world.database, "shop"),
-        await create_operator_key(world.database, "amy"),
+        await create_key(backend.database, "shop"),
+        await create_operator_key(backend.database, "amy"),
     )
     services: dict[str, Running] = {}
     async with AsyncExitStack() as running:
@@ -167,8 +171,8 @@ async def test_no_line_of_any_service_holds_a_secret(
         await services["metrics"].http.post(
             f"/api/jobs/{WRONG}/retry", headers={"Authorization": f"Bearer {operator}"}
         )
-        await eventually(lambda: status_of(world, "FAILED"), timeout=60, what="the refused call")
-        async with away(postgres, database, "ingest"):
+        await eventually(lambda: status_of(backend, "FAILED"), timeout=60, what="the refused call")
+        async with database_unavailable(postgres, database, "ingest"):
             with_key = {"Authorization": f"Bearer {key}"}
             assert (await services["ingest"].http.get(PATH, headers=with_key)).status_code == 503
             await services["ingest"].http.get(PATH, headers={"Authorization": f"Bearer {WRONG}"})
@@ -185,5 +189,5 @@ async def test_no_line_of_any_service_holds_a_secret(
     assert "token=[redacted]" in services["ingest"].log.read_text(), (
         "what is planted no longer comes near a log"
     )
-    kept: list[tuple[str | None, Message | bytes | None]] = await world.read_all(REQUESTS)
+    kept: list[tuple[str | None, Message | bytes | None]] = await backend.read_records(REQUESTS)
     assert kept, "nothing was accepted: the services had nothing to work on"

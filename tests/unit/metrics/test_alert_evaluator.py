@@ -17,7 +17,7 @@ from services.metrics.reconcile.rules import Drift
 from services.metrics.settings import MetricsSettings
 from shared.domain.errors import Unavailable
 from shared.domain.messages import WorkerReport
-from tests.support.chat_receiver import SECRET, a_chat
+from tests.support.chat_receiver import SECRET, start_chat_receiver
 from tests.support.eventually import eventually
 from tests.unit.metrics.test_counting_rules import NOW, folded, life, report, scheduler
 
@@ -156,7 +156,7 @@ def test_dead_letters_and_lost_events_are_told_once_they_are_looked_for() -> Non
 
 
 async def test_what_nobody_knows_any_more_is_taken_back_and_said() -> None:
-    async with a_chat() as chat, delivering(Webhook(chat.url)) as webhook:
+    async with start_chat_receiver() as chat, delivering(Webhook(chat.url)) as webhook:
         watched = Watched(webhook=webhook)
         watched.beside.drift = Drift(at=NOW, hours=24, jobs=2, cost_nanousd=0)
         watched.seconds(1, worker=report("w"), said={})
@@ -170,7 +170,7 @@ async def test_what_nobody_knows_any_more_is_taken_back_and_said() -> None:
 
 
 async def test_of_several_processes_one_tells_the_webhook() -> None:
-    async with a_chat() as chat, delivering(Webhook(chat.url)) as webhook:
+    async with start_chat_receiver() as chat, delivering(Webhook(chat.url)) as webhook:
         watched = Watched(webhook=webhook)
         watched.tells = False
         watched.seconds(10, worker=report("w"), said={"pending": 2_000})
@@ -184,7 +184,7 @@ async def test_of_several_processes_one_tells_the_webhook() -> None:
 async def test_what_a_chat_refuses_is_given_up_and_the_next_one_is_told(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    async with a_chat(404) as chat, delivering(Webhook(chat.url)) as webhook:
+    async with start_chat_receiver(404) as chat, delivering(Webhook(chat.url)) as webhook:
         webhook.send("refused")
         webhook.send("taken")
         await eventually(lambda: chat.heard)

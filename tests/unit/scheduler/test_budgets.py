@@ -1,4 +1,4 @@
-"""The fair order under monthly budgets, against a world that pays, fails, cancels, changes leaders and months."""
+"""The fair order under monthly budgets, against a backend that pays, fails, cancels, changes leaders and months."""
 
 from collections import Counter
 from dataclasses import dataclass

@@ -27,7 +27,7 @@ def kafka_settings(bootstrap: str, prefix: str, **security: Any) -> KafkaSetting
     return KafkaSettings(kafka_bootstrap_servers=bootstrap, kafka_topic_prefix=prefix, **security)
 
 
-def a_request(store: str = "store-a", **changes: Any) -> BlogRequested:
+def make_request(store: str = "store-a", **changes: Any) -> BlogRequested:
     values: dict[str, Any] = {
         "id": uuid_utils.compat.uuid7(),
         "store": store,
@@ -40,7 +40,7 @@ def a_request(store: str = "store-a", **changes: Any) -> BlogRequested:
 
 
 @asynccontextmanager
-async def running(
+async def running_service(
     service: Callable[[asyncio.Event], Awaitable[None]],
 ) -> AsyncIterator[asyncio.Event]:
     """A service in this loop; stopped in order at the end of the block, and its failure is the test's."""
@@ -53,7 +53,7 @@ async def running(
         await asyncio.wait_for(task, 60)
 
 
-class World:
+class Backend:
     """A database and a broker, as a test looks at them and acts on them."""
 
     def __init__(
@@ -70,11 +70,11 @@ class World:
             Outgoing(topic=topic, key=key, message=message, partition=partition)
         )
 
-    async def ask(self, request: BlogRequested) -> None:
+    async def submit(self, request: BlogRequested) -> None:
         """As ingest does."""
         await self.publish(REQUESTS, request.store, request)
 
-    async def forwarded(self, request: BlogRequested) -> GenerationTask:
+    async def insert_dispatched(self, request: BlogRequested) -> GenerationTask:
         """A row that the scheduler has forwarded, and its task, published."""
         await self.database.execute(
             "INSERT INTO blog_generations (id, instance_id, source_type, source_id, request, created_at, forwarded_at,"
@@ -109,7 +109,7 @@ class World:
             )
         )
 
-    async def read_all(self, topic: Topic) -> list[tuple[str | None, Message | bytes | None]]:
+    async def read_records(self, topic: Topic) -> list[tuple[str | None, Message | bytes | None]]:
         """(key, message) of every record of a topic up to now; raw bytes where there is no message to decode."""
         consumer = clients.create_consumer(self.settings)
         await consumer.start()
@@ -136,7 +136,7 @@ class World:
             await consumer.stop()
 
 
-class Said:
+class LogCapture:
     """All that was logged so far: some things happen nowhere else."""
 
     def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
@@ -152,7 +152,7 @@ class Said:
 
 
 @asynccontextmanager
-async def away(postgres: str, database: str, service: str) -> AsyncIterator[None]:
+async def database_unavailable(postgres: str, database: str, service: str) -> AsyncIterator[None]:
     """The database takes no connection and the service has lost those that it had."""
     name = database.rsplit("/", 1)[1]
     connection = await asyncpg.connect(postgres)
@@ -171,7 +171,7 @@ async def away(postgres: str, database: str, service: str) -> AsyncIterator[None
 
 
 @asynccontextmanager
-async def silent(postgres: str) -> AsyncIterator[None]:
+async def database_frozen(postgres: str) -> AsyncIterator[None]:
     """The whole server is stopped: it takes connections and bytes, and says nothing."""
     connection = await asyncpg.connect(postgres)
     try:
@@ -192,7 +192,9 @@ async def silent(postgres: str) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def a_world(bootstrap: str, prefix: str, dsn: str, **security: Any) -> AsyncIterator[World]:
+async def open_backend(
+    bootstrap: str, prefix: str, dsn: str, **security: Any
+) -> AsyncIterator[Backend]:
     """`security` are settings of KafkaSettings by which the broker lets us in."""
     settings = kafka_settings(bootstrap, prefix, **security)
     await clients.ensure_topics(settings)
@@ -201,7 +203,7 @@ async def a_world(bootstrap: str, prefix: str, dsn: str, **security: Any) -> Asy
     database = await asyncpg.connect(dsn)
     await database.set_type_codec("jsonb", schema="pg_catalog", encoder=_json, decoder=orjson.loads)
     try:
-        yield World(settings, publisher, database)
+        yield Backend(settings, publisher, database)
     finally:
         await database.close()
         await publisher.stop()
