@@ -1,8 +1,9 @@
-"""Documents that must be true of the code: the configuration, the runbook, and every link, command and variable."""
+"""Checks the pages against the code, their links, and the style of their prose."""
 
 import re
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,15 +13,21 @@ from sandbox.cli.__main__ import COMMANDS
 from services.ingest.openapi import document as openapi
 from services.metrics.alerts.definitions import ALERTS
 from shared.domain import shopify
+from tests.support import markdown
 
 ROOT = Path(__file__).parents[3]
-DOCUMENTS = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted((ROOT / "docs").rglob("*.md"))]
+README = ROOT / "README.md"
+ARCHITECTURE = ROOT / "ARCHITECTURE.md"
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
+API = ROOT / "docs" / "api.md"
+PAGES = [
+    *sorted(ROOT.glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "clients").rglob("*.md")),
+]
+GENERATED = {configuration.FILE}
 RUNBOOK = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
-_LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
-_COMMAND = re.compile(r"\./blogstream ([a-zA-Z-]+)")
-_MODULE = re.compile(r"python -m ([a-z_]+(?:\.[a-z_]+)*)")
-_VARIABLE = re.compile(r"`([A-Z]+(?:_[A-Z]+)+)`")
-KNOWN = {
+KNOWN_VARIABLES = {
     one.name for reader in configuration.READERS.values() for one in configuration.variables(reader)
 } | {
     "HEARTBEAT_FILE",
@@ -28,16 +35,31 @@ KNOWN = {
     "TEST_TOKEN",
     "KAFKA_TLS_DIR",
 }
-_HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+_COMMAND = re.compile(r"\./blogstream ([a-zA-Z-]+)")
+_MODULE = re.compile(r"python -m ([a-z_]+(?:\.[a-z_]+)*)")
+_VARIABLE = re.compile(r"`([A-Z]+(?:_[A-Z]+)+)`")
 
 
-def test_the_configuration_is_what_the_settings_say() -> None:
+def page_name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def api_operations() -> dict[str, dict[str, Any]]:
+    """Return the operations of every path of the interface, by method."""
+    paths: dict[str, dict[str, Any]] = openapi.document(version="0")["paths"]
+    return {
+        path: {method: found for method, found in operations.items() if isinstance(found, dict)}
+        for path, operations in paths.items()
+    }
+
+
+def test_configuration_page_matches_settings() -> None:
     committed = configuration.FILE.read_text(encoding="utf-8")
     assert committed == configuration.text(), "run python -m sandbox.configuration"
 
 
 @pytest.mark.parametrize("reader", configuration.READERS)
-def test_every_variable_is_described(reader: str) -> None:
+def test_every_variable_has_a_description(reader: str) -> None:
     missing = [
         one.name
         for one in configuration.variables(configuration.READERS[reader])
@@ -47,58 +69,106 @@ def test_every_variable_is_described(reader: str) -> None:
 
 
 @pytest.mark.parametrize("alert", [alert.name for alert in ALERTS])
-def test_the_runbook_says_what_to_do_about_every_alert(alert: str) -> None:
+def test_runbook_has_an_action_for_every_alert(alert: str) -> None:
     assert re.search(rf"^\| `{alert}`.*\|.*\|.*\|$", RUNBOOK, re.MULTILINE)
 
 
 @pytest.mark.parametrize("version", [migration.version for migration in load()])
-def test_the_runbook_says_what_is_lost_without_every_migration(version: str) -> None:
+def test_runbook_lists_the_loss_below_every_migration(version: str) -> None:
     assert re.search(rf"^\| (\d{{4}}, )*{version}(, \d{{4}})* \|.*\|$", RUNBOOK, re.MULTILINE)
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_commands_and_variables_exist(document: Path) -> None:
-    text = document.read_text(encoding="utf-8")
-    assert {name for name in _COMMAND.findall(text) if name != "COMMAND"} <= set(COMMANDS)
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_documented_commands_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert set(_COMMAND.findall(text)) <= set(COMMANDS)
     assert [name for name in _MODULE.findall(text) if find_spec(name) is None] == []
-    named = set(_VARIABLE.findall(text))
-    assert {name for name in named if not name.startswith("OTEL_")} <= KNOWN
 
 
-def anchors(document: Path) -> set[str]:
-    headings = _HEADING.findall(document.read_text(encoding="utf-8"))
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+@pytest.mark.parametrize("page", [page for page in PAGES if page != CONTRIBUTING], ids=page_name)
+def test_documented_variables_exist(page: Path) -> None:
+    named = set(_VARIABLE.findall(page.read_text(encoding="utf-8")))
+    assert {name for name in named if not name.startswith("OTEL_")} <= KNOWN_VARIABLES
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_links_lead_somewhere(document: Path) -> None:
-    for path, anchor in _LINK.findall(document.read_text(encoding="utf-8")):
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_links_lead_to_a_file_and_a_heading(page: Path) -> None:
+    for path, anchor in markdown.links(page):
         if path.startswith(("http://", "https://")):
             continue
-        target = (document.parent / path).resolve() if path else document
-        assert target.exists(), f"{path} is not there"
-        assert not anchor or anchor in anchors(target), f"{path}#{anchor} is no heading"
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), f"{path} does not exist"
+        assert not anchor or anchor in markdown.anchors(target), f"{path}#{anchor} is no heading"
 
 
-def test_the_readme_names_the_columns_that_an_export_needs() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    required = text.partition("An export needs the columns ")[2].partition(", in any order")[0]
-    assert re.findall("`(.+?)`", required) == list(shopify.REQUIRED)
+def test_contributing_names_existing_files() -> None:
+    text = CONTRIBUTING.read_text(encoding="utf-8")
+    named = re.findall(r"`([\w./-]+/[\w.-]+\.(?:py|json|md|in|txt|yaml|yml|toml))`", text)
+    missing = [path for path in named if "NAME" not in path and not (ROOT / path).exists()]
+    assert len(named) > 20
+    assert missing == []
 
 
-def test_the_readme_says_what_to_do_about_every_status_of_the_interface() -> None:
-    paths = openapi.document(version="0")["paths"].values()
-    operations = [
-        operation for path in paths for operation in path.values() if isinstance(operation, dict)
-    ]
-    given = {int(status) for operation in operations for status in operation["responses"]}
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    rows = (
-        text.partition("| status | means | what to do |\n")[2].partition("\n\n")[0].splitlines()[1:]
-    )
-    told = {
+def test_api_page_names_the_columns_of_an_export() -> None:
+    (required, _) = markdown.table_rows(API, "| columns | names |")
+    assert re.findall("`(.+?)`", required[1]) == list(shopify.REQUIRED)
+
+
+def test_api_page_has_an_action_for_every_status() -> None:
+    documented = {
         int(status)
-        for row in rows
-        for status in re.findall(r"\b[2-5][0-9]{2}\b", row.split("|")[1])
+        for row in markdown.table_rows(API, "| status | meaning | action |")
+        for status in re.findall(r"\b[2-5][0-9]{2}\b", row[0])
     }
-    assert told - {504} == given, "that is a proxy's"
+    given = {
+        int(status)
+        for operations in api_operations().values()
+        for operation in operations.values()
+        for status in operation["responses"]
+    }
+    assert documented - {504} == given, "504 comes from proxies only"
+
+
+@pytest.mark.parametrize("path", api_operations())
+def test_api_page_describes_every_call(path: str) -> None:
+    placeholders = {"{id}": "ID", "{store}": "STORE", "{delivery}": "DELIVERY"}
+    for parameter, placeholder in placeholders.items():
+        path = path.replace(parameter, placeholder)
+    text = API.read_text(encoding="utf-8")
+    assert re.search(rf"{re.escape(path)}(?![\w/-])", text)
+
+
+def test_api_page_describes_every_field_of_a_request() -> None:
+    submit = api_operations()["/api/blog-generation"]["post"]
+    reference = submit["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+    schema = openapi.document(version="0")["components"]["schemas"][reference.rpartition("/")[2]]
+    rows = markdown.table_rows(API, "| field | meaning |")
+    documented = {field for row in rows for field in re.findall("`(.+?)`", row[0])}
+    assert documented - {"Idempotency-Key"} == set(schema["properties"])
+
+
+def test_readme_fits_on_three_screens() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 150
+    assert len(text.split()) <= 1_040
+
+
+def test_architecture_fits_on_one_screen() -> None:
+    assert len(ARCHITECTURE.read_text(encoding="utf-8").splitlines()) <= 100
+
+
+@pytest.mark.parametrize("picture", [*(ROOT / "docs" / "images").iterdir()], ids=page_name)
+def test_pictures_are_small(picture: Path) -> None:
+    assert picture.stat().st_size < 200_000
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_prose_lines_are_at_most_120_columns_wide(page: Path) -> None:
+    text = markdown.without_code_blocks(page.read_text(encoding="utf-8"))
+    prose = [line for line in text.splitlines() if not line.startswith("|")]
+    assert [line for line in prose if len(line) > 120] == []
+
+
+@pytest.mark.parametrize("page", [README, ARCHITECTURE], ids=page_name)
+def test_prose_uses_nouns_rather_than_pronouns(page: Path) -> None:
+    assert markdown.pronouns_per_hundred_words(page) <= 3
