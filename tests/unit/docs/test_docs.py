@@ -35,7 +35,7 @@ KNOWN_VARIABLES = {
     "TEST_TOKEN",
     "KAFKA_TLS_DIR",
 }
-_COMMAND = re.compile(r"\./blogstream ([a-zA-Z-]+)")
+_COMMAND = re.compile(r"\./blogstream ([a-zA-Z][a-zA-Z-]*)")
 _MODULE = re.compile(r"python -m ([a-z_]+(?:\.[a-z_]+)*)")
 _VARIABLE = re.compile(r"`([A-Z]+(?:_[A-Z]+)+)`")
 
