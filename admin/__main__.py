@@ -10,16 +10,16 @@ import sys
 from collections.abc import Callable, Sequence
 
 from admin import keys, purge, stores
-from admin.context import Place, environment, say
+from admin.context import CommandContext, read_variable, print_message
 from admin.dead_letters import commands as dead_letters
 from shared.domain.errors import Unavailable
 from shared.runtime.lifecycle import EXIT_UNAVAILABLE
 
-COMMANDS = {"keys": keys, "stores": stores, "dead-letters": dead_letters, "purge": purge}
+COMMAND_MODULES = {"keys": keys, "stores": stores, "dead-letters": dead_letters, "purge": purge}
 
 
-def run(
-    arguments: Sequence[str], *, prog: str, variable: Callable[[str], str] = environment
+def run_command(
+    arguments: Sequence[str], *, prog: str, variable: Callable[[str], str] = read_variable
 ) -> int:
     """Carry out one command and return its exit code; `Unavailable` when what it needs is missing.
 
@@ -40,10 +40,10 @@ def _run(arguments: Sequence[str], *, prog: str, variable: Callable[[str], str])
         prog=prog, description="What operators do by hand.", allow_abbrev=False
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, module in COMMANDS.items():
+    for name, module in COMMAND_MODULES.items():
         module.add_to(commands, name)
     chosen = parser.parse_args(arguments)
-    code: int = chosen.run(chosen, Place(variable))
+    code: int = chosen.run(chosen, CommandContext(variable))
     return code
 
 
@@ -56,9 +56,9 @@ def _deaf_stdout() -> None:
 
 def main() -> int:
     try:
-        return run(sys.argv[1:], prog="python -m shared.admin")
+        return run_command(sys.argv[1:], prog="python -m shared.admin")
     except Unavailable as error:
-        say(str(error))
+        print_message(str(error))
         return EXIT_UNAVAILABLE
     except KeyboardInterrupt:
         return 130

@@ -11,19 +11,19 @@ from shared.kafka.access import client_options
 from shared.runtime.settings import KafkaSettings
 
 
-async def members(
+async def fetch_group_members(
     settings: KafkaSettings, wanted: Sequence[str]
 ) -> Mapping[str, list[dict[str, Any]]]:
     """The members of these groups and their partitions."""
     admin = AIOKafkaAdminClient(**client_options(settings), request_timeout_ms=5_000)
     try:
         await admin.start()
-        return await members_by(admin, wanted)
+        return await fetch_group_members_with(admin, wanted)
     finally:
         await admin.close()
 
 
-async def members_by(
+async def fetch_group_members_with(
     admin: AIOKafkaAdminClient, wanted: Sequence[str]
 ) -> Mapping[str, list[dict[str, Any]]]:
     """The same, asked of a client that is open."""

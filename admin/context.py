@@ -17,26 +17,26 @@ from shared.runtime.postgres import connect
 from shared.runtime.settings import KafkaSettings
 
 T = TypeVar("T")
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+Subcommands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 _WITHIN_S = 10
 
 
-def say(line: str) -> None:
+def print_message(line: str) -> None:
     """One line to the person; to stderr, so that stdout stays for results."""
     print(line, file=sys.stderr, flush=True)
 
 
-def environment(name: str) -> str:
+def read_variable(name: str) -> str:
     """A variable of the environment, which must be set."""
     if value := os.environ.get(name):
         return value
     raise Unavailable(f"{name} is not set")
 
 
-def add(
-    commands: Commands,
+def add_command(
+    commands: Subcommands,
     name: str,
-    run: Callable[[Any, "Place"], int],
+    run: Callable[[Any, "CommandContext"], int],
     help: str,
     *,
     as_json: bool = False,
@@ -49,13 +49,13 @@ def add(
     return parser
 
 
-def group(commands: Commands, name: str, help: str) -> Commands:
+def add_command_group(commands: Subcommands, name: str, help: str) -> Subcommands:
     """A command that only has others."""
     parser = commands.add_parser(name, help=help, description=help, allow_abbrev=False)
     return parser.add_subparsers(dest=f"{name} command", metavar="COMMAND", required=True)
 
 
-class Place:
+class CommandContext:
     """`variable` finds a variable's value, or raises `Unavailable`."""
 
     def __init__(self, variable: Callable[[str], str]) -> None:

@@ -7,14 +7,14 @@ from pathlib import Path
 import asyncpg
 import orjson
 
-from admin.context import Commands, Place, add, group, say
+from admin.context import Subcommands, CommandContext, add_command, add_command_group, print_message
 from shared.domain.api_keys import (
     create_key,
     create_operator_key,
     list_keys,
     revoke_key,
     rotate_webhook_secret,
-    webhook_secret,
+    get_or_create_webhook_secret,
 )
 from shared.domain.errors import Unavailable
 from shared.runtime.postgres import load_queries
@@ -23,22 +23,22 @@ _OVERLAP_S = 86_400
 _QUERIES = load_queries(Path(__file__).parent / "sql" / "stores.sql")
 
 
-def add_to(commands: Commands, name: str) -> None:
+def add_commands(commands: Subcommands, name: str) -> None:
     """Add these commands to a parser's."""
-    own = group(commands, name, "API keys: each belongs to one store, or to an operator.")
-    create = add(own, "create", _create, "Make a key. It is printed once, alone on the last line.")
+    own = add_command_group(commands, name, "API keys: each belongs to one store, or to an operator.")
+    create = add_command(own, "create", _create, "Make a key. It is printed once, alone on the last line.")
     create.add_argument("store", nargs="?", metavar="STORE", help="the store's name")
     create.add_argument(
         "--operator",
         metavar="NAME",
         help="instead: the name of an operator, who may see, cancel and retry every job",
     )
-    add(own, "list", _list, "All keys, without the keys themselves.", as_json=True)
-    revoke = add(
+    add_command(own, "list", _list, "All keys, without the keys themselves.", as_json=True)
+    revoke = add_command(
         own, "revoke", _revoke, "Revoke a key: within two seconds it opens nothing any more."
     )
     revoke.add_argument("key", metavar="ID", help="the key's id, as `list` shows it")
-    secret = add(
+    secret = add_command(
         own,
         "webhook-secret",
         _webhook_secret,
@@ -50,7 +50,7 @@ def add_to(commands: Commands, name: str) -> None:
     )
 
 
-def _create(chosen: Namespace, place: Place) -> int:
+def _create(chosen: Namespace, place: CommandContext) -> int:
     store, operator = chosen.store, chosen.operator
     if (store is None) == (operator is None):
         chosen.parser.error("give either a store's name or --operator NAME")
@@ -59,14 +59,14 @@ def _create(chosen: Namespace, place: Place) -> int:
         key = place.with_database(lambda connection: make(connection, name))
     except ValueError as error:
         raise Unavailable(str(error)) from None
-    say(
+    print_message(
         f"key for the {'store' if operator is None else 'operator'} {name}; keep it, it is not shown again:"
     )
     print(key)
     return 0
 
 
-def _list(chosen: Namespace, place: Place) -> int:
+def _list(chosen: Namespace, place: CommandContext) -> int:
     keys = place.with_database(list_keys)
     if chosen.as_json:
         print(orjson.dumps([asdict(key) for key in keys]).decode())
@@ -78,20 +78,20 @@ def _list(chosen: Namespace, place: Place) -> int:
     return 0
 
 
-def _revoke(chosen: Namespace, place: Place) -> int:
+def _revoke(chosen: Namespace, place: CommandContext) -> int:
     done = place.with_database(lambda connection: revoke_key(connection, chosen.key))
-    say(f"revoked {chosen.key}" if done else f"no valid key has the id {chosen.key}")
+    print_message(f"revoked {chosen.key}" if done else f"no valid key has the id {chosen.key}")
     return 0 if done else 1
 
 
-def _webhook_secret(chosen: Namespace, place: Place) -> int:
+def _webhook_secret(chosen: Namespace, place: CommandContext) -> int:
     found = place.with_database(
         lambda connection: _secret_of(connection, chosen.store, rotate=chosen.rotate)
     )
     if found is None:
-        say(f"no store has the name {chosen.store!r}: it has neither a key nor a job")
+        print_message(f"no store has the name {chosen.store!r}: it has neither a key nor a job")
         return 1
-    say(f"what signs the webhooks of the store {chosen.store}:")
+    print_message(f"what signs the webhooks of the store {chosen.store}:")
     print(found)
     return 0
 
@@ -102,4 +102,4 @@ async def _secret_of(connection: asyncpg.Connection, store: str, *, rotate: bool
         return None
     if rotate:
         return await rotate_webhook_secret(connection, store, overlap_s=_OVERLAP_S)
-    return await webhook_secret(connection, store)
+    return await get_or_create_webhook_secret(connection, store)

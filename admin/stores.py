@@ -8,7 +8,7 @@ from pathlib import Path
 import asyncpg
 import orjson
 
-from admin.context import Commands, Place, add, group, say
+from admin.context import Subcommands, CommandContext, add_command, add_command_group, print_message
 from shared.domain.api_keys import STORE_NAME
 from shared.domain.errors import Unavailable
 from shared.runtime.postgres import load_queries
@@ -16,10 +16,10 @@ from shared.runtime.postgres import load_queries
 _QUERIES = load_queries(Path(__file__).parent / "sql" / "stores.sql")
 
 
-def add_to(commands: Commands, name: str) -> None:
+def add_commands(commands: Subcommands, name: str) -> None:
     """Add these commands to a parser's."""
-    own = group(commands, name, "Weights and accounts of stores in the fair order.")
-    change = add(
+    own = add_command_group(commands, name, "Weights and accounts of stores in the fair order.")
+    change = add_command(
         own,
         "set",
         _set,
@@ -31,7 +31,7 @@ def add_to(commands: Commands, name: str) -> None:
         "--weight", type=_weight, help="its part among its account's, 0.001 to 1000"
     )
     change.add_argument("--account-weight", type=_weight, help="its account's part, 0.001 to 1000")
-    add(own, "list", _list, "Every store that was ever charged or set.", as_json=True)
+    add_command(own, "list", _list, "Every store that was ever charged or set.", as_json=True)
 
 
 def _weight(text: str) -> float:
@@ -44,14 +44,14 @@ def _weight(text: str) -> float:
     return weight
 
 
-def _set(chosen: Namespace, place: Place) -> int:
+def _set(chosen: Namespace, place: CommandContext) -> int:
     for name in (chosen.store, chosen.account or chosen.store):
         if not STORE_NAME.fullmatch(name):
             raise Unavailable(
                 f"{name!r} is no name: 1 to 100 letters, digits, dots, hyphens or underscores"
             )
     row = place.with_database(lambda connection: _change(connection, chosen))
-    say(f"{chosen.store}: account {row['account_id'] or 'none'}, weight {row['weight']:g}")
+    print_message(f"{chosen.store}: account {row['account_id'] or 'none'}, weight {row['weight']:g}")
     return 0
 
 
@@ -78,7 +78,7 @@ async def _change(connection: asyncpg.Connection, chosen: Namespace) -> asyncpg.
     return row
 
 
-def _list(chosen: Namespace, place: Place) -> int:
+def _list(chosen: Namespace, place: CommandContext) -> int:
     rows = [
         dict(row)
         for row in place.with_database(lambda connection: connection.fetch(_QUERIES["list"]))

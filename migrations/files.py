@@ -24,7 +24,7 @@ class Migration:
     checksum: str
 
 
-def load(folder: Path = FOLDER) -> list[Migration]:
+def load_migrations(folder: Path = FOLDER) -> list[Migration]:
     """All migrations, in order. ValueError when a file has no name, section or number of its own."""
     found = [_parse(path) for path in sorted(folder.glob("*.sql"))]
     versions = [migration.version for migration in found]
@@ -54,7 +54,7 @@ def _parse(path: Path) -> Migration:
     )
 
 
-def statements(sql: str) -> list[str]:
+def split_statements(sql: str) -> list[str]:
     """The single statements of a section that runs without a transaction (no quoted semicolons there)."""
     without_comments = "\n".join(
         line for line in sql.splitlines() if not line.lstrip().startswith("--")

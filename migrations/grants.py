@@ -17,8 +17,8 @@ from urllib.parse import unquote, urlsplit
 import asyncpg
 
 from migrations import policies
-from migrations.runner import exclusive
-from migrations.settings import Login
+from migrations.runner import hold_migration_lock
+from migrations.settings import ServiceLogin
 from shared.domain.errors import Unavailable
 from shared.runtime.postgres import connect, load_queries
 
@@ -35,24 +35,24 @@ _ROUNDS = 4096
 """As PostgreSQL itself."""
 
 
-async def grant(dsn: str, role: str, services: Sequence[str], *, deadline_s: float = 60) -> None:
+async def grant_role(dsn: str, role: str, services: Sequence[str], *, deadline_s: float = 60) -> None:
     """Let `role` do what these services need, and nothing else any more. Repeating it changes nothing.
 
     `Unavailable` when there is no such role, or one from which nothing can be withheld.
     """
     try:
-        async with exclusive(
+        async with hold_migration_lock(
             dsn, deadline_s
         ) as connection:  # two that grant at once would meet in the catalog
             await _judge(connection, role)
             if (
                 "ingest" in services
             ):  # before anything is granted: at no moment does the role see too much
-                await policies.restrict(connection, role)
+                await policies.restrict_role(connection, role)
             async with connection.transaction():
                 await _replace(connection, role, services)
             if "ingest" not in services:
-                await policies.lift(connection, role)
+                await policies.unrestrict_role(connection, role)
     except asyncpg.UndefinedTableError as error:
         raise Unavailable(
             f"the database lacks a table ({error}): run `python -m migrations up` first"
@@ -72,12 +72,12 @@ async def _replace(connection: asyncpg.Connection, role: str, services: Sequence
         await connection.execute(_GRANTS[service].format(role=quoted))
 
 
-async def prepare(
-    dsn: str, logins: Sequence[Login], *, deadline_s: float = 60
+async def prepare_logins(
+    dsn: str, logins: Sequence[ServiceLogin], *, deadline_s: float = 60
 ) -> Mapping[str, Sequence[str]]:
     """Make the roles that are missing of those by which services log in, and grant to each what its services need.
 
-    A role that is there keeps its password. Returns the roles' names and their services. `Unavailable` as for `grant`,
+    A role that is there keeps its password. Returns the roles' names and their services. `Unavailable` as for `grant_role`,
     and when an address names nobody.
     """
     granted = dict[str, list[str]]()
@@ -86,7 +86,7 @@ async def prepare(
         await _create(dsn, role, password, deadline_s)
         granted.setdefault(role, []).extend(login.services)
     for role, services in granted.items():
-        await grant(dsn, role, services, deadline_s=deadline_s)
+        await grant_role(dsn, role, services, deadline_s=deadline_s)
     return granted
 
 
@@ -110,14 +110,14 @@ async def _create(dsn: str, role: str, password: str, deadline_s: float) -> None
                 f"there is no role {role}, and who migrates may not make one: CREATE ROLE {role} LOGIN …"
             )
         create = "SELECT format('CREATE ROLE %I LOGIN PASSWORD %L', $1::text, $2::text)"
-        await connection.execute(await connection.fetchval(create, role, verifier(password)))
+        await connection.execute(await connection.fetchval(create, role, scram_verifier(password)))
     except (asyncpg.DuplicateObjectError, asyncpg.UniqueViolationError):
         pass  # another applier was faster
     finally:
         await connection.close()
 
 
-def verifier(password: str) -> str:
+def scram_verifier(password: str) -> str:
     """What PostgreSQL keeps of a password (SCRAM-SHA-256, RFC 5803): a statement may come to stand in the server's log,
     and the password shall not."""
     salt = secrets.token_bytes(16)

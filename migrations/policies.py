@@ -16,7 +16,7 @@ _SEEN = "CASE (SELECT current_setting('blogstream.store', true)) WHEN '*' THEN t
 _OWN = _SEEN.format("instance_id = (SELECT current_setting('blogstream.store', true))")
 _OF_A_JOB = _SEEN.format("EXISTS (SELECT FROM blog_generations WHERE id = job_id)")
 _OF_A_DELIVERY = _SEEN.format("EXISTS (SELECT FROM webhook_deliveries WHERE id = delivery_id)")
-RESTRICTED = {
+ROW_CONDITIONS = {
     "blog_generations": _OWN,
     "blog_posts": _OF_A_JOB,
     "blog_steps": _OF_A_JOB,
@@ -32,25 +32,25 @@ _MADE = "SELECT polrelid::regclass::text AS table, polname AS policy FROM pg_pol
 _OPEN = "SELECT oid::regclass::text FROM pg_class WHERE oid = ANY ($1::regclass[]) AND NOT relrowsecurity"
 
 
-async def restrict(connection: asyncpg.Connection, role: str) -> None:
+async def restrict_role(connection: asyncpg.Connection, role: str) -> None:
     """Make what is missing, and that only: a new policy holds up all who use its table for a moment. One of a release
     with other rules is replaced. `Unavailable` where row-level security is off."""
-    if found := await connection.fetchval(_OPEN, list(RESTRICTED)):
+    if found := await connection.fetchval(_OPEN, list(ROW_CONDITIONS)):
         raise Unavailable(
             f"row-level security is off for {found}: run `python -m migrations up` first"
         )
     prefix = await _prefix(connection, role)
     made = await _made(connection, prefix)
-    wanted = {(table, prefix + _digest(seen)) for table, seen in RESTRICTED.items()}
+    wanted = {(table, prefix + _digest(seen)) for table, seen in ROW_CONDITIONS.items()}
     to = await connection.fetchval("SELECT quote_ident($1)", role)
     for table, policy in sorted(wanted - made):
         await connection.execute(
-            f"CREATE POLICY {policy} ON {table} AS RESTRICTIVE TO {to} USING ({RESTRICTED[table]})"
+            f"CREATE POLICY {policy} ON {table} AS RESTRICTIVE TO {to} USING ({ROW_CONDITIONS[table]})"
         )
     await _drop(connection, made - wanted)
 
 
-async def lift(connection: asyncpg.Connection, role: str) -> None:
+async def unrestrict_role(connection: asyncpg.Connection, role: str) -> None:
     await _drop(connection, await _made(connection, await _prefix(connection, role)))
 
 

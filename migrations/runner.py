@@ -12,7 +12,7 @@ from datetime import datetime
 
 import asyncpg
 
-from migrations.files import Migration, load, statements
+from migrations.files import Migration, load_migrations, split_statements
 from shared.domain.errors import Unavailable
 from shared.runtime.postgres import connect
 
@@ -24,7 +24,7 @@ CREATE TABLE IF NOT EXISTS schema_migrations (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class State:
+class MigrationState:
     version: str
     name: str
     applied_at: datetime | None
@@ -32,7 +32,7 @@ class State:
     """The file differs from what was applied."""
 
 
-async def status(dsn: str, *, deadline_s: float = 60) -> list[State]:
+async def list_states(dsn: str, *, deadline_s: float = 60) -> list[MigrationState]:
     """Every migration and when it was applied. Reads only."""
     connection = await connect(dsn, deadline_s=deadline_s)
     try:
@@ -41,11 +41,11 @@ async def status(dsn: str, *, deadline_s: float = 60) -> list[State]:
     finally:
         await connection.close()
     applied = {row["version"]: row for row in rows}
-    return [_state(migration, applied.get(migration.version)) for migration in load()]
+    return [_state(migration, applied.get(migration.version)) for migration in load_migrations()]
 
 
-def _state(migration: Migration, row: asyncpg.Record | None) -> State:
-    return State(
+def _state(migration: Migration, row: asyncpg.Record | None) -> MigrationState:
+    return MigrationState(
         version=migration.version,
         name=migration.name,
         applied_at=row["applied_at"] if row else None,
@@ -53,26 +53,26 @@ def _state(migration: Migration, row: asyncpg.Record | None) -> State:
     )
 
 
-async def up(dsn: str, *, deadline_s: float = 60) -> list[Migration]:
+async def apply_missing(dsn: str, *, deadline_s: float = 60) -> list[Migration]:
     """Apply all that is missing, in order; several appliers at once all succeed, and each change is made once."""
-    async with exclusive(dsn, deadline_s) as connection:
+    async with hold_migration_lock(dsn, deadline_s) as connection:
         applied = {
             row["version"]
             for row in await connection.fetch("SELECT version FROM schema_migrations")
         }
-        missing = [migration for migration in load() if migration.version not in applied]
+        missing = [migration for migration in load_migrations() if migration.version not in applied]
         for migration in missing:
             await _apply(connection, migration)
         return missing
 
 
-async def down(dsn: str, *, steps: int = 1, deadline_s: float = 60) -> list[Migration]:
+async def revert_newest(dsn: str, *, steps: int = 1, deadline_s: float = 60) -> list[Migration]:
     """Revert the last `steps` applied migrations, the newest first. Tables go with their data: back up before."""
-    async with exclusive(dsn, deadline_s) as connection:
+    async with hold_migration_lock(dsn, deadline_s) as connection:
         rows = await connection.fetch(
             "SELECT version FROM schema_migrations ORDER BY version DESC LIMIT $1", steps
         )
-        known = {migration.version: migration for migration in load()}
+        known = {migration.version: migration for migration in load_migrations()}
         unknown = [row["version"] for row in rows if row["version"] not in known]
         if unknown:
             raise Unavailable(
@@ -96,13 +96,13 @@ async def _apply(connection: asyncpg.Connection, migration: Migration) -> None:
             await connection.execute(migration.up)
             await connection.execute(record, *values)
         return
-    for statement in statements(migration.up):
+    for statement in split_statements(migration.up):
         await connection.execute(statement)
     await connection.execute(record, *values)
 
 
 @asynccontextmanager
-async def exclusive(dsn: str, deadline_s: float) -> AsyncIterator[asyncpg.Connection]:
+async def hold_migration_lock(dsn: str, deadline_s: float) -> AsyncIterator[asyncpg.Connection]:
     """A connection of the one applier that is at work, with the table of what is applied."""
     connection = await connect(dsn, deadline_s=deadline_s)
     try:

@@ -7,23 +7,23 @@ from pydantic import Field, SecretStr
 
 from shared.runtime.settings import PostgresSettings
 
-LOGINS: Mapping[str, Sequence[str]] = {
+LOGIN_VARIABLES: Mapping[str, Sequence[str]] = {
     "INGEST_DATABASE_URL": ("ingest",),
     "WORKERS_DATABASE_URL": ("scheduler", "generator", "metrics"),
 }
 """The services that log in by each address."""
 
 
-class Login(NamedTuple):
+class ServiceLogin(NamedTuple):
     address: str
     """With user and password."""
     services: Sequence[str]
 
 
-def logins(addresses: Mapping[str, str]) -> list[Login]:
+def select_logins(addresses: Mapping[str, str]) -> list[ServiceLogin]:
     """Of the addresses by the names of LOGINS, those that are there."""
     return [
-        Login(addresses[name], services) for name, services in LOGINS.items() if name in addresses
+        ServiceLogin(addresses[name], services) for name, services in LOGIN_VARIABLES.items() if name in addresses
     ]
 
 
@@ -36,12 +36,12 @@ class MigrationSettings(PostgresSettings):
         None, description="the same of scheduler, generator and metrics"
     )
 
-    def logins(self) -> list[Login]:
+    def logins(self) -> list[ServiceLogin]:
         """Those addresses that are set."""
         named = {
             "INGEST_DATABASE_URL": self.ingest_database_url,
             "WORKERS_DATABASE_URL": self.workers_database_url,
         }
-        return logins(
+        return select_logins(
             {name: url.get_secret_value() for name, url in named.items() if url is not None}
         )

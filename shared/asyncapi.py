@@ -23,7 +23,7 @@ from shared.kafka.topics import (
 Document = dict[str, Any]
 
 ROOT = Path(__file__).parents[1]
-FILE = ROOT / "docs" / "asyncapi.json"
+DOCUMENT_FILE = ROOT / "docs" / "asyncapi.json"
 _EXAMPLES = ROOT / "shared" / "examples"
 _GROUPS = (SCHEDULER_GROUP, GENERATOR_GROUP, METRICS_GROUP, WEBHOOKS_GROUP)
 _HEADERS = {
@@ -41,7 +41,7 @@ _HEADERS = {
 }
 
 
-def document() -> Document:
+def build_document() -> Document:
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -55,21 +55,21 @@ def document() -> Document:
         "operations": {
             name: operation for topic in TOPICS for name, operation in _operations(topic).items()
         },
-        "components": {"messages": {name_of(message): _message(message) for message in MESSAGES}},
+        "components": {"messages": {message_name(message): _message(message) for message in MESSAGES}},
     }
 
 
-def name_of(message: type[Message]) -> str:
+def message_name(message: type[Message]) -> str:
     """As in the example's file: blog-requested.v1."""
     return message.TYPE.removeprefix("blogstream.")
 
 
-def example_of(message: type[Message]) -> Any:
-    return orjson.loads((_EXAMPLES / f"{name_of(message)}.json").read_bytes())
+def load_example(message: type[Message]) -> Any:
+    return orjson.loads((_EXAMPLES / f"{message_name(message)}.json").read_bytes())
 
 
-def encoded() -> bytes:
-    return orjson.dumps(document(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+def encode_document() -> bytes:
+    return orjson.dumps(build_document(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
 def _channel(topic: Topic) -> Document:
@@ -79,7 +79,7 @@ def _channel(topic: Topic) -> Document:
         if topic is DEAD_LETTER
         else f"key: {topic.key}",
         "messages": {
-            name_of(message): {"$ref": f"#/components/messages/{name_of(message)}"}
+            message_name(message): {"$ref": f"#/components/messages/{message_name(message)}"}
             for message in topic.messages
         },
         "bindings": {
@@ -105,7 +105,7 @@ def _operations(topic: Topic) -> Document:
             "action": action,
             "channel": {"$ref": f"#/channels/{topic.name}"},
             "messages": [
-                {"$ref": f"#/channels/{topic.name}/messages/{name_of(message)}"}
+                {"$ref": f"#/channels/{topic.name}/messages/{message_name(message)}"}
                 for message in topic.messages
             ],
         }
@@ -114,16 +114,16 @@ def _operations(topic: Topic) -> Document:
 
 
 def _message(message: type[Message]) -> Document:
-    definitions = f"#/components/messages/{name_of(message)}/payload/$defs/{{model}}"
+    definitions = f"#/components/messages/{message_name(message)}/payload/$defs/{{model}}"
     schema = TypeAdapter(message).json_schema(ref_template=definitions)
     return {
         "name": message.TYPE,
         "summary": (message.__doc__ or "").strip(),
         "headers": _HEADERS,
         "payload": schema,
-        "examples": [{"payload": example_of(message)}],
+        "examples": [{"payload": load_example(message)}],
     }
 
 
 if __name__ == "__main__":
-    FILE.write_bytes(encoded())
+    DOCUMENT_FILE.write_bytes(encode_document())

@@ -13,20 +13,20 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-VARIABLE = "HEARTBEAT_FILE"
+HEARTBEAT_VARIABLE = "HEARTBEAT_FILE"
 _EVERY_S = 2.0
 _STALE_S = 15.0
 _ANSWER_WITHIN_S = 4.0
 
 
-async def beat(file: Path) -> None:
+async def keep_heartbeat(file: Path) -> None:
     """Touch the file every two seconds, until cancelled. A loop that hangs does not."""
     while True:
         file.touch()  # noqa: ASYNC240 - takes microseconds, and must not go on in a thread while the loop hangs
         await asyncio.sleep(_EVERY_S)
 
 
-def fault_of_heartbeat(file: Path, now: float) -> str | None:
+def check_heartbeat(file: Path, now: float) -> str | None:
     """What is wrong; None while it is fresh. `now` in seconds since the epoch."""
     try:
         age = now - file.stat().st_mtime
@@ -35,7 +35,7 @@ def fault_of_heartbeat(file: Path, now: float) -> str | None:
     return None if age <= _STALE_S else f"the last heartbeat is {age:.0f} s old"
 
 
-def fault_of_url(url: str) -> str | None:
+def check_url(url: str) -> str | None:
     try:
         with urllib.request.urlopen(url, timeout=_ANSWER_WITHIN_S):  # noqa: S310 - the operator's own probe
             return None
@@ -45,11 +45,11 @@ def fault_of_url(url: str) -> str | None:
 
 def main(arguments: list[str]) -> int:
     if arguments:
-        fault = fault_of_url(arguments[0])
-    elif (file := os.environ.get(VARIABLE)) is not None:
-        fault = fault_of_heartbeat(Path(file), time.time())
+        fault = check_url(arguments[0])
+    elif (file := os.environ.get(HEARTBEAT_VARIABLE)) is not None:
+        fault = check_heartbeat(Path(file), time.time())
     else:
-        fault = f"{VARIABLE} is not set, and no URL was given"
+        fault = f"{HEARTBEAT_VARIABLE} is not set, and no URL was given"
     if fault is not None:
         print(fault, file=sys.stderr)
     return int(fault is not None)

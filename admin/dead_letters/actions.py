@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from aiokafka.errors import KafkaError
 
 from admin import consumer_groups
-from admin.dead_letters.reader import open_shelf
-from admin.dead_letters.rules import DISCARDED, REPLAYED, Letter, Marker, destinations
-from admin.dead_letters.view import printable
+from admin.dead_letters.reader import open_dead_letters
+from admin.dead_letters.rules import DISCARDED, REPLAYED, DeadLetter, HandledMarker, find_destinations
+from admin.dead_letters.view import escape_unprintable
 from shared.domain.errors import Unavailable
 from shared.kafka import clients
 from shared.kafka.publisher import Publisher
@@ -19,7 +19,7 @@ from shared.runtime.settings import KafkaSettings
 GROUP = "blog-dead-letters"
 
 
-async def replay(
+async def replay_letters(
     settings: KafkaSettings, ids: Sequence[str] | None, say: Callable[[str], None]
 ) -> int:
     """Send letters (None: all that are open) to where they came from, as they came; how many.
@@ -32,10 +32,10 @@ async def replay(
         for topic in TOPICS
         if topic is not DEAD_LETTER
     }
-    async with open_shelf(settings) as shelf, alone(settings):
+    async with open_dead_letters(settings) as shelf, hold_handler_lock(settings):
         ledger = await shelf.read()
         letters = ledger.choose(list(ledger.open) if ids is None else ids)
-        ways = destinations(letters, topics)
+        ways = find_destinations(letters, topics)
         async with _publisher(settings, letters) as publisher:
             for letter, way in zip(letters, ways, strict=True):
                 record = await shelf.fetch(letter.partition, letter.offset)
@@ -47,15 +47,15 @@ async def replay(
                     partition=way.partition,
                 )
                 await _mark(publisher, letter, REPLAYED)
-                say(f"replayed {letter.id} to {printable(letter.said('topic'))}")
+                say(f"replayed {letter.id} to {escape_unprintable(letter.said('topic'))}")
         return len(letters)
 
 
-async def discard(
+async def discard_letters(
     settings: KafkaSettings, ids: Sequence[str] | None, say: Callable[[str], None]
 ) -> int:
     """Mark letters (None: all that are open) as handled; how many."""
-    async with open_shelf(settings) as shelf, alone(settings):
+    async with open_dead_letters(settings) as shelf, hold_handler_lock(settings):
         ledger = await shelf.read()
         letters = ledger.choose(list(ledger.open) if ids is None else ids)
         async with _publisher(settings, letters) as publisher:
@@ -65,8 +65,8 @@ async def discard(
         return len(letters)
 
 
-async def _mark(publisher: Publisher, letter: Letter, action: str) -> None:
-    marker = Marker(letter=letter.id, action=action, at=datetime.now(UTC).isoformat())
+async def _mark(publisher: Publisher, letter: DeadLetter, action: str) -> None:
+    marker = HandledMarker(letter=letter.id, action=action, at=datetime.now(UTC).isoformat())
     await publisher.publish_record(
         DEAD_LETTER,
         key=letter.id.encode(),
@@ -78,7 +78,7 @@ async def _mark(publisher: Publisher, letter: Letter, action: str) -> None:
 
 @asynccontextmanager
 async def _publisher(
-    settings: KafkaSettings, letters: Sequence[Letter]
+    settings: KafkaSettings, letters: Sequence[DeadLetter]
 ) -> AsyncIterator[Publisher]:
     try:
         async with Publisher(settings, source="dead-letters") as publisher:
@@ -91,7 +91,7 @@ async def _publisher(
 
 
 @asynccontextmanager
-async def alone(settings: KafkaSettings) -> AsyncIterator[None]:
+async def hold_handler_lock(settings: KafkaSettings) -> AsyncIterator[None]:
     """Hold the right to handle letters: the broker's list of a group's members decides.
 
     Joining comes before looking, so of two that start together at least one sees the other and steps back; a list of
@@ -108,7 +108,7 @@ async def alone(settings: KafkaSettings) -> AsyncIterator[None]:
     )
     try:
         await member.start()
-        if len((await consumer_groups.members(settings, [group]))[group]) > 1:
+        if len((await consumer_groups.fetch_group_members(settings, [group]))[group]) > 1:
             raise Unavailable(
                 "dead letters are being replayed or discarded by another process: try again when it has ended"
             )

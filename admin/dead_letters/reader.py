@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
-from admin.dead_letters.rules import Ledger
+from admin.dead_letters.rules import DeadLetterIndex
 from shared.domain.errors import Unavailable
 from shared.kafka import clients
 from shared.kafka.topics import DEAD_LETTER
@@ -16,16 +16,16 @@ from shared.runtime.settings import KafkaSettings
 _PATIENCE_S = 30.0
 
 
-class Shelf:
+class DeadLetterReader:
     """A reader outside of every group: whoever looks changes nothing."""
 
     def __init__(self, consumer: AIOKafkaConsumer, partitions: list[TopicPartition]) -> None:
         self._consumer = consumer
         self._partitions = partitions
 
-    async def read(self) -> Ledger:
+    async def read(self) -> DeadLetterIndex:
         """Every letter and marker up to now. Of the values only the lengths are kept."""
-        ledger = Ledger()
+        ledger = DeadLetterIndex()
         await self._consumer.seek_to_beginning(*self._partitions)
         ends = await self._consumer.end_offsets(self._partitions)
         for partition, end in ends.items():
@@ -57,7 +57,7 @@ class Shelf:
 
 
 @asynccontextmanager
-async def open_shelf(settings: KafkaSettings) -> AsyncIterator[Shelf]:
+async def open_dead_letters(settings: KafkaSettings) -> AsyncIterator[DeadLetterReader]:
     """`Unavailable` when this cluster has no such topic: asking a consumer for it might create it."""
     name = clients.namespace(settings).topic(DEAD_LETTER)
     admin = await clients.open_admin(settings)
@@ -75,6 +75,6 @@ async def open_shelf(settings: KafkaSettings) -> AsyncIterator[Shelf]:
     try:
         await consumer.start()
         consumer.assign(partitions)
-        yield Shelf(consumer, partitions)
+        yield DeadLetterReader(consumer, partitions)
     finally:
         await consumer.stop()

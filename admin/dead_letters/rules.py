@@ -17,14 +17,14 @@ from aiokafka.structs import ConsumerRecord
 from shared.kafka.envelope import Headers
 from shared.kafka.topics import GENERATION, Topic
 
-OURS = "dlq_"
+HEADER_PREFIX = "dlq_"
 """Begins every header that was not the record's own."""
 REPLAYED, DISCARDED = "replayed", "discarded"
 _ID = re.compile(r"[0-9]{1,9}-[0-9]{1,18}")
 _NUMBER = re.compile(r"[0-9]{1,9}")
 
 
-class Refused(Exception):
+class DeadLetterError(Exception):
     """What was asked for cannot be done, and nothing of it was: a line for each letter that is in the way."""
 
     def __init__(self, lines: Sequence[str]) -> None:
@@ -32,18 +32,18 @@ class Refused(Exception):
         self.lines = tuple(lines)
 
 
-def text(content: bytes | None) -> str:
+def decode_text(content: bytes | None) -> str:
     """Bytes as text; what is not UTF-8 is escaped, nothing is empty."""
     return (content or b"").decode(errors="backslashreplace")
 
 
-def last(headers: Headers, name: str) -> str:
+def last_header(headers: Headers, name: str) -> str:
     """A header's text; the last one counts, for the one who put the record aside wrote his after the record's own."""
-    return text(dict(headers).get(name))
+    return decode_text(dict(headers).get(name))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Letter:
+class DeadLetter:
     """A record that was put aside, without its value: lists may be long. Foreign records may lack every header."""
 
     partition: int
@@ -76,14 +76,14 @@ class Letter:
 
     @property
     def own_headers(self) -> list[tuple[str, bytes | None]]:
-        return [(name, value) for name, value in self.headers if not name.startswith(OURS)]
+        return [(name, value) for name, value in self.headers if not name.startswith(HEADER_PREFIX)]
 
     def said(self, name: str) -> str:
-        return last(self.headers, OURS + name)
+        return last_header(self.headers, HEADER_PREFIX + name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Marker:
+class HandledMarker:
     """What became of a letter, and when."""
 
     letter: str
@@ -93,17 +93,17 @@ class Marker:
     @classmethod
     def of(cls, record: ConsumerRecord) -> Self | None:
         """The marker that a record is; None when it is a letter, as is one whose own headers only look the same."""
-        letter = last(record.headers, "dlq_handled")
+        letter = last_header(record.headers, "dlq_handled")
         if (
             record.value is not None
-            or last(record.headers, "dlq_topic")
+            or last_header(record.headers, "dlq_topic")
             or not _ID.fullmatch(letter)
         ):
             return None
         return cls(
             letter=letter,
-            action=last(record.headers, "dlq_action"),
-            at=last(record.headers, "dlq_at"),
+            action=last_header(record.headers, "dlq_action"),
+            at=last_header(record.headers, "dlq_at"),
         )
 
     def headers(self) -> list[tuple[str, bytes]]:
@@ -112,28 +112,28 @@ class Marker:
 
 
 @dataclass(slots=True)
-class Ledger:
+class DeadLetterIndex:
     """The letters that are open, and what became of the others."""
 
-    open: dict[str, Letter] = field(default_factory=dict)
-    handled: dict[str, Marker] = field(default_factory=dict)
+    open: dict[str, DeadLetter] = field(default_factory=dict)
+    handled: dict[str, HandledMarker] = field(default_factory=dict)
 
     def add(self, record: ConsumerRecord) -> None:
-        marker = Marker.of(record)
+        marker = HandledMarker.of(record)
         if marker is None:
-            letter = Letter.of(record)
+            letter = DeadLetter.of(record)
             self.open[letter.id] = letter
         elif self.open.pop(
             marker.letter, None
         ):  # one whose letter retention has taken tells nothing any more
             self.handled[marker.letter] = marker
 
-    def choose(self, ids: Sequence[str]) -> list[Letter]:
-        """The open letters of these ids, each once; `Refused` when one is unknown or was handled."""
+    def choose(self, ids: Sequence[str]) -> list[DeadLetter]:
+        """The open letters of these ids, each once; `DeadLetterError` when one is unknown or was handled."""
         wanted = list(dict.fromkeys(ids))
         missing = [self._why_not(one) for one in wanted if one not in self.open]
         if missing:
-            raise Refused(missing)
+            raise DeadLetterError(missing)
         return [self.open[one] for one in wanted]
 
     def _why_not(self, letter: str) -> str:
@@ -146,14 +146,14 @@ class Ledger:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Destination:
+class ReplayDestination:
     topic: Topic
     partition: int | None
     """None: the key decides, as it did the first time."""
 
 
-def destinations(letters: Sequence[Letter], topics: Mapping[str, Topic]) -> list[Destination]:
-    """Where each letter came from, `topics` being this system's by their names there; `Refused` if one cannot go."""
+def find_destinations(letters: Sequence[DeadLetter], topics: Mapping[str, Topic]) -> list[ReplayDestination]:
+    """Where each letter came from, `topics` being this system's by their names there; `DeadLetterError` if one cannot go."""
     found, faults = [], []
     for letter in letters:
         try:
@@ -161,11 +161,11 @@ def destinations(letters: Sequence[Letter], topics: Mapping[str, Topic]) -> list
         except ValueError as error:
             faults.append(f"{letter.id} cannot be replayed: {error}")
     if faults:
-        raise Refused(faults)
+        raise DeadLetterError(faults)
     return found
 
 
-def _destination(letter: Letter, topics: Mapping[str, Topic]) -> Destination:
+def _destination(letter: DeadLetter, topics: Mapping[str, Topic]) -> ReplayDestination:
     name, partition = letter.said("topic"), letter.said("partition")
     if not name:
         raise ValueError("it does not say from which topic it came")
@@ -175,11 +175,11 @@ def _destination(letter: Letter, topics: Mapping[str, Topic]) -> Destination:
         raise ValueError("it has neither key nor value")  # no producer sends such a record
     topic = topics[name]
     if topic is not GENERATION:
-        return Destination(topic=topic, partition=None)
+        return ReplayDestination(topic=topic, partition=None)
     # The scheduler chose the worker by its credit, and the partition names the worker: the key would choose another.
     if not _NUMBER.fullmatch(partition) or int(partition) >= topic.partitions:
         raise ValueError(f"it came from partition {partition!r}, which {name} does not have")
-    return Destination(topic=topic, partition=int(partition))
+    return ReplayDestination(topic=topic, partition=int(partition))
 
 
 def _moment(timestamp_ms: int) -> str:

@@ -13,7 +13,7 @@ import asyncpg
 
 from shared.runtime.postgres import ALL_STORES, Connection, load_queries
 
-Database: TypeAlias = "asyncpg.Pool | asyncpg.Connection | Connection"
+DatabaseClient: TypeAlias = "asyncpg.Pool | asyncpg.Connection | Connection"
 PREFIX = "sk_live_"
 OPERATOR_PREFIX = "sk_operator_"
 WEBHOOK_PREFIX = "whsec_"
@@ -54,13 +54,13 @@ def hash_key(key: str) -> bytes:
     return hashlib.sha256(key.encode()).digest()
 
 
-async def create_key(pool: Database, store: str) -> str:
+async def create_key(pool: DatabaseClient, store: str) -> str:
     """Make a key for `store` and return it; it cannot be shown again. ValueError when the name is not allowed."""
     _check_name(store, "store")
     return await _create(pool, PREFIX, store, "store", None)
 
 
-async def create_operator_key(pool: Database, name: str) -> str:
+async def create_operator_key(pool: DatabaseClient, name: str) -> str:
     """Make a key that may look at, cancel and retry every store's jobs; else as `create_key`."""
     _check_name(name, "operator")
     return await _create(pool, OPERATOR_PREFIX, ALL_STORES, "operator", name)
@@ -73,44 +73,44 @@ def _check_name(name: str, of: str) -> None:
         )
 
 
-async def _create(pool: Database, prefix: str, store: str, scope: str, name: str | None) -> str:
+async def _create(pool: DatabaseClient, prefix: str, store: str, scope: str, name: str | None) -> str:
     key = prefix + secrets.token_urlsafe(24)
     key_id = f"key_{secrets.token_hex(8)}"
     await pool.execute(_QUERIES["create"], key_id, store, hash_key(key), key[-4:], scope, name)
     return key
 
 
-async def list_keys(pool: Database) -> list[ApiKey]:
+async def list_keys(pool: DatabaseClient) -> list[ApiKey]:
     return [ApiKey(**dict(row)) for row in await pool.fetch(_QUERIES["list"])]
 
 
-async def revoke_key(pool: Database, key_id: str) -> bool:
+async def revoke_key(pool: DatabaseClient, key_id: str) -> bool:
     """Revoke; False when there is no such key or it was revoked before."""
     return await pool.fetchval(_QUERIES["revoke"], key_id) is not None
 
 
-async def keys_changed_since(pool: Database, since: datetime) -> list[KeyChange]:
+async def list_key_changes(pool: DatabaseClient, since: datetime) -> list[KeyChange]:
     """Every key changed after `since`, in the order in which it happened."""
     return [KeyChange(**dict(row)) for row in await pool.fetch(_QUERIES["changed_since"], since)]
 
 
-async def is_valid_key(pool: Database, key: str) -> bool:
+async def is_valid_key(pool: DatabaseClient, key: str) -> bool:
     return bool(await pool.fetchval(_QUERIES["is_valid"], hash_key(key)))
 
 
-async def webhook_secret(pool: Database, store: str) -> str:
+async def get_or_create_webhook_secret(pool: DatabaseClient, store: str) -> str:
     """The newest secret that signs a store's webhooks; made when there is none. ValueError as for `create_key`."""
-    known = await pool.fetchval(_QUERIES["webhook_secret"], store)
+    known = await pool.fetchval(_QUERIES["get_or_create_webhook_secret"], store)
     if known is None:
         _check_name(store, "store")
         await pool.execute(_QUERIES["first_webhook_secret"], store, _new_webhook_secret())
         known = await pool.fetchval(
-            _QUERIES["webhook_secret"], store
+            _QUERIES["get_or_create_webhook_secret"], store
         )  # ours, or that of who was faster
     return str(known)
 
 
-async def rotate_webhook_secret(pool: Database, store: str, *, overlap_s: float) -> str:
+async def rotate_webhook_secret(pool: DatabaseClient, store: str, *, overlap_s: float) -> str:
     """Make a new secret; those before it sign as well for `overlap_s` seconds, so that receivers can change over."""
     _check_name(store, "store")
     secret = _new_webhook_secret()

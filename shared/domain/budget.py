@@ -17,13 +17,13 @@ class BudgetState(StrEnum):
     """There is no room for one more job."""
 
 
-def resets_at(now: datetime) -> datetime:
+def next_month_start(now: datetime) -> datetime:
     """When the next month begins: whatever was spent until then no longer counts."""
     now = now.astimezone(UTC)
     return datetime(now.year + now.month // 12, now.month % 12 + 1, 1, tzinfo=UTC)
 
 
-def budget_state(
+def compute_budget_state(
     *, monthly: int, warn_at: float, spent: int, reserved: int, estimate: int
 ) -> BudgetState:
     """`reserved` is for jobs that run or wait, `estimate` what one more would probably cost."""
@@ -31,11 +31,11 @@ def budget_state(
         return BudgetState.STOPPED
     return (
         BudgetState.WARNING
-        if is_below_warning(monthly=monthly, warn_at=warn_at, spent=spent)
+        if has_reached_warning(monthly=monthly, warn_at=warn_at, spent=spent)
         else BudgetState.OK
     )
 
 
-def is_below_warning(*, monthly: int, warn_at: float, spent: int) -> bool:
+def has_reached_warning(*, monthly: int, warn_at: float, spent: int) -> bool:
     """Whether so much is spent that the store is to be warned, stopped or not."""
     return spent >= warn_at * monthly

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from typing import Any
 
-REQUIRED = ("Handle", "Title", "Body (HTML)", "Vendor", "Type", "Tags", "Variant Price")
+REQUIRED_COLUMNS = ("Handle", "Title", "Body (HTML)", "Vendor", "Type", "Tags", "Variant Price")
 _OTHER_SEPARATORS = (";", "\t", "|")
 _LONGEST_DESCRIPTION = 4_000
 _LARGEST_FIELD = 1_000_000
@@ -62,7 +62,7 @@ class Product:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fault:
+class RowFault:
     """A row that cannot be used. `line` counts from 1, the header's line included."""
 
     line: int
@@ -73,9 +73,9 @@ class Fault:
 
 
 @dataclass(slots=True)
-class Export:
+class ProductExport:
     products: list[Product] = field(default_factory=list)
-    faults: list[Fault] = field(default_factory=list)
+    faults: list[RowFault] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -86,7 +86,7 @@ class _Draft:
     images: list[str] = field(default_factory=list)
 
 
-def parse(lines: Iterable[str]) -> Export:
+def parse_export(lines: Iterable[str]) -> ProductExport:
     """Every product whose first row is whole, and every row at fault. ValueError when this is no product export."""
     csv.field_size_limit(_LARGEST_FIELD)
     reader = csv.reader(lines)
@@ -95,8 +95,8 @@ def parse(lines: Iterable[str]) -> Export:
     for line, row in _rows(reader, folding.faults):
         reason = folding.take(line, row)
         if reason:
-            folding.faults.append(Fault(line=line, reason=reason))
-    return Export(
+            folding.faults.append(RowFault(line=line, reason=reason))
+    return ProductExport(
         products=[_product(draft) for draft in folding.drafts.values()], faults=folding.faults
     )
 
@@ -107,7 +107,7 @@ def _header(reader: Iterator[list[str]]) -> list[str]:
     except csv.Error as error:
         raise ValueError(f"no Shopify product export: {error}") from None
     header = [name.removeprefix("\ufeff").strip() for name in first]
-    if missing := [name for name in REQUIRED if name not in header]:
+    if missing := [name for name in REQUIRED_COLUMNS if name not in header]:
         raise ValueError(f"no Shopify product export: {_why_missing(header, missing)}")
     return header
 
@@ -119,7 +119,7 @@ def _why_missing(header: list[str], missing: list[str]) -> str:
     return f"missing {'column' if len(missing) == 1 else 'columns'} {', '.join(map(repr, missing))}"
 
 
-def _rows(reader: Any, faults: list[Fault]) -> Iterator[tuple[int, list[str]]]:
+def _rows(reader: Any, faults: list[RowFault]) -> Iterator[tuple[int, list[str]]]:
     """Rows with the line they begin on; a row that cannot even be split is a fault, and the next line begins anew."""
     while True:
         line = reader.line_num + 1
@@ -128,7 +128,7 @@ def _rows(reader: Any, faults: list[Fault]) -> Iterator[tuple[int, list[str]]]:
         except StopIteration:
             return
         except csv.Error as error:
-            faults.append(Fault(line=line, reason=str(error)))
+            faults.append(RowFault(line=line, reason=str(error)))
             continue
         if row:
             yield line, row
@@ -139,7 +139,7 @@ class _Folding:
 
     def __init__(self, header: list[str]) -> None:
         self.drafts: dict[str, _Draft] = {}
-        self.faults: list[Fault] = []
+        self.faults: list[RowFault] = []
         self._header = header
         self._handle_at = header.index("Handle")
         self._refused: dict[str, int] = {}
@@ -194,12 +194,12 @@ def _product(draft: _Draft) -> Product:
         vendor=row["Vendor"].strip(),
         type=row["Type"].strip(),
         tags=tuple(tag.strip() for tag in row["Tags"].split(",") if tag.strip()),
-        description=plain_text(row["Body (HTML)"])[:_LONGEST_DESCRIPTION],
+        description=html_to_text(row["Body (HTML)"])[:_LONGEST_DESCRIPTION],
         prices=tuple(draft.prices),
         images=tuple(draft.images),
         options=tuple(option for option in options if option and option != "Title"),
         seo_title=" ".join(row.get("SEO Title", "").split()),
-        seo_description=plain_text(row.get("SEO Description", "")),
+        seo_description=html_to_text(row.get("SEO Description", "")),
         status=row.get("Status", "").strip().lower(),
     )
 
@@ -223,7 +223,7 @@ class _Text(HTMLParser):
             self.parts.append(data)
 
 
-def plain_text(html: str) -> str:
+def html_to_text(html: str) -> str:
     """The text of an HTML fragment, white space folded."""
     parser = _Text()
     parser.feed(html)

@@ -33,7 +33,7 @@ _ALWAYS = (
 _SPEAK_OF_IT = frozenset({b"etag", *(name for name, _ in _ALWAYS)})
 
 
-class SafeHeaders:
+class SecurityHeaders:
     """Adds to every answer what browsers and caches must not do with it, where the handler has said nothing of it.
 
     Pages (text/html) say themselves what they load. Files have an ETag and may be kept.
@@ -59,7 +59,7 @@ def _missing(said: Mapping[bytes, bytes]) -> Iterable[tuple[bytes, bytes]]:
     return [pair for pair in _ALWAYS if pair[0] not in has]
 
 
-def listen(host: str, port: int) -> socket.socket:
+def open_listener(host: str, port: int) -> socket.socket:
     """A listening socket, or `Unavailable` with one clear line when the port is taken."""
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -74,7 +74,7 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-class Corked:
+class CorkedTransport:
     """A transport that writes once what it is given in one turn of the loop: an answer's head and its body, which
     uvicorn hands over one after the other, are one system call and one packet.
 
@@ -130,7 +130,7 @@ def _closing_unread(app: ASGIApp, cycle: RequestResponseCycle) -> ASGIApp:
         def send_or_close(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start" and cycle.more_body:
                 cycle.keep_alive = False
-                cast(Corked, cycle.transport).unread = True
+                cast(CorkedTransport, cycle.transport).unread = True
             return send(message)
 
         return app(scope, receive, send_or_close)
@@ -146,7 +146,7 @@ class _Protocol(HttpToolsProtocol):
     """Bytes since a head was whole, or a piece of a body came."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(cast(asyncio.Transport, Corked(cast(asyncio.Transport, transport))))
+        super().connection_made(cast(asyncio.Transport, CorkedTransport(cast(asyncio.Transport, transport))))
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():  # the rest of what is answered
@@ -229,17 +229,17 @@ class _Server(uvicorn.Server):
         yield
 
 
-def behind_a_proxy(app: ASGIApp) -> ASGIApp:
+def trust_local_proxy(app: ASGIApp) -> ASGIApp:
     """An app whose redirects name the scheme that a proxy on this machine was asked by (`X-Forwarded-Proto`)."""
     return cast(ASGIApp, ProxyHeadersMiddleware(cast(Any, app)))
 
 
-async def serve(
+async def serve_http(
     app: ASGIApp, listener: socket.socket, stop: asyncio.Event, *, grace_s: float = 10
 ) -> None:
     """Serve until `stop` is set, then finish open requests (at most `grace_s` seconds) and return."""
     config = uvicorn.Config(
-        SafeHeaders(app),
+        SecurityHeaders(app),
         log_config=None,
         access_log=False,
         lifespan="on",

@@ -16,12 +16,12 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.structs import RecordMetadata, TopicPartition
 
-Delivery = asyncio.Future[RecordMetadata]
+PendingSend = asyncio.Future[RecordMetadata]
 
 _size = DefaultRecordBatchBuilder.estimate_size_in_bytes
 
 
-class Record(NamedTuple):
+class BatchRecord(NamedTuple):
     topic: str
     """Its name on the cluster."""
     key: bytes
@@ -45,14 +45,14 @@ def _murmur2(key: bytes) -> int:
 
 
 async def send_batches(
-    producer: AIOKafkaProducer, records: Iterable[Record], *, max_bytes: int
-) -> list[Delivery]:
+    producer: AIOKafkaProducer, records: Iterable[BatchRecord], *, max_bytes: int
+) -> list[PendingSend]:
     """Hand the records to the producer; a delivery is done when all in-sync replicas have its batch.
 
     Raises MessageSizeTooLargeError when a record is above `max_bytes`; some before it may have been handed over.
     """
     batches: dict[TopicPartition, BatchBuilder] = {}
-    under_way: list[Delivery] = []
+    under_way: list[PendingSend] = []
     for record in records:
         if (size := _size(record.key, record.value, record.headers)) > max_bytes:
             raise MessageSizeTooLargeError(
@@ -72,14 +72,14 @@ async def send_batches(
     return under_way
 
 
-async def _place(producer: AIOKafkaProducer, record: Record) -> TopicPartition:
+async def _place(producer: AIOKafkaProducer, record: BatchRecord) -> TopicPartition:
     if record.partition is not None:
         return TopicPartition(record.topic, record.partition)
     partitions = sorted(await producer.partitions_for(record.topic))
     return TopicPartition(record.topic, partition_for_key(record.key, partitions, partitions))
 
 
-def _fits(batch: BatchBuilder, record: Record) -> bool:
+def _fits(batch: BatchBuilder, record: BatchRecord) -> bool:
     """Put it into the batch, if there is room."""
     said = batch.append(key=record.key, value=record.value, timestamp=None, headers=record.headers)
     return said is not None

@@ -19,7 +19,7 @@ from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, TopicPartition
 from shared.domain.errors import InvalidMessage, Unavailable
 from shared.domain.messages import Message
 from shared.kafka.access import check_reachable, client_options, explain_refusal
-from shared.kafka.envelope import decode
+from shared.kafka.envelope import decode_message
 from shared.kafka.topics import TOPICS, Topic
 from shared.observability.log import get_logger
 from shared.runtime.settings import KafkaSettings
@@ -161,7 +161,7 @@ async def commit_offsets(
 def decode_record(record: ConsumerRecord) -> Message:
     """The message in a record; `InvalidMessage` that says where it stands when it cannot be understood."""
     try:
-        return decode(record.value, record.headers)
+        return decode_message(record.value, record.headers)
     except InvalidMessage as error:
         raise InvalidMessage(
             error.reason, topic=record.topic, partition=record.partition, offset=record.offset

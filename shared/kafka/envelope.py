@@ -25,7 +25,7 @@ _ADAPTERS: dict[str, TypeAdapter[Message]] = {
 }
 
 
-def encode(
+def encode_message(
     message: Message, *, source: str, trace: Mapping[str, str] | None = None
 ) -> tuple[bytes, list[tuple[str, bytes]]]:
     """The record's value and its CloudEvents headers. `source` names the process that says it.
@@ -53,7 +53,7 @@ def _unvarying_headers(kind: str, source: str) -> tuple[tuple[str, bytes], ...]:
     )
 
 
-def decode(value: bytes | None, headers: Headers) -> Message:
+def decode_message(value: bytes | None, headers: Headers) -> Message:
     """The message in a record. `InvalidMessage` when it is empty, of unknown type or version, or breaks its schema."""
     kind = (dict(headers).get("ce_type") or b"").decode(errors="replace")
     if value is None:

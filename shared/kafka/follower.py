@@ -20,7 +20,7 @@ _CATCH_UP_MS = 1_000
 _PAUSE_S = 1.0
 
 
-class Follower:
+class TopicFollower:
     """`hear` is called with every record, in order; `following` says whether the copy is kept up to date."""
 
     def __init__(

@@ -12,9 +12,9 @@ from aiokafka.structs import ConsumerRecord
 
 from shared.domain.messages import Message
 from shared.kafka.access import client_options
-from shared.kafka.batches import Record, partition_for_key, send_batches
+from shared.kafka.batches import BatchRecord, partition_for_key, send_batches
 from shared.kafka.clients import namespace
-from shared.kafka.envelope import Headers, encode
+from shared.kafka.envelope import Headers, encode_message
 from shared.kafka.topics import DEAD_LETTER, Topic
 from shared.observability import tracing
 from shared.observability.log import get_logger
@@ -32,7 +32,7 @@ waits for the one before it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outgoing:
+class OutgoingMessage:
     topic: Topic
     key: str
     message: Message | None
@@ -82,11 +82,11 @@ class Publisher:
         if not closing.cancelled():
             closing.result()
 
-    async def publish(self, outgoing: Outgoing, *, timeout: float = 30) -> None:
+    async def publish(self, outgoing: OutgoingMessage, *, timeout: float = 30) -> None:
         """Send one message and wait until all in-sync replicas have it. Raises KafkaError or TimeoutError."""
         producer = self._current()
-        with tracing.span(f"publish {outgoing.topic.name}", kind=tracing.PRODUCER):
-            topic, key, value, headers, partition = self._record(outgoing, tracing.headers())
+        with tracing.start_span(f"publish {outgoing.topic.name}", kind=tracing.PRODUCER):
+            topic, key, value, headers, partition = self._record(outgoing, tracing.trace_headers())
             try:
                 with self._deadlines.within(timeout):
                     await (await producer.send(topic, value, key, partition, None, headers))
@@ -94,9 +94,9 @@ class Publisher:
                 await self._renew(producer)
                 raise
 
-    async def publish_all(self, batch: Sequence[Outgoing], *, timeout: float = 30) -> None:
+    async def publish_all(self, batch: Sequence[OutgoingMessage], *, timeout: float = 30) -> None:
         """Send all and wait for all. On an error some may have gone out: send them again, readers drop repeats."""
-        producer, trace = self._current(), tracing.headers()
+        producer, trace = self._current(), tracing.trace_headers()
         records = (self._record(outgoing, trace) for outgoing in batch)
         try:
             async with asyncio.timeout(timeout):
@@ -150,11 +150,11 @@ class Publisher:
             headers=headers,
         )
 
-    def _record(self, outgoing: Outgoing, trace: Mapping[str, str]) -> Record:
+    def _record(self, outgoing: OutgoingMessage, trace: Mapping[str, str]) -> BatchRecord:
         value, headers = None, list[tuple[str, bytes]]()
         if outgoing.message is not None:
-            value, headers = encode(outgoing.message, source=self._source, trace=trace)
-        return Record(
+            value, headers = encode_message(outgoing.message, source=self._source, trace=trace)
+        return BatchRecord(
             self._names.topic(outgoing.topic),
             outgoing.key.encode(),
             value,

@@ -1,6 +1,6 @@
 """Structured logging: one JSON object a line on stdout, with what is bound to the context (service, job, store).
 
-Everything an operator must know is logged once, where it happens. Secrets never are: `redactor` is the last
+Everything an operator must know is logged once, where it happens. Secrets never are: `create_redactor` is the last
 processor before the encoder.
 """
 
@@ -95,7 +95,7 @@ def _hider(secrets: Iterable[str]) -> Callable[[str], str]:
     return hide
 
 
-def redactor(secrets: Iterable[str] = ()) -> Processor:
+def create_redactor(secrets: Iterable[str] = ()) -> Processor:
     """A processor that hides values under secret-looking names, and in any text what looks like a secret or is one of
     these: as it is, and as it stands in an address or in the notation of a Python object."""
     text = _hider(secrets)
@@ -148,7 +148,7 @@ def _to_json(event: EventDict, **_: Any) -> str:
     return orjson.dumps(event, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
 
 
-def configure(service: str, level: int, *, secrets: Iterable[str] = ()) -> None:
+def configure_logging(service: str, level: int, *, secrets: Iterable[str] = ()) -> None:
     """Set up logging for this process, libraries' loggers included. `level` is the contract's number: 2 is INFO.
 
     `secrets` are texts never to be said (`Settings.secrets`): nothing about them may give them away.
@@ -173,7 +173,7 @@ def configure(service: str, level: int, *, secrets: Iterable[str] = ()) -> None:
             foreign_pre_chain=steps,
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                redactor(secrets),
+                create_redactor(secrets),
                 structlog.processors.JSONRenderer(serializer=_to_json),
             ],
         )

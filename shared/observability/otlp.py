@@ -7,7 +7,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 
-def export(service: str) -> None:
+def export_spans(service: str) -> None:
     """From now on; what is not sent yet when the process ends is sent then."""
     own = Resource.create({"service.name": f"blogstream-{service}"})
     provider = TracerProvider(

@@ -1,6 +1,6 @@
 """W3C trace context, from a client's POST to the providers' calls.
 
-A job waits in PostgreSQL, and its parts run in three services, so its context travels as text (`traceparent`, and the
+A job waits in PostgreSQL, and its parts run in three services, so its context travels as text (`current_traceparent`, and the
 caller's `tracestate` beside it): in the stored request, in the headers of Kafka's records, and of the calls to
 providers. It always does. Spans are recorded and sent only where `OTEL_EXPORTER_OTLP_ENDPOINT` (or
 `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`) is set; without it neither the SDK nor the exporter is loaded. The other standard
@@ -25,8 +25,8 @@ from opentelemetry.context import Context
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-HEADER = "traceparent"
-STATE_HEADER = "tracestate"
+TRACEPARENT_HEADER = "current_traceparent"
+TRACESTATE_HEADER = "tracestate"
 CLIENT, PRODUCER = SpanKind.CLIENT, SpanKind.PRODUCER
 
 Attributes = Mapping[str, str | int] | None
@@ -40,19 +40,19 @@ _MEMBER = re.compile(
 )
 _PROPAGATOR = TraceContextTextMapPropagator()
 _TRACER = trace.get_tracer("blogstream")
-"""Finds the provider that `configure` has set, if it has, when it is first used."""
+"""Finds the provider that `configure_tracing` has set, if it has, when it is first used."""
 _RECORDING = Event()
 _NOTHING = nullcontext()
 _CARRIED: ContextVar[dict[str, str] | None] = ContextVar("trace", default=None)
 """The context around us where nothing is recorded: its headers are all that it takes, and quick to make."""
 
 
-def configure(service: str) -> None:
+def configure_tracing(service: str) -> None:
     """Send this process's spans to where the environment says; nothing is done when it does not. Call it once."""
     if any(os.environ.get(name) for name in _ENDPOINTS):
         from shared.observability import otlp  # noqa: PLC0415 - who sends nothing need not load the SDK
 
-        otlp.export(service)
+        otlp.export_spans(service)
         _RECORDING.set()
 
 
@@ -71,7 +71,7 @@ def start_trace(
     return _Carried((_told(_around(_extracted(callers))) if callers else None) or _new())
 
 
-def span(
+def start_span(
     name: str,
     *,
     parent: str | None = None,
@@ -99,7 +99,7 @@ def record_span(
 ) -> str | None:
     """A span of what began then (`time_ns`) and ends now. Its traceparent; the parent's where nothing is recorded."""
     if not is_recording():
-        return parent or traceparent()
+        return parent or current_traceparent()
     context = _context(parent)
     if not _around(context).is_valid:
         return None
@@ -113,12 +113,12 @@ def job_attributes(job: UUID, store: str) -> dict[str, str | int]:
     return {"blogstream.job": str(job), "blogstream.store": store}
 
 
-def traceparent() -> str | None:
+def current_traceparent() -> str | None:
     """The context of the span around us, as text."""
-    return headers().get(HEADER)
+    return trace_headers().get(TRACEPARENT_HEADER)
 
 
-def headers() -> dict[str, str]:
+def trace_headers() -> dict[str, str]:
     """What a call to another service is to carry."""
     return dict(_CARRIED.get() or _told(_around(None)))
 
@@ -127,7 +127,7 @@ def add_trace_id(
     _logger: object, _method: str, event: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
     """A processor of log lines: those within a trace say which."""
-    if (own := traceparent()) is not None:
+    if (own := current_traceparent()) is not None:
         event["trace"] = own.split("-")[1]
     return event
 
@@ -162,15 +162,15 @@ def _recorded(
 
 def _context(parent: str | None, state: str | None = None) -> Context | None:
     """None is the current one."""
-    return _extracted({HEADER: parent, STATE_HEADER: state or ""}) if parent is not None else None
+    return _extracted({TRACEPARENT_HEADER: parent, TRACESTATE_HEADER: state or ""}) if parent is not None else None
 
 
 def _extracted(callers: Mapping[str, str]) -> Context:
     """Empty when it is none. The library would write a state that is at fault to the log, whatever a stranger has put
     into it; here it is left out."""
-    told = {HEADER: parent} if (parent := callers.get(HEADER)) else {}
-    if told and (state := callers.get(STATE_HEADER)) and _is_state(state):
-        told[STATE_HEADER] = state
+    told = {TRACEPARENT_HEADER: parent} if (parent := callers.get(TRACEPARENT_HEADER)) else {}
+    if told and (state := callers.get(TRACESTATE_HEADER)) and _is_state(state):
+        told[TRACESTATE_HEADER] = state
     return _PROPAGATOR.extract(told, Context())
 
 
@@ -188,11 +188,11 @@ def _around(context: Context | None) -> SpanContext:
 def _new() -> dict[str, str]:
     """Told apart by chance from all others, and no secret."""
     chance = f"{getrandbits(192):048x}"
-    return {HEADER: f"00-{chance[:32]}-{chance[32:]}-00"}
+    return {TRACEPARENT_HEADER: f"00-{chance[:32]}-{chance[32:]}-00"}
 
 
 def _told(context: SpanContext) -> dict[str, str]:
-    told = {HEADER: _text(context), STATE_HEADER: context.trace_state.to_header()}
+    told = {TRACEPARENT_HEADER: _text(context), TRACESTATE_HEADER: context.trace_state.to_header()}
     return {name: value for name, value in told.items() if value}
 
 

@@ -46,9 +46,9 @@ async def _with_signals(main: Callable[[asyncio.Event], Awaitable[None]]) -> Non
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    heartbeat = os.environ.get(health.VARIABLE)
+    heartbeat = os.environ.get(health.HEARTBEAT_VARIABLE)
     async with background_tasks(
-        stop, **({"heartbeat": health.beat(Path(heartbeat))} if heartbeat else {})
+        stop, **({"heartbeat": health.keep_heartbeat(Path(heartbeat))} if heartbeat else {})
     ):
         await main(stop)
 

@@ -230,7 +230,7 @@ async def retry_while_unavailable(write: Callable[[], Awaitable[T]], **about: st
             await asyncio.sleep(_AGAIN_AFTER_S)
 
 
-async def is_alive(pool: asyncpg.Pool, *, timeout: float = 1.0) -> bool:
+async def is_reachable(pool: asyncpg.Pool, *, timeout: float = 1.0) -> bool:
     """Whether the server answers now: for readiness, never for liveness."""
     try:
         async with asyncio.timeout(timeout):  # to wait for a connection, too

@@ -142,7 +142,7 @@ class PostgresSettings(Settings):
     db_pool_min: int = Field(10, ge=0, description="idle connections kept once they were needed")
 
 
-class FlowSettings(Settings):
+class ProcessingSettings(Settings):
     """What scheduler and generator both speak of: the contract's three numbers of batch processing, and the lease."""
 
     concurrent_blogs: Count = Field(50, description="blogs in parallel per worker")
@@ -153,7 +153,7 @@ class FlowSettings(Settings):
     )
 
 
-class QueueSettings(Settings):
+class AdmissionSettings(Settings):
     """What ingest and scheduler both go by: when a queue is full, and what a store's first job is taken to cost."""
 
     max_pending_per_store: Count = Field(

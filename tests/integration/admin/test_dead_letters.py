@@ -215,7 +215,7 @@ async def test_at_a_terminal_all_are_discarded_when_the_answer_is_yes(
 async def test_only_one_handles_letters_at_a_time(desk: Desk) -> None:
     await desk.put_aside(REQUESTS, 0)
     settings = desk.backend.settings
-    async with actions.alone(settings):
+    async with actions.hold_handler_lock(settings):
         refused = await desk.type("replay", "0-0")
         assert (await desk.type("list")).code == 0
     assert refused.code == 3

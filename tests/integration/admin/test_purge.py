@@ -7,8 +7,8 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from admin.__main__ import run
-from admin.purge import LEAST_DAYS, remove
+from admin.__main__ import run_command
+from admin.purge import MIN_AGE_DAYS, remove_ended_jobs
 from sandbox.servers.postgres import a_connection
 from sandbox.system.home import ROOT
 from services.metrics.reconcile import rules
@@ -71,7 +71,7 @@ async def left(backend: Backend) -> set[UUID]:
 
 def type_it(monkeypatch: pytest.MonkeyPatch, database: str, *arguments: str) -> int:
     monkeypatch.setenv("DATABASE_URL", database)
-    return run(["purge", *arguments], prog="admin")
+    return run_command(["purge", *arguments], prog="admin")
 
 
 async def spent(backend: Backend) -> list[tuple[object, ...]]:
@@ -93,10 +93,10 @@ async def test_what_ended_long_ago_goes_and_nothing_else(backend: Backend) -> No
         "UPDATE webhook_deliveries SET state = 'WAITING' WHERE job_id = $1", untold
     )
     ledger = await spent(backend)
-    assert await remove(backend.database, NOW - timedelta(days=99.5), batch=3) == len(ENDED)
+    assert await remove_ended_jobs(backend.database, NOW - timedelta(days=99.5), batch=3) == len(ENDED)
     assert await left(backend) == stay
     assert await spent(backend) == ledger
-    assert await remove(backend.database, NOW - timedelta(days=99.5), batch=3) == 0
+    assert await remove_ended_jobs(backend.database, NOW - timedelta(days=99.5), batch=3) == 0
 
 
 async def test_a_job_that_is_being_revived_stays(backend: Backend, database: str) -> None:
@@ -106,26 +106,26 @@ async def test_a_job_that_is_being_revived_stays(backend: Backend, database: str
             "UPDATE blog_generations SET status = 'PENDING', finished_at = NULL WHERE id = $1",
             revived,
         )
-        assert await remove(backend.database, NOW - timedelta(days=100)) == 0
-    assert await remove(backend.database, NOW - timedelta(days=100)) == 0
+        assert await remove_ended_jobs(backend.database, NOW - timedelta(days=100)) == 0
+    assert await remove_ended_jobs(backend.database, NOW - timedelta(days=100)) == 0
     assert await left(backend) == {revived}
 
 
 async def test_metrics_finds_nothing_miscounted(backend: Backend) -> None:
     """It compares the jobs of the last hours, which no purge that is allowed can reach."""
     hours = rules.hours_to_compare(None, NOW.timestamp())
-    assert timedelta(hours=len(hours)) < timedelta(days=LEAST_DAYS)
-    await a_job(backend, "DONE", age=LEAST_DAYS + 0.1)
+    assert timedelta(hours=len(hours)) < timedelta(days=MIN_AGE_DAYS)
+    await a_job(backend, "DONE", age=MIN_AGE_DAYS + 0.1)
     await a_job(backend, "DONE", age=0)
     since = datetime.fromtimestamp(hours.start * 3600, UTC)
     before: list[asyncpg.Record] = await backend.database.fetch(METRICS["cohorts"], since)
-    assert await remove(backend.database, NOW - timedelta(days=LEAST_DAYS)) == 1
+    assert await remove_ended_jobs(backend.database, NOW - timedelta(days=MIN_AGE_DAYS)) == 1
     assert await backend.database.fetch(METRICS["cohorts"], since) == before
 
 
 def test_nothing_that_kafka_may_still_name_is_old_enough() -> None:
     longest = max(timedelta(milliseconds=topic.retention_ms) for topic in TOPICS)
-    assert timedelta(days=LEAST_DAYS) >= 2 * longest >= timedelta(days=60)
+    assert timedelta(days=MIN_AGE_DAYS) >= 2 * longest >= timedelta(days=60)
 
 
 async def test_the_command(

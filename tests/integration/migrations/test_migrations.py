@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from migrations import runner
-from migrations.files import load
+from migrations.files import load_migrations
 from shared.domain.errors import Unavailable
 from shared.runtime.postgres import open_pool
 from shared.runtime.settings import PostgresSettings
@@ -64,7 +64,7 @@ async def test_a_service_on_a_database_without_tables_is_one_clear_line(
 @pytest.mark.parametrize("dsn", ["garbage", "postgresql://u@h:abc/x", "mysql://u@h/x"])
 async def test_an_address_that_is_none_is_one_clear_line(dsn: str) -> None:
     with pytest.raises(Unavailable, match="DATABASE_URL cannot be understood"):
-        await runner.status(dsn)
+        await runner.list_states(dsn)
 
 
 async def test_four_appliers_at_once_all_succeed(empty_database: str) -> None:
@@ -72,13 +72,13 @@ async def test_four_appliers_at_once_all_succeed(empty_database: str) -> None:
     assert [code for code, _ in outcomes] == [0, 0, 0, 0]
     said = "".join(out for _, out in outcomes)
     assert said.count("[Migration] Blog generation indexes optimized for high concurrency") == 1
-    assert all(state.applied_at for state in await runner.status(empty_database))
+    assert all(state.applied_at for state in await runner.list_states(empty_database))
 
 
 async def test_up_down_and_up_again(empty_database: str) -> None:
-    everything = [migration.version for migration in load()]
-    assert [m.version for m in await runner.up(empty_database)] == everything
-    assert await runner.up(empty_database) == []
+    everything = [migration.version for migration in load_migrations()]
+    assert [m.version for m in await runner.apply_missing(empty_database)] == everything
+    assert await runner.apply_missing(empty_database) == []
     code, out = await migrate(empty_database, "down", "--steps", "99")
     assert code == 0, out
     assert (
@@ -87,8 +87,8 @@ async def test_up_down_and_up_again(empty_database: str) -> None:
         )
         == []
     )
-    assert not any(state.applied_at for state in await runner.status(empty_database))
-    assert [m.version for m in await runner.up(empty_database)] == everything
+    assert not any(state.applied_at for state in await runner.list_states(empty_database))
+    assert [m.version for m in await runner.apply_missing(empty_database)] == everything
 
 
 @pytest.mark.parametrize("steps", ["-1", "0", "all"])
@@ -121,11 +121,11 @@ KEPT = (
 
 async def test_data_outlives_the_way_back_and_forth(empty_database: str) -> None:
     """Down to the first two migrations: jobs, bills, posts and keys stay. What only later columns hold is lost."""
-    await runner.up(empty_database)
+    await runner.apply_missing(empty_database)
     for statement in LIFE:
         await execute(empty_database, statement)
     before = [await execute(empty_database, query) for query in KEPT]
-    code, out = await migrate(empty_database, "down", "--steps", str(len(load()) - 2))
+    code, out = await migrate(empty_database, "down", "--steps", str(len(load_migrations()) - 2))
     assert code == 0, out
     assert [await execute(empty_database, query) for query in KEPT] == before
     code, out = await migrate(empty_database, "up")
@@ -159,14 +159,14 @@ async def test_what_a_way_down_took_comes_back_from_the_backup(
             await execute(empty_database, f"SELECT * FROM {table} ORDER BY 1") for table in TABLES
         ]
 
-    await runner.up(empty_database)
+    await runner.apply_missing(empty_database)
     for statement in LIFE + BESIDES:
         await execute(empty_database, statement)
     before, dump = await everything(), tmp_path / "backup.dump"
     assert all(before)
     await run(PROGRAMS / "pg_dump", "--format=custom", f"--file={dump}", empty_database)
-    await runner.down(empty_database, steps=len([one for one in load() if one.version >= "0009"]))
-    await runner.up(empty_database)
+    await runner.revert_newest(empty_database, steps=len([one for one in load_migrations() if one.version >= "0009"]))
+    await runner.apply_missing(empty_database)
     assert await everything() == [[]] * len(TABLES)
     for table in TABLES:
         await run(
@@ -180,7 +180,7 @@ async def test_what_a_way_down_took_comes_back_from_the_backup(
 
 
 async def test_a_release_does_not_revert_what_it_does_not_know(empty_database: str) -> None:
-    await runner.up(empty_database)
+    await runner.apply_missing(empty_database)
     await execute(
         empty_database, "INSERT INTO schema_migrations VALUES ('9999', 'of_a_later_release', '')"
     )
@@ -193,7 +193,7 @@ async def test_status_says_what_is_applied(empty_database: str) -> None:
     code, out = await migrate(empty_database, "status")
     assert code == 0
     assert "0001 blog_generations: pending" in out
-    await runner.up(empty_database)
+    await runner.apply_missing(empty_database)
     _, out = await migrate(empty_database, "status")
     assert "0001 blog_generations: applied" in out
     assert "pending" not in out
@@ -213,4 +213,4 @@ async def test_a_database_that_is_not_there_is_one_clear_line() -> None:
     with pytest.raises(
         Unavailable, match=r"PostgreSQL at 127\.0\.0\.1:1/nowhere did not answer within 0\.1 s"
     ):
-        await runner.up("postgresql://u:planted-secret@127.0.0.1:1/nowhere", deadline_s=0.1)
+        await runner.apply_missing("postgresql://u:planted-secret@127.0.0.1:1/nowhere", deadline_s=0.1)

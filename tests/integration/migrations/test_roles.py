@@ -11,11 +11,11 @@ import asyncpg
 import pytest
 
 from migrations import grants
-from migrations.settings import Login
+from migrations.settings import ServiceLogin
 from sandbox.servers.postgres import a_connection
 from sandbox.system.home import ROOT
 from services.generator import service as generator
-from shared.domain.api_keys import webhook_secret
+from shared.domain.api_keys import get_or_create_webhook_secret
 from shared.domain.errors import Unavailable
 from shared.runtime.postgres import load_queries
 from tests.integration.ingest.test_webhooks import a_receiver, is_signed
@@ -106,8 +106,8 @@ async def test_every_query_of_a_service_works_as_its_role_and_nothing_else_does(
 async def test_a_repeated_grant_takes_back_what_other_services_needed(
     database: str, role: str
 ) -> None:
-    await grants.grant(database, role, ["scheduler"])
-    await grants.grant(database, role, ["ingest"])
+    await grants.grant_role(database, role, ["scheduler"])
+    await grants.grant_role(database, role, ["ingest"])
     async with a_connection(as_role(database, role)) as connection:
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await connection.execute("SELECT * FROM stores")
@@ -115,11 +115,11 @@ async def test_a_repeated_grant_takes_back_what_other_services_needed(
 
 async def test_what_cannot_be_granted_is_one_clear_line(database: str, role: str) -> None:
     with pytest.raises(Unavailable, match="there is no role nobody-here: CREATE ROLE"):
-        await grants.grant(database, "nobody-here", grants.SERVICES)
+        await grants.grant_role(database, "nobody-here", grants.SERVICES)
     with pytest.raises(Unavailable, match="owns the tables: nothing can be withheld"):
-        await grants.grant(database, "blogstream", grants.SERVICES)
+        await grants.grant_role(database, "blogstream", grants.SERVICES)
     with pytest.raises(Unavailable, match="only the owner"):
-        await grants.grant(as_role(database, role), role, grants.SERVICES)
+        await grants.grant_role(as_role(database, role), role, grants.SERVICES)
     assert (await migrate(database, "grant", role, "cook"))[0] == 2
 
 
@@ -180,7 +180,7 @@ async def test_a_password_is_no_part_of_any_statement(database: str, role: str) 
     made, password = f"{role}-made", "p@ss'wörd"
     login = f"postgresql://{made}:{quote(password, safe='')}@{database.split('@')[1]}"
     try:
-        await grants.prepare(database, [Login(login, ("metrics",))])
+        await grants.prepare_logins(database, [ServiceLogin(login, ("metrics",))])
         async with a_connection(login) as connection:
             assert await connection.fetchval("SELECT current_user") == made
         with pytest.raises(asyncpg.InvalidPasswordError):
@@ -190,7 +190,7 @@ async def test_a_password_is_no_part_of_any_statement(database: str, role: str) 
                 "SELECT rolpassword FROM pg_authid WHERE rolname = $1", made
             )
         assert kept.startswith("SCRAM-SHA-256$4096:")
-        assert password not in grants.verifier(password)
+        assert password not in grants.scram_verifier(password)
     finally:
         await execute(database, f'DROP OWNED BY "{made}"')
         await execute(database, f'DROP ROLE "{made}"')
@@ -205,12 +205,12 @@ async def test_a_role_that_may_more_than_is_granted_is_refused(database: str, ro
         with pytest.raises(
             Unavailable, match=r"may do all that .*-other.* may: take it out of there first"
         ):
-            await grants.grant(database, role, ["ingest"])
+            await grants.grant_role(database, role, ["ingest"])
     finally:
         await execute(database, f'DROP ROLE "{other}"')
     await execute(database, f'ALTER ROLE "{role}" BYPASSRLS')
     with pytest.raises(Unavailable, match="passes by row-level security"):
-        await grants.grant(database, role, ["ingest"])
+        await grants.grant_role(database, role, ["ingest"])
 
 
 async def test_who_may_make_no_roles_is_told_so_before_it_is_tried(
@@ -222,11 +222,11 @@ async def test_who_may_make_no_roles_is_told_so_before_it_is_tried(
         output.startswith("only the owner of the tables can migrate: permission denied"),
     ) == (3, True)
     await execute(database, f'GRANT CREATE ON SCHEMA public TO "{role}"')
-    login = Login("postgresql://nobody-yet:secret@h/db", ("metrics",))
+    login = ServiceLogin("postgresql://nobody-yet:secret@h/db", ("metrics",))
     with pytest.raises(
         Unavailable, match="there is no role nobody-yet, and who migrates may not make one"
     ):
-        await grants.prepare(as_role(database, role), [login])
+        await grants.prepare_logins(as_role(database, role), [login])
 
 
 async def test_services_do_not_log_in_as_the_owner(database: str) -> None:
@@ -239,8 +239,8 @@ async def front_and_work(database: str, role: str) -> AsyncIterator[tuple[str, s
     """Two roles: who faces the backend, and who works. The second is made here."""
     work = f"{role}-work"
     await execute(database, f"CREATE ROLE \"{work}\" LOGIN PASSWORD '{work}'")
-    await grants.grant(database, role, ["ingest", "metrics"])
-    await grants.grant(database, work, ["scheduler", "generator"])
+    await grants.grant_role(database, role, ["ingest", "metrics"])
+    await grants.grant_role(database, work, ["scheduler", "generator"])
     yield as_role(database, role), as_role(database, work)
     await execute(database, f'DROP OWNED BY "{work}"')
     await execute(database, f'DROP ROLE "{work}"')
@@ -276,6 +276,6 @@ async def test_a_post_becomes_a_blog_with_two_roles(
         assert answer.status_code == 409
         await eventually(lambda: receiver.has_heard(1))
         (_, headers, body) = receiver.heard[0]
-        assert is_signed(await webhook_secret(backend.database, "shop"), headers, body), (
+        assert is_signed(await get_or_create_webhook_secret(backend.database, "shop"), headers, body), (
             "a secret was made for it"
         )

@@ -9,11 +9,11 @@ import pytest
 from pydantic import SecretStr
 
 from migrations import grants, policies, runner
-from migrations.files import load
+from migrations.files import load_migrations
 from sandbox.servers.postgres import a_connection
 from services.ingest.jobs import repository as ingest_store
 from services.ingest.jobs.repository import IngestStore
-from shared.domain.api_keys import Database, create_key, create_operator_key
+from shared.domain.api_keys import DatabaseClient, create_key, create_operator_key
 from shared.domain.errors import Unavailable
 from shared.runtime.postgres import (
     ALL_STORES,
@@ -59,7 +59,7 @@ TABLES = (
 READABLE = {"stores": "instance_id"}
 
 
-async def seen(connection: Database) -> dict[str, int]:
+async def seen(connection: DatabaseClient) -> dict[str, int]:
     return {
         table: await connection.fetchval(f"SELECT count({READABLE.get(table, '*')}) FROM {table}")
         for table in TABLES
@@ -71,7 +71,7 @@ async def front(database: str, role: str) -> str:  # noqa: F811
     """The address of a database with two stores' lives, for the role that ingest logs in with."""
     for statement in LIFE_OF_TWO:
         await execute(database, statement)
-    await grants.grant(database, role, ["ingest"])
+    await grants.grant_role(database, role, ["ingest"])
     return as_role(database, role)
 
 
@@ -164,9 +164,9 @@ async def test_a_role_that_ingest_leaves_sees_every_row(
     role: str,  # noqa: F811
 ) -> None:
     async with a_connection(front) as connection:
-        await grants.grant(database, role, ["ingest", "scheduler"])
+        await grants.grant_role(database, role, ["ingest", "scheduler"])
         assert await connection.fetchval("SELECT count(*) FROM blog_generations") == 0
-        await grants.grant(database, role, ["scheduler"])
+        await grants.grant_role(database, role, ["scheduler"])
         assert await connection.fetchval("SELECT count(*) FROM blog_generations") == 2
 
 
@@ -176,18 +176,18 @@ async def test_the_migration_alone_takes_nothing_from_a_release_that_knows_it_no
     role: str,  # noqa: F811
 ) -> None:
     """Up, down and up again, with the policies of a role in place and without."""
-    steps = len([one for one in load() if one.version >= "0013"])
+    steps = len([one for one in load_migrations() if one.version >= "0013"])
     async with a_connection(front) as old:
         assert await old.fetchval("SELECT count(*) FROM blog_posts") == 0
-        await runner.down(database, steps=steps)
+        await runner.revert_newest(database, steps=steps)
         assert await seen(old) == dict.fromkeys(TABLES, 2)
         with pytest.raises(
             Unavailable, match="row-level security is off for blog_generations: run"
         ):
-            await grants.grant(database, role, ["ingest"])
-        await runner.up(database)
+            await grants.grant_role(database, role, ["ingest"])
+        await runner.apply_missing(database)
         assert await seen(old) == dict.fromkeys(TABLES, 2)
-        await grants.grant(database, role, ["ingest"])
+        await grants.grant_role(database, role, ["ingest"])
         assert await seen(old) == dict.fromkeys(TABLES, 0)
 
 
@@ -197,7 +197,7 @@ async def test_ingest_knows_whether_it_is_restricted(
     role: str,  # noqa: F811
 ) -> None:
     assert await IngestStore(pool).is_restricted()
-    await grants.grant(database, role, ["scheduler"])
+    await grants.grant_role(database, role, ["scheduler"])
     assert not await IngestStore(pool).is_restricted()
     async with await open_pool(
         PostgresSettings(database_url=SecretStr(database)), name="owner"
@@ -217,9 +217,9 @@ async def test_a_policy_of_other_rules_is_replaced_and_an_operators_own_is_left(
     await execute(
         database, f'CREATE POLICY of_the_operator ON stores AS RESTRICTIVE TO "{role}" USING (true)'
     )
-    await grants.grant(database, role, ["ingest"])
+    await grants.grant_role(database, role, ["ingest"])
     assert {row[0] for row in await execute(database, made)} == {policy, "of_the_operator"}
-    await grants.grant(database, role, ["metrics"])
+    await grants.grant_role(database, role, ["metrics"])
     assert [row[0] for row in await execute(database, made)] == ["of_the_operator"]
 
 
@@ -234,5 +234,5 @@ async def test_every_table_with_a_stores_rows_is_restricted(database: str) -> No
     assert (
         {row["table_name"] for row in of_stores} - unrestricted
         == set(TABLES)
-        == policies.RESTRICTED.keys()
+        == policies.ROW_CONDITIONS.keys()
     )

@@ -8,15 +8,15 @@ from aiokafka.structs import TopicPartition
 
 from shared.domain.messages import BlogRequested
 from shared.kafka import clients
-from shared.kafka.publisher import MAX_RECORD_BYTES, Outgoing
+from shared.kafka.publisher import MAX_RECORD_BYTES, OutgoingMessage
 from shared.kafka.topics import GENERATION, REQUESTS, Topic
 from tests.support.backend import Backend, make_request
 
 
 def outgoing(
     request: BlogRequested, topic: Topic = REQUESTS, partition: int | None = None
-) -> Outgoing:
-    return Outgoing(topic=topic, key=request.store, message=request, partition=partition)
+) -> OutgoingMessage:
+    return OutgoingMessage(topic=topic, key=request.store, message=request, partition=partition)
 
 
 async def test_each_key_keeps_its_partition_and_each_partition_its_order(backend: Backend) -> None:

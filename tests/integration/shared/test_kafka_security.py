@@ -42,7 +42,7 @@ async def test_what_is_published_is_read_by_whoever_may(
             consumer.assign([partition])
             await clients.commit_offsets(consumer, {partition: 7}, within_s=20)
         assert (await clients.fetch_group_offsets(backend.settings, group))[partition].offset == 7
-        assert (await consumer_groups.members(backend.settings, [group]))[group] == []
+        assert (await consumer_groups.fetch_group_members(backend.settings, [group]))[group] == []
 
 
 async def test_ingest_accepts_over_tls_and_its_probe_shows_who_it_is(
@@ -69,7 +69,7 @@ async def test_faust_counts_over_tls(
         await tell(secured_backend, range(5))
         await eventually(partial(running.has_counted, {"DONE": 5}))
         group = clients.namespace(secured_backend.settings).group(METRICS_GROUP)
-        assert len((await consumer_groups.members(secured_backend.settings, [group]))[group]) == 1
+        assert len((await consumer_groups.fetch_group_members(secured_backend.settings, [group]))[group]) == 1
 
 
 @asynccontextmanager

@@ -70,7 +70,7 @@ async def test_migrations_and_pools_connect_over_tls_with_the_authority_that_is_
     server: Server,
 ) -> None:
     dsn = server.trusting(server.authority)
-    await runner.up(dsn)
+    await runner.apply_missing(dsn)
     pool = await open_pool(PostgresSettings.model_validate({"database_url": dsn}), name="test")
     try:
         encrypted = await pool.fetchval("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")

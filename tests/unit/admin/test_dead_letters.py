@@ -9,13 +9,13 @@ from aiokafka.structs import ConsumerRecord
 from admin.dead_letters.rules import (
     DISCARDED,
     REPLAYED,
-    Ledger,
-    Letter,
-    Marker,
-    Refused,
-    destinations,
+    DeadLetterIndex,
+    DeadLetter,
+    HandledMarker,
+    DeadLetterError,
+    find_destinations,
 )
-from admin.dead_letters.view import line, listed, printable, shown, shown_as_json
+from admin.dead_letters.view import format_line, letter_summary, escape_unprintable, format_letter, letter_details
 from shared.kafka.envelope import Headers
 from shared.kafka.topics import DEAD_LETTER, GENERATION, REQUESTS, TOPICS
 
@@ -47,12 +47,12 @@ def record(
 
 def marker(letter: str, offset: int, action: str = REPLAYED) -> ConsumerRecord:
     return record(
-        offset, value=None, headers=Marker(letter=letter, action=action, at="today").headers()
+        offset, value=None, headers=HandledMarker(letter=letter, action=action, at="today").headers()
     )
 
 
-def ledger(*records: ConsumerRecord) -> Ledger:
-    made = Ledger()
+def ledger(*records: ConsumerRecord) -> DeadLetterIndex:
+    made = DeadLetterIndex()
     for one in records:
         made.add(one)
     return made
@@ -62,9 +62,9 @@ def from_topic(topic: str, partition: str) -> Headers:
     return [("dlq_topic", topic.encode()), ("dlq_partition", partition.encode())]
 
 
-def refusals(letters: Sequence[Letter]) -> tuple[str, ...]:
-    with pytest.raises(Refused) as caught:
-        destinations(letters, KNOWN)
+def refusals(letters: Sequence[DeadLetter]) -> tuple[str, ...]:
+    with pytest.raises(DeadLetterError) as caught:
+        find_destinations(letters, KNOWN)
     return caught.value.lines
 
 
@@ -104,7 +104,7 @@ def test_letters_are_chosen_once_each_and_in_the_order_asked() -> None:
 
 
 def test_every_letter_that_cannot_be_chosen_is_named() -> None:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(DeadLetterError) as caught:
         ledger(record(0), record(1), marker("0-0", 2)).choose(["0-1", "0-0", "0-2", "../x"])
     assert caught.value.lines == (
         "0-0 was replayed at today",
@@ -115,10 +115,10 @@ def test_every_letter_that_cannot_be_chosen_is_named() -> None:
 
 def test_a_letter_goes_where_its_key_leads_and_a_task_to_its_own_partition() -> None:
     letters = [
-        Letter.of(record()),
-        Letter.of(record(headers=from_topic("x.blog.generation", "23"))),
+        DeadLetter.of(record()),
+        DeadLetter.of(record(headers=from_topic("x.blog.generation", "23"))),
     ]
-    assert [(way.topic, way.partition) for way in destinations(letters, KNOWN)] == [
+    assert [(way.topic, way.partition) for way in find_destinations(letters, KNOWN)] == [
         (REQUESTS, None),
         (GENERATION, 23),
     ]
@@ -126,13 +126,13 @@ def test_a_letter_goes_where_its_key_leads_and_a_task_to_its_own_partition() -> 
 
 def test_what_this_system_does_not_know_is_not_replayed() -> None:
     letters = [
-        Letter.of(record(0)),
-        Letter.of(record(1, headers=[])),
-        Letter.of(record(2, headers=from_topic("blog.requests", "0"))),
-        Letter.of(record(3, headers=from_topic("x.blog.dead-letter", "0"))),
-        Letter.of(record(4, headers=from_topic("x.blog.generation", "24"))),
-        Letter.of(record(5, headers=from_topic("x.blog.generation", "-1"))),
-        Letter.of(record(6, key=None, value=None)),
+        DeadLetter.of(record(0)),
+        DeadLetter.of(record(1, headers=[])),
+        DeadLetter.of(record(2, headers=from_topic("blog.requests", "0"))),
+        DeadLetter.of(record(3, headers=from_topic("x.blog.dead-letter", "0"))),
+        DeadLetter.of(record(4, headers=from_topic("x.blog.generation", "24"))),
+        DeadLetter.of(record(5, headers=from_topic("x.blog.generation", "-1"))),
+        DeadLetter.of(record(6, key=None, value=None)),
     ]
     assert refusals(letters) == (
         "0-1 cannot be replayed: it does not say from which topic it came",
@@ -145,7 +145,7 @@ def test_what_this_system_does_not_know_is_not_replayed() -> None:
 
 
 def test_a_records_own_headers_are_told_apart_and_the_last_of_a_name_counts() -> None:
-    letter = Letter.of(
+    letter = DeadLetter.of(
         record(headers=[("ce_type", b"a"), ("ce_type", None), ("dlq_topic", b"forged"), *ORIGIN])
     )
     assert letter.own_headers == [("ce_type", b"a"), ("ce_type", None)]
@@ -153,7 +153,7 @@ def test_a_records_own_headers_are_told_apart_and_the_last_of_a_name_counts() ->
 
 
 def test_a_letter_is_one_line() -> None:
-    assert line(Letter.of(record())) == (
+    assert format_line(DeadLetter.of(record())) == (
         "0-0       2026-11-24T10:00:00+00:00  x.blog.requests[3]@17  x.blog-scheduler  InvalidMessage: id: no uuid"
         "  key store-a"
     )
@@ -162,19 +162,19 @@ def test_a_letter_is_one_line() -> None:
 @pytest.mark.parametrize("timestamp", [1_000, -1, 2**62])
 def test_a_foreign_record_has_its_line_too(timestamp: int) -> None:
     odd: Headers = [("dlq_reason", b"\x1b[2J\n\xff" + 300 * b"x"), ("dlq_at", None), ("", b"")]
-    letter = Letter.of(record(headers=odd, key=None, value=None, timestamp=timestamp))
-    told = line(letter)
+    letter = DeadLetter.of(record(headers=odd, key=None, value=None, timestamp=timestamp))
+    told = format_line(letter)
     assert told.isprintable()
     assert "  unknown  no group  no error named: \\x1b[2J\\n\\xffxxx" in told
     assert told.endswith("x…  key none")
-    assert listed(letter)["topic"] is None
-    json.dumps(listed(letter))
+    assert letter_summary(letter)["topic"] is None
+    json.dumps(letter_summary(letter))
 
 
 def test_a_letter_in_full() -> None:
     value = '{"id": 1, "title": "Grüner Tee"}'.encode()
-    letter = Letter.of(record(headers=[("ce_type", b"a"), ("odd", None)], value=value))
-    assert shown(letter, value, None).splitlines() == [
+    letter = DeadLetter.of(record(headers=[("ce_type", b"a"), ("odd", None)], value=value))
+    assert format_letter(letter, value, None).splitlines() == [
         "id         0-0",
         "put aside  1970-01-01T00:00:01+00:00",
         "came from  unknown",
@@ -189,9 +189,9 @@ def test_a_letter_in_full() -> None:
         '  "title": "Grüner Tee"',
         "}",
     ]
-    handled = Marker(letter="0-0", action=DISCARDED, at="today")
-    assert "state      discarded at today" in shown(letter, value, handled)
-    assert shown_as_json(letter, value, handled)["state"] == DISCARDED
+    handled = HandledMarker(letter="0-0", action=DISCARDED, at="today")
+    assert "state      discarded at today" in format_letter(letter, value, handled)
+    assert letter_details(letter, value, handled)["state"] == DISCARDED
 
 
 @pytest.mark.parametrize(
@@ -210,12 +210,12 @@ def test_a_letter_in_full() -> None:
     ],
 )
 def test_any_value_can_be_shown(value: bytes | None, form: str, body: list[str]) -> None:
-    letter = Letter.of(record(headers=[], value=value))
-    *_, title = (lines := shown(letter, value, None).split("\n"))[: -len(body)]
+    letter = DeadLetter.of(record(headers=[], value=value))
+    *_, title = (lines := format_letter(letter, value, None).split("\n"))[: -len(body)]
     assert title == f"value ({form})"
     assert lines[-len(body) :] == body
-    assert json.loads(json.dumps(shown_as_json(letter, value, None)))["form"] == form
+    assert json.loads(json.dumps(letter_details(letter, value, None)))["form"] == form
 
 
 def test_what_cannot_be_seen_is_escaped() -> None:
-    assert printable("tea\t\x9b\u202e漢字 –") == "tea\\t\\x9b\\u202e漢字 –"
+    assert escape_unprintable("tea\t\x9b\u202e漢字 –") == "tea\\t\\x9b\\u202e漢字 –"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from migrations.files import load
+from migrations.files import load_migrations
 from sandbox import configuration
 from sandbox.cli.__main__ import COMMANDS
 from services.ingest.openapi import document as openapi
@@ -51,7 +51,7 @@ def test_the_runbook_says_what_to_do_about_every_alert(alert: str) -> None:
     assert re.search(rf"^\| `{alert}`.*\|.*\|.*\|$", RUNBOOK, re.MULTILINE)
 
 
-@pytest.mark.parametrize("version", [migration.version for migration in load()])
+@pytest.mark.parametrize("version", [migration.version for migration in load_migrations()])
 def test_the_runbook_says_what_is_lost_without_every_migration(version: str) -> None:
     assert re.search(rf"^\| (\d{{4}}, )*{version}(, \d{{4}})* \|.*\|$", RUNBOOK, re.MULTILINE)
 
@@ -83,7 +83,7 @@ def test_links_lead_somewhere(document: Path) -> None:
 def test_the_readme_names_the_columns_that_an_export_needs() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     required = text.partition("An export needs the columns ")[2].partition(", in any order")[0]
-    assert re.findall("`(.+?)`", required) == list(shopify.REQUIRED)
+    assert re.findall("`(.+?)`", required) == list(shopify.REQUIRED_COLUMNS)
 
 
 def test_the_readme_says_what_to_do_about_every_status_of_the_interface() -> None:

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from migrations.files import Migration, load
+from migrations.files import Migration, load_migrations
 
 FIRST = "0001"
 _COMMENT = re.compile(r"--[^\n]*")
@@ -15,7 +15,7 @@ _COLUMN = re.compile(r"ADD COLUMN(?! IF).*?(?=ADD COLUMN|;|$)", re.IGNORECASE | 
 
 
 @pytest.mark.parametrize(
-    "migration", [one for one in load() if one.version != FIRST], ids=lambda one: one.version
+    "migration", [one for one in load_migrations() if one.version != FIRST], ids=lambda one: one.version
 )
 def test_a_migration_takes_nothing_away(migration: Migration) -> None:
     sql = _COMMENT.sub("", migration.up)
@@ -26,6 +26,6 @@ def test_a_migration_takes_nothing_away(migration: Migration) -> None:
         )
 
 
-@pytest.mark.parametrize("migration", load(), ids=lambda one: one.version)
+@pytest.mark.parametrize("migration", load_migrations(), ids=lambda one: one.version)
 def test_a_migration_can_be_reverted(migration: Migration) -> None:
     assert migration.down

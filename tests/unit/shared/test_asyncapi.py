@@ -12,8 +12,8 @@ from shared.kafka.topics import TOPICS
 
 
 def payload(message: type[Message]) -> Draft202012Validator:
-    document: dict[str, Any] = orjson.loads(asyncapi.FILE.read_bytes())
-    here = f"#/components/messages/{asyncapi.name_of(message)}/payload"
+    document: dict[str, Any] = orjson.loads(asyncapi.DOCUMENT_FILE.read_bytes())
+    here = f"#/components/messages/{asyncapi.message_name(message)}/payload"
     return Draft202012Validator(
         {"$ref": here, "components": document["components"]},
         format_checker=Draft202012Validator.FORMAT_CHECKER,
@@ -21,11 +21,11 @@ def payload(message: type[Message]) -> Draft202012Validator:
 
 
 def test_the_file_is_up_to_date() -> None:
-    assert asyncapi.FILE.read_bytes() == asyncapi.encoded(), "run `python -m shared.asyncapi`"
+    assert asyncapi.DOCUMENT_FILE.read_bytes() == asyncapi.encode_document(), "run `python -m shared.asyncapi`"
 
 
 def test_every_topic_and_everybody_who_writes_or_reads_it_is_there() -> None:
-    document = asyncapi.document()
+    document = asyncapi.build_document()
     assert set(document["channels"]) == {topic.name for topic in TOPICS}
     for topic in TOPICS:
         ours = {name for name in document["operations"] if name.endswith(f".{topic.name}")}
@@ -36,12 +36,12 @@ def test_every_topic_and_everybody_who_writes_or_reads_it_is_there() -> None:
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: message.TYPE)
 def test_the_example_is_what_the_schema_describes(message: type[Message]) -> None:
-    example = asyncapi.example_of(message)
+    example = asyncapi.load_example(message)
     payload(message).validate(example)
     for name in example:
         if (
             name
-            in asyncapi.document()["components"]["messages"][asyncapi.name_of(message)]["payload"][
+            in asyncapi.build_document()["components"]["messages"][asyncapi.message_name(message)]["payload"][
                 "required"
             ]
         ):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.domain.budget import BudgetState, budget_state, resets_at
+from shared.domain.budget import BudgetState, compute_budget_state, next_month_start
 
 MIDNIGHT = datetime(2027, 1, 1, tzinfo=UTC)
 
@@ -24,13 +24,13 @@ MIDNIGHT = datetime(2027, 1, 1, tzinfo=UTC)
     ],
 )
 def test_a_month_is_one_of_utc(now: datetime, resets: datetime) -> None:
-    assert resets_at(now) == resets
+    assert next_month_start(now) == resets
 
 
 @given(st.integers(0, 10**10))
 def test_a_month_ends_within_31_days_and_never_now(seconds: int) -> None:
     now = datetime.fromtimestamp(seconds, UTC)
-    assert timedelta(0) < resets_at(now) - now <= timedelta(days=31)
+    assert timedelta(0) < next_month_start(now) - now <= timedelta(days=31)
 
 
 @pytest.mark.parametrize(
@@ -47,5 +47,5 @@ def test_a_month_ends_within_31_days_and_never_now(seconds: int) -> None:
     ],
 )
 def test_how_a_budget_stands(spent: int, reserved: int, expected: BudgetState) -> None:
-    found = budget_state(monthly=100, warn_at=0.8, spent=spent, reserved=reserved, estimate=10)
+    found = compute_budget_state(monthly=100, warn_at=0.8, spent=spent, reserved=reserved, estimate=10)
     assert found is expected

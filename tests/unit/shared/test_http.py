@@ -14,7 +14,7 @@ from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.routing import Route
 
 from shared.http.responses import JsonResponse, Problem
-from shared.http.server import MAX_HEAD_BYTES, Corked, SafeHeaders, listen, serve
+from shared.http.server import MAX_HEAD_BYTES, CorkedTransport, SecurityHeaders, open_listener, serve_http
 
 
 async def _json(request: Request) -> Response:
@@ -67,7 +67,7 @@ async def test_each_answer_has_its_headers_once(
         "file": _file,
     }
     routes = [Route(f"/{name}", handler) for name, handler in handlers.items()]
-    app = SafeHeaders(Starlette(routes=routes, exception_handlers={Problem: _problem}))
+    app = SecurityHeaders(Starlette(routes=routes, exception_handlers={Problem: _problem}))
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app), base_url="http://test"
     ) as client:
@@ -85,12 +85,12 @@ async def _length(request: Request) -> Response:
 @asynccontextmanager
 async def served() -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """A connection to the real server."""
-    listener, stop = listen("127.0.0.1", 0), asyncio.Event()
+    listener, stop = open_listener("127.0.0.1", 0), asyncio.Event()
     handlers = {"": _length, "refused": _refusing, "patient": _patient}
     app = Starlette(
         routes=[Route(f"/{name}", handler, methods=["POST"]) for name, handler in handlers.items()]
     )
-    serving = asyncio.create_task(serve(app, listener, stop, grace_s=1))
+    serving = asyncio.create_task(serve_http(app, listener, stop, grace_s=1))
     reader, writer = await asyncio.open_connection(*listener.getsockname())
     try:
         yield reader, writer
@@ -286,7 +286,7 @@ class _Wire(asyncio.Transport):
 
 async def test_what_is_said_in_one_turn_of_the_loop_is_written_at_once() -> None:
     wire = _Wire()
-    corked = Corked(wire)
+    corked = CorkedTransport(wire)
     corked.write(b"head ")
     corked.write(b"body")
     assert wire.said == []
@@ -298,7 +298,7 @@ async def test_what_is_said_in_one_turn_of_the_loop_is_written_at_once() -> None
 
 async def test_nothing_is_lost_when_a_connection_closes_and_a_file_is_not_kept_in_memory() -> None:
     wire = _Wire()
-    corked = Corked(wire)
+    corked = CorkedTransport(wire)
     corked.write(b"x" * 100_000)
     assert wire.said == [b"x" * 100_000]
     corked.write(b"last")
@@ -309,7 +309,7 @@ async def test_nothing_is_lost_when_a_connection_closes_and_a_file_is_not_kept_i
 
 async def test_what_was_said_to_a_client_that_is_gone_is_dropped() -> None:
     wire = _Wire()
-    Corked(wire).write(b"too late")
+    CorkedTransport(wire).write(b"too late")
     wire.gone = True
     await asyncio.sleep(0)
     assert wire.said == []

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.health import beat, fault_of_heartbeat
+from shared.health import keep_heartbeat, check_heartbeat
 from shared.runtime.lifecycle import background_tasks
 
 
@@ -35,9 +35,9 @@ async def test_a_loop_that_breaks_stops_the_service_and_is_raised() -> None:
 
 async def test_a_loop_that_lives_has_a_fresh_heartbeat(tmp_path: Path) -> None:
     file = tmp_path / "heartbeat"
-    beating = asyncio.create_task(beat(file))
+    beating = asyncio.create_task(keep_heartbeat(file))
     await asyncio.sleep(0)
     touched_at = file.stat().st_mtime
-    assert fault_of_heartbeat(file, touched_at + 15) is None
-    assert fault_of_heartbeat(file, touched_at + 16) == "the last heartbeat is 16 s old"
+    assert check_heartbeat(file, touched_at + 15) is None
+    assert check_heartbeat(file, touched_at + 16) == "the last heartbeat is 16 s old"
     beating.cancel()

@@ -26,7 +26,7 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
 
 
 def test_a_line_is_an_object_with_service_job_and_store(capsys: pytest.CaptureFixture[str]) -> None:
-    log.configure("generator", 2)
+    log.configure_logging("generator", 2)
     log.get_logger("test").info("claimed", job="j1", store="s1")
     (line,) = lines(capsys)
     assert line["event"] == "claimed"
@@ -38,7 +38,7 @@ def test_a_line_is_an_object_with_service_job_and_store(capsys: pytest.CaptureFi
 def test_the_numeric_level_decides(
     capsys: pytest.CaptureFixture[str], level: int, heard: int
 ) -> None:
-    log.configure("ingest", level)
+    log.configure_logging("ingest", level)
     logger = log.get_logger(f"level-{level}")
     logger.error("e")
     logger.warning("w")
@@ -48,7 +48,7 @@ def test_the_numeric_level_decides(
 
 
 def test_libraries_speak_through_the_same_pipe(capsys: pytest.CaptureFixture[str]) -> None:
-    log.configure("metrics", 2)
+    log.configure_logging("metrics", 2)
     logging.getLogger("aiokafka").warning("coordinator %s died", 1)
     (line,) = lines(capsys)
     assert line["event"] == "coordinator 1 died"
@@ -95,7 +95,7 @@ def test_libraries_speak_through_the_same_pipe(capsys: pytest.CaptureFixture[str
 def test_secrets_never_come_out(
     capsys: pytest.CaptureFixture[str], planted: dict[str, object]
 ) -> None:
-    log.configure("ingest", 2)
+    log.configure_logging("ingest", 2)
     log.get_logger("secrets").info("something happened", **planted)
     out = capsys.readouterr().out
     assert "planted-secret" not in out
@@ -105,7 +105,7 @@ def test_secrets_never_come_out(
 
 def test_known_secrets_are_hidden_in_every_notation(capsys: pytest.CaptureFixture[str]) -> None:
     secret = "pla\nted/'se\"cret"
-    log.configure("scheduler", 2, secrets=[secret, "", "abc"])
+    log.configure_logging("scheduler", 2, secrets=[secret, "", "abc"])
     log.get_logger("notations").info(
         "it",
         raw=f"\0user\0{secret}".encode(),
@@ -125,7 +125,7 @@ def test_known_secrets_are_hidden_in_every_notation(capsys: pytest.CaptureFixtur
 
 
 def test_what_is_no_secret_is_left_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    log.configure("scheduler", 2)
+    log.configure_logging("scheduler", 2)
     said = {
         "detail": "a task-management risk-averse r8 blog at https://host/a@b?max_tokens=5",
         "other": "3 tokens: key=green-tea, keywords: 'tea', a basic tea, a ticket, monkey: 1, tokenizer=words",
@@ -141,7 +141,7 @@ def test_what_is_no_secret_is_left_as_it_is(capsys: pytest.CaptureFixture[str]) 
 def test_a_text_that_is_a_secret_in_itself_is_hidden_wherever_a_library_says_it(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    log.configure("metrics", 3, secrets=["https://chat/T0/planted"])
+    log.configure_logging("metrics", 3, secrets=["https://chat/T0/planted"])
     logging.getLogger("httpx").info("HTTP Request: POST %s", "https://chat/T0/planted")
     log.get_logger("several").info(
         "x", several=["https://chat/T0/planted"], nested={"url": "https://chat/T0/planted"}

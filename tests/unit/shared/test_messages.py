@@ -11,7 +11,7 @@ import pytest
 from shared.domain.errors import InvalidMessage
 from shared.domain.job import SourceType, Status
 from shared.domain.messages import MESSAGES, BlogRequested, EventKind, JobEvent, Message, Usage
-from shared.kafka.envelope import decode, encode
+from shared.kafka.envelope import decode_message, encode_message
 
 EXAMPLES = Path(__file__).parents[3] / "shared" / "examples"
 NOW = datetime(2026, 11, 24, 9, tzinfo=UTC)
@@ -27,11 +27,11 @@ def headers(message: type[Message]) -> list[tuple[str, bytes]]:
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: message.TYPE)
 def test_the_example_is_read_and_written_without_loss(message: type[Message]) -> None:
-    read = decode(example(message), headers(message))
+    read = decode_message(example(message), headers(message))
     assert type(read) is message
-    value, ce_headers = encode(read, source="test")
+    value, ce_headers = encode_message(read, source="test")
     assert orjson.loads(value) == orjson.loads(example(message))
-    assert decode(value, ce_headers) == read
+    assert decode_message(value, ce_headers) == read
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: message.TYPE)
@@ -42,14 +42,14 @@ def test_every_field_appears_in_the_example(message: type[Message]) -> None:
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: message.TYPE)
 def test_fields_of_a_later_version_are_ignored(message: type[Message]) -> None:
     later = orjson.loads(example(message)) | {"added_later": 1}
-    assert decode(orjson.dumps(later), headers(message)) == decode(
+    assert decode_message(orjson.dumps(later), headers(message)) == decode_message(
         example(message), headers(message)
     )
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: message.TYPE)
 def test_the_cloudevents_headers_are_complete(message: type[Message]) -> None:
-    _, ce_headers = encode(decode(example(message), headers(message)), source="ingest-1")
+    _, ce_headers = encode_message(decode_message(example(message), headers(message)), source="ingest-1")
     found = dict(ce_headers)
     assert found["ce_specversion"] == b"1.0"
     assert found["ce_source"] == b"ingest-1"
@@ -76,13 +76,13 @@ def test_the_cloudevents_headers_are_complete(message: type[Message]) -> None:
 )
 def test_what_cannot_be_understood_is_named(value: bytes | None, kind: str, reason: str) -> None:
     with pytest.raises(InvalidMessage) as refused:
-        decode(value, [("ce_type", kind.encode())])
+        decode_message(value, [("ce_type", kind.encode())])
     assert reason in refused.value.reason
 
 
 def test_a_record_with_an_empty_header_is_put_aside_like_any_other() -> None:
     with pytest.raises(InvalidMessage, match="unknown message type ''"):
-        decode(b"{}", [("ce_type", None)])
+        decode_message(b"{}", [("ce_type", None)])
 
 
 def job_event() -> JobEvent:

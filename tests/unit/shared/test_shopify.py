@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from shared.domain import shopify
-from shared.domain.shopify import Export
+from shared.domain.shopify import ProductExport
 
 COLUMNS = (
     "Handle",
@@ -36,13 +36,13 @@ def row(handle: str, **cells: str) -> list[str]:
     return [named.get(column, "") for column in COLUMNS]
 
 
-def export(*rows: Sequence[str], columns: Sequence[str] = COLUMNS, start: str = "") -> Export:
+def export(*rows: Sequence[str], columns: Sequence[str] = COLUMNS, start: str = "") -> ProductExport:
     text = io.StringIO(newline="")
     csv.writer(text).writerows([columns, *rows])
-    return shopify.parse(io.StringIO(start + text.getvalue(), newline=""))
+    return shopify.parse_export(io.StringIO(start + text.getvalue(), newline=""))
 
 
-def faults(found: Export) -> list[str]:
+def faults(found: ProductExport) -> list[str]:
     return [str(fault) for fault in found.faults]
 
 
@@ -100,7 +100,7 @@ def test_what_a_prompt_is_told_leaves_out_what_is_not_known() -> None:
     ],
 )
 def test_html_becomes_plain_text(html: str, text: str) -> None:
-    assert shopify.plain_text(html) == text
+    assert shopify.html_to_text(html) == text
 
 
 def test_a_long_description_is_cut() -> None:
@@ -194,7 +194,7 @@ def test_a_cell_that_cannot_be_read_costs_its_row_and_no_other() -> None:
 )
 def test_a_file_that_is_no_export_is_refused_whole(lines: list[str], reason: str) -> None:
     with pytest.raises(ValueError, match="no Shopify product export: ") as refusal:
-        shopify.parse(lines)
+        shopify.parse_export(lines)
     assert reason in str(refusal.value)
 
 
@@ -205,7 +205,7 @@ def test_real_exports_are_read_whole() -> None:
     products = []
     for path in sorted(STORES.glob("*.csv")):
         with path.open(encoding="utf-8-sig", newline="") as lines:
-            found = shopify.parse(lines)
+            found = shopify.parse_export(lines)
         assert found.faults == [], path.name
         handles = [product.handle for product in found.products]
         assert len(set(handles)) == len(handles), path.name

@@ -21,7 +21,7 @@ from sandbox.system.environment import Ports, service_environment
 from sandbox.system.home import ROOT, Home
 from services.ingest.http.trace_context import TraceContext
 from shared.domain.messages import BlogRequested, WorkerReport
-from shared.kafka.envelope import decode, encode
+from shared.kafka.envelope import decode_message, encode_message
 from shared.observability import tracing
 from tests.unit.metrics.test_counting_rules import report
 from tests.unit.shared.test_messages import example, headers
@@ -38,31 +38,31 @@ def _logging_as_it_was() -> Iterator[None]:
 
 def test_a_callers_trace_goes_on_and_else_one_begins() -> None:
     with tracing.start_trace("accept", {"traceparent": CALLERS}):
-        assert tracing.headers() == {"traceparent": CALLERS}
+        assert tracing.trace_headers() == {"traceparent": CALLERS}
     begun = set()
     for broken in ("", "garbage", CALLERS.replace("4bf92f3577b34da6a3ce929d0e0e4736", "0" * 32)):
         with tracing.start_trace("accept", {"traceparent": broken} if broken else {}):
-            own = tracing.traceparent()
+            own = tracing.current_traceparent()
             assert own is not None
             assert own.endswith("-00"), "nothing is recorded, so nobody is told that it is"
             begun.add(own)
-            with tracing.span("within"):
-                assert tracing.traceparent() == own
+            with tracing.start_span("within"):
+                assert tracing.current_traceparent() == own
     assert len(begun) == 3
-    assert tracing.traceparent() is None
+    assert tracing.current_traceparent() is None
 
 
 def test_the_callers_state_goes_on_with_its_trace_and_with_no_other() -> None:
     both = {"traceparent": CALLERS, "tracestate": STATE}
     with tracing.start_trace("accept", both):
-        assert tracing.headers() == both
-    with tracing.span("attempt", parent=CALLERS, state=STATE), tracing.span("within"):
-        assert tracing.headers() == both
-    with tracing.span("attempt", parent=CALLERS):
-        assert tracing.headers() == {"traceparent": CALLERS}
+        assert tracing.trace_headers() == both
+    with tracing.start_span("attempt", parent=CALLERS, state=STATE), tracing.start_span("within"):
+        assert tracing.trace_headers() == both
+    with tracing.start_span("attempt", parent=CALLERS):
+        assert tracing.trace_headers() == {"traceparent": CALLERS}
     for parent in ({}, {"traceparent": "garbage"}):
         with tracing.start_trace("accept", {**parent, "tracestate": STATE}):
-            assert tracing.headers().keys() == {"traceparent"}
+            assert tracing.trace_headers().keys() == {"traceparent"}
 
 
 @pytest.mark.parametrize(
@@ -84,14 +84,14 @@ def test_a_state_that_is_none_is_left_aside_and_not_logged(
     state: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with tracing.start_trace("accept", {"traceparent": CALLERS, "tracestate": state}):
-        assert tracing.headers() == {"traceparent": CALLERS}
+        assert tracing.trace_headers() == {"traceparent": CALLERS}
     assert caplog.records == []
 
 
 def test_a_state_of_every_form_that_the_w3c_allows_goes_on() -> None:
     state = "a_1-*/=x y;z:~!, 0tenant@v=t,,b=" + "v" * 255
     with tracing.start_trace("accept", {"traceparent": CALLERS, "tracestate": state}):
-        told = tracing.headers()["tracestate"]
+        told = tracing.trace_headers()["tracestate"]
     assert told.split(",") == [member.strip() for member in state.split(",") if member]
 
 
@@ -99,7 +99,7 @@ async def test_several_headers_of_the_state_are_one_list_and_several_parents_are
     seen = list[dict[str, str]]()
 
     async def within(scope: Scope, receive: Receive, send: Send) -> None:
-        seen.append(tracing.headers())
+        seen.append(tracing.trace_headers())
 
     app: Any = TraceContext(within, paths=frozenset({"/jobs"}))
     parent, states = (
@@ -114,25 +114,25 @@ async def test_several_headers_of_the_state_are_one_list_and_several_parents_are
 
 
 def test_nothing_happens_outside_of_a_trace() -> None:
-    with tracing.span("alone"):
-        assert tracing.headers() == {}
+    with tracing.start_span("alone"):
+        assert tracing.trace_headers() == {}
     assert tracing.record_span("alone", began_ns=time.time_ns()) is None
     assert tracing.record_span("a part", began_ns=time.time_ns(), parent=CALLERS) == CALLERS
 
 
 def test_a_message_and_its_record_say_the_same() -> None:
-    request = decode(example(BlogRequested), headers(BlogRequested))
+    request = decode_message(example(BlogRequested), headers(BlogRequested))
     assert isinstance(request, BlogRequested)
-    assert dict(encode(request, source="t")[1])["traceparent"] == CALLERS.encode()
+    assert dict(encode_message(request, source="t")[1])["traceparent"] == CALLERS.encode()
     assert (
-        dict(encode(request, source="t", trace={"tracestate": "other=1"})[1])["tracestate"]
+        dict(encode_message(request, source="t", trace={"tracestate": "other=1"})[1])["tracestate"]
         == STATE.encode()
     )
     own = replace(request, traceparent=None, tracestate=None)
-    value, sent = encode(own, source="t", trace={"traceparent": CALLERS, "tracestate": STATE})
-    assert decode(value, sent) == request
-    assert decode(value, [*sent, ("tracestate", b"\xff")]) == replace(request, tracestate=None)
-    assert "traceparent" not in dict(encode(own, source="t")[1])
+    value, sent = encode_message(own, source="t", trace={"traceparent": CALLERS, "tracestate": STATE})
+    assert decode_message(value, sent) == request
+    assert decode_message(value, [*sent, ("tracestate", b"\xff")]) == replace(request, tracestate=None)
+    assert "traceparent" not in dict(encode_message(own, source="t")[1])
 
 
 @pytest.mark.parametrize(
@@ -140,20 +140,20 @@ def test_a_message_and_its_record_say_the_same() -> None:
 )
 def test_a_header_that_is_no_context_is_left_aside(garbage: bytes | None) -> None:
     own = replace(
-        decode(example(BlogRequested), headers(BlogRequested)), traceparent=None, tracestate=None
+        decode_message(example(BlogRequested), headers(BlogRequested)), traceparent=None, tracestate=None
     )  # type: ignore[call-arg] # it has
-    value, sent = encode(own, source="t")
-    found: Any = decode(value, [*sent, ("traceparent", garbage)])
+    value, sent = encode_message(own, source="t")
+    found: Any = decode_message(value, [*sent, ("traceparent", garbage)])
     assert found.traceparent is None
 
 
 def test_a_message_that_belongs_to_no_trace_takes_none() -> None:
-    value, sent = encode(report("w"), source="t", trace={"traceparent": CALLERS})
-    assert isinstance(decode(value, sent), WorkerReport)
+    value, sent = encode_message(report("w"), source="t", trace={"traceparent": CALLERS})
+    assert isinstance(decode_message(value, sent), WorkerReport)
 
 
 def test_a_log_line_within_a_trace_says_which() -> None:
-    with tracing.span("attempt", parent=CALLERS):
+    with tracing.start_span("attempt", parent=CALLERS):
         assert tracing.add_trace_id(None, "", {"event": "x"}) == {
             "event": "x",
             "trace": CALLERS[3:35],
@@ -166,7 +166,7 @@ def test_what_is_raised_is_noted_by_its_class_alone(monkeypatch: pytest.MonkeyPa
     provider.add_span_processor(SimpleSpanProcessor(kept))
     monkeypatch.setattr(tracing, "_TRACER", provider.get_tracer("test"))
     monkeypatch.setattr(tracing, "is_recording", lambda: True)
-    with pytest.raises(ValueError, match="secret"), tracing.span("call", parent=CALLERS):
+    with pytest.raises(ValueError, match="secret"), tracing.start_span("call", parent=CALLERS):
         raise ValueError("sk-secret was refused")
     (span,) = kept.get_finished_spans()
     assert (span.status.status_code, span.status.description) == (StatusCode.ERROR, "ValueError")
