@@ -61,7 +61,7 @@ class CommandContext:
     def __init__(self, variable: Callable[[str], str]) -> None:
         self._variable = variable
 
-    def with_database(self, call: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
+    def run_with_database(self, call: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
         """The outcome of a call with a connection to the database of DATABASE_URL."""
 
         async def connected() -> T:
@@ -81,7 +81,7 @@ class CommandContext:
 
         return asyncio.run(connected())
 
-    def on_kafka(self, call: Callable[[KafkaSettings], Awaitable[T]]) -> T:
+    def run_with_kafka(self, call: Callable[[KafkaSettings], Awaitable[T]]) -> T:
         """The outcome of a call on the broker of KAFKA_BOOTSTRAP_SERVERS."""
         # What its client mutters while a group forms is no line of ours; what goes wrong for good is raised.
         logging.getLogger("aiokafka").addHandler(logging.NullHandler())

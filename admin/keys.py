@@ -56,7 +56,7 @@ def _create(chosen: Namespace, place: CommandContext) -> int:
         chosen.parser.error("give either a store's name or --operator NAME")
     make, name = (create_key, store) if operator is None else (create_operator_key, operator)
     try:
-        key = place.with_database(lambda connection: make(connection, name))
+        key = place.run_with_database(lambda connection: make(connection, name))
     except ValueError as error:
         raise Unavailable(str(error)) from None
     print_message(
@@ -67,7 +67,7 @@ def _create(chosen: Namespace, place: CommandContext) -> int:
 
 
 def _list(chosen: Namespace, place: CommandContext) -> int:
-    keys = place.with_database(list_keys)
+    keys = place.run_with_database(list_keys)
     if chosen.as_json:
         print(orjson.dumps([asdict(key) for key in keys]).decode())
         return 0
@@ -79,13 +79,13 @@ def _list(chosen: Namespace, place: CommandContext) -> int:
 
 
 def _revoke(chosen: Namespace, place: CommandContext) -> int:
-    done = place.with_database(lambda connection: revoke_key(connection, chosen.key))
+    done = place.run_with_database(lambda connection: revoke_key(connection, chosen.key))
     print_message(f"revoked {chosen.key}" if done else f"no valid key has the id {chosen.key}")
     return 0 if done else 1
 
 
 def _webhook_secret(chosen: Namespace, place: CommandContext) -> int:
-    found = place.with_database(
+    found = place.run_with_database(
         lambda connection: _secret_of(connection, chosen.store, rotate=chosen.rotate)
     )
     if found is None:

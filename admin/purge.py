@@ -50,7 +50,7 @@ def parse_days(text: str) -> int:
 
 
 def _purge(chosen: Namespace, place: CommandContext) -> int:
-    place.with_database(lambda connection: _report(connection, chosen.days, dry=chosen.dry_run))
+    place.run_with_database(lambda connection: _report(connection, chosen.days, dry=chosen.dry_run))
     return 0
 
 

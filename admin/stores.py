@@ -50,7 +50,7 @@ def _set(chosen: Namespace, place: CommandContext) -> int:
             raise Unavailable(
                 f"{name!r} is no name: 1 to 100 letters, digits, dots, hyphens or underscores"
             )
-    row = place.with_database(lambda connection: _change(connection, chosen))
+    row = place.run_with_database(lambda connection: _change(connection, chosen))
     print_message(f"{chosen.store}: account {row['account_id'] or 'none'}, weight {row['weight']:g}")
     return 0
 
@@ -81,7 +81,7 @@ async def _change(connection: asyncpg.Connection, chosen: Namespace) -> asyncpg.
 def _list(chosen: Namespace, place: CommandContext) -> int:
     rows = [
         dict(row)
-        for row in place.with_database(lambda connection: connection.fetch(_QUERIES["list"]))
+        for row in place.run_with_database(lambda connection: connection.fetch(_QUERIES["list"]))
     ]
     if chosen.as_json:
         print(orjson.dumps(rows).decode())

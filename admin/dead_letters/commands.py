@@ -59,7 +59,7 @@ def _refusable(run: Callable[[Namespace, CommandContext], None]) -> Callable[[Na
 
 
 def _list(chosen: Namespace, place: CommandContext) -> None:
-    letters = list(place.on_kafka(_read).open.values())
+    letters = list(place.run_with_kafka(_read).open.values())
     if chosen.as_json:
         print(json.dumps([letter_summary(letter) for letter in letters]))
         return
@@ -69,20 +69,20 @@ def _list(chosen: Namespace, place: CommandContext) -> None:
 
 
 def _show(chosen: Namespace, place: CommandContext) -> None:
-    ledger, record = place.on_kafka(lambda settings: _fetch(settings, chosen.letter))
+    ledger, record = place.run_with_kafka(lambda settings: _fetch(settings, chosen.letter))
     told = DeadLetter.of(record), record.value, ledger.handled.get(chosen.letter)
     print(json.dumps(letter_details(*told)) if chosen.as_json else format_letter(*told))
 
 
 def _replay(chosen: Namespace, place: CommandContext) -> None:
     _one_of(chosen)
-    _none_open(place.on_kafka(lambda settings: actions.replay_letters(settings, chosen.ids or None, print_message)))
+    _none_open(place.run_with_kafka(lambda settings: actions.replay_letters(settings, chosen.ids or None, print_message)))
 
 
 def _discard(chosen: Namespace, place: CommandContext) -> None:
     _one_of(chosen)
     ids = _confirmed(chosen, place) if chosen.every and not chosen.yes else chosen.ids or None
-    _none_open(place.on_kafka(lambda settings: actions.discard_letters(settings, ids, print_message)))
+    _none_open(place.run_with_kafka(lambda settings: actions.discard_letters(settings, ids, print_message)))
 
 
 def _one_of(chosen: Namespace) -> None:
@@ -94,7 +94,7 @@ def _confirmed(chosen: Namespace, place: CommandContext) -> list[str]:
     """Those letters that the answer was about, and none that comes while it is thought over."""
     if not sys.stdin.isatty():
         chosen.parser.error("--all: nobody is here to be asked: add --yes")
-    ids = list(place.on_kafka(_read).open)
+    ids = list(place.run_with_kafka(_read).open)
     if ids:
         print_message(f"discard {len(ids)} dead letters? [y/N]")
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):

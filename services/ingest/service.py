@@ -61,7 +61,7 @@ async def _run(
     settings: IngestSettings, stop: asyncio.Event, name: str, listener: socket.socket
 ) -> None:
     async with AsyncExitStack() as closing:
-        pool = await open_pool(settings, name=name, seen=NO_STORE)
+        pool = await open_pool(settings, name=name, visible_store=NO_STORE)
         closing.push_async_callback(_within, pool.close, name="PostgreSQL's pool")
         await clients.ensure_topics(settings)
         publisher = Publisher(settings, source=name)

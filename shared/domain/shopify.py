@@ -43,7 +43,7 @@ class Product:
         """The least and the most that a variant costs, in the store's currency: exports do not say which."""
         return (min(self.prices), max(self.prices)) if self.prices else None
 
-    def as_data(self) -> dict[str, Any]:
+    def as_prompt_data(self) -> dict[str, Any]:
         """What a prompt is told of the product."""
         price = ""
         if self.price_range is not None:

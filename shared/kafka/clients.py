@@ -44,6 +44,12 @@ def namespace(settings: KafkaSettings) -> Namespace:
     return Namespace(prefix=settings.kafka_topic_prefix)
 
 
+def topic_partitions(settings: KafkaSettings, topic: Topic) -> list[TopicPartition]:
+    """All partitions of a topic, under its name on the cluster."""
+    name = namespace(settings).topic(topic)
+    return [TopicPartition(name, number) for number in range(topic.partitions)]
+
+
 def topic_names(settings: KafkaSettings, topics: Iterable[Topic]) -> list[str]:
     return [namespace(settings).topic(topic) for topic in topics]
 

@@ -126,7 +126,9 @@ class Publisher:
                 partition=partition,
             )
 
-    async def dead_letter(self, record: ConsumerRecord, error: Exception, *, group: str) -> None:
+    async def publish_dead_letter(
+        self, record: ConsumerRecord, error: Exception, *, group: str
+    ) -> None:
         """Put a record that cannot be handled aside, as it came, with the reason and where it came from."""
         origin = {
             "dlq_topic": record.topic,

@@ -114,7 +114,7 @@ def request_of(product: shopify.Product) -> dict[str, Any]:
         "sourceType": "product",
         "sourceId": product.handle,
         "title": product.title,
-        "product": product.as_data(),
+        "product": product.as_prompt_data(),
     }
 
 

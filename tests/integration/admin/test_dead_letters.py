@@ -65,7 +65,7 @@ class Desk:
             0,
             tuple(HEADERS),
         )
-        await self.backend.publisher.dead_letter(
+        await self.backend.publisher.publish_dead_letter(
             record, InvalidMessage("no uuid"), group="blog-scheduler"
         )
 

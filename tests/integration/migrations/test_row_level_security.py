@@ -78,7 +78,7 @@ async def front(database: str, role: str) -> str:  # noqa: F811
 @pytest.fixture
 async def pool(front: str) -> AsyncIterator[asyncpg.Pool]:
     settings = PostgresSettings(database_url=SecretStr(front), db_pool_min=1, db_pool_max=1)
-    async with await open_pool(settings, name="front", seen=NO_STORE) as opened:
+    async with await open_pool(settings, name="front", visible_store=NO_STORE) as opened:
         yield opened
 
 

@@ -14,7 +14,13 @@ from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.routing import Route
 
 from shared.http.responses import JsonResponse, Problem
-from shared.http.server import MAX_HEAD_BYTES, CorkedTransport, SecurityHeaders, open_listener, serve_http
+from shared.http.server import (
+    MAX_HEAD_BYTES,
+    CorkedTransport,
+    SecurityHeaders,
+    open_listener,
+    serve_http,
+)
 
 
 async def _json(request: Request) -> Response:

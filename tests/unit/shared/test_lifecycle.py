@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.health import keep_heartbeat, check_heartbeat
+from shared.health import check_heartbeat, keep_heartbeat
 from shared.runtime.lifecycle import background_tasks
 
 

@@ -85,9 +85,9 @@ def test_what_a_prompt_is_told_leaves_out_what_is_not_known() -> None:
         row("pin", Title="Pin", price="1"),
         row("tee", price="12.5"),
     ).products
-    assert tee.as_data() == {"title": "Tee", "price": "9.00 to 12.50"}
-    assert mug.as_data() == {"title": "Mug", "vendor": "Kiln"}
-    assert pin.as_data() == {"title": "Pin", "price": "1.00"}
+    assert tee.as_prompt_data() == {"title": "Tee", "price": "9.00 to 12.50"}
+    assert mug.as_prompt_data() == {"title": "Mug", "vendor": "Kiln"}
+    assert pin.as_prompt_data() == {"title": "Pin", "price": "1.00"}
 
 
 @pytest.mark.parametrize(
