@@ -35,7 +35,9 @@ _ROUNDS = 4096
 """As PostgreSQL itself."""
 
 
-async def grant_role(dsn: str, role: str, services: Sequence[str], *, deadline_s: float = 60) -> None:
+async def grant_role(
+    dsn: str, role: str, services: Sequence[str], *, deadline_s: float = 60
+) -> None:
     """Let `role` do what these services need, and nothing else any more. Repeating it changes nothing.
 
     `Unavailable` when there is no such role, or one from which nothing can be withheld.

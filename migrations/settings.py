@@ -23,7 +23,9 @@ class ServiceLogin(NamedTuple):
 def select_logins(addresses: Mapping[str, str]) -> list[ServiceLogin]:
     """Of the addresses by the names of LOGINS, those that are there."""
     return [
-        ServiceLogin(addresses[name], services) for name, services in LOGIN_VARIABLES.items() if name in addresses
+        ServiceLogin(addresses[name], services)
+        for name, services in LOGIN_VARIABLES.items()
+        if name in addresses
     ]
 
 

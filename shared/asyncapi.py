@@ -55,7 +55,9 @@ def build_document() -> Document:
         "operations": {
             name: operation for topic in TOPICS for name, operation in _operations(topic).items()
         },
-        "components": {"messages": {message_name(message): _message(message) for message in MESSAGES}},
+        "components": {
+            "messages": {message_name(message): _message(message) for message in MESSAGES}
+        },
     }
 
 

@@ -73,7 +73,9 @@ def _check_name(name: str, of: str) -> None:
         )
 
 
-async def _create(pool: DatabaseClient, prefix: str, store: str, scope: str, name: str | None) -> str:
+async def _create(
+    pool: DatabaseClient, prefix: str, store: str, scope: str, name: str | None
+) -> str:
     key = prefix + secrets.token_urlsafe(24)
     key_id = f"key_{secrets.token_hex(8)}"
     await pool.execute(_QUERIES["create"], key_id, store, hash_key(key), key[-4:], scope, name)

@@ -146,7 +146,9 @@ class _Protocol(HttpToolsProtocol):
     """Bytes since a head was whole, or a piece of a body came."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(cast(asyncio.Transport, CorkedTransport(cast(asyncio.Transport, transport))))
+        super().connection_made(
+            cast(asyncio.Transport, CorkedTransport(cast(asyncio.Transport, transport)))
+        )
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():  # the rest of what is answered

@@ -60,7 +60,7 @@ class TopicFollower:
         self.following = True
 
     async def follow(self) -> None:
-        """Handle new records until cancelled. While Kafka cannot be read, the copy stays as it was."""
+        """Handle new records until cancelled. While Kafka is away, the copy stays as it was."""
         while True:
             try:
                 batches = await self._consumer.getmany(*self._partitions, timeout_ms=_POLL_MS)

@@ -162,7 +162,11 @@ def _recorded(
 
 def _context(parent: str | None, state: str | None = None) -> Context | None:
     """None is the current one."""
-    return _extracted({TRACEPARENT_HEADER: parent, TRACESTATE_HEADER: state or ""}) if parent is not None else None
+    return (
+        _extracted({TRACEPARENT_HEADER: parent, TRACESTATE_HEADER: state or ""})
+        if parent is not None
+        else None
+    )
 
 
 def _extracted(callers: Mapping[str, str]) -> Context:

@@ -103,7 +103,9 @@ def test_stores_are_set_and_listed(admin: Type) -> None:
 async def test_dead_letters_are_listed_and_replayed(admin: Type, backend: Backend) -> None:
     topic = clients.namespace(backend.settings).topic(REQUESTS)
     record = ConsumerRecord(topic, 3, 17, 1_000, 0, b"store-a", b"\xff", None, 0, 0, ())
-    await backend.publisher.publish_dead_letter(record, InvalidMessage("no uuid"), group="blog-scheduler")
+    await backend.publisher.publish_dead_letter(
+        record, InvalidMessage("no uuid"), group="blog-scheduler"
+    )
     (letter,) = json.loads(admin("dead-letters", "list", "--json").stdout)
     assert "InvalidMessage: no uuid" in admin("dead-letters", "list").stdout
     assert (

@@ -93,7 +93,9 @@ async def test_what_ended_long_ago_goes_and_nothing_else(backend: Backend) -> No
         "UPDATE webhook_deliveries SET state = 'WAITING' WHERE job_id = $1", untold
     )
     ledger = await spent(backend)
-    assert await remove_ended_jobs(backend.database, NOW - timedelta(days=99.5), batch=3) == len(ENDED)
+    assert await remove_ended_jobs(backend.database, NOW - timedelta(days=99.5), batch=3) == len(
+        ENDED
+    )
     assert await left(backend) == stay
     assert await spent(backend) == ledger
     assert await remove_ended_jobs(backend.database, NOW - timedelta(days=99.5), batch=3) == 0

@@ -69,7 +69,14 @@ async def test_faust_counts_over_tls(
         await tell(secured_backend, range(5))
         await eventually(partial(running.has_counted, {"DONE": 5}))
         group = clients.namespace(secured_backend.settings).group(METRICS_GROUP)
-        assert len((await consumer_groups.fetch_group_members(secured_backend.settings, [group]))[group]) == 1
+        assert (
+            len(
+                (await consumer_groups.fetch_group_members(secured_backend.settings, [group]))[
+                    group
+                ]
+            )
+            == 1
+        )
 
 
 @asynccontextmanager

@@ -21,7 +21,9 @@ def payload(message: type[Message]) -> Draft202012Validator:
 
 
 def test_the_file_is_up_to_date() -> None:
-    assert asyncapi.DOCUMENT_FILE.read_bytes() == asyncapi.encode_document(), "run `python -m shared.asyncapi`"
+    assert asyncapi.DOCUMENT_FILE.read_bytes() == asyncapi.encode_document(), (
+        "run `python -m shared.asyncapi`"
+    )
 
 
 def test_every_topic_and_everybody_who_writes_or_reads_it_is_there() -> None:
@@ -41,9 +43,9 @@ def test_the_example_is_what_the_schema_describes(message: type[Message]) -> Non
     for name in example:
         if (
             name
-            in asyncapi.build_document()["components"]["messages"][asyncapi.message_name(message)]["payload"][
-                "required"
-            ]
+            in asyncapi.build_document()["components"]["messages"][asyncapi.message_name(message)][
+                "payload"
+            ]["required"]
         ):
             with pytest.raises(ValidationError, match=name):
                 payload(message).validate(

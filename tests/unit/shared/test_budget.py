@@ -47,5 +47,7 @@ def test_a_month_ends_within_31_days_and_never_now(seconds: int) -> None:
     ],
 )
 def test_how_a_budget_stands(spent: int, reserved: int, expected: BudgetState) -> None:
-    found = compute_budget_state(monthly=100, warn_at=0.8, spent=spent, reserved=reserved, estimate=10)
+    found = compute_budget_state(
+        monthly=100, warn_at=0.8, spent=spent, reserved=reserved, estimate=10
+    )
     assert found is expected

@@ -49,7 +49,9 @@ def test_fields_of_a_later_version_are_ignored(message: type[Message]) -> None:
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: message.TYPE)
 def test_the_cloudevents_headers_are_complete(message: type[Message]) -> None:
-    _, ce_headers = encode_message(decode_message(example(message), headers(message)), source="ingest-1")
+    _, ce_headers = encode_message(
+        decode_message(example(message), headers(message)), source="ingest-1"
+    )
     found = dict(ce_headers)
     assert found["ce_specversion"] == b"1.0"
     assert found["ce_source"] == b"ingest-1"

@@ -36,7 +36,9 @@ def row(handle: str, **cells: str) -> list[str]:
     return [named.get(column, "") for column in COLUMNS]
 
 
-def export(*rows: Sequence[str], columns: Sequence[str] = COLUMNS, start: str = "") -> ProductExport:
+def export(
+    *rows: Sequence[str], columns: Sequence[str] = COLUMNS, start: str = ""
+) -> ProductExport:
     text = io.StringIO(newline="")
     csv.writer(text).writerows([columns, *rows])
     return shopify.parse_export(io.StringIO(start + text.getvalue(), newline=""))

@@ -129,9 +129,13 @@ def test_a_message_and_its_record_say_the_same() -> None:
         == STATE.encode()
     )
     own = replace(request, traceparent=None, tracestate=None)
-    value, sent = encode_message(own, source="t", trace={"traceparent": CALLERS, "tracestate": STATE})
+    value, sent = encode_message(
+        own, source="t", trace={"traceparent": CALLERS, "tracestate": STATE}
+    )
     assert decode_message(value, sent) == request
-    assert decode_message(value, [*sent, ("tracestate", b"\xff")]) == replace(request, tracestate=None)
+    assert decode_message(value, [*sent, ("tracestate", b"\xff")]) == replace(
+        request, tracestate=None
+    )
     assert "traceparent" not in dict(encode_message(own, source="t")[1])
 
 
@@ -140,7 +144,9 @@ def test_a_message_and_its_record_say_the_same() -> None:
 )
 def test_a_header_that_is_no_context_is_left_aside(garbage: bytes | None) -> None:
     own = replace(
-        decode_message(example(BlogRequested), headers(BlogRequested)), traceparent=None, tracestate=None
+        decode_message(example(BlogRequested), headers(BlogRequested)),
+        traceparent=None,
+        tracestate=None,
     )  # type: ignore[call-arg] # it has
     value, sent = encode_message(own, source="t")
     found: Any = decode_message(value, [*sent, ("traceparent", garbage)])
