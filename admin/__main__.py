@@ -24,8 +24,8 @@ def run_command(
 ) -> int:
     """Run one command and return its exit code. `Unavailable` when a dependency is missing.
 
-    `variable` returns the value of an environment variable or raises `Unavailable`. The command ends
-    silently when the reader of its output has gone (`| head`).
+    `variable` returns the value of an environment variable or raises `Unavailable`. The command
+    ends silently when the reader of its output has gone (`| head`).
     """
     try:
         try:

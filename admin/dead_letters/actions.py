@@ -102,8 +102,8 @@ async def hold_handler_lock(settings: KafkaSettings) -> AsyncIterator[None]:
 
     The lock is membership in a consumer group. A process joins first and lists the members then: of
     two that start together at least one sees the other and steps back, and a process that is alone
-    in the list is seen by all later ones. After a kill, joining takes until the killed session times
-    out (6 s).
+    in the list is seen by all later ones. After a kill, joining takes until the killed session
+    times out (6 s).
     """
     group = clients.namespace(settings).group(GROUP)
     member = clients.create_consumer(

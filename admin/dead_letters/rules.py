@@ -3,9 +3,9 @@
 Kafka deletes no single record. To mark a letter as handled, a marker is appended to the topic: a
 record without a value whose headers name the letter. Letters without a marker are open.
 
-Committed offsets would not do, because letters are handled in any order and a commit's metadata
-is short. A table in PostgreSQL would duplicate the topic and outlive it. A marker lies in the partition
-of its letter, so it always comes after the letter, and retention never deletes it first.
+Committed offsets would not do, because letters are handled in any order and a commit's metadata is
+short. A table in PostgreSQL would duplicate the topic and outlive it. A marker lies in the
+partition of its letter, so it always comes after the letter, and retention never deletes it first.
 """
 
 import re
@@ -102,7 +102,9 @@ class HandledMarker:
 
     @classmethod
     def from_record(cls, record: ConsumerRecord) -> Self | None:
-        """The marker in a record; `None` for a letter, even if its own headers look like a marker's."""
+        """The marker in a record; `None` for a letter, even if its own headers look like a
+        marker's.
+        """
         letter = last_header(record.headers, "dlq_handled")
         is_letter = record.value is not None or last_header(record.headers, "dlq_topic")
         if is_letter or not _ID.fullmatch(letter):

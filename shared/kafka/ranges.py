@@ -37,9 +37,9 @@ async def read_range(
     """Yield the records of `partitions` from `start` up to `ends`, in batches, and then return.
 
     Assigns the partitions to `consumer`, which must be started and belong to no group, and leaves
-    it at the end of the range: a caller that goes on polling misses no record. Start offsets that Kafka
-    has deleted are replaced by the earliest offset. `ends` defaults to the end offsets at the time
-    of the call. Batches are not empty, hold at most `max_records`, and keep the order within a
+    it at the end of the range: a caller that goes on polling misses no record. Start offsets that
+    Kafka has deleted are replaced by the earliest offset. `ends` defaults to the end offsets at the
+    time of the call. Batches are not empty, hold at most `max_records`, and keep the order within a
     partition.
 
     Offsets without a record, as compaction and transaction markers leave them, are skipped. If the

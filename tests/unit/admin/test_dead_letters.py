@@ -140,18 +140,19 @@ def test_letters_of_unknown_origin_are_not_replayed() -> None:
         DeadLetter.from_record(record(5, headers=from_topic("x.blog.generation", "-1"))),
         DeadLetter.from_record(record(6, key=None, value=None)),
     ]
+    refused = "cannot be replayed: it came from"
     assert destination_faults(letters) == (
         "0-1 cannot be replayed: it does not say from which topic it came",
-        "0-2 cannot be replayed: it came from 'blog.requests', which is no topic of this system",
-        "0-3 cannot be replayed: it came from 'x.blog.dead-letter', which is no topic of this system",
-        "0-4 cannot be replayed: it came from partition '24', which x.blog.generation does not have",
-        "0-5 cannot be replayed: it came from partition '-1', which x.blog.generation does not have",
+        f"0-2 {refused} 'blog.requests', which is no topic of this system",
+        f"0-3 {refused} 'x.blog.dead-letter', which is no topic of this system",
+        f"0-4 {refused} partition '24', which x.blog.generation does not have",
+        f"0-5 {refused} partition '-1', which x.blog.generation does not have",
         "0-6 cannot be replayed: it has neither key nor value",
     )
 
 
 def test_own_headers_are_separated_and_the_last_dlq_header_counts() -> None:
-    letter = DeadLetter.of(
+    letter = DeadLetter.from_record(
         record(headers=[("ce_type", b"a"), ("ce_type", None), ("dlq_topic", b"forged"), *ORIGIN])
     )
     assert letter.own_headers == [("ce_type", b"a"), ("ce_type", None)]
@@ -160,8 +161,8 @@ def test_own_headers_are_separated_and_the_last_dlq_header_counts() -> None:
 
 def test_letter_is_formatted_on_one_line() -> None:
     assert format_line(DeadLetter.from_record(record())) == (
-        "0-0       2026-11-24T10:00:00+00:00  x.blog.requests[3]@17  x.blog-scheduler  InvalidMessage: id: no uuid"
-        "  key store-a"
+        "0-0       2026-11-24T10:00:00+00:00  x.blog.requests[3]@17  x.blog-scheduler"
+        "  InvalidMessage: id: no uuid  key store-a"
     )
 
 
