@@ -26,7 +26,7 @@ def main() -> None:
     down = commands.add_parser("down", help="revert the newest")
     down.add_argument("--steps", type=parse_count, default=1, help="how many to revert (default 1)")
     granted = commands.add_parser(
-        "run_grant", help="let a role do what services need, and no more; again after each up"
+        "grant", help="let a role do what services need, and no more; again after each up"
     )
     granted.add_argument("role", help="a role that exists, and that services log in with")
     granted.add_argument(
@@ -41,7 +41,7 @@ def main() -> None:
     try:
         settings = MigrationSettings.from_environment()
         log.configure_logging("migrations", settings.log_level, secrets=settings.secrets())
-        if arguments.command == "run_grant":
+        if arguments.command == "grant":
             asyncio.run(run_grant(settings, arguments.role, arguments.services))
         else:
             asyncio.run(run_command(arguments.command, settings, getattr(arguments, "steps", 1)))

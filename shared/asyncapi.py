@@ -1,6 +1,8 @@
-"""docs/asyncapi.json: AsyncAPI 3.0, made of topics and messages. `python -m shared.asyncapi` writes it.
+"""Builds docs/asyncapi.json (AsyncAPI 3.0) from topics and messages. `python -m shared.asyncapi`
+writes it.
 
-A change of a message shows there, in review; tests hold the examples against it, and the file against the code.
+A changed message shows up there in review. Tests compare the examples with the schemas, and the
+file with the code.
 """
 
 from pathlib import Path
@@ -47,7 +49,8 @@ def build_document() -> Document:
         "info": {
             "title": "blogstream",
             "version": "1",
-            "description": "What flows between the services. Delivery is at least once; every effect is idempotent."
+            "description": "What flows between the services."
+            " Delivery is at least once; every effect is idempotent."
             f" Consumer groups: {', '.join(_GROUPS)}.",
         },
         "defaultContentType": "application/json",
@@ -62,7 +65,7 @@ def build_document() -> Document:
 
 
 def message_name(message: type[Message]) -> str:
-    """As in the example's file: blog-requested.v1."""
+    """The name of a message in the document and of its example file, such as blog-requested.v1."""
     return message.TYPE.removeprefix("blogstream.")
 
 
@@ -77,7 +80,8 @@ def encode_document() -> bytes:
 def _channel(topic: Topic) -> Document:
     return {
         "address": topic.name,
-        "description": "records of any topic, as they came, with where from and why in the headers dlq_*"
+        "description": "records of any topic, as they came, with where from and why in the headers"
+        " dlq_*"
         if topic is DEAD_LETTER
         else f"key: {topic.key}",
         "messages": {
@@ -99,7 +103,7 @@ def _channel(topic: Topic) -> Document:
 
 
 def _operations(topic: Topic) -> Document:
-    said = [(service, "send") for service in topic.producers] + [
+    uses = [(service, "send") for service in topic.producers] + [
         (service, "receive") for service in topic.consumers
     ]
     return {
@@ -111,7 +115,7 @@ def _operations(topic: Topic) -> Document:
                 for message in topic.messages
             ],
         }
-        for service, action in said
+        for service, action in uses
     }
 
 

@@ -38,7 +38,8 @@ def event_from_row(
     """Build the event that a row of `blog_generations` describes.
 
     The row has `id`, `store` or `instance_id`, `attempt`, `worker`, `created_at`, `started_at` and
-    the usage columns; `status`, `finished_at`, `not_before` and `error` where the query returns them.
+    the usage columns; `status`, `finished_at`, `not_before` and `error` where the query returns
+    them.
 
     Without further arguments the event has the id and the time of the original event, so a reader
     that knows the original takes nothing from it but a higher bill. `kind`, `status`, `at` and

@@ -1,6 +1,6 @@
 """W3C trace context, from a client's POST to the providers' calls.
 
-A job waits in PostgreSQL, and its parts run in three services, so its context travels as text (`current_traceparent`, and the
+A job waits in PostgreSQL, and its parts run in three services, so its context travels as text (`traceparent`, and the
 caller's `tracestate` beside it): in the stored request, in the headers of Kafka's records, and of the calls to
 providers. It always does. Spans are recorded and sent only where `OTEL_EXPORTER_OTLP_ENDPOINT` (or
 `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`) is set; without it neither the SDK nor the exporter is loaded. The other standard
@@ -25,7 +25,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-TRACEPARENT_HEADER = "current_traceparent"
+TRACEPARENT_HEADER = "traceparent"
 TRACESTATE_HEADER = "tracestate"
 CLIENT, PRODUCER = SpanKind.CLIENT, SpanKind.PRODUCER
 

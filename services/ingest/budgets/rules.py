@@ -91,6 +91,6 @@ def view(budget: Budget, now: datetime) -> dict[str, Any]:
         "spentUsd": budget.spent / _NANO,
         "reservedUsd": budget.reserved / _NANO,
         "remainingUsd": None if budget.remaining is None else budget.remaining / _NANO,
-        "compute_budget_state": budget.state,
+        "budget_state": budget.state,
         "resetsAt": next_month_start(now),
     }

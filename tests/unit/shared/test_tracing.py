@@ -186,7 +186,7 @@ def test_the_sdk_is_loaded_only_where_spans_are_sent() -> None:
         "import json, os, sys\nfrom shared.observability import tracing\nloaded = []\n"
         "for endpoint in ('', 'http://127.0.0.1:9'):\n"
         "    os.environ['OTEL_EXPORTER_OTLP_ENDPOINT'] = endpoint\n"
-        "    tracing.configure('test')\n"
+        "    tracing.configure_tracing('test')\n"
         "    loaded.append('opentelemetry.sdk' in sys.modules)\n"
         "print(json.dumps(loaded))\n"
     )
