@@ -1,7 +1,8 @@
-"""Settings from the environment, read once at start. Each service has one frozen class built from these parts.
+"""Settings from the environment, read once at start. Each service has one frozen class of these
+parts.
 
-Every field's description gives its unit and the reason for its default; the environment variable is the field's
-name in capitals.
+Every field's description gives its unit and the reason for its default. The environment variable is
+the field's name in capitals.
 """
 
 import os
@@ -22,7 +23,7 @@ _SERVERS = r"^\s*[^\s,:]+:[0-9]{1,5}\s*(,\s*[^\s,:]+:[0-9]{1,5}\s*)*$"
 
 
 class Settings(BaseSettings):
-    """Base: frozen, empty variables count as unset, unknown variables are none of our business."""
+    """Base class: frozen; empty variables count as unset, unknown variables are ignored."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
 
@@ -36,17 +37,19 @@ class Settings(BaseSettings):
 
     @classmethod
     def from_environment(cls) -> Self:
-        """Read the process environment; `Unavailable` with one line naming each variable at fault."""
+        """Read the environment. `Unavailable` with one line that names each variable at fault."""
         try:
             return cls()
         except ValidationError as error:
-            faults = "; ".join(_told(fault) for fault in error.errors())
+            faults = "; ".join(_describe_fault(fault) for fault in error.errors())
             raise Unavailable(
                 f"the environment is not right: {faults} (see docs/configuration.md)"
             ) from None
 
     def secrets(self) -> list[str]:
-        """What must never be said: the secret fields' values, and the passwords in those that are addresses."""
+        """Texts that must not be logged: secret fields, and passwords in those that are
+        addresses.
+        """
         values = [value.get_secret_value() for _, value in self if isinstance(value, SecretStr)]
         return [*values, *filter(None, map(_password_in, values))]
 
@@ -58,10 +61,10 @@ def _password_in(address: str) -> str | None:
         return None
 
 
-def _told(fault: Any) -> str:
-    """One of pydantic's faults in a few words. What is said of several variables names them itself."""
-    said: str = fault["msg"]
-    return f"{str(fault['loc'][0]).upper()}: {said[0].lower()}{said[1:]}" if fault["loc"] else said
+def _describe_fault(fault: Any) -> str:
+    """Describe a pydantic error briefly. An error about several variables names them itself."""
+    text: str = fault["msg"]
+    return f"{str(fault['loc'][0]).upper()}: {text[0].lower()}{text[1:]}" if fault["loc"] else text
 
 
 class KafkaSettings(Settings):
@@ -109,8 +112,10 @@ class KafkaSettings(Settings):
         return self.kafka_security_protocol.startswith("SASL")
 
     @model_validator(mode="after")
-    def _has_what_its_protocol_needs(self) -> Self:
-        """No more and no less: who has set a password or a certificate means it to be used."""
+    def _check_kafka_security(self) -> Self:
+        """Require the settings of the protocol and refuse others: a password or certificate that
+        is set is meant to be used.
+        """
         sasl = ["kafka_sasl_username", "kafka_sasl_password"]
         files = ["kafka_ssl_cert_file", "kafka_ssl_ca_file", "kafka_ssl_key_file"]
         missing = [name for name in sasl if self.kafka_uses_sasl and getattr(self, name) is None]
@@ -143,7 +148,7 @@ class PostgresSettings(Settings):
 
 
 class ProcessingSettings(Settings):
-    """What scheduler and generator both speak of: the contract's three numbers of batch processing, and the lease."""
+    """Settings of scheduler and generator: the three limits of batch processing, and the lease."""
 
     concurrent_blogs: Count = Field(50, description="blogs in parallel per worker")
     batch_size: Count = Field(100, description="requests taken up at once")
@@ -154,7 +159,9 @@ class ProcessingSettings(Settings):
 
 
 class AdmissionSettings(Settings):
-    """What ingest and scheduler both go by: when a queue is full, and what a store's first job is taken to cost."""
+    """Settings of ingest and scheduler: the limits of queues, and the cost estimate of a first
+    job.
+    """
 
     max_pending_per_store: Count = Field(
         1_000,
@@ -172,5 +179,5 @@ class AdmissionSettings(Settings):
 
 
 def process_name(service: str) -> str:
-    """A name for this process that is unique among its peers and readable in a log: service-host-pid."""
+    """A unique and readable name of this process: service-host-pid."""
     return f"{service}-{socket.gethostname()}-{os.getpid()}"
