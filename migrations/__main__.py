@@ -25,11 +25,11 @@ def main() -> None:
     )
     down = commands.add_parser("down", help="revert the newest")
     down.add_argument("--steps", type=parse_count, default=1, help="how many to revert (default 1)")
-    granted = commands.add_parser(
+    grant = commands.add_parser(
         "grant", help="let a role do what services need, and no more; again after each up"
     )
-    granted.add_argument("role", help="a role that exists, and that services log in with")
-    granted.add_argument(
+    grant.add_argument("role", help="a role that exists, and that services log in with")
+    grant.add_argument(
         "services",
         nargs="*",
         metavar="SERVICE",
@@ -62,24 +62,23 @@ def parse_count(text: str) -> int:
 async def run_grant(settings: MigrationSettings, role: str, services: Sequence[str]) -> None:
     dsn, chosen = settings.database_url.get_secret_value(), services or grants.SERVICES
     await grants.grant_role(dsn, role, chosen, deadline_s=settings.startup_deadline_s)
-    _say_granted(role, chosen)
+    _print_granted(role, chosen)
 
 
-def _say_granted(role: str, services: Sequence[str]) -> None:
+def _print_granted(role: str, services: Sequence[str]) -> None:
     print(f"[Migration] {role} may do what {', '.join(services)} need, and no more")
 
 
 async def run_command(command: str, settings: MigrationSettings, steps: int = 1) -> None:
-    """Carry out one command and print what was done, a line a migration."""
+    """Run one command and print a line for each migration."""
     dsn, deadline_s = settings.database_url.get_secret_value(), settings.startup_deadline_s
     if command == "status":
         for state in await runner.list_states(dsn, deadline_s=deadline_s):
             applied = (
                 f"applied {state.applied_at:%Y-%m-%d %H:%M:%S}" if state.applied_at else "pending"
             )
-            print(
-                f"{state.version} {state.name}: {applied}{' (the file has changed since)' * state.changed}"
-            )
+            changed = " (the file has changed since)" if state.changed else ""
+            print(f"{state.version} {state.name}: {applied}{changed}")
         return
     if command == "up":
         done = await runner.apply_missing(dsn, deadline_s=deadline_s)
@@ -88,7 +87,7 @@ async def run_command(command: str, settings: MigrationSettings, steps: int = 1)
         for role, services in (
             await grants.prepare_logins(dsn, settings.logins(), deadline_s=deadline_s)
         ).items():
-            _say_granted(role, services)
+            _print_granted(role, services)
     else:
         done = await runner.revert_newest(dsn, steps=steps, deadline_s=deadline_s)
         for migration in done:

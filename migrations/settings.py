@@ -1,4 +1,4 @@
-"""What migrations are told: where the database is, and as whom services will log in."""
+"""Settings of migrations: the database, and the logins of the services."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -11,17 +11,17 @@ LOGIN_VARIABLES: Mapping[str, Sequence[str]] = {
     "INGEST_DATABASE_URL": ("ingest",),
     "WORKERS_DATABASE_URL": ("scheduler", "generator", "metrics"),
 }
-"""The services that log in by each address."""
+"""The services that log in with each address."""
 
 
 class ServiceLogin(NamedTuple):
     address: str
-    """With user and password."""
+    """A DSN with user and password."""
     services: Sequence[str]
 
 
 def select_logins(addresses: Mapping[str, str]) -> list[ServiceLogin]:
-    """Of the addresses by the names of LOGINS, those that are there."""
+    """The logins whose addresses are given, by variable name."""
     return [
         ServiceLogin(addresses[name], services)
         for name, services in LOGIN_VARIABLES.items()
@@ -32,18 +32,19 @@ def select_logins(addresses: Mapping[str, str]) -> list[ServiceLogin]:
 class MigrationSettings(PostgresSettings):
     ingest_database_url: SecretStr | None = Field(
         None,
-        description="as whom ingest logs in: `up` makes the role, and grants what ingest needs; unset: neither",
+        description="as whom ingest logs in: `up` makes the role, and grants what ingest needs;"
+        " unset: neither",
     )
     workers_database_url: SecretStr | None = Field(
         None, description="the same of scheduler, generator and metrics"
     )
 
     def logins(self) -> list[ServiceLogin]:
-        """Those addresses that are set."""
-        named = {
+        """The logins whose variables are set."""
+        addresses = {
             "INGEST_DATABASE_URL": self.ingest_database_url,
             "WORKERS_DATABASE_URL": self.workers_database_url,
         }
         return select_logins(
-            {name: url.get_secret_value() for name, url in named.items() if url is not None}
+            {name: url.get_secret_value() for name, url in addresses.items() if url is not None}
         )

@@ -78,7 +78,11 @@ async def open_admin(settings: KafkaSettings) -> AIOKafkaAdminClient:
                     " start it, or check KAFKA_BOOTSTRAP_SERVERS and KAFKA_SECURITY_PROTOCOL"
                 ) from None
             if not logged:
-                log.warning("waiting for Kafka", servers=settings.kafka_bootstrap_servers)
+                log.warning(
+                    "dependency unavailable, retrying",
+                    dependency="Kafka",
+                    servers=settings.kafka_bootstrap_servers,
+                )
                 logged = True
             await asyncio.sleep(0.25)
         else:

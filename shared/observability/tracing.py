@@ -36,7 +36,8 @@ _STATE_CHARACTERS = 512
 """Longest `tracestate`: the W3C asks everybody to propagate at least this many characters."""
 _MEMBERS = 32
 _MEMBER = re.compile(
-    r"(?:[a-z][a-z0-9_*/-]{0,255}|[a-z0-9][a-z0-9_*/-]{0,240}@[a-z][a-z0-9_*/-]{0,13})=[ -+\--<>-~]{0,255}[!-+\--<>-~]"
+    r"(?:[a-z][a-z0-9_*/-]{0,255}|[a-z0-9][a-z0-9_*/-]{0,240}@[a-z][a-z0-9_*/-]{0,13})"
+    r"=[ -+\--<>-~]{0,255}[!-+\--<>-~]"
 )
 _PROPAGATOR = TraceContextTextMapPropagator()
 _TRACER = trace.get_tracer("blogstream")

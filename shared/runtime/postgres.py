@@ -144,7 +144,10 @@ async def connect(dsn: str, *, deadline_s: float) -> asyncpg.Connection:
                 ) from None
             if not logged:
                 log.warning(
-                    "waiting for PostgreSQL", server=describe_server(dsn), deadline_s=deadline_s
+                    "dependency unavailable, retrying",
+                    dependency="PostgreSQL",
+                    server=describe_server(dsn),
+                    deadline_s=deadline_s,
                 )
                 logged = True
             await asyncio.sleep(0.25)

@@ -32,7 +32,8 @@ class Settings(BaseSettings):
     )
     startup_deadline_s: Seconds = Field(
         60,
-        description="seconds to wait for PostgreSQL and Kafka at start before giving up with one clear line",
+        description="seconds to wait for PostgreSQL and Kafka at start before giving up with one"
+        " clear line",
     )
 
     @classmethod
@@ -72,12 +73,14 @@ class KafkaSettings(Settings):
     kafka_topic_prefix: str = Field(
         "",
         pattern=r"^[a-zA-Z0-9._-]{0,64}$",
-        description="put before every topic and group name, so that several environments can share a cluster",
+        description="put before every topic and group name, so that several environments can share"
+        " a cluster",
     )
     kafka_replication_factor: int | None = Field(
         None,
         ge=1,
-        description="replicas of topics that we create; unset: three, or as many as there are brokers",
+        description="replicas of topics that we create; unset: three, or as many as there are"
+        " brokers",
     )
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
         "PLAINTEXT",
@@ -92,11 +95,13 @@ class KafkaSettings(Settings):
     kafka_sasl_password: SecretStr | None = Field(None, description="the user's password")
     kafka_ssl_ca_file: Path | None = Field(
         None,
-        description="PEM file of the authorities that brokers' certificates are from; unset: the system's",
+        description="PEM file of the authorities that brokers' certificates are from; unset: the"
+        " system's",
     )
     kafka_ssl_cert_file: Path | None = Field(
         None,
-        description="PEM file of our own certificate, where brokers ask for one, with those up to its authority",
+        description="PEM file of our own certificate, where brokers ask for one, with those up to"
+        " its authority",
     )
     kafka_ssl_key_file: Path | None = Field(
         None,
@@ -151,7 +156,7 @@ class ProcessingSettings(Settings):
     """Settings of scheduler and generator: the three limits of batch processing, and the lease."""
 
     concurrent_blogs: Count = Field(50, description="blogs in parallel per worker")
-    batch_size: Count = Field(100, description="requests taken up at once")
+    batch_size: Count = Field(100, description="requests processed in one batch")
     max_per_instance: Count = Field(20, description="blogs of one store in flight")
     lease_s: Seconds = Field(
         60, description="seconds that a claim lasts without a heartbeat (one every third of it)"
@@ -165,16 +170,18 @@ class AdmissionSettings(Settings):
 
     max_pending_per_store: Count = Field(
         1_000,
-        description="jobs waiting in one store's queue at which its door closes; it opens at four fifths of that."
-        " A bulk call must fit as a whole",
+        description="jobs waiting in one store's queue at which intake closes for the store; it"
+        " opens again at four fifths of that. A bulk call must fit as a whole",
     )
     max_pending_total: Count = Field(
         50_000,
-        description="jobs waiting in all queues at which everybody's door closes: what a takeover reads in seconds",
+        description="jobs waiting in all queues at which intake closes for all stores: a failover"
+        " reads as many in seconds",
     )
     default_cost_nanousd: Count = Field(
         5_000_000,
-        description="billionths of a dollar reserved for the first job of a store; its mean replaces it",
+        description="billionths of a dollar reserved for the first job of a store; the store's mean"
+        " cost replaces it",
     )
 
 

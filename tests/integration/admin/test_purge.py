@@ -18,7 +18,7 @@ from shared.runtime.postgres import load_queries
 from tests.support.backend import Backend, make_request
 from tests.support.ingest import insert
 
-METRICS = load_queries(ROOT / "services" / "metrics" / "sql" / "metrics.sql")
+METRICS = load_queries(ROOT / "services" / "metrics" / "reconcile" / "sql" / "reconcile.sql")
 NOW = datetime.now(UTC)
 PARTS = ("blog_steps", "blog_posts", "webhook_deliveries")
 

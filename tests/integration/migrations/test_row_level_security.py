@@ -1,4 +1,4 @@
-"""What ingest's role sees is one store's, by PostgreSQL's own doing, whatever a query asks for or forgets."""
+"""Row-level security: ingest's role sees the rows of one store, whatever its queries say."""
 
 import re
 from collections.abc import AsyncIterator
@@ -23,12 +23,12 @@ from shared.runtime.postgres import (
     open_pool,
 )
 from shared.runtime.settings import PostgresSettings
-from tests.integration.migrations.test_roles import as_role, role  # noqa: F401 - a fixture
 from tests.support.backend import Backend
 from tests.support.ingest import PATH, start_ingest
+from tests.support.migrations import dsn_of_role
 from tests.support.servers import execute
 
-LIFE_OF_TWO = (
+ROWS_OF_TWO_STORES = (
     "INSERT INTO blog_generations (id, instance_id, source_type, source_id, request, created_at, status)"
     " SELECT gen_random_uuid(), store, 'keyword', 'tea', '{}', now(), 'PENDING'"
     "   FROM unnest('{shop,other}'::text[]) AS store",
@@ -59,7 +59,7 @@ TABLES = (
 READABLE = {"stores": "instance_id"}
 
 
-async def seen(connection: DatabaseClient) -> dict[str, int]:
+async def count_visible_rows(connection: DatabaseClient) -> dict[str, int]:
     return {
         table: await connection.fetchval(f"SELECT count({READABLE.get(table, '*')}) FROM {table}")
         for table in TABLES
@@ -67,12 +67,12 @@ async def seen(connection: DatabaseClient) -> dict[str, int]:
 
 
 @pytest.fixture
-async def front(database: str, role: str) -> str:  # noqa: F811
-    """The address of a database with two stores' lives, for the role that ingest logs in with."""
-    for statement in LIFE_OF_TWO:
+async def front(database: str, role: str) -> str:
+    """The DSN of ingest's role for a database with rows of two stores."""
+    for statement in ROWS_OF_TWO_STORES:
         await execute(database, statement)
     await grants.grant_role(database, role, ["ingest"])
-    return as_role(database, role)
+    return dsn_of_role(database, role)
 
 
 @pytest.fixture
@@ -82,20 +82,20 @@ async def pool(front: str) -> AsyncIterator[asyncpg.Pool]:
         yield opened
 
 
-async def test_a_connection_sees_no_row_until_it_says_whose(front: str) -> None:
+async def test_connection_without_a_store_sees_no_rows(front: str) -> None:
     async with a_connection(front) as connection:
-        assert await seen(connection) == dict.fromkeys(TABLES, 0)
+        assert await count_visible_rows(connection) == dict.fromkeys(TABLES, 0)
         assert (
             await connection.execute("UPDATE blog_generations SET status = 'CANCELLED'")
             == "UPDATE 0"
         )
 
 
-async def test_a_statement_that_names_no_store_reaches_one_stores_rows_only(
+async def test_connection_for_a_store_reaches_its_rows_only(
     pool: asyncpg.Pool, database: str
 ) -> None:
     async with connection_for_store(pool, "shop") as rows:
-        assert await seen(rows) == dict.fromkeys(TABLES, 1)
+        assert await count_visible_rows(rows) == dict.fromkeys(TABLES, 1)
         assert await rows.fetchval("SELECT instance_id FROM blog_generations") == "shop"
         assert await rows.fetchval("SELECT secret FROM webhook_secrets") == "s1"
         assert await rows.execute("UPDATE blog_generations SET status = 'CANCELLED'") == "UPDATE 1"
@@ -110,15 +110,15 @@ async def test_a_statement_that_names_no_store_reaches_one_stores_rows_only(
             with pytest.raises(asyncpg.InsufficientPrivilegeError, match="row-level security"):
                 await rows.execute(inserted)
     async with connection_for_store(pool, ALL_STORES) as rows:
-        assert await seen(rows) == dict.fromkeys(TABLES, 2) | {"store_budgets": 1}
+        assert await count_visible_rows(rows) == dict.fromkeys(TABLES, 2) | {"store_budgets": 1}
     left = await execute(
         database, "SELECT instance_id FROM blog_generations WHERE status = 'PENDING'"
     )
     assert [row["instance_id"] for row in left] == ["other"]
 
 
-async def test_a_connection_that_was_given_back_sees_nothing_again(pool: asyncpg.Pool) -> None:
-    """The pool has one connection: it is the same."""
+async def test_released_connection_sees_no_rows_again(pool: asyncpg.Pool) -> None:
+    """The pool has one connection, so it is the same one."""
     async with connection_for_store(pool, "shop") as rows:
         assert await rows.fetchval("SELECT count(*) FROM blog_generations") == 1
     assert await pool.fetchval("SELECT count(*) FROM blog_generations") == 0
@@ -129,11 +129,11 @@ async def test_a_connection_that_was_given_back_sees_nothing_again(pool: asyncpg
     assert await pool.fetchval(f"SELECT current_setting('{STORE_SETTING}')") == NO_STORE
 
 
-async def test_a_query_that_forgets_the_store_shows_no_other_stores_job(
+async def test_query_without_a_store_condition_shows_own_jobs_only(
     backend: Backend, front: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each condition on the store is taken out of ingest's queries: who asks, sees its own jobs all the same."""
-    queries, forgot = {}, 0
+    """Ingest's queries run without their conditions on the store."""
+    queries, removed = {}, 0
     for name, query in ingest_store._QUERIES.items():
         queries[name], found = re.subn(
             r"\((\$2::text IS NULL OR) job.instance_id = \$2\)", r"(\1 true)", query
@@ -141,8 +141,8 @@ async def test_a_query_that_forgets_the_store_shows_no_other_stores_job(
         queries[name], more = re.subn(
             r"WHERE (job\.)?instance_id = \$1 AND", "WHERE $1::text <> '' AND", queries[name]
         )
-        forgot += found + more
-    assert forgot == 6, "of job, budget, list (twice), cancel and retry"
+        removed += found + more
+    assert removed == 6, "of job, budget, list (twice), cancel and retry"
     monkeypatch.setattr(ingest_store, "_QUERIES", queries)
     rows = await backend.database.fetch("SELECT instance_id, id FROM blog_generations")
     jobs = {row["instance_id"]: str(row["id"]) for row in rows}
@@ -158,10 +158,10 @@ async def test_a_query_that_forgets_the_store_shows_no_other_stores_job(
         assert (await ingest.get(f"{PATH}/{jobs['other']}", key=operator)).status_code == 200
 
 
-async def test_a_role_that_ingest_leaves_sees_every_row(
+async def test_role_without_ingest_sees_every_row(
     front: str,
     database: str,
-    role: str,  # noqa: F811
+    role: str,
 ) -> None:
     async with a_connection(front) as connection:
         await grants.grant_role(database, role, ["ingest", "scheduler"])
@@ -170,31 +170,31 @@ async def test_a_role_that_ingest_leaves_sees_every_row(
         assert await connection.fetchval("SELECT count(*) FROM blog_generations") == 2
 
 
-async def test_the_migration_alone_takes_nothing_from_a_release_that_knows_it_not(
+async def test_migration_alone_restricts_no_role(
     front: str,
     database: str,
-    role: str,  # noqa: F811
+    role: str,
 ) -> None:
-    """Up, down and up again, with the policies of a role in place and without."""
+    """Up, down and up again, with and without the policies of a role."""
     steps = len([one for one in load_migrations() if one.version >= "0013"])
     async with a_connection(front) as old:
         assert await old.fetchval("SELECT count(*) FROM blog_posts") == 0
         await runner.revert_newest(database, steps=steps)
-        assert await seen(old) == dict.fromkeys(TABLES, 2)
+        assert await count_visible_rows(old) == dict.fromkeys(TABLES, 2)
         with pytest.raises(
             Unavailable, match="row-level security is off for blog_generations: run"
         ):
             await grants.grant_role(database, role, ["ingest"])
         await runner.apply_missing(database)
-        assert await seen(old) == dict.fromkeys(TABLES, 2)
+        assert await count_visible_rows(old) == dict.fromkeys(TABLES, 2)
         await grants.grant_role(database, role, ["ingest"])
-        assert await seen(old) == dict.fromkeys(TABLES, 0)
+        assert await count_visible_rows(old) == dict.fromkeys(TABLES, 0)
 
 
-async def test_ingest_knows_whether_it_is_restricted(
+async def test_ingest_detects_whether_its_role_is_restricted(
     pool: asyncpg.Pool,
     database: str,
-    role: str,  # noqa: F811
+    role: str,
 ) -> None:
     assert await IngestStore(pool).is_restricted()
     await grants.grant_role(database, role, ["scheduler"])
@@ -205,10 +205,10 @@ async def test_ingest_knows_whether_it_is_restricted(
         assert not await IngestStore(owners).is_restricted()
 
 
-async def test_a_policy_of_other_rules_is_replaced_and_an_operators_own_is_left(
+async def test_stale_policy_is_replaced_and_other_policies_stay(
     front: str,
     database: str,
-    role: str,  # noqa: F811
+    role: str,
 ) -> None:
     made = "SELECT polname FROM pg_policy WHERE polrelid = 'stores'::regclass AND NOT polpermissive"
     ((policy,),) = await execute(database, made)
@@ -223,8 +223,8 @@ async def test_a_policy_of_other_rules_is_replaced_and_an_operators_own_is_left(
     assert [row[0] for row in await execute(database, made)] == ["of_the_operator"]
 
 
-async def test_every_table_with_a_stores_rows_is_restricted(database: str) -> None:
-    """Keys are not: ingest compares all hashes with a caller's, to find out whose it is."""
+async def test_every_table_with_rows_of_stores_is_restricted(database: str) -> None:
+    """Except keys: ingest compares a caller's hash with all hashes to find the store."""
     of_stores = await execute(
         database,
         "SELECT table_name FROM information_schema.columns"

@@ -1,4 +1,4 @@
-"""Loops beside a service: one that breaks ends the service, and is not forgotten."""
+"""Background loops of a service, and its heartbeat."""
 
 import asyncio
 from pathlib import Path
@@ -17,7 +17,7 @@ async def broken() -> None:
     raise RuntimeError("broke")
 
 
-async def test_loops_end_with_their_block() -> None:
+async def test_background_loops_end_with_their_block() -> None:
     stop = asyncio.Event()
     async with background_tasks(stop, one=endless(), other=endless()):
         names = {task.get_name() for task in asyncio.all_tasks()}
@@ -26,14 +26,14 @@ async def test_loops_end_with_their_block() -> None:
     assert not {"one", "other"} & {task.get_name() for task in asyncio.all_tasks()}
 
 
-async def test_a_loop_that_breaks_stops_the_service_and_is_raised() -> None:
+async def test_failed_loop_stops_the_service_and_is_raised() -> None:
     stop = asyncio.Event()
     with pytest.raises(RuntimeError, match="broke"):
         async with background_tasks(stop, one=endless(), other=broken()):
             await stop.wait()
 
 
-async def test_a_loop_that_lives_has_a_fresh_heartbeat(tmp_path: Path) -> None:
+async def test_running_loop_keeps_its_heartbeat_fresh(tmp_path: Path) -> None:
     file = tmp_path / "heartbeat"
     beating = asyncio.create_task(keep_heartbeat(file))
     await asyncio.sleep(0)

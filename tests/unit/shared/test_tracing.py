@@ -1,4 +1,4 @@
-"""Trace context without an exporter: it goes on as text, and costs no SDK."""
+"""Trace context without an exporter: it is passed on as text, without the SDK."""
 
 import json
 import subprocess
@@ -23,20 +23,19 @@ from services.ingest.http.trace_context import TraceContext
 from shared.domain.messages import BlogRequested, WorkerReport
 from shared.kafka.envelope import decode_message, encode_message
 from shared.observability import tracing
-from tests.unit.metrics.test_counting_rules import report
-from tests.unit.shared.test_messages import example, headers
+from tests.support.message_examples import example_value, type_header
 
 CALLERS = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 STATE = "vendor=1,other=2"
 
 
 @pytest.fixture(autouse=True)
-def _logging_as_it_was() -> Iterator[None]:
+def _restore_logging() -> Iterator[None]:
     yield
     structlog.reset_defaults()
 
 
-def test_a_callers_trace_goes_on_and_else_one_begins() -> None:
+def test_trace_of_the_caller_continues_or_a_new_one_begins() -> None:
     with tracing.start_trace("accept", {"traceparent": CALLERS}):
         assert tracing.trace_headers() == {"traceparent": CALLERS}
     begun = set()
@@ -44,7 +43,7 @@ def test_a_callers_trace_goes_on_and_else_one_begins() -> None:
         with tracing.start_trace("accept", {"traceparent": broken} if broken else {}):
             own = tracing.current_traceparent()
             assert own is not None
-            assert own.endswith("-00"), "nothing is recorded, so nobody is told that it is"
+            assert own.endswith("-00"), "nothing is recorded, so the sampled flag is off"
             begun.add(own)
             with tracing.start_span("within"):
                 assert tracing.current_traceparent() == own
@@ -52,7 +51,7 @@ def test_a_callers_trace_goes_on_and_else_one_begins() -> None:
     assert tracing.current_traceparent() is None
 
 
-def test_the_callers_state_goes_on_with_its_trace_and_with_no_other() -> None:
+def test_tracestate_is_passed_on_with_its_trace_only() -> None:
     both = {"traceparent": CALLERS, "tracestate": STATE}
     with tracing.start_trace("accept", both):
         assert tracing.trace_headers() == both
@@ -80,7 +79,7 @@ def test_the_callers_state_goes_on_with_its_trace_and_with_no_other() -> None:
         ",".join(f"a{n}=1" for n in range(33)),
     ],
 )
-def test_a_state_that_is_none_is_left_aside_and_not_logged(
+def test_invalid_tracestate_is_dropped_and_not_logged(
     state: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with tracing.start_trace("accept", {"traceparent": CALLERS, "tracestate": state}):
@@ -88,14 +87,14 @@ def test_a_state_that_is_none_is_left_aside_and_not_logged(
     assert caplog.records == []
 
 
-def test_a_state_of_every_form_that_the_w3c_allows_goes_on() -> None:
+def test_every_valid_form_of_tracestate_is_passed_on() -> None:
     state = "a_1-*/=x y;z:~!, 0tenant@v=t,,b=" + "v" * 255
     with tracing.start_trace("accept", {"traceparent": CALLERS, "tracestate": state}):
-        told = tracing.trace_headers()["tracestate"]
-    assert told.split(",") == [member.strip() for member in state.split(",") if member]
+        tracestate = tracing.trace_headers()["tracestate"]
+    assert tracestate.split(",") == [member.strip() for member in state.split(",") if member]
 
 
-async def test_several_headers_of_the_state_are_one_list_and_several_parents_are_none() -> None:
+async def test_repeated_tracestate_is_joined_and_repeated_parent_dropped() -> None:
     seen = list[dict[str, str]]()
 
     async def within(scope: Scope, receive: Receive, send: Send) -> None:
@@ -106,22 +105,24 @@ async def test_several_headers_of_the_state_are_one_list_and_several_parents_are
         (b"traceparent", CALLERS.encode()),
         [(b"tracestate", b"a=1"), (b"tracestate", b"b=2")],
     )
-    for told in ([parent, *states], [parent, parent, *states]):
-        await app({"type": "http", "method": "POST", "path": "/jobs", "headers": told}, None, None)
+    for headers in ([parent, *states], [parent, parent, *states]):
+        await app(
+            {"type": "http", "method": "POST", "path": "/jobs", "headers": headers}, None, None
+        )
     assert seen[0] == {"traceparent": CALLERS, "tracestate": "a=1,b=2"}
     assert seen[1].keys() == {"traceparent"}
     assert seen[1]["traceparent"] != CALLERS
 
 
-def test_nothing_happens_outside_of_a_trace() -> None:
+def test_no_span_is_created_outside_of_a_trace() -> None:
     with tracing.start_span("alone"):
         assert tracing.trace_headers() == {}
     assert tracing.record_span("alone", began_ns=time.time_ns()) is None
     assert tracing.record_span("a part", began_ns=time.time_ns(), parent=CALLERS) == CALLERS
 
 
-def test_a_message_and_its_record_say_the_same() -> None:
-    request = decode_message(example(BlogRequested), headers(BlogRequested))
+def test_record_headers_carry_the_trace_of_the_message() -> None:
+    request = decode_message(example_value(BlogRequested), type_header(BlogRequested))
     assert isinstance(request, BlogRequested)
     assert dict(encode_message(request, source="t")[1])["traceparent"] == CALLERS.encode()
     assert (
@@ -142,23 +143,24 @@ def test_a_message_and_its_record_say_the_same() -> None:
 @pytest.mark.parametrize(
     "garbage", [b"", b"\xff", b"00-\x00", CALLERS.encode() + b"\n", CALLERS.upper().encode(), None]
 )
-def test_a_header_that_is_no_context_is_left_aside(garbage: bytes | None) -> None:
+def test_invalid_traceparent_header_is_ignored(garbage: bytes | None) -> None:
     own = replace(
-        decode_message(example(BlogRequested), headers(BlogRequested)),
+        decode_message(example_value(BlogRequested), type_header(BlogRequested)),
         traceparent=None,
         tracestate=None,
-    )  # type: ignore[call-arg] # it has
+    )  # type: ignore[call-arg] # a BlogRequested
     value, sent = encode_message(own, source="t")
     found: Any = decode_message(value, [*sent, ("traceparent", garbage)])
     assert found.traceparent is None
 
 
-def test_a_message_that_belongs_to_no_trace_takes_none() -> None:
-    value, sent = encode_message(report("w"), source="t", trace={"traceparent": CALLERS})
+def test_report_takes_no_trace_from_its_record() -> None:
+    report = decode_message(example_value(WorkerReport), type_header(WorkerReport))
+    value, sent = encode_message(report, source="t", trace={"traceparent": CALLERS})
     assert isinstance(decode_message(value, sent), WorkerReport)
 
 
-def test_a_log_line_within_a_trace_says_which() -> None:
+def test_log_line_within_a_trace_has_its_id() -> None:
     with tracing.start_span("attempt", parent=CALLERS):
         assert tracing.add_trace_id(None, "", {"event": "x"}) == {
             "event": "x",
@@ -167,7 +169,7 @@ def test_a_log_line_within_a_trace_says_which() -> None:
     assert tracing.add_trace_id(None, "", {"event": "x"}) == {"event": "x"}
 
 
-def test_what_is_raised_is_noted_by_its_class_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_span_records_only_the_class_of_an_exception(monkeypatch: pytest.MonkeyPatch) -> None:
     kept, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(kept))
     monkeypatch.setattr(tracing, "_TRACER", provider.get_tracer("test"))
@@ -181,7 +183,7 @@ def test_what_is_raised_is_noted_by_its_class_alone(monkeypatch: pytest.MonkeyPa
     assert format_span_id(span.parent.span_id) == CALLERS[36:52]
 
 
-def test_the_sdk_is_loaded_only_where_spans_are_sent() -> None:
+def test_sdk_is_loaded_only_where_spans_are_sent() -> None:
     code = (
         "import json, os, sys\nfrom shared.observability import tracing\nloaded = []\n"
         "for endpoint in ('', 'http://127.0.0.1:9'):\n"
@@ -201,7 +203,7 @@ def test_the_sdk_is_loaded_only_where_spans_are_sent() -> None:
     assert json.loads(done.stdout) == [False, True]
 
 
-def test_a_home_passes_the_standard_variables_on(tmp_path: Any) -> None:
+def test_home_passes_on_the_standard_variables(tmp_path: Any) -> None:
     ports = Ports(ingest=1, metrics=2, standin_openai=3, standin_replicate=4)
     environ = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318",
@@ -216,7 +218,7 @@ def test_a_home_passes_the_standard_variables_on(tmp_path: Any) -> None:
     }
 
 
-def test_a_jobs_attributes_name_it() -> None:
+def test_job_attributes_identify_the_job() -> None:
     assert tracing.job_attributes(UUID(int=1), "a") == {
         "blogstream.job": str(UUID(int=1)),
         "blogstream.store": "a",
