@@ -39,7 +39,7 @@ SELECT oid::regclass::text FROM pg_class
 
 
 async def restrict_role(connection: asyncpg.Connection, role: str) -> None:
-    """Create only the missing policies: a new policy briefly blocks all users of its table.
+    """Create only the missing policies: a new policy briefly blocks the users of its table.
 
     Policies of another release are replaced. `Unavailable` where row-level security is off.
     """
@@ -53,7 +53,8 @@ async def restrict_role(connection: asyncpg.Connection, role: str) -> None:
     to = await connection.fetchval("SELECT quote_ident($1)", role)
     for table, policy in sorted(wanted - existing):
         await connection.execute(
-            f"CREATE POLICY {policy} ON {table} AS RESTRICTIVE TO {to} USING ({ROW_CONDITIONS[table]})"
+            f"CREATE POLICY {policy} ON {table} AS RESTRICTIVE TO {to}"
+            f" USING ({ROW_CONDITIONS[table]})"
         )
     await _drop_policies(connection, existing - wanted)
 

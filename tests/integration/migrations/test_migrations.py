@@ -22,10 +22,13 @@ OPERATORS_QUERIES = (
     """SELECT COUNT(*) AS completed_last_hour, ROUND(COUNT(*) / 60.0, 1) AS blogs_per_minute
          FROM blog_generations WHERE status = 'DONE' AND finished_at > NOW() - INTERVAL '1 hour'""",
     """SELECT COUNT(CASE WHEN status = 'FAILED' THEN 1 END) AS failed, COUNT(*) AS total,
-              ROUND(100.0 * COUNT(CASE WHEN status = 'FAILED' THEN 1 END) / NULLIF(COUNT(*), 0), 2) AS error_rate
+              ROUND(100.0 * COUNT(CASE WHEN status = 'FAILED' THEN 1 END)
+                    / NULLIF(COUNT(*), 0), 2) AS error_rate
          FROM blog_generations WHERE created_at > NOW() - INTERVAL '1 hour'""",
-    "SELECT indexname, indexdef FROM pg_indexes WHERE tablename = 'blog_generations' ORDER BY indexname",
-    "SELECT status, COUNT(*) FROM blog_generations WHERE source_id LIKE 'test-load-%' GROUP BY status",
+    "SELECT indexname, indexdef FROM pg_indexes WHERE tablename = 'blog_generations' ORDER BY"
+    " indexname",
+    "SELECT status, COUNT(*) FROM blog_generations WHERE source_id LIKE 'test-load-%' GROUP BY"
+    " status",
 )
 
 
@@ -84,18 +87,23 @@ async def test_invalid_steps_are_wrong_usage(postgres: str, steps: str) -> None:
 
 
 ROWS = (
-    "INSERT INTO blog_generations (id, instance_id, source_type, source_id, request, created_at, status, cost_nanousd)"
+    "INSERT INTO blog_generations (id, instance_id, source_type, source_id, request, created_at,"
+    " status, cost_nanousd)"
     " VALUES (gen_random_uuid(), 'shop', 'keyword', 'tea', '{}', now(), 'DONE', 7),"
     " (gen_random_uuid(), 'shop', 'keyword', 'oil', '{}', now(), 'PENDING', 0)",
     "INSERT INTO blog_steps (job_id, step, state, attempt, cost_nanousd)"
     " SELECT id, 'outline', 'DONE', 1, 7 FROM blog_generations WHERE status = 'DONE'",
-    "INSERT INTO blog_posts SELECT id, 'Tea', 'tea', '', '<p>', NULL FROM blog_generations WHERE status = 'DONE'",
-    "INSERT INTO stores (instance_id, weight, served_nanousd, account_id) VALUES ('shop', 2, 7, 'chain')",
+    "INSERT INTO blog_posts SELECT id, 'Tea', 'tea', '', '<p>', NULL FROM blog_generations WHERE"
+    " status = 'DONE'",
+    "INSERT INTO stores (instance_id, weight, served_nanousd, account_id) VALUES ('shop', 2, 7,"
+    " 'chain')",
     "INSERT INTO api_keys (id, instance_id, hash, hint) VALUES ('k1', 'shop', 'h1', '')",
-    "INSERT INTO api_keys (id, instance_id, hash, hint, scope, name) VALUES ('k2', '*', 'h2', '', 'operator', 'ada')",
+    "INSERT INTO api_keys (id, instance_id, hash, hint, scope, name) VALUES ('k2', '*', 'h2', '',"
+    " 'operator', 'ada')",
 )
 KEPT_QUERIES = (
-    "SELECT id, instance_id, status, source_id, created_at, cost_nanousd FROM blog_generations ORDER BY id",
+    "SELECT id, instance_id, status, source_id, created_at, cost_nanousd FROM blog_generations"
+    " ORDER BY id",
     "SELECT job_id, step, state, cost_nanousd FROM blog_steps",
     "SELECT * FROM blog_posts",
     "SELECT instance_id, weight, served_nanousd FROM stores",
@@ -104,7 +112,9 @@ KEPT_QUERIES = (
 
 
 async def test_data_survives_down_and_up(empty_database: str) -> None:
-    """Down to the first two migrations: jobs, costs, posts and keys stay; later columns are lost."""
+    """Down to the first two migrations: jobs, costs, posts and keys stay; later columns are
+    lost.
+    """
     await runner.apply_missing(empty_database)
     for statement in ROWS:
         await execute(empty_database, statement)
@@ -129,8 +139,10 @@ LATER_ROWS = (
     "INSERT INTO webhook_secrets (instance_id, secret) VALUES ('shop', 'whsec_x')",
     "INSERT INTO webhook_deliveries (id, job_id, instance_id, url, payload)"
     " SELECT id, id, 'shop', 'https://shop.example', '{}' FROM blog_generations",
-    "INSERT INTO webhook_attempts (delivery_id, at, status, seconds) SELECT id, now(), 500, 1 FROM webhook_deliveries",
-    "INSERT INTO store_budgets (instance_id, monthly_nanousd, set_by) VALUES ('shop', 7, 'operator x')",
+    "INSERT INTO webhook_attempts (delivery_id, at, status, seconds) SELECT id, now(), 500, 1"
+    " FROM webhook_deliveries",
+    "INSERT INTO store_budgets (instance_id, monthly_nanousd, set_by) VALUES ('shop', 7,"
+    " 'operator x')",
 )
 TABLES = ("webhook_secrets", "webhook_deliveries", "webhook_attempts", "store_budgets")
 

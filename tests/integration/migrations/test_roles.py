@@ -78,7 +78,8 @@ async def test_role_of_a_service_may_run_its_queries_only(
             "DELETE FROM store_spend",
             "DELETE FROM webhook_secrets",
             "UPDATE webhook_secrets SET expires_at = now()",
-            "INSERT INTO webhook_secrets (instance_id, secret, created_at) VALUES ('s', 'x', now())",
+            "INSERT INTO webhook_secrets (instance_id, secret, created_at) VALUES ('s', 'x',"
+            " now())",
             "INSERT INTO api_keys (id, instance_id, hash, hint) VALUES ('k', 's', 'h', 'x')",
         ):
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
@@ -123,7 +124,8 @@ async def test_up_creates_the_roles_of_the_services(database: str, role: str) ->
                 0,
                 [
                     f"[Migration] {made} may do what ingest need, and no more",
-                    f"[Migration] {role} may do what scheduler, generator, metrics need, and no more",
+                    f"[Migration] {role} may do what scheduler, generator, metrics need, and no"
+                    f" more",
                 ],
             )
         async with a_connection(logins["INGEST_DATABASE_URL"]) as ingest:

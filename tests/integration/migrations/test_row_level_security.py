@@ -29,20 +29,23 @@ from tests.support.migrations import dsn_of_role
 from tests.support.servers import execute
 
 ROWS_OF_TWO_STORES = (
-    "INSERT INTO blog_generations (id, instance_id, source_type, source_id, request, created_at, status)"
+    "INSERT INTO blog_generations (id, instance_id, source_type, source_id, request, created_at,"
+    " status)"
     " SELECT gen_random_uuid(), store, 'keyword', 'tea', '{}', now(), 'PENDING'"
     "   FROM unnest('{shop,other}'::text[]) AS store",
     "INSERT INTO blog_steps (job_id, step, state, attempt, cost_nanousd)"
     " SELECT id, 'outline', 'DONE', 1, 7 FROM blog_generations",
     "INSERT INTO blog_posts SELECT id, 'Tea', 'tea', '', '<p>', NULL FROM blog_generations",
     "INSERT INTO stores (instance_id) VALUES ('shop'), ('other')",
-    "INSERT INTO store_budgets (instance_id, monthly_nanousd, set_by) VALUES ('shop', 7, 'x'), ('other', 7, 'x')",
+    "INSERT INTO store_budgets (instance_id, monthly_nanousd, set_by) VALUES ('shop', 7, 'x'),"
+    " ('other', 7, 'x')",
     "INSERT INTO store_outlooks (instance_id, reason, queued, ahead, said_at)"
     " VALUES ('shop', 'queue', 1, 0, now()), ('other', 'queue', 1, 0, now())",
     "INSERT INTO webhook_secrets (instance_id, secret) VALUES ('shop', 's1'), ('other', 's2')",
     "INSERT INTO webhook_deliveries (id, job_id, instance_id, url, payload)"
     " SELECT id, id, instance_id, 'https://shop.example', '{}' FROM blog_generations",
-    "INSERT INTO webhook_attempts (delivery_id, at, status, seconds) SELECT id, now(), 500, 1 FROM webhook_deliveries",
+    "INSERT INTO webhook_attempts (delivery_id, at, status, seconds) SELECT id, now(), 500, 1"
+    " FROM webhook_deliveries",
 )
 TABLES = (
     "blog_generations",
@@ -102,10 +105,12 @@ async def test_connection_for_a_store_reaches_its_rows_only(
         assert await rows.execute("DELETE FROM store_budgets") == "DELETE 1"
         for inserted in (
             "INSERT INTO webhook_secrets (instance_id, secret) VALUES ('other', 'mine')",
-            "INSERT INTO store_budgets (instance_id, monthly_nanousd, set_by) VALUES ('third', 7, 'x')",
+            "INSERT INTO store_budgets (instance_id, monthly_nanousd, set_by) VALUES ('third', 7,"
+            " 'x')",
             "INSERT INTO webhook_deliveries (id, job_id, instance_id, url, payload)"
             " VALUES (gen_random_uuid(), gen_random_uuid(), 'other', '', '')",
-            "INSERT INTO webhook_attempts (delivery_id, at, seconds) VALUES (gen_random_uuid(), now(), 1)",
+            "INSERT INTO webhook_attempts (delivery_id, at, seconds) VALUES (gen_random_uuid(),"
+            " now(), 1)",
         ):
             with pytest.raises(asyncpg.InsufficientPrivilegeError, match="row-level security"):
                 await rows.execute(inserted)
@@ -228,7 +233,8 @@ async def test_every_table_with_rows_of_stores_is_restricted(database: str) -> N
     of_stores = await execute(
         database,
         "SELECT table_name FROM information_schema.columns"
-        " WHERE table_schema = 'public' AND column_name IN ('instance_id', 'job_id', 'delivery_id')",
+        " WHERE table_schema = 'public' AND column_name IN ('instance_id', 'job_id',"
+        " 'delivery_id')",
     )
     unrestricted = {"api_keys", "provider_calls"}
     assert (

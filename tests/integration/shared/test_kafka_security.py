@@ -1,4 +1,4 @@
-"""TLS, users and certificates against a real broker: every client of ours gets in, and who does not is told why."""
+"""TLS, users and certificates on a real broker: clients connect, or report the refusal."""
 
 import asyncio
 import sys
@@ -26,7 +26,7 @@ def variables(settings: dict[str, str]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("way", ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "certificate"])
-async def test_what_is_published_is_read_by_whoever_may(
+async def test_every_client_connects_with_each_mechanism(
     broker: SecuredKafka, topic_prefix: str, database: str, way: str
 ) -> None:
     by_certificate = way == "certificate"
@@ -45,12 +45,12 @@ async def test_what_is_published_is_read_by_whoever_may(
         assert (await consumer_groups.fetch_group_members(backend.settings, [group]))[group] == []
 
 
-async def test_ingest_accepts_over_tls_and_its_probe_shows_who_it_is(
+async def test_ingest_accepts_requests_over_tls(
     secured_backend: Backend, broker: SecuredKafka, database: str, tmp_path: Path
 ) -> None:
     async with start_ingest(
         secured_backend, database, tmp_path, **broker.as_user()
-    ) as ingest:  # once /readyz is content
+    ) as ingest:  # waits for /readyz
         answer = await ingest.post(GOOD)
         assert answer.status_code == 201, answer.text
         ((_, message),) = await secured_backend.read_records(REQUESTS)
@@ -58,7 +58,7 @@ async def test_ingest_accepts_over_tls_and_its_probe_shows_who_it_is(
 
 
 @pytest.mark.parametrize("way", ["user", "certificate"])
-async def test_faust_counts_over_tls(
+async def test_metrics_counts_over_tls(
     secured_backend: Backend, broker: SecuredKafka, tmp_path: Path, way: str
 ) -> None:
     security = {"user": broker.as_user(), "certificate": broker.by_certificate()}[way]
@@ -80,8 +80,8 @@ async def test_faust_counts_over_tls(
 
 
 @asynccontextmanager
-async def _started(service: str, known: dict[str, str]) -> AsyncIterator[tuple[int, str]]:
-    """How a service ends that cannot begin: its exit code, and its last line."""
+async def _run_to_exit(service: str, known: dict[str, str]) -> AsyncIterator[tuple[int, str]]:
+    """Run a service that cannot start. Yields its exit code and its output."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", f"services.{service}", env=known, stdout=asyncio.subprocess.PIPE
     )
@@ -111,7 +111,7 @@ async def _started(service: str, known: dict[str, str]) -> AsyncIterator[tuple[i
         ),
     ],
 )
-async def test_a_service_that_is_refused_says_why_in_one_line_and_ends_with_3(
+async def test_refused_service_logs_one_line_and_exits_with_3(
     secured_backend: Backend,
     broker: SecuredKafka,
     database: str,
@@ -122,19 +122,21 @@ async def test_a_service_that_is_refused_says_why_in_one_line_and_ends_with_3(
     chosen = broker.as_user() | {
         name: str(broker.stranger) if v == "stranger" else v for name, v in wrong.items()
     }
-    async with _started(service, environment(secured_backend, database) | variables(chosen)) as (
+    async with _run_to_exit(
+        service, environment(secured_backend, database) | variables(chosen)
+    ) as (
         code,
         output,
     ):
         assert code == 3, output
-        errors = [said for said in output.splitlines() if '"level":"error"' in said]
+        errors = [entry for entry in output.splitlines() if '"level":"error"' in entry]
         assert len(errors) == 1, output
         assert line in errors[0]
         assert "not-it" not in output
         assert PASSWORD not in output
 
 
-async def test_without_the_certificate_that_is_asked_for_nobody_gets_in(
+async def test_client_without_the_required_certificate_is_refused(
     secured_backend: Backend, broker: SecuredKafka, database: str
 ) -> None:
     anonymous = broker.by_certificate() | {
@@ -142,7 +144,7 @@ async def test_without_the_certificate_that_is_asked_for_nobody_gets_in(
         "kafka_bootstrap_servers": broker.mutual,
         "startup_deadline_s": "2",
     }
-    async with _started(
+    async with _run_to_exit(
         "metrics", environment(secured_backend, database) | variables(anonymous)
     ) as (
         code,

@@ -208,7 +208,8 @@ def test_unreadable_cell_affects_its_row_only() -> None:
     [
         (
             [],
-            "missing columns 'Handle', 'Title', 'Body (HTML)', 'Vendor', 'Type', 'Tags', 'Variant Price'",
+            "missing columns 'Handle', 'Title', 'Body (HTML)', 'Vendor', 'Type', 'Tags', 'Variant"
+            " Price'",
         ),
         (
             ["Handle,Title,Email\n"],
