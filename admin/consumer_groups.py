@@ -28,8 +28,8 @@ async def fetch_group_members_with(
 ) -> GroupMembers:
     """The same as `fetch_group_members`, with a client that is already started."""
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for wanted in groups:  # one at a time: aiokafka 0.14 misreads an answer about several groups
-        for answer in await admin.describe_consumer_groups([wanted]):
+    for name in groups:  # one at a time: aiokafka 0.14 misreads an answer about several groups
+        for answer in await admin.describe_consumer_groups([name]):
             for _, group, _, _, _, members, *_ in answer.groups:
                 found[group] += [
                     {"member": member[1], "partitions": _decode_partitions(member[4])}

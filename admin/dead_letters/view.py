@@ -99,8 +99,7 @@ def _format_value(form: str, content: Any) -> list[str]:
 
 
 def _read_value(value: bytes | None) -> tuple[str, Any]:
-    """(form, content): `json` and its value, `text`, `bytes` as escaped text, `empty` and `None`.
-    """
+    """(form, content): `json` and its value, `text`, `bytes` as escaped text, or `empty`."""
     if value is None:
         return "empty", None
     try:

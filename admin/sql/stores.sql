@@ -4,8 +4,10 @@
 INSERT INTO stores (instance_id, account_id, weight, configured_at)
 VALUES ($1, $2, coalesce($3::float8, 1), clock_timestamp())
 ON CONFLICT (instance_id) DO UPDATE
-   SET account_id = CASE WHEN $4 THEN $2 ELSE stores.account_id END, weight = coalesce($3::float8, stores.weight),
-       served_nanousd = stores.served_nanousd * (coalesce($3::float8, stores.weight) / stores.weight),
+   SET account_id = CASE WHEN $4 THEN $2 ELSE stores.account_id END,
+       weight = coalesce($3::float8, stores.weight),
+       served_nanousd =
+           stores.served_nanousd * (coalesce($3::float8, stores.weight) / stores.weight),
        configured_at = clock_timestamp()
 RETURNING account_id, weight;
 
@@ -25,8 +27,9 @@ ON CONFLICT (account_id) DO UPDATE
 
 -- name: list
 -- Every store that was ever charged or configured.
-SELECT store.instance_id AS store, store.account_id AS account, store.weight, account.weight AS account_weight,
-       store.served_nanousd::float8 / 1e9 AS served_usd, store.mean_cost_nanousd::float8 / 1e9 AS mean_cost_usd,
+SELECT store.instance_id AS store, store.account_id AS account, store.weight,
+       account.weight AS account_weight, store.served_nanousd::float8 / 1e9 AS served_usd,
+       store.mean_cost_nanousd::float8 / 1e9 AS mean_cost_usd,
        store.settled_jobs
   FROM stores AS store LEFT JOIN accounts AS account USING (account_id) ORDER BY store.instance_id;
 

@@ -1,10 +1,10 @@
 -- name: ingest
 -- Reads jobs; cancels and retries them, which changes these columns only; sets budgets; delivers
--- webhooks; compares the hashes of keys. Creates no keys. Creates a store's first webhook secret when
--- its first webhook is signed, and changes none.
+-- webhooks; compares the hashes of keys. Creates no keys. Creates a store's first webhook secret
+-- when its first webhook is signed, and changes none.
 GRANT SELECT ON blog_generations, blog_steps, blog_posts, store_outlooks TO {role};
-GRANT UPDATE (status, attempt, retries, blameless, not_before, intervened_at, forwarded_at, started_at, finished_at,
-              error_code, error, input_tokens, output_tokens, images, cost_nanousd)
+GRANT UPDATE (status, attempt, retries, blameless, not_before, intervened_at, forwarded_at,
+              started_at, finished_at, error_code, error, input_tokens, output_tokens, images, cost_nanousd)
    ON blog_generations TO {role};
 GRANT SELECT, INSERT, UPDATE, DELETE ON store_budgets TO {role};
 GRANT SELECT ON store_spend TO {role};

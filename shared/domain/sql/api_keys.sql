@@ -4,11 +4,13 @@ INSERT INTO api_keys (id, instance_id, hash, hint, scope, name) VALUES ($1, $2, 
 
 -- name: list
 -- All keys, newest first.
-SELECT id, instance_id AS store, scope, name, hint, created_at, revoked_at FROM api_keys ORDER BY created_at DESC, id;
+SELECT id, instance_id AS store, scope, name, hint, created_at, revoked_at
+  FROM api_keys ORDER BY created_at DESC, id;
 
 -- name: revoke
 -- Revoke a key by its id. Returns nothing when it does not exist or was revoked before.
-UPDATE api_keys SET revoked_at = now(), changed_at = now() WHERE id = $1 AND revoked_at IS NULL RETURNING id;
+UPDATE api_keys SET revoked_at = now(), changed_at = now()
+ WHERE id = $1 AND revoked_at IS NULL RETURNING id;
 
 -- name: changed_since
 -- Keys created or revoked since a time, for readers with a copy in memory.
@@ -21,12 +23,15 @@ SELECT EXISTS (SELECT 1 FROM api_keys WHERE hash = $1 AND revoked_at IS NULL);
 
 -- name: webhook_secret
 -- The newest secret that signs a store's webhooks.
-SELECT secret FROM webhook_secrets WHERE instance_id = $1 AND expires_at IS NULL ORDER BY created_at DESC LIMIT 1;
+SELECT secret FROM webhook_secrets
+ WHERE instance_id = $1 AND expires_at IS NULL ORDER BY created_at DESC LIMIT 1;
 
 -- name: first_webhook_secret
 -- Insert a store's first secret, unless it has a valid one.
 INSERT INTO webhook_secrets (instance_id, secret)
-SELECT $1, $2 WHERE NOT EXISTS (SELECT FROM webhook_secrets WHERE instance_id = $1 AND expires_at IS NULL);
+SELECT $1, $2
+ WHERE NOT EXISTS (
+    SELECT FROM webhook_secrets WHERE instance_id = $1 AND expires_at IS NULL);
 
 -- name: rotate_webhook_secret
 -- Insert a new secret. Earlier secrets stay valid for $3 seconds.

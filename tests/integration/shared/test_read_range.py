@@ -52,11 +52,16 @@ async def test_whole_topic_is_read_up_to_now(backend: Backend) -> None:
 
 async def test_range_begins_and_ends_at_given_offsets(backend: Backend) -> None:
     await publish_values(backend, *"abcdef")
-    one = partition_of(backend, 0)
+    partition = partition_of(backend, 0)
     async with started_consumer(backend) as consumer:
-        found = [r async for r in read_range(consumer, [one], start={one: 1}, ends={one: 4})]
+        found = [
+            r
+            async for r in read_range(
+                consumer, [partition], start={partition: 1}, ends={partition: 4}
+            )
+        ]
         assert values_of(found) == ["b", "c", "d"]
-        assert await consumer.position(one) == 4
+        assert await consumer.position(partition) == 4
 
 
 async def test_range_begins_at_a_time(backend: Backend) -> None:
@@ -92,15 +97,15 @@ async def test_records_after_the_range_are_left_to_the_next_poll(backend: Backen
 
 async def test_deleted_start_offset_becomes_the_earliest(backend: Backend) -> None:
     await publish_values(backend, "a", "b", "c")
-    one = partition_of(backend, 0)
+    partition = partition_of(backend, 0)
     admin = AIOKafkaAdminClient(**client_options(backend.settings))
     await admin.start()
     try:
-        await admin.delete_records({one: RecordsToDelete(before_offset=2)})
+        await admin.delete_records({partition: RecordsToDelete(before_offset=2)})
     finally:
         await admin.close()
     async with started_consumer(backend) as consumer:
-        found = [r async for r in read_range(consumer, [one], start={one: 0})]
+        found = [r async for r in read_range(consumer, [partition], start={partition: 0})]
         assert values_of(found) == ["c"]
 
 
@@ -117,28 +122,31 @@ async def test_transaction_markers_leave_gaps_that_are_skipped(backend: Backend)
                 await producer.send_and_wait(topic, value, partition=0)
     finally:
         await producer.stop()
-    one = partition_of(backend, 0)
+    partition = partition_of(backend, 0)
     async with started_consumer(backend) as consumer:
-        assert (await consumer.end_offsets([one]))[one] == 4
-        found = [r async for r in read_range(consumer, [one], stall_timeout_s=10)]
+        assert (await consumer.end_offsets([partition]))[partition] == 4
+        found = [r async for r in read_range(consumer, [partition], stall_timeout_s=10)]
     assert values_of(found) == ["a", "b"]
 
 
-async def test_range_without_its_last_records_ends_after_the_gap_timeout(
+async def test_range_without_last_records_ends_after_the_gap_timeout(
     backend: Backend,
 ) -> None:
     await publish_values(backend, "a")
-    one = partition_of(backend, 0)
+    partition = partition_of(backend, 0)
     async with started_consumer(backend) as consumer:
-        found = [r async for r in read_range(consumer, [one], ends={one: 9}, gap_timeout_s=0.3)]
+        found = [
+            r
+            async for r in read_range(consumer, [partition], ends={partition: 9}, gap_timeout_s=0.3)
+        ]
     assert values_of(found) == ["a"]
 
 
 async def test_stalled_range_raises_timeout_error(backend: Backend) -> None:
     await publish_values(backend, "a")
-    one = partition_of(backend, 0)
+    partition = partition_of(backend, 0)
     async with started_consumer(backend) as consumer:
-        batches = read_range(consumer, [one], ends={one: 9}, stall_timeout_s=0.3)
+        batches = read_range(consumer, [partition], ends={partition: 9}, stall_timeout_s=0.3)
         assert values_of([await anext(batches)]) == ["a"]
         with pytest.raises(TimeoutError, match=r"no record of .*blog\.requests for 0\.3 s"):
             await anext(batches)

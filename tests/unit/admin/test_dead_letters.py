@@ -60,10 +60,10 @@ def marker(letter: str, offset: int, action: str = REPLAYED) -> ConsumerRecord:
 
 
 def index_of(*records: ConsumerRecord) -> DeadLetterIndex:
-    made = DeadLetterIndex()
+    index = DeadLetterIndex()
     for one in records:
-        made.add_record(one)
-    return made
+        index.add_record(one)
+    return index
 
 
 def from_topic(topic: str, partition: str) -> Headers:
@@ -151,7 +151,7 @@ def test_letters_of_unknown_origin_are_not_replayed() -> None:
     )
 
 
-def test_own_headers_are_separated_and_the_last_dlq_header_counts() -> None:
+def test_own_headers_are_separated_and_last_dlq_header_counts() -> None:
     letter = DeadLetter.from_record(
         record(headers=[("ce_type", b"a"), ("ce_type", None), ("dlq_topic", b"forged"), *ORIGIN])
     )

@@ -108,8 +108,8 @@ def test_secrets_are_secret_fields_and_their_passwords() -> None:
 def test_keys_get_the_partition_of_the_default_partitioner() -> None:
     every = list(range(24))
     keys = [f"store-{number}".encode() for number in range(500)] + [b"", "Käse".encode()]
-    theirs = DefaultPartitioner()
+    default = DefaultPartitioner()
     assert [batches.partition_for_key(key, every, every) for key in keys] == [
-        theirs(key, every, every) for key in keys
+        default(key, every, every) for key in keys
     ]
     assert batches.partition_for_key(None, every, [7]) == 7

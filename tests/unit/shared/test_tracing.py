@@ -38,16 +38,16 @@ def _restore_logging() -> Iterator[None]:
 def test_trace_of_the_caller_continues_or_a_new_one_begins() -> None:
     with tracing.start_trace("accept", {"traceparent": CALLERS}):
         assert tracing.trace_headers() == {"traceparent": CALLERS}
-    begun = set()
+    traceparents = set()
     for broken in ("", "garbage", CALLERS.replace("4bf92f3577b34da6a3ce929d0e0e4736", "0" * 32)):
         with tracing.start_trace("accept", {"traceparent": broken} if broken else {}):
             own = tracing.current_traceparent()
             assert own is not None
             assert own.endswith("-00"), "nothing is recorded, so the sampled flag is off"
-            begun.add(own)
+            traceparents.add(own)
             with tracing.start_span("within"):
                 assert tracing.current_traceparent() == own
-    assert len(begun) == 3
+    assert len(traceparents) == 3
     assert tracing.current_traceparent() is None
 
 
@@ -94,7 +94,7 @@ def test_every_valid_form_of_tracestate_is_passed_on() -> None:
     assert tracestate.split(",") == [member.strip() for member in state.split(",") if member]
 
 
-async def test_repeated_tracestate_is_joined_and_repeated_parent_dropped() -> None:
+async def test_repeated_tracestate_is_joined_repeated_parent_dropped() -> None:
     seen = list[dict[str, str]]()
 
     async def within(scope: Scope, receive: Receive, send: Send) -> None:
@@ -170,13 +170,13 @@ def test_log_line_within_a_trace_has_its_id() -> None:
 
 
 def test_span_records_only_the_class_of_an_exception(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept, provider = InMemorySpanExporter(), TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(kept))
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
     monkeypatch.setattr(tracing, "_TRACER", provider.get_tracer("test"))
     monkeypatch.setattr(tracing, "is_recording", lambda: True)
     with pytest.raises(ValueError, match="secret"), tracing.start_span("call", parent=CALLERS):
         raise ValueError("sk-secret was refused")
-    (span,) = kept.get_finished_spans()
+    (span,) = exporter.get_finished_spans()
     assert (span.status.status_code, span.status.description) == (StatusCode.ERROR, "ValueError")
     assert "secret" not in span.to_json()
     assert span.parent is not None
@@ -210,10 +210,10 @@ def test_home_passes_on_the_standard_variables(tmp_path: Any) -> None:
         "OTEL_TRACES_SAMPLER": "",
         "OTHER": "x",
     }
-    made = service_environment(
+    environment = service_environment(
         Home(tmp_path), ports, database_url="d", bootstrap="b", environ=environ
     )
-    assert {name for name in made if name.startswith(("OTEL_", "OTHER"))} == {
+    assert {name for name in environment if name.startswith(("OTEL_", "OTHER"))} == {
         "OTEL_EXPORTER_OTLP_ENDPOINT"
     }
 
