@@ -170,7 +170,7 @@ class _Pool(asyncpg.Pool):
 
 
 async def open_pool(
-    settings: PostgresSettings, *, name: str, seen: str = ALL_STORES
+    settings: PostgresSettings, *, name: str, visible_store: str = ALL_STORES
 ) -> asyncpg.Pool:
     """Open a pool that creates connections on demand and leaves room for other services.
 
@@ -205,7 +205,7 @@ async def open_pool(
         init=_prepare_connection,
         timeout=5,
         command_timeout=30,
-        server_settings={"application_name": name, "timezone": "UTC", STORE_SETTING: seen},
+        server_settings={"application_name": name, "timezone": "UTC", STORE_SETTING: visible_store},
     )
 
 
