@@ -24,49 +24,28 @@ from shared.observability.tracing import add_trace_id
 
 LEVELS = {0: logging.ERROR, 1: logging.WARNING, 2: logging.INFO, 3: logging.DEBUG, 4: logging.DEBUG}
 
-_LIBRARIES = (
-    "aiokafka",
-    "faust",
-    "mode",
-    "httpx",
-    "httpx2",
-    "httpcore",
-    "openai",
-    "uvicorn",
-    "asyncio",
-    "opentelemetry",
-    "urllib3",
+_LIBRARIES = tuple(
+    "aiokafka faust mode httpx httpx2 httpcore openai uvicorn asyncio opentelemetry urllib3".split()
 )
 _SECRET_NAME = re.compile(
-    r"(?:api|access|private|secret)[_-]?key|token$|secret|passw(?:or)?d|authorization|cookie|credential|ticket"
-    r"|(?:^|[_-])dsn$|database_url",
+    r"(?:api|access|private|secret)[_-]?key|token$|secret|passw(?:or)?d|authorization|cookie"
+    r"|credential|ticket|(?:^|[_-])dsn$|database_url",
     re.IGNORECASE,
 )
 _SECRET_TEXTS = (
     r"(?:sk_live_|sk_operator_|whsec_|\bsk-|\br8_)[\w\-+/=]{6,}",
     r"(?<=://)[^/?#@\s\"']+(?=@)",  # user and password in an address
     # A name and its value, as in addresses, headers, JSON and the notation of Python objects.
-    r"(?P<named>(?i:(?:api|access|private|secret)[_-]?key|token|secret|passw(?:or)?d|ticket|credentials?|authorization)"
+    r"(?P<named>(?i:(?:api|access|private|secret)[_-]?key|token|secret|passw(?:or)?d|ticket"
+    r"|credentials?|authorization)"
     r"\\*[\"']?\s*[=:]\s*)"
-    r"(?:b?\"(?:[^\"\\]|\\.)*\"|b?'(?:[^'\\]|\\.)*'|\\+\"[^\"]*\"|(?i:(?:bearer|basic)\s+)?[^\s&\"',;]{6,})",
+    r"(?:b?\"(?:[^\"\\]|\\.)*\"|b?'(?:[^'\\]|\\.)*'|\\+\"[^\"]*\""
+    r"|(?i:(?:bearer|basic)\s+)?[^\s&\"',;]{6,})",
     r"(?i:\bbearer\s+[\w\-+/=.~]{6,}|\bbasic\s+[\w+/=]{8,})",
 )
 _SECRET_TEXT = re.compile("|".join(_SECRET_TEXTS))
-_HINTS = (
-    "sk_",
-    "sk-",
-    "r8_",
-    "whsec_",
-    "bearer",
-    "basic",
-    "@",
-    "key",
-    "token",
-    "secret",
-    "passw",
-    "ticket",
-    "credential",
-    "authorization",
+_HINTS = tuple(
+    "sk_ sk- r8_ whsec_ bearer basic @ key token secret passw ticket credential authorization".split()
 )
 """A text in lower case without any of these hints has no such secret. Nearly all texts have
 none, and the check is fast.
