@@ -27,9 +27,7 @@ class Migration:
 
 
 def load_migrations(folder: Path = FOLDER) -> list[Migration]:
-    """Load all migrations in order. ValueError when a file has a bad name or section, or a
-    number twice.
-    """
+    """Load all migrations in order. ValueError for a bad name or section, or a repeated number."""
     found = [_parse(path) for path in sorted(folder.glob("*.sql"))]
     versions = [migration.version for migration in found]
     if len(set(versions)) != len(versions):

@@ -57,9 +57,7 @@ def _build_state(migration: Migration, row: asyncpg.Record | None) -> MigrationS
 
 
 async def apply_missing(dsn: str, *, deadline_s: float = 60) -> list[Migration]:
-    """Apply missing migrations in order. Concurrent processes all succeed, and each change is
-    made once.
-    """
+    """Apply missing migrations in order. Concurrent calls all succeed; each change is made once."""
     async with hold_migration_lock(dsn, deadline_s) as connection:
         applied = {
             row["version"]
@@ -72,9 +70,7 @@ async def apply_missing(dsn: str, *, deadline_s: float = 60) -> list[Migration]:
 
 
 async def revert_newest(dsn: str, *, steps: int = 1, deadline_s: float = 60) -> list[Migration]:
-    """Revert the last `steps` applied migrations, newest first. Tables are dropped: back up
-    before.
-    """
+    """Revert the last `steps` migrations, newest first. Drops tables: back up before."""
     async with hold_migration_lock(dsn, deadline_s) as connection:
         rows = await connection.fetch(
             "SELECT version FROM schema_migrations ORDER BY version DESC LIMIT $1", steps

@@ -1,8 +1,7 @@
-"""Builds docs/asyncapi.json (AsyncAPI 3.0) from topics and messages. `python -m shared.asyncapi`
-writes it.
+"""Builds docs/asyncapi.json (AsyncAPI 3.0) from topics and messages.
 
-A changed message shows up there in review. Tests compare the examples with the schemas, and the
-file with the code.
+`python -m shared.asyncapi` writes the file. A changed message shows up there in review. Tests
+compare the examples with the schemas, and the file with the code.
 """
 
 from pathlib import Path

@@ -28,9 +28,7 @@ async def keep_heartbeat(file: Path) -> None:
 
 
 def check_heartbeat(file: Path, now: float) -> str | None:
-    """Return the fault, or `None` while the heartbeat is fresh. `now` is in seconds since the
-    epoch.
-    """
+    """Return the fault; `None` while the heartbeat is fresh. `now`: seconds since the epoch."""
     try:
         age = now - file.stat().st_mtime
     except OSError as error:

@@ -102,9 +102,7 @@ class HandledMarker:
 
     @classmethod
     def from_record(cls, record: ConsumerRecord) -> Self | None:
-        """The marker in a record; `None` for a letter, even if its own headers look like a
-        marker's.
-        """
+        """The marker in a record; `None` for a letter, even if its own headers look like one."""
         letter = last_header(record.headers, "dlq_handled")
         is_letter = record.value is not None or last_header(record.headers, "dlq_topic")
         if is_letter or not _ID.fullmatch(letter):

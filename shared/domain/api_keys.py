@@ -23,9 +23,7 @@ OPERATOR_PREFIX = "sk_operator_"
 WEBHOOK_PREFIX = "whsec_"
 _QUERIES = load_queries(Path(__file__).parent / "sql" / "api_keys.sql")
 STORE_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,99}")
-"""A valid name of a store: it is a Kafka key, a folder's name and part of a URL. `*` means all
-stores.
-"""
+"""A valid store name: it is a Kafka key, a folder and part of a URL. `*` means all stores."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

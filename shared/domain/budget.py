@@ -27,7 +27,7 @@ def next_month_start(now: datetime) -> datetime:
 def compute_budget_state(
     *, monthly: int, warn_at: float, spent: int, reserved: int, estimate: int
 ) -> BudgetState:
-    """Compute the state. `reserved`: for running and waiting jobs. `estimate`: cost of one more
+    """Compute the state. `reserved` is for running and waiting jobs, `estimate` for one more
     job.
     """
     if spent + reserved + estimate > monthly:

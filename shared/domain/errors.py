@@ -1,6 +1,4 @@
-"""Kinds of failure that all services distinguish. Each vendor's module translates that vendor's
-exceptions.
-"""
+"""Kinds of failure. Each vendor's module translates that vendor's exceptions into these."""
 
 
 class Transient(Exception):
@@ -49,6 +47,4 @@ class InvalidMessage(Exception):
 
 
 class Unavailable(Exception):
-    """A dependency did not answer before the deadline. The text is one line: what, where, what to
-    do.
-    """
+    """A dependency did not answer in time. The text is one line: problem, place and remedy."""

@@ -147,9 +147,7 @@ class JobEvent(Message):
     not_before: datetime | None = None
     error: str | None = None
     forwarded_at: datetime | None = None
-    """Of STARTED: when the attempt was dispatched. The time from there to the claim is Kafka's and
-    the worker's.
-    """
+    """Of STARTED: when the attempt was dispatched. The rest until the claim is transport."""
     limit_wait_s: float | None = None
     """Seconds that the step's call waited for a permit."""
     former: PreviousOutcome | None = None
@@ -257,9 +255,7 @@ class SchedulerReport(Message):
     """Since when the job with the longest wait is due. Jobs that are not due yet do not count."""
     stores_waiting: int = 0
     stores: tuple[StoreQueueReport, ...] = ()
-    """At most 200, longest queues first. Stores that a budget warns or stops appear without work
-    too.
-    """
+    """At most 200, longest queues first, then stores that a budget warns or stops."""
     closed_stores: int = 0
     fairness: FairnessWindow | None = None
     delayed: int = 0
@@ -290,8 +286,7 @@ class AdmissionState(Message):
     retry_after_s: float
     at: datetime
     resets_at: datetime | None = None
-    """When the store's budget resets, if the budget closed intake. The state is void from then on.
-    """
+    """When the store's budget resets, if the budget closed intake: the state ends then."""
 
     def event_id(self) -> str:
         return f"{self.store}:{self.at.timestamp():.6f}"

@@ -46,9 +46,7 @@ class Product:
 
     @property
     def price_range(self) -> tuple[float, float] | None:
-        """Lowest and highest price of a variant, in the store's currency, which exports do not
-        name.
-        """
+        """Lowest and highest price of a variant, in the store's currency (not in the export)."""
         return (min(self.prices), max(self.prices)) if self.prices else None
 
     def as_prompt_data(self) -> dict[str, Any]:

@@ -219,9 +219,7 @@ class _Protocol(HttpToolsProtocol):
         self.transport.close()
 
     def _parse(self, data: bytes) -> bytes:
-        """Parse `data`. Returns the bytes to parse next: only after a head that asks for an
-        upgrade.
-        """
+        """Parse `data`. Returns the bytes to parse next, after a head that asks for an upgrade."""
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:

@@ -1,6 +1,4 @@
-"""Connects to Kafka: aiokafka's options for addresses, TLS and credentials, and explanations of
-refusals.
-"""
+"""Options for connections to Kafka (addresses, TLS, credentials), and checks of them."""
 
 import asyncio
 import ssl
@@ -28,9 +26,7 @@ def client_options(settings: KafkaSettings) -> dict[str, Any]:
 
 
 def create_tls_context(settings: KafkaSettings) -> ssl.SSLContext | None:
-    """The TLS context; `None` without TLS. Certificates and host names of brokers are always
-    checked.
-    """
+    """The TLS context; `None` without TLS. Brokers' certificates and names are always checked."""
     if not settings.kafka_uses_tls:
         return None
     try:

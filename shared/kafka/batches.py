@@ -51,8 +51,7 @@ def _murmur2(key: bytes) -> int:
 async def send_batches(
     producer: AIOKafkaProducer, records: Iterable[BatchRecord], *, max_bytes: int
 ) -> list[PendingSend]:
-    """Hand the records to the producer. A send is complete when all in-sync replicas have its
-    batch.
+    """Hand records to the producer. A send is complete when all in-sync replicas have its batch.
 
     MessageSizeTooLargeError when a record exceeds `max_bytes`; earlier records may have been sent.
     """

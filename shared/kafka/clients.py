@@ -56,9 +56,7 @@ def topic_names(settings: KafkaSettings, topics: Iterable[Topic]) -> list[str]:
 
 
 async def open_admin(settings: KafkaSettings) -> AIOKafkaAdminClient:
-    """Open an admin client. Retries until the start deadline; then `Unavailable` with one clear
-    line.
-    """
+    """Open an admin client. Retries until the start deadline, then raises `Unavailable`."""
     loop = asyncio.get_running_loop()
     give_up = loop.time() + settings.startup_deadline_s
     logged = False
@@ -179,9 +177,7 @@ async def commit_offsets(
 
 
 def decode_record(record: ConsumerRecord) -> Message:
-    """The message in a record. `InvalidMessage` with the record's position when it cannot be
-    decoded.
-    """
+    """The message in a record. `InvalidMessage` has the record's position."""
     try:
         return decode_message(record.value, record.headers)
     except InvalidMessage as error:

@@ -136,8 +136,8 @@ class Publisher:
     async def publish_dead_letter(
         self, record: ConsumerRecord, error: Exception, *, group: str
     ) -> None:
-        """Put a record on the dead letter queue, unchanged, with the reason and its origin in
-        headers.
+        """Put an unchanged record on the dead letter queue; headers have the reason and the
+        origin.
         """
         origin = {
             "dlq_topic": record.topic,

@@ -17,8 +17,9 @@ from shared.runtime.settings import KafkaSettings
 
 Offsets: TypeAlias = Mapping[TopicPartition, int]
 RangeStart: TypeAlias = Offsets | datetime | None
-"""Offsets by partition, or the first record at or after a time. `None`, or a partition without an
-offset: the beginning."""
+"""Offsets by partition, or a time: its first record. `None` and missing partitions: the
+beginning.
+"""
 
 STALL_TIMEOUT_S = 30.0
 _POLL_S = 0.5

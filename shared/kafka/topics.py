@@ -19,16 +19,12 @@ _DAY_MS = 24 * _HOUR_MS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Topic:
-    """A topic. `messages` are the types it may carry; empty: raw records of any topic (dead
-    letters).
-    """
+    """A topic. `messages` are its types; empty: raw records of any topic (dead letters)."""
 
     name: str
     key: str
     partitions: int
-    """Never changed after creation, because keys would move. Also the most members that read in
-    parallel.
-    """
+    """Never changed after creation: keys would move. Also the most parallel readers."""
     retention_ms: int
     compacted: bool = False
     messages: tuple[type[Message], ...]

@@ -1,5 +1,4 @@
-"""Structured logging: one JSON object a line on stdout, with the bound context (service, job,
-store).
+"""Structured logging: one JSON object a line on stdout, with the bound context.
 
 Events are logged once, where they happen. Secrets are never logged: `create_redactor` is the last
 processor before the encoder.
@@ -24,8 +23,18 @@ from shared.observability.tracing import add_trace_id
 
 LEVELS = {0: logging.ERROR, 1: logging.WARNING, 2: logging.INFO, 3: logging.DEBUG, 4: logging.DEBUG}
 
-_LIBRARIES = tuple(
-    "aiokafka faust mode httpx httpx2 httpcore openai uvicorn asyncio opentelemetry urllib3".split()
+_LIBRARIES = (
+    "aiokafka",
+    "faust",
+    "mode",
+    "httpx",
+    "httpx2",
+    "httpcore",
+    "openai",
+    "uvicorn",
+    "asyncio",
+    "opentelemetry",
+    "urllib3",
 )
 _SECRET_NAME = re.compile(
     r"(?:api|access|private|secret)[_-]?key|token$|secret|passw(?:or)?d|authorization|cookie"
@@ -44,8 +53,21 @@ _SECRET_TEXTS = (
     r"(?i:\bbearer\s+[\w\-+/=.~]{6,}|\bbasic\s+[\w+/=]{8,})",
 )
 _SECRET_TEXT = re.compile("|".join(_SECRET_TEXTS))
-_HINTS = tuple(
-    "sk_ sk- r8_ whsec_ bearer basic @ key token secret passw ticket credential authorization".split()
+_HINTS = (
+    "sk_",
+    "sk-",
+    "r8_",
+    "whsec_",
+    "bearer",
+    "basic",
+    "@",
+    "key",
+    "token",
+    "secret",
+    "passw",
+    "ticket",
+    "credential",
+    "authorization",
 )
 """A text in lower case without any of these hints has no such secret. Nearly all texts have
 none, and the check is fast.
@@ -140,8 +162,7 @@ def _to_json(event: EventDict, **_: Any) -> str:
 
 
 def configure_logging(service: str, level: int, *, secrets: Iterable[str] = ()) -> None:
-    """Set up logging for this process, including libraries' loggers. `level` is LOG_LEVEL: 2 is
-    INFO.
+    """Set up logging for this process and its libraries. `level` is LOG_LEVEL: 2 is INFO.
 
     `secrets` (`Settings.secrets`) are texts that must never be logged, whatever their form.
     """

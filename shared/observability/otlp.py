@@ -11,9 +11,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 
 def export_spans(service: str) -> None:
-    """Export the spans of this process from now on. Pending spans are sent when the process
-    ends.
-    """
+    """Export this process's spans from now on. Pending spans are sent when the process ends."""
     own = Resource.create({"service.name": f"blogstream-{service}"})
     # OTEL_SERVICE_NAME overrides the name.
     provider = TracerProvider(resource=own.merge(OTELResourceDetector().detect()))

@@ -11,9 +11,7 @@ _TICK_S = 0.05
 
 
 class Deadlines:
-    """Deadlines of the running event loop, which is looked up once because the lookup is a
-    system call.
-    """
+    """Deadlines of the running event loop. Looking the loop up each time is a system call."""
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
@@ -37,9 +35,7 @@ class Deadlines:
 
 
 class Deadline:
-    """Like `asyncio.timeout`: cancels the task of its block, and raises TimeoutError in its
-    place.
-    """
+    """Like `asyncio.timeout`: cancels the task of its block, and raises TimeoutError instead."""
 
     def __init__(self, deadlines: Deadlines, seconds: float) -> None:
         self._deadlines = deadlines

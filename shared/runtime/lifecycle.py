@@ -27,9 +27,7 @@ log = get_logger(__name__)
 
 
 def run_service(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
-    """Run `main` until it returns; SIGTERM and SIGINT set the event, and `main` then drains and
-    returns.
-    """
+    """Run `main` until it returns. SIGTERM and SIGINT set the event; `main` drains and returns."""
     tune_garbage_collection()
     try:
         uvloop.run(_with_signals(main))
@@ -39,9 +37,7 @@ def run_service(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
 
 
 def tune_garbage_collection() -> None:
-    """Exclude loaded objects from garbage collection: examining them took a third of ingest's
-    time.
-    """
+    """Exclude loaded objects from collection: examining them took a third of ingest's time."""
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
 

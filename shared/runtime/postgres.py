@@ -108,9 +108,7 @@ def _check_dsn(dsn: str) -> None:
 
 
 async def connect(dsn: str, *, deadline_s: float) -> asyncpg.Connection:
-    """Open one connection. Retries until `deadline_s`; then `Unavailable` with what, where, what
-    to do.
-    """
+    """Open one connection. Retries for `deadline_s` seconds, then raises `Unavailable`."""
     _check_dsn(dsn)
     loop = asyncio.get_running_loop()
     give_up = loop.time() + deadline_s
@@ -211,8 +209,7 @@ async def open_pool(
 
 @asynccontextmanager
 async def connection_for_store(pool: asyncpg.Pool, store: str) -> AsyncIterator[Connection]:
-    """A connection that sees the rows of this store only (`ALL_STORES`: all rows) until it is
-    returned.
+    """A connection that sees this store's rows only (`ALL_STORES`: all) until it is returned.
 
     PostgreSQL enforces it, whatever the statements ask for, when `migrations grant` restricts the
     role.

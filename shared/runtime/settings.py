@@ -1,5 +1,4 @@
-"""Settings from the environment, read once at start. Each service has one frozen class of these
-parts.
+"""Settings from the environment, read once at start. Each service combines these parts.
 
 Every field's description gives its unit and the reason for its default. The environment variable is
 the field's name in capitals.
@@ -48,9 +47,7 @@ class Settings(BaseSettings):
             ) from None
 
     def secrets(self) -> list[str]:
-        """Texts that must not be logged: secret fields, and passwords in those that are
-        addresses.
-        """
+        """Texts that must not be logged: secret fields, and passwords in addresses."""
         values = [value.get_secret_value() for _, value in self if isinstance(value, SecretStr)]
         return [*values, *filter(None, map(_password_in, values))]
 
@@ -164,9 +161,7 @@ class ProcessingSettings(Settings):
 
 
 class AdmissionSettings(Settings):
-    """Settings of ingest and scheduler: the limits of queues, and the cost estimate of a first
-    job.
-    """
+    """Settings of ingest and scheduler: limits of queues, and the estimate for a first job."""
 
     max_pending_per_store: Count = Field(
         1_000,

@@ -112,9 +112,7 @@ KEPT_QUERIES = (
 
 
 async def test_data_survives_down_and_up(empty_database: str) -> None:
-    """Down to the first two migrations: jobs, costs, posts and keys stay; later columns are
-    lost.
-    """
+    """Down to the first two migrations: jobs, costs, posts and keys stay."""
     await runner.apply_missing(empty_database)
     for statement in ROWS:
         await execute(empty_database, statement)

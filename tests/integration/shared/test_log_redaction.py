@@ -6,6 +6,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -162,7 +163,7 @@ async def test_no_service_logs_a_secret(
                 start_process(name, tmp_path, port, variables)
             )
         for name in ports:
-            await eventually(lambda name=name: is_ready(services[name]), timeout=60)  # type: ignore[misc]
+            await eventually(partial(is_ready, services[name]), timeout=60)
         standins.openai.script(
             {"kind": "500", "step": "outline"}, {"kind": "refusal", "step": "outline", "count": 2}
         )
