@@ -38,17 +38,19 @@ _MODULES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SecuredKafka:
-    named: str
+    password_address: str
     """The address for a user and a password (SASL_SSL)."""
-    mutual: str
+    certificate_address: str
     """The address for a client certificate (SSL)."""
     authority: Path
-    stranger: Path
+    unknown_authority: Path
     """An authority that has signed no certificate of this broker."""
     client: Path
     """A client certificate with its key, for MUTUAL."""
 
-    def as_user(self, mechanism: str = "SCRAM-SHA-512", password: str = PASSWORD) -> dict[str, str]:
+    def password_settings(
+        self, mechanism: str = "SCRAM-SHA-512", password: str = PASSWORD
+    ) -> dict[str, str]:
         """Settings of a client that logs in with a password, by field."""
         return {
             "kafka_security_protocol": "SASL_SSL",
@@ -58,7 +60,7 @@ class SecuredKafka:
             "kafka_ssl_ca_file": str(self.authority),
         }
 
-    def by_certificate(self) -> dict[str, str]:
+    def certificate_settings(self) -> dict[str, str]:
         return {
             "kafka_security_protocol": "SSL",
             "kafka_ssl_ca_file": str(self.authority),
@@ -93,10 +95,10 @@ def _create_certificates(folder: Path) -> SecuredKafka:
             written + b"".join(pem.bytes() for pem in leaf.cert_chain_pems)
         )
     return SecuredKafka(
-        named=f"127.0.0.1:{free_port()}",
-        mutual=f"127.0.0.1:{free_port()}",
+        password_address=f"127.0.0.1:{free_port()}",
+        certificate_address=f"127.0.0.1:{free_port()}",
         authority=folder / "authority.pem",
-        stranger=folder / "stranger.pem",
+        unknown_authority=folder / "stranger.pem",
         client=folder / "client.pem",
     )
 
@@ -109,8 +111,8 @@ def _add_secured_listeners(spec: Spec, broker: SecuredKafka) -> None:
     more = _SECURED_LISTENERS.format(
         listeners=known["listeners"],
         advertised=known["advertised.listeners"],
-        named=broker.named.split(":")[1],
-        mutual=broker.mutual.split(":")[1],
+        named=broker.password_address.split(":")[1],
+        mutual=broker.certificate_address.split(":")[1],
         folder=broker.authority.parent,
         user=USER,
         password=PASSWORD,

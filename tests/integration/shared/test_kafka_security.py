@@ -30,8 +30,8 @@ async def test_every_client_connects_with_each_mechanism(
     broker: SecuredKafka, topic_prefix: str, database: str, way: str
 ) -> None:
     by_certificate = way == "certificate"
-    security = broker.by_certificate() if by_certificate else broker.as_user(way)
-    servers = broker.mutual if by_certificate else broker.named
+    security = broker.certificate_settings() if by_certificate else broker.password_settings(way)
+    servers = broker.certificate_address if by_certificate else broker.password_address
     async with open_backend(servers, topic_prefix, database, **security) as backend:
         request = make_request()
         await backend.submit(request)
@@ -49,7 +49,7 @@ async def test_ingest_accepts_requests_over_tls(
     secured_backend: Backend, broker: SecuredKafka, database: str, tmp_path: Path
 ) -> None:
     async with start_ingest(
-        secured_backend, database, tmp_path, **broker.as_user()
+        secured_backend, database, tmp_path, **broker.password_settings()
     ) as ingest:  # waits for /readyz
         answer = await ingest.post(GOOD)
         assert answer.status_code == 201, answer.text
@@ -61,9 +61,14 @@ async def test_ingest_accepts_requests_over_tls(
 async def test_metrics_counts_over_tls(
     secured_backend: Backend, broker: SecuredKafka, tmp_path: Path, way: str
 ) -> None:
-    security = {"user": broker.as_user(), "certificate": broker.by_certificate()}[way]
+    security = {"user": broker.password_settings(), "certificate": broker.certificate_settings()}[
+        way
+    ]
     known = variables(security) | {
-        "KAFKA_BOOTSTRAP_SERVERS": {"user": broker.named, "certificate": broker.mutual}[way]
+        "KAFKA_BOOTSTRAP_SERVERS": {
+            "user": broker.password_address,
+            "certificate": broker.certificate_address,
+        }[way]
     }
     async with metrics(secured_backend, tmp_path / "tables", **known) as running:
         await tell(secured_backend, range(5))
@@ -119,8 +124,8 @@ async def test_refused_service_logs_one_line_and_exits_with_3(
     wrong: dict[str, str],
     line: str,
 ) -> None:
-    chosen = broker.as_user() | {
-        name: str(broker.stranger) if v == "stranger" else v for name, v in wrong.items()
+    chosen = broker.password_settings() | {
+        name: str(broker.unknown_authority) if v == "stranger" else v for name, v in wrong.items()
     }
     async with _run_to_exit(
         service, environment(secured_backend, database) | variables(chosen)
@@ -139,9 +144,9 @@ async def test_refused_service_logs_one_line_and_exits_with_3(
 async def test_client_without_the_required_certificate_is_refused(
     secured_backend: Backend, broker: SecuredKafka, database: str
 ) -> None:
-    anonymous = broker.by_certificate() | {
+    anonymous = broker.certificate_settings() | {
         "kafka_ssl_cert_file": "",
-        "kafka_bootstrap_servers": broker.mutual,
+        "kafka_bootstrap_servers": broker.certificate_address,
         "startup_deadline_s": "2",
     }
     async with _run_to_exit(

@@ -35,7 +35,7 @@ CHAT = "planted-chat-0123"
 
 
 @dataclass(frozen=True, slots=True)
-class RunningProcess:
+class ServiceProcess:
     log: Path
     http: httpx.AsyncClient
 
@@ -43,7 +43,7 @@ class RunningProcess:
 @asynccontextmanager
 async def start_process(
     name: str, folder: Path, port: int, variables: dict[str, str]
-) -> AsyncIterator[RunningProcess]:
+) -> AsyncIterator[ServiceProcess]:
     """Run a service as an operator does, and stop it at the end of the block."""
     log = folder / f"{name}.log"
     with log.open("wb") as file:
@@ -52,21 +52,21 @@ async def start_process(
         )
     try:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10) as http:
-            yield RunningProcess(log, http)
+            yield ServiceProcess(log, http)
     finally:
         if process.returncode is None:
             process.terminate()
         await asyncio.wait_for(process.wait(), 60)
 
 
-async def is_ready(service: RunningProcess) -> bool:
+async def is_ready(service: ServiceProcess) -> bool:
     try:
         return (await service.http.get("/readyz")).is_success
     except httpx.HTTPError:
         return False
 
 
-def log_entries(service: RunningProcess) -> list[dict[str, Any]]:
+def log_entries(service: ServiceProcess) -> list[dict[str, Any]]:
     return [
         json.loads(line) for line in service.log.read_text().splitlines() if line.startswith("{")
     ]
@@ -80,7 +80,7 @@ def variables(
     standins: StandIns,
     tmp_path: Path,
 ) -> dict[str, str]:
-    security = {name.upper(): value for name, value in broker.as_user("PLAIN").items()}
+    security = {name.upper(): value for name, value in broker.password_settings("PLAIN").items()}
     ports = {"PORT": str(free_port()), "METRICS_PORT": str(free_port())}
     return (
         environment(secured_backend, database)
@@ -155,7 +155,7 @@ async def test_no_service_logs_a_secret(
         await create_key(backend.database, "shop"),
         await create_operator_key(backend.database, "amy"),
     )
-    services: dict[str, RunningProcess] = {}
+    services: dict[str, ServiceProcess] = {}
     async with AsyncExitStack() as running:
         for name in ("ingest", "metrics", "scheduler", "generator"):
             port = int(variables[ports.get(name, "PORT")])
