@@ -17,16 +17,12 @@ from shared.domain.job import (
 from shared.runtime.postgres import load_queries
 
 LEGAL = {(current, target) for current, targets in TRANSITIONS.items() for target in targets}
-TARGET_IS_A_PARAMETER = {"end_attempt", "correct"}
-"""Statements whose caller chooses the new status."""
-SOURCE_IS_A_PARAMETER = {"cancel", "retry"}
-"""Statements whose callers pass `CANCELLABLE` and `RETRIABLE`."""
 
 
 def status_updates() -> dict[str, str]:
-    """The services' statements that set the status of a job, by query name."""
+    """The services' statements that set the status of a job, by file and query name."""
     return {
-        name: statement
+        f"{path.stem}.{name}": statement
         for path in (ROOT / "services").rglob("*.sql")
         for name, query in load_queries(path).items()
         if (statement := query[query.find("UPDATE blog_generations") :])
@@ -57,15 +53,18 @@ def test_done_jobs_stay_done() -> None:
 
 
 def test_every_statement_writes_a_legal_transition() -> None:
+    """A parameter as the new status, or as the allowed old ones, is the repository's to check.
+
+    Only `recover` writes any status: it restores what was true before the backup.
+    """
     updates = status_updates()
-    assert updates.keys() >= TARGET_IS_A_PARAMETER | SOURCE_IS_A_PARAMETER
+    assert len(updates) >= 6, "statements are missing"
     for name, statement in updates.items():
         setting, _, condition = statement.partition("WHERE")
-        targets = re.findall(r"\bstatus = '([A-Z]+)'", setting.partition("FROM")[0])
-        sources = re.findall(r"\bstatus = '([A-Z]+)'", condition)
-        if name not in TARGET_IS_A_PARAMETER:
-            assert len(targets) == 1, name
-        if name not in SOURCE_IS_A_PARAMETER | {"correct"}:
-            assert len(sources) == 1, name
-        for source, target in product(sources, targets):
-            assert (Status(source), Status(target)) in LEGAL, name
+        target = re.search(r"\bSET\s+status = (?:'([A-Z]+)'|\$\d)", setting)
+        sources = re.findall(r"\bstatus = (?:'([A-Z]+)'|ANY \(\$\d)", condition)
+        assert target is not None, name
+        assert len(sources) == 1 or name.startswith("recovery."), name
+        for source in sources:
+            if source and target[1]:
+                assert (Status(source), Status(target[1])) in LEGAL, name
