@@ -150,3 +150,13 @@ async def test_stalled_range_raises_timeout_error(backend: Backend) -> None:
         assert values_of([await anext(batches)]) == ["a"]
         with pytest.raises(TimeoutError, match=r"no record of .*blog\.requests for 0\.3 s"):
             await anext(batches)
+
+
+async def test_assigned_consumer_is_read_again_and_stopped(backend: Backend) -> None:
+    """An aiokafka consumer may hang in `stop` after it was assigned twice."""
+    partitions = topic_partitions(backend.settings, REQUESTS)
+    for _ in range(3):
+        async with asyncio.timeout(20), started_consumer(backend) as consumer:
+            consumer.assign(partitions)
+            assert [r async for r in read_range(consumer, partitions)] == []
+            assert [r async for r in read_range(consumer, partitions)] == []
