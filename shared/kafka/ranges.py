@@ -52,7 +52,7 @@ async def read_range(
     # their request would wait behind a long poll.
     ends = ends if ends is not None else await consumer.end_offsets(partitions)
     positions = await _find_starts(consumer, partitions, start, ends)
-    # aiokafka 0.14 may hang in `stop` soon after a second `assign`, so the same one is not repeated.
+    # aiokafka 0.14 may hang in `stop` after a second `assign`, so it is not repeated.
     if consumer.assignment() != set(partitions):
         consumer.assign(partitions)
     for partition, offset in positions.items():
