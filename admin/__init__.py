@@ -1,4 +1,5 @@
-"""What operators do by hand: keys, what stores weigh, dead letters. The image has it, and `./blogstream` calls it.
+"""Operators' commands: API keys, weights of stores, dead letters, removal of old jobs.
 
-Beside no service: it runs for as long as a command takes, where its environment names database and broker.
+No service imports this package. A command runs on the database and the broker that its environment
+names; the image contains it, and `./blogstream` calls it.
 """

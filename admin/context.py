@@ -1,4 +1,7 @@
-"""Where a command acts: the database and the broker that variables name. It waits for neither as a service would."""
+"""Gives a command its database connection and its Kafka settings.
+
+Unlike a service, a command waits only briefly for either.
+"""
 
 import argparse
 import asyncio
@@ -17,31 +20,34 @@ from shared.runtime.postgres import connect
 from shared.runtime.settings import KafkaSettings
 
 T = TypeVar("T")
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
-_WITHIN_S = 10
+Subcommands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+_CONNECT_TIMEOUT_S = 10
 
 
-def say(line: str) -> None:
-    """One line to the person; to stderr, so that stdout stays for results."""
+def print_message(line: str) -> None:
+    """Print one line for the person, to stderr: stdout is for results."""
     print(line, file=sys.stderr, flush=True)
 
 
-def environment(name: str) -> str:
-    """A variable of the environment, which must be set."""
+def read_variable(name: str) -> str:
+    """The value of an environment variable. `Unavailable` when it is not set."""
     if value := os.environ.get(name):
         return value
     raise Unavailable(f"{name} is not set")
 
 
-def add(
-    commands: Commands,
+def add_command(
+    commands: Subcommands,
     name: str,
-    run: Callable[[Any, "Place"], int],
+    run: Callable[[Any, "CommandContext"], int],
     help: str,
     *,
     as_json: bool = False,
 ) -> argparse.ArgumentParser:
-    """A command that `run` carries out: it gets the arguments, with their `parser` to complain by, and the place."""
+    """Add a command that `run` carries out, and return its parser.
+
+    `run` gets the parsed arguments, with their `parser` to report wrong usage, and the context.
+    """
     parser = commands.add_parser(name, help=help, description=help, allow_abbrev=False)
     parser.set_defaults(run=run, parser=parser)
     if as_json:
@@ -49,23 +55,27 @@ def add(
     return parser
 
 
-def group(commands: Commands, name: str, help: str) -> Commands:
-    """A command that only has others."""
+def add_command_group(commands: Subcommands, name: str, help: str) -> Subcommands:
+    """Add a command that only has subcommands."""
     parser = commands.add_parser(name, help=help, description=help, allow_abbrev=False)
     return parser.add_subparsers(dest=f"{name} command", metavar="COMMAND", required=True)
 
 
-class Place:
-    """`variable` finds a variable's value, or raises `Unavailable`."""
+class CommandContext:
+    """Runs async calls of a command against the database or the broker of its environment.
+
+    `variable` returns the value of an environment variable, or raises `Unavailable`.
+    """
 
     def __init__(self, variable: Callable[[str], str]) -> None:
         self._variable = variable
 
-    def with_database(self, call: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
-        """The outcome of a call with a connection to the database of DATABASE_URL."""
+    def run_with_database(self, call: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
+        """Run a call with a connection to the database of DATABASE_URL, and return its result."""
 
-        async def connected() -> T:
-            connection = await connect(self._variable("DATABASE_URL"), deadline_s=_WITHIN_S)
+        async def run() -> T:
+            dsn = self._variable("DATABASE_URL")
+            connection = await connect(dsn, deadline_s=_CONNECT_TIMEOUT_S)
             try:
                 return await call(connection)
             except asyncpg.UndefinedTableError as error:
@@ -79,28 +89,29 @@ class Place:
             finally:
                 await connection.close()
 
-        return asyncio.run(connected())
+        return asyncio.run(run())
 
-    def on_kafka(self, call: Callable[[KafkaSettings], Awaitable[T]]) -> T:
-        """The outcome of a call on the broker of KAFKA_BOOTSTRAP_SERVERS."""
-        # What its client mutters while a group forms is no line of ours; what goes wrong for good is raised.
+    def run_with_kafka(self, call: Callable[[KafkaSettings], Awaitable[T]]) -> T:
+        """Run a call with the settings of KAFKA_BOOTSTRAP_SERVERS, and return its result."""
+        # Hides the client's messages while a group forms. Lasting errors are raised.
         logging.getLogger("aiokafka").addHandler(logging.NullHandler())
         os.environ["KAFKA_BOOTSTRAP_SERVERS"] = self._variable("KAFKA_BOOTSTRAP_SERVERS")
         settings = KafkaSettings.from_environment()
 
-        async def answered() -> T:
+        async def run() -> T:
             try:
                 await check_reachable(settings)
                 return await call(settings)
             except (KafkaError, OSError) as error:
-                raise Unavailable(
-                    explain_refusal(settings, error) or _silent(settings, error)
-                ) from None
+                refusal = explain_refusal(settings, error)
+                raise Unavailable(refusal or _explain_no_answer(settings, error)) from None
 
-        return asyncio.run(answered())
+        return asyncio.run(run())
 
 
-def _silent(settings: KafkaSettings, error: Exception) -> str:
-    why = str(error) or type(error).__name__
-    silent = f"Kafka at {settings.kafka_bootstrap_servers} does not answer ({why})"
-    return f"{silent}; start it, or check KAFKA_BOOTSTRAP_SERVERS"
+def _explain_no_answer(settings: KafkaSettings, error: Exception) -> str:
+    reason = str(error) or type(error).__name__
+    return (
+        f"Kafka at {settings.kafka_bootstrap_servers} does not answer ({reason}); start it, or"
+        " check KAFKA_BOOTSTRAP_SERVERS"
+    )

@@ -37,7 +37,7 @@ from shared.domain.messages import (
     WorkerReport,
 )
 from shared.kafka import clients
-from shared.kafka.publisher import Outgoing, Publisher
+from shared.kafka.publisher import OutgoingMessage, Publisher
 from shared.kafka.topics import GENERATION, RESULTS, WORKERS
 from shared.runtime.settings import KafkaSettings
 
@@ -155,7 +155,7 @@ async def _publish(publisher: Publisher, events: list[JobEvent]) -> None:
     for first in range(0, len(events), _AT_ONCE):
         batch = events[first : first + _AT_ONCE]
         await publisher.publish_all(
-            [Outgoing(topic=RESULTS, key=event.store, message=event) for event in batch]
+            [OutgoingMessage(topic=RESULTS, key=event.store, message=event) for event in batch]
         )
 
 
@@ -262,10 +262,10 @@ async def _report(publisher: Publisher) -> None:
     while True:
         now = datetime.now(UTC)
         outgoing = [
-            Outgoing(topic=WORKERS, key=f"worker-{n}", message=_worker(n, now)) for n in range(12)
+            OutgoingMessage(topic=WORKERS, key=f"worker-{n}", message=_worker(n, now)) for n in range(12)
         ]
         await publisher.publish_all(
-            [*outgoing, Outgoing(topic=WORKERS, key="scheduler", message=_scheduler(now))]
+            [*outgoing, OutgoingMessage(topic=WORKERS, key="scheduler", message=_scheduler(now))]
         )
         await asyncio.sleep(1)
 

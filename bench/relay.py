@@ -24,7 +24,7 @@ from services.scheduler.settings import SchedulerSettings
 from shared.domain.job import SourceType
 from shared.domain.messages import BlogRequested, WorkerReport
 from shared.kafka import clients
-from shared.kafka.publisher import Outgoing, Publisher
+from shared.kafka.publisher import OutgoingMessage, Publisher
 from shared.kafka.topics import GENERATION, REQUESTS, RESULTS, WORKERS, Topic
 from shared.runtime import lifecycle
 from shared.runtime.settings import KafkaSettings
@@ -82,7 +82,7 @@ async def _seconds(way: Way, bootstrap: str, dsn: str, prefix: str) -> float:
             await going
 
 
-def _request(number: int) -> Outgoing:
+def _request(number: int) -> OutgoingMessage:
     request = BlogRequested(
         id=uuid4(),
         store=f"store-{number % _STORES}",
@@ -92,7 +92,7 @@ def _request(number: int) -> Outgoing:
         title="How to brew green tea at home",
         keywords=("tea", "brewing"),
     )
-    return Outgoing(topic=REQUESTS, key=request.store, message=request)
+    return OutgoingMessage(topic=REQUESTS, key=request.store, message=request)
 
 
 async def _report(publisher: Publisher) -> None:
@@ -107,7 +107,7 @@ async def _report(publisher: Publisher) -> None:
             slots=_JOBS,
             running=0,
         )
-        await publisher.publish(Outgoing(topic=WORKERS, key="bench", message=report))
+        await publisher.publish(OutgoingMessage(topic=WORKERS, key="bench", message=report))
         await asyncio.sleep(1)
 
 

@@ -20,7 +20,7 @@ from sandbox.system.run_log import RunLog
 async def a_postgres() -> AsyncIterator[str]:
     """A migrated database: its DSN."""
     async with _server(postgres.prepare) as dsn:
-        await runner.up(dsn)
+        await runner.apply_missing(dsn)
         yield dsn
 
 

@@ -1,1 +1,1 @@
-"""The database's schema, as numbered SQL files with an up and a down, and the runner that applies them."""
+"""Schema of the database: numbered SQL files with an up and a down section, and their runner."""

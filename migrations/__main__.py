@@ -24,12 +24,12 @@ def main() -> None:
         "up", help="apply all that are missing, and grant to the roles of *_DATABASE_URL"
     )
     down = commands.add_parser("down", help="revert the newest")
-    down.add_argument("--steps", type=count, default=1, help="how many to revert (default 1)")
-    granted = commands.add_parser(
+    down.add_argument("--steps", type=parse_count, default=1, help="how many to revert (default 1)")
+    grant = commands.add_parser(
         "grant", help="let a role do what services need, and no more; again after each up"
     )
-    granted.add_argument("role", help="a role that exists, and that services log in with")
-    granted.add_argument(
+    grant.add_argument("role", help="a role that exists, and that services log in with")
+    grant.add_argument(
         "services",
         nargs="*",
         metavar="SERVICE",
@@ -40,11 +40,11 @@ def main() -> None:
         parser.error(f"no such service: {', '.join(sorted(unknown))}")
     try:
         settings = MigrationSettings.from_environment()
-        log.configure("migrations", settings.log_level, secrets=settings.secrets())
+        log.configure_logging("migrations", settings.log_level, secrets=settings.secrets())
         if arguments.command == "grant":
-            asyncio.run(grant(settings, arguments.role, arguments.services))
+            asyncio.run(run_grant(settings, arguments.role, arguments.services))
         else:
-            asyncio.run(execute(arguments.command, settings, getattr(arguments, "steps", 1)))
+            asyncio.run(run_command(arguments.command, settings, getattr(arguments, "steps", 1)))
     except Unavailable as error:
         print(error, file=sys.stderr)
         sys.exit(EXIT_UNAVAILABLE)
@@ -53,44 +53,43 @@ def main() -> None:
         sys.exit(EXIT_UNAVAILABLE)
 
 
-def count(text: str) -> int:
+def parse_count(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and int(text) >= 1):
         raise argparse.ArgumentTypeError("must be a number from 1 on")
     return int(text)
 
 
-async def grant(settings: MigrationSettings, role: str, services: Sequence[str]) -> None:
+async def run_grant(settings: MigrationSettings, role: str, services: Sequence[str]) -> None:
     dsn, chosen = settings.database_url.get_secret_value(), services or grants.SERVICES
-    await grants.grant(dsn, role, chosen, deadline_s=settings.startup_deadline_s)
-    _say_granted(role, chosen)
+    await grants.grant_role(dsn, role, chosen, deadline_s=settings.startup_deadline_s)
+    _print_granted(role, chosen)
 
 
-def _say_granted(role: str, services: Sequence[str]) -> None:
+def _print_granted(role: str, services: Sequence[str]) -> None:
     print(f"[Migration] {role} may do what {', '.join(services)} need, and no more")
 
 
-async def execute(command: str, settings: MigrationSettings, steps: int = 1) -> None:
-    """Carry out one command and print what was done, a line a migration."""
+async def run_command(command: str, settings: MigrationSettings, steps: int = 1) -> None:
+    """Run one command and print a line for each migration."""
     dsn, deadline_s = settings.database_url.get_secret_value(), settings.startup_deadline_s
     if command == "status":
-        for state in await runner.status(dsn, deadline_s=deadline_s):
+        for state in await runner.list_states(dsn, deadline_s=deadline_s):
             applied = (
                 f"applied {state.applied_at:%Y-%m-%d %H:%M:%S}" if state.applied_at else "pending"
             )
-            print(
-                f"{state.version} {state.name}: {applied}{' (the file has changed since)' * state.changed}"
-            )
+            changed = " (the file has changed since)" if state.changed else ""
+            print(f"{state.version} {state.name}: {applied}{changed}")
         return
     if command == "up":
-        done = await runner.up(dsn, deadline_s=deadline_s)
+        done = await runner.apply_missing(dsn, deadline_s=deadline_s)
         for migration in done:
             print(migration.message or f"[Migration] {migration.version} {migration.name} applied")
         for role, services in (
-            await grants.prepare(dsn, settings.logins(), deadline_s=deadline_s)
+            await grants.prepare_logins(dsn, settings.logins(), deadline_s=deadline_s)
         ).items():
-            _say_granted(role, services)
+            _print_granted(role, services)
     else:
-        done = await runner.down(dsn, steps=steps, deadline_s=deadline_s)
+        done = await runner.revert_newest(dsn, steps=steps, deadline_s=deadline_s)
         for migration in done:
             print(f"[Migration] {migration.version} {migration.name} reverted")
     if not done:

@@ -1,4 +1,4 @@
-"""The migration files: `NNNN_name.sql` with the sections `-- migrate:up` and `-- migrate:down`."""
+"""Parses migration files: `NNNN_name.sql` with `-- migrate:up` and `-- migrate:down` sections."""
 
 import hashlib
 import re
@@ -18,14 +18,16 @@ class Migration:
     up: str
     down: str
     transactional: bool
-    """False where a statement cannot run inside a transaction (CREATE INDEX CONCURRENTLY): each is then repeatable."""
+    """`False` where a statement cannot run in a transaction (CREATE INDEX CONCURRENTLY). Each
+    statement is then repeatable.
+    """
     message: str | None
-    """Said once it has been applied."""
+    """Printed after it was applied."""
     checksum: str
 
 
-def load(folder: Path = FOLDER) -> list[Migration]:
-    """All migrations, in order. ValueError when a file has no name, section or number of its own."""
+def load_migrations(folder: Path = FOLDER) -> list[Migration]:
+    """Load all migrations in order. ValueError for a bad name or section, or a repeated number."""
     found = [_parse(path) for path in sorted(folder.glob("*.sql"))]
     versions = [migration.version for migration in found]
     if len(set(versions)) != len(versions):
@@ -54,8 +56,8 @@ def _parse(path: Path) -> Migration:
     )
 
 
-def statements(sql: str) -> list[str]:
-    """The single statements of a section that runs without a transaction (no quoted semicolons there)."""
+def split_statements(sql: str) -> list[str]:
+    """The statements of a section that runs without a transaction. It has no quoted semicolons."""
     without_comments = "\n".join(
         line for line in sql.splitlines() if not line.lstrip().startswith("--")
     )

@@ -1,7 +1,7 @@
-"""What a role may do that services log in with: exactly what their queries need, no definition of tables, no keys made.
+"""Grants a service's role exactly what its queries need: no table definitions, no creation of keys.
 
-Whoever migrates owns the tables; the services run as another role, or as several, each for one service or more. A role
-that ingest logs in with sees only the rows of the store that it asks for (`policies`).
+The role that migrates owns the tables. Services run as another role, or as several, each for one
+service or more. Ingest's role sees only the rows of the store it asks for (`policies`).
 """
 
 import hashlib
@@ -17,42 +17,43 @@ from urllib.parse import unquote, urlsplit
 import asyncpg
 
 from migrations import policies
-from migrations.runner import exclusive
-from migrations.settings import Login
+from migrations.runner import hold_migration_lock
+from migrations.settings import ServiceLogin
 from shared.domain.errors import Unavailable
 from shared.runtime.postgres import connect, load_queries
 
 _GRANTS = load_queries(Path(__file__).parent / "sql" / "grants.sql")
 SERVICES = tuple(_GRANTS)
-_BOUNDLESS = """
+_ROLE_RIGHTS = """
 SELECT rolsuper OR EXISTS (
-           SELECT 1 FROM pg_tables WHERE schemaname = 'public' AND pg_has_role($1, tableowner, 'MEMBER')) AS owns,
+           SELECT 1 FROM pg_tables
+            WHERE schemaname = 'public' AND pg_has_role($1, tableowner, 'MEMBER')) AS owns,
        rolbypassrls,
-       ARRAY(SELECT roleid::regrole::text FROM pg_auth_members WHERE member = role.oid ORDER BY 1) AS groups
+       ARRAY(SELECT roleid::regrole::text FROM pg_auth_members
+              WHERE member = role.oid ORDER BY 1) AS groups
   FROM pg_roles AS role WHERE rolname = $1"""
-_MAKES_ROLES = "SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = current_user"
-_ROUNDS = 4096
-"""As PostgreSQL itself."""
+_CAN_CREATE_ROLES = "SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = current_user"
+_ITERATIONS = 4096
+"""Iterations of PBKDF2, as PostgreSQL uses."""
 
 
-async def grant(dsn: str, role: str, services: Sequence[str], *, deadline_s: float = 60) -> None:
-    """Let `role` do what these services need, and nothing else any more. Repeating it changes nothing.
+async def grant_role(
+    dsn: str, role: str, services: Sequence[str], *, deadline_s: float = 60
+) -> None:
+    """Grant `role` what these services need, and revoke everything else. Can be repeated.
 
-    `Unavailable` when there is no such role, or one from which nothing can be withheld.
+    `Unavailable` when the role does not exist, or has rights that cannot be revoked.
     """
     try:
-        async with exclusive(
-            dsn, deadline_s
-        ) as connection:  # two that grant at once would meet in the catalog
-            await _judge(connection, role)
-            if (
-                "ingest" in services
-            ):  # before anything is granted: at no moment does the role see too much
-                await policies.restrict(connection, role)
+        # The lock, because two concurrent grants would conflict in the catalog.
+        async with hold_migration_lock(dsn, deadline_s) as connection:
+            await _check_role(connection, role)
+            if "ingest" in services:  # before the grants, so that the role never sees too much
+                await policies.restrict_role(connection, role)
             async with connection.transaction():
-                await _replace(connection, role, services)
+                await _replace_grants(connection, role, services)
             if "ingest" not in services:
-                await policies.lift(connection, role)
+                await policies.unrestrict_role(connection, role)
     except asyncpg.UndefinedTableError as error:
         raise Unavailable(
             f"the database lacks a table ({error}): run `python -m migrations up` first"
@@ -61,7 +62,9 @@ async def grant(dsn: str, role: str, services: Sequence[str], *, deadline_s: flo
         raise Unavailable(f"only the owner of the tables can grant anything: {error}") from None
 
 
-async def _replace(connection: asyncpg.Connection, role: str, services: Sequence[str]) -> None:
+async def _replace_grants(
+    connection: asyncpg.Connection, role: str, services: Sequence[str]
+) -> None:
     quoted = await connection.fetchval("SELECT quote_ident($1)", role)
     database = await connection.fetchval("SELECT quote_ident(current_database())")
     await connection.execute(f"REVOKE ALL ON ALL TABLES IN SCHEMA public FROM {quoted}")
@@ -72,25 +75,25 @@ async def _replace(connection: asyncpg.Connection, role: str, services: Sequence
         await connection.execute(_GRANTS[service].format(role=quoted))
 
 
-async def prepare(
-    dsn: str, logins: Sequence[Login], *, deadline_s: float = 60
+async def prepare_logins(
+    dsn: str, logins: Sequence[ServiceLogin], *, deadline_s: float = 60
 ) -> Mapping[str, Sequence[str]]:
-    """Make the roles that are missing of those by which services log in, and grant to each what its services need.
+    """Create the missing roles of the services' logins, and grant each what its services need.
 
-    A role that is there keeps its password. Returns the roles' names and their services. `Unavailable` as for `grant`,
-    and when an address names nobody.
+    An existing role keeps its password. Returns the names of the roles with their services.
+    `Unavailable` as for `grant_role`, and when an address has no user and password.
     """
     granted = dict[str, list[str]]()
     for login in logins:
-        role, password = _named(login.address)
-        await _create(dsn, role, password, deadline_s)
+        role, password = _parse_login(login.address)
+        await _create_role(dsn, role, password, deadline_s)
         granted.setdefault(role, []).extend(login.services)
     for role, services in granted.items():
-        await grant(dsn, role, services, deadline_s=deadline_s)
+        await grant_role(dsn, role, services, deadline_s=deadline_s)
     return granted
 
 
-def _named(address: str) -> tuple[str, str]:
+def _parse_login(address: str) -> tuple[str, str]:
     with suppress(ValueError):  # brackets that do not match
         parts = urlsplit(address)
         if parts.username and parts.password:
@@ -98,38 +101,41 @@ def _named(address: str) -> tuple[str, str]:
     raise Unavailable("INGEST_DATABASE_URL and WORKERS_DATABASE_URL name a user and its password")
 
 
-async def _create(dsn: str, role: str, password: str, deadline_s: float) -> None:
+async def _create_role(dsn: str, role: str, password: str, deadline_s: float) -> None:
     connection = await connect(dsn, deadline_s=deadline_s)
     try:
         if await connection.fetchval(
             "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", role
         ):
             return
-        if not await connection.fetchval(_MAKES_ROLES):
+        if not await connection.fetchval(_CAN_CREATE_ROLES):
             raise Unavailable(
-                f"there is no role {role}, and who migrates may not make one: CREATE ROLE {role} LOGIN …"
+                f"there is no role {role}, and who migrates may not make one:"
+                f" CREATE ROLE {role} LOGIN …"
             )
         create = "SELECT format('CREATE ROLE %I LOGIN PASSWORD %L', $1::text, $2::text)"
-        await connection.execute(await connection.fetchval(create, role, verifier(password)))
+        await connection.execute(await connection.fetchval(create, role, scram_verifier(password)))
     except (asyncpg.DuplicateObjectError, asyncpg.UniqueViolationError):
-        pass  # another applier was faster
+        pass  # a concurrent process created it
     finally:
         await connection.close()
 
 
-def verifier(password: str) -> str:
-    """What PostgreSQL keeps of a password (SCRAM-SHA-256, RFC 5803): a statement may come to stand in the server's log,
-    and the password shall not."""
+def scram_verifier(password: str) -> str:
+    """PostgreSQL's verifier of a password (SCRAM-SHA-256, RFC 5803).
+
+    The statement may appear in the server's log, and the password must not.
+    """
     salt = secrets.token_bytes(16)
-    salted = hashlib.pbkdf2_hmac("sha256", normalize("NFKC", password).encode(), salt, _ROUNDS)
+    salted = hashlib.pbkdf2_hmac("sha256", normalize("NFKC", password).encode(), salt, _ITERATIONS)
     stored = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
     server = hmac.digest(salted, b"Server Key", "sha256")
     of_salt, of_stored, of_server = (b64encode(part).decode() for part in (salt, stored, server))
-    return f"SCRAM-SHA-256${_ROUNDS}:{of_salt}${of_stored}:{of_server}"
+    return f"SCRAM-SHA-256${_ITERATIONS}:{of_salt}${of_stored}:{of_server}"
 
 
-async def _judge(connection: asyncpg.Connection, role: str) -> None:
-    found = await connection.fetchrow(_BOUNDLESS, role)
+async def _check_role(connection: asyncpg.Connection, role: str) -> None:
+    found = await connection.fetchrow(_ROLE_RIGHTS, role)
     if found is None:
         raise Unavailable(f"there is no role {role}: CREATE ROLE {role} LOGIN PASSWORD '…'")
     if found["owns"]:

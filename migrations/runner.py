@@ -1,7 +1,7 @@
-"""Applies and reverts migrations, one applier at a time.
+"""Applies and reverts migrations, one process at a time.
 
-The lock is an advisory lock that is polled: `CREATE INDEX CONCURRENTLY` waits for every open transaction, so a
-session blocked inside `pg_advisory_lock` would deadlock with it.
+The lock is an advisory lock that is polled. `CREATE INDEX CONCURRENTLY` waits for every open
+transaction, so a session blocked inside `pg_advisory_lock` would deadlock with it.
 """
 
 import asyncio
@@ -12,28 +12,29 @@ from datetime import datetime
 
 import asyncpg
 
-from migrations.files import Migration, load, statements
+from migrations.files import Migration, load_migrations, split_statements
 from shared.domain.errors import Unavailable
 from shared.runtime.postgres import connect
 
-_LOCK = 0x626C6F67  # 'blog': any number, the same for every applier
+_LOCK = 0x626C6F67  # 'blog': any number that all processes use
 _TABLE = """
 CREATE TABLE IF NOT EXISTS schema_migrations (
-    version text PRIMARY KEY, name text NOT NULL, checksum text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now()
+    version text PRIMARY KEY, name text NOT NULL, checksum text NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT now()
 )"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class State:
+class MigrationState:
     version: str
     name: str
     applied_at: datetime | None
     changed: bool
-    """The file differs from what was applied."""
+    """The file has changed since it was applied."""
 
 
-async def status(dsn: str, *, deadline_s: float = 60) -> list[State]:
-    """Every migration and when it was applied. Reads only."""
+async def list_states(dsn: str, *, deadline_s: float = 60) -> list[MigrationState]:
+    """List every migration and when it was applied. Reads only."""
     connection = await connect(dsn, deadline_s=deadline_s)
     try:
         exists = await connection.fetchval("SELECT to_regclass('schema_migrations') IS NOT NULL")
@@ -41,11 +42,13 @@ async def status(dsn: str, *, deadline_s: float = 60) -> list[State]:
     finally:
         await connection.close()
     applied = {row["version"]: row for row in rows}
-    return [_state(migration, applied.get(migration.version)) for migration in load()]
+    return [
+        _build_state(migration, applied.get(migration.version)) for migration in load_migrations()
+    ]
 
 
-def _state(migration: Migration, row: asyncpg.Record | None) -> State:
-    return State(
+def _build_state(migration: Migration, row: asyncpg.Record | None) -> MigrationState:
+    return MigrationState(
         version=migration.version,
         name=migration.name,
         applied_at=row["applied_at"] if row else None,
@@ -53,26 +56,26 @@ def _state(migration: Migration, row: asyncpg.Record | None) -> State:
     )
 
 
-async def up(dsn: str, *, deadline_s: float = 60) -> list[Migration]:
-    """Apply all that is missing, in order; several appliers at once all succeed, and each change is made once."""
-    async with exclusive(dsn, deadline_s) as connection:
+async def apply_missing(dsn: str, *, deadline_s: float = 60) -> list[Migration]:
+    """Apply missing migrations in order. Concurrent calls all succeed; each change is made once."""
+    async with hold_migration_lock(dsn, deadline_s) as connection:
         applied = {
             row["version"]
             for row in await connection.fetch("SELECT version FROM schema_migrations")
         }
-        missing = [migration for migration in load() if migration.version not in applied]
+        missing = [migration for migration in load_migrations() if migration.version not in applied]
         for migration in missing:
             await _apply(connection, migration)
         return missing
 
 
-async def down(dsn: str, *, steps: int = 1, deadline_s: float = 60) -> list[Migration]:
-    """Revert the last `steps` applied migrations, the newest first. Tables go with their data: back up before."""
-    async with exclusive(dsn, deadline_s) as connection:
+async def revert_newest(dsn: str, *, steps: int = 1, deadline_s: float = 60) -> list[Migration]:
+    """Revert the last `steps` migrations, newest first. Drops tables: back up before."""
+    async with hold_migration_lock(dsn, deadline_s) as connection:
         rows = await connection.fetch(
             "SELECT version FROM schema_migrations ORDER BY version DESC LIMIT $1", steps
         )
-        known = {migration.version: migration for migration in load()}
+        known = {migration.version: migration for migration in load_migrations()}
         unknown = [row["version"] for row in rows if row["version"] not in known]
         if unknown:
             raise Unavailable(
@@ -96,26 +99,26 @@ async def _apply(connection: asyncpg.Connection, migration: Migration) -> None:
             await connection.execute(migration.up)
             await connection.execute(record, *values)
         return
-    for statement in statements(migration.up):
+    for statement in split_statements(migration.up):
         await connection.execute(statement)
     await connection.execute(record, *values)
 
 
 @asynccontextmanager
-async def exclusive(dsn: str, deadline_s: float) -> AsyncIterator[asyncpg.Connection]:
-    """A connection of the one applier that is at work, with the table of what is applied."""
+async def hold_migration_lock(dsn: str, deadline_s: float) -> AsyncIterator[asyncpg.Connection]:
+    """Hold the migration lock. Yields a connection; creates the table `schema_migrations`."""
     connection = await connect(dsn, deadline_s=deadline_s)
     try:
-        await _locked(connection, max(deadline_s, 60))
+        await _acquire_lock(connection, max(deadline_s, 60))
         await connection.execute(_TABLE)
         yield connection
     finally:
-        await connection.close()  # and the advisory lock with it
+        await connection.close()  # releases the advisory lock
 
 
-async def _locked(connection: asyncpg.Connection, within_s: float) -> None:
+async def _acquire_lock(connection: asyncpg.Connection, timeout_s: float) -> None:
     try:
-        async with asyncio.timeout(within_s):
+        async with asyncio.timeout(timeout_s):
             while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK):
                 await asyncio.sleep(0.1)
     except TimeoutError:

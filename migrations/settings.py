@@ -1,4 +1,4 @@
-"""What migrations are told: where the database is, and as whom services will log in."""
+"""Settings of migrations: the database, and the logins of the services."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -7,41 +7,44 @@ from pydantic import Field, SecretStr
 
 from shared.runtime.settings import PostgresSettings
 
-LOGINS: Mapping[str, Sequence[str]] = {
+LOGIN_VARIABLES: Mapping[str, Sequence[str]] = {
     "INGEST_DATABASE_URL": ("ingest",),
     "WORKERS_DATABASE_URL": ("scheduler", "generator", "metrics"),
 }
-"""The services that log in by each address."""
+"""The services that log in with each address."""
 
 
-class Login(NamedTuple):
+class ServiceLogin(NamedTuple):
     address: str
-    """With user and password."""
+    """A DSN with user and password."""
     services: Sequence[str]
 
 
-def logins(addresses: Mapping[str, str]) -> list[Login]:
-    """Of the addresses by the names of LOGINS, those that are there."""
+def select_logins(addresses: Mapping[str, str]) -> list[ServiceLogin]:
+    """The logins whose addresses are given, by variable name."""
     return [
-        Login(addresses[name], services) for name, services in LOGINS.items() if name in addresses
+        ServiceLogin(addresses[name], services)
+        for name, services in LOGIN_VARIABLES.items()
+        if name in addresses
     ]
 
 
 class MigrationSettings(PostgresSettings):
     ingest_database_url: SecretStr | None = Field(
         None,
-        description="as whom ingest logs in: `up` makes the role, and grants what ingest needs; unset: neither",
+        description="as whom ingest logs in: `up` makes the role, and grants what ingest needs;"
+        " unset: neither",
     )
     workers_database_url: SecretStr | None = Field(
         None, description="the same of scheduler, generator and metrics"
     )
 
-    def logins(self) -> list[Login]:
-        """Those addresses that are set."""
-        named = {
+    def logins(self) -> list[ServiceLogin]:
+        """The logins whose variables are set."""
+        addresses = {
             "INGEST_DATABASE_URL": self.ingest_database_url,
             "WORKERS_DATABASE_URL": self.workers_database_url,
         }
-        return logins(
-            {name: url.get_secret_value() for name, url in named.items() if url is not None}
+        return select_logins(
+            {name: url.get_secret_value() for name, url in addresses.items() if url is not None}
         )

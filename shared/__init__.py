@@ -1,1 +1,1 @@
-"""What every service shares: a job's life, the messages, the topics, and the thin clients around them."""
+"""Code that all services share: the job's life, messages, topics, clients, HTTP and logging."""

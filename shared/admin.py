@@ -1,4 +1,4 @@
-"""Run the operators' commands under their released name: `python -m shared.admin` is `python -m admin`."""
+"""Runs `python -m admin` under its released name, `python -m shared.admin`."""
 
 import runpy
 

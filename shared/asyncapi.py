@@ -1,6 +1,7 @@
-"""docs/asyncapi.json: AsyncAPI 3.0, made of topics and messages. `python -m shared.asyncapi` writes it.
+"""Builds docs/asyncapi.json (AsyncAPI 3.0) from topics and messages.
 
-A change of a message shows there, in review; tests hold the examples against it, and the file against the code.
+`python -m shared.asyncapi` writes the file. A changed message shows up there in review. Tests
+compare the examples with the schemas, and the file with the code.
 """
 
 from pathlib import Path
@@ -23,7 +24,7 @@ from shared.kafka.topics import (
 Document = dict[str, Any]
 
 ROOT = Path(__file__).parents[1]
-FILE = ROOT / "docs" / "asyncapi.json"
+DOCUMENT_FILE = ROOT / "docs" / "asyncapi.json"
 _EXAMPLES = ROOT / "shared" / "examples"
 _GROUPS = (SCHEDULER_GROUP, GENERATOR_GROUP, METRICS_GROUP, WEBHOOKS_GROUP)
 _HEADERS = {
@@ -41,13 +42,14 @@ _HEADERS = {
 }
 
 
-def document() -> Document:
+def build_document() -> Document:
     return {
         "asyncapi": "3.0.0",
         "info": {
             "title": "blogstream",
             "version": "1",
-            "description": "What flows between the services. Delivery is at least once; every effect is idempotent."
+            "description": "What flows between the services."
+            " Delivery is at least once; every effect is idempotent."
             f" Consumer groups: {', '.join(_GROUPS)}.",
         },
         "defaultContentType": "application/json",
@@ -55,31 +57,34 @@ def document() -> Document:
         "operations": {
             name: operation for topic in TOPICS for name, operation in _operations(topic).items()
         },
-        "components": {"messages": {name_of(message): _message(message) for message in MESSAGES}},
+        "components": {
+            "messages": {message_name(message): _message(message) for message in MESSAGES}
+        },
     }
 
 
-def name_of(message: type[Message]) -> str:
-    """As in the example's file: blog-requested.v1."""
+def message_name(message: type[Message]) -> str:
+    """The name of a message in the document and of its example file, such as blog-requested.v1."""
     return message.TYPE.removeprefix("blogstream.")
 
 
-def example_of(message: type[Message]) -> Any:
-    return orjson.loads((_EXAMPLES / f"{name_of(message)}.json").read_bytes())
+def load_example(message: type[Message]) -> Any:
+    return orjson.loads((_EXAMPLES / f"{message_name(message)}.json").read_bytes())
 
 
-def encoded() -> bytes:
-    return orjson.dumps(document(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+def encode_document() -> bytes:
+    return orjson.dumps(build_document(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
 def _channel(topic: Topic) -> Document:
     return {
         "address": topic.name,
-        "description": "records of any topic, as they came, with where from and why in the headers dlq_*"
+        "description": "records of any topic, as they came, with where from and why in the headers"
+        " dlq_*"
         if topic is DEAD_LETTER
         else f"key: {topic.key}",
         "messages": {
-            name_of(message): {"$ref": f"#/components/messages/{name_of(message)}"}
+            message_name(message): {"$ref": f"#/components/messages/{message_name(message)}"}
             for message in topic.messages
         },
         "bindings": {
@@ -97,7 +102,7 @@ def _channel(topic: Topic) -> Document:
 
 
 def _operations(topic: Topic) -> Document:
-    said = [(service, "send") for service in topic.producers] + [
+    uses = [(service, "send") for service in topic.producers] + [
         (service, "receive") for service in topic.consumers
     ]
     return {
@@ -105,25 +110,25 @@ def _operations(topic: Topic) -> Document:
             "action": action,
             "channel": {"$ref": f"#/channels/{topic.name}"},
             "messages": [
-                {"$ref": f"#/channels/{topic.name}/messages/{name_of(message)}"}
+                {"$ref": f"#/channels/{topic.name}/messages/{message_name(message)}"}
                 for message in topic.messages
             ],
         }
-        for service, action in said
+        for service, action in uses
     }
 
 
 def _message(message: type[Message]) -> Document:
-    definitions = f"#/components/messages/{name_of(message)}/payload/$defs/{{model}}"
+    definitions = f"#/components/messages/{message_name(message)}/payload/$defs/{{model}}"
     schema = TypeAdapter(message).json_schema(ref_template=definitions)
     return {
         "name": message.TYPE,
         "summary": (message.__doc__ or "").strip(),
         "headers": _HEADERS,
         "payload": schema,
-        "examples": [{"payload": example_of(message)}],
+        "examples": [{"payload": load_example(message)}],
     }
 
 
 if __name__ == "__main__":
-    FILE.write_bytes(encoded())
+    DOCUMENT_FILE.write_bytes(encode_document())

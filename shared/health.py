@@ -1,8 +1,8 @@
-"""Whether a process still lives: its event loop touches a file (HEARTBEAT_FILE), and probes look how old that is.
+"""Liveness of a process: its event loop touches the file HEARTBEAT_FILE, and probes check its age.
 
-`python -m shared.health` exits 0 while the heartbeat is fresh, `python -m shared.health URL` while the URL answers 2xx;
-1 otherwise, with one line. It is what containers run as their health check, so it needs nothing but the standard
-library: it starts in a fraction of a second.
+`python -m shared.health` exits 0 while the heartbeat is fresh, and `python -m shared.health URL`
+while the URL answers 2xx. Otherwise it prints one line and exits 1. Containers run it as their
+health check. It imports the standard library only, so that it starts in a fraction of a second.
 """
 
 import asyncio
@@ -13,31 +13,34 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-VARIABLE = "HEARTBEAT_FILE"
-_EVERY_S = 2.0
-_STALE_S = 15.0
-_ANSWER_WITHIN_S = 4.0
+HEARTBEAT_VARIABLE = "HEARTBEAT_FILE"
+_INTERVAL_S = 2.0
+_MAX_AGE_S = 15.0
+_URL_TIMEOUT_S = 4.0
 
 
-async def beat(file: Path) -> None:
-    """Touch the file every two seconds, until cancelled. A loop that hangs does not."""
+async def keep_heartbeat(file: Path) -> None:
+    """Touch the file every two seconds until cancelled. A hanging event loop stops touching it."""
     while True:
-        file.touch()  # noqa: ASYNC240 - takes microseconds, and must not go on in a thread while the loop hangs
-        await asyncio.sleep(_EVERY_S)
+        # Takes microseconds. A thread would go on touching the file while the loop hangs.
+        file.touch()  # noqa: ASYNC240
+        await asyncio.sleep(_INTERVAL_S)
 
 
-def fault_of_heartbeat(file: Path, now: float) -> str | None:
-    """What is wrong; None while it is fresh. `now` in seconds since the epoch."""
+def check_heartbeat(file: Path, now: float) -> str | None:
+    """Return the fault; `None` while the heartbeat is fresh. `now`: seconds since the epoch."""
     try:
         age = now - file.stat().st_mtime
     except OSError as error:
         return f"no heartbeat: {error}"
-    return None if age <= _STALE_S else f"the last heartbeat is {age:.0f} s old"
+    return None if age <= _MAX_AGE_S else f"the last heartbeat is {age:.0f} s old"
 
 
-def fault_of_url(url: str) -> str | None:
+def check_url(url: str) -> str | None:
+    """Return the fault, or `None` when the URL answers 2xx."""
     try:
-        with urllib.request.urlopen(url, timeout=_ANSWER_WITHIN_S):  # noqa: S310 - the operator's own probe
+        # The operator chooses the URL.
+        with urllib.request.urlopen(url, timeout=_URL_TIMEOUT_S):  # noqa: S310
             return None
     except (urllib.error.URLError, OSError, ValueError) as error:
         return f"{url}: {error}"
@@ -45,11 +48,11 @@ def fault_of_url(url: str) -> str | None:
 
 def main(arguments: list[str]) -> int:
     if arguments:
-        fault = fault_of_url(arguments[0])
-    elif (file := os.environ.get(VARIABLE)) is not None:
-        fault = fault_of_heartbeat(Path(file), time.time())
+        fault = check_url(arguments[0])
+    elif (file := os.environ.get(HEARTBEAT_VARIABLE)) is not None:
+        fault = check_heartbeat(Path(file), time.time())
     else:
-        fault = f"{VARIABLE} is not set, and no URL was given"
+        fault = f"{HEARTBEAT_VARIABLE} is not set, and no URL was given"
     if fault is not None:
         print(fault, file=sys.stderr)
     return int(fault is not None)

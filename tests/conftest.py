@@ -38,7 +38,7 @@ def postgres() -> Iterator[str]:
 def template_database(postgres: str) -> str:
     """A database migrated once; tests get clones of it."""
     asyncio.run(execute(postgres, "CREATE DATABASE template_blogstream"))
-    asyncio.run(runner.up(postgres.rsplit("/", 1)[0] + "/template_blogstream"))
+    asyncio.run(runner.apply_missing(postgres.rsplit("/", 1)[0] + "/template_blogstream"))
     return "template_blogstream"
 
 

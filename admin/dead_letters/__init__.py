@@ -1,1 +1,1 @@
-"""The dead letters of a running system: what was put aside, looked at, sent again or discarded."""
+"""Dead letters of a running system: list, show, replay, discard."""

@@ -1,4 +1,4 @@
-"""The dead-letter topic as it lies on the broker: read from end to end, single records fetched."""
+"""Reads the dead-letter topic: all of it, or single records."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,58 +7,52 @@ from contextlib import asynccontextmanager
 from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
-from admin.dead_letters.rules import Ledger
+from admin.dead_letters.rules import DeadLetterIndex
 from shared.domain.errors import Unavailable
 from shared.kafka import clients
+from shared.kafka.ranges import read_range
 from shared.kafka.topics import DEAD_LETTER
 from shared.runtime.settings import KafkaSettings
 
-_PATIENCE_S = 30.0
+_TIMEOUT_S = 30.0
 
 
-class Shelf:
-    """A reader outside of every group: whoever looks changes nothing."""
+class DeadLetterReader:
+    """Reads outside of every consumer group, so reading changes nothing."""
 
     def __init__(self, consumer: AIOKafkaConsumer, partitions: list[TopicPartition]) -> None:
         self._consumer = consumer
         self._partitions = partitions
 
-    async def read(self) -> Ledger:
-        """Every letter and marker up to now. Of the values only the lengths are kept."""
-        ledger = Ledger()
-        await self._consumer.seek_to_beginning(*self._partitions)
-        ends = await self._consumer.end_offsets(self._partitions)
-        for partition, end in ends.items():
-            while await self._consumer.position(partition) < end:
-                for record in await self._some(partition):
-                    ledger.add(record)
-        return ledger
+    async def read_index(self) -> DeadLetterIndex:
+        """Read every letter and marker up to now. The index keeps the lengths of values only."""
+        index = DeadLetterIndex()
+        async for records in read_range(
+            self._consumer, self._partitions, stall_timeout_s=_TIMEOUT_S
+        ):
+            for record in records:
+                index.add_record(record)
+        return index
 
-    async def fetch(self, partition: int, offset: int) -> ConsumerRecord:
-        """One record with its value."""
+    async def fetch_record(self, partition: int, offset: int) -> ConsumerRecord:
+        """Read one record with its value. `Unavailable` when retention has deleted it."""
         place = TopicPartition(self._partitions[0].topic, partition)
         self._consumer.seek(place, offset)
-        record = (await self._some(place, at_most=1))[0]
-        if (
-            record.offset != offset
-        ):  # the reader goes to the earliest record when its own is no longer there
+        async with asyncio.timeout(_TIMEOUT_S):
+            while not (batch := await self._consumer.getmany(place, timeout_ms=500, max_records=1)):
+                pass
+        record: ConsumerRecord = batch[place][0]
+        if record.offset != offset:  # the consumer continues at the earliest record
             raise Unavailable(f"the record {partition}-{offset} is gone: its retention has ended")
         return record
 
-    async def _some(
-        self, partition: TopicPartition, *, at_most: int | None = None
-    ) -> list[ConsumerRecord]:
-        """The next records of a partition that has some."""
-        async with asyncio.timeout(_PATIENCE_S):
-            while True:
-                batch = await self._consumer.getmany(partition, timeout_ms=500, max_records=at_most)
-                if batch:
-                    return list(batch[partition])
-
 
 @asynccontextmanager
-async def open_shelf(settings: KafkaSettings) -> AsyncIterator[Shelf]:
-    """`Unavailable` when this cluster has no such topic: asking a consumer for it might create it."""
+async def open_dead_letters(settings: KafkaSettings) -> AsyncIterator[DeadLetterReader]:
+    """Open a reader. `Unavailable` when the cluster has no dead-letter topic.
+
+    The topic is looked up first, because a consumer's request for it could create it.
+    """
     name = clients.namespace(settings).topic(DEAD_LETTER)
     admin = await clients.open_admin(settings)
     try:
@@ -67,14 +61,14 @@ async def open_shelf(settings: KafkaSettings) -> AsyncIterator[Shelf]:
         await admin.close()
     if name not in topics:
         raise Unavailable(
-            f"Kafka at {settings.kafka_bootstrap_servers} has no topic {name}; a service that starts makes it,"
-            " or check KAFKA_TOPIC_PREFIX"
+            f"Kafka at {settings.kafka_bootstrap_servers} has no topic {name}; a service that"
+            " starts makes it, or check KAFKA_TOPIC_PREFIX"
         )
     partitions = [TopicPartition(name, partition["partition"]) for partition in topics[name]]
     consumer = clients.create_consumer(settings, fetch_max_wait_ms=50)
     try:
         await consumer.start()
         consumer.assign(partitions)
-        yield Shelf(consumer, partitions)
+        yield DeadLetterReader(consumer, partitions)
     finally:
         await consumer.stop()

@@ -1,9 +1,11 @@
-"""Letters and what became of them, judged from records alone: no clock and no broker here.
+"""Decides what a dead-letter record is, which letters are open, and where each is replayed. Pure.
 
-How a letter is known to be handled: Kafka deletes no single record, so a marker is appended to the topic itself, an
-empty record that names the letter. Letters without a marker are open. Committed offsets would not do, for letters are
-handled in any order and a commit's metadata is short; a table in PostgreSQL would be a second truth about a topic that
-outlives it. A marker lies in its letter's own partition, so it comes after it, and retention never takes it first.
+Kafka deletes no single record. To mark a letter as handled, a marker is appended to the topic: a
+record without a value whose headers name the letter. Letters without a marker are open.
+
+Committed offsets would not do, because letters are handled in any order and a commit's metadata is
+short. A table in PostgreSQL would duplicate the topic and outlive it. A marker lies in the
+partition of its letter, so it always comes after the letter, and retention never deletes it first.
 """
 
 import re
@@ -17,34 +19,40 @@ from aiokafka.structs import ConsumerRecord
 from shared.kafka.envelope import Headers
 from shared.kafka.topics import GENERATION, Topic
 
-OURS = "dlq_"
-"""Begins every header that was not the record's own."""
+HEADER_PREFIX = "dlq_"
+"""Begins every header that the record did not have itself."""
 REPLAYED, DISCARDED = "replayed", "discarded"
 _ID = re.compile(r"[0-9]{1,9}-[0-9]{1,18}")
 _NUMBER = re.compile(r"[0-9]{1,9}")
 
 
-class Refused(Exception):
-    """What was asked for cannot be done, and nothing of it was: a line for each letter that is in the way."""
+class DeadLetterError(Exception):
+    """A command is refused and has changed nothing. `lines` has one line for each fault."""
 
     def __init__(self, lines: Sequence[str]) -> None:
         super().__init__("; ".join(lines))
         self.lines = tuple(lines)
 
 
-def text(content: bytes | None) -> str:
-    """Bytes as text; what is not UTF-8 is escaped, nothing is empty."""
+def decode_text(content: bytes | None) -> str:
+    """Bytes as text. Bytes that are not UTF-8 are escaped; `None` is empty."""
     return (content or b"").decode(errors="backslashreplace")
 
 
-def last(headers: Headers, name: str) -> str:
-    """A header's text; the last one counts, for the one who put the record aside wrote his after the record's own."""
-    return text(dict(headers).get(name))
+def last_header(headers: Headers, name: str) -> str:
+    """The text of the last header of a name.
+
+    The service that put the record aside appended its headers to the record's own.
+    """
+    return decode_text(dict(headers).get(name))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Letter:
-    """A record that was put aside, without its value: lists may be long. Foreign records may lack every header."""
+class DeadLetter:
+    """A record on the dead letter queue, without its value, because lists may be long.
+
+    Records of other producers may lack every header.
+    """
 
     partition: int
     offset: int
@@ -52,10 +60,10 @@ class Letter:
     key: bytes | None
     headers: Headers
     size: int | None
-    """Bytes of the value; None when the record is empty."""
+    """Bytes of the value; `None` when the record has none."""
 
     @classmethod
-    def of(cls, record: ConsumerRecord) -> Self:
+    def from_record(cls, record: ConsumerRecord) -> Self:
         return cls(
             partition=record.partition,
             offset=record.offset,
@@ -71,102 +79,105 @@ class Letter:
 
     @property
     def at(self) -> str:
-        """When it was put aside, or, when nobody says, when it was written here."""
-        return self.said("at") or _moment(self.timestamp_ms)
+        """When the record was put aside; without that header, when it was written to this topic."""
+        return self.dlq_header("at") or _format_timestamp(self.timestamp_ms)
 
     @property
     def own_headers(self) -> list[tuple[str, bytes | None]]:
-        return [(name, value) for name, value in self.headers if not name.startswith(OURS)]
+        """The headers that the record had on its own topic."""
+        return [(name, value) for name, value in self.headers if not name.startswith(HEADER_PREFIX)]
 
-    def said(self, name: str) -> str:
-        return last(self.headers, OURS + name)
+    def dlq_header(self, name: str) -> str:
+        """The text of the header `dlq_NAME`; empty when there is none."""
+        return last_header(self.headers, HEADER_PREFIX + name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Marker:
-    """What became of a letter, and when."""
+class HandledMarker:
+    """Says that a letter was replayed or discarded, and when."""
 
     letter: str
     action: str
     at: str
 
     @classmethod
-    def of(cls, record: ConsumerRecord) -> Self | None:
-        """The marker that a record is; None when it is a letter, as is one whose own headers only look the same."""
-        letter = last(record.headers, "dlq_handled")
-        if (
-            record.value is not None
-            or last(record.headers, "dlq_topic")
-            or not _ID.fullmatch(letter)
-        ):
+    def from_record(cls, record: ConsumerRecord) -> Self | None:
+        """The marker in a record; `None` for a letter, even if its own headers look like one."""
+        letter = last_header(record.headers, "dlq_handled")
+        is_letter = record.value is not None or last_header(record.headers, "dlq_topic")
+        if is_letter or not _ID.fullmatch(letter):
             return None
         return cls(
             letter=letter,
-            action=last(record.headers, "dlq_action"),
-            at=last(record.headers, "dlq_at"),
+            action=last_header(record.headers, "dlq_action"),
+            at=last_header(record.headers, "dlq_at"),
         )
 
     def headers(self) -> list[tuple[str, bytes]]:
-        said = {"dlq_handled": self.letter, "dlq_action": self.action, "dlq_at": self.at}
-        return [(name, value.encode()) for name, value in said.items()]
+        texts = {"dlq_handled": self.letter, "dlq_action": self.action, "dlq_at": self.at}
+        return [(name, value.encode()) for name, value in texts.items()]
 
 
 @dataclass(slots=True)
-class Ledger:
-    """The letters that are open, and what became of the others."""
+class DeadLetterIndex:
+    """The open letters, and the markers of the handled ones, by letter id."""
 
-    open: dict[str, Letter] = field(default_factory=dict)
-    handled: dict[str, Marker] = field(default_factory=dict)
+    open: dict[str, DeadLetter] = field(default_factory=dict)
+    handled: dict[str, HandledMarker] = field(default_factory=dict)
 
-    def add(self, record: ConsumerRecord) -> None:
-        marker = Marker.of(record)
+    def add_record(self, record: ConsumerRecord) -> None:
+        """Add the next record of the topic."""
+        marker = HandledMarker.from_record(record)
         if marker is None:
-            letter = Letter.of(record)
+            letter = DeadLetter.from_record(record)
             self.open[letter.id] = letter
-        elif self.open.pop(
-            marker.letter, None
-        ):  # one whose letter retention has taken tells nothing any more
+        elif self.open.pop(marker.letter, None):  # retention may have deleted the letter
             self.handled[marker.letter] = marker
 
-    def choose(self, ids: Sequence[str]) -> list[Letter]:
-        """The open letters of these ids, each once; `Refused` when one is unknown or was handled."""
+    def select_open(self, ids: Sequence[str]) -> list[DeadLetter]:
+        """The open letters of these ids, each once.
+
+        `DeadLetterError` when one is unknown or already handled.
+        """
         wanted = list(dict.fromkeys(ids))
-        missing = [self._why_not(one) for one in wanted if one not in self.open]
-        if missing:
-            raise Refused(missing)
+        faults = [self._explain_not_open(one) for one in wanted if one not in self.open]
+        if faults:
+            raise DeadLetterError(faults)
         return [self.open[one] for one in wanted]
 
-    def _why_not(self, letter: str) -> str:
-        marker = self.handled.get(letter)
-        return (
-            f"{letter} was {marker.action} at {marker.at}"
-            if marker
-            else f"no dead letter has the id {letter!r}"
-        )
+    def _explain_not_open(self, letter: str) -> str:
+        if marker := self.handled.get(letter):
+            return f"{letter} was {marker.action} at {marker.at}"
+        return f"no dead letter has the id {letter!r}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Destination:
+class ReplayDestination:
     topic: Topic
     partition: int | None
-    """None: the key decides, as it did the first time."""
+    """`None`: the key decides, as it did the first time."""
 
 
-def destinations(letters: Sequence[Letter], topics: Mapping[str, Topic]) -> list[Destination]:
-    """Where each letter came from, `topics` being this system's by their names there; `Refused` if one cannot go."""
+def find_destinations(
+    letters: Sequence[DeadLetter], topics: Mapping[str, Topic]
+) -> list[ReplayDestination]:
+    """The origin of each letter. `topics` are this system's, by their names on the cluster.
+
+    `DeadLetterError` when a letter cannot be replayed.
+    """
     found, faults = [], []
     for letter in letters:
         try:
-            found.append(_destination(letter, topics))
+            found.append(_find_destination(letter, topics))
         except ValueError as error:
             faults.append(f"{letter.id} cannot be replayed: {error}")
     if faults:
-        raise Refused(faults)
+        raise DeadLetterError(faults)
     return found
 
 
-def _destination(letter: Letter, topics: Mapping[str, Topic]) -> Destination:
-    name, partition = letter.said("topic"), letter.said("partition")
+def _find_destination(letter: DeadLetter, topics: Mapping[str, Topic]) -> ReplayDestination:
+    name, partition = letter.dlq_header("topic"), letter.dlq_header("partition")
     if not name:
         raise ValueError("it does not say from which topic it came")
     if name not in topics:
@@ -175,14 +186,15 @@ def _destination(letter: Letter, topics: Mapping[str, Topic]) -> Destination:
         raise ValueError("it has neither key nor value")  # no producer sends such a record
     topic = topics[name]
     if topic is not GENERATION:
-        return Destination(topic=topic, partition=None)
-    # The scheduler chose the worker by its credit, and the partition names the worker: the key would choose another.
+        return ReplayDestination(topic=topic, partition=None)
+    # The scheduler chose the worker by its credit, and the partition names the worker. The key
+    # would choose another worker.
     if not _NUMBER.fullmatch(partition) or int(partition) >= topic.partitions:
         raise ValueError(f"it came from partition {partition!r}, which {name} does not have")
-    return Destination(topic=topic, partition=int(partition))
+    return ReplayDestination(topic=topic, partition=int(partition))
 
 
-def _moment(timestamp_ms: int) -> str:
+def _format_timestamp(timestamp_ms: int) -> str:
     try:
         return (datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=timestamp_ms)).isoformat()
     except OverflowError:

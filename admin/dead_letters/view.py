@@ -1,99 +1,115 @@
-"""How letters are shown: on one line, in full, or as JSON. A record may hold anything, a terminal's commands too."""
+"""Formats dead letters: on one line, in full, or as JSON.
+
+A record may hold anything, including control sequences of a terminal, so all text is escaped.
+"""
 
 import json
 from typing import Any
 
-from admin.dead_letters.rules import Letter, Marker, text
+from admin.dead_letters.rules import DeadLetter, HandledMarker, decode_text
 
-_LONGEST = 200
-
-
-def printable(said: str, *, longest: int | None = None) -> str:
-    """On one line, every character that cannot be seen escaped, and cut when it is longer than a list can bear."""
-    if longest is not None and len(said) > longest:
-        said = said[: longest - 1] + "…"
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in said)
+_MAX_COLUMN = 200
 
 
-def origin(letter: Letter) -> str:
-    topic, partition, offset = (letter.said(name) for name in ("topic", "partition", "offset"))
+def escape_unprintable(text: str, *, max_length: int | None = None) -> str:
+    """Escape unprintable characters, so that the text stays on one line. Cut it at `max_length`."""
+    if max_length is not None and len(text) > max_length:
+        text = text[: max_length - 1] + "…"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def format_origin(letter: DeadLetter) -> str:
+    topic, partition, offset = (
+        letter.dlq_header(name) for name in ("topic", "partition", "offset")
+    )
     return f"{topic}[{partition or '?'}]@{offset or '?'}" if topic else "unknown"
 
 
-def line(letter: Letter) -> str:
-    key = "none" if letter.key is None else text(letter.key)
-    error = (
-        f"{letter.said('error') or 'no error named'}: {letter.said('reason') or 'no reason given'}"
+def format_line(letter: DeadLetter) -> str:
+    name = letter.dlq_header("error") or "no error named"
+    reason = letter.dlq_header("reason") or "no reason given"
+    columns = (
+        letter.at,
+        format_origin(letter),
+        letter.dlq_header("group") or "no group",
+        f"{name}: {reason}",
+        f"key {_format_key(letter)}",
     )
-    told = (letter.at, origin(letter), letter.said("group") or "no group", error, f"key {key}")
-    return "  ".join([f"{letter.id:<8}", *(printable(part, longest=_LONGEST) for part in told)])
+    texts = [escape_unprintable(column, max_length=_MAX_COLUMN) for column in columns]
+    return "  ".join([f"{letter.id:<8}", *texts])
 
 
-def listed(letter: Letter) -> dict[str, Any]:
-    """All that a list can tell, for JSON; what a foreign record does not say is null."""
-    said = {
-        name: letter.said(name) or None
+def letter_summary(letter: DeadLetter) -> dict[str, Any]:
+    """A letter as an item of a JSON list. A header that the record lacks is null."""
+    origin = {
+        name: letter.dlq_header(name) or None
         for name in ("topic", "partition", "offset", "group", "error", "reason")
     }
-    key = None if letter.key is None else text(letter.key)
-    return {"id": letter.id, "at": letter.at or None, **said, "key": key, "bytes": letter.size}
+    key = None if letter.key is None else decode_text(letter.key)
+    return {"id": letter.id, "at": letter.at or None, **origin, "key": key, "bytes": letter.size}
 
 
-def shown(letter: Letter, value: bytes | None, marker: Marker | None) -> str:
-    """The whole letter, for reading."""
-    state = f"{marker.action} at {marker.at}" if marker else "open"
-    form, content = _content(value)
-    told = {
+def format_letter(letter: DeadLetter, value: bytes | None, marker: HandledMarker | None) -> str:
+    """The whole letter as text."""
+    form, content = _read_value(value)
+    fields = {
         "id": letter.id,
         "put aside": letter.at,
-        "came from": origin(letter),
-        "state": state,
-        "key": "none" if letter.key is None else text(letter.key),
+        "came from": format_origin(letter),
+        "state": f"{marker.action} at {marker.at}" if marker else "open",
+        "key": _format_key(letter),
     }
-    lines = [f"{name:<10} {printable(said)}" for name, said in told.items()]
+    lines = [f"{name:<10} {escape_unprintable(text)}" for name, text in fields.items()]
     headers = [
-        f"  {printable(name)}: {'none' if v is None else printable(text(v))}"
-        for name, v in letter.headers
+        f"  {escape_unprintable(name)}:"
+        f" {'none' if text is None else escape_unprintable(decode_text(text))}"
+        for name, text in letter.headers
     ]
-    if form == "json":
-        content = json.dumps(content, indent=2, ensure_ascii=False)
-    body = (
-        [printable(part) for part in content.split("\n")]
-        if form != "empty"
-        else ["an empty record"]
-    )
-    return "\n".join(
-        [*lines, "headers" if headers else "no headers", *headers, f"value ({form})", *body]
-    )
+    title = "headers" if headers else "no headers"
+    return "\n".join([*lines, title, *headers, f"value ({form})", *_format_value(form, content)])
 
 
-def shown_as_json(letter: Letter, value: bytes | None, marker: Marker | None) -> dict[str, Any]:
-    form, content = _content(value)
-    return listed(letter) | {
+def letter_details(
+    letter: DeadLetter, value: bytes | None, marker: HandledMarker | None
+) -> dict[str, Any]:
+    """The whole letter as JSON."""
+    form, content = _read_value(value)
+    return letter_summary(letter) | {
         "state": marker.action if marker else "open",
         "handledAt": marker.at if marker else None,
-        # Pairs, not an object: a record may have a header twice.
+        # Pairs and not an object, because a record may have a header twice.
         "headers": [
-            [name, None if content is None else text(content)] for name, content in letter.headers
+            [name, None if text is None else decode_text(text)] for name, text in letter.headers
         ],
         "form": form,
         "value": content,
     }
 
 
-def _content(value: bytes | None) -> tuple[str, Any]:
-    """(form, content): `json` with what it says, `text`, `bytes` as escaped text, or `empty` with None."""
+def _format_key(letter: DeadLetter) -> str:
+    return "none" if letter.key is None else decode_text(letter.key)
+
+
+def _format_value(form: str, content: Any) -> list[str]:
+    if form == "empty":
+        return ["an empty record"]
+    if form == "json":
+        content = json.dumps(content, indent=2, ensure_ascii=False)
+    return [escape_unprintable(line) for line in content.split("\n")]
+
+
+def _read_value(value: bytes | None) -> tuple[str, Any]:
+    """(form, content): `json` and its value, `text`, `bytes` as escaped text, or `empty`."""
     if value is None:
         return "empty", None
     try:
-        said = json.loads(value)
-        json.dumps(
-            said, allow_nan=False
-        )  # NaN and 1e999 are read, and are no JSON; what is too deep is not written
-        return "json", said
+        parsed = json.loads(value)
+        # NaN and 1e999 can be parsed but are not JSON. Too deep a value cannot be written.
+        json.dumps(parsed, allow_nan=False)
+        return "json", parsed
     except (ValueError, RecursionError):
         pass
     try:
         return "text", value.decode()
     except UnicodeDecodeError:
-        return "bytes", text(value)
+        return "bytes", decode_text(value)

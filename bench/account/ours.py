@@ -23,7 +23,7 @@ from shared.domain.errors import Unavailable
 from shared.domain.job import SourceType
 from shared.domain.messages import BlogRequested
 from shared.kafka import clients
-from shared.kafka.publisher import Outgoing, Publisher
+from shared.kafka.publisher import OutgoingMessage, Publisher
 from shared.kafka.topics import REQUESTS
 from shared.runtime.settings import KafkaSettings
 
@@ -122,7 +122,7 @@ async def ended(dsn: str) -> tuple[int, int]:
     return counts.get("DONE", 0), counts.get("FAILED", 0)
 
 
-def requests(chance: random.Random, jobs: int) -> list[Outgoing]:
+def requests(chance: random.Random, jobs: int) -> list[OutgoingMessage]:
     """Jobs without images, with product texts of any length up to what a prompt takes."""
     made = [
         BlogRequested(
@@ -139,7 +139,7 @@ def requests(chance: random.Random, jobs: int) -> list[Outgoing]:
         )
         for number in range(jobs)
     ]
-    return [Outgoing(topic=REQUESTS, key=request.store, message=request) for request in made]
+    return [OutgoingMessage(topic=REQUESTS, key=request.store, message=request) for request in made]
 
 
 def _variables(

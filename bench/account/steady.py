@@ -49,7 +49,7 @@ async def main(port: int, latency_ms: float, file: Path, stop: asyncio.Event) ->
         provider="OpenAI", limits=limits, latency_ms=latency_ms, seed=_SEED, faults=FAULTS
     )
     application = Arrivals(OpenAIStandin(control, seed=_SEED).application(), file)
-    await server.serve(application, server.listen(HOST, port), stop, grace_s=1)
+    await server.serve_http(application, server.open_listener(HOST, port), stop, grace_s=1)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from admin.__main__ import run
+from admin.__main__ import run_command
 from sandbox.cli.common import variable
 
 
@@ -15,7 +15,7 @@ class Administration:
 
     def __call__(self, *, args: Sequence[str], prog_name: str) -> None:
         sys.exit(
-            run(
+            run_command(
                 [self._command, *args],
                 prog=prog_name.removesuffix(f" {self._command}"),
                 variable=variable,

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from sandbox.capacity import Account, Blog, Plan, plan
 from services.generator.settings import GeneratorSettings
-from shared.runtime.settings import FlowSettings
+from shared.runtime.settings import ProcessingSettings
 
 application = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 _Positive = dict[str, Any](min=0.001)
@@ -20,7 +20,7 @@ def _limit(name: str) -> Any:
     return Field(GeneratorSettings.model_fields[name].default, gt=0)
 
 
-class _Limits(FlowSettings):
+class _Limits(ProcessingSettings):
     """The generator's, without what it needs to run."""
 
     openai_rpm: float = _limit("openai_rpm")

@@ -4,7 +4,7 @@ import os
 
 import typer
 
-from migrations.__main__ import execute
+from migrations.__main__ import run_command
 from migrations.settings import MigrationSettings
 from sandbox.cli.common import variable, wait_for
 
@@ -24,16 +24,16 @@ def _settings() -> MigrationSettings:
 @application.command()
 def status() -> None:
     """Which are applied, and when."""
-    wait_for(execute("status", _settings()))
+    wait_for(run_command("status", _settings()))
 
 
 @application.command()
 def up() -> None:
     """Apply all that are missing. Several at once do no harm."""
-    wait_for(execute("up", _settings()))
+    wait_for(run_command("up", _settings()))
 
 
 @application.command()
 def down(steps: int = typer.Option(1, min=1, help="how many to revert")) -> None:
     """Revert the newest. Tables go with their data: back up before."""
-    wait_for(execute("down", _settings(), steps))
+    wait_for(run_command("down", _settings(), steps))

@@ -84,17 +84,17 @@ def _keyword(text: str) -> Request:
 def from_export(path: Path) -> Shop:
     """The shop of one product export, named after its file. ValueError when it is no such export."""
     with path.open(encoding="utf-8-sig", newline="") as lines:
-        export = shopify.parse(lines)
+        export = shopify.parse_export(lines)
     faults, requests = list(export.faults), list[Request]()
     for product in export.products:
         if (why := why_not(product)) is not None:
-            faults.append(shopify.Fault(line=product.line, reason=f"left out: {why}"))
+            faults.append(shopify.RowFault(line=product.line, reason=f"left out: {why}"))
             continue
         request = request_of(product)
         try:
             judge_body(request, now=datetime.now(UTC))
         except RefusedError as error:
-            faults.append(shopify.Fault(line=product.line, reason=f"would be refused: {error}"))
+            faults.append(shopify.RowFault(line=product.line, reason=f"would be refused: {error}"))
         else:
             requests.append(request)
     name = re.sub(r"[^a-zA-Z0-9._-]+", "-", path.stem).strip("-._")[:100] or "shop"

@@ -14,7 +14,7 @@ HOST = "127.0.0.1"
 
 async def main(stop: asyncio.Event) -> None:
     settings = StandinSettings.from_environment()
-    log.configure("standins", settings.log_level)
+    log.configure_logging("standins", settings.log_level)
     logger = log.get_logger(__name__)
     texts = Control(
         provider="OpenAI",
@@ -41,7 +41,7 @@ async def main(stop: asyncio.Event) -> None:
             settings.standin_replicate_port,
         ),
     )
-    listeners = [server.listen(HOST, port) for _, port in servers]
+    listeners = [server.open_listener(HOST, port) for _, port in servers]
     logger.warning(
         "stand-ins for OpenAI and Replicate: no AI provider is called, no model runs",
         openai_rpm=settings.openai_rpm,
@@ -50,7 +50,7 @@ async def main(stop: asyncio.Event) -> None:
     )
     await asyncio.gather(
         *(
-            server.serve(app, listener, stop, grace_s=2)
+            server.serve_http(app, listener, stop, grace_s=2)
             for (app, _), listener in zip(servers, listeners, strict=True)
         )
     )

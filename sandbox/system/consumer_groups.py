@@ -7,7 +7,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from admin.consumer_groups import members_by
+from admin.consumer_groups import fetch_group_members_with
 from shared.kafka.topics import GENERATOR_GROUP, METRICS_GROUP, SCHEDULER_GROUP, WEBHOOKS_GROUP
 
 GROUPS = (SCHEDULER_GROUP, GENERATOR_GROUP, METRICS_GROUP, WEBHOOKS_GROUP)
@@ -20,7 +20,7 @@ async def describe(bootstrap: str) -> dict[str, Any]:
     try:
         await admin.start()
         await consumer.start()
-        members = await members_by(admin, GROUPS)
+        members = await fetch_group_members_with(admin, GROUPS)
         return {
             group: {"members": members[group], "lag": await _lag(admin, consumer, group)}
             for group in GROUPS

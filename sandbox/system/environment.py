@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from migrations.settings import LOGINS
+from migrations.settings import LOGIN_VARIABLES
 from sandbox.configuration import READERS
 from sandbox.system.home import Home, free_port, is_port_free
 from shared.domain.errors import Unavailable
@@ -129,7 +129,7 @@ def service_environment(
 def as_role_of(service: str, variables: Mapping[str, str]) -> dict[str, str]:
     """The variables of a process of this service, which logs in as its role, where it has one, and knows no other."""
     of_service = dict(variables)
-    for name, services in LOGINS.items():
+    for name, services in LOGIN_VARIABLES.items():
         login = of_service.pop(name, None)
         if service in services and login is not None:
             of_service["DATABASE_URL"] = login

@@ -11,7 +11,7 @@ import httpx
 import orjson
 
 from migrations import grants, runner
-from migrations.settings import logins
+from migrations.settings import select_logins
 from sandbox.servers import kafka, postgres
 from sandbox.system.environment import (
     Ports,
@@ -124,11 +124,11 @@ class System:
         )
 
     async def _migrate(self) -> None:
-        for migration in await runner.up(self._dsn):
+        for migration in await runner.apply_missing(self._dsn):
             self._say(
                 migration.message or f"[Migration] {migration.version} {migration.name} applied"
             )
-        await grants.prepare(self._dsn, logins(self.variables))
+        await grants.prepare_logins(self._dsn, select_logins(self.variables))
         self.variables["TEST_TOKEN"] = await self._test_token()
         self._plan.home.write_env(self.variables)
 

@@ -11,8 +11,8 @@ from shared.runtime.settings import process_name
 
 async def main(stop: asyncio.Event) -> None:
     settings = IngestSettings.from_environment()
-    log.configure("ingest", settings.log_level, secrets=settings.secrets())
-    tracing.configure("ingest")
+    log.configure_logging("ingest", settings.log_level, secrets=settings.secrets())
+    tracing.configure_tracing("ingest")
     await service.run(settings, stop, name=process_name("ingest"))
 
 

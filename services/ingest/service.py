@@ -37,11 +37,11 @@ from services.ingest.webhooks.sender import Sender
 from shared.http import server
 from shared.kafka import clients
 from shared.kafka.access import check_reachable
-from shared.kafka.follower import Follower
+from shared.kafka.follower import TopicFollower
 from shared.kafka.publisher import Publisher
 from shared.observability.log import get_logger
 from shared.runtime.lifecycle import background_tasks
-from shared.runtime.postgres import NO_STORE, is_alive, open_pool
+from shared.runtime.postgres import NO_STORE, is_reachable, open_pool
 
 log = get_logger(__name__)
 
@@ -50,7 +50,7 @@ _CLOSING_S = 5.0
 
 async def run(settings: IngestSettings, stop: asyncio.Event, *, name: str) -> None:
     """Serve until `stop` is set; open requests are finished before this returns."""
-    listener = server.listen(settings.host, settings.port)
+    listener = server.open_listener(settings.host, settings.port)
     try:
         await _run(settings, stop, name, listener)
     finally:
@@ -61,7 +61,7 @@ async def _run(
     settings: IngestSettings, stop: asyncio.Event, name: str, listener: socket.socket
 ) -> None:
     async with AsyncExitStack() as closing:
-        pool = await open_pool(settings, name=name, seen=NO_STORE)
+        pool = await open_pool(settings, name=name, visible_store=NO_STORE)
         closing.push_async_callback(_within, pool.close, name="PostgreSQL's pool")
         await clients.ensure_topics(settings)
         publisher = Publisher(settings, source=name)
@@ -89,7 +89,7 @@ async def _run(
         await keys.refresh()
         client = await closing.enter_async_context(httpx.AsyncClient(trust_env=False))
         needs = {
-            "PostgreSQL": partial(is_alive, pool),
+            "PostgreSQL": partial(is_reachable, pool),
             "Kafka": partial(_reachable, settings),
             "gates": partial(_following, gates.copy),
             "claims": partial(_following, claims.copy),
@@ -126,7 +126,7 @@ async def _run(
         }
         async with background_tasks(stop, **loops):
             log.info("ingest listens", host=settings.host, port=settings.port)
-            await server.serve(app, listener, stop)
+            await server.serve_http(app, listener, stop)
     log.info("ingest stopped")
 
 
@@ -194,7 +194,7 @@ async def _reachable(settings: IngestSettings) -> bool:
     return True
 
 
-async def _following(copy: Follower) -> bool:
+async def _following(copy: TopicFollower) -> bool:
     return copy.following
 
 

@@ -6,10 +6,10 @@ from pydantic import Field, SecretStr
 
 from services.ingest.auth import rules
 from services.ingest.submit.rules import LOOPBACK
-from shared.runtime.settings import Count, KafkaSettings, PostgresSettings, QueueSettings, Seconds
+from shared.runtime.settings import Count, KafkaSettings, PostgresSettings, AdmissionSettings, Seconds
 
 
-class IngestSettings(QueueSettings, KafkaSettings, PostgresSettings):
+class IngestSettings(AdmissionSettings, KafkaSettings, PostgresSettings):
     host: str = Field(
         "127.0.0.1", description="the address to listen on; 0.0.0.0 inside a container"
     )

@@ -16,14 +16,14 @@ _USAGE = "usage: python -m services.metrics [rebuild]"
 
 async def main(stop: asyncio.Event) -> None:
     settings = MetricsSettings.from_environment()
-    log.configure("metrics", settings.log_level, secrets=settings.secrets())
+    log.configure_logging("metrics", settings.log_level, secrets=settings.secrets())
     await service.run(settings, stop)
 
 
 async def rebuild(_: asyncio.Event) -> None:
     """Set back what is counted. `Unavailable` while a process counts."""
     settings = MetricsSettings.from_environment()
-    log.configure("metrics", settings.log_level, secrets=settings.secrets())
+    log.configure_logging("metrics", settings.log_level, secrets=settings.secrets())
     await clients.ensure_topics(settings)
     number = await table_generation.begin_next(settings)
     log.get_logger(__name__).info(

@@ -37,7 +37,7 @@ log = get_logger(__name__)
 
 async def run(settings: MetricsSettings, stop: asyncio.Event) -> None:
     """Serve until `stop` is set. `Unavailable` when the Faust app crashes: the process must then end."""
-    listener = server.listen(settings.host, settings.metrics_port)
+    listener = server.open_listener(settings.host, settings.metrics_port)
     await kafka.ensure_topics(settings)
     number = await table_generation.current(settings)
     memory = Memory(
@@ -57,7 +57,7 @@ async def run(settings: MetricsSettings, stop: asyncio.Event) -> None:
             "metrics listens", host=settings.host, port=settings.metrics_port, generation=number
         )
         async with background_tasks(stop, **service.loops()):
-            await server.serve(server.behind_a_proxy(service.api.application()), listener, stop)
+            await server.serve_http(server.trust_local_proxy(service.api.application()), listener, stop)
         if counting.app.crashed:
             raise Unavailable(f"the stream processor crashed: {counting.app.crash_reason!r}")
     log.info("metrics stopped")

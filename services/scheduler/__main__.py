@@ -28,8 +28,8 @@ from shared.runtime.settings import process_name
 
 async def main(stop: asyncio.Event) -> None:
     settings = SchedulerSettings.from_environment()
-    log.configure("scheduler", settings.log_level, secrets=settings.secrets())
-    tracing.configure("scheduler")
+    log.configure_logging("scheduler", settings.log_level, secrets=settings.secrets())
+    tracing.configure_tracing("scheduler")
     await run(settings, stop)
 
 
@@ -57,7 +57,7 @@ async def _servers(
 
 async def _recover(since: datetime | None) -> None:
     settings = SchedulerSettings.from_environment()
-    log.configure("recovery", settings.log_level)
+    log.configure_logging("recovery", settings.log_level)
     name = process_name("recovery")
     async with _servers(settings, name) as (pool, publisher):
         tally = await Recovery(settings, pool, publisher, since=since).run()
@@ -69,7 +69,7 @@ async def _recover(since: datetime | None) -> None:
 
 async def _retell(since: datetime | None) -> None:
     settings = SchedulerSettings.from_environment()
-    log.configure("retelling", settings.log_level)
+    log.configure_logging("retelling", settings.log_level)
     kept = datetime.now(UTC) - timedelta(milliseconds=RESULTS.retention_ms)
     async with _servers(settings, process_name("retelling")) as (pool, publisher):
         print(f"{await retell(pool, publisher, since=since or kept)} jobs told again")

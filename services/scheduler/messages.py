@@ -25,7 +25,7 @@ from shared.domain.messages import (
     Usage,
     WorkerReport,
 )
-from shared.kafka.publisher import Outgoing
+from shared.kafka.publisher import OutgoingMessage
 from shared.kafka.topics import CONTROL, GENERATION, RESULTS, WORKERS
 
 _STORES_REPORTED = 200
@@ -86,7 +86,7 @@ def _limited_by(report: WorkerReport, now: float) -> str | None:
     return _LIMITS.get((scarcest.provider, scarcest.resource)) if scarcest is not None else None
 
 
-def admitted(request: BlogRequested, *, at: datetime) -> Outgoing:
+def admitted(request: BlogRequested, *, at: datetime) -> OutgoingMessage:
     """`at` is not after the row could be seen: whatever happens to the job is later."""
     event = JobEvent(
         job=request.id,
@@ -99,7 +99,7 @@ def admitted(request: BlogRequested, *, at: datetime) -> Outgoing:
         not_before=request.run_at,
         traceparent=request.traceparent,
     )
-    return Outgoing(topic=RESULTS, key=request.store, message=event)
+    return OutgoingMessage(topic=RESULTS, key=request.store, message=event)
 
 
 def task(
@@ -111,14 +111,14 @@ def task(
     epoch: int,
     at: datetime,
     traceparent: str | None,
-) -> Outgoing:
+) -> OutgoingMessage:
     message = GenerationTask(
         job=job, store=store, forward=forward, epoch=epoch, forwarded_at=at, traceparent=traceparent
     )
-    return Outgoing(topic=GENERATION, key=str(job), partition=partition, message=message)
+    return OutgoingMessage(topic=GENERATION, key=str(job), partition=partition, message=message)
 
 
-def lost(row: Row) -> Outgoing:
+def lost(row: Row) -> OutgoingMessage:
     """Said in the worker's stead, which is gone: the attempt has failed, the job waits again."""
     usage = Usage(
         input_tokens=row["input_tokens"],
@@ -139,20 +139,20 @@ def lost(row: Row) -> Outgoing:
         usage=usage,
         error="the worker's lease ran out",
     )
-    return Outgoing(topic=RESULTS, key=row["store"], message=event)
+    return OutgoingMessage(topic=RESULTS, key=row["store"], message=event)
 
 
-def told(row: Row) -> Outgoing:
+def told(row: Row) -> OutgoingMessage:
     """What a job's row says, for whoever has not heard it."""
-    return Outgoing(
+    return OutgoingMessage(
         topic=RESULTS, key=row["store"], message=event_from_row(row, since=row.get("intervened_at"))
     )
 
 
-def gate(door: Door) -> Outgoing:
+def gate(door: Door) -> OutgoingMessage:
     """An open door is a tombstone: there is nothing to remember of it."""
     if not door.closed:
-        return Outgoing(topic=CONTROL, key=door.store, message=None)
+        return OutgoingMessage(topic=CONTROL, key=door.store, message=None)
     at, resets_at = datetime.now(UTC), None
     retry_after_s = door.retry_after_s
     if door.resets_at is not None:
@@ -166,7 +166,7 @@ def gate(door: Door) -> Outgoing:
         at=at,
         resets_at=resets_at,
     )
-    return Outgoing(topic=CONTROL, key=door.store, message=message)
+    return OutgoingMessage(topic=CONTROL, key=door.store, message=message)
 
 
 def door(store: str, said: AdmissionState) -> Door:
@@ -185,7 +185,7 @@ def report(
     fairness: Fairness | None,
     drifted: int,
     budgets: Mapping[str, BudgetState],
-) -> Outgoing:
+) -> OutgoingMessage:
     worth_telling = {store for store, state in budgets.items() if state is not BudgetState.OK}
     queues = sorted(order.queues(worth_telling), key=lambda queue: -queue[1])
     at = datetime.now(UTC)
@@ -216,7 +216,7 @@ def report(
         stores_warned=sum(state is BudgetState.WARNING for state in budgets.values()),
         stores_stopped=sum(state is BudgetState.STOPPED for state in budgets.values()),
     )
-    return Outgoing(topic=WORKERS, key=name, message=message)
+    return OutgoingMessage(topic=WORKERS, key=name, message=message)
 
 
 def _window(fairness: Fairness) -> FairnessWindow:

@@ -3,15 +3,15 @@
 from pydantic import Field
 
 from shared.runtime.settings import (
-    FlowSettings,
+    ProcessingSettings,
     KafkaSettings,
     PostgresSettings,
-    QueueSettings,
+    AdmissionSettings,
     Seconds,
 )
 
 
-class SchedulerSettings(FlowSettings, QueueSettings, KafkaSettings, PostgresSettings):
+class SchedulerSettings(ProcessingSettings, AdmissionSettings, KafkaSettings, PostgresSettings):
     hard_cap: bool = Field(
         False,
         description="true: a store never exceeds MAX_PER_INSTANCE in flight, even when nobody else has work",

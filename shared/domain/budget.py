@@ -1,6 +1,7 @@
-"""A store's monthly budget: when it begins anew, and how it stands. Months are calendar months in UTC. Pure.
+"""The state of a store's monthly budget. Pure.
 
-The scheduler holds stores to it, ingest shows it; money is in nano-USD.
+Months are calendar months in UTC; money is in nano-USD. The scheduler enforces budgets, ingest
+shows them.
 """
 
 from datetime import UTC, datetime
@@ -8,34 +9,36 @@ from enum import StrEnum
 
 
 class BudgetState(StrEnum):
-    """How a store stands: the values are what clients, logs and metrics read."""
+    """State of a budget. Clients, logs and metrics show the values."""
 
     OK = "ok"
     WARNING = "warning"
-    """What is spent has passed the share at which it wants to be warned."""
+    """The spend has reached the share at which the store is warned."""
     STOPPED = "stopped"
-    """There is no room for one more job."""
+    """The budget has no room for one more job."""
 
 
-def resets_at(now: datetime) -> datetime:
-    """When the next month begins: whatever was spent until then no longer counts."""
+def next_month_start(now: datetime) -> datetime:
+    """When the next month begins and every budget resets."""
     now = now.astimezone(UTC)
     return datetime(now.year + now.month // 12, now.month % 12 + 1, 1, tzinfo=UTC)
 
 
-def budget_state(
+def compute_budget_state(
     *, monthly: int, warn_at: float, spent: int, reserved: int, estimate: int
 ) -> BudgetState:
-    """`reserved` is for jobs that run or wait, `estimate` what one more would probably cost."""
+    """Compute the state. `reserved` is for running and waiting jobs, `estimate` for one more
+    job.
+    """
     if spent + reserved + estimate > monthly:
         return BudgetState.STOPPED
     return (
         BudgetState.WARNING
-        if is_below_warning(monthly=monthly, warn_at=warn_at, spent=spent)
+        if has_reached_warning(monthly=monthly, warn_at=warn_at, spent=spent)
         else BudgetState.OK
     )
 
 
-def is_below_warning(*, monthly: int, warn_at: float, spent: int) -> bool:
-    """Whether so much is spent that the store is to be warned, stopped or not."""
+def has_reached_warning(*, monthly: int, warn_at: float, spent: int) -> bool:
+    """Whether the spend has reached the warning share, in any state of the budget."""
     return spent >= warn_at * monthly

@@ -1,11 +1,12 @@
-"""Three words for failure, used by every consumer; a vendor's exceptions are translated in that vendor's file."""
+"""Kinds of failure. Each vendor's module translates that vendor's exceptions into these."""
 
 
 class Transient(Exception):
-    """Worth another try, not before `delay` seconds from now (None: the caller's own backoff decides).
+    """A failure after which the caller tries again.
 
-    `in_doubt`: nobody can say whether what was asked for was done, and billed. `blameless`: nothing about the job was
-    the reason, so it uses up none of its tries.
+    `delay`: seconds to wait at least; `None`: the caller's backoff decides. `in_doubt`: the call
+    may have been carried out and billed. `blameless`: the job is not the cause, so the failure uses
+    up none of its tries.
     """
 
     def __init__(
@@ -25,7 +26,7 @@ class Transient(Exception):
 
 
 class Permanent(Exception):
-    """Trying again cannot help; the job fails with this reason. `code` is stable and short."""
+    """A failure that another try cannot repair: the job fails. `code` is short and stable."""
 
     def __init__(self, message: str, *, code: str) -> None:
         super().__init__(message)
@@ -33,7 +34,7 @@ class Permanent(Exception):
 
 
 class InvalidMessage(Exception):
-    """A record that cannot be understood: it goes to the dead-letter topic and the consumer goes on."""
+    """A record that cannot be decoded: it goes to the dead letter queue, the consumer goes on."""
 
     def __init__(
         self, reason: str, *, topic: str = "", partition: int = -1, offset: int = -1
@@ -46,4 +47,4 @@ class InvalidMessage(Exception):
 
 
 class Unavailable(Exception):
-    """Something that a service needs did not answer before the deadline; one line says what, where and what to do."""
+    """A dependency did not answer in time. The text is one line: problem, place and remedy."""

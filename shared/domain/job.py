@@ -1,28 +1,27 @@
-"""A job's life: one table of legal transitions. Whoever writes a status asks it first.
+"""The life of a job: its statuses and the legal transitions between them.
 
-A job is one blog post asked for by one store. PostgreSQL holds what is true of it
-(`blog_generations.status`); every service reads the same words from here.
+A job is one blog post requested by one store. Its status is the column `blog_generations.status`.
 """
 
 from enum import StrEnum
 
 
 class Status(StrEnum):
-    """Where a job stands. The values are what operators' SQL and clients' JSON say."""
+    """Status of a job. The values appear in SQL and in clients' JSON."""
 
     PENDING = "PENDING"
-    """Admitted and waiting, whether or not it was already forwarded to a worker."""
+    """Admitted and waiting, dispatched to a worker or not."""
     PROCESSING = "PROCESSING"
-    """Claimed by a worker, under a lease."""
+    """Claimed by a worker, which holds a lease."""
     DONE = "DONE"
     FAILED = "FAILED"
     REJECTED = "REJECTED"
-    """Read from the log but impossible to carry out (never used for queue limits: a 201 is kept)."""
+    """Reserved for a request that cannot be carried out. No job has this status today."""
     CANCELLED = "CANCELLED"
 
 
 class Step(StrEnum):
-    """The steps of a blog, in the order in which a reader expects them."""
+    """The steps of a job, in their order."""
 
     OUTLINE = "outline"
     ARTICLE = "article"
@@ -41,8 +40,8 @@ TRANSITIONS: dict[Status, frozenset[Status]] = {
         {Status.PROCESSING, Status.CANCELLED, Status.REJECTED, Status.FAILED}
     ),
     Status.PROCESSING: frozenset({Status.DONE, Status.FAILED, Status.PENDING, Status.CANCELLED}),
-    Status.FAILED: frozenset({Status.PENDING}),  # retry, asked for by a person
-    Status.CANCELLED: frozenset({Status.PENDING}),  # the same
+    Status.FAILED: frozenset({Status.PENDING}),  # a user's retry
+    Status.CANCELLED: frozenset({Status.PENDING}),  # a user's retry
     Status.DONE: frozenset(),
     Status.REJECTED: frozenset(),
 }
@@ -52,17 +51,22 @@ ENDED = frozenset({Status.DONE, Status.FAILED, Status.REJECTED, Status.CANCELLED
 CANCELLABLE = frozenset(
     status for status, targets in TRANSITIONS.items() if Status.CANCELLED in targets
 )
-"""What a person may cancel."""
+"""Statuses in which a user may cancel a job."""
 RETRIABLE = frozenset(status for status in ENDED if Status.PENDING in TRANSITIONS[status])
-"""What a person may ask for again."""
+"""Statuses in which a user may retry a job."""
 
 
 class IllegalTransitionError(Exception):
-    """A status change that no part of the system may make."""
+    """A status change that `TRANSITIONS` does not allow."""
 
 
-def move(current: Status, target: Status) -> Status:
-    """Return `target`, or raise `IllegalTransitionError` when a job in `current` may not go there."""
+def sources_of(target: Status) -> frozenset[Status]:
+    """The statuses from which a job may go to `target`."""
+    return frozenset(status for status, targets in TRANSITIONS.items() if target in targets)
+
+
+def check_transition(current: Status, target: Status) -> Status:
+    """Return `target`. `IllegalTransitionError` when a job in `current` may not go there."""
     if target not in TRANSITIONS[current]:
         raise IllegalTransitionError(f"a job that is {current} cannot become {target}")
     return target

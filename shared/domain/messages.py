@@ -1,8 +1,8 @@
-"""The messages on the topics: frozen, keyword-only. How they travel says `shared.envelope`.
+"""The messages on the topics: frozen dataclasses. `shared.kafka.envelope` encodes them.
 
-An example of every message and version lies in `shared/examples/` and is tested. Readers ignore fields they do not
-know, and every field added later has a default, so that old and new versions can run side by side. They have no slots:
-orjson writes instances with a dictionary twice as fast.
+`shared/examples/` has a tested example of every message and version. Readers ignore unknown fields,
+and every field added later has a default, so that old and new versions can run side by side. The
+classes have no slots, because orjson writes instances with a dictionary twice as fast.
 """
 
 from dataclasses import dataclass, field
@@ -20,16 +20,17 @@ class Message:
     TYPE: ClassVar[str]
 
     def event_id(self) -> str:
-        """The id by which readers drop repeats: the same message sent twice has the same id."""
+        """The id by which readers drop repeats. A message that is sent twice has the same id."""
         raise NotImplementedError
 
     def created(self) -> datetime:
+        """The time of the event, for the record's headers."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
 class BlogRequested(Message):
-    """A store asks for a post. Accepted with a 201, so it is never refused afterwards."""
+    """A store asks for a post. The answer was 201, so the request is never refused later."""
 
     TYPE: ClassVar[str] = "blogstream.blog-requested.v1"
     id: UUID
@@ -42,17 +43,17 @@ class BlogRequested(Message):
     language: str = "en"
     tone: str | None = None
     product: dict[str, Any] | None = None
-    """The shop's own data about the product: data for a prompt, never instructions."""
+    """The store's data about the product: data for a prompt, never instructions."""
     priority: int = 0
-    """Within the store only; higher goes first."""
+    """Within the store only; higher first."""
     run_at: datetime | None = None
     webhook_url: str | None = None
     images: int = 1
-    """Hero images to make: 0 or 1."""
+    """Hero images to generate: 0 or 1."""
     traceparent: str | None = None
-    """W3C trace context; the record's header of this name says the same."""
+    """W3C trace context; the record has a header of this name with the same value."""
     tracestate: str | None = None
-    """What the tracing systems of the caller add to it; likewise."""
+    """Vendor data of the caller's trace context; also a header of the record."""
 
     def event_id(self) -> str:
         return str(self.id)
@@ -63,18 +64,18 @@ class BlogRequested(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationTask(Message):
-    """The scheduler's word that it is this job's turn. A worker claims it in PostgreSQL and finds the request there."""
+    """The scheduler dispatches a job. The worker claims it in PostgreSQL and reads it there."""
 
     TYPE: ClassVar[str] = "blogstream.generation-task.v1"
     job: UUID
     store: str
     forward: int
-    """How many times the job was forwarded, this one included."""
+    """How many times the job was dispatched, including this time."""
     epoch: int
-    """The leadership under which it was forwarded."""
+    """The epoch of the leader session that dispatched it."""
     forwarded_at: datetime
     traceparent: str | None = None
-    """W3C trace context; the record's header of this name says the same."""
+    """W3C trace context; the record has a header of this name with the same value."""
 
     def event_id(self) -> str:
         return f"{self.job}:task:{self.forward}:{self.epoch}"
@@ -88,21 +89,21 @@ class EventKind(StrEnum):
     STARTED = "started"
     STEP_DONE = "step-done"
     RETRY = "retry"
-    """The attempt failed for now: the job is PENDING again, not before a stated time."""
+    """The job is PENDING again: the attempt failed for now, or a user retried the job."""
     ENDED = "ended"
-    """DONE, FAILED, REJECTED or CANCELLED: says `status`."""
+    """`status` is DONE, FAILED, REJECTED or CANCELLED."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Usage:
-    """What providers billed: tokens, images, and money in billionths of a US dollar (exact, as prices a token are)."""
+    """Billed usage: tokens, images, and money in billionths of a US dollar (nano-USD, exact)."""
 
     input_tokens: int = 0
     output_tokens: int = 0
     images: int = 0
     cost_nanousd: int = 0
     in_doubt: int = 0
-    """Calls of which nobody can say whether they were billed."""
+    """In-doubt calls: their answers were lost, and they may have been billed."""
 
     def __add__(self, other: "Usage") -> "Usage":
         return Usage(
@@ -116,7 +117,7 @@ class Usage:
 
 @dataclass(frozen=True, kw_only=True)
 class PreviousOutcome:
-    """How a job had ended that somebody asks for again: who has forgotten the job can still take that back."""
+    """How a retried job had ended, for readers that must undo the counted end."""
 
     status: Status
     at: datetime
@@ -126,7 +127,7 @@ class PreviousOutcome:
 
 @dataclass(frozen=True, kw_only=True)
 class JobEvent(Message):
-    """Something became true of a job (the row was written first). At least once; drop repeats by `event_id`."""
+    """A job has changed; its row was written first. At least once: drop repeats by `event_id`."""
 
     TYPE: ClassVar[str] = "blogstream.job-event.v1"
     job: UUID
@@ -136,23 +137,23 @@ class JobEvent(Message):
     attempt: int
     at: datetime
     created_at: datetime
-    """When the client asked."""
+    """When the client sent the request."""
     started_at: datetime | None = None
     """When the first attempt was claimed; `started_at - created_at` is the job's wait."""
     step: str | None = None
     worker: str | None = None
     usage: Usage = field(default_factory=Usage)
-    """All that the job has cost so far."""
+    """Total usage of the job so far."""
     not_before: datetime | None = None
     error: str | None = None
     forwarded_at: datetime | None = None
-    """When the attempt that starts was forwarded; the way from there to the claim is Kafka's and the worker's."""
+    """Of STARTED: when the attempt was dispatched. The rest until the claim is transport."""
     limit_wait_s: float | None = None
-    """Seconds that the step's call waited for the provider's limits."""
+    """Seconds that the step's call waited for a permit."""
     former: PreviousOutcome | None = None
-    """Of a RETRY that a person asked for."""
+    """Of a user's RETRY: how the job had ended."""
     traceparent: str | None = None
-    """W3C trace context; the record's header of this name says the same."""
+    """W3C trace context; the record has a header of this name with the same value."""
 
     def event_id(self) -> str:
         return f"{self.job}:{self.kind}:{self.attempt}:{self.step or ''}"
@@ -163,33 +164,33 @@ class JobEvent(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class LimiterReport:
-    """One resource of one provider as one worker sees it. `share` and `used` are per minute, in the resource's unit."""
+    """One rate limit as one worker sees it; `share` and `used` are per minute."""
 
     provider: str
     model: str
     resource: str
     """requests, tokens or images."""
     limit: float
-    """The account's limit a minute, over all workers."""
+    """The provider account's limit per minute, over all workers."""
     share: float
-    """This worker's part of it, by the partitions it owns."""
+    """This worker's part of the limit, by the partitions it owns."""
     level: float
-    """What may be spent at once; negative is debt."""
+    """Level of the token bucket: available at once; negative is debt."""
     used: float
     """Reserved in the last 60 seconds."""
     queued: int = 0
     """Calls waiting for this limiter."""
     wait_s: float | None = 0.0
-    """Seconds until the last of them may go; None while nothing is ours to spend."""
+    """Seconds until the last of them gets a permit; `None` while this worker owns no quota."""
     pace: float = 1.0
-    """Times our share of the limit that we go at, by what the provider's headers show of the account."""
+    """Factor on the refill rate, learned from the provider's rate-limit headers."""
     cooling_until: datetime | None = None
     circuit_open: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerReport(Message):
-    """A worker's heartbeat, every second and on change: the scheduler's credit and the operators' eyes."""
+    """A worker's heartbeat, every second and on change: its credit, and a view for operators."""
 
     TYPE: ClassVar[str] = "blogstream.worker-report.v1"
     worker: str
@@ -197,7 +198,7 @@ class WorkerReport(Message):
     started_at: datetime
     partitions: tuple[int, ...]
     slots: int
-    """Jobs it will run at once; 0 while it drains."""
+    """Jobs that it runs at once; 0 while it drains."""
     running: int
     limiters: tuple[LimiterReport, ...] = ()
     draining: bool = False
@@ -219,30 +220,30 @@ class StoreQueueReport:
     served_nanousd: int
     weight: float = 1.0
     budget: BudgetState | None = None
-    """How it stands by its monthly budget; None: it has none."""
+    """State of the store's monthly budget; `None` without a budget."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FairnessWindow:
-    """How fair the last whole window of the order was."""
+    """Fairness of the fair queue in the last complete window."""
 
     began_at: datetime
     seconds: float
     contenders: int
-    """Accounts that had work waiting all the time: between them, money per weight should be equal."""
+    """Accounts with waiting work all the time. Their money per weight should be equal."""
     jain: float
     """Jain's index over the contenders' money per weight: 1 is perfect."""
     largest_gap_nanousd: float
-    """Money per weight between the contender that got most and the one that got least."""
+    """Largest difference in money per weight between two contenders."""
     light_stores: int
-    """Stores that were served and had work waiting less than half of the time."""
+    """Served stores that had waiting work less than half of the time."""
     light_slowdown: float | None
-    """Their mean time to a post ÷ the same without the wait: 1 is as if each were alone."""
+    """Mean time to a post of light stores ÷ the same without the wait. 1: as if each were alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SchedulerReport(Message):
-    """The active scheduler's view, every second: the backlog's size and the stores with most of it."""
+    """The leader's view, every second: size of the backlog, and the stores with most of it."""
 
     TYPE: ClassVar[str] = "blogstream.scheduler-report.v1"
     scheduler: str
@@ -251,18 +252,18 @@ class SchedulerReport(Message):
     pending: int
     in_flight: int
     oldest_pending_at: datetime | None = None
-    """Since when the job that has waited longest could have gone. Of those not due yet, none counts."""
+    """Since when the job with the longest wait is due. Jobs that are not due yet do not count."""
     stores_waiting: int = 0
     stores: tuple[StoreQueueReport, ...] = ()
-    """At most 200, those with the longest queues first; those whose budgets warn or stop them even without work."""
+    """At most 200, longest queues first, then stores that a budget warns or stops."""
     closed_stores: int = 0
     fairness: FairnessWindow | None = None
     delayed: int = 0
-    """Of those pending, the ones that are not due yet, and those of stores that their budgets stop."""
+    """Pending jobs that are not due yet, or whose store is stopped by its budget."""
     drifted: int = 0
-    """Slots held that differed from PostgreSQL and were repaired, since this leader began."""
+    """Slots that differed from PostgreSQL and were repaired in this leader session."""
     stores_warned: int = 0
-    """Stores that have spent the share of their monthly budget at which they want to be warned."""
+    """Stores whose spend has reached the warning share of their monthly budget."""
     stores_stopped: int = 0
     """Stores whose monthly budget has no room for one more job."""
 
@@ -275,7 +276,7 @@ class SchedulerReport(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class AdmissionState(Message):
-    """The door of one store's queue, or of all (`*`). A null record for the key says: open, forget it."""
+    """Closes intake for one store, or for all (`*`). A null record for the key opens it again."""
 
     TYPE: ClassVar[str] = "blogstream.store-gate.v1"
     store: str
@@ -285,7 +286,7 @@ class AdmissionState(Message):
     retry_after_s: float
     at: datetime
     resets_at: datetime | None = None
-    """When the store's budget begins anew, if that is what keeps it out: from then on the gate says nothing."""
+    """When the store's budget resets, if the budget closed intake: the state ends then."""
 
     def event_id(self) -> str:
         return f"{self.store}:{self.at.timestamp():.6f}"
@@ -296,14 +297,14 @@ class AdmissionState(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class IdempotencyClaim(Message):
-    """An Idempotency-Key was used for a request. The first claim of a job in the log is the one that counts."""
+    """A request used an idempotency key. The first claim of a job in the log decides."""
 
     TYPE: ClassVar[str] = "blogstream.idempotency-claim.v1"
     job: UUID
-    """The id that store and key make."""
+    """The id derived from the store and the key."""
     store: str
     fingerprint: str
-    """Of the request, in hexadecimal: another one under the same key is refused."""
+    """Of the request, in hexadecimal. Another request with the same key is refused."""
     at: datetime
 
     def event_id(self) -> str:

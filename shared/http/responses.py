@@ -1,4 +1,4 @@
-"""HTTP answers of ingest and metrics: JSON by orjson, and RFC 9457 problems."""
+"""HTTP responses of ingest and metrics: JSON by orjson, and RFC 9457 problems."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,10 +15,10 @@ class JsonResponse(Response):
 
 
 class Problem(Exception):
-    """A refusal: raised anywhere in a handler, answered as application/problem+json.
+    """A refused request. Handlers raise it; the response is application/problem+json.
 
-    `errors` names each field at fault: [{"field": "sourceId", "detail": "must not be empty"}]. `more` are members of
-    its own.
+    `errors` names each field at fault: [{"field": "sourceId", "detail": "must not be empty"}].
+    `more` has extension members.
     """
 
     def __init__(

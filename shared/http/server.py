@@ -1,4 +1,4 @@
-"""HTTP that ingest and metrics share: RFC 9457 problems, JSON by orjson, and a server that stops when told to."""
+"""The HTTP server of ingest and metrics: uvicorn with limits and security headers."""
 
 import asyncio
 import socket
@@ -16,27 +16,30 @@ from shared.domain.errors import Unavailable
 from shared.http.responses import Problem
 
 MAX_HEAD_BYTES = 65_536
-"""Of a request: its path and headers. Judged as they come, so up to one more read (256 KB) may be taken."""
+"""Limit of a request's path and headers. It is checked for each read, so up to one more read (256
+KB) may be accepted.
+"""
 _KEEP_ALIVE_S = 75
-"""Longer than clients and load balancers keep a connection (5 to 60 s, by default): who closes first must not be we, as
-the next request may be on its way already, and would get no answer."""
-_HELD_BYTES = 65_536
-_LINGERS_S = 2.0
-_NOT_KEPT = (b"cache-control", b"no-store")
-_NO_PAGE = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'; sandbox")
-_ALWAYS = (
+"""Longer than the keep-alive of clients and load balancers (5 to 60 s by default). The server must
+not close first: the next request may be on its way already and would get no response.
+"""
+_MAX_HELD_BYTES = 65_536
+_LINGER_S = 2.0
+_NO_STORE = (b"cache-control", b"no-store")
+_NO_CONTENT = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'; sandbox")
+_SECURITY_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
-    _NOT_KEPT,
-    _NO_PAGE,
+    _NO_STORE,
+    _NO_CONTENT,
 )
-_SPEAK_OF_IT = frozenset({b"etag", *(name for name, _ in _ALWAYS)})
+_RELATED_HEADERS = frozenset({b"etag", *(name for name, _ in _SECURITY_HEADERS)})
 
 
-class SafeHeaders:
-    """Adds to every answer what browsers and caches must not do with it, where the handler has said nothing of it.
+class SecurityHeaders:
+    """Adds headers for browsers and caches to every response, unless the handler set them.
 
-    Pages (text/html) say themselves what they load. Files have an ETag and may be kept.
+    Pages (text/html) declare themselves what they load. Files have an ETag and may be cached.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -45,22 +48,29 @@ class SafeHeaders:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         def send_safely(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *_missing(dict(message["headers"]))]
+                message["headers"] = [
+                    *message["headers"],
+                    *_missing_headers(dict(message["headers"])),
+                ]
             return send(message)
 
         await self._app(scope, receive, send_safely)
 
 
-def _missing(said: Mapping[bytes, bytes]) -> Iterable[tuple[bytes, bytes]]:
-    is_page = said.get(b"content-type", b"").startswith(b"text/html")
-    if not is_page and _SPEAK_OF_IT.isdisjoint(said):  # nearly all answers
-        return _ALWAYS
-    has = {*said, *([_NOT_KEPT[0]] if b"etag" in said else []), *([_NO_PAGE[0]] if is_page else [])}
-    return [pair for pair in _ALWAYS if pair[0] not in has]
+def _missing_headers(present: Mapping[bytes, bytes]) -> Iterable[tuple[bytes, bytes]]:
+    is_page = present.get(b"content-type", b"").startswith(b"text/html")
+    if not is_page and _RELATED_HEADERS.isdisjoint(present):  # nearly all responses
+        return _SECURITY_HEADERS
+    excluded = {*present}
+    if b"etag" in present:
+        excluded.add(_NO_STORE[0])
+    if is_page:
+        excluded.add(_NO_CONTENT[0])
+    return [pair for pair in _SECURITY_HEADERS if pair[0] not in excluded]
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket, or `Unavailable` with one clear line when the port is taken."""
+def open_listener(host: str, port: int) -> socket.socket:
+    """Open a listening socket. `Unavailable` with one clear line when the port is taken."""
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -74,15 +84,16 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-class Corked:
-    """A transport that writes once what it is given in one turn of the loop: an answer's head and its body, which
-    uvicorn hands over one after the other, are one system call and one packet.
+class CorkedTransport:
+    """A transport that joins the writes of one turn of the event loop.
 
-    To a client that is not done sending it closes in two steps: such data would make TCP take the answer back.
+    uvicorn writes a response's head and body one after the other; here they are one system call and
+    one packet. The connection to a client that still sends is closed in two steps, because unread
+    data would make TCP discard the response.
     """
 
     unread = False
-    """The client was answered before it had sent all of its request."""
+    """The response was sent before the client had sent its whole request."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
@@ -94,7 +105,9 @@ class Corked:
         if not self._held:
             self._loop.call_soon(self._flush)
         self._held += data
-        if len(self._held) > _HELD_BYTES:  # a file: its reader must hear that the client is slow
+        if (
+            len(self._held) > _MAX_HELD_BYTES
+        ):  # a file: backpressure of a slow client must reach its reader
             self._flush()
 
     def close(self) -> None:
@@ -102,7 +115,7 @@ class Corked:
         if self.unread and not self.is_closing() and self._transport.can_write_eof():
             self._transport.write_eof()
             self._transport.resume_reading()
-            self._loop.call_later(_LINGERS_S, self._transport.close)
+            self._loop.call_later(_LINGER_S, self._transport.close)
         else:
             self._transport.close()
         self._closed = True
@@ -112,25 +125,28 @@ class Corked:
 
     def _flush(self) -> None:
         held, self._held = self._held, bytearray()
-        if held and not self._transport.is_closing():  # the client may have gone since it was said
+        if held and not self._transport.is_closing():  # the client may be gone by now
             self._transport.write(held)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
 
-def _closing_unread(app: ASGIApp, cycle: RequestResponseCycle) -> ASGIApp:
-    """An app whose answer is the connection's last when the request has not come to its end: a client that waits for
-    `100 Continue` may send its body or not, so what comes next could be either."""
+def _close_if_unread(app: ASGIApp, cycle: RequestResponseCycle) -> ASGIApp:
+    """Close the connection after the response when the request has not been read to its end.
+
+    A client that waits for `100 Continue` may send its body or not, so the next bytes could be
+    either the body or a new request.
+    """
 
     def answer(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if not cycle.more_body:  # it came in one piece
+        if not cycle.more_body:  # the request came in one piece
             return app(scope, receive, send)
 
         def send_or_close(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start" and cycle.more_body:
                 cycle.keep_alive = False
-                cast(Corked, cycle.transport).unread = True
+                cast(CorkedTransport, cycle.transport).unread = True
             return send(message)
 
         return app(scope, receive, send_or_close)
@@ -139,68 +155,71 @@ def _closing_unread(app: ASGIApp, cycle: RequestResponseCycle) -> ASGIApp:
 
 
 class _Protocol(HttpToolsProtocol):
-    """uvicorn's protocol, whose parser would keep headers and trailers without end for whoever sends them, and would
-    end at an Upgrade."""
+    """uvicorn's protocol with limits: its parser would keep headers and trailers without limit, and
+    would stop at an Upgrade.
+    """
 
-    _bodiless = 0
-    """Bytes since a head was whole, or a piece of a body came."""
+    _bytes_without_body = 0
+    """Bytes since the end of a head or the last piece of a body."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(cast(asyncio.Transport, Corked(cast(asyncio.Transport, transport))))
+        super().connection_made(
+            cast(asyncio.Transport, CorkedTransport(cast(asyncio.Transport, transport)))
+        )
 
     def data_received(self, data: bytes) -> None:
-        if self.transport.is_closing():  # the rest of what is answered
+        if self.transport.is_closing():  # the rest of a request that has its response
             return
         self._unset_keepalive_if_required()
-        self._bodiless += len(data)
+        self._bytes_without_body += len(data)
         try:
             while data:
                 data = self._parse(data)
         except httptools.HttpParserError as error:
             self._refuse(Problem(400, "Bad Request", detail=f"this is no HTTP: {error}"))
-        if self._bodiless > MAX_HEAD_BYTES and not self.transport.is_closing():
+        if self._bytes_without_body > MAX_HEAD_BYTES and not self.transport.is_closing():
             detail = f"path and headers are over {MAX_HEAD_BYTES} bytes"
             self._refuse(Problem(431, "Request Header Fields Too Large", detail=detail))
 
-    def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn knows one answer to it only
-        """Whether the connection stays open: a client that has sent its request may say that no more comes.
+    def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn always returns None
+        """Whether the connection stays open after the client has closed its sending side.
 
-        One that listens already has gone, as far as can be seen: streams end.
+        During a response the client counts as gone, so that streams end.
         """
         cycle: RequestResponseCycle | None = self.cycle
         if cycle is None or cycle.more_body or cycle.response_started:
-            self.transport.close()  # not by asyncio, that knows nothing of what is held
+            self.transport.close()  # asyncio would drop the held bytes
             return False
         cycle.keep_alive = False
         return True
 
     def on_headers_complete(self) -> None:
-        if self.parser.should_upgrade():  # it comes again
+        if self.parser.should_upgrade():  # the new parser reports it again
             return
-        self._bodiless = 0
+        self._bytes_without_body = 0
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        self._bodiless = 0
+        self._bytes_without_body = 0
         super().on_body(body)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        super()._start_asgi_task(cycle, cast(Any, _closing_unread(app, cycle)))
+        super()._start_asgi_task(cycle, cast(Any, _close_if_unread(app, cycle)))
 
     def on_message_complete(self) -> None:
         if not self.parser.should_upgrade():
             super().on_message_complete()
 
     def _refuse(self, problem: Problem) -> None:
-        """The connection's last answer, to what cannot be handed to any application."""
+        """Send the connection's last response, to input that no application can get."""
         answer = problem.response()
         head = [b"HTTP/1.1 %d %s" % (problem.status, problem.title.encode()), b"connection: close"]
-        head += [b"%s: %s" % field for field in (*answer.raw_headers, *_ALWAYS)]
+        head += [b"%s: %s" % field for field in (*answer.raw_headers, *_SECURITY_HEADERS)]
         self.transport.write(b"\r\n".join([*head, b"", bytes(answer.body)]))
         self.transport.close()
 
     def _parse(self, data: bytes) -> bytes:
-        """What is to be parsed next: something only behind a head that asks for an upgrade."""
+        """Parse `data`. Returns the bytes to parse next, after a head that asks for an upgrade."""
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -208,9 +227,10 @@ class _Protocol(HttpToolsProtocol):
         return b""
 
     def _without_upgrade(self) -> bytes:
-        """The head for another parser, as this one has ended before the body.
+        """The head without its Upgrade, for a new parser: the old one stops before the body.
 
-        An Upgrade may be ignored (RFC 9110, 7.8), and Java's client asks for one with every first request.
+        An Upgrade may be ignored (RFC 9110, 7.8). Java's client asks for one with every first
+        request.
         """
         method, version = self.parser.get_method(), self.parser.get_http_version().encode()
         if method == b"CONNECT":
@@ -222,24 +242,24 @@ class _Protocol(HttpToolsProtocol):
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its own signal handlers: the process's owner decides when it stops."""
+    """uvicorn without its own signal handlers: the process decides when it stops."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
 
-def behind_a_proxy(app: ASGIApp) -> ASGIApp:
-    """An app whose redirects name the scheme that a proxy on this machine was asked by (`X-Forwarded-Proto`)."""
+def trust_local_proxy(app: ASGIApp) -> ASGIApp:
+    """Trust `X-Forwarded-Proto` of a proxy on this machine, so that redirects use its scheme."""
     return cast(ASGIApp, ProxyHeadersMiddleware(cast(Any, app)))
 
 
-async def serve(
+async def serve_http(
     app: ASGIApp, listener: socket.socket, stop: asyncio.Event, *, grace_s: float = 10
 ) -> None:
-    """Serve until `stop` is set, then finish open requests (at most `grace_s` seconds) and return."""
+    """Serve until `stop` is set, then finish open requests for at most `grace_s` seconds."""
     config = uvicorn.Config(
-        SafeHeaders(app),
+        SecurityHeaders(app),
         log_config=None,
         access_log=False,
         lifespan="on",

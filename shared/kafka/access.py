@@ -1,4 +1,4 @@
-"""How any client reaches Kafka: addresses, TLS and credentials, as aiokafka takes them; and what a refusal means."""
+"""Options for connections to Kafka (addresses, TLS, credentials), and checks of them."""
 
 import asyncio
 import ssl
@@ -15,18 +15,18 @@ from aiokafka.errors import (
 from shared.domain.errors import Unavailable
 from shared.runtime.settings import KafkaSettings
 
-_WITHIN_S = 5
-_CUT = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
-"""TLS that ended because the server went away, not because of what it is."""
+_TIMEOUT_S = 5
+_CONNECTION_CLOSED = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
+"""TLS errors of a connection that the server closed. They say nothing about certificates."""
 
 
 def client_options(settings: KafkaSettings) -> dict[str, Any]:
-    """aiokafka's options for any client. `Unavailable` when a file that TLS needs cannot be used."""
+    """The options of every aiokafka client. `Unavailable` when a TLS file cannot be used."""
     return {"bootstrap_servers": settings.kafka_bootstrap_servers, **_security(settings)}
 
 
 def create_tls_context(settings: KafkaSettings) -> ssl.SSLContext | None:
-    """None where the protocol has none. Brokers' certificates and host names are always judged."""
+    """The TLS context; `None` without TLS. Brokers' certificates and names are always checked."""
     if not settings.kafka_uses_tls:
         return None
     try:
@@ -40,16 +40,19 @@ def create_tls_context(settings: KafkaSettings) -> ssl.SSLContext | None:
         try:
             context.load_cert_chain(*files, password=_no_password)
         except (OSError, ssl.SSLError, ValueError) as error:
-            named = " with KAFKA_SSL_KEY_FILE ".join(
+            names = " with KAFKA_SSL_KEY_FILE ".join(
                 str(file) for file in files if file is not None
             )
-            raise Unavailable(f"KAFKA_SSL_CERT_FILE {named} cannot be used: {error}") from None
+            raise Unavailable(f"KAFKA_SSL_CERT_FILE {names} cannot be used: {error}") from None
     return context
 
 
 async def check_reachable(settings: KafkaSettings) -> None:
-    """Raise OSError or KafkaError unless one of the servers takes us. Quieter than letting a client find out, and it
-    tells who is refused from who is not heard: a client says of both that it could not start."""
+    """Raise OSError or KafkaError unless one of the servers accepts a connection.
+
+    A client's own error does not distinguish a refusal from a server that is away. This check does,
+    and logs less.
+    """
     if settings.kafka_security_protocol == "PLAINTEXT":
         await check_connects(settings.kafka_bootstrap_servers)
         return
@@ -58,7 +61,7 @@ async def check_reachable(settings: KafkaSettings) -> None:
     for host, port in _addresses(settings.kafka_bootstrap_servers):
         try:
             connection = await create_conn(
-                host, port, request_timeout_ms=_WITHIN_S * 1_000, **security
+                host, port, request_timeout_ms=_TIMEOUT_S * 1_000, **security
             )
         except (OSError, KafkaError, TimeoutError) as error:
             failure = error
@@ -69,13 +72,12 @@ async def check_reachable(settings: KafkaSettings) -> None:
 
 
 async def check_connects(servers: str) -> None:
-    """Raise OSError unless something listens at one of the addresses."""
+    """Raise OSError unless one of the addresses accepts a TCP connection."""
     failure: OSError = OSError("no server named")
     for host, port in _addresses(servers):
         try:
-            async with asyncio.timeout(
-                _WITHIN_S
-            ):  # not wait_for: cancelled late, it would lose an open connection
+            # Not wait_for: if it is cancelled late, it loses an open connection.
+            async with asyncio.timeout(_TIMEOUT_S):
                 _, writer = await asyncio.open_connection(host, port)
         except OSError as error:
             failure = error
@@ -86,13 +88,15 @@ async def check_connects(servers: str) -> None:
 
 
 def explain_refusal(settings: KafkaSettings, error: Exception) -> str | None:
-    """What to put right, in one line, when waiting will not help; None when it may."""
+    """One line about the setting to correct; `None` when waiting may help."""
     servers = settings.kafka_bootstrap_servers
     match error:
         case ssl.SSLCertVerificationError():
-            return f"Kafka at {servers} is not trusted: {error.verify_message}; check KAFKA_SSL_CA_FILE"
-        case ssl.SSLError() if not isinstance(error, _CUT):
-            return f"no TLS with Kafka at {servers}: {error.reason or error}; check KAFKA_SECURITY_PROTOCOL"
+            reason = f"is not trusted: {error.verify_message}; check KAFKA_SSL_CA_FILE"
+            return f"Kafka at {servers} {reason}"
+        case ssl.SSLError() if not isinstance(error, _CONNECTION_CLOSED):
+            reason = f"{error.reason or error}; check KAFKA_SECURITY_PROTOCOL"
+            return f"no TLS with Kafka at {servers}: {reason}"
         case UnsupportedSaslMechanismError():
             return f"Kafka at {servers} refuses the mechanism: {error}; check KAFKA_SASL_MECHANISM"
         case SaslAuthenticationFailed() | AuthenticationFailedError():
@@ -123,5 +127,5 @@ def _addresses(servers: str) -> list[tuple[str, int]]:
 
 
 def _no_password() -> str:
-    """Instead of OpenSSL's question at the terminal."""
+    """Keeps OpenSSL from asking for a password at the terminal."""
     raise ValueError("the key is encrypted")

@@ -1,7 +1,8 @@
-"""Many records at once: put into one batch a partition by us, where aiokafka would look at each by itself.
+"""Sends many records at once, as one batch for each partition.
 
-A `send` of aiokafka's looks the partitions up, makes a future and calls back for every record, which costs more than
-to decide and encode it. What it promises holds here too: the order within a partition, and the partition of a key.
+`send` of aiokafka looks up partitions, creates a future and runs a callback for every record, which
+costs more than to decide on the record and to encode it. The guarantees are the same: order within
+a partition, and the partition of a key.
 """
 
 import asyncio
@@ -16,24 +17,27 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.structs import RecordMetadata, TopicPartition
 
-Delivery = asyncio.Future[RecordMetadata]
+PendingSend = asyncio.Future[RecordMetadata]
 
 _size = DefaultRecordBatchBuilder.estimate_size_in_bytes
 
 
-class Record(NamedTuple):
+class BatchRecord(NamedTuple):
     topic: str
-    """Its name on the cluster."""
+    """The topic's name on the cluster."""
     key: bytes
     value: bytes | None
     headers: Sequence[tuple[str, bytes]] = ()
     partition: int | None = None
-    """None is the partition of the key."""
+    """`None`: the partition of the key."""
 
 
 def partition_for_key(key: bytes | None, every: list[int], available: list[int]) -> int:
-    """As aiokafka's own, and Java's: keys go where they always went. Stores come again and again, so their hash, which
-    takes a good part of a send's time in Python, is remembered."""
+    """The partition of a key, as aiokafka and Kafka's Java client choose it.
+
+    Stores recur, so their hashes are cached: in Python the hash takes a large part of a send's
+    time.
+    """
     if key is None:
         return int(DefaultPartitioner()(key, every, available))
     return every[_murmur2(key) % len(every)]
@@ -45,41 +49,43 @@ def _murmur2(key: bytes) -> int:
 
 
 async def send_batches(
-    producer: AIOKafkaProducer, records: Iterable[Record], *, max_bytes: int
-) -> list[Delivery]:
-    """Hand the records to the producer; a delivery is done when all in-sync replicas have its batch.
+    producer: AIOKafkaProducer, records: Iterable[BatchRecord], *, max_bytes: int
+) -> list[PendingSend]:
+    """Hand records to the producer. A send is complete when all in-sync replicas have its batch.
 
-    Raises MessageSizeTooLargeError when a record is above `max_bytes`; some before it may have been handed over.
+    MessageSizeTooLargeError when a record exceeds `max_bytes`; earlier records may have been sent.
     """
     batches: dict[TopicPartition, BatchBuilder] = {}
-    under_way: list[Delivery] = []
+    sends: list[PendingSend] = []
     for record in records:
         if (size := _size(record.key, record.value, record.headers)) > max_bytes:
             raise MessageSizeTooLargeError(
                 f"a record of {size} bytes, where {max_bytes} is the most"
             )
-        place = await _place(producer, record)
-        batch = batches.get(place)
-        if batch is None or not _fits(batch, record):
+        target = await _find_partition(producer, record)
+        batch = batches.get(target)
+        if batch is None or not _append(batch, record):
             if batch is not None:
-                under_way.append(
-                    await producer.send_batch(batch, place.topic, partition=place.partition)
+                sends.append(
+                    await producer.send_batch(batch, target.topic, partition=target.partition)
                 )
-            batch = batches[place] = producer.create_batch()
-            _fits(batch, record)  # an empty batch takes any record
-    for place, batch in batches.items():
-        under_way.append(await producer.send_batch(batch, place.topic, partition=place.partition))
-    return under_way
+            batch = batches[target] = producer.create_batch()
+            _append(batch, record)  # an empty batch accepts any record
+    for target, batch in batches.items():
+        sends.append(await producer.send_batch(batch, target.topic, partition=target.partition))
+    return sends
 
 
-async def _place(producer: AIOKafkaProducer, record: Record) -> TopicPartition:
+async def _find_partition(producer: AIOKafkaProducer, record: BatchRecord) -> TopicPartition:
     if record.partition is not None:
         return TopicPartition(record.topic, record.partition)
     partitions = sorted(await producer.partitions_for(record.topic))
     return TopicPartition(record.topic, partition_for_key(record.key, partitions, partitions))
 
 
-def _fits(batch: BatchBuilder, record: Record) -> bool:
-    """Put it into the batch, if there is room."""
-    said = batch.append(key=record.key, value=record.value, timestamp=None, headers=record.headers)
-    return said is not None
+def _append(batch: BatchBuilder, record: BatchRecord) -> bool:
+    """Append a record to a batch. `False` when the batch is full."""
+    appended = batch.append(
+        key=record.key, value=record.value, timestamp=None, headers=record.headers
+    )
+    return appended is not None

@@ -1,6 +1,7 @@
-"""Kafka: clients with the defaults that this system needs, topics made as the table says, records read and written.
+"""Creates Kafka clients and topics with this system's defaults, and decodes records.
 
-aiokafka's own defaults would lose records (`acks=1`, autocommit, `latest`): nobody builds a client but through here.
+aiokafka's own defaults would lose records (`acks=1`, autocommit, `latest`), so every client is
+created here.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, TopicPartition
 from shared.domain.errors import InvalidMessage, Unavailable
 from shared.domain.messages import Message
 from shared.kafka.access import check_reachable, client_options, explain_refusal
-from shared.kafka.envelope import decode
+from shared.kafka.envelope import decode_message
 from shared.kafka.topics import TOPICS, Topic
 from shared.observability.log import get_logger
 from shared.runtime.settings import KafkaSettings
@@ -29,7 +30,7 @@ log = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Namespace:
-    """The names on this cluster: every topic and group with the environment's prefix."""
+    """Names on the cluster: every topic and group has the environment's prefix."""
 
     prefix: str
 
@@ -44,15 +45,21 @@ def namespace(settings: KafkaSettings) -> Namespace:
     return Namespace(prefix=settings.kafka_topic_prefix)
 
 
+def topic_partitions(settings: KafkaSettings, topic: Topic) -> list[TopicPartition]:
+    """All partitions of a topic, under its name on the cluster."""
+    name = namespace(settings).topic(topic)
+    return [TopicPartition(name, number) for number in range(topic.partitions)]
+
+
 def topic_names(settings: KafkaSettings, topics: Iterable[Topic]) -> list[str]:
     return [namespace(settings).topic(topic) for topic in topics]
 
 
 async def open_admin(settings: KafkaSettings) -> AIOKafkaAdminClient:
-    """An admin client, tried until the start deadline has passed; then `Unavailable` with one clear line."""
+    """Open an admin client. Retries until the start deadline, then raises `Unavailable`."""
     loop = asyncio.get_running_loop()
     give_up = loop.time() + settings.startup_deadline_s
-    told = False
+    logged = False
     while True:
         admin = AIOKafkaAdminClient(**client_options(settings))
         try:
@@ -60,24 +67,28 @@ async def open_admin(settings: KafkaSettings) -> AIOKafkaAdminClient:
             await admin.start()
         except (KafkaError, OSError, TimeoutError) as error:
             await admin.close()
-            if (why := explain_refusal(settings, error)) is not None:
-                raise Unavailable(why) from None
+            if (refusal := explain_refusal(settings, error)) is not None:
+                raise Unavailable(refusal) from None
             if loop.time() >= give_up:
                 raise Unavailable(
                     f"Kafka at {settings.kafka_bootstrap_servers} did not answer within"
                     f" {settings.startup_deadline_s:g} s ({str(error) or type(error).__name__});"
                     " start it, or check KAFKA_BOOTSTRAP_SERVERS and KAFKA_SECURITY_PROTOCOL"
                 ) from None
-            if not told:
-                log.warning("waiting for Kafka", servers=settings.kafka_bootstrap_servers)
-                told = True
+            if not logged:
+                log.warning(
+                    "dependency unavailable, retrying",
+                    dependency="Kafka",
+                    servers=settings.kafka_bootstrap_servers,
+                )
+                logged = True
             await asyncio.sleep(0.25)
         else:
             return admin
 
 
 async def ensure_topics(settings: KafkaSettings) -> None:
-    """Wait for Kafka and make the topics that are missing. Several processes may do so at once."""
+    """Wait for Kafka and create missing topics. Several processes may do so at once."""
     admin = await open_admin(settings)
     try:
         existing = set(await admin.list_topics())
@@ -86,7 +97,7 @@ async def ensure_topics(settings: KafkaSettings) -> None:
             brokers = len((await admin.describe_cluster())["brokers"])
             replicas = settings.kafka_replication_factor or min(3, brokers)
             for topic in missing:
-                await _create(
+                await _create_topic(
                     admin, topic, name=namespace(settings).topic(topic), replicas=replicas
                 )
             await wait_until_listed(admin, {namespace(settings).topic(topic) for topic in TOPICS})
@@ -97,7 +108,7 @@ async def ensure_topics(settings: KafkaSettings) -> None:
 async def fetch_group_offsets(
     settings: KafkaSettings, group: str
 ) -> dict[TopicPartition, OffsetAndMetadata]:
-    """What a group has committed: offsets, and what its members wrote beside them (a consumer keeps that to itself)."""
+    """The committed offsets of a group with their metadata, which a consumer does not expose."""
     admin = AIOKafkaAdminClient(**client_options(settings))
     try:
         await admin.start()
@@ -110,13 +121,15 @@ async def fetch_group_offsets(
 
 
 async def wait_until_listed(admin: AIOKafkaAdminClient, wanted: set[str]) -> None:
-    """A topic just made, by us or by another process, is unknown to clients for some milliseconds."""
+    """Wait until the topics are known. New topics are unknown to clients for some milliseconds."""
     async with asyncio.timeout(30):
         while not wanted <= set(await admin.list_topics()):
             await asyncio.sleep(0.05)
 
 
-async def _create(admin: AIOKafkaAdminClient, topic: Topic, *, name: str, replicas: int) -> None:
+async def _create_topic(
+    admin: AIOKafkaAdminClient, topic: Topic, *, name: str, replicas: int
+) -> None:
     configs = {"cleanup.policy": "compact" if topic.compacted else "delete"}
     if topic.retention_ms > 0:
         configs["retention.ms"] = str(topic.retention_ms)
@@ -133,7 +146,10 @@ async def _create(admin: AIOKafkaAdminClient, topic: Topic, *, name: str, replic
 
 
 def create_consumer(settings: KafkaSettings, *topics: str, **options: Any) -> AIOKafkaConsumer:
-    """A consumer that commits only when told to and starts at the earliest record; `options` are aiokafka's."""
+    """Create a consumer without autocommit that starts at the earliest record.
+
+    `options` are aiokafka's.
+    """
     chosen: dict[str, Any] = {
         "enable_auto_commit": False,
         "auto_offset_reset": "earliest",
@@ -152,16 +168,18 @@ async def commit_offsets(
     *,
     within_s: float,
 ) -> None:
-    """Commit offsets, each with what is to stand beside it or without. TimeoutError when Kafka does not take them in
-    time: aiokafka would look for a coordinator for ever, and say nothing."""
+    """Commit offsets, each with or without metadata. TimeoutError after `within_s` seconds.
+
+    Without the timeout, aiokafka would look for a coordinator for ever and report nothing.
+    """
     async with asyncio.timeout(within_s):
         await consumer.commit(dict(offsets))
 
 
 def decode_record(record: ConsumerRecord) -> Message:
-    """The message in a record; `InvalidMessage` that says where it stands when it cannot be understood."""
+    """The message in a record. `InvalidMessage` has the record's position."""
     try:
-        return decode(record.value, record.headers)
+        return decode_message(record.value, record.headers)
     except InvalidMessage as error:
         raise InvalidMessage(
             error.reason, topic=record.topic, partition=record.partition, offset=record.offset
@@ -169,5 +187,5 @@ def decode_record(record: ConsumerRecord) -> Message:
 
 
 def record_source(record: ConsumerRecord) -> str:
-    """The process that wrote a record, by its own word; empty when it does not say."""
+    """The process that wrote a record, from its header; empty without that header."""
     return (dict(record.headers).get("ce_source") or b"").decode(errors="replace")

@@ -1,6 +1,7 @@
-"""A message as a record: JSON with CloudEvents headers (binary mode); `ce_type` names the class and its version.
+"""Encodes a message as a record and decodes it: JSON with CloudEvents headers (binary mode).
 
-Checked once where it enters, and encoded once where it leaves.
+The header `ce_type` names the class and its version. A message is validated once, on decoding, and
+encoded once.
 """
 
 import re
@@ -25,26 +26,27 @@ _ADAPTERS: dict[str, TypeAdapter[Message]] = {
 }
 
 
-def encode(
+def encode_message(
     message: Message, *, source: str, trace: Mapping[str, str] | None = None
 ) -> tuple[bytes, list[tuple[str, bytes]]]:
-    """The record's value and its CloudEvents headers. `source` names the process that says it.
+    """Encode a message. Returns the record's value and headers.
 
-    `trace` has the W3C headers for a message that has no trace of its own.
+    `source` names the sending process. `trace` has the W3C headers for a message without a trace of
+    its own.
     """
     headers = [
-        *_unvarying_headers(message.TYPE, source),
+        *_constant_headers(message.TYPE, source),
         ("ce_id", message.event_id().encode()),
         ("ce_time", message.created().isoformat().encode()),
     ]
-    for name, text in (_own_trace(message) or trace or {}).items():
+    for name, text in (_message_trace(message) or trace or {}).items():
         headers.append((name, text.encode()))
     return orjson.dumps(message), headers
 
 
 @cache
-def _unvarying_headers(kind: str, source: str) -> tuple[tuple[str, bytes], ...]:
-    """Those that a process says with all its messages of a type."""
+def _constant_headers(kind: str, source: str) -> tuple[tuple[str, bytes], ...]:
+    """The headers that are equal in all messages of a type and process."""
     return (
         ("ce_specversion", b"1.0"),
         ("ce_type", kind.encode()),
@@ -53,15 +55,15 @@ def _unvarying_headers(kind: str, source: str) -> tuple[tuple[str, bytes], ...]:
     )
 
 
-def decode(value: bytes | None, headers: Headers) -> Message:
-    """The message in a record. `InvalidMessage` when it is empty, of unknown type or version, or breaks its schema."""
+def decode_message(value: bytes | None, headers: Headers) -> Message:
+    """Decode a record. `InvalidMessage` when it is empty, of unknown type or breaks its schema."""
     kind = (dict(headers).get("ce_type") or b"").decode(errors="replace")
     if value is None:
         raise InvalidMessage("an empty record")
     if kind not in _ADAPTERS:
         raise InvalidMessage(f"unknown message type {kind!r}")
     try:
-        return _traced(_ADAPTERS[kind].validate_json(value), headers)
+        return _with_record_trace(_ADAPTERS[kind].validate_json(value), headers)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         raise InvalidMessage(
@@ -69,7 +71,7 @@ def decode(value: bytes | None, headers: Headers) -> Message:
         ) from None
 
 
-def _own_trace(message: Message) -> dict[str, str]:
+def _message_trace(message: Message) -> dict[str, str]:
     if not isinstance(message, _TRACED) or message.traceparent is None:
         return {}
     state = message.tracestate if isinstance(message, BlogRequested) else None
@@ -78,14 +80,14 @@ def _own_trace(message: Message) -> dict[str, str]:
     )
 
 
-def _traced(message: Message, headers: Headers) -> Message:
-    """The message with the record's trace context, unless it brings its own, or the header is none."""
-    told = {
+def _with_record_trace(message: Message, headers: Headers) -> Message:
+    """The message with the record's trace context, unless it has its own or the header is bad."""
+    texts = {
         name: (value or b"").decode(errors="replace")
         for name, value in headers
         if name in _TRACE_HEADERS
     }
-    trace, state = told.get("traceparent", ""), told.get("tracestate", "")
+    trace, state = texts.get("traceparent", ""), texts.get("tracestate", "")
     if (
         not isinstance(message, _TRACED)
         or message.traceparent is not None

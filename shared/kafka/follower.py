@@ -1,13 +1,14 @@
-"""A topic that every ingest process reads for itself: all of it, or what is said from now on."""
+"""A topic that a process reads without a consumer group: all of it, or from now on."""
 
 import asyncio
 from collections.abc import Callable
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
-from aiokafka.structs import ConsumerRecord, TopicPartition
+from aiokafka.structs import ConsumerRecord
 
-from shared.kafka import clients
+from shared.kafka.clients import create_consumer, topic_partitions
+from shared.kafka.ranges import read_range
 from shared.kafka.topics import Topic
 from shared.observability.log import get_logger
 from shared.runtime.settings import KafkaSettings
@@ -15,71 +16,66 @@ from shared.runtime.settings import KafkaSettings
 log = get_logger(__name__)
 
 _POLL_MS = 5_000
-"""A poll ends at once when there is news; a long one keeps an idle process idle."""
-_CATCH_UP_MS = 1_000
-_PAUSE_S = 1.0
+"""A poll ends at once when records arrive. A long poll keeps an idle process idle."""
+_GAP_TIMEOUT_S = 1.0
+"""Compaction may leave nothing to read before the end."""
+_RETRY_S = 1.0
 
 
-class Follower:
-    """`hear` is called with every record, in order; `following` says whether the copy is kept up to date."""
+class TopicFollower:
+    """Calls `handle_record` with every record, in the order of each partition.
+
+    `following` tells whether the caller's copy of the topic is kept up to date.
+    """
 
     def __init__(
-        self, settings: KafkaSettings, topic: Topic, hear: Callable[[ConsumerRecord], None]
+        self,
+        settings: KafkaSettings,
+        topic: Topic,
+        handle_record: Callable[[ConsumerRecord], None],
     ) -> None:
         self.following = False
         self._topic = topic
-        self._hear = hear
-        self._consumer: AIOKafkaConsumer = clients.create_consumer(
-            settings, fetch_max_wait_ms=_POLL_MS
-        )
-        name = clients.namespace(settings).topic(topic)
-        self._partitions = [TopicPartition(name, number) for number in range(topic.partitions)]
+        self._handle_record = handle_record
+        self._consumer: AIOKafkaConsumer = create_consumer(settings, fetch_max_wait_ms=_POLL_MS)
+        self._partitions = topic_partitions(settings, topic)
 
     async def start(self) -> None:
-        """Read what has been said so far, so that a restart forgets nothing."""
+        """Read the topic from its beginning to its end, so that a restart forgets nothing."""
         await self._consumer.start()
-        # The ends first: once assigned, a question would stand in line behind the long poll on the same connection.
-        ends = await self._consumer.end_offsets(self._partitions)
-        self._consumer.assign(self._partitions)
-        # Compaction may leave nothing to read before the end: an empty poll ends this, too.
-        while await self._behind(ends) and await self._take(_CATCH_UP_MS):
-            pass
+        async for records in read_range(
+            self._consumer, self._partitions, gap_timeout_s=_GAP_TIMEOUT_S
+        ):
+            for record in records:
+                self._handle_record(record)
         self.following = True
 
     async def start_at_end(self) -> None:
-        """Hear only what is said from now on."""
+        """Skip all records up to now."""
         await self._consumer.start()
         self._consumer.assign(self._partitions)
         await self._consumer.seek_to_end(*self._partitions)
-        for partition in self._partitions:  # the seek is done when the position is known
+        for partition in self._partitions:  # the seek is complete when the position is known
             await self._consumer.position(partition)
         self.following = True
 
     async def follow(self) -> None:
-        """Until cancelled. While Kafka cannot be read, the copy stays as it was."""
+        """Handle new records until cancelled. While Kafka is away, the copy stays as it was."""
         while True:
             try:
-                await self._take(_POLL_MS)
+                batches = await self._consumer.getmany(*self._partitions, timeout_ms=_POLL_MS)
+                for record in (record for batch in batches.values() for record in batch):
+                    self._handle_record(record)
                 self.following = True
             except KafkaError as error:
                 if self.following:
                     reason = f"{type(error).__name__}: {error}"
-                    log.error("a topic is not followed", topic=self._topic.name, reason=reason)
+                    log.error(
+                        "topic cannot be read, retrying", topic=self._topic.name, reason=reason
+                    )
                 self.following = False
-                await asyncio.sleep(_PAUSE_S)
+                await asyncio.sleep(_RETRY_S)
 
     async def stop(self) -> None:
         self.following = False
         await self._consumer.stop()
-
-    async def _behind(self, ends: dict[TopicPartition, int]) -> bool:
-        return any(
-            [await self._consumer.position(partition) < end for partition, end in ends.items()]
-        )
-
-    async def _take(self, timeout_ms: int) -> int:
-        """Take in the next records; how many there were."""
-        batches = (await self._consumer.getmany(*self._partitions, timeout_ms=timeout_ms)).values()
-        for record in (record for batch in batches for record in batch):
-            self._hear(record)
-        return sum(map(len, batches))

@@ -1,4 +1,4 @@
-"""The publisher: an idempotent Kafka producer with `acks=all` that survives a rejected sequence."""
+"""Publishes messages with an idempotent Kafka producer (`acks=all`)."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -12,9 +12,9 @@ from aiokafka.structs import ConsumerRecord
 
 from shared.domain.messages import Message
 from shared.kafka.access import client_options
-from shared.kafka.batches import Record, partition_for_key, send_batches
+from shared.kafka.batches import BatchRecord, partition_for_key, send_batches
 from shared.kafka.clients import namespace
-from shared.kafka.envelope import Headers, encode
+from shared.kafka.envelope import Headers, encode_message
 from shared.kafka.topics import DEAD_LETTER, Topic
 from shared.observability import tracing
 from shared.observability.log import get_logger
@@ -23,32 +23,33 @@ from shared.runtime.settings import KafkaSettings
 
 log = get_logger(__name__)
 
-_POISONED = (OutOfOrderSequenceNumber, UnknownProducerId)
+_SEQUENCE_ERRORS = (OutOfOrderSequenceNumber, UnknownProducerId)
 MAX_RECORD_BYTES = 1_000_000
-"""Below the broker's limit: a record that the broker refuses would poison an idempotent producer."""
+"""Below the broker's limit. A record that the broker refuses would break an idempotent producer."""
 _BATCH_BYTES = 256 * 1024
-"""Of one partition's records in one request. aiokafka's 16 KiB splits a batch of a hundred jobs into several, and each
-waits for the one before it."""
+"""Bytes of one partition's records in one request. aiokafka's 16 KiB would split a batch of a
+hundred jobs into several, and each waits for the one before it.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outgoing:
+class OutgoingMessage:
     topic: Topic
     key: str
     message: Message | None
-    """None is a tombstone: it removes the key from a compacted topic."""
+    """`None` is a tombstone: it removes the key from a compacted topic."""
     partition: int | None = None
 
 
 class Publisher:
-    """An idempotent producer with `acks=all` that is made anew when the broker has poisoned it."""
+    """An idempotent producer, replaced by a new one when the broker rejects its sequence."""
 
     def __init__(self, settings: KafkaSettings, *, source: str) -> None:
         self._settings = settings
         self._names = namespace(settings)
         self._source = source
         self._producer: AIOKafkaProducer | None = None
-        self._renewal = asyncio.Lock()
+        self._replacing = asyncio.Lock()
         self._deadlines: Deadlines
 
     async def __aenter__(self) -> Self:
@@ -60,21 +61,22 @@ class Publisher:
 
     async def start(self) -> None:
         self._deadlines = Deadlines()
-        self._producer = await self._open()
+        self._producer = await self._open_producer()
 
     async def stop(self, *, within_s: float = 10) -> None:
-        """Deliver what is under way, for at most about `within_s` seconds, and close.
+        """Deliver pending messages for about `within_s` seconds, and close.
 
-        What is given up was acknowledged to nobody.
+        Messages that are given up were acknowledged to nobody.
         """
         if self._producer is None:
             return
         producer, self._producer = self._producer, None
-        closing = asyncio.create_task(producer.stop(), name="the producer's end")
+        closing = asyncio.create_task(producer.stop(), name="producer-stop")
         await asyncio.wait({closing}, timeout=within_s)
         if not closing.done():
-            log.warning("Kafka did not take what was under way: it is given up", seconds=within_s)
-            # aiokafka waits for its sender, and that for requests and metadata, a minute and longer: end them all.
+            log.warning("Kafka did not take all messages in time, giving them up", seconds=within_s)
+            # aiokafka waits for its sender, and the sender for requests and metadata, a minute or
+            # longer. Cancel them all.
             producer._sender.sender_task.cancel()
             await producer.client.close()
             closing.cancel()
@@ -82,29 +84,34 @@ class Publisher:
         if not closing.cancelled():
             closing.result()
 
-    async def publish(self, outgoing: Outgoing, *, timeout: float = 30) -> None:
-        """Send one message and wait until all in-sync replicas have it. Raises KafkaError or TimeoutError."""
-        producer = self._current()
-        with tracing.span(f"publish {outgoing.topic.name}", kind=tracing.PRODUCER):
-            topic, key, value, headers, partition = self._record(outgoing, tracing.headers())
+    async def publish(self, outgoing: OutgoingMessage, *, timeout: float = 30) -> None:
+        """Send one message and wait for all in-sync replicas. Raises KafkaError or TimeoutError."""
+        producer = self._started_producer()
+        with tracing.start_span(f"publish {outgoing.topic.name}", kind=tracing.PRODUCER):
+            topic, key, value, headers, partition = self._encode_record(
+                outgoing, tracing.trace_headers()
+            )
             try:
                 with self._deadlines.within(timeout):
                     await (await producer.send(topic, value, key, partition, None, headers))
-            except _POISONED:
-                await self._renew(producer)
+            except _SEQUENCE_ERRORS:
+                await self._replace_producer(producer)
                 raise
 
-    async def publish_all(self, batch: Sequence[Outgoing], *, timeout: float = 30) -> None:
-        """Send all and wait for all. On an error some may have gone out: send them again, readers drop repeats."""
-        producer, trace = self._current(), tracing.headers()
-        records = (self._record(outgoing, trace) for outgoing in batch)
+    async def publish_all(self, batch: Sequence[OutgoingMessage], *, timeout: float = 30) -> None:
+        """Send all messages and wait for all. Raises KafkaError or TimeoutError.
+
+        After an error some messages may have been sent: send all again, readers drop repeats.
+        """
+        producer, trace = self._started_producer(), tracing.trace_headers()
+        records = (self._encode_record(outgoing, trace) for outgoing in batch)
         try:
             async with asyncio.timeout(timeout):
                 await asyncio.gather(
                     *await send_batches(producer, records, max_bytes=MAX_RECORD_BYTES)
                 )
-        except _POISONED:
-            await self._renew(producer)
+        except _SEQUENCE_ERRORS:
+            await self._replace_producer(producer)
             raise
 
     async def publish_record(
@@ -116,9 +123,9 @@ class Publisher:
         headers: Headers,
         partition: int | None = None,
     ) -> None:
-        """Send a record as it is, whatever it holds, and wait until all in-sync replicas have it."""
+        """Send a raw record and wait for all in-sync replicas."""
         async with asyncio.timeout(30):
-            await self._current().send_and_wait(
+            await self._started_producer().send_and_wait(
                 self._names.topic(topic),
                 value=value,
                 key=key,
@@ -126,8 +133,12 @@ class Publisher:
                 partition=partition,
             )
 
-    async def dead_letter(self, record: ConsumerRecord, error: Exception, *, group: str) -> None:
-        """Put a record that cannot be handled aside, as it came, with the reason and where it came from."""
+    async def publish_dead_letter(
+        self, record: ConsumerRecord, error: Exception, *, group: str
+    ) -> None:
+        """Put an unchanged record on the dead letter queue; headers have the reason and the
+        origin.
+        """
         origin = {
             "dlq_topic": record.topic,
             "dlq_partition": record.partition,
@@ -142,19 +153,19 @@ class Publisher:
             *record.headers,
             *((name, str(value).encode()) for name, value in origin.items()),
         ]
-        nothing = record.key is None and record.value is None  # aiokafka sends no record like that
-        await self._current().send_and_wait(
+        is_empty = record.key is None and record.value is None  # aiokafka refuses such a record
+        await self._started_producer().send_and_wait(
             self._names.topic(DEAD_LETTER),
             value=record.value,
-            key=b"" if nothing else record.key,
+            key=b"" if is_empty else record.key,
             headers=headers,
         )
 
-    def _record(self, outgoing: Outgoing, trace: Mapping[str, str]) -> Record:
+    def _encode_record(self, outgoing: OutgoingMessage, trace: Mapping[str, str]) -> BatchRecord:
         value, headers = None, list[tuple[str, bytes]]()
         if outgoing.message is not None:
-            value, headers = encode(outgoing.message, source=self._source, trace=trace)
-        return Record(
+            value, headers = encode_message(outgoing.message, source=self._source, trace=trace)
+        return BatchRecord(
             self._names.topic(outgoing.topic),
             outgoing.key.encode(),
             value,
@@ -162,12 +173,12 @@ class Publisher:
             partition=outgoing.partition,
         )
 
-    def _current(self) -> AIOKafkaProducer:
+    def _started_producer(self) -> AIOKafkaProducer:
         if self._producer is None:
             raise RuntimeError("the publisher is not started")
         return self._producer
 
-    async def _open(self) -> AIOKafkaProducer:
+    async def _open_producer(self) -> AIOKafkaProducer:
         producer = AIOKafkaProducer(
             **client_options(self._settings),
             client_id=self._source,
@@ -181,12 +192,10 @@ class Publisher:
         await producer.start()
         return producer
 
-    async def _renew(self, poisoned: AIOKafkaProducer) -> None:
-        async with self._renewal:
-            renewed_meanwhile = self._producer is not poisoned
-            if not renewed_meanwhile:
-                log.warning(
-                    "the broker rejected the producer's sequence: a new producer takes over"
-                )
-                self._producer = await self._open()
-                await poisoned.stop()
+    async def _replace_producer(self, rejected: AIOKafkaProducer) -> None:
+        async with self._replacing:
+            already_replaced = self._producer is not rejected
+            if not already_replaced:
+                log.warning("broker rejected the producer's sequence, creating a new producer")
+                self._producer = await self._open_producer()
+                await rejected.stop()

@@ -1,4 +1,4 @@
-"""The one table of topics: who writes, who reads, the key, and how long records are kept. Tests walk it."""
+"""The table of topics: producers, consumers, key, partitions and retention."""
 
 from dataclasses import dataclass
 
@@ -19,12 +19,12 @@ _DAY_MS = 24 * _HOUR_MS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Topic:
-    """One topic. `messages` are the types it may carry; none means raw records of any topic (dead letters)."""
+    """A topic. `messages` are its types; empty: raw records of any topic (dead letters)."""
 
     name: str
     key: str
     partitions: int
-    """Never changed once created: keys would move. It also caps the group that reads the topic."""
+    """Never changed after creation: keys would move. Also the most parallel readers."""
     retention_ms: int
     compacted: bool = False
     messages: tuple[type[Message], ...]
@@ -42,7 +42,7 @@ REQUESTS = Topic(
     consumers=("scheduler",),
 )
 GENERATION = Topic(
-    # 24 divides evenly among 1, 2, 3, 4, 6, 8, 12 and 24 workers, and so does the providers' budget.
+    # 24 divides evenly among 1, 2, 3, 4, 6, 8, 12 and 24 workers, and so do the providers' quotas.
     name="blog.generation",
     key="job",
     partitions=24,
@@ -80,7 +80,7 @@ CONTROL = Topic(
     consumers=("ingest",),
 )
 IDEMPOTENCY = Topic(
-    # Not compacted: the first word for a key is the one that counts, and compaction keeps the last.
+    # Not compacted: the first claim of a key decides, and compaction keeps the last.
     name="blog.idempotency",
     key="store",
     partitions=8,

@@ -1,6 +1,6 @@
-"""Structured logging: one JSON object a line on stdout, with what is bound to the context (service, job, store).
+"""Structured logging: one JSON object a line on stdout, with the bound context.
 
-Everything an operator must know is logged once, where it happens. Secrets never are: `redactor` is the last
+Events are logged once, where they happen. Secrets are never logged: `create_redactor` is the last
 processor before the encoder.
 """
 
@@ -37,17 +37,19 @@ _LIBRARIES = (
     "urllib3",
 )
 _SECRET_NAME = re.compile(
-    r"(?:api|access|private|secret)[_-]?key|token$|secret|passw(?:or)?d|authorization|cookie|credential|ticket"
-    r"|(?:^|[_-])dsn$|database_url",
+    r"(?:api|access|private|secret)[_-]?key|token$|secret|passw(?:or)?d|authorization|cookie"
+    r"|credential|ticket|(?:^|[_-])dsn$|database_url",
     re.IGNORECASE,
 )
 _SECRET_TEXTS = (
     r"(?:sk_live_|sk_operator_|whsec_|\bsk-|\br8_)[\w\-+/=]{6,}",
-    r"(?<=://)[^/?#@\s\"']+(?=@)",  # who logs in, in an address
-    # A name and what follows it, as in addresses, headers, JSON and the notation of Python objects.
-    r"(?P<named>(?i:(?:api|access|private|secret)[_-]?key|token|secret|passw(?:or)?d|ticket|credentials?|authorization)"
+    r"(?<=://)[^/?#@\s\"']+(?=@)",  # user and password in an address
+    # A name and its value, as in addresses, headers, JSON and the notation of Python objects.
+    r"(?P<named>(?i:(?:api|access|private|secret)[_-]?key|token|secret|passw(?:or)?d|ticket"
+    r"|credentials?|authorization)"
     r"\\*[\"']?\s*[=:]\s*)"
-    r"(?:b?\"(?:[^\"\\]|\\.)*\"|b?'(?:[^'\\]|\\.)*'|\\+\"[^\"]*\"|(?i:(?:bearer|basic)\s+)?[^\s&\"',;]{6,})",
+    r"(?:b?\"(?:[^\"\\]|\\.)*\"|b?'(?:[^'\\]|\\.)*'|\\+\"[^\"]*\""
+    r"|(?i:(?:bearer|basic)\s+)?[^\s&\"',;]{6,})",
     r"(?i:\bbearer\s+[\w\-+/=.~]{6,}|\bbasic\s+[\w+/=]{8,})",
 )
 _SECRET_TEXT = re.compile("|".join(_SECRET_TEXTS))
@@ -67,54 +69,62 @@ _HINTS = (
     "credential",
     "authorization",
 )
-"""A text without any of these, in small letters, holds no such secret: nearly every one, and to look is quick."""
-_SHORTEST = 6
-"""A secret of fewer letters is hidden where its form gives it away, not wherever its letters occur."""
-_HIDDEN = "[redacted]"
+"""A text in lower case without any of these hints has no such secret. Nearly all texts have
+none, and the check is fast.
+"""
+_MIN_SECRET_LENGTH = 6
+"""Shorter secrets are hidden by their form only, not wherever their letters occur."""
+_REDACTED = "[redacted]"
 _PLAIN = (int, float, NoneType, datetime, UUID)
 
 
-def _hider(secrets: Iterable[str]) -> Callable[[str], str]:
+def _create_text_redactor(secrets: Iterable[str]) -> Callable[[str], str]:
     forms = {
         form
         for secret in secrets
         for form in (secret, quote(secret, safe=""), unquote(secret), repr(secret)[1:-1])
     }
-    known = sorted((form for form in forms if len(form) >= _SHORTEST), key=len, reverse=True)
+    known = sorted(
+        (form for form in forms if len(form) >= _MIN_SECRET_LENGTH), key=len, reverse=True
+    )
 
     def hide(value: str) -> str:
         for secret in known:
             if secret in value:
-                value = value.replace(secret, _HIDDEN)
-        small = value.lower()
+                value = value.replace(secret, _REDACTED)
+        lower = value.lower()
         for hint in _HINTS:
-            if hint in small:
-                return _SECRET_TEXT.sub(rf"\g<named>{_HIDDEN}", value)
+            if hint in lower:
+                return _SECRET_TEXT.sub(rf"\g<named>{_REDACTED}", value)
         return value
 
     return hide
 
 
-def redactor(secrets: Iterable[str] = ()) -> Processor:
-    """A processor that hides values under secret-looking names, and in any text what looks like a secret or is one of
-    these: as it is, and as it stands in an address or in the notation of a Python object."""
-    text = _hider(secrets)
+def create_redactor(secrets: Iterable[str] = ()) -> Processor:
+    """Create a processor that hides secrets.
 
-    def cleaned(value: Any) -> Any:
+    It hides values under secret-looking names, and in any text the given secrets and whatever looks
+    like a secret: as it is, URL-quoted, or in the notation of a Python object.
+    """
+    redact_text = _create_text_redactor(secrets)
+
+    def redact_value(value: Any) -> Any:
         if isinstance(value, _PLAIN):
             return value
         if isinstance(value, Mapping):
             return {
-                text(str(name)): _HIDDEN if _is_secret(str(name)) else cleaned(item)
+                redact_text(str(name)): _REDACTED if _is_secret(str(name)) else redact_value(item)
                 for name, item in value.items()
             }
         if isinstance(value, list | tuple | set | frozenset):
-            return [cleaned(item) for item in value]
-        return text(str(value))
+            return [redact_value(item) for item in value]
+        return redact_text(str(value))
 
     def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
         return {
-            name: _HIDDEN if _is_secret(name) else cleaned(value) for name, value in event.items()
+            name: _REDACTED if _is_secret(name) else redact_value(value)
+            for name, value in event.items()
         }
 
     return redact
@@ -126,21 +136,24 @@ def _is_secret(name: str) -> bool:
 
 
 class RepeatFilter(logging.Filter):
-    """Lets a library say the same thing once in `within_s` seconds: while Kafka is away, its client says hundreds."""
+    """Drops repeats of a library's message within `within_s` seconds.
+
+    While Kafka is away, its client logs the same message hundreds of times.
+    """
 
     def __init__(self, library: str, *, within_s: float = 30.0) -> None:
         super().__init__()
         self._library = library
         self._within_s = within_s
-        self._said: dict[tuple[str, str], float] = {}
+        self._last_logged_at: dict[tuple[str, str], float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         if not record.name.startswith(self._library):
             return True
-        what = (record.name, str(record.msg))
-        if record.created - self._said.get(what, float("-inf")) < self._within_s:
+        message = (record.name, str(record.msg))
+        if record.created - self._last_logged_at.get(message, float("-inf")) < self._within_s:
             return False
-        self._said[what] = record.created
+        self._last_logged_at[message] = record.created
         return True
 
 
@@ -148,10 +161,10 @@ def _to_json(event: EventDict, **_: Any) -> str:
     return orjson.dumps(event, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
 
 
-def configure(service: str, level: int, *, secrets: Iterable[str] = ()) -> None:
-    """Set up logging for this process, libraries' loggers included. `level` is the contract's number: 2 is INFO.
+def configure_logging(service: str, level: int, *, secrets: Iterable[str] = ()) -> None:
+    """Set up logging for this process and its libraries. `level` is LOG_LEVEL: 2 is INFO.
 
-    `secrets` are texts never to be said (`Settings.secrets`): nothing about them may give them away.
+    `secrets` (`Settings.secrets`) are texts that must never be logged, whatever their form.
     """
     steps: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -173,7 +186,7 @@ def configure(service: str, level: int, *, secrets: Iterable[str] = ()) -> None:
             foreign_pre_chain=steps,
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                redactor(secrets),
+                create_redactor(secrets),
                 structlog.processors.JSONRenderer(serializer=_to_json),
             ],
         )
@@ -181,7 +194,7 @@ def configure(service: str, level: int, *, secrets: Iterable[str] = ()) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(LEVELS[level])
-    # Libraries speak at a level of their own: their INFO is our DEBUG.
+    # Libraries' INFO is this system's DEBUG.
     library_level = logging.DEBUG if level >= 3 else logging.WARNING
     for name in _LIBRARIES:
         logging.getLogger(name).setLevel(library_level)

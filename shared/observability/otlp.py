@@ -1,4 +1,7 @@
-"""Sends spans by OTLP over HTTP, as the standard `OTEL_*` variables say. Loaded only where they do: see `tracing`."""
+"""Exports spans by OTLP over HTTP, configured by the standard `OTEL_*` variables.
+
+`tracing` imports this module only where they are set.
+"""
 
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -7,11 +10,10 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 
-def export(service: str) -> None:
-    """From now on; what is not sent yet when the process ends is sent then."""
+def export_spans(service: str) -> None:
+    """Export this process's spans from now on. Pending spans are sent when the process ends."""
     own = Resource.create({"service.name": f"blogstream-{service}"})
-    provider = TracerProvider(
-        resource=own.merge(OTELResourceDetector().detect())
-    )  # who sets a name, has it
+    # OTEL_SERVICE_NAME overrides the name.
+    provider = TracerProvider(resource=own.merge(OTELResourceDetector().detect()))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(provider)

@@ -1,12 +1,12 @@
-"""W3C trace context, from a client's POST to the providers' calls.
+"""W3C trace context, from a client's POST to the provider calls.
 
-A job waits in PostgreSQL, and its parts run in three services, so its context travels as text (`traceparent`, and the
-caller's `tracestate` beside it): in the stored request, in the headers of Kafka's records, and of the calls to
-providers. It always does. Spans are recorded and sent only where `OTEL_EXPORTER_OTLP_ENDPOINT` (or
-`OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`) is set; without it neither the SDK nor the exporter is loaded. The other standard
-`OTEL_*` variables are the SDK's own.
+A job waits in PostgreSQL and passes through three services, so its context travels as text
+(`traceparent`, and the caller's `tracestate`): in the stored request, in the headers of Kafka
+records and in the headers of provider calls. Spans are recorded and sent only where
+`OTEL_EXPORTER_OTLP_ENDPOINT` (or `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`) is set; otherwise neither
+the SDK nor the exporter is imported. The SDK reads the other standard `OTEL_*` variables.
 
-Only `start_trace` begins a trace. Whatever happens outside of one makes no span.
+Only `start_trace` begins a trace. Code that runs outside of a trace creates no span.
 """
 
 import os
@@ -25,53 +25,56 @@ from opentelemetry.context import Context
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-HEADER = "traceparent"
-STATE_HEADER = "tracestate"
+TRACEPARENT_HEADER = "traceparent"
+TRACESTATE_HEADER = "tracestate"
 CLIENT, PRODUCER = SpanKind.CLIENT, SpanKind.PRODUCER
 
 Attributes = Mapping[str, str | int] | None
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _STATE_CHARACTERS = 512
-"""Of `tracestate`: as many as the W3C asks everybody to pass on."""
+"""Longest `tracestate`: the W3C asks everybody to propagate at least this many characters."""
 _MEMBERS = 32
 _MEMBER = re.compile(
-    r"(?:[a-z][a-z0-9_*/-]{0,255}|[a-z0-9][a-z0-9_*/-]{0,240}@[a-z][a-z0-9_*/-]{0,13})=[ -+\--<>-~]{0,255}[!-+\--<>-~]"
+    r"(?:[a-z][a-z0-9_*/-]{0,255}|[a-z0-9][a-z0-9_*/-]{0,240}@[a-z][a-z0-9_*/-]{0,13})"
+    r"=[ -+\--<>-~]{0,255}[!-+\--<>-~]"
 )
 _PROPAGATOR = TraceContextTextMapPropagator()
 _TRACER = trace.get_tracer("blogstream")
-"""Finds the provider that `configure` has set, if it has, when it is first used."""
+"""Finds the provider that `configure_tracing` has set, on first use."""
 _RECORDING = Event()
 _NOTHING = nullcontext()
-_CARRIED: ContextVar[dict[str, str] | None] = ContextVar("trace", default=None)
-"""The context around us where nothing is recorded: its headers are all that it takes, and quick to make."""
+_CURRENT_HEADERS: ContextVar[dict[str, str] | None] = ContextVar("trace", default=None)
+"""The current trace headers while no spans are recorded."""
 
 
-def configure(service: str) -> None:
-    """Send this process's spans to where the environment says; nothing is done when it does not. Call it once."""
+def configure_tracing(service: str) -> None:
+    """Send this process's spans to the endpoint in the environment, if any. Call it once."""
     if any(os.environ.get(name) for name in _ENDPOINTS):
-        from shared.observability import otlp  # noqa: PLC0415 - who sends nothing need not load the SDK
+        from shared.observability import otlp  # noqa: PLC0415 - loads the SDK
 
-        otlp.export(service)
+        otlp.export_spans(service)
         _RECORDING.set()
 
 
 def is_recording() -> bool:
-    """Whether somebody has asked for spans: who makes thousands of them in a row may spare itself the trouble."""
+    """Whether spans are recorded. Callers that create thousands in a row can skip the work."""
     return _RECORDING.is_set()
 
 
 def start_trace(
     name: str, callers: Mapping[str, str], attributes: Attributes = None
 ) -> AbstractContextManager[None]:
-    """A block in the trace that the caller's headers name, or in one that begins here."""
+    """A block in the trace of the caller's headers, or in a new trace."""
     if is_recording():
-        return _recorded(name, _extracted(callers), SpanKind.SERVER, attributes)
-    # Nothing is recorded here, but what this request sets off belongs together all the same.
-    return _Carried((_told(_around(_extracted(callers))) if callers else None) or _new())
+        return _record_block(name, _extract(callers), SpanKind.SERVER, attributes)
+    # Not recorded, but all that this request causes belongs to one trace.
+    return _TraceHeadersBlock(
+        (_headers_of(_span_context(_extract(callers))) if callers else None) or _new_headers()
+    )
 
 
-def span(
+def start_span(
     name: str,
     *,
     parent: str | None = None,
@@ -79,14 +82,20 @@ def span(
     kind: SpanKind = SpanKind.INTERNAL,
     attributes: Attributes = None,
 ) -> AbstractContextManager[None]:
-    """A span around a block: a child of `parent` (whose tracestate is `state`), or of the span that is around it
-    already. None without either."""
+    """A span around a block: a child of `parent` (with tracestate `state`), or of the current span.
+
+    Creates no span without either.
+    """
     if not is_recording():
-        return _NOTHING if parent is None else _Carried(_told(_around(_context(parent, state))))
+        return (
+            _NOTHING
+            if parent is None
+            else _TraceHeadersBlock(_headers_of(_span_context(_context(parent, state))))
+        )
     context = _context(parent, state)
-    if not _around(context).is_valid:
+    if not _span_context(context).is_valid:
         return _NOTHING
-    return _recorded(name, context, kind, attributes)
+    return _record_block(name, context, kind, attributes)
 
 
 def record_span(
@@ -97,106 +106,118 @@ def record_span(
     kind: SpanKind = SpanKind.INTERNAL,
     attributes: Attributes = None,
 ) -> str | None:
-    """A span of what began then (`time_ns`) and ends now. Its traceparent; the parent's where nothing is recorded."""
+    """Record a span that began at `began_ns` (`time_ns`) and ends now.
+
+    Returns its traceparent; the parent's where nothing is recorded.
+    """
     if not is_recording():
-        return parent or traceparent()
+        return parent or current_traceparent()
     context = _context(parent)
-    if not _around(context).is_valid:
+    if not _span_context(context).is_valid:
         return None
-    done = _TRACER.start_span(name, context, kind, attributes, start_time=min(began_ns, time_ns()))
-    done.end()
-    return _text(done.get_span_context())
+    span = _TRACER.start_span(name, context, kind, attributes, start_time=min(began_ns, time_ns()))
+    span.end()
+    return _format_traceparent(span.get_span_context())
 
 
 def job_attributes(job: UUID, store: str) -> dict[str, str | int]:
-    """A span's attributes that say whose it is."""
+    """The span attributes that identify a job."""
     return {"blogstream.job": str(job), "blogstream.store": store}
 
 
-def traceparent() -> str | None:
-    """The context of the span around us, as text."""
-    return headers().get(HEADER)
+def current_traceparent() -> str | None:
+    """The traceparent of the current span."""
+    return trace_headers().get(TRACEPARENT_HEADER)
 
 
-def headers() -> dict[str, str]:
-    """What a call to another service is to carry."""
-    return dict(_CARRIED.get() or _told(_around(None)))
+def trace_headers() -> dict[str, str]:
+    """The trace headers for a call to another service."""
+    return dict(_CURRENT_HEADERS.get() or _headers_of(_span_context(None)))
 
 
 def add_trace_id(
     _logger: object, _method: str, event: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
-    """A processor of log lines: those within a trace say which."""
-    if (own := traceparent()) is not None:
+    """A log processor that adds the trace id to lines within a trace."""
+    if (own := current_traceparent()) is not None:
         event["trace"] = own.split("-")[1]
     return event
 
 
-class _Carried:
-    """A block in which these are the headers. `contextmanager` would make the same, at three times the price."""
+class _TraceHeadersBlock:
+    """A block with these trace headers. `contextmanager` would cost three times as much."""
 
-    def __init__(self, told: dict[str, str]) -> None:
-        self._told = told
+    def __init__(self, headers: dict[str, str]) -> None:
+        self._headers = headers
 
     def __enter__(self) -> None:
-        self._token = _CARRIED.set(self._told)
+        self._token = _CURRENT_HEADERS.set(self._headers)
 
     def __exit__(self, *_: object) -> None:
-        _CARRIED.reset(self._token)
+        _CURRENT_HEADERS.reset(self._token)
 
 
 @contextmanager
-def _recorded(
+def _record_block(
     name: str, context: Context | None, kind: SpanKind, attributes: Attributes
 ) -> Iterator[None]:
-    """What is raised within is noted by its class only: messages may hold what must not leave."""
+    """Record a span. Of an exception only the class is recorded: its message may hold secrets."""
     with _TRACER.start_as_current_span(
         name, context, kind, attributes, record_exception=False, set_status_on_exception=False
-    ) as around:
+    ) as span:
         try:
             yield
         except BaseException as error:
-            around.set_status(Status(StatusCode.ERROR, type(error).__name__))
+            span.set_status(Status(StatusCode.ERROR, type(error).__name__))
             raise
 
 
 def _context(parent: str | None, state: str | None = None) -> Context | None:
-    """None is the current one."""
-    return _extracted({HEADER: parent, STATE_HEADER: state or ""}) if parent is not None else None
+    """The context of a parent; `None`: the current one."""
+    return (
+        _extract({TRACEPARENT_HEADER: parent, TRACESTATE_HEADER: state or ""})
+        if parent is not None
+        else None
+    )
 
 
-def _extracted(callers: Mapping[str, str]) -> Context:
-    """Empty when it is none. The library would write a state that is at fault to the log, whatever a stranger has put
-    into it; here it is left out."""
-    told = {HEADER: parent} if (parent := callers.get(HEADER)) else {}
-    if told and (state := callers.get(STATE_HEADER)) and _is_state(state):
-        told[STATE_HEADER] = state
-    return _PROPAGATOR.extract(told, Context())
+def _extract(callers: Mapping[str, str]) -> Context:
+    """The context in a caller's headers; empty when they are invalid.
+
+    An invalid tracestate is left out, because the library would write its text to the log.
+    """
+    headers = {TRACEPARENT_HEADER: parent} if (parent := callers.get(TRACEPARENT_HEADER)) else {}
+    if headers and (state := callers.get(TRACESTATE_HEADER)) and _is_valid_state(state):
+        headers[TRACESTATE_HEADER] = state
+    return _PROPAGATOR.extract(headers, Context())
 
 
-def _is_state(text: str) -> bool:
+def _is_valid_state(text: str) -> bool:
     members = [member.strip(" \t") for member in text.split(",")]
     fits = len(text) <= _STATE_CHARACTERS and len(members) <= _MEMBERS
     return fits and all(not member or _MEMBER.fullmatch(member) for member in members)
 
 
-def _around(context: Context | None) -> SpanContext:
-    """The span of a context; None is the current one."""
+def _span_context(context: Context | None) -> SpanContext:
+    """The span of a context; `None`: the current one."""
     return trace.get_current_span(context).get_span_context()
 
 
-def _new() -> dict[str, str]:
-    """Told apart by chance from all others, and no secret."""
-    chance = f"{getrandbits(192):048x}"
-    return {HEADER: f"00-{chance[:32]}-{chance[32:]}-00"}
+def _new_headers() -> dict[str, str]:
+    """Headers of a new trace. The ids are random, and no secret."""
+    digits = f"{getrandbits(192):048x}"
+    return {TRACEPARENT_HEADER: f"00-{digits[:32]}-{digits[32:]}-00"}
 
 
-def _told(context: SpanContext) -> dict[str, str]:
-    told = {HEADER: _text(context), STATE_HEADER: context.trace_state.to_header()}
-    return {name: value for name, value in told.items() if value}
+def _headers_of(context: SpanContext) -> dict[str, str]:
+    headers = {
+        TRACEPARENT_HEADER: _format_traceparent(context),
+        TRACESTATE_HEADER: context.trace_state.to_header(),
+    }
+    return {name: value for name, value in headers.items() if value}
 
 
-def _text(context: SpanContext) -> str | None:
+def _format_traceparent(context: SpanContext) -> str | None:
     if not context.is_valid:
         return None
     trace_id, span_id = (

@@ -1,7 +1,7 @@
-"""Deadlines for what happens by the thousand: blocks whose time is up in the same twentieth of a second share a timer.
+"""Cheap deadlines for frequent operations: blocks that are due in the same 50 ms share a timer.
 
-`asyncio.timeout` sets and clears one for each, which takes longer than judging a request does. These are up to 50 ms
-late.
+`asyncio.timeout` sets and clears a timer for each block, which takes longer than checking a
+request. These deadlines are up to 50 ms late.
 """
 
 import asyncio
@@ -11,43 +11,43 @@ _TICK_S = 0.05
 
 
 class Deadlines:
-    """Those of the loop that runs when this is made: to ask for it every time is a system call."""
+    """Deadlines of the running event loop. Looking the loop up each time is a system call."""
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
         self._due: dict[int, set[Deadline]] = {}
 
     def within(self, seconds: float) -> "Deadline":
-        """A block that raises TimeoutError when it takes longer."""
+        """A block that raises TimeoutError after `seconds`."""
         return Deadline(self, seconds)
 
-    def mates(self, seconds: float) -> "set[Deadline]":
-        """Those that are due together, so many seconds from now."""
+    def due_together(self, seconds: float) -> "set[Deadline]":
+        """The deadlines that are due together, `seconds` from now."""
         tick = int((self.loop.time() + seconds) / _TICK_S) + 1
         if tick not in self._due:
             self._due[tick] = set()
-            self.loop.call_at(tick * _TICK_S, self._end, tick)
+            self.loop.call_at(tick * _TICK_S, self._expire_all, tick)
         return self._due[tick]
 
-    def _end(self, tick: int) -> None:
+    def _expire_all(self, tick: int) -> None:
         for deadline in self._due.pop(tick):
-            deadline.cut()
+            deadline.expire()
 
 
 class Deadline:
-    """What `asyncio.timeout` is: the task is cancelled, and told that it was for this."""
+    """Like `asyncio.timeout`: cancels the task of its block, and raises TimeoutError instead."""
 
     def __init__(self, deadlines: Deadlines, seconds: float) -> None:
         self._deadlines = deadlines
         self._seconds = seconds
-        self._is_up = False
+        self._expired = False
 
     def __enter__(self) -> None:
         task = asyncio.current_task(self._deadlines.loop)
         assert task is not None
         self._task, self._cancelled_before = task, task.cancelling()
-        self._mates = self._deadlines.mates(self._seconds)
-        self._mates.add(self)
+        self._group = self._deadlines.due_together(self._seconds)
+        self._group.add(self)
 
     def __exit__(
         self,
@@ -55,16 +55,16 @@ class Deadline:
         error: BaseException | None,
         where: TracebackType | None,
     ) -> None:
-        self._mates.discard(self)
-        # Somebody else may have cancelled the task as well: that goes on.
+        self._group.discard(self)
+        # A cancellation from elsewhere goes on.
         if (
-            self._is_up
+            self._expired
             and self._task.uncancel() <= self._cancelled_before
             and kind is asyncio.CancelledError
         ):
             raise TimeoutError from error
 
-    def cut(self) -> None:
-        """The time is up."""
-        self._is_up = True
+    def expire(self) -> None:
+        """Cancel the task, because its time is up."""
+        self._expired = True
         self._task.cancel()

@@ -1,4 +1,4 @@
-"""A process's life: signals turned into one event, uvloop, and exit codes that mean something."""
+"""Runs a service: signals, event loop (uvloop), background tasks and exit codes."""
 
 import asyncio
 import gc
@@ -16,17 +16,18 @@ from shared.domain.errors import Unavailable
 from shared.observability.log import get_logger
 
 EXIT_UNAVAILABLE = 3
-"""What the service needs (PostgreSQL, Kafka, a setting, a port) is missing; the last log line says what."""
+"""A dependency (PostgreSQL, Kafka, a setting, a port) is missing. The last log line names it."""
 
-_COLLECT = (20_000, 20, 20)
-"""New objects before the youngest are looked through, and how often that is before the older are. Python's own 700 is
-for scripts: that many are alive in a few requests at once."""
+_GC_THRESHOLDS = (20_000, 20, 20)
+"""Thresholds of Python's garbage collector. Its default of 700 new objects is for scripts; a few
+requests hold that many at once.
+"""
 
 log = get_logger(__name__)
 
 
 def run_service(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
-    """Run `main` until it returns; SIGTERM and SIGINT set the event, and `main` then drains and returns."""
+    """Run `main` until it returns. SIGTERM and SIGINT set the event; `main` drains and returns."""
     tune_garbage_collection()
     try:
         uvloop.run(_with_signals(main))
@@ -36,9 +37,9 @@ def run_service(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
 
 
 def tune_garbage_collection() -> None:
-    """What is loaded by now stays: to look through it for garbage, over and over, took a third of ingest's time."""
+    """Exclude loaded objects from collection: examining them took a third of ingest's time."""
     gc.freeze()
-    gc.set_threshold(*_COLLECT)
+    gc.set_threshold(*_GC_THRESHOLDS)
 
 
 async def _with_signals(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
@@ -46,15 +47,15 @@ async def _with_signals(main: Callable[[asyncio.Event], Awaitable[None]]) -> Non
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    heartbeat = os.environ.get(health.VARIABLE)
+    heartbeat = os.environ.get(health.HEARTBEAT_VARIABLE)
     async with background_tasks(
-        stop, **({"heartbeat": health.beat(Path(heartbeat))} if heartbeat else {})
+        stop, **({"heartbeat": health.keep_heartbeat(Path(heartbeat))} if heartbeat else {})
     ):
         await main(stop)
 
 
 async def wait_for_event(event: asyncio.Event, seconds: float) -> None:
-    """Return when the event is set, or when so many seconds have passed."""
+    """Wait until the event is set, or for `seconds`."""
     try:
         async with asyncio.timeout(seconds):
             await event.wait()
@@ -66,17 +67,24 @@ async def wait_for_event(event: asyncio.Event, seconds: float) -> None:
 async def background_tasks(
     stop: asyncio.Event, **loops: Coroutine[None, None, None]
 ) -> AsyncIterator[None]:
-    """Run endless loops beside a block, by name. One that breaks is said, stops the service, and is raised at the end:
-    a service must not go on without its leases, say."""
+    """Run named loops beside a block.
+
+    A loop that fails is logged, stops the service, and raises its error at the end of the block: a
+    service must not go on without its heartbeats, for example.
+    """
     tasks = [asyncio.create_task(loop, name=name) for name, loop in loops.items()]
 
-    def ended(task: asyncio.Task[None]) -> None:
+    def stop_on_failure(task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:
-            log.error("a loop broke: stopping", loop=task.get_name(), exc_info=task.exception())
+            log.error(
+                "background loop failed, stopping",
+                loop=task.get_name(),
+                exc_info=task.exception(),
+            )
             stop.set()
 
     for task in tasks:
-        task.add_done_callback(ended)
+        task.add_done_callback(stop_on_failure)
     try:
         yield
     finally:

@@ -1,7 +1,7 @@
-"""Settings from the environment, read once at start. Each service has one frozen class built from these parts.
+"""Settings from the environment, read once at start. Each service combines these parts.
 
-Every field's description gives its unit and the reason for its default; the environment variable is the field's
-name in capitals.
+Every field's description gives its unit and the reason for its default. The environment variable is
+the field's name in capitals.
 """
 
 import os
@@ -22,7 +22,7 @@ _SERVERS = r"^\s*[^\s,:]+:[0-9]{1,5}\s*(,\s*[^\s,:]+:[0-9]{1,5}\s*)*$"
 
 
 class Settings(BaseSettings):
-    """Base: frozen, empty variables count as unset, unknown variables are none of our business."""
+    """Base class: frozen; empty variables count as unset, unknown variables are ignored."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
 
@@ -31,22 +31,23 @@ class Settings(BaseSettings):
     )
     startup_deadline_s: Seconds = Field(
         60,
-        description="seconds to wait for PostgreSQL and Kafka at start before giving up with one clear line",
+        description="seconds to wait for PostgreSQL and Kafka at start before giving up with one"
+        " clear line",
     )
 
     @classmethod
     def from_environment(cls) -> Self:
-        """Read the process environment; `Unavailable` with one line naming each variable at fault."""
+        """Read the environment. `Unavailable` with one line that names each variable at fault."""
         try:
             return cls()
         except ValidationError as error:
-            faults = "; ".join(_told(fault) for fault in error.errors())
+            faults = "; ".join(_describe_fault(fault) for fault in error.errors())
             raise Unavailable(
                 f"the environment is not right: {faults} (see docs/configuration.md)"
             ) from None
 
     def secrets(self) -> list[str]:
-        """What must never be said: the secret fields' values, and the passwords in those that are addresses."""
+        """Texts that must not be logged: secret fields, and passwords in addresses."""
         values = [value.get_secret_value() for _, value in self if isinstance(value, SecretStr)]
         return [*values, *filter(None, map(_password_in, values))]
 
@@ -58,10 +59,10 @@ def _password_in(address: str) -> str | None:
         return None
 
 
-def _told(fault: Any) -> str:
-    """One of pydantic's faults in a few words. What is said of several variables names them itself."""
-    said: str = fault["msg"]
-    return f"{str(fault['loc'][0]).upper()}: {said[0].lower()}{said[1:]}" if fault["loc"] else said
+def _describe_fault(fault: Any) -> str:
+    """Describe a pydantic error briefly. An error about several variables names them itself."""
+    text: str = fault["msg"]
+    return f"{str(fault['loc'][0]).upper()}: {text[0].lower()}{text[1:]}" if fault["loc"] else text
 
 
 class KafkaSettings(Settings):
@@ -69,12 +70,14 @@ class KafkaSettings(Settings):
     kafka_topic_prefix: str = Field(
         "",
         pattern=r"^[a-zA-Z0-9._-]{0,64}$",
-        description="put before every topic and group name, so that several environments can share a cluster",
+        description="put before every topic and group name, so that several environments can share"
+        " a cluster",
     )
     kafka_replication_factor: int | None = Field(
         None,
         ge=1,
-        description="replicas of topics that we create; unset: three, or as many as there are brokers",
+        description="replicas of topics that we create; unset: three, or as many as there are"
+        " brokers",
     )
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
         "PLAINTEXT",
@@ -89,11 +92,13 @@ class KafkaSettings(Settings):
     kafka_sasl_password: SecretStr | None = Field(None, description="the user's password")
     kafka_ssl_ca_file: Path | None = Field(
         None,
-        description="PEM file of the authorities that brokers' certificates are from; unset: the system's",
+        description="PEM file of the authorities that brokers' certificates are from; unset: the"
+        " system's",
     )
     kafka_ssl_cert_file: Path | None = Field(
         None,
-        description="PEM file of our own certificate, where brokers ask for one, with those up to its authority",
+        description="PEM file of our own certificate, where brokers ask for one, with those up to"
+        " its authority",
     )
     kafka_ssl_key_file: Path | None = Field(
         None,
@@ -109,8 +114,10 @@ class KafkaSettings(Settings):
         return self.kafka_security_protocol.startswith("SASL")
 
     @model_validator(mode="after")
-    def _has_what_its_protocol_needs(self) -> Self:
-        """No more and no less: who has set a password or a certificate means it to be used."""
+    def _check_kafka_security(self) -> Self:
+        """Require the settings of the protocol and refuse others: a password or certificate that
+        is set is meant to be used.
+        """
         sasl = ["kafka_sasl_username", "kafka_sasl_password"]
         files = ["kafka_ssl_cert_file", "kafka_ssl_ca_file", "kafka_ssl_key_file"]
         missing = [name for name in sasl if self.kafka_uses_sasl and getattr(self, name) is None]
@@ -142,35 +149,37 @@ class PostgresSettings(Settings):
     db_pool_min: int = Field(10, ge=0, description="idle connections kept once they were needed")
 
 
-class FlowSettings(Settings):
-    """What scheduler and generator both speak of: the contract's three numbers of batch processing, and the lease."""
+class ProcessingSettings(Settings):
+    """Settings of scheduler and generator: the three limits of batch processing, and the lease."""
 
     concurrent_blogs: Count = Field(50, description="blogs in parallel per worker")
-    batch_size: Count = Field(100, description="requests taken up at once")
+    batch_size: Count = Field(100, description="requests processed in one batch")
     max_per_instance: Count = Field(20, description="blogs of one store in flight")
     lease_s: Seconds = Field(
         60, description="seconds that a claim lasts without a heartbeat (one every third of it)"
     )
 
 
-class QueueSettings(Settings):
-    """What ingest and scheduler both go by: when a queue is full, and what a store's first job is taken to cost."""
+class AdmissionSettings(Settings):
+    """Settings of ingest and scheduler: limits of queues, and the estimate for a first job."""
 
     max_pending_per_store: Count = Field(
         1_000,
-        description="jobs waiting in one store's queue at which its door closes; it opens at four fifths of that."
-        " A bulk call must fit as a whole",
+        description="jobs waiting in one store's queue at which intake closes for the store; it"
+        " opens again at four fifths of that. A bulk call must fit as a whole",
     )
     max_pending_total: Count = Field(
         50_000,
-        description="jobs waiting in all queues at which everybody's door closes: what a takeover reads in seconds",
+        description="jobs waiting in all queues at which intake closes for all stores: a failover"
+        " reads as many in seconds",
     )
     default_cost_nanousd: Count = Field(
         5_000_000,
-        description="billionths of a dollar reserved for the first job of a store; its mean replaces it",
+        description="billionths of a dollar reserved for the first job of a store; the store's mean"
+        " cost replaces it",
     )
 
 
 def process_name(service: str) -> str:
-    """A name for this process that is unique among its peers and readable in a log: service-host-pid."""
+    """A unique and readable name of this process: service-host-pid."""
     return f"{service}-{socket.gethostname()}-{os.getpid()}"

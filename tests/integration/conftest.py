@@ -25,5 +25,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredKafka]:
 async def secured_backend(
     broker: SecuredKafka, topic_prefix: str, database: str
 ) -> AsyncIterator[Backend]:
-    async with open_backend(broker.named, topic_prefix, database, **broker.as_user()) as made:
+    async with open_backend(
+        broker.password_address, topic_prefix, database, **broker.password_settings()
+    ) as made:
         yield made

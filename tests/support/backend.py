@@ -18,7 +18,7 @@ from aiokafka.structs import TopicPartition
 from shared.domain.job import SourceType
 from shared.domain.messages import BlogRequested, GenerationTask, Message
 from shared.kafka import clients
-from shared.kafka.publisher import Outgoing, Publisher
+from shared.kafka.publisher import OutgoingMessage, Publisher
 from shared.kafka.topics import GENERATION, REQUESTS, Topic
 from shared.runtime.settings import KafkaSettings
 
@@ -67,7 +67,7 @@ class Backend:
         self, topic: Topic, key: str, message: Message | None, partition: int | None = None
     ) -> None:
         await self.publisher.publish(
-            Outgoing(topic=topic, key=key, message=message, partition=partition)
+            OutgoingMessage(topic=topic, key=key, message=message, partition=partition)
         )
 
     async def submit(self, request: BlogRequested) -> None:

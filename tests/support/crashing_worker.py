@@ -25,7 +25,7 @@ from services.generator.providers.replicate import ReplicatePainter
 from services.generator.settings import GeneratorSettings
 from shared.domain.job import Step
 from shared.domain.messages import JobEvent
-from shared.kafka.publisher import Outgoing, Publisher
+from shared.kafka.publisher import OutgoingMessage, Publisher
 from shared.observability import log
 from shared.runtime import lifecycle
 
@@ -65,7 +65,7 @@ def run(
     with output.open("wb") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    log.configure("generator", settings.log_level)
+    log.configure_logging("generator", settings.log_level)
 
     async def main(stop: asyncio.Event) -> None:
         _Doom(boundary, number, wire)
@@ -161,6 +161,6 @@ def _about(arguments: Iterable[Any]) -> list[str]:
                 return [argument.value]
             case Call():
                 return [str(argument.step)]
-            case Outgoing(message=JobEvent() as event):
+            case OutgoingMessage(message=JobEvent() as event):
                 return [event.kind.value, *([str(event.step)] if event.step else [])]
     return []

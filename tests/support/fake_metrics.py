@@ -107,13 +107,13 @@ class FakeMetrics:
 @asynccontextmanager
 async def serve_fake_metrics() -> AsyncIterator[FakeMetrics]:
     """A running stage, on a port of its own."""
-    listener: socket.socket = server.listen("127.0.0.1", 0)
+    listener: socket.socket = server.open_listener("127.0.0.1", 0)
     stage = FakeMetrics(f"http://127.0.0.1:{listener.getsockname()[1]}/")
     app = Starlette(
         routes=[*files.routes(), *stage.routes()], exception_handlers={Problem: _problem}
     )
     stop = asyncio.Event()
-    serving = asyncio.create_task(server.serve(app, listener, stop, grace_s=0.1))
+    serving = asyncio.create_task(server.serve_http(app, listener, stop, grace_s=0.1))
     try:
         yield stage
     finally:

@@ -13,7 +13,7 @@ import asyncpg
 from shared.domain.job import Status
 from shared.domain.messages import EventKind, GenerationTask, JobEvent, WorkerReport
 from shared.kafka import clients
-from shared.kafka.publisher import Outgoing
+from shared.kafka.publisher import OutgoingMessage
 from shared.kafka.topics import GENERATION, RESULTS, WORKERS
 from shared.runtime.postgres import open_pool
 from shared.runtime.settings import PostgresSettings
@@ -88,7 +88,7 @@ class FakeWorker:
         rows = await self._pool.fetch(_CLAIM_AND_END, jobs, costs) if jobs else []
         events = [_ended(row) for row in rows]
         await self._backend.publisher.publish_all(
-            [Outgoing(topic=RESULTS, key=event.store, message=event) for event in events]
+            [OutgoingMessage(topic=RESULTS, key=event.store, message=event) for event in events]
         )
         self.done += [(row["id"], row["store"], row["cost_nanousd"]) for row in rows]
 

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 
 from sandbox.system.home import ROOT, free_port
-from shared.kafka.publisher import Outgoing
+from shared.kafka.publisher import OutgoingMessage
 from shared.kafka.topics import RESULTS
 from tests.support import prometheus_text
 from tests.support.backend import Backend
@@ -144,7 +144,7 @@ async def tell(backend: Backend, numbers: range, *, failed: bool = False, stores
     events = [
         event for number, events in lives for event in later(events, _LATER_S + number / 1_000)
     ]
-    outgoing = [Outgoing(topic=RESULTS, key=event.store, message=event) for event in events]
+    outgoing = [OutgoingMessage(topic=RESULTS, key=event.store, message=event) for event in events]
     await backend.publisher.publish_all(outgoing)
 
 

@@ -1,4 +1,4 @@
-"""A broker that asks who is there: the sandbox's, with two more listeners. Its certificate is made here."""
+"""A broker with authentication: the sandbox's, with two more listeners."""
 
 import shutil
 import subprocess
@@ -16,7 +16,7 @@ from sandbox.system.process import Spec
 from tests.support.servers import start, stop
 
 USER, PASSWORD = "blog", "planted-kafka-password"
-_MORE = """
+_SECURED_LISTENERS = """
 listeners={listeners},NAMED://127.0.0.1:{named},MUTUAL://127.0.0.1:{mutual}
 advertised.listeners={advertised},NAMED://127.0.0.1:{named},MUTUAL://127.0.0.1:{mutual}
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,NAMED:SASL_SSL,MUTUAL:SSL
@@ -38,18 +38,20 @@ _MODULES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SecuredKafka:
-    named: str
-    """The address that takes a user and a password (SASL_SSL)."""
-    mutual: str
-    """The address that takes a certificate (SSL)."""
+    password_address: str
+    """The address for a user and a password (SASL_SSL)."""
+    certificate_address: str
+    """The address for a client certificate (SSL)."""
     authority: Path
-    stranger: Path
-    """An authority that has signed nothing of this broker."""
+    unknown_authority: Path
+    """An authority that has signed no certificate of this broker."""
     client: Path
-    """A certificate with its key, for MUTUAL."""
+    """A client certificate with its key, for MUTUAL."""
 
-    def as_user(self, mechanism: str = "SCRAM-SHA-512", password: str = PASSWORD) -> dict[str, str]:
-        """Settings, by field."""
+    def password_settings(
+        self, mechanism: str = "SCRAM-SHA-512", password: str = PASSWORD
+    ) -> dict[str, str]:
+        """Settings of a client that logs in with a password, by field."""
         return {
             "kafka_security_protocol": "SASL_SSL",
             "kafka_sasl_mechanism": mechanism,
@@ -58,7 +60,7 @@ class SecuredKafka:
             "kafka_ssl_ca_file": str(self.authority),
         }
 
-    def by_certificate(self) -> dict[str, str]:
+    def certificate_settings(self) -> dict[str, str]:
         return {
             "kafka_security_protocol": "SSL",
             "kafka_ssl_ca_file": str(self.authority),
@@ -68,23 +70,23 @@ class SecuredKafka:
 
 @contextmanager
 def start_secured_kafka(folder: Path) -> Iterator[SecuredKafka]:
-    broker = _certificates(folder)
+    broker = _create_certificates(folder)
     spec, _ = kafka_server.prepare(folder / "kafka", print)
-    _ask_who_is_there(spec, broker)
+    _add_secured_listeners(spec, broker)
     _format_with_users(spec, folder / "kafka" / "data")
     process = start(spec, folder / "server.log")
     yield broker
     stop(spec, process)
 
 
-def _certificates(folder: Path) -> SecuredKafka:
+def _create_certificates(folder: Path) -> SecuredKafka:
     authority, stranger = trustme.CA(), trustme.CA()
     authority.cert_pem.write_to_path(str(folder / "authority.pem"))
     stranger.cert_pem.write_to_path(str(folder / "stranger.pem"))
     for name, issued in (("broker", "127.0.0.1"), ("client", "blogstream@example.com")):
         leaf = authority.issue_cert(issued)
         key = serialization.load_pem_private_key(leaf.private_key_pem.bytes(), password=None)
-        written = key.private_bytes(  # Kafka reads no older form
+        written = key.private_bytes(  # Kafka reads only PKCS8
             serialization.Encoding.PEM,
             serialization.PrivateFormat.PKCS8,
             serialization.NoEncryption(),
@@ -93,24 +95,24 @@ def _certificates(folder: Path) -> SecuredKafka:
             written + b"".join(pem.bytes() for pem in leaf.cert_chain_pems)
         )
     return SecuredKafka(
-        named=f"127.0.0.1:{free_port()}",
-        mutual=f"127.0.0.1:{free_port()}",
+        password_address=f"127.0.0.1:{free_port()}",
+        certificate_address=f"127.0.0.1:{free_port()}",
         authority=folder / "authority.pem",
-        stranger=folder / "stranger.pem",
+        unknown_authority=folder / "stranger.pem",
         client=folder / "client.pem",
     )
 
 
-def _ask_who_is_there(spec: Spec, broker: SecuredKafka) -> None:
-    """Of two lines about the same in its properties, the last one holds."""
+def _add_secured_listeners(spec: Spec, broker: SecuredKafka) -> None:
+    """Append properties. Of two lines with the same name, Kafka uses the last."""
     path = Path(spec.argv[-1])
     written = path.read_text()
     known = dict(line.split("=", 1) for line in written.splitlines())
-    more = _MORE.format(
+    more = _SECURED_LISTENERS.format(
         listeners=known["listeners"],
         advertised=known["advertised.listeners"],
-        named=broker.named.split(":")[1],
-        mutual=broker.mutual.split(":")[1],
+        named=broker.password_address.split(":")[1],
+        mutual=broker.certificate_address.split(":")[1],
         folder=broker.authority.parent,
         user=USER,
         password=PASSWORD,
@@ -120,7 +122,7 @@ def _ask_who_is_there(spec: Spec, broker: SecuredKafka) -> None:
 
 
 def _format_with_users(spec: Spec, data: Path) -> None:
-    """Users of SCRAM are part of the data that a broker begins with."""
+    """Format the data folder again, with the SCRAM users in it."""
     shutil.rmtree(data)
     users = [f"SCRAM-SHA-{bits}=[name={USER},password={PASSWORD}]" for bits in (256, 512)]
     tool = (

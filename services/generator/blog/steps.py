@@ -111,7 +111,7 @@ class BlogSteps:
         )
         for repair in range(_REPAIRS + 1):
             try:
-                with tracing.span(f"step {step}"):
+                with tracing.start_span(f"step {step}"):
                     return await self._ask(claim, step, call, answer, known)
             except PaidInVain as vain:
                 log.warning(
@@ -130,7 +130,7 @@ class BlogSteps:
         self, claim: Claim, step: Step, call: Call, answer: type[A], known: SavedStep | None
     ) -> A:
         while True:
-            with tracing.span("limiter wait"):
+            with tracing.start_span("limiter wait"):
                 grant = await self._writer.wait_turn(call, answer, may_probe=_may_probe(known))
             with self._paying(claim.job):
                 begun = await self._begin(claim, step, grant, known)
@@ -151,7 +151,7 @@ class BlogSteps:
         self, claim: Claim, step: Step, call: Call, answer: type[A], grant: Grant, begun: SavedStep
     ) -> A:
         try:
-            with tracing.span("call openai", kind=tracing.CLIENT):
+            with tracing.start_span("call openai", kind=tracing.CLIENT):
                 written, usage = await self._writer.write(call, answer, grant)
         except PaidInVain as vain:
             await self._store.finish_step(claim, step, state="FAILED", usage=vain.usage)
@@ -168,7 +168,7 @@ class BlogSteps:
         before = saved.get(Step.IMAGE)
         if before is not None and before.done is not None:
             return str(before.done["url"])
-        with tracing.span(f"step {Step.IMAGE}"):
+        with tracing.start_span(f"step {Step.IMAGE}"):
             image, waited_s = await self._painted(claim, before, outline)
         with self._paying(claim.job):
             url = await self._images.put(
@@ -213,7 +213,7 @@ class BlogSteps:
         self, claim: Claim, outline: Outline, before: SavedStep | None
     ) -> tuple[Image, float]:
         while True:
-            with tracing.span("limiter wait"):
+            with tracing.start_span("limiter wait"):
                 grant = await self._painter.wait_turn(may_probe=_may_probe(before))
             with self._paying(claim.job):
                 begun = await self._begin(claim, Step.IMAGE, grant, before)
@@ -242,7 +242,7 @@ class BlogSteps:
 
     async def _create(self, claim: Claim, outline: Outline, begun: SavedStep) -> str:
         try:
-            with tracing.span("call replicate", kind=tracing.CLIENT):
+            with tracing.start_span("call replicate", kind=tracing.CLIENT):
                 prediction = await self._painter.create(claim.job, prompts.image_prompt(outline))
         except Exception as error:
             await self._fail(claim, Step.IMAGE, error, begun)
@@ -253,7 +253,7 @@ class BlogSteps:
     async def _finish(self, claim: Claim, prediction: str) -> Image | None:
         """The image of a prediction; None, and its name forgotten, when it is gone: another is to be made."""
         try:
-            with tracing.span("await replicate", kind=tracing.CLIENT):
+            with tracing.start_span("await replicate", kind=tracing.CLIENT):
                 image = await self._painter.finish(claim.job, prediction)
         except Permanent:
             await self._store.forget_call(

@@ -207,7 +207,7 @@ class TaskConsumer:
 
     async def _dead_lettered(self, record: ConsumerRecord, error: InvalidMessage) -> bool:
         try:
-            await self._publisher.dead_letter(record, error, group=self._group)
+            await self._publisher.publish_dead_letter(record, error, group=self._group)
         except (KafkaError, TimeoutError) as away:
             log.warning("waiting to put a record aside", reason=f"{type(away).__name__}: {away}")
             return False

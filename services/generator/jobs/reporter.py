@@ -9,7 +9,7 @@ from aiokafka.errors import KafkaError
 from services.generator.jobs.worker import Worker
 from services.generator.quota.provider_limiter import ProviderLimiter
 from shared.domain.messages import WorkerReport
-from shared.kafka.publisher import Outgoing, Publisher
+from shared.kafka.publisher import OutgoingMessage, Publisher
 from shared.kafka.topics import WORKERS
 from shared.observability.log import get_logger
 from shared.runtime.lifecycle import wait_for_event
@@ -58,7 +58,7 @@ class Reporter:
     async def report(self) -> None:
         try:
             await self._publisher.publish(
-                Outgoing(topic=WORKERS, key=self._name, message=self._report()), timeout=5
+                OutgoingMessage(topic=WORKERS, key=self._name, message=self._report()), timeout=5
             )
         except (KafkaError, TimeoutError) as error:
             log.warning("a report was not published", reason=f"{type(error).__name__}: {error}")

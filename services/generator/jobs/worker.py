@@ -21,7 +21,7 @@ from shared.domain.errors import Permanent, Transient
 from shared.domain.job import ENDED, Status, Step
 from shared.domain.job_events import event_from_row
 from shared.domain.messages import EventKind, GenerationTask, JobEvent
-from shared.kafka.publisher import Outgoing, Publisher
+from shared.kafka.publisher import OutgoingMessage, Publisher
 from shared.kafka.topics import RESULTS
 from shared.observability import tracing
 from shared.observability.log import get_logger
@@ -182,7 +182,7 @@ class Worker:
                     task.traceparent or claim.request.traceparent,
                     claim.request.tracestate,
                 )
-                with tracing.span("attempt", parent=parent, state=state, attributes=about):
+                with tracing.start_span("attempt", parent=parent, state=state, attributes=about):
                     tracing.record_span("claim", began_ns=began_ns)
                     if await self._run_unless_stopping(claim):
                         return None
@@ -327,4 +327,4 @@ class Worker:
                 return
 
     async def _publish(self, event: JobEvent) -> None:
-        await self._publisher.publish(Outgoing(topic=RESULTS, key=event.store, message=event))
+        await self._publisher.publish(OutgoingMessage(topic=RESULTS, key=event.store, message=event))

@@ -91,7 +91,7 @@ class OpenAIWriter:
                 input=call.data,
                 max_output_tokens=call.max_tokens,
                 metadata={"job": str(call.job), "step": call.step},
-                extra_headers={"X-Blogstream-Job": str(call.job)} | tracing.headers(),
+                extra_headers={"X-Blogstream-Job": str(call.job)} | tracing.trace_headers(),
                 text=text_format(answer),
             )
             self._limiter.seen(grant, raw.headers)

@@ -55,7 +55,7 @@ async def _name_job(request: httpx.Request) -> None:
     """A request hook for the client: the bill is read by job, and traces go on."""
     if _job.get():
         request.headers["X-Blogstream-Job"] = _job.get()
-    request.headers.update(tracing.headers())
+    request.headers.update(tracing.trace_headers())
 
 
 async def _keep_delay(response: httpx.Response) -> None:

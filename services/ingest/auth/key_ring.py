@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 
 import asyncpg
 
-from shared.domain.api_keys import KeyChange, hash_key, keys_changed_since
+from shared.domain.api_keys import KeyChange, hash_key, list_key_changes
 from shared.observability.log import get_logger
 from shared.runtime.postgres import UNAVAILABLE_ERRORS
 
@@ -81,7 +81,7 @@ class KeyRing:
             self._refreshed_at = time.monotonic()
             try:
                 async with asyncio.timeout(_DEADLINE_S):
-                    changed = await keys_changed_since(self._pool, self._latest)
+                    changed = await list_key_changes(self._pool, self._latest)
             except (*UNAVAILABLE_ERRORS, asyncpg.PostgresError) as error:
                 if not self._away:
                     reason = f"{type(error).__name__}: {error}"

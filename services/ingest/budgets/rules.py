@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from shared.domain.budget import BudgetState, budget_state, resets_at
+from shared.domain.budget import BudgetState, compute_budget_state, next_month_start
 
 _NANO = 1_000_000_000
 _MOST_USD = 1_000_000
@@ -59,7 +59,7 @@ class Budget:
     def state(self) -> BudgetState:
         if self.monthly is None or self.warn_at is None:
             return BudgetState.OK
-        return budget_state(
+        return compute_budget_state(
             monthly=self.monthly,
             warn_at=self.warn_at,
             spent=self.spent,
@@ -92,5 +92,5 @@ def view(budget: Budget, now: datetime) -> dict[str, Any]:
         "reservedUsd": budget.reserved / _NANO,
         "remainingUsd": None if budget.remaining is None else budget.remaining / _NANO,
         "budget_state": budget.state,
-        "resetsAt": resets_at(now),
+        "resetsAt": next_month_start(now),
     }

@@ -18,7 +18,7 @@ from services.ingest.openapi.pages import Docs
 from services.ingest.submit.bulk import Bulk
 from services.ingest.submit.handlers import Api
 from services.ingest.webhooks.handlers import Deliveries
-from shared.http.server import behind_a_proxy
+from shared.http.server import trust_local_proxy
 
 _JOBS = "/api/blog-generation"
 _JOB = f"{_JOBS}/{{job:uuid}}"
@@ -65,7 +65,7 @@ def application(  # noqa: PLR0913 - all handlers
     ]
     if image_dir is not None:
         routes.append(Mount("/images", StaticFiles(directory=image_dir, check_dir=False)))
-    routed = behind_a_proxy(Starlette(routes=routes, exception_handlers=HANDLERS))
+    routed = trust_local_proxy(Starlette(routes=routes, exception_handlers=HANDLERS))
     app = Straight(routed, path=_JOBS, handler=api.submit)
     # Around all of it: the answer to an unforeseen fault, and its log line, need the id most.
     return RequestId(TraceContext(app, paths=_TRACED))

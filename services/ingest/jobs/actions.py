@@ -15,7 +15,7 @@ from services.ingest.jobs.reader import JobReader, reading
 from services.ingest.jobs.repository import IngestStore, Row
 from shared.domain.messages import EventKind
 from shared.http.responses import JsonResponse, Problem
-from shared.kafka.publisher import Outgoing, Publisher
+from shared.kafka.publisher import OutgoingMessage, Publisher
 from shared.kafka.topics import RESULTS
 from shared.observability.log import get_logger
 
@@ -66,7 +66,7 @@ class Interventions:
 
     async def _tell(self, row: Row, kind: EventKind) -> None:
         """Should it get lost, the scheduler finds the row at its next sweep."""
-        outgoing = Outgoing(
+        outgoing = OutgoingMessage(
             topic=RESULTS, key=row["instance_id"], message=view.event(dict(row), kind)
         )
         try:

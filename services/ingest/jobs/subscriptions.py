@@ -11,7 +11,7 @@ from aiokafka.structs import ConsumerRecord
 from shared.domain.errors import InvalidMessage
 from shared.domain.messages import JobEvent
 from shared.kafka import clients
-from shared.kafka.follower import Follower
+from shared.kafka.follower import TopicFollower
 from shared.kafka.topics import RESULTS
 from shared.runtime.settings import KafkaSettings
 
@@ -23,7 +23,7 @@ Heard = asyncio.Queue[JobEvent | None]
 
 class Results:
     def __init__(self, settings: KafkaSettings) -> None:
-        self.copy = Follower(settings, RESULTS, self._hear)
+        self.copy = TopicFollower(settings, RESULTS, self._hear)
         self._queues: defaultdict[UUID, set[Heard]] = defaultdict(set)
 
     @contextmanager

@@ -12,7 +12,7 @@ from services.ingest.submit.rules import door
 from shared.domain.errors import InvalidMessage
 from shared.domain.messages import AdmissionState
 from shared.kafka import clients
-from shared.kafka.follower import Follower
+from shared.kafka.follower import TopicFollower
 from shared.kafka.topics import CONTROL
 from shared.observability.log import get_logger
 from shared.runtime.settings import KafkaSettings
@@ -24,7 +24,7 @@ class Gates:
     """While Kafka cannot be read, the doors stay as they were last heard of."""
 
     def __init__(self, settings: KafkaSettings) -> None:
-        self.copy = Follower(settings, CONTROL, self._hear)
+        self.copy = TopicFollower(settings, CONTROL, self._hear)
         self._gates: dict[str, AdmissionState] = {}
 
     def closed(self, store: str) -> AdmissionState | None:

@@ -31,10 +31,10 @@ from services.ingest.submit.refusals import (
     unacknowledged,
 )
 from services.ingest.submit.rules import BlogRequestBody, RefusedError
-from shared.domain.budget import resets_at
+from shared.domain.budget import next_month_start
 from shared.domain.messages import BlogRequested, IdempotencyClaim
 from shared.http.responses import JsonResponse, Problem
-from shared.kafka.publisher import Outgoing, Publisher
+from shared.kafka.publisher import OutgoingMessage, Publisher
 from shared.kafka.topics import REQUESTS
 from shared.observability.log import get_logger
 from shared.runtime.postgres import UNAVAILABLE_ERRORS
@@ -185,7 +185,7 @@ class Bulk:
         room = max(0, budget.room - coming)
         detail = f"{items} items, and room for about {room} in this month's budget: none was taken"
         comes_back = budget.whole_month_fits(items)
-        raise over_budget(resets_at(datetime.now(UTC)), detail, comes_back=comes_back, room=room)
+        raise over_budget(next_month_start(datetime.now(UTC)), detail, comes_back=comes_back, room=room)
 
     async def _claim(
         self, bodies: Sequence[BlogRequestBody], *, call: UUID, store: str, now: datetime
@@ -200,7 +200,7 @@ class Bulk:
     async def _publish(self, messages: Sequence[BlogRequested]) -> None:
         for start in range(0, len(messages), _AT_ONCE):
             batch = [
-                Outgoing(topic=REQUESTS, key=message.store, message=message)
+                OutgoingMessage(topic=REQUESTS, key=message.store, message=message)
                 for message in messages[start : start + _AT_ONCE]
             ]
             try:

@@ -114,7 +114,7 @@ def request_of(product: shopify.Product) -> dict[str, Any]:
         "sourceType": "product",
         "sourceId": product.handle,
         "title": product.title,
-        "product": product.as_data(),
+        "product": product.as_prompt_data(),
     }
 
 
@@ -161,7 +161,7 @@ def _export(content: bytes) -> Iterator[tuple[Where, Any]]:
             "is a single line, so only a header line at best; with curl send it by --data-binary, for -d joins lines"
         )
     try:
-        export = shopify.parse(io.StringIO(content.decode("utf-8-sig"), newline=""))
+        export = shopify.parse_export(io.StringIO(content.decode("utf-8-sig"), newline=""))
     except ValueError as error:  # UnicodeDecodeError is one
         raise _fault(str(error)) from None
     for fault in export.faults:

@@ -20,7 +20,7 @@ from services.ingest.submit.idempotency import Claims
 from services.ingest.submit.refusals import acknowledged, closed, quota
 from shared.domain.messages import BlogRequested, IdempotencyClaim
 from shared.http.responses import JsonResponse
-from shared.kafka.publisher import Outgoing, Publisher
+from shared.kafka.publisher import OutgoingMessage, Publisher
 from shared.kafka.topics import REQUESTS
 
 
@@ -101,6 +101,6 @@ class Api:
         return first.at
 
     async def _publish(self, message: BlogRequested) -> None:
-        outgoing = Outgoing(topic=REQUESTS, key=message.store, message=message)
+        outgoing = OutgoingMessage(topic=REQUESTS, key=message.store, message=message)
         write = self._publisher.publish(outgoing, timeout=self._settings.publish_timeout_s)
         await acknowledged(write, message.store, id=message.id)

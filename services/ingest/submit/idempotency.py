@@ -16,8 +16,8 @@ from aiokafka.structs import ConsumerRecord
 from shared.domain.errors import InvalidMessage
 from shared.domain.messages import IdempotencyClaim
 from shared.kafka import clients
-from shared.kafka.follower import Follower
-from shared.kafka.publisher import Outgoing, Publisher
+from shared.kafka.follower import TopicFollower
+from shared.kafka.publisher import OutgoingMessage, Publisher
 from shared.kafka.topics import IDEMPOTENCY
 from shared.observability.log import get_logger
 from shared.runtime.settings import KafkaSettings
@@ -46,7 +46,7 @@ class Claimed(NamedTuple):
 
 class Claims:
     def __init__(self, settings: KafkaSettings, publisher: Publisher, *, timeout_s: float) -> None:
-        self.copy = Follower(settings, IDEMPOTENCY, self._hear)
+        self.copy = TopicFollower(settings, IDEMPOTENCY, self._hear)
         self._publisher = publisher
         self._timeout_s = timeout_s
         self._first: dict[bytes, bytes] = {}
@@ -70,7 +70,7 @@ class Claims:
         self._waiting[claim.job].add(heard)
         try:
             async with asyncio.timeout(self._timeout_s):
-                outgoing = Outgoing(topic=IDEMPOTENCY, key=claim.store, message=claim)
+                outgoing = OutgoingMessage(topic=IDEMPOTENCY, key=claim.store, message=claim)
                 await self._publisher.publish(outgoing, timeout=self._timeout_s)
                 await heard
         finally:

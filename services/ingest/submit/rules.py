@@ -25,7 +25,7 @@ from pydantic.alias_generators import to_camel
 
 from services.ingest.webhooks.rules import ForbiddenTargetError, target
 from shared.domain.api_keys import STORE_NAME
-from shared.domain.budget import resets_at
+from shared.domain.budget import next_month_start
 from shared.domain.job import SourceType, Status
 from shared.domain.messages import AdmissionState, BlogRequested
 
@@ -246,7 +246,7 @@ def why_waiting(row: Mapping[str, Any], now: datetime) -> dict[str, Any] | None:
     if row.get("held") and before_it >= row["queued"]:
         return {
             "reason": "budget",
-            "until": resets_at(now),
+            "until": next_month_start(now),
             "place": before_it + 1,
             "limitedBy": row["limited_by"],
         }

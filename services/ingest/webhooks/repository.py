@@ -11,7 +11,7 @@ import asyncpg
 from services.ingest.jobs import view
 from services.ingest.webhooks import rules
 from services.ingest.webhooks.rules import Outcome, Verdict
-from shared.domain.api_keys import webhook_secret
+from shared.domain.api_keys import get_or_create_webhook_secret
 from shared.runtime.postgres import ALL_STORES, connection_for_store, load_queries
 
 _QUERIES = load_queries(Path(__file__).parent / "sql" / "webhooks.sql")
@@ -74,7 +74,7 @@ class WebhookStore:
         """The secrets to sign with; a store that has none gets one."""
         async with connection_for_store(self._pool, store) as rows:
             found = [row["secret"] for row in await rows.fetch(_QUERIES["secrets"], store)]
-            return found or [await webhook_secret(rows, store)]
+            return found or [await get_or_create_webhook_secret(rows, store)]
 
     async def finish(
         self,

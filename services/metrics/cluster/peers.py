@@ -18,7 +18,7 @@ from services.metrics.counting.rules.aggregate import Aggregate
 from services.metrics.reconcile.rules import Drift
 from shared.domain.errors import InvalidMessage
 from shared.domain.messages import SchedulerReport, WorkerReport
-from shared.kafka.envelope import decode
+from shared.kafka.envelope import decode_message
 from shared.observability.log import get_logger
 
 log = get_logger(__name__)
@@ -118,7 +118,7 @@ class Peers:
     def _hear(self, reports: list[tuple[str, Any]]) -> None:
         for kind, value in reports:
             try:
-                report = decode(orjson.dumps(value), [("ce_type", kind.encode())])
+                report = decode_message(orjson.dumps(value), [("ce_type", kind.encode())])
             except InvalidMessage:
                 continue  # of another version
             if isinstance(report, WorkerReport | SchedulerReport):

@@ -29,7 +29,7 @@ from shared.domain.errors import InvalidMessage
 from shared.domain.messages import JobEvent, Message, SchedulerReport, WorkerReport
 from shared.kafka import clients
 from shared.kafka.access import client_options, create_tls_context
-from shared.kafka.envelope import decode
+from shared.kafka.envelope import decode_message
 from shared.kafka.topics import METRICS_GROUP, RESULTS, WORKERS
 from shared.observability.log import get_logger
 
@@ -179,7 +179,7 @@ class Counting:
         now = datetime.now(UTC)
         for event in events:
             try:
-                yield believed(decode(event.value, _kind(event.headers)), now, *kinds)
+                yield believed(decode_message(event.value, _kind(event.headers)), now, *kinds)
             except InvalidMessage as error:
                 self._memory.board.malformed += 1
                 log.warning("an event is put aside", reason=error.reason)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from services.scheduler.budgets import rules
 from services.scheduler.fair_queue.queue import FairOrder
 from services.scheduler.repository import Row, SchedulerStore
-from shared.domain.budget import BudgetState, budget_state, is_below_warning, resets_at
+from shared.domain.budget import BudgetState, compute_budget_state, has_reached_warning, next_month_start
 from shared.observability.log import get_logger
 
 log = get_logger(__name__)
@@ -34,7 +34,7 @@ class Budgets:
         gone = self.states.keys() - {row["store"] for row in rows}
         self._order.allow(dict.fromkeys(gone) | {row["store"]: _allowed(row) for row in rows})
         self.states = {row["store"]: self._judge(row) for row in rows}
-        self._resets_at = resets_at(rows[0]["now"]).timestamp() if rows else None
+        self._resets_at = next_month_start(rows[0]["now"]).timestamp() if rows else None
         await self._tell(rows, epoch)
         return gone | self.states.keys()
 
@@ -52,7 +52,7 @@ class Budgets:
         store, monthly, spent = row["store"], row["monthly_nanousd"], row["spent_nanousd"]
         room = self._order.room(store)
         assert room is not None, "it was just set"
-        return budget_state(
+        return compute_budget_state(
             monthly=monthly,
             warn_at=row["warn_at"],
             spent=spent,
@@ -88,7 +88,7 @@ def _allowed(row: Row) -> int:
 
 
 def _is_low(row: Row) -> bool:
-    return is_below_warning(
+    return has_reached_warning(
         monthly=row["monthly_nanousd"], warn_at=row["warn_at"], spent=row["spent_nanousd"]
     )
 

@@ -13,7 +13,7 @@ from services.scheduler.dispatch.rules import Credit
 from services.scheduler.fair_queue.queue import FairOrder, Picked
 from services.scheduler.leadership.ordered_publisher import Pipe
 from services.scheduler.repository import Row, SchedulerStore
-from shared.kafka.publisher import Outgoing
+from shared.kafka.publisher import OutgoingMessage
 
 Picks = Sequence[tuple[UUID, int, Picked]]
 """Jobs with the partitions that they go to."""
@@ -105,7 +105,7 @@ class Forwarder:
                 self.release(job, pick.store)
 
 
-def _tasks(picks: Picks, marked: dict[UUID, Row], *, epoch: int, began_ns: int) -> list[Outgoing]:
+def _tasks(picks: Picks, marked: dict[UUID, Row], *, epoch: int, began_ns: int) -> list[OutgoingMessage]:
     at = datetime.now(UTC)
     gone = [
         (job, pick.store, partition, marked[job]) for job, partition, pick in picks if job in marked

@@ -213,7 +213,7 @@ class Scheduler:
             "a record is put aside", reason=str(error), topic=record.topic, offset=record.offset
         )
         try:
-            await self._publisher.dead_letter(record, error, group=self._group)
+            await self._publisher.publish_dead_letter(record, error, group=self._group)
         except MessageSizeTooLargeError:
             log.error(
                 "it is too large to be put aside: it stays where it is", partition=record.partition

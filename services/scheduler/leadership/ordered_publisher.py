@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
-from shared.kafka.publisher import Outgoing, Publisher
+from shared.kafka.publisher import OutgoingMessage, Publisher
 
 
 class Pipe:
@@ -14,7 +14,7 @@ class Pipe:
         self._sending: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()
 
-    async def send(self, batch: Sequence[Outgoing]) -> None:
+    async def send(self, batch: Sequence[OutgoingMessage]) -> None:
         """Begin to publish a batch, once the one before is acknowledged. Raises what that one met."""
         async with self._turn:
             await self.flush()

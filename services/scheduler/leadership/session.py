@@ -28,7 +28,7 @@ from services.scheduler.settlement.user_actions import Interventions
 from shared.domain.errors import Permanent
 from shared.domain.job import ENDED, Status
 from shared.domain.messages import BlogRequested, EventKind, JobEvent, WorkerReport
-from shared.kafka.publisher import Outgoing, Publisher
+from shared.kafka.publisher import OutgoingMessage, Publisher
 from shared.observability.log import get_logger
 
 log = get_logger(__name__)
@@ -139,7 +139,7 @@ class Term:
 
     async def _announcements(
         self, taken: Sequence[BlogRequested], new: set[UUID], began: datetime
-    ) -> Sequence[Outgoing]:
+    ) -> Sequence[OutgoingMessage]:
         repeated = [request.id for request in taken if request.id not in new]
         untouched = await self._store.untouched(repeated) if repeated else set[UUID]()
         return [

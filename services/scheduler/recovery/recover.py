@@ -19,7 +19,7 @@ from shared.domain.errors import InvalidMessage
 from shared.domain.job import Status
 from shared.domain.messages import BlogRequested, EventKind, JobEvent, Message, Usage
 from shared.kafka import clients
-from shared.kafka.publisher import Outgoing, Publisher
+from shared.kafka.publisher import OutgoingMessage, Publisher
 from shared.kafka.topics import REQUESTS, RESULTS, Topic
 from shared.observability.log import get_logger
 from shared.runtime.postgres import Connection, load_queries
@@ -168,7 +168,7 @@ def _usage(row: Row) -> Usage:
     )
 
 
-def _asked_again(row: Row) -> Outgoing:
+def _asked_again(row: Row) -> OutgoingMessage:
     event = JobEvent(
         job=row["id"],
         store=row["store"],
@@ -181,7 +181,7 @@ def _asked_again(row: Row) -> Outgoing:
         usage=_usage(row),
         error=_WHY,
     )
-    return Outgoing(topic=RESULTS, key=row["store"], message=event)
+    return OutgoingMessage(topic=RESULTS, key=row["store"], message=event)
 
 
 async def _said(

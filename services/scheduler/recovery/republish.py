@@ -12,7 +12,7 @@ import asyncpg
 
 from services.scheduler.repository import Row
 from shared.domain.job_events import event_from_row
-from shared.kafka.publisher import Outgoing, Publisher
+from shared.kafka.publisher import OutgoingMessage, Publisher
 from shared.kafka.topics import RESULTS
 from shared.runtime.postgres import load_queries
 
@@ -31,6 +31,6 @@ async def retell(pool: asyncpg.Pool, publisher: Publisher, *, since: datetime) -
     return told
 
 
-def _events(rows: Sequence[Row]) -> list[Outgoing]:
+def _events(rows: Sequence[Row]) -> list[OutgoingMessage]:
     events = map(event_from_row, rows)
-    return [Outgoing(topic=RESULTS, key=event.store, message=event) for event in events]
+    return [OutgoingMessage(topic=RESULTS, key=event.store, message=event) for event in events]

@@ -1,4 +1,4 @@
-"""`python -m shared.admin`, as the image runs it: the first key of a new system is made where there is no checkout."""
+"""`python -m shared.admin` in the image, without a checkout."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ from tests.support.backend import Backend, make_request
 from tests.support.docker_image import fill, run_in
 from tests.support.ingest import insert
 
-Type: TypeAlias = Callable[..., subprocess.CompletedProcess[str]]
+RunAdmin: TypeAlias = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
@@ -32,12 +32,10 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def admin(image: Path, backend: Backend, database: str) -> Type:
-    """Types a command in the image; what it must end with is 0 unless `code` says otherwise."""
+def admin(image: Path, backend: Backend, database: str) -> RunAdmin:
+    """Runs a command in the image, and checks that its exit code is `code`."""
 
-    def typed(
-        *arguments: str, code: int = 0, **environment: str
-    ) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
         known = {
             "DATABASE_URL": database,
             "KAFKA_BOOTSTRAP_SERVERS": backend.settings.kafka_bootstrap_servers,
@@ -47,10 +45,10 @@ def admin(image: Path, backend: Backend, database: str) -> Type:
         assert ended.returncode == code, ended.stdout + ended.stderr
         return ended
 
-    return typed
+    return run
 
 
-async def test_a_key_is_made_listed_and_revoked(admin: Type, backend: Backend) -> None:
+async def test_key_is_created_listed_and_revoked(admin: RunAdmin, backend: Backend) -> None:
     key = admin("keys", "create", "some-shop").stdout.splitlines()[-1]
     operator = admin("keys", "create", "--operator", "ada").stdout.splitlines()[-1]
     assert await is_valid_key(backend.database, key)
@@ -70,7 +68,7 @@ async def test_a_key_is_made_listed_and_revoked(admin: Type, backend: Backend) -
     assert admin("keys", "webhook-secret", "some-shop", "--rotate").stdout != secret
 
 
-async def test_a_store_that_never_was_gets_no_webhook_secret(admin: Type, backend: Backend) -> None:
+async def test_unknown_store_gets_no_webhook_secret(admin: RunAdmin, backend: Backend) -> None:
     for options in ([], ["--rotate"]):
         refused = admin("keys", "webhook-secret", "nosuchstore", *options, code=1)
         assert (refused.stdout, refused.stderr) == (
@@ -84,7 +82,7 @@ async def test_a_store_that_never_was_gets_no_webhook_secret(admin: Type, backen
         assert admin("keys", "webhook-secret", store).stdout.startswith("whsec_")
 
 
-def test_stores_are_set_and_listed(admin: Type) -> None:
+def test_stores_are_set_and_listed(admin: RunAdmin) -> None:
     admin("stores", "set", "one", "--account", "both", "--weight", "2", "--account-weight", "3")
     assert "one                       weight 2  account both (3)" in admin("stores", "list").stdout
     assert json.loads(admin("stores", "list", "--json").stdout) == [
@@ -100,10 +98,12 @@ def test_stores_are_set_and_listed(admin: Type) -> None:
     ]
 
 
-async def test_dead_letters_are_listed_and_replayed(admin: Type, backend: Backend) -> None:
+async def test_dead_letters_are_listed_and_replayed(admin: RunAdmin, backend: Backend) -> None:
     topic = clients.namespace(backend.settings).topic(REQUESTS)
     record = ConsumerRecord(topic, 3, 17, 1_000, 0, b"store-a", b"\xff", None, 0, 0, ())
-    await backend.publisher.dead_letter(record, InvalidMessage("no uuid"), group="blog-scheduler")
+    await backend.publisher.publish_dead_letter(
+        record, InvalidMessage("no uuid"), group="blog-scheduler"
+    )
     (letter,) = json.loads(admin("dead-letters", "list", "--json").stdout)
     assert "InvalidMessage: no uuid" in admin("dead-letters", "list").stdout
     assert (
@@ -125,22 +125,20 @@ async def test_dead_letters_are_listed_and_replayed(admin: Type, backend: Backen
         ["fly"],
     ],
 )
-def test_wrong_usage(image: Path, arguments: list[str]) -> None:
+def test_wrong_usage_exits_with_2(image: Path, arguments: list[str]) -> None:
     ended = run_in(image, "shared.admin", *arguments)
     assert (ended.returncode, ended.stderr.startswith("usage: python -m shared.admin")) == (2, True)
 
 
 @pytest.mark.parametrize("option", ["--weight", "--account-weight"])
 @pytest.mark.parametrize("value", ["0", "1001", "nan", "x", ""])
-def test_a_weight_that_is_none_is_told_in_the_callers_words(
-    image: Path, option: str, value: str
-) -> None:
+def test_invalid_weight_is_reported_with_its_value(image: Path, option: str, value: str) -> None:
     ended = run_in(image, "shared.admin", "stores", "set", "a", option, value)
-    told = f"error: argument {option}: must be a number from 0.001 to 1000, and is {value!r}"
-    assert (ended.returncode, ended.stderr.splitlines()[-1].partition(": ")[2]) == (2, told)
+    error = f"error: argument {option}: must be a number from 0.001 to 1000, and is {value!r}"
+    assert (ended.returncode, ended.stderr.splitlines()[-1].partition(": ")[2]) == (2, error)
 
 
-def test_what_is_missing_is_one_line(image: Path, admin: Type, postgres: str) -> None:
+def test_missing_dependency_is_one_line(image: Path, admin: RunAdmin, postgres: str) -> None:
     nothing = run_in(image, "shared.admin", "keys", "list")
     assert (nothing.returncode, nothing.stderr) == (3, "DATABASE_URL is not set\n")
     nothing = run_in(image, "shared.admin", "dead-letters", "list")
@@ -160,10 +158,10 @@ def test_what_is_missing_is_one_line(image: Path, admin: Type, postgres: str) ->
     ("arguments", "unbuffered"),
     [(["keys", "list"], ""), (["keys", "list"], "1"), (["keys", "--help"], "")],
 )
-async def test_it_ends_quietly_when_nobody_reads_on(
+async def test_command_ends_silently_when_its_reader_is_gone(
     backend: Backend, database: str, arguments: list[str], unbuffered: str
 ) -> None:
-    """As of `| head`: whether what is written fails at once, or only when the process ends."""
+    """As in `| head`: the write fails at once, or when the process ends."""
     await create_key(backend.database, "some-shop")
     reader, writer = os.pipe()
     os.close(reader)
@@ -183,7 +181,7 @@ async def test_it_ends_quietly_when_nobody_reads_on(
     assert (ended.returncode, ended.stderr) == (1, "")
 
 
-def test_a_closed_stdout_is_no_fault() -> None:
+def test_closed_stdout_is_no_error() -> None:
     ended = subprocess.run(
         ["/bin/sh", "-c", 'exec "$0" -m shared.admin keys list >&-', sys.executable],
         cwd=ROOT,
@@ -196,6 +194,6 @@ def test_a_closed_stdout_is_no_fault() -> None:
     assert (ended.returncode, ended.stderr) == (3, "DATABASE_URL is not set\n")
 
 
-def test_help_needs_no_system(image: Path) -> None:
+def test_help_needs_no_database_or_broker(image: Path) -> None:
     ended = run_in(image, "shared.admin", "keys", "create", "--help")
     assert (ended.returncode, "--operator" in ended.stdout) == (0, True)

@@ -1,4 +1,4 @@
-"""`./blogstream dead-letters` on a real broker: what was put aside is found, goes back unchanged, and only once."""
+"""`./blogstream dead-letters` on a real broker."""
 
 import asyncio
 import json
@@ -8,13 +8,14 @@ from io import StringIO
 from typing import Any
 
 import pytest
-from aiokafka.structs import ConsumerRecord, TopicPartition
+from aiokafka.structs import ConsumerRecord
 
 from admin.dead_letters import actions
 from sandbox.cli.__main__ import main
 from shared.domain.errors import InvalidMessage
 from shared.kafka import clients
 from shared.kafka.envelope import Headers
+from shared.kafka.ranges import read_topic
 from shared.kafka.topics import DEAD_LETTER, GENERATION, REQUESTS, Topic
 from tests.support.backend import Backend
 
@@ -27,31 +28,33 @@ HEADERS: Headers = [
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class CommandResult:
     code: object
     out: str
     err: list[str]
 
 
-class Desk:
-    """The command, typed where the environment names the broker and the prefix of a backend."""
+class DeadLetterCommands:
+    """Runs the commands in an environment that names the backend's broker and prefix."""
 
     def __init__(self, backend: Backend, capsys: pytest.CaptureFixture[str]) -> None:
         self.backend = backend
         self._capsys = capsys
 
-    async def type(self, *arguments: str) -> Answer:
+    async def run(self, *arguments: str) -> CommandResult:
         self._capsys.readouterr()
-        code = await asyncio.to_thread(self._code, ["dead-letters", *arguments])
-        said = self._capsys.readouterr()
-        return Answer(code=code, out=said.out, err=said.err.splitlines())
+        code = await asyncio.to_thread(self._run_main, ["dead-letters", *arguments])
+        output = self._capsys.readouterr()
+        return CommandResult(code=code, out=output.out, err=output.err.splitlines())
 
     async def open_letters(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = json.loads((await self.type("list", "--json")).out)
+        found: list[dict[str, Any]] = json.loads((await self.run("list", "--json")).out)
         return found
 
-    async def put_aside(self, topic: Topic, partition: int, value: bytes | None = POISON) -> None:
-        """As a service does with a record that it cannot read."""
+    async def publish_dead_letter(
+        self, topic: Topic, partition: int, value: bytes | None = POISON
+    ) -> None:
+        """Publish a dead letter, as a service does with a record that it cannot decode."""
         record = ConsumerRecord(
             clients.namespace(self.backend.settings).topic(topic),
             partition,
@@ -65,25 +68,17 @@ class Desk:
             0,
             tuple(HEADERS),
         )
-        await self.backend.publisher.dead_letter(
+        await self.backend.publisher.publish_dead_letter(
             record, InvalidMessage("no uuid"), group="blog-scheduler"
         )
 
-    async def records(self, topic: Topic) -> list[ConsumerRecord]:
-        """All records that stand on a topic now."""
-        async with clients.create_consumer(self.backend.settings) as consumer:
-            name = clients.namespace(self.backend.settings).topic(topic)
-            partitions = [TopicPartition(name, number) for number in range(topic.partitions)]
-            consumer.assign(partitions)
-            found: list[ConsumerRecord] = []
-            for partition, end in (await consumer.end_offsets(partitions)).items():
-                while await consumer.position(partition) < end:
-                    for batch in (await consumer.getmany(partition, timeout_ms=500)).values():
-                        found += batch
-            return found
+    async def read_records(self, topic: Topic) -> list[ConsumerRecord]:
+        """All records of a topic up to now."""
+        batches = read_topic(self.backend.settings, topic)
+        return [record async for records in batches for record in records]
 
     @staticmethod
-    def _code(arguments: Sequence[str]) -> object:
+    def _run_main(arguments: Sequence[str]) -> object:
         try:
             return main(list(arguments))
         except SystemExit as end:
@@ -91,24 +86,26 @@ class Desk:
 
 
 @pytest.fixture
-def desk(
+def commands(
     backend: Backend, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Desk:
+) -> DeadLetterCommands:
     monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", backend.settings.kafka_bootstrap_servers)
     monkeypatch.setenv("KAFKA_TOPIC_PREFIX", backend.settings.kafka_topic_prefix)
-    return Desk(backend, capsys)
+    return DeadLetterCommands(backend, capsys)
 
 
-async def test_letters_are_listed_and_shown(desk: Desk) -> None:
-    assert await desk.type("list") == Answer(code=0, out="", err=["no dead letter is open"])
-    await desk.put_aside(REQUESTS, 3)
-    await desk.put_aside(REQUESTS, 4, None)
+async def test_letters_are_listed_and_shown(commands: DeadLetterCommands) -> None:
+    assert await commands.run("list") == CommandResult(
+        code=0, out="", err=["no dead letter is open"]
+    )
+    await commands.publish_dead_letter(REQUESTS, 3)
+    await commands.publish_dead_letter(REQUESTS, 4, None)
 
-    listed = (await desk.type("list")).out.splitlines()
-    topic = clients.namespace(desk.backend.settings).topic(REQUESTS)
-    assert [told.split()[0] for told in listed] == ["0-0", "0-1"]
+    listed = (await commands.run("list")).out.splitlines()
+    topic = clients.namespace(commands.backend.settings).topic(REQUESTS)
+    assert [line.split()[0] for line in listed] == ["0-0", "0-1"]
     assert f"{topic}[3]@17  blog-scheduler  InvalidMessage: no uuid  key store-a" in listed[0]
-    first, second = await desk.open_letters()
+    first, second = await commands.open_letters()
     assert (first["id"], first["topic"], first["bytes"], second["bytes"]) == (
         "0-0",
         topic,
@@ -116,84 +113,91 @@ async def test_letters_are_listed_and_shown(desk: Desk) -> None:
         None,
     )
 
-    shown = await desk.type("show", "0-0")
+    shown = await commands.run("show", "0-0")
     assert shown.out.splitlines()[-2:] == ["value (bytes)", '{"id": 1, "odd": "\\xff"}']
-    told = json.loads((await desk.type("show", "0-1", "--json")).out)
-    assert (told["state"], told["form"], told["value"]) == ("open", "empty", None)
-    assert told["headers"][:3] == [
+    details = json.loads((await commands.run("show", "0-1", "--json")).out)
+    assert (details["state"], details["form"], details["value"]) == ("open", "empty", None)
+    assert details["headers"][:3] == [
         ["ce_type", "blogstream.blog-requested.v1"],
         ["twice", "\\xff"],
         ["twice", None],
     ]
 
 
-async def test_a_replayed_letter_arrives_unchanged_and_only_once(desk: Desk) -> None:
-    await desk.put_aside(REQUESTS, 3)
-    await desk.put_aside(REQUESTS, 3, None)
-    replayed = await desk.type("replay", "0-0", "0-1")
-    topic = clients.namespace(desk.backend.settings).topic(REQUESTS)
+async def test_replayed_letter_arrives_unchanged_and_once(commands: DeadLetterCommands) -> None:
+    await commands.publish_dead_letter(REQUESTS, 3)
+    await commands.publish_dead_letter(REQUESTS, 3, None)
+    replayed = await commands.run("replay", "0-0", "0-1")
+    topic = clients.namespace(commands.backend.settings).topic(REQUESTS)
     assert (replayed.code, replayed.err) == (
         0,
         [f"replayed {one} to {topic}" for one in ("0-0", "0-1")],
     )
-    arrived = await desk.records(REQUESTS)
+    arrived = await commands.read_records(REQUESTS)
     assert [(one.key, one.value, list(one.headers)) for one in arrived] == [
         (b"store-a", POISON, HEADERS),
         (b"store-a", None, HEADERS),
     ]
 
-    again = await desk.type("replay", "0-1")
+    again = await commands.run("replay", "0-1")
     assert again.code == 1
     assert len(again.err) == 1
     assert again.err[0].startswith("0-1 was replayed at 20")
-    assert len(await desk.records(REQUESTS)) == 2
-    assert await desk.open_letters() == []
-    assert "state      replayed at 20" in (await desk.type("show", "0-0")).out
+    assert len(await commands.read_records(REQUESTS)) == 2
+    assert await commands.open_letters() == []
+    assert "state      replayed at 20" in (await commands.run("show", "0-0")).out
 
 
-async def test_a_task_goes_back_to_its_own_partition(desk: Desk) -> None:
+async def test_replayed_task_returns_to_its_partition(commands: DeadLetterCommands) -> None:
     for partition in (0, 11, 23):
-        await desk.put_aside(GENERATION, partition)
-    assert (await desk.type("replay", "--all")).code == 0
-    assert sorted(record.partition for record in await desk.records(GENERATION)) == [0, 11, 23]
-    assert await desk.type("replay", "--all") == Answer(
+        await commands.publish_dead_letter(GENERATION, partition)
+    assert (await commands.run("replay", "--all")).code == 0
+    assert sorted(record.partition for record in await commands.read_records(GENERATION)) == [
+        0,
+        11,
+        23,
+    ]
+    assert await commands.run("replay", "--all") == CommandResult(
         code=0, out="", err=["no dead letter is open"]
     )
 
 
-async def test_nothing_is_half_done(desk: Desk) -> None:
-    """One id among several is unknown, one letter is foreign: none of the others moves."""
-    await desk.put_aside(REQUESTS, 0)
-    await desk.backend.publisher.publish_record(
+async def test_one_invalid_letter_stops_the_whole_command(commands: DeadLetterCommands) -> None:
+    """One id is unknown, and one letter has no origin: no other letter is sent."""
+    await commands.publish_dead_letter(REQUESTS, 0)
+    await commands.backend.publisher.publish_record(
         DEAD_LETTER, key=None, value=b"\xff", headers=[("odd", None)]
     )
-    unknown = await desk.type("replay", "0-0", "0-7")
+    unknown = await commands.run("replay", "0-0", "0-7")
     assert (unknown.code, unknown.err) == (1, ["no dead letter has the id '0-7'"])
-    foreign = await desk.type("replay", "--all")
+    foreign = await commands.run("replay", "--all")
     assert (foreign.code, foreign.err) == (
         1,
         ["0-1 cannot be replayed: it does not say from which topic it came"],
     )
-    assert (await desk.type("discard", "0-0", "x")).code == 1
-    assert (await desk.type("show", "0-7")).code == 1
-    assert await desk.records(REQUESTS) == []
-    assert [letter["id"] for letter in await desk.open_letters()] == ["0-0", "0-1"]
+    assert (await commands.run("discard", "0-0", "x")).code == 1
+    assert (await commands.run("show", "0-7")).code == 1
+    assert await commands.read_records(REQUESTS) == []
+    assert [letter["id"] for letter in await commands.open_letters()] == ["0-0", "0-1"]
 
 
-async def test_discarded_letters_are_never_sent(desk: Desk) -> None:
+async def test_discarded_letters_are_never_replayed(commands: DeadLetterCommands) -> None:
     for partition in range(3):
-        await desk.put_aside(REQUESTS, partition)
-    discarded = await desk.type("discard", "0-1")
+        await commands.publish_dead_letter(REQUESTS, partition)
+    discarded = await commands.run("discard", "0-1")
     assert (discarded.code, discarded.err) == (0, ["discarded 0-1"])
-    assert (await desk.type("replay", "0-1")).err[0].startswith("0-1 was discarded at 20")
+    assert (await commands.run("replay", "0-1")).err[0].startswith("0-1 was discarded at 20")
 
-    unasked = await desk.type("discard", "--all")
+    unasked = await commands.run("discard", "--all")
     assert unasked.code == 2
     assert "add --yes" in "".join(unasked.err)
-    assert [letter["id"] for letter in await desk.open_letters()] == ["0-0", "0-2"]
-    assert (await desk.type("discard", "--all", "--yes")).err == ["discarded 0-0", "discarded 0-2"]
-    assert await desk.open_letters() == []
-    assert await desk.records(REQUESTS) == []
+    assert [letter["id"] for letter in await commands.open_letters()] == ["0-0", "0-2"]
+    assert (await commands.run("discard", "--all", "--yes")).err == [
+        "discarded 0-0",
+        "discarded 0-2",
+    ]
+    assert await commands.open_letters() == []
+    assert await commands.read_records(REQUESTS) == []
 
 
 class Terminal(StringIO):
@@ -201,49 +205,51 @@ class Terminal(StringIO):
         return True
 
 
-@pytest.mark.parametrize(("said", "code", "left"), [("n\n", 1, 2), ("y\n", 0, 0)])
-async def test_at_a_terminal_all_are_discarded_when_the_answer_is_yes(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, said: str, code: int, left: int
+@pytest.mark.parametrize(("answer", "code", "left"), [("n\n", 1, 2), ("y\n", 0, 0)])
+async def test_terminal_asks_before_all_letters_are_discarded(
+    commands: DeadLetterCommands, monkeypatch: pytest.MonkeyPatch, answer: str, code: int, left: int
 ) -> None:
     for partition in range(2):
-        await desk.put_aside(REQUESTS, partition)
-    monkeypatch.setattr("sys.stdin", Terminal(said))
-    assert (await desk.type("discard", "--all")).code == code
-    assert len(await desk.open_letters()) == left
+        await commands.publish_dead_letter(REQUESTS, partition)
+    monkeypatch.setattr("sys.stdin", Terminal(answer))
+    assert (await commands.run("discard", "--all")).code == code
+    assert len(await commands.open_letters()) == left
 
 
-async def test_only_one_handles_letters_at_a_time(desk: Desk) -> None:
-    await desk.put_aside(REQUESTS, 0)
-    settings = desk.backend.settings
-    async with actions.alone(settings):
-        refused = await desk.type("replay", "0-0")
-        assert (await desk.type("list")).code == 0
+async def test_only_one_process_handles_letters_at_a_time(commands: DeadLetterCommands) -> None:
+    await commands.publish_dead_letter(REQUESTS, 0)
+    settings = commands.backend.settings
+    async with actions.hold_handler_lock(settings):
+        refused = await commands.run("replay", "0-0")
+        assert (await commands.run("list")).code == 0
     assert refused.code == 3
     assert refused.err[0].startswith(
         "blogstream: dead letters are being replayed or discarded by another process"
     )
-    assert (await desk.type("discard", "0-0")).code == 0
+    assert (await commands.run("discard", "0-0")).code == 0
 
 
 @pytest.mark.parametrize(
     "arguments", [["replay"], ["discard"], ["replay", "0-0", "--all"], ["show"]]
 )
-async def test_wrong_usage(desk: Desk, arguments: list[str]) -> None:
-    assert (await desk.type(*arguments)).code == 2
+async def test_wrong_usage_exits_with_2(commands: DeadLetterCommands, arguments: list[str]) -> None:
+    assert (await commands.run(*arguments)).code == 2
 
 
-async def test_a_cluster_without_the_topic_is_told(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+async def test_missing_topic_is_reported(
+    commands: DeadLetterCommands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KAFKA_TOPIC_PREFIX", "nobody.")
-    answer = await desk.type("list")
+    answer = await commands.run("list")
     assert answer.code == 3
     assert "has no topic nobody.blog.dead-letter" in answer.err[0]
-    assert (await desk.type("replay", "--all")).code == 3
+    assert (await commands.run("replay", "--all")).code == 3
 
 
-async def test_a_kafka_that_is_away_is_told(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unreachable_kafka_is_reported(
+    commands: DeadLetterCommands, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1")
-    answer = await desk.type("list")
+    answer = await commands.run("list")
     assert (answer.code, len(answer.err)) == (3, 1)
     assert answer.err[0].startswith("blogstream: Kafka at 127.0.0.1:1 does not answer")

@@ -284,7 +284,7 @@ async def test_an_answer_that_was_paid_for_while_postgresql_was_away_is_saved(
             await eventually(lambda: _step_started(backend, request.id, "article"))
             async with database_unavailable(postgres, database, "worker"):
                 await eventually(lambda: standins.openai.bill(request.id)["steps"].get("article"))
-                await eventually(partial(said.has, "waiting to save"))
+                await eventually(partial(said.has, "retrying the write"))
             await ends_as(backend, request, "DONE")
     row = await backend.row(request.id)
     bill = standins.openai.bill(request.id)

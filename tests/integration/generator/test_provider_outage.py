@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from shared.domain.messages import BlogRequested, EventKind, JobEvent, WorkerReport
-from shared.kafka.publisher import Outgoing
+from shared.kafka.publisher import OutgoingMessage
 from shared.kafka.topics import REQUESTS, RESULTS, WORKERS
 from tests.support.backend import Backend, make_request
 from tests.support.eventually import eventually
@@ -50,7 +50,7 @@ async def test_a_storm_of_rebalances_loses_nothing_and_pays_for_nothing_twice(
         await services.enter_async_context(start_scheduler(backend, database))
         hire = await services.enter_async_context(start_workers(backend, database, tight, tmp_path))
         await backend.publisher.publish_all(
-            [Outgoing(topic=REQUESTS, key=request.store, message=request) for request in requests]
+            [OutgoingMessage(topic=REQUESTS, key=request.store, message=request) for request in requests]
         )
         workers, exits = await _storm(hire)
         await eventually(

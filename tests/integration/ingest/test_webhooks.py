@@ -37,7 +37,7 @@ from shared.domain.api_keys import (
     create_key,
     create_operator_key,
     rotate_webhook_secret,
-    webhook_secret,
+    get_or_create_webhook_secret,
 )
 from shared.domain.job import Status
 from shared.domain.messages import BlogRequested, EventKind, JobEvent
@@ -79,7 +79,7 @@ async def a_receiver(*answers: Response) -> AsyncIterator[Receiver]:
     port = free_port()
     receiver = Receiver(f"http://127.0.0.1:{port}/hook", list(answers))
     app = Starlette(routes=[Route("/{path:path}", receiver.take, methods=["GET", "POST"])])
-    async with running_service(partial(server.serve, app, server.listen("127.0.0.1", port))):
+    async with running_service(partial(server.serve_http, app, server.open_listener("127.0.0.1", port))):
         try:
             yield receiver
         finally:
@@ -150,7 +150,7 @@ async def test_a_receiver_that_fails_twice_gets_it_once_in_the_end(
         print(
             orjson.dumps(delivery, option=orjson.OPT_INDENT_2).decode()
         )  # what a store sees: docs/runbook.md shows it
-        secret = await webhook_secret(backend.database, "shop")
+        secret = await get_or_create_webhook_secret(backend.database, "shop")
         assert {(path, headers["webhook-id"], body) for path, headers, body in receiver.heard} == {
             ("/hook", delivery["webhookId"], receiver.heard[0][2])
         }

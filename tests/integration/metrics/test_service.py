@@ -228,8 +228,8 @@ async def an_ingest() -> AsyncIterator[Ingest]:
     application = Starlette(
         routes=[Route("/api/blog-generation/{job:uuid}/{action}", act, methods=["POST"])]
     )
-    listener = shared_http.listen("127.0.0.1", port)
-    serving = asyncio.create_task(shared_http.serve(application, listener, stop))
+    listener = shared_http.open_listener("127.0.0.1", port)
+    serving = asyncio.create_task(shared_http.serve_http(application, listener, stop))
     try:
         yield Ingest(f"http://127.0.0.1:{port}", stop)
     finally:

@@ -1,7 +1,6 @@
-"""Migrations on the real server: four appliers at once, down and up again, and the operators' queries as written."""
+"""Migrations on a real server: concurrent runs, down and up again, and the operators' queries."""
 
 import asyncio
-import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,23 +9,26 @@ import asyncpg
 import pytest
 
 from migrations import runner
-from migrations.files import load
+from migrations.files import load_migrations
 from shared.domain.errors import Unavailable
 from shared.runtime.postgres import open_pool
 from shared.runtime.settings import PostgresSettings
+from tests.support.migrations import run_migrations
 from tests.support.processes import PROGRAMS, run
 from tests.support.servers import execute
 
-ROOT = Path(__file__).parents[3]
 OPERATORS_QUERIES = (
     "SELECT COUNT(*) AS pending_count FROM blog_generations WHERE status = 'PENDING'",
     """SELECT COUNT(*) AS completed_last_hour, ROUND(COUNT(*) / 60.0, 1) AS blogs_per_minute
          FROM blog_generations WHERE status = 'DONE' AND finished_at > NOW() - INTERVAL '1 hour'""",
     """SELECT COUNT(CASE WHEN status = 'FAILED' THEN 1 END) AS failed, COUNT(*) AS total,
-              ROUND(100.0 * COUNT(CASE WHEN status = 'FAILED' THEN 1 END) / NULLIF(COUNT(*), 0), 2) AS error_rate
+              ROUND(100.0 * COUNT(CASE WHEN status = 'FAILED' THEN 1 END)
+                    / NULLIF(COUNT(*), 0), 2) AS error_rate
          FROM blog_generations WHERE created_at > NOW() - INTERVAL '1 hour'""",
-    "SELECT indexname, indexdef FROM pg_indexes WHERE tablename = 'blog_generations' ORDER BY indexname",
-    "SELECT status, COUNT(*) FROM blog_generations WHERE source_id LIKE 'test-load-%' GROUP BY status",
+    "SELECT indexname, indexdef FROM pg_indexes WHERE tablename = 'blog_generations' ORDER BY"
+    " indexname",
+    "SELECT status, COUNT(*) FROM blog_generations WHERE source_id LIKE 'test-load-%' GROUP BY"
+    " status",
 )
 
 
@@ -38,22 +40,7 @@ def empty_database(postgres: str) -> Iterator[str]:
     asyncio.run(execute(postgres, f"DROP DATABASE {name} WITH (FORCE)"))
 
 
-async def migrate(dsn: str, *arguments: str, **variables: str) -> tuple[int, str]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "migrations",
-        *arguments,
-        cwd=ROOT,
-        env={"DATABASE_URL": dsn} | variables,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    out, _ = await process.communicate()
-    return process.returncode or 0, out.decode()
-
-
-async def test_a_service_on_a_database_without_tables_is_one_clear_line(
+async def test_service_without_tables_reports_one_clear_line(
     empty_database: str,
 ) -> None:
     settings = PostgresSettings.model_validate({"database_url": empty_database})
@@ -62,24 +49,24 @@ async def test_a_service_on_a_database_without_tables_is_one_clear_line(
 
 
 @pytest.mark.parametrize("dsn", ["garbage", "postgresql://u@h:abc/x", "mysql://u@h/x"])
-async def test_an_address_that_is_none_is_one_clear_line(dsn: str) -> None:
+async def test_invalid_dsn_is_one_clear_line(dsn: str) -> None:
     with pytest.raises(Unavailable, match="DATABASE_URL cannot be understood"):
-        await runner.status(dsn)
+        await runner.list_states(dsn)
 
 
-async def test_four_appliers_at_once_all_succeed(empty_database: str) -> None:
-    outcomes = await asyncio.gather(*(migrate(empty_database, "up") for _ in range(4)))
+async def test_four_concurrent_runs_all_succeed(empty_database: str) -> None:
+    outcomes = await asyncio.gather(*(run_migrations(empty_database, "up") for _ in range(4)))
     assert [code for code, _ in outcomes] == [0, 0, 0, 0]
-    said = "".join(out for _, out in outcomes)
-    assert said.count("[Migration] Blog generation indexes optimized for high concurrency") == 1
-    assert all(state.applied_at for state in await runner.status(empty_database))
+    output = "".join(out for _, out in outcomes)
+    assert output.count("[Migration] Blog generation indexes optimized for high concurrency") == 1
+    assert all(state.applied_at for state in await runner.list_states(empty_database))
 
 
 async def test_up_down_and_up_again(empty_database: str) -> None:
-    everything = [migration.version for migration in load()]
-    assert [m.version for m in await runner.up(empty_database)] == everything
-    assert await runner.up(empty_database) == []
-    code, out = await migrate(empty_database, "down", "--steps", "99")
+    everything = [migration.version for migration in load_migrations()]
+    assert [m.version for m in await runner.apply_missing(empty_database)] == everything
+    assert await runner.apply_missing(empty_database) == []
+    code, out = await run_migrations(empty_database, "down", "--steps", "99")
     assert code == 0, out
     assert (
         await execute(
@@ -87,31 +74,36 @@ async def test_up_down_and_up_again(empty_database: str) -> None:
         )
         == []
     )
-    assert not any(state.applied_at for state in await runner.status(empty_database))
-    assert [m.version for m in await runner.up(empty_database)] == everything
+    assert not any(state.applied_at for state in await runner.list_states(empty_database))
+    assert [m.version for m in await runner.apply_missing(empty_database)] == everything
 
 
 @pytest.mark.parametrize("steps", ["-1", "0", "all"])
-async def test_steps_that_are_none_are_wrong_usage(postgres: str, steps: str) -> None:
-    code, out = await migrate(postgres, "down", "--steps", steps)
+async def test_invalid_steps_are_wrong_usage(postgres: str, steps: str) -> None:
+    code, out = await run_migrations(postgres, "down", "--steps", steps)
     assert code == 2
     assert "argument --steps" in out
     assert "Traceback" not in out
 
 
-LIFE = (
-    "INSERT INTO blog_generations (id, instance_id, source_type, source_id, request, created_at, status, cost_nanousd)"
+ROWS = (
+    "INSERT INTO blog_generations (id, instance_id, source_type, source_id, request, created_at,"
+    " status, cost_nanousd)"
     " VALUES (gen_random_uuid(), 'shop', 'keyword', 'tea', '{}', now(), 'DONE', 7),"
     " (gen_random_uuid(), 'shop', 'keyword', 'oil', '{}', now(), 'PENDING', 0)",
     "INSERT INTO blog_steps (job_id, step, state, attempt, cost_nanousd)"
     " SELECT id, 'outline', 'DONE', 1, 7 FROM blog_generations WHERE status = 'DONE'",
-    "INSERT INTO blog_posts SELECT id, 'Tea', 'tea', '', '<p>', NULL FROM blog_generations WHERE status = 'DONE'",
-    "INSERT INTO stores (instance_id, weight, served_nanousd, account_id) VALUES ('shop', 2, 7, 'chain')",
+    "INSERT INTO blog_posts SELECT id, 'Tea', 'tea', '', '<p>', NULL FROM blog_generations WHERE"
+    " status = 'DONE'",
+    "INSERT INTO stores (instance_id, weight, served_nanousd, account_id) VALUES ('shop', 2, 7,"
+    " 'chain')",
     "INSERT INTO api_keys (id, instance_id, hash, hint) VALUES ('k1', 'shop', 'h1', '')",
-    "INSERT INTO api_keys (id, instance_id, hash, hint, scope, name) VALUES ('k2', '*', 'h2', '', 'operator', 'ada')",
+    "INSERT INTO api_keys (id, instance_id, hash, hint, scope, name) VALUES ('k2', '*', 'h2', '',"
+    " 'operator', 'ada')",
 )
-KEPT = (
-    "SELECT id, instance_id, status, source_id, created_at, cost_nanousd FROM blog_generations ORDER BY id",
+KEPT_QUERIES = (
+    "SELECT id, instance_id, status, source_id, created_at, cost_nanousd FROM blog_generations"
+    " ORDER BY id",
     "SELECT job_id, step, state, cost_nanousd FROM blog_steps",
     "SELECT * FROM blog_posts",
     "SELECT instance_id, weight, served_nanousd FROM stores",
@@ -119,54 +111,60 @@ KEPT = (
 )
 
 
-async def test_data_outlives_the_way_back_and_forth(empty_database: str) -> None:
-    """Down to the first two migrations: jobs, bills, posts and keys stay. What only later columns hold is lost."""
-    await runner.up(empty_database)
-    for statement in LIFE:
+async def test_data_survives_down_and_up(empty_database: str) -> None:
+    """Down to the first two migrations: jobs, costs, posts and keys stay."""
+    await runner.apply_missing(empty_database)
+    for statement in ROWS:
         await execute(empty_database, statement)
-    before = [await execute(empty_database, query) for query in KEPT]
-    code, out = await migrate(empty_database, "down", "--steps", str(len(load()) - 2))
+    before = [await execute(empty_database, query) for query in KEPT_QUERIES]
+    code, out = await run_migrations(
+        empty_database, "down", "--steps", str(len(load_migrations()) - 2)
+    )
     assert code == 0, out
-    assert [await execute(empty_database, query) for query in KEPT] == before
-    code, out = await migrate(empty_database, "up")
+    assert [await execute(empty_database, query) for query in KEPT_QUERIES] == before
+    code, out = await run_migrations(empty_database, "up")
     assert code == 0, out
-    assert [await execute(empty_database, query) for query in KEPT] == before
+    assert [await execute(empty_database, query) for query in KEPT_QUERIES] == before
     assert await execute(empty_database, "SELECT 1 FROM api_keys WHERE scope = 'operator'") == []
     assert [
         row["account_id"] for row in await execute(empty_database, "SELECT account_id FROM stores")
     ] == [None]
     (booked,) = await execute(empty_database, "SELECT instance_id, spent_nanousd FROM store_spend")
-    assert tuple(booked) == ("shop", 7), "what was spent before there was a ledger is booked"
+    assert tuple(booked) == ("shop", 7), "earlier spend is booked"
 
 
-BESIDES = (
+LATER_ROWS = (
     "INSERT INTO webhook_secrets (instance_id, secret) VALUES ('shop', 'whsec_x')",
     "INSERT INTO webhook_deliveries (id, job_id, instance_id, url, payload)"
     " SELECT id, id, 'shop', 'https://shop.example', '{}' FROM blog_generations",
-    "INSERT INTO webhook_attempts (delivery_id, at, status, seconds) SELECT id, now(), 500, 1 FROM webhook_deliveries",
-    "INSERT INTO store_budgets (instance_id, monthly_nanousd, set_by) VALUES ('shop', 7, 'operator x')",
+    "INSERT INTO webhook_attempts (delivery_id, at, status, seconds) SELECT id, now(), 500, 1"
+    " FROM webhook_deliveries",
+    "INSERT INTO store_budgets (instance_id, monthly_nanousd, set_by) VALUES ('shop', 7,"
+    " 'operator x')",
 )
 TABLES = ("webhook_secrets", "webhook_deliveries", "webhook_attempts", "store_budgets")
 
 
-async def test_what_a_way_down_took_comes_back_from_the_backup(
+async def test_tables_dropped_by_down_are_restored_from_a_backup(
     empty_database: str, tmp_path: Path
 ) -> None:
-    """As the runbook says, of webhooks and budgets."""
+    """Webhooks and budgets, as in the runbook."""
 
     async def everything() -> list[list[asyncpg.Record]]:
         return [
             await execute(empty_database, f"SELECT * FROM {table} ORDER BY 1") for table in TABLES
         ]
 
-    await runner.up(empty_database)
-    for statement in LIFE + BESIDES:
+    await runner.apply_missing(empty_database)
+    for statement in ROWS + LATER_ROWS:
         await execute(empty_database, statement)
     before, dump = await everything(), tmp_path / "backup.dump"
     assert all(before)
     await run(PROGRAMS / "pg_dump", "--format=custom", f"--file={dump}", empty_database)
-    await runner.down(empty_database, steps=len([one for one in load() if one.version >= "0009"]))
-    await runner.up(empty_database)
+    await runner.revert_newest(
+        empty_database, steps=len([one for one in load_migrations() if one.version >= "0009"])
+    )
+    await runner.apply_missing(empty_database)
     assert await everything() == [[]] * len(TABLES)
     for table in TABLES:
         await run(
@@ -179,38 +177,40 @@ async def test_what_a_way_down_took_comes_back_from_the_backup(
     assert await everything() == before
 
 
-async def test_a_release_does_not_revert_what_it_does_not_know(empty_database: str) -> None:
-    await runner.up(empty_database)
+async def test_unknown_migration_is_not_reverted(empty_database: str) -> None:
+    await runner.apply_missing(empty_database)
     await execute(
         empty_database, "INSERT INTO schema_migrations VALUES ('9999', 'of_a_later_release', '')"
     )
-    code, out = await migrate(empty_database, "down")
+    code, out = await run_migrations(empty_database, "down")
     assert code == 3
     assert "the database has migration 9999, which this release does not know" in out
 
 
-async def test_status_says_what_is_applied(empty_database: str) -> None:
-    code, out = await migrate(empty_database, "status")
+async def test_status_lists_applied_migrations(empty_database: str) -> None:
+    code, out = await run_migrations(empty_database, "status")
     assert code == 0
     assert "0001 blog_generations: pending" in out
-    await runner.up(empty_database)
-    _, out = await migrate(empty_database, "status")
+    await runner.apply_missing(empty_database)
+    _, out = await run_migrations(empty_database, "status")
     assert "0001 blog_generations: applied" in out
     assert "pending" not in out
 
 
 @pytest.mark.parametrize("query", OPERATORS_QUERIES)
-async def test_the_operators_queries_run_as_written(database: str, query: str) -> None:
+async def test_operators_query_runs_as_documented(database: str, query: str) -> None:
     await execute(database, query)
 
 
-async def test_both_indexes_have_their_names(database: str) -> None:
+async def test_indexes_have_their_documented_names(database: str) -> None:
     names = {row["indexname"] for row in await execute(database, OPERATORS_QUERIES[3])}
     assert {"idx_blog_generations_pending", "idx_blog_generations_instance_status"} <= names
 
 
-async def test_a_database_that_is_not_there_is_one_clear_line() -> None:
+async def test_unreachable_database_is_one_clear_line() -> None:
     with pytest.raises(
         Unavailable, match=r"PostgreSQL at 127\.0\.0\.1:1/nowhere did not answer within 0\.1 s"
     ):
-        await runner.up("postgresql://u:planted-secret@127.0.0.1:1/nowhere", deadline_s=0.1)
+        await runner.apply_missing(
+            "postgresql://u:planted-secret@127.0.0.1:1/nowhere", deadline_s=0.1
+        )

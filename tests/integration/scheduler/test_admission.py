@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 
 from shared.domain.messages import AdmissionState, Message, SchedulerReport
-from shared.kafka.publisher import Outgoing
+from shared.kafka.publisher import OutgoingMessage
 from shared.kafka.topics import CONTROL, REQUESTS, WORKERS
 from tests.support.backend import Backend, make_request
 from tests.support.eventually import eventually
@@ -72,7 +72,7 @@ async def test_a_door_is_said_closed_before_more_is_admitted_than_one_turn(
         )  # a second passes until it reports again
         await backend.publisher.publish_all(
             [
-                Outgoing(topic=REQUESTS, key="full", message=make_request(store="full"))
+                OutgoingMessage(topic=REQUESTS, key="full", message=make_request(store="full"))
                 for _ in range(asked)
             ]
         )

@@ -11,7 +11,7 @@ from sandbox.servers import kafka as kafka_server
 from shared.domain.job import Status
 from shared.domain.messages import BlogRequested, EventKind, JobEvent
 from shared.kafka import clients as shared_kafka
-from shared.kafka.envelope import encode
+from shared.kafka.envelope import encode_message
 from shared.kafka.topics import DEAD_LETTER, REQUESTS, RESULTS
 from tests.support import servers
 from tests.support.backend import (
@@ -99,7 +99,7 @@ async def test_what_postgresql_can_never_store_does_not_stop_the_others(
         AIOKafkaProducer(bootstrap_servers=backend.settings.kafka_bootstrap_servers) as producer,
         start(),
     ):
-        value, headers = encode(make_request(product={"n": 12}), source="test")
+        value, headers = encode_message(make_request(product={"n": 12}), source="test")
         await producer.send_and_wait(
             topic, value.replace(b'{"n":12}', b'{"n":%d}' % 2**70), b"store-a", headers=headers
         )

@@ -14,7 +14,7 @@ import pytest
 
 from services.scheduler.fair_queue.fairness import jain
 from shared.domain.messages import BlogRequested, EventKind, JobEvent
-from shared.kafka.publisher import Outgoing
+from shared.kafka.publisher import OutgoingMessage
 from shared.kafka.topics import REQUESTS, RESULTS
 from tests.support.backend import Backend, make_request
 from tests.support.eventually import eventually
@@ -45,7 +45,7 @@ async def a_process(backend: Backend, database: str) -> AsyncIterator[Process]:
 
 async def ask_all(backend: Backend, requests: list[BlogRequested]) -> None:
     await backend.publisher.publish_all(
-        [Outgoing(topic=REQUESTS, key=request.store, message=request) for request in requests]
+        [OutgoingMessage(topic=REQUESTS, key=request.store, message=request) for request in requests]
     )
 
 

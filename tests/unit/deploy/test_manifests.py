@@ -14,12 +14,12 @@ import pytest
 import yaml
 from compose_spec import PyOptions
 
-from migrations.settings import LOGINS, MigrationSettings
+from migrations.settings import LOGIN_VARIABLES, MigrationSettings
 from sandbox import configuration
 from sandbox.system.home import ROOT
 from services.ingest.webhooks.rules import ForbiddenTargetError, Target, pinned
 from shared.kafka.topics import GENERATION, GENERATOR_GROUP
-from shared.runtime.settings import KafkaSettings, QueueSettings, Settings
+from shared.runtime.settings import KafkaSettings, AdmissionSettings, Settings
 from tests.support.docker_image import fill, run_in
 
 SERVICES = ("ingest", "scheduler", "generator", "metrics")
@@ -133,7 +133,7 @@ def test_what_scales_has_no_fixed_name_or_port() -> None:
 
 def test_ingest_and_scheduler_are_told_the_same_of_the_queues() -> None:
     names = {
-        name.upper() for name in QueueSettings.model_fields.keys() - Settings.model_fields.keys()
+        name.upper() for name in AdmissionSettings.model_fields.keys() - Settings.model_fields.keys()
     }
     told = [compose()["services"][service]["environment"] for service in ("ingest", "scheduler")]
     assert names <= told[0].keys()
@@ -231,18 +231,18 @@ def test_who_migrates_owns_the_tables_and_who_serves_does_not() -> None:
             entry["name"]: entry["valueFrom"]["secretKeyRef"]["key"] for entry in container["env"]
         }
         named[name] = variables["DATABASE_URL"]
-        assert not variables.keys() & LOGINS.keys()
+        assert not variables.keys() & LOGIN_VARIABLES.keys()
     assert {
-        login: tuple(name for name in named if named[name] == login) for login in LOGINS
-    } == LOGINS
+        login: tuple(name for name in named if named[name] == login) for login in LOGIN_VARIABLES
+    } == LOGIN_VARIABLES
     migrate = compose()["services"]["migrate"]["environment"]
     for name in SERVICES:
         environment = compose()["services"][name]["environment"]
         assert environment["DATABASE_URL"] == migrate[named[name]] != migrate["DATABASE_URL"]
-        assert not environment.keys() & LOGINS.keys()
+        assert not environment.keys() & LOGIN_VARIABLES.keys()
     (job,) = workloads()["migrate"]["spec"]["template"]["spec"]["containers"]
     keys = {entry["name"]: entry["valueFrom"]["secretKeyRef"]["key"] for entry in job["env"]}
-    assert keys == {name: name for name in ("DATABASE_URL", *LOGINS)}
+    assert keys == {name: name for name in ("DATABASE_URL", *LOGIN_VARIABLES)}
 
 
 @pytest.mark.parametrize("name", SERVICES)

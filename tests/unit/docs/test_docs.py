@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from migrations.files import load
+from migrations.files import load_migrations
 from sandbox import configuration
 from sandbox.cli.__main__ import COMMANDS
 from services.ingest.openapi import document as openapi

@@ -26,13 +26,13 @@ from services.generator.providers.headers import retry_after
 from services.generator.providers.prices import Prices
 from shared.domain.errors import Permanent, Transient
 from shared.domain.messages import BlogRequested
-from shared.kafka.envelope import decode
-from tests.unit.shared.test_messages import example, headers
+from shared.kafka.envelope import decode_message
+from tests.support.message_examples import example_value, type_header
 
 
 def request(**changes: object) -> BlogRequested:
-    data = orjson.loads(example(BlogRequested)) | changes
-    made = decode(orjson.dumps(data), headers(BlogRequested))
+    data = orjson.loads(example_value(BlogRequested)) | changes
+    made = decode_message(orjson.dumps(data), type_header(BlogRequested))
     assert isinstance(made, BlogRequested)
     return made
 

@@ -15,7 +15,7 @@ from services.ingest.submit import rules
 from services.ingest.submit.rules import RefusedError
 from shared.domain.job import SourceType, Status
 from shared.domain.messages import AdmissionState, BlogRequested
-from shared.kafka.envelope import decode, encode
+from shared.kafka.envelope import decode_message, encode_message
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 GOOD = {"sourceType": "keyword", "sourceId": "test-load-1"}
@@ -216,8 +216,8 @@ def test_what_is_accepted_can_be_read_by_those_who_come_after(body: dict[str, An
         message = rules.to_message(rules.judge_body(body, now=NOW), job=JOB, store="shop", now=NOW)
     except RefusedError:
         return
-    value, headers = encode(message, source="test")
-    assert decode(value, headers) == message
+    value, headers = encode_message(message, source="test")
+    assert decode_message(value, headers) == message
     assert not [text for text in texts(orjson.loads(value)) if "\x00" in text]
 
 

@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from services.metrics.http.snapshot_stream import Feed
 from shared.http.responses import JsonResponse, Problem
-from shared.http.server import listen, serve
+from shared.http.server import open_listener, serve_http
 from tests.support.eventually import eventually
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -23,7 +23,7 @@ Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 @asynccontextmanager
 async def a_feed() -> AsyncIterator[int]:
     """The port where one is served at `/events`."""
-    stop, listener = asyncio.Event(), listen("127.0.0.1", 0)
+    stop, listener = asyncio.Event(), open_listener("127.0.0.1", 0)
 
     async def snapshot() -> dict[str, Any]:
         return {"overview": 1}
@@ -42,7 +42,7 @@ async def a_feed() -> AsyncIterator[int]:
 
     routes = [Route("/events", events), Route("/health", health)]
     serving = asyncio.create_task(
-        serve(Starlette(routes=routes, exception_handlers={Problem: refused}), listener, stop)
+        serve_http(Starlette(routes=routes, exception_handlers={Problem: refused}), listener, stop)
     )
     try:
         yield listener.getsockname()[1]

@@ -23,7 +23,7 @@ from shared.domain.messages import (
     Usage,
     WorkerReport,
 )
-from shared.kafka.envelope import decode
+from shared.kafka.envelope import decode_message
 from tests.unit.metrics.test_counting_rules import NOW, a_memory, life, report, scheduler
 
 EVENT = life(1)[-1]
@@ -99,7 +99,7 @@ def test_nothing_that_is_believed_stops_the_counting(said: list[dict[str, Any]])
             json.loads(orjson.dumps(EVENT)) | words
         ).encode()  # which writes integers of any size
         try:
-            event = believed(decode(value, [("ce_type", JobEvent.TYPE.encode())]), NOW, JobEvent)
+            event = believed(decode_message(value, [("ce_type", JobEvent.TYPE.encode())]), NOW, JobEvent)
         except InvalidMessage:
             continue
         count([event], shards, memory)

@@ -1,31 +1,33 @@
-"""Migrations only ever add, so that the release before goes on beside the one that migrates."""
+"""Migrations only add, so that the previous release runs beside the one that migrates."""
 
 import re
 
 import pytest
 
-from migrations.files import Migration, load
+from migrations.files import Migration, load_migrations
 
 FIRST = "0001"
 _COMMENT = re.compile(r"--[^\n]*")
-_TAKES_AWAY = re.compile(
+_REMOVES = re.compile(
     r"\b(DROP (TABLE|COLUMN|VIEW)|RENAME|TRUNCATE|ALTER COLUMN|SET NOT NULL)\b", re.IGNORECASE
 )
 _COLUMN = re.compile(r"ADD COLUMN(?! IF).*?(?=ADD COLUMN|;|$)", re.IGNORECASE | re.DOTALL)
 
 
 @pytest.mark.parametrize(
-    "migration", [one for one in load() if one.version != FIRST], ids=lambda one: one.version
+    "migration",
+    [one for one in load_migrations() if one.version != FIRST],
+    ids=lambda one: one.version,
 )
-def test_a_migration_takes_nothing_away(migration: Migration) -> None:
+def test_migration_removes_nothing(migration: Migration) -> None:
     sql = _COMMENT.sub("", migration.up)
-    assert not _TAKES_AWAY.search(sql)
+    assert not _REMOVES.search(sql)
     for column in _COLUMN.findall(sql):
         assert "NOT NULL" not in column.upper() or "DEFAULT" in column.upper(), (
-            "who inserts without it must go on"
+            "inserts of the previous release lack the column"
         )
 
 
-@pytest.mark.parametrize("migration", load(), ids=lambda one: one.version)
-def test_a_migration_can_be_reverted(migration: Migration) -> None:
+@pytest.mark.parametrize("migration", load_migrations(), ids=lambda one: one.version)
+def test_migration_can_be_reverted(migration: Migration) -> None:
     assert migration.down

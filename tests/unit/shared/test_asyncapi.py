@@ -1,4 +1,4 @@
-"""docs/asyncapi.json says what the code does: the file is the code's, and the examples are what it describes."""
+"""docs/asyncapi.json matches the code, and the examples match its schemas."""
 
 from typing import Any
 
@@ -11,44 +11,41 @@ from shared.domain.messages import MESSAGES, Message
 from shared.kafka.topics import TOPICS
 
 
-def payload(message: type[Message]) -> Draft202012Validator:
-    document: dict[str, Any] = orjson.loads(asyncapi.FILE.read_bytes())
-    here = f"#/components/messages/{asyncapi.name_of(message)}/payload"
+def payload_schema(message: type[Message]) -> Draft202012Validator:
+    document: dict[str, Any] = orjson.loads(asyncapi.DOCUMENT_FILE.read_bytes())
+    reference = f"#/components/messages/{asyncapi.message_name(message)}/payload"
     return Draft202012Validator(
-        {"$ref": here, "components": document["components"]},
+        {"$ref": reference, "components": document["components"]},
         format_checker=Draft202012Validator.FORMAT_CHECKER,
     )
 
 
-def test_the_file_is_up_to_date() -> None:
-    assert asyncapi.FILE.read_bytes() == asyncapi.encoded(), "run `python -m shared.asyncapi`"
+def test_file_is_up_to_date() -> None:
+    assert asyncapi.DOCUMENT_FILE.read_bytes() == asyncapi.encode_document(), (
+        "run `python -m shared.asyncapi`"
+    )
 
 
-def test_every_topic_and_everybody_who_writes_or_reads_it_is_there() -> None:
-    document = asyncapi.document()
+def test_every_topic_producer_and_consumer_is_documented() -> None:
+    document = asyncapi.build_document()
     assert set(document["channels"]) == {topic.name for topic in TOPICS}
     for topic in TOPICS:
-        ours = {name for name in document["operations"] if name.endswith(f".{topic.name}")}
-        assert len(ours) == len(topic.producers) + len(topic.consumers)
+        operations = {name for name in document["operations"] if name.endswith(f".{topic.name}")}
+        assert len(operations) == len(topic.producers) + len(topic.consumers)
     for reference in _references(document):
-        _follow(document, reference)
+        _resolve(document, reference)
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: message.TYPE)
-def test_the_example_is_what_the_schema_describes(message: type[Message]) -> None:
-    example = asyncapi.example_of(message)
-    payload(message).validate(example)
+def test_example_matches_its_schema(message: type[Message]) -> None:
+    example = asyncapi.load_example(message)
+    payload_schema(message).validate(example)
+    schema = asyncapi.build_document()["components"]["messages"][asyncapi.message_name(message)]
     for name in example:
-        if (
-            name
-            in asyncapi.document()["components"]["messages"][asyncapi.name_of(message)]["payload"][
-                "required"
-            ]
-        ):
+        if name in schema["payload"]["required"]:
+            others = {key: value for key, value in example.items() if key != name}
             with pytest.raises(ValidationError, match=name):
-                payload(message).validate(
-                    {key: value for key, value in example.items() if key != name}
-                )
+                payload_schema(message).validate(others)
 
 
 def _references(node: Any) -> list[str]:
@@ -60,7 +57,7 @@ def _references(node: Any) -> list[str]:
     )
 
 
-def _follow(document: Any, reference: str) -> None:
-    """KeyError when it leads nowhere."""
+def _resolve(document: Any, reference: str) -> None:
+    """KeyError when the reference has no target."""
     for part in reference.removeprefix("#/").split("/"):
         document = document[part]

@@ -1,4 +1,4 @@
-"""Months, and how a budget stands."""
+"""Months and states of a budget."""
 
 from datetime import UTC, datetime, timedelta, timezone
 
@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.domain.budget import BudgetState, budget_state, resets_at
+from shared.domain.budget import BudgetState, compute_budget_state, next_month_start
 
 MIDNIGHT = datetime(2027, 1, 1, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
-    ("now", "resets"),
+    ("now", "next_month"),
     [
         (datetime(2026, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC), MIDNIGHT),
         (MIDNIGHT, datetime(2027, 2, 1, tzinfo=UTC)),
@@ -20,17 +20,17 @@ MIDNIGHT = datetime(2027, 1, 1, tzinfo=UTC)
         (
             datetime(2027, 1, 1, 1, tzinfo=timezone(timedelta(hours=2))),
             MIDNIGHT,
-        ),  # where it is, the year has begun
+        ),  # the year has begun there
     ],
 )
-def test_a_month_is_one_of_utc(now: datetime, resets: datetime) -> None:
-    assert resets_at(now) == resets
+def test_months_are_months_of_utc(now: datetime, next_month: datetime) -> None:
+    assert next_month_start(now) == next_month
 
 
 @given(st.integers(0, 10**10))
-def test_a_month_ends_within_31_days_and_never_now(seconds: int) -> None:
+def test_next_month_starts_within_31_days(seconds: int) -> None:
     now = datetime.fromtimestamp(seconds, UTC)
-    assert timedelta(0) < resets_at(now) - now <= timedelta(days=31)
+    assert timedelta(0) < next_month_start(now) - now <= timedelta(days=31)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,10 @@ def test_a_month_ends_within_31_days_and_never_now(seconds: int) -> None:
         (120, 0, BudgetState.STOPPED),
     ],
 )
-def test_how_a_budget_stands(spent: int, reserved: int, expected: BudgetState) -> None:
-    found = budget_state(monthly=100, warn_at=0.8, spent=spent, reserved=reserved, estimate=10)
+def test_spend_and_reservations_decide_the_state(
+    spent: int, reserved: int, expected: BudgetState
+) -> None:
+    found = compute_budget_state(
+        monthly=100, warn_at=0.8, spent=spent, reserved=reserved, estimate=10
+    )
     assert found is expected

@@ -1,4 +1,4 @@
-"""Deadlines that share a timer: each ends its own block, and nobody else's."""
+"""Deadlines that share a timer: each ends its own block only."""
 
 import asyncio
 
@@ -7,7 +7,7 @@ import pytest
 from shared.runtime.deadlines import Deadlines
 
 
-async def test_a_block_that_takes_too_long_is_cut_and_its_mates_that_were_done_are_not() -> None:
+async def test_late_block_times_out_and_finished_blocks_do_not() -> None:
     deadlines, loop = Deadlines(), asyncio.get_running_loop()
     began = loop.time()
     with deadlines.within(0.01):
@@ -20,7 +20,7 @@ async def test_a_block_that_takes_too_long_is_cut_and_its_mates_that_were_done_a
     assert task.cancelling() == 0
 
 
-async def test_all_that_are_due_together_are_cut() -> None:
+async def test_all_blocks_of_one_timer_time_out() -> None:
     deadlines = Deadlines()
 
     async def wait() -> None:
@@ -31,7 +31,7 @@ async def test_all_that_are_due_together_are_cut() -> None:
     assert all(isinstance(outcome, TimeoutError) for outcome in outcomes)
 
 
-async def test_a_cancelled_task_stays_cancelled() -> None:
+async def test_cancelled_task_stays_cancelled() -> None:
     deadlines, within = Deadlines(), asyncio.Event()
 
     async def wait() -> None:
@@ -46,12 +46,12 @@ async def test_a_cancelled_task_stays_cancelled() -> None:
         await task
 
 
-async def test_an_error_goes_through_as_it_is() -> None:
+async def test_error_of_the_block_is_raised_unchanged() -> None:
     with pytest.raises(ValueError, match="own"), Deadlines().within(60):
         raise ValueError("own")
 
 
-async def test_an_inner_deadline_ends_its_block_alone() -> None:
+async def test_inner_deadline_ends_only_its_block() -> None:
     deadlines = Deadlines()
     with deadlines.within(60):
         with pytest.raises(TimeoutError), deadlines.within(0.01):

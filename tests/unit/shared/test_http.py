@@ -1,4 +1,4 @@
-"""What every answer says to browsers and caches unless its handler has said it, and how long a head may be."""
+"""The HTTP server: security headers, limits, and connections that end early or upgrade."""
 
 import asyncio
 import json
@@ -14,7 +14,13 @@ from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.routing import Route
 
 from shared.http.responses import JsonResponse, Problem
-from shared.http.server import MAX_HEAD_BYTES, Corked, SafeHeaders, listen, serve
+from shared.http.server import (
+    MAX_HEAD_BYTES,
+    CorkedTransport,
+    SecurityHeaders,
+    open_listener,
+    serve_http,
+)
 
 
 async def _json(request: Request) -> Response:
@@ -56,7 +62,7 @@ NO_PAGE = "default-src 'none'; frame-ancestors 'none'; sandbox"
         ("/file", NO_PAGE, None),
     ],
 )
-async def test_each_answer_has_its_headers_once(
+async def test_each_response_has_its_security_headers_once(
     path: str, policy: str | None, cached: str | None
 ) -> None:
     handlers = {
@@ -67,7 +73,7 @@ async def test_each_answer_has_its_headers_once(
         "file": _file,
     }
     routes = [Route(f"/{name}", handler) for name, handler in handlers.items()]
-    app = SafeHeaders(Starlette(routes=routes, exception_handlers={Problem: _problem}))
+    app = SecurityHeaders(Starlette(routes=routes, exception_handlers={Problem: _problem}))
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app), base_url="http://test"
     ) as client:
@@ -83,14 +89,14 @@ async def _length(request: Request) -> Response:
 
 
 @asynccontextmanager
-async def served() -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+async def connected_server() -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """A connection to the real server."""
-    listener, stop = listen("127.0.0.1", 0), asyncio.Event()
+    listener, stop = open_listener("127.0.0.1", 0), asyncio.Event()
     handlers = {"": _length, "refused": _refusing, "patient": _patient}
     app = Starlette(
         routes=[Route(f"/{name}", handler, methods=["POST"]) for name, handler in handlers.items()]
     )
-    serving = asyncio.create_task(serve(app, listener, stop, grace_s=1))
+    serving = asyncio.create_task(serve_http(app, listener, stop, grace_s=1))
     reader, writer = await asyncio.open_connection(*listener.getsockname())
     try:
         yield reader, writer
@@ -108,8 +114,8 @@ HEAD = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
     [HEAD + b"X-Long: ", HEAD + b"\r\n2\r\n{}\r\n0\r\nX-Long: ", HEAD + b"\r\n2;x="],
     ids=["header", "trailer", "chunk extension"],
 )
-async def test_nobody_sends_headers_without_end(begun: bytes) -> None:
-    async with served() as (_, writer):
+async def test_endless_headers_close_the_connection(begun: bytes) -> None:
+    async with connected_server() as (_, writer):
         writer.write(begun)
         with pytest.raises(ConnectionError):
             await _send(writer, 50 * MAX_HEAD_BYTES)
@@ -122,9 +128,9 @@ async def _send(writer: asyncio.StreamWriter, count: int) -> None:
         await asyncio.sleep(0)
 
 
-async def test_long_bodies_in_small_pieces_are_no_heads() -> None:
+async def test_long_body_in_small_chunks_is_accepted() -> None:
     pieces = 2 * MAX_HEAD_BYTES // 8
-    async with served() as (reader, writer):
+    async with connected_server() as (reader, writer):
         for _ in range(2):  # the connection lives on
             writer.write(
                 HEAD
@@ -147,9 +153,9 @@ async def _refusing(request: Request) -> Response:
 LONG = b"POST /refused HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n"
 
 
-async def test_who_is_refused_before_sending_a_body_need_not_send_it() -> None:
-    """What comes next on the connection could be the body or a request: it is closed, and says so."""
-    async with served() as (reader, writer):
+async def test_early_refusal_closes_the_connection() -> None:
+    """The next bytes could be the body or a request, so the connection is closed."""
+    async with connected_server() as (reader, writer):
         writer.write(LONG + b"Expect: 100-continue\r\n\r\n")
         head, body = (await asyncio.wait_for(reader.read(), 10)).split(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 413")
@@ -157,8 +163,8 @@ async def test_who_is_refused_before_sending_a_body_need_not_send_it() -> None:
     assert body == b'{"length":"unread"}'
 
 
-async def test_who_is_told_to_send_a_body_and_does_keeps_the_connection() -> None:
-    async with served() as (reader, writer):
+async def test_connection_survives_100_continue() -> None:
+    async with connected_server() as (reader, writer):
         for _ in range(2):
             writer.write(
                 b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n"
@@ -169,9 +175,9 @@ async def test_who_is_told_to_send_a_body_and_does_keeps_the_connection() -> Non
             assert await reader.readuntil(b"}") == b'{"length":4}'
 
 
-async def test_the_answer_reaches_who_is_still_sending() -> None:
-    """All of the body is sent before the answer is read, as simple clients do."""
-    async with served() as (reader, writer):
+async def test_response_reaches_a_client_that_still_sends() -> None:
+    """The client sends the whole body before it reads, as simple clients do."""
+    async with connected_server() as (reader, writer):
         writer.write(LONG + b"\r\n")
         for _ in range(100):
             writer.write(b"x" * 10_000)
@@ -181,15 +187,15 @@ async def test_the_answer_reaches_who_is_still_sending() -> None:
 
 
 async def _patient(request: Request) -> Response:
-    """Answers some turns of the loop later, in which the server hears of all that was sent."""
+    """Responds some turns of the loop later, after the server has read everything."""
     for _ in range(20):
         await asyncio.sleep(0)
     return await _length(request)
 
 
 @pytest.mark.parametrize("path", [b"/", b"/patient"], ids=["answered by then", "not yet answered"])
-async def test_who_says_that_no_more_comes_is_answered(path: bytes) -> None:
-    async with served() as (reader, writer):
+async def test_half_closed_connection_gets_its_response(path: bytes) -> None:
+    async with connected_server() as (reader, writer):
         writer.write(b"POST " + path + b" HTTP/1.1\r\nHost: x\r\n" + BODIES["length"])
         writer.write_eof()
         assert (await asyncio.wait_for(reader.read(), 4)).endswith(b'{"length":4}')  # and closed
@@ -198,14 +204,17 @@ async def test_who_says_that_no_more_comes_is_answered(path: bytes) -> None:
 @pytest.mark.parametrize(
     "begun", [b"", HEAD, HEAD + b"\r\n4\r\nbo"], ids=["nothing", "head", "body"]
 )
-async def test_who_ends_in_the_midst_of_a_request_is_not_waited_for(begun: bytes) -> None:
-    async with served() as (reader, writer):
+async def test_half_closed_incomplete_request_is_dropped(begun: bytes) -> None:
+    async with connected_server() as (reader, writer):
         writer.write(begun)
         writer.write_eof()
         assert await asyncio.wait_for(reader.read(), 4) == b""
 
 
-UPGRADE = b"Host: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
+UPGRADE = (
+    b"Host: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+    b"HTTP2-Settings: AAMAAABk\r\n"
+)
 BODIES = {
     "length": b"Content-Length: 4\r\n\r\nbody",
     "chunks": b"Transfer-Encoding: chunked\r\n\r\n3\r\nbod\r\n1\r\ny\r\n0\r\n\r\n",
@@ -214,11 +223,9 @@ BODIES = {
 
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
 @pytest.mark.parametrize("piece", [1, 1_000], ids=["byte by byte", "at once"])
-async def test_who_would_rather_speak_another_protocol_is_answered_in_this_one(
-    body: bytes, piece: int
-) -> None:
+async def test_upgrade_request_is_answered_in_http_1(body: bytes, piece: int) -> None:
     request = b"POST / HTTP/1.1\r\n" + UPGRADE + body
-    async with served() as (reader, writer):
+    async with connected_server() as (reader, writer):
         for _ in range(2):  # the connection lives on
             for begin in range(0, len(request), piece):
                 writer.write(request[begin : begin + piece])
@@ -227,9 +234,9 @@ async def test_who_would_rather_speak_another_protocol_is_answered_in_this_one(
             assert await reader.readuntil(b"}") == b'{"length":4}'
 
 
-async def test_an_upgrade_behind_another_request_waits_for_its_turn() -> None:
+async def test_pipelined_upgrade_is_answered_in_order() -> None:
     plain = b"POST / HTTP/1.1\r\nHost: x\r\n"
-    async with served() as (reader, writer):
+    async with connected_server() as (reader, writer):
         writer.write(
             plain
             + BODIES["length"]
@@ -244,7 +251,7 @@ async def test_an_upgrade_behind_another_request_waits_for_its_turn() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "status"),
+    ("sent", "status"),
     [
         (b"HELO\r\n\r\n", 400),
         (b"POST / HTTP/1.1\r\nContent-Length: x\r\n\r\n", 400),
@@ -253,9 +260,9 @@ async def test_an_upgrade_behind_another_request_waits_for_its_turn() -> None:
     ],
     ids=["not HTTP", "no length", "no proxy", "long"],
 )
-async def test_what_is_no_request_is_a_problem_too(said: bytes, status: int) -> None:
-    async with served() as (reader, writer):
-        writer.write(said)
+async def test_invalid_request_gets_a_problem(sent: bytes, status: int) -> None:
+    async with connected_server() as (reader, writer):
+        writer.write(sent)
         head, body = (await asyncio.wait_for(reader.read(), 4)).split(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 %d " % status)
     fields = dict(line.split(b": ", 1) for line in head.split(b"\r\n")[1:])
@@ -266,50 +273,50 @@ async def test_what_is_no_request_is_a_problem_too(said: bytes, status: int) -> 
     assert json.loads(body)["status"] == status
 
 
-class _Wire(asyncio.Transport):
-    """Notes what is written, and when it is closed."""
+class _RecordingTransport(asyncio.Transport):
+    """Records writes, and `None` for the close."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.said: list[bytes | None] = []
+        self.written: list[bytes | None] = []
         self.gone = False
 
     def is_closing(self) -> bool:
         return self.gone
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        self.said.append(bytes(data))
+        self.written.append(bytes(data))
 
     def close(self) -> None:
-        self.said.append(None)
+        self.written.append(None)
 
 
-async def test_what_is_said_in_one_turn_of_the_loop_is_written_at_once() -> None:
-    wire = _Wire()
-    corked = Corked(wire)
+async def test_writes_of_one_turn_of_the_loop_are_joined() -> None:
+    wire = _RecordingTransport()
+    corked = CorkedTransport(wire)
     corked.write(b"head ")
     corked.write(b"body")
-    assert wire.said == []
+    assert wire.written == []
     await asyncio.sleep(0)
     corked.write(b"next")
     await asyncio.sleep(0)
-    assert wire.said == [b"head body", b"next"]
+    assert wire.written == [b"head body", b"next"]
 
 
-async def test_nothing_is_lost_when_a_connection_closes_and_a_file_is_not_kept_in_memory() -> None:
-    wire = _Wire()
-    corked = Corked(wire)
+async def test_large_writes_pass_and_close_flushes_the_rest() -> None:
+    wire = _RecordingTransport()
+    corked = CorkedTransport(wire)
     corked.write(b"x" * 100_000)
-    assert wire.said == [b"x" * 100_000]
+    assert wire.written == [b"x" * 100_000]
     corked.write(b"last")
     corked.close()
     await asyncio.sleep(0)
-    assert wire.said[1:] == [b"last", None]
+    assert wire.written[1:] == [b"last", None]
 
 
-async def test_what_was_said_to_a_client_that_is_gone_is_dropped() -> None:
-    wire = _Wire()
-    Corked(wire).write(b"too late")
+async def test_writes_to_a_closed_connection_are_dropped() -> None:
+    wire = _RecordingTransport()
+    CorkedTransport(wire).write(b"too late")
     wire.gone = True
     await asyncio.sleep(0)
-    assert wire.said == []
+    assert wire.written == []

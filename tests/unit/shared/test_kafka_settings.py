@@ -1,4 +1,4 @@
-"""Which settings of Kafka's security can work together, and what is said of those that cannot."""
+"""Combinations of Kafka's security settings, and errors of invalid ones."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def read(monkeypatch: pytest.MonkeyPatch, **variables: str) -> KafkaSettings:
 
 
 @pytest.mark.parametrize(
-    ("variables", "said"),
+    ("variables", "error"),
     [
         (
             {"KAFKA_SECURITY_PROTOCOL": "SASL_SSL"},
@@ -47,16 +47,16 @@ def read(monkeypatch: pytest.MonkeyPatch, **variables: str) -> KafkaSettings:
         ),
     ],
 )
-def test_what_cannot_work_is_refused_by_name(
-    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], said: str
+def test_invalid_combination_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], error: str
 ) -> None:
     with pytest.raises(Unavailable) as refused:
         read(monkeypatch, **variables)
-    assert said in str(refused.value)
+    assert error in str(refused.value)
     assert "planted-secret" not in str(refused.value)
 
 
-def test_clients_get_what_the_protocol_needs_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clients_get_only_the_options_of_the_protocol(monkeypatch: pytest.MonkeyPatch) -> None:
     assert client_options(read(monkeypatch)) == {
         "bootstrap_servers": "kafka:9092",
         "security_protocol": "PLAINTEXT",
@@ -70,24 +70,24 @@ def test_clients_get_what_the_protocol_needs_and_no_more(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "variable"),
     [
         ("KAFKA_SSL_CA_FILE", None, "KAFKA_SSL_CA_FILE"),
         ("KAFKA_SSL_CA_FILE", "no certificate", "KAFKA_SSL_CA_FILE"),
         ("KAFKA_SSL_CERT_FILE", "no certificate", "KAFKA_SSL_CERT_FILE"),
     ],
 )
-def test_a_file_that_cannot_be_used_is_named(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, content: str | None, said: str
+def test_unusable_file_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, content: str | None, variable: str
 ) -> None:
     file = tmp_path / "file.pem"
     if content is not None:
         file.write_text(content)
-    with pytest.raises(Unavailable, match=f"{said} {file} cannot be used"):
+    with pytest.raises(Unavailable, match=f"{variable} {file} cannot be used"):
         create_tls_context(read(monkeypatch, KAFKA_SECURITY_PROTOCOL="SSL", **{name: str(file)}))
 
 
-def test_secrets_are_all_secret_fields_and_the_passwords_in_them() -> None:
+def test_secrets_are_secret_fields_and_their_passwords() -> None:
     class Both(KafkaSettings, PostgresSettings):
         pass
 
@@ -105,11 +105,11 @@ def test_secrets_are_all_secret_fields_and_the_passwords_in_them() -> None:
     )
 
 
-def test_keys_go_where_any_client_of_kafka_sends_them() -> None:
+def test_keys_get_the_partition_of_the_default_partitioner() -> None:
     every = list(range(24))
     keys = [f"store-{number}".encode() for number in range(500)] + [b"", "Käse".encode()]
-    theirs = DefaultPartitioner()
+    default = DefaultPartitioner()
     assert [batches.partition_for_key(key, every, every) for key in keys] == [
-        theirs(key, every, every) for key in keys
+        default(key, every, every) for key in keys
     ]
     assert batches.partition_for_key(None, every, [7]) == 7

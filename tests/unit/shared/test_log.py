@@ -1,4 +1,4 @@
-"""Logging: one JSON object a line, numeric levels, and planted secrets that do not come out."""
+"""Logging: one JSON object a line, numeric levels, and redaction of planted secrets."""
 
 import json
 import logging
@@ -12,7 +12,7 @@ from shared.observability import log
 
 
 @pytest.fixture(autouse=True)
-def _logging_as_it_was() -> Iterator[None]:
+def _restore_logging() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers, root.level
     yield
@@ -25,8 +25,8 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
-def test_a_line_is_an_object_with_service_job_and_store(capsys: pytest.CaptureFixture[str]) -> None:
-    log.configure("generator", 2)
+def test_line_has_service_job_and_store(capsys: pytest.CaptureFixture[str]) -> None:
+    log.configure_logging("generator", 2)
     log.get_logger("test").info("claimed", job="j1", store="s1")
     (line,) = lines(capsys)
     assert line["event"] == "claimed"
@@ -34,21 +34,21 @@ def test_a_line_is_an_object_with_service_job_and_store(capsys: pytest.CaptureFi
     assert line["level"] == "info"
 
 
-@pytest.mark.parametrize(("level", "heard"), [(0, 1), (1, 2), (2, 3), (3, 4), (4, 4)])
-def test_the_numeric_level_decides(
-    capsys: pytest.CaptureFixture[str], level: int, heard: int
+@pytest.mark.parametrize(("level", "count"), [(0, 1), (1, 2), (2, 3), (3, 4), (4, 4)])
+def test_numeric_level_selects_the_lines(
+    capsys: pytest.CaptureFixture[str], level: int, count: int
 ) -> None:
-    log.configure("ingest", level)
+    log.configure_logging("ingest", level)
     logger = log.get_logger(f"level-{level}")
     logger.error("e")
     logger.warning("w")
     logger.info("i")
     logger.debug("d")
-    assert len(lines(capsys)) == heard
+    assert len(lines(capsys)) == count
 
 
-def test_libraries_speak_through_the_same_pipe(capsys: pytest.CaptureFixture[str]) -> None:
-    log.configure("metrics", 2)
+def test_library_messages_are_json_lines_as_well(capsys: pytest.CaptureFixture[str]) -> None:
+    log.configure_logging("metrics", 2)
     logging.getLogger("aiokafka").warning("coordinator %s died", 1)
     (line,) = lines(capsys)
     assert line["event"] == "coordinator 1 died"
@@ -92,10 +92,10 @@ def test_libraries_speak_through_the_same_pipe(capsys: pytest.CaptureFixture[str
         {"X-Access-Key": "planted-secret"},
     ],
 )
-def test_secrets_never_come_out(
+def test_planted_secret_is_never_logged(
     capsys: pytest.CaptureFixture[str], planted: dict[str, object]
 ) -> None:
-    log.configure("ingest", 2)
+    log.configure_logging("ingest", 2)
     log.get_logger("secrets").info("something happened", **planted)
     out = capsys.readouterr().out
     assert "planted-secret" not in out
@@ -105,7 +105,7 @@ def test_secrets_never_come_out(
 
 def test_known_secrets_are_hidden_in_every_notation(capsys: pytest.CaptureFixture[str]) -> None:
     secret = "pla\nted/'se\"cret"
-    log.configure("scheduler", 2, secrets=[secret, "", "abc"])
+    log.configure_logging("scheduler", 2, secrets=[secret, "", "abc"])
     log.get_logger("notations").info(
         "it",
         raw=f"\0user\0{secret}".encode(),
@@ -124,24 +124,25 @@ def test_known_secrets_are_hidden_in_every_notation(capsys: pytest.CaptureFixtur
     )
 
 
-def test_what_is_no_secret_is_left_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    log.configure("scheduler", 2)
-    said = {
+def test_harmless_text_is_not_redacted(capsys: pytest.CaptureFixture[str]) -> None:
+    log.configure_logging("scheduler", 2)
+    fields = {
         "detail": "a task-management risk-averse r8 blog at https://host/a@b?max_tokens=5",
-        "other": "3 tokens: key=green-tea, keywords: 'tea', a basic tea, a ticket, monkey: 1, tokenizer=words",
+        "other": "3 tokens: key=green-tea, keywords: 'tea', a basic tea, a ticket, monkey: 1,"
+        " tokenizer=words",
         "tokens": 12,
         "wisdn": "no name of a DSN",
         "x": [1.5],
     }
-    log.get_logger("plain").info("it", **said)
+    log.get_logger("plain").info("it", **fields)
     (line,) = lines(capsys)
-    assert {name: line[name] for name in said} == said
+    assert {name: line[name] for name in fields} == fields
 
 
-def test_a_text_that_is_a_secret_in_itself_is_hidden_wherever_a_library_says_it(
+def test_known_secret_is_hidden_in_library_messages(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    log.configure("metrics", 3, secrets=["https://chat/T0/planted"])
+    log.configure_logging("metrics", 3, secrets=["https://chat/T0/planted"])
     logging.getLogger("httpx").info("HTTP Request: POST %s", "https://chat/T0/planted")
     log.get_logger("several").info(
         "x", several=["https://chat/T0/planted"], nested={"url": "https://chat/T0/planted"}
@@ -151,13 +152,13 @@ def test_a_text_that_is_a_secret_in_itself_is_hidden_wherever_a_library_says_it(
     assert "HTTP Request: POST [redacted]" in out
 
 
-def test_a_library_says_the_same_thing_once_in_a_while() -> None:
-    judged = log.RepeatFilter("aiokafka", within_s=30)
+def test_repeated_library_message_is_dropped_for_30_s() -> None:
+    repeats = log.RepeatFilter("aiokafka", within_s=30)
 
     def passes(message: str, at: float, logger: str = "aiokafka.conn") -> bool:
         record = logging.LogRecord(logger, logging.ERROR, __file__, 1, message, (at,), None)
         record.created = at
-        return judged.filter(record)
+        return repeats.filter(record)
 
     assert [passes("no node %s", at) for at in (0, 1, 29, 31, 32)] == [
         True,

@@ -1,8 +1,7 @@
-"""Messages: an example file of every one, encoded and decoded without loss, and refused with the field named."""
+"""Encoding and decoding of messages, with the example file of each."""
 
 from dataclasses import FrozenInstanceError, fields, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from uuid import uuid4
 
 import orjson
@@ -11,45 +10,39 @@ import pytest
 from shared.domain.errors import InvalidMessage
 from shared.domain.job import SourceType, Status
 from shared.domain.messages import MESSAGES, BlogRequested, EventKind, JobEvent, Message, Usage
-from shared.kafka.envelope import decode, encode
+from shared.kafka.envelope import decode_message, encode_message
+from tests.support.message_examples import example_value, type_header
 
-EXAMPLES = Path(__file__).parents[3] / "shared" / "examples"
 NOW = datetime(2026, 11, 24, 9, tzinfo=UTC)
 
 
-def example(message: type[Message]) -> bytes:
-    return (EXAMPLES / f"{message.TYPE.removeprefix('blogstream.')}.json").read_bytes()
-
-
-def headers(message: type[Message]) -> list[tuple[str, bytes]]:
-    return [("ce_type", message.TYPE.encode())]
-
-
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: message.TYPE)
-def test_the_example_is_read_and_written_without_loss(message: type[Message]) -> None:
-    read = decode(example(message), headers(message))
+def test_example_is_decoded_and_encoded_without_loss(message: type[Message]) -> None:
+    read = decode_message(example_value(message), type_header(message))
     assert type(read) is message
-    value, ce_headers = encode(read, source="test")
-    assert orjson.loads(value) == orjson.loads(example(message))
-    assert decode(value, ce_headers) == read
+    value, ce_headers = encode_message(read, source="test")
+    assert orjson.loads(value) == orjson.loads(example_value(message))
+    assert decode_message(value, ce_headers) == read
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: message.TYPE)
-def test_every_field_appears_in_the_example(message: type[Message]) -> None:
-    assert set(orjson.loads(example(message))) == {field.name for field in fields(message)}
+def test_example_has_every_field(message: type[Message]) -> None:
+    assert set(orjson.loads(example_value(message))) == {field.name for field in fields(message)}
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: message.TYPE)
 def test_fields_of_a_later_version_are_ignored(message: type[Message]) -> None:
-    later = orjson.loads(example(message)) | {"added_later": 1}
-    assert decode(orjson.dumps(later), headers(message)) == decode(
-        example(message), headers(message)
+    later = orjson.loads(example_value(message)) | {"added_later": 1}
+    assert decode_message(orjson.dumps(later), type_header(message)) == decode_message(
+        example_value(message), type_header(message)
     )
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: message.TYPE)
-def test_the_cloudevents_headers_are_complete(message: type[Message]) -> None:
-    _, ce_headers = encode(decode(example(message), headers(message)), source="ingest-1")
+def test_cloudevents_headers_are_complete(message: type[Message]) -> None:
+    _, ce_headers = encode_message(
+        decode_message(example_value(message), type_header(message)), source="ingest-1"
+    )
     found = dict(ce_headers)
     assert found["ce_specversion"] == b"1.0"
     assert found["ce_source"] == b"ingest-1"
@@ -74,15 +67,15 @@ def test_the_cloudevents_headers_are_complete(message: type[Message]) -> None:
         (b"\xff\xfe", BlogRequested.TYPE, "body"),
     ],
 )
-def test_what_cannot_be_understood_is_named(value: bytes | None, kind: str, reason: str) -> None:
+def test_undecodable_record_names_the_fault(value: bytes | None, kind: str, reason: str) -> None:
     with pytest.raises(InvalidMessage) as refused:
-        decode(value, [("ce_type", kind.encode())])
+        decode_message(value, [("ce_type", kind.encode())])
     assert reason in refused.value.reason
 
 
-def test_a_record_with_an_empty_header_is_put_aside_like_any_other() -> None:
+def test_record_with_an_empty_header_is_refused() -> None:
     with pytest.raises(InvalidMessage, match="unknown message type ''"):
-        decode(b"{}", [("ce_type", None)])
+        decode_message(b"{}", [("ce_type", None)])
 
 
 def job_event() -> JobEvent:
@@ -97,7 +90,7 @@ def job_event() -> JobEvent:
     )
 
 
-def test_the_same_event_said_twice_has_one_id() -> None:
+def test_repeated_event_keeps_its_id() -> None:
     event = job_event()
     assert replace(event, at=datetime.now(UTC), worker="another").event_id() == event.event_id()
     assert replace(event, attempt=2).event_id() != event.event_id()
@@ -109,9 +102,9 @@ def test_messages_cannot_be_changed() -> None:
         id=uuid4(), store="a", source_type=SourceType.TOPIC, source_id="tea", created_at=NOW
     )
     with pytest.raises(FrozenInstanceError):
-        request.store = "b"  # type: ignore[misc] # that it cannot be done is the point
+        request.store = "b"  # type: ignore[misc] # the assignment must fail
 
 
-def test_usage_adds_up_by_part() -> None:
+def test_usage_is_added_field_by_field() -> None:
     one = Usage(input_tokens=1, output_tokens=2, images=3, cost_nanousd=4)
     assert one + one == Usage(input_tokens=2, output_tokens=4, images=6, cost_nanousd=8)

@@ -1,14 +1,16 @@
-"""The reader of Shopify product exports: rows fold into products, broken rows are named, the good ones offered."""
+"""The reader of Shopify product exports."""
 
 import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
 
+import orjson
 import pytest
 
 from shared.domain import shopify
-from shared.domain.shopify import Export
+from shared.domain.html_text import html_to_text
+from shared.domain.shopify import ProductExport
 
 COLUMNS = (
     "Handle",
@@ -36,17 +38,19 @@ def row(handle: str, **cells: str) -> list[str]:
     return [named.get(column, "") for column in COLUMNS]
 
 
-def export(*rows: Sequence[str], columns: Sequence[str] = COLUMNS, start: str = "") -> Export:
+def export(
+    *rows: Sequence[str], columns: Sequence[str] = COLUMNS, start: str = ""
+) -> ProductExport:
     text = io.StringIO(newline="")
     csv.writer(text).writerows([columns, *rows])
-    return shopify.parse(io.StringIO(start + text.getvalue(), newline=""))
+    return shopify.parse_export(io.StringIO(start + text.getvalue(), newline=""))
 
 
-def faults(found: Export) -> list[str]:
+def faults(found: ProductExport) -> list[str]:
     return [str(fault) for fault in found.faults]
 
 
-def test_rows_of_variants_and_images_fold_into_one_product() -> None:
+def test_rows_of_variants_and_images_merge_into_one_product() -> None:
     found = export(
         row(
             "tee",
@@ -78,16 +82,43 @@ def test_rows_of_variants_and_images_fold_into_one_product() -> None:
     assert mug.price_range == (4.0, 4.0)
 
 
-def test_what_a_prompt_is_told_leaves_out_what_is_not_known() -> None:
+def test_prompt_data_leaves_out_empty_fields() -> None:
     (tee, mug, pin) = export(
         row("tee", Title="Tee", price="9"),
         row("mug", Title="Mug", Vendor="Kiln"),
         row("pin", Title="Pin", price="1"),
         row("tee", price="12.5"),
     ).products
-    assert tee.as_data() == {"title": "Tee", "price": "9.00 to 12.50"}
-    assert mug.as_data() == {"title": "Mug", "vendor": "Kiln"}
-    assert pin.as_data() == {"title": "Pin", "price": "1.00"}
+    assert tee.as_prompt_data() == {"title": "Tee", "price": "9.00 to 12.50"}
+    assert mug.as_prompt_data() == {"title": "Mug", "vendor": "Kiln"}
+    assert pin.as_prompt_data() == {"title": "Pin", "price": "1.00"}
+
+
+def test_prompt_data_has_seo_texts_and_images() -> None:
+    (tee,) = export(
+        row("tee", Title="Tee", image="https://i/1", SEO_Title="Buy a tee", SEO_Description="Soft"),
+        row("tee", image="https://i/2"),
+    ).products
+    assert tee.as_prompt_data() == {
+        "title": "Tee",
+        "seoTitle": "Buy a tee",
+        "seoDescription": "Soft",
+        "images": ["https://i/1", "https://i/2"],
+    }
+
+
+def test_prompt_data_stays_under_the_limit_of_a_product() -> None:
+    wide = "\U0001f375" * 20_000
+    images = [row("tee", image=f"https://i/{number}") for number in range(20)]
+    (tee,) = export(
+        row("tee", Title="Tee", SEO_Title=wide, SEO_Description=wide, **{"Body (HTML)": wide}),
+        row("tee", image="https://i/" + "x" * 2_000),
+        *images,
+    ).products
+    data = tee.as_prompt_data()
+    assert (len(data["seoTitle"]), len(data["seoDescription"])) == (200, 1_000)
+    assert data["images"] == [f"https://i/{number}" for number in range(10)]
+    assert len(orjson.dumps(data)) < 65_536
 
 
 @pytest.mark.parametrize(
@@ -100,16 +131,16 @@ def test_what_a_prompt_is_told_leaves_out_what_is_not_known() -> None:
     ],
 )
 def test_html_becomes_plain_text(html: str, text: str) -> None:
-    assert shopify.plain_text(html) == text
+    assert html_to_text(html) == text
 
 
-def test_a_long_description_is_cut() -> None:
+def test_long_description_is_cut() -> None:
     body = {"Body (HTML)": "<p>" + "word " * 5_000 + "</p>"}
     (product,) = export(row("tee", Title="Tee", **body)).products
     assert 3_900 < len(product.description) <= 4_000
 
 
-def test_each_broken_row_is_named_and_the_good_ones_are_offered() -> None:
+def test_broken_rows_are_named_and_the_others_are_read() -> None:
     found = export(
         row("tee", Title="Tee", price="9"),
         row("", Title="Nobody's", price="9"),
@@ -135,13 +166,13 @@ def test_each_broken_row_is_named_and_the_good_ones_are_offered() -> None:
 
 
 @pytest.mark.parametrize("price", ["nan", "inf", "-1", "1,50", "1e3", "$5", "٣", "9" * 400])
-def test_only_a_plain_number_is_a_price(price: str) -> None:
+def test_only_plain_numbers_are_prices(price: str) -> None:
     found = export(row("tee", Title="Tee", price=price))
     assert found.products == []
     assert "is no number" in faults(found)[0]
 
 
-def test_rows_behind_a_broken_first_row_say_which_row_is_to_blame() -> None:
+def test_rows_after_a_broken_first_row_name_that_row() -> None:
     found = export(
         row("tee", Title="Tee", price="x"), row("tee", price="2"), row("mug", Title="Mug")
     )
@@ -155,13 +186,13 @@ def test_lines_are_counted_through_cells_with_line_breaks() -> None:
     assert faults(found) == ["line 5: is the first of 'mug' and has no Title"]
 
 
-def test_empty_lines_and_a_byte_order_mark_are_nothing() -> None:
+def test_empty_lines_and_byte_order_mark_are_ignored() -> None:
     found = export(row("tee", Title="Tee"), [], row("mug", Title="Mug"), start="\ufeff")
     assert [product.handle for product in found.products] == ["tee", "mug"]
     assert found.faults == []
 
 
-def test_a_cell_that_cannot_be_read_costs_its_row_and_no_other() -> None:
+def test_unreadable_cell_affects_its_row_only() -> None:
     found = export(
         row("tee", Title="Tee"), row("mug", Title="x" * 1_000_001), row("hat", Title="Hat")
     )
@@ -177,7 +208,8 @@ def test_a_cell_that_cannot_be_read_costs_its_row_and_no_other() -> None:
     [
         (
             [],
-            "missing columns 'Handle', 'Title', 'Body (HTML)', 'Vendor', 'Type', 'Tags', 'Variant Price'",
+            "missing columns 'Handle', 'Title', 'Body (HTML)', 'Vendor', 'Type', 'Tags', 'Variant"
+            " Price'",
         ),
         (
             ["Handle,Title,Email\n"],
@@ -192,20 +224,20 @@ def test_a_cell_that_cannot_be_read_costs_its_row_and_no_other() -> None:
         (['"' + "x" * 1_000_001 + '"\n'], "field larger"),
     ],
 )
-def test_a_file_that_is_no_export_is_refused_whole(lines: list[str], reason: str) -> None:
+def test_file_that_is_no_export_is_refused(lines: list[str], reason: str) -> None:
     with pytest.raises(ValueError, match="no Shopify product export: ") as refusal:
-        shopify.parse(lines)
+        shopify.parse_export(lines)
     assert reason in str(refusal.value)
 
 
 @pytest.mark.skipif(
     not STORES.is_dir(), reason="the real shops' exports are not beside this checkout"
 )
-def test_real_exports_are_read_whole() -> None:
+def test_real_exports_are_read_without_faults() -> None:
     products = []
     for path in sorted(STORES.glob("*.csv")):
         with path.open(encoding="utf-8-sig", newline="") as lines:
-            found = shopify.parse(lines)
+            found = shopify.parse_export(lines)
         assert found.faults == [], path.name
         handles = [product.handle for product in found.products]
         assert len(set(handles)) == len(handles), path.name
