@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from services.ingest.submit.bulk_rules import request_of, why_not
-from services.ingest.submit.rules import RefusedError, judge_body
+from services.ingest.http.rules import InvalidRequestError
+from services.ingest.submit.bulk_rules import product_request, skip_reason
+from services.ingest.submit.rules import parse_request
 from shared.domain import shopify
 
 Request = dict[str, Any]
@@ -87,13 +88,13 @@ def from_export(path: Path) -> Shop:
         export = shopify.parse(lines)
     faults, requests = list(export.faults), list[Request]()
     for product in export.products:
-        if (why := why_not(product)) is not None:
+        if (why := skip_reason(product)) is not None:
             faults.append(shopify.Fault(line=product.line, reason=f"left out: {why}"))
             continue
-        request = request_of(product)
+        request = product_request(product)
         try:
-            judge_body(request, now=datetime.now(UTC))
-        except RefusedError as error:
+            parse_request(request, now=datetime.now(UTC))
+        except InvalidRequestError as error:
             faults.append(shopify.Fault(line=product.line, reason=f"would be refused: {error}"))
         else:
             requests.append(request)

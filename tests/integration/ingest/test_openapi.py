@@ -65,7 +65,7 @@ class Judge:
 
 @pytest.fixture(scope="module")
 def document() -> dict[str, Any]:
-    return orjson.loads(orjson.dumps(openapi.document(version="1")))  # type: ignore[no-any-return]
+    return orjson.loads(orjson.dumps(openapi.build_document(version="1")))  # type: ignore[no-any-return]
 
 
 def test_it_is_valid_and_its_examples_are(document: dict[str, Any]) -> None:

@@ -11,8 +11,9 @@ from pydantic import SecretStr
 from migrations import grants, policies, runner
 from migrations.files import load
 from sandbox.servers.postgres import a_connection
-from services.ingest.jobs import repository as ingest_store
-from services.ingest.jobs.repository import IngestStore
+from services.ingest.budgets import repository as budget_repository
+from services.ingest.jobs import repository as job_repository
+from services.ingest.jobs.repository import JobRepository
 from shared.domain.api_keys import Database, create_key, create_operator_key
 from shared.domain.errors import Unavailable
 from shared.runtime.postgres import (
@@ -133,17 +134,19 @@ async def test_a_query_that_forgets_the_store_shows_no_other_stores_job(
     backend: Backend, front: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each condition on the store is taken out of ingest's queries: who asks, sees its own jobs all the same."""
-    queries, forgot = {}, 0
-    for name, query in ingest_store._QUERIES.items():
-        queries[name], found = re.subn(
-            r"\((\$2::text IS NULL OR) job.instance_id = \$2\)", r"(\1 true)", query
-        )
-        queries[name], more = re.subn(
-            r"WHERE (job\.)?instance_id = \$1 AND", "WHERE $1::text <> '' AND", queries[name]
-        )
-        forgot += found + more
+    forgot = 0
+    for module in (job_repository, budget_repository):
+        queries = {}
+        for name, query in module._QUERIES.items():
+            queries[name], found = re.subn(
+                r"\((\$2::text IS NULL OR) job.instance_id = \$2\)", r"(\1 true)", query
+            )
+            queries[name], more = re.subn(
+                r"WHERE (job\.)?instance_id = \$1 AND", "WHERE $1::text <> '' AND", queries[name]
+            )
+            forgot += found + more
+        monkeypatch.setattr(module, "_QUERIES", queries)
     assert forgot == 6, "of job, budget, list (twice), cancel and retry"
-    monkeypatch.setattr(ingest_store, "_QUERIES", queries)
     rows = await backend.database.fetch("SELECT instance_id, id FROM blog_generations")
     jobs = {row["instance_id"]: str(row["id"]) for row in rows}
     async with start_ingest(backend, front, tmp_path) as ingest:
@@ -196,13 +199,13 @@ async def test_ingest_knows_whether_it_is_restricted(
     database: str,
     role: str,  # noqa: F811
 ) -> None:
-    assert await IngestStore(pool).is_restricted()
+    assert await JobRepository(pool).is_restricted()
     await grants.grant(database, role, ["scheduler"])
-    assert not await IngestStore(pool).is_restricted()
+    assert not await JobRepository(pool).is_restricted()
     async with await open_pool(
         PostgresSettings(database_url=SecretStr(database)), name="owner"
     ) as owners:
-        assert not await IngestStore(owners).is_restricted()
+        assert not await JobRepository(owners).is_restricted()
 
 
 async def test_a_policy_of_other_rules_is_replaced_and_an_operators_own_is_left(
