@@ -14,11 +14,10 @@ from sandbox.system.home import ROOT
 from shared.domain.errors import Unavailable
 from shared.domain.job import Status
 from shared.domain.messages import EventKind
-from tests.integration.ingest.test_event_stream import becomes, says
-from tests.integration.ingest.test_webhooks import a_receiver, ends, has_state
 from tests.support.backend import Backend, make_request
 from tests.support.eventually import eventually
-from tests.support.ingest import Ingest, insert, start_ingest
+from tests.support.ingest import Ingest, insert, publish_job_event, set_status, start_ingest
+from tests.support.webhook_receiver import complete_job, find_delivery, start_webhook_receiver
 
 _BLOCK = re.compile(r"^```sh\n(?P<lines>.*?)^```$", re.MULTILINE | re.DOTALL)
 _SCRIPT = re.compile(r"^```js\n(?P<lines>.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -54,7 +53,7 @@ async def test_they_work_as_they_stand(backend: Backend, database: str, tmp_path
     )
     await asyncio.to_thread((tmp_path / "products.csv").write_text, export)
     async with (
-        a_receiver() as receiver,
+        start_webhook_receiver() as receiver,
         start_ingest(backend, database, tmp_path, webhook_allow_loopback=True) as ingest,
     ):
         waiting, done = (
@@ -62,8 +61,8 @@ async def test_they_work_as_they_stand(backend: Backend, database: str, tmp_path
             make_request(store="shop", webhook_url=receiver.url),
         )
         await insert(backend, waiting)
-        await ends(backend, done)
-        delivery = await eventually(partial(has_state, ingest, done.id, "DELIVERED"))
+        await complete_job(backend, done)
+        delivery = await eventually(partial(find_delivery, ingest, done.id, "DELIVERED"))
         assert delivery is not None
         for example in found:
             job = waiting.id if "/cancel" in example or "/retry" in example else done.id
@@ -110,8 +109,8 @@ async def test_a_page_follows_a_job_to_its_end(
         await page.evaluate(f"{script['lines']}; follow('{request.id}', ticketFor, show)")
         async with asyncio.timeout(30):
             assert await shown.get() == "PENDING"
-            await becomes(backend, request, "DONE")
-            await says(backend, request, EventKind.ENDED, Status.DONE)
+            await set_status(backend, request, "DONE")
+            await publish_job_event(backend, request, EventKind.ENDED, Status.DONE)
             assert await shown.get() == "DONE"
         assert len(tickets) == 2
         await started.close()

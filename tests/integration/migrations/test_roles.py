@@ -18,7 +18,6 @@ from services.generator import service as generator
 from shared.domain.api_keys import webhook_secret
 from shared.domain.errors import Unavailable
 from shared.runtime.postgres import load_queries
-from tests.integration.ingest.test_webhooks import a_receiver, is_signed
 from tests.integration.migrations.test_migrations import migrate
 from tests.support.backend import Backend, running_service
 from tests.support.eventually import eventually
@@ -27,6 +26,7 @@ from tests.support.generator import worker_settings
 from tests.support.ingest import GOOD, PATH, start_ingest
 from tests.support.scheduler import start_scheduler
 from tests.support.servers import execute
+from tests.support.webhook_receiver import is_signed, start_webhook_receiver
 
 KEYS = load_queries(ROOT / "shared" / "sql" / "keys.sql")
 OF_COMMANDS = {"create", "list", "revoke", "is_valid", "rotate_webhook_secret"}
@@ -258,7 +258,7 @@ async def test_a_post_becomes_a_blog_with_two_roles(
         folder=tmp_path,
     )
     async with (
-        a_receiver() as receiver,
+        start_webhook_receiver() as receiver,
         start_ingest(backend, front, tmp_path, webhook_allow_loopback=True) as ingest,
         start_scheduler(backend, work),
         running_service(partial(generator.run, settings, name="worker")),
@@ -274,8 +274,8 @@ async def test_a_post_becomes_a_blog_with_two_roles(
             f"{PATH}/{job}/cancel", headers={"Authorization": f"Bearer {ingest.key}"}
         )  # it has ended: refused by its state, not by the database
         assert answer.status_code == 409
-        await eventually(lambda: receiver.has_heard(1))
-        (_, headers, body) = receiver.heard[0]
+        await eventually(lambda: receiver.has_received(1))
+        (_, headers, body) = receiver.received[0]
         assert is_signed(await webhook_secret(backend.database, "shop"), headers, body), (
             "a secret was made for it"
         )

@@ -34,7 +34,7 @@ def parse_to_message(**fields: Any) -> BlogRequested:
     )
 
 
-def errors_fingerprint(body: Any) -> list[dict[str, Any]]:
+def errors_of(body: Any) -> list[dict[str, Any]]:
     with pytest.raises(InvalidRequestError) as refused:
         rules.parse_request(body, now=NOW)
     return refused.value.errors
@@ -150,7 +150,7 @@ def test_valid_field_is_accepted_unchanged(fields: dict[str, Any], name: str, va
     ],
 )
 def test_invalid_field_is_refused_by_name(fields: dict[str, Any], field: str) -> None:
-    (error,) = errors_fingerprint(GOOD | fields)
+    (error,) = errors_of(GOOD | fields)
     assert error["field"] == field
     assert error["detail"]
     assert "Value error" not in error["detail"]
@@ -158,16 +158,16 @@ def test_invalid_field_is_refused_by_name(fields: dict[str, Any], field: str) ->
 
 @pytest.mark.parametrize("body", [None, [GOOD], "text", 7, True])
 def test_body_must_be_an_object(body: Any) -> None:
-    assert errors_fingerprint(body) == [{"field": "body", "detail": "must be a JSON object"}]
+    assert errors_of(body) == [{"field": "body", "detail": "must be a JSON object"}]
 
 
 def test_all_invalid_fields_are_named_up_to_a_bound() -> None:
-    assert [error["field"] for error in errors_fingerprint({"priority": "high"})] == [
+    assert [error["field"] for error in errors_of({"priority": "high"})] == [
         "sourceType",
         "sourceId",
         "priority",
     ]
-    assert len(errors_fingerprint(GOOD | {f"field{number}": 1 for number in range(1_000)})) == 50
+    assert len(errors_of(GOOD | {f"field{number}": 1 for number in range(1_000)})) == 50
 
 
 json_text = st.text(st.characters(codec="utf-8"), max_size=20)
@@ -248,7 +248,7 @@ def test_idempotency_key_determines_id_within_store() -> None:
 
 
 @pytest.mark.parametrize("key", ["", '""', "x" * 256, "a\tb"])
-def test_an_idempotency_key_that_says_nothing_is_errors_fingerprint(key: str) -> None:
+def test_invalid_idempotency_key_is_refused(key: str) -> None:
     with pytest.raises(InvalidRequestError, match="Idempotency-Key"):
         rules.job_id("shop", key, JOB)
 
