@@ -245,7 +245,7 @@ def uuid7_of_age(age: timedelta) -> UUID:
     return UUID(int=milliseconds << 80 | uuid_utils.compat.uuid7().int & (1 << 80) - 1)
 
 
-async def test_an_id_that_nobody_was_given_is_read_ids_once(
+async def test_unknown_derived_id_is_read_once(
     backend: Backend, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A derived id without a claim costs PostgreSQL one query."""
