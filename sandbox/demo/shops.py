@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from services.ingest.submit.bulk_rules import request_of, why_not
-from services.ingest.submit.rules import RefusedError, judge_body
+from services.ingest.http.rules import InvalidRequestError
+from services.ingest.submit.bulk_rules import product_request, skip_reason
+from services.ingest.submit.rules import parse_request
 from shared.domain import shopify
 
 Request = dict[str, Any]
@@ -90,7 +91,7 @@ def from_export(path: Path) -> Shop:
         if (why := why_not(product)) is not None:
             faults.append(shopify.RowFault(line=product.line, reason=f"left out: {why}"))
             continue
-        request = request_of(product)
+        request = product_request(product)
         try:
             judge_body(request, now=datetime.now(UTC))
         except RefusedError as error:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic import Field, SecretStr
 
-from services.ingest.auth import rules
+from services.ingest.auth.rules import TicketPolicy
 from services.ingest.submit.rules import LOOPBACK
 from shared.runtime.settings import Count, KafkaSettings, PostgresSettings, AdmissionSettings, Seconds
 
@@ -15,10 +15,11 @@ class IngestSettings(AdmissionSettings, KafkaSettings, PostgresSettings):
     )
     port: int = Field(3000, ge=1, le=65_535, description="the port to listen on")
     metrics_url: str = Field(
-        "http://127.0.0.1:3001", description="where /metrics and the limiter's stats come from"
+        "http://127.0.0.1:3001",
+        description="the metrics service behind /metrics and /api/rate-limiter/stats",
     )
     image_dir: Path | None = Field(
-        None, description="serve hero images from this folder; unset when others do"
+        None, description="the folder of hero images to serve; unset when another server does"
     )
     max_body_bytes: Count = Field(
         262_144, description="the largest request body; a product with its texts is 20 KB"
@@ -26,41 +27,43 @@ class IngestSettings(AdmissionSettings, KafkaSettings, PostgresSettings):
     max_bulk_bytes: Count = Field(
         33_554_432, description="the largest body of a bulk call: 10,000 products of 3 KB"
     )
-    max_bulk_items: Count = Field(10_000, description="requests in one bulk call")
+    max_bulk_items: Count = Field(10_000, description="the most requests in one bulk call")
     bulk_read_s: Seconds = Field(
-        60, description="seconds within which the body of a bulk call must have come"
+        60, description="seconds in which the body of a bulk call must arrive"
     )
     ticket_s: Seconds = Field(
-        60, description="seconds within which a ticket opens a stream of events"
+        60, description="seconds in which an events ticket may open an event stream"
     )
     ticket_secret: SecretStr | None = Field(
         None,
         min_length=16,
-        description="part of what signs tickets, the same for all ingest processes; without it they are signed with a"
-        " key's hash alone, so whoever reads `api_keys` can make some",
+        description="signs events tickets, together with a key's hash; the same for all ingest"
+        " processes. When unset, the hash alone signs, so a reader of `api_keys` can make tickets",
     )
-    max_streams: Count = Field(1_000, description="streams of events that a process serves at once")
-    max_streams_per_store: Count = Field(100, description="of these, as many as one store may have")
+    max_streams: Count = Field(1_000, description="the most event streams of one process")
+    max_streams_per_store: Count = Field(
+        100, description="the most event streams of one store in one process"
+    )
     stream_look_s: Seconds = Field(
-        15, description="seconds of silence after which a stream looks at its job's row"
+        15, description="seconds of silence after which an event stream reads its job's row"
     )
     publish_timeout_s: Seconds = Field(
-        5, description="seconds for Kafka to acknowledge before the caller gets a 503"
+        5, description="seconds for Kafka to acknowledge before the client gets a 503"
     )
     fresh_wait_s: float = Field(
-        1.0, ge=0, description="seconds that GET waits for the row of a job just accepted"
+        1.0, ge=0, description="seconds that GET waits for the row of a job accepted just before"
     )
     webhook_allow_loopback: bool = Field(
-        False, description="for development: webhooks may go to this machine, by http as well"
+        False, description="for development: allows webhooks to this machine, also by http"
     )
 
     @property
-    def ticket_rules(self) -> rules.Rules:
-        """What tickets are made and judged by."""
+    def ticket_policy(self) -> TicketPolicy:
+        """Return the parameters of events tickets."""
         secret = self.ticket_secret.get_secret_value() if self.ticket_secret is not None else ""
-        return rules.Rules(valid_s=self.ticket_s, secret=secret.encode())
+        return TicketPolicy(valid_s=self.ticket_s, secret=secret.encode())
 
     @property
-    def judging(self) -> str | None:
-        """The context in which requests are judged."""
+    def validation_context(self) -> str | None:
+        """Return the context in which request bodies are validated."""
         return LOOPBACK if self.webhook_allow_loopback else None

@@ -1,4 +1,4 @@
-"""A shop that asks over HTTP, with all services around it but metrics: for tests that take one of the servers away."""
+"""A store that uses the HTTP interface, with all services but metrics: for tests of outages."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,18 +10,17 @@ from uuid import UUID
 import httpx
 
 from services.generator import service
-from shared.domain.messages import EventKind, JobEvent
-from shared.kafka.topics import RESULTS
+from shared.domain.messages import EventKind
 from tests.support.backend import open_backend, running_service
 from tests.support.eventually import eventually
 from tests.support.fake_providers import StandIns
 from tests.support.generator import worker_settings
-from tests.support.ingest import Ingest, start_ingest
+from tests.support.ingest import Ingest, bearer, read_job_events, start_ingest
 from tests.support.scheduler import start_scheduler
 
 
-class Shop:
-    """What it asks, and what is true of its jobs. Workers run for as long as a block."""
+class ShopClient:
+    """Submits and cancels jobs, and waits for their states. `running_worker` runs one for a block."""
 
     def __init__(self, ingest: Ingest, database: str, standins: StandIns, folder: Path) -> None:
         self.backend = ingest.backend
@@ -34,20 +33,20 @@ class Shop:
         body = {"sourceType": "keyword", "sourceId": "tea", "title": "Green tea"}
         return await self._ingest.post(body, headers=headers)
 
-    async def ask(self, **headers: str) -> UUID:
+    async def submit(self, **headers: str) -> UUID:
+        """POST a request that must be accepted; return the job's id."""
         answer = await self.post(**headers)
         assert answer.status_code == 201, answer.text
         return UUID(answer.json()["id"])
 
     async def cancel(self, job: UUID) -> None:
         answer = await self._ingest.http.post(
-            f"/api/blog-generation/{job}/cancel",
-            headers={"Authorization": f"Bearer {self._ingest.key}"},
+            f"/api/blog-generation/{job}/cancel", headers=bearer(self._ingest.key)
         )
         assert answer.status_code == 200, answer.text
 
     @asynccontextmanager
-    async def working(self) -> AsyncIterator[None]:
+    async def running_worker(self) -> AsyncIterator[None]:
         settings = worker_settings(
             bootstrap=self.backend.settings.kafka_bootstrap_servers,
             prefix=self.backend.settings.kafka_topic_prefix,
@@ -58,32 +57,28 @@ class Shop:
         async with running_service(lambda stop: service.run(settings, stop, name="worker-1")):
             yield
 
-    async def are(self, status: str, *jobs: UUID) -> None:
+    async def wait_for_status(self, status: str, *jobs: UUID) -> None:
         for job in jobs:
             await eventually(partial(self.backend.has_status, job, status), what=f"{job} {status}")
 
-    async def heard(self, kind: EventKind, *jobs: UUID) -> None:
-        """Events follow rows: wait for them."""
+    async def wait_for_events(self, kind: EventKind, *jobs: UUID) -> None:
+        """Wait until each job has an event of this kind; events follow rows."""
 
-        async def all_heard() -> bool:
-            events = [
-                event
-                for _, event in await self.backend.read_records(RESULTS)
-                if isinstance(event, JobEvent)
-            ]
+        async def all_published() -> bool:
+            events = await read_job_events(self.backend)
             return set(jobs) <= {event.job for event in events if event.kind is kind}
 
-        await eventually(all_heard, every=0.3)
+        await eventually(all_published, every=0.3)
 
 
 @asynccontextmanager
 async def start_shop(
     kafka: str, prefix: str, database: str, standins: StandIns, folder: Path, **scheduler: Any
-) -> AsyncIterator[Shop]:
-    """`scheduler` are its settings."""
+) -> AsyncIterator[ShopClient]:
+    """Start ingest and a scheduler with the settings `scheduler`."""
     async with (
         open_backend(kafka, prefix, database) as backend,
         start_ingest(backend, database, folder) as ingest,
         start_scheduler(backend, database, **scheduler),
     ):
-        yield Shop(ingest, database, standins, folder)
+        yield ShopClient(ingest, database, standins, folder)

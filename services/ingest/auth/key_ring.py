@@ -1,8 +1,9 @@
-"""Who is calling: a copy of the API keys in memory, so that accepting a request needs no database.
+"""A copy of the API keys in memory, so that accepting a request needs no database.
 
-The copy is refreshed every two seconds with what has changed; a key it does not know waits for a refresh that begins
-after it came (at most four a second, shared by all who wait), so a new key works at once and a revoked one stops
-within two seconds. While PostgreSQL is away, the last copy serves.
+Every two seconds the copy is refreshed with the changes since the last refresh. A caller with an
+unknown key waits for a refresh that begins after its arrival; waiting callers share refreshes, at
+most four a second. So a new key works at once, and a revoked key stops within two seconds. While
+PostgreSQL is unavailable, the last copy stays in use.
 """
 
 import asyncio
@@ -18,90 +19,95 @@ from shared.runtime.postgres import UNAVAILABLE_ERRORS
 
 log = get_logger(__name__)
 
-_EVERY_S = 2.0
-_AT_MOST_EVERY_S = 0.25
+_REFRESH_EVERY_S = 2.0
+_MIN_REFRESH_PAUSE_S = 0.25
 _DEADLINE_S = 3.0
-"""A server that takes connections and says nothing must not hold up whoever shows an unknown key."""
+"""A silent server must not delay callers with unknown keys for longer."""
 _OVERLAP = timedelta(seconds=10)
-"""Changes are stamped when their transaction began, so one that commits late is older than what was read before."""
+"""A change carries the start of its transaction, so a late commit is older than earlier reads."""
 _BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """Who shows a key."""
+    """The owner of an API key."""
 
     store: str | None
-    """None: an operator, who may act on every store's jobs."""
+    """`None` for an operator, who may act on every store's jobs."""
     name: str
-    """As it is told to others: the store, or the operator."""
+    """The store's name, or `operator NAME`; appears in logs and in `cancelled by`."""
     key: bytes
-    """The hash of the key that was shown."""
+    """The hash of the key."""
 
 
 class KeyRing:
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
         self._callers: dict[bytes, Caller] = {}
-        self._latest = _BEGINNING
+        self._latest_change = _BEGINNING
         self._refreshed_at = float("-inf")
         self._refreshing = asyncio.Lock()
-        self._away = False
+        self._unavailable = False
 
-    async def caller_of(self, key: str) -> Caller | None:
-        """Whose key it is; None when it is unknown or revoked."""
+    async def find_caller(self, key: str) -> Caller | None:
+        """Return the key's owner; `None` when the key is unknown or revoked."""
         digest = hash_key(key)
         if digest not in self._callers:
             await self.refresh()
         return self._callers.get(digest)
 
-    async def hash_of(self, prefix: bytes) -> bytes | None:
-        """The hash of the valid key that begins so."""
-        found = self._beginning_with(prefix)
+    async def find_hash(self, prefix: bytes) -> bytes | None:
+        """Return the hash of the valid key whose hash begins with `prefix`."""
+        found = self._hash_with_prefix(prefix)
         if found is None:
             await self.refresh()
-            found = self._beginning_with(prefix)
+            found = self._hash_with_prefix(prefix)
         return found
 
-    def caller_with(self, digest: bytes) -> Caller:
-        """Whose key has this hash, which `hash_of` has just found."""
+    def caller_with_hash(self, digest: bytes) -> Caller:
+        """Return the owner of a key whose hash `find_hash` has just returned."""
         return self._callers[digest]
 
     def is_valid(self, caller: Caller) -> bool:
-        """Whether the key that the caller has shown is still good."""
+        """Return whether the caller's key is still valid."""
         return caller.key in self._callers
 
     async def refresh(self) -> None:
-        """Take over what has changed up to this call; says once when PostgreSQL is away."""
-        asked_at = time.monotonic()
+        """Apply all changes up to this call; logs once when PostgreSQL becomes unavailable."""
+        requested_at = time.monotonic()
         async with self._refreshing:
-            if self._refreshed_at >= asked_at:  # somebody who waited before us has done it
+            if self._refreshed_at >= requested_at:  # an earlier waiter refreshed meanwhile
                 return
-            await asyncio.sleep(max(0.0, self._refreshed_at + _AT_MOST_EVERY_S - asked_at))
+            pause_s = self._refreshed_at + _MIN_REFRESH_PAUSE_S - requested_at
+            await asyncio.sleep(max(0.0, pause_s))
             self._refreshed_at = time.monotonic()
             try:
                 async with asyncio.timeout(_DEADLINE_S):
-                    changed = await list_key_changes(self._pool, self._latest)
+                    changes = await keys_changed_since(self._pool, self._latest_change)
             except (*UNAVAILABLE_ERRORS, asyncpg.PostgresError) as error:
-                if not self._away:
-                    reason = f"{type(error).__name__}: {error}"
-                    log.warning("API keys cannot be refreshed: the last copy serves", reason=reason)
-                self._away = True
+                if not self._unavailable:
+                    log.warning(
+                        "dependency unavailable, retrying",
+                        dependency="PostgreSQL",
+                        task="refresh API keys",
+                        reason=f"{type(error).__name__}: {error}",
+                    )
+                self._unavailable = True
                 return
-            self._away = False
-            for change in changed:
-                self._take(change)
-                self._latest = max(self._latest, change.changed_at - _OVERLAP)
+            self._unavailable = False
+            for change in changes:
+                self._apply_change(change)
+                self._latest_change = max(self._latest_change, change.changed_at - _OVERLAP)
 
-    async def keep_fresh(self) -> None:
+    async def refresh_periodically(self) -> None:
         while True:
-            await asyncio.sleep(_EVERY_S)
+            await asyncio.sleep(_REFRESH_EVERY_S)
             await self.refresh()
 
-    def _beginning_with(self, prefix: bytes) -> bytes | None:
+    def _hash_with_prefix(self, prefix: bytes) -> bytes | None:
         return next((digest for digest in self._callers if digest.startswith(prefix)), None)
 
-    def _take(self, change: KeyChange) -> None:
+    def _apply_change(self, change: KeyChange) -> None:
         if change.revoked:
             self._callers.pop(change.hash, None)
         elif change.scope == "operator":

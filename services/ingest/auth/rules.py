@@ -1,8 +1,10 @@
-"""Tickets for browsers, whose EventSource sends no Authorization: for one job, for a minute, worthless afterwards.
+"""Issues and checks events tickets. Pure.
 
-A ticket is signed with the hash of the API key that asked for it, which every ingest process knows: no secret has to be
-shared, and a revoked key takes its tickets with it. But who reads the stored hashes can sign as well, unless a secret
-that is not in PostgreSQL is part of it. Pure.
+A ticket lets a browser, whose EventSource sends no Authorization header, follow one job for a
+minute. It is signed with the hash of the API key that requested it. Every ingest process knows
+that hash, so the processes share no secret, and revoking the key revokes its tickets. A reader of
+the stored hashes could sign tickets too, unless the signature also covers a secret from outside
+PostgreSQL.
 """
 
 import base64
@@ -12,59 +14,64 @@ import struct
 from dataclasses import dataclass, field
 from uuid import UUID
 
-_PREFIX = 8
-_FORMAT = f">16sd{_PREFIX}s"
-_SIGNATURE = 16
-_SKEW_S = 60.0
-"""Clocks of other machines may be so much ahead."""
+_PREFIX_BYTES = 8
+_FORMAT = f">16sd{_PREFIX_BYTES}s"
+_SIGNATURE_BYTES = 16
+_CLOCK_SKEW_S = 60.0
+"""Tolerated lead of other machines' clocks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
-    """What all ingest processes agree on."""
+class TicketPolicy:
+    """Parameters that all ingest processes share."""
 
     valid_s: float
-    """How long a ticket may be good for, from its making."""
+    """Longest lifetime of a ticket in seconds."""
     secret: bytes = field(default=b"", repr=False)
-    """Part of every signature."""
+    """Part of every signature; may be empty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ticket:
+class EventsTicket:
     job: UUID
     expires_at: float
     """Seconds since the epoch."""
     key_prefix: bytes
-    """The first bytes of the hash of the key that signed it."""
+    """First bytes of the hash of the key that signed the ticket."""
     signed: bytes
     signature: bytes
 
-    def is_valid(self, key_hash: bytes, rules: Rules, *, job: UUID, now: float) -> bool:
-        """An end later than any that is given out was made by somebody else."""
+    def is_valid(self, key_hash: bytes, policy: TicketPolicy, *, job: UUID, now: float) -> bool:
+        """Return whether the ticket opens this job now.
+
+        An expiry later than any that the policy allows marks a forged ticket.
+        """
         return (
-            hmac.compare_digest(self.signature, _sign(self.signed, key_hash, rules.secret))
+            hmac.compare_digest(self.signature, _sign(self.signed, key_hash, policy.secret))
             and self.job == job
-            and now < self.expires_at <= now + rules.valid_s + _SKEW_S
+            and now < self.expires_at <= now + policy.valid_s + _CLOCK_SKEW_S
         )
 
 
-def issue(job: UUID, key_hash: bytes, rules: Rules, *, now: float) -> tuple[str, float]:
-    """A ticket, and when it ends."""
-    expires_at = now + rules.valid_s
-    content = struct.pack(_FORMAT, job.bytes, expires_at, key_hash[:_PREFIX])
-    signature = _sign(content, key_hash, rules.secret)
+def issue_ticket(
+    job: UUID, key_hash: bytes, policy: TicketPolicy, *, now: float
+) -> tuple[str, float]:
+    """Return a ticket and its expiry in seconds since the epoch."""
+    expires_at = now + policy.valid_s
+    content = struct.pack(_FORMAT, job.bytes, expires_at, key_hash[:_PREFIX_BYTES])
+    signature = _sign(content, key_hash, policy.secret)
     return base64.urlsafe_b64encode(content + signature).decode().rstrip("="), expires_at
 
 
-def read(text: str) -> Ticket | None:
-    """None when it is no ticket; whether it is a good one, its key will tell."""
+def parse_ticket(text: str) -> EventsTicket | None:
+    """Decode a ticket without checking its signature; `None` when it is malformed."""
     try:
         content = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-        signed, signature = content[:-_SIGNATURE], content[-_SIGNATURE:]
+        signed, signature = content[:-_SIGNATURE_BYTES], content[-_SIGNATURE_BYTES:]
         job, expires_at, prefix = struct.unpack(_FORMAT, signed)
     except (ValueError, struct.error):
         return None
-    return Ticket(
+    return EventsTicket(
         job=UUID(bytes=job),
         expires_at=expires_at,
         key_prefix=prefix,
@@ -75,4 +82,4 @@ def read(text: str) -> Ticket | None:
 
 def _sign(content: bytes, key_hash: bytes, secret: bytes) -> bytes:
     key = hmac.digest(secret, key_hash, hashlib.sha256) if secret else key_hash
-    return hmac.digest(key, b"events-ticket:" + content, hashlib.sha256)[:_SIGNATURE]
+    return hmac.digest(key, b"events-ticket:" + content, hashlib.sha256)[:_SIGNATURE_BYTES]

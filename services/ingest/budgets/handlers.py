@@ -1,6 +1,6 @@
-"""A store's monthly budget over HTTP: shown to the store and to operators, set by operators alone.
+"""Shows a store's monthly budget to the store and to operators; only operators change it.
 
-It is a row, and the scheduler looks every second whether one was set: nothing has to be told to anybody.
+The budget is a row. The scheduler reads changes every second, so no message is published.
 """
 
 from collections.abc import Awaitable, Callable
@@ -9,70 +9,72 @@ from datetime import UTC, datetime
 from starlette.requests import Request
 from starlette.responses import Response
 
-from services.ingest.auth.authenticator import Callers
+from services.ingest.auth.authenticator import Authenticator
 from services.ingest.auth.key_ring import Caller
-from services.ingest.budgets import rules as budget_rules
-from services.ingest.budgets.rules import BudgetBody
+from services.ingest.budgets.repository import BudgetRepository
+from services.ingest.budgets.rules import BudgetBody, budget_from_row, budget_view
 from services.ingest.http.body import read_json
-from services.ingest.jobs.reader import reading
-from services.ingest.jobs.repository import IngestStore
-from services.ingest.submit import rules
+from services.ingest.http.rules import is_store_name, parse_model
+from services.ingest.jobs.reader import read_or_refuse
 from shared.http.responses import JsonResponse, Problem
 from shared.observability.log import get_logger
 
 log = get_logger(__name__)
 
-_MAX_BYTES = 1_000
+_MAX_BODY_BYTES = 1_000
 
 
-class Budgets:
-    """The handlers. `default_cost` is what a store's first job is taken to cost."""
+class BudgetHandlers:
+    """`default_cost` is the expected cost, in nano-USD, of a store's first job."""
 
-    def __init__(self, *, callers: Callers, store: IngestStore, default_cost: int) -> None:
-        self._callers = callers
-        self._store = store
+    def __init__(
+        self, *, authenticator: Authenticator, budgets: BudgetRepository, default_cost: int
+    ) -> None:
+        self._authenticator = authenticator
+        self._budgets = budgets
         self._default_cost = default_cost
 
-    async def answer(self, request: Request) -> Response:
-        """One route for all methods, so that a refused one is told of them."""
+    async def handle_budget(self, request: Request) -> Response:
+        """Dispatch by method: one route serves all methods, so a 405 names all of them."""
         handlers: dict[str, Callable[[Request], Awaitable[Response]]] = {
-            "PUT": self.set,
-            "DELETE": self.remove,
+            "PUT": self._set_budget,
+            "DELETE": self._remove_budget,
         }
-        return await handlers.get(request.method, self.get)(request)
+        return await handlers.get(request.method, self._get_budget)(request)
 
-    async def get(self, request: Request) -> Response:
-        return await self._tell(await self._named(request, await self._callers.anyone(request)))
+    async def _get_budget(self, request: Request) -> Response:
+        caller = await self._authenticator.authenticate(request)
+        return await self._answer(await self._store_of_path(request, caller))
 
-    async def set(self, request: Request) -> Response:
-        operator = await self._callers.operator(request)
-        store = await self._named(request, operator)
-        body = rules.validated(BudgetBody, await read_json(request, limit=_MAX_BYTES))
-        await reading(self._store.set_budget(store, body.monthly, body.warn_at, operator.name))
-        log.info(
-            "a budget is set", store=store, monthly_usd=body.monthly_cost_usd, by=operator.name
+    async def _set_budget(self, request: Request) -> Response:
+        operator = await self._authenticator.authenticate_operator(request)
+        store = await self._store_of_path(request, operator)
+        body = parse_model(BudgetBody, await read_json(request, limit=_MAX_BODY_BYTES))
+        await read_or_refuse(
+            self._budgets.set_budget(store, body.monthly_nanousd, body.warn_at, operator.name)
         )
-        return await self._tell(store)
+        log.info("budget set", store=store, monthly_usd=body.monthly_cost_usd, by=operator.name)
+        return await self._answer(store)
 
-    async def remove(self, request: Request) -> Response:
-        operator = await self._callers.operator(request)
-        store = await self._named(request, operator)
-        await reading(self._store.remove_budget(store))
-        log.info("a budget is removed", store=store, by=operator.name)
-        return await self._tell(store)
+    async def _remove_budget(self, request: Request) -> Response:
+        operator = await self._authenticator.authenticate_operator(request)
+        store = await self._store_of_path(request, operator)
+        await read_or_refuse(self._budgets.remove_budget(store))
+        log.info("budget removed", store=store, by=operator.name)
+        return await self._answer(store)
 
-    async def _named(self, request: Request, caller: Caller) -> str:
-        """The store that the path names; 404 when it is another's, or none that was ever given a key."""
+    async def _store_of_path(self, request: Request, caller: Caller) -> str:
+        """Return the store in the path; 404 for another store, or one that never had a key."""
         store: str = request.path_params["store"]
         if caller.store not in (None, store):
             raise Problem(404, "Not Found", detail="no such store here")
         if caller.store is None and not (
-            rules.is_store(store) and await reading(self._store.is_known(store))
+            is_store_name(store) and await read_or_refuse(self._budgets.has_store(store))
         ):
-            raise Problem(404, "Not Found", detail="no store of that name was given a key")
+            raise Problem(404, "Not Found", detail="no store of that name ever had a key")
         return store
 
-    async def _tell(self, store: str) -> Response:
-        row = await reading(self._store.budget(store))
-        found = budget_rules.budget_of(dict(row), default_cost=self._default_cost)
-        return JsonResponse(budget_rules.view(found, datetime.now(UTC)))
+    async def _answer(self, store: str) -> Response:
+        row = await read_or_refuse(self._budgets.get_budget(store))
+        budget = budget_from_row(dict(row), default_cost=self._default_cost)
+        return JsonResponse(budget_view(budget, datetime.now(UTC)))

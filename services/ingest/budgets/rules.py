@@ -1,4 +1,7 @@
-"""A store's monthly budget, as clients see it and operators set it. Pure; money in nano-USD, but in JSON."""
+"""Decides the state of a store's monthly budget and validates its changes. Pure.
+
+Money is in nano-USD; in JSON it is in dollars.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +14,7 @@ from pydantic.alias_generators import to_camel
 from shared.domain.budget import BudgetState, compute_budget_state, next_month_start
 
 _NANO = 1_000_000_000
-_MOST_USD = 1_000_000
+_MAX_USD = 1_000_000
 
 
 class BudgetBody(BaseModel):
@@ -19,28 +22,37 @@ class BudgetBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, alias_generator=to_camel, frozen=True)
 
-    monthly_cost_usd: Annotated[float, Field(ge=0, le=_MOST_USD, allow_inf_nan=False)]
+    monthly_cost_usd: Annotated[float, Field(ge=0, le=_MAX_USD, allow_inf_nan=False)]
     warn_at: Annotated[
-        float, Field(gt=0, le=1, allow_inf_nan=False, description="share of it that is a warning")
+        float,
+        Field(
+            gt=0,
+            le=1,
+            allow_inf_nan=False,
+            description="the share of the budget at which the store is warned",
+        ),
     ] = 0.8
 
     @property
-    def monthly(self) -> int:
+    def monthly_nanousd(self) -> int:
         return round(self.monthly_cost_usd * _NANO)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Budget:
-    """How a store stands this month. `monthly` and `warn_at` are None where it has no budget."""
+class StoreBudget:
+    """A store's budget and spend of this month.
+
+    Without a budget, `monthly` and `warn_at` are `None`.
+    """
 
     store: str
     monthly: int | None
     warn_at: float | None
     spent: int
     reserved: int
-    """For jobs that run, what of their estimates is not paid yet; for those that wait, their estimates."""
+    """The unpaid part of running jobs' estimates, and the estimates of waiting jobs."""
     estimate: int
-    """What one more job will probably cost."""
+    """The expected cost of one more job."""
 
     @property
     def remaining(self) -> int | None:
@@ -48,11 +60,11 @@ class Budget:
 
     @property
     def room(self) -> int | None:
-        """How many more jobs it takes; None: any number."""
+        """The number of further jobs that fit; `None` means unlimited."""
         return None if self.remaining is None else self.remaining // self.estimate
 
-    def whole_month_fits(self, jobs: int) -> bool:
-        """Whether a month of which nothing is spent yet has room for so many jobs."""
+    def fits_full_budget(self, jobs: int) -> bool:
+        """Return whether so many jobs fit the budget of a month without any spend."""
         return self.monthly is None or jobs * self.estimate <= self.monthly
 
     @property
@@ -68,10 +80,10 @@ class Budget:
         )
 
 
-def budget_of(row: Mapping[str, Any], *, default_cost: int) -> Budget:
-    """`default_cost` is what a store's first job is taken to cost."""
+def budget_from_row(row: Mapping[str, Any], *, default_cost: int) -> StoreBudget:
+    """Build the budget; `default_cost` is the expected cost while the store has no finished job."""
     estimate = row["mean_cost_nanousd"] or default_cost
-    return Budget(
+    return StoreBudget(
         store=row["store"],
         monthly=row["monthly_nanousd"],
         warn_at=row["warn_at"],
@@ -81,8 +93,8 @@ def budget_of(row: Mapping[str, Any], *, default_cost: int) -> Budget:
     )
 
 
-def view(budget: Budget, now: datetime) -> dict[str, Any]:
-    """As JSON tells it."""
+def budget_view(budget: StoreBudget, now: datetime) -> dict[str, Any]:
+    """Return the budget as JSON shows it."""
     return {
         "store": budget.store,
         "month": f"{now.astimezone(UTC):%Y-%m}",
@@ -91,6 +103,6 @@ def view(budget: Budget, now: datetime) -> dict[str, Any]:
         "spentUsd": budget.spent / _NANO,
         "reservedUsd": budget.reserved / _NANO,
         "remainingUsd": None if budget.remaining is None else budget.remaining / _NANO,
-        "budget_state": budget.state,
-        "resetsAt": next_month_start(now),
+        "state": budget.state,
+        "resetsAt": resets_at(now),
     }

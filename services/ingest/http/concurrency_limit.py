@@ -1,4 +1,4 @@
-"""What a process does only so many times at once, and for one store only a part of them, so that none takes all."""
+"""Limits concurrent work of a process, with a lower limit for each store."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -7,24 +7,24 @@ from contextlib import contextmanager
 from shared.http.responses import Problem
 
 
-class Slots:
-    """`what` is held, for the refusal."""
+class ConcurrencyLimit:
+    """`resource` names the limited work in the refusals."""
 
-    def __init__(self, what: str, *, of_all: int, of_one: int, retry_after_s: int) -> None:
-        self._what = what
-        self._of_all = of_all
-        self._of_one = of_one
+    def __init__(self, resource: str, *, total: int, per_store: int, retry_after_s: int) -> None:
+        self._resource = resource
+        self._total = total
+        self._per_store = per_store
         self._headers = {"Retry-After": str(retry_after_s)}
         self._held = Counter[str]()
 
     @contextmanager
     def held(self, store: str) -> Iterator[None]:
-        """Hold one; 429 when the store has its part already, 503 when there is none left."""
-        if self._held[store] >= self._of_one:
-            detail = f"a store may have {self._of_one} {self._what} at once here"
+        """Hold one unit. Raises 429 at the store's limit and 503 at the process's limit."""
+        if self._held[store] >= self._per_store:
+            detail = f"a store may have {self._per_store} {self._resource} at once here"
             raise Problem(429, "Too Many Requests", detail=detail, headers=self._headers)
-        if self._held.total() >= self._of_all:
-            detail = f"no more {self._what} here for now"
+        if self._held.total() >= self._total:
+            detail = f"no more {self._resource} here for now"
             raise Problem(503, "Service Unavailable", detail=detail, headers=self._headers)
         self._held[store] += 1
         try:

@@ -1,4 +1,4 @@
-"""Relays the metrics service's answers, so that operators find them on ingest's port as they always did."""
+"""Relays the metrics service's responses, because operators read them at ingest's port."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ from starlette.responses import Response
 from shared.http.responses import Problem
 
 _DEADLINE_S = 5.0
-_PASSED_ON = ("content-type", "cache-control", "vary", "retry-after")
+_RELAYED_HEADERS = ("content-type", "cache-control", "vary", "retry-after")
 
 
 class MetricsRelay:
@@ -17,18 +17,18 @@ class MetricsRelay:
         self._http = http
         self._base_url = base_url.rstrip("/")
 
-    async def get(self, request: Request) -> Response:
-        """The same path and query of the metrics service; 502 when it is away."""
-        accept = request.headers.get("accept", "*/*").encode(
-            "latin-1"
-        )  # as it came: any byte may stand in a header
+    async def relay(self, request: Request) -> Response:
+        """Relay the same path and query of the metrics service; 502 when it is unavailable."""
+        # Unchanged: a header may hold any byte.
+        accept = request.headers.get("accept", "*/*").encode("latin-1")
         url = httpx.URL(self._base_url + request.url.path, query=request.url.query.encode())
         try:
             async with asyncio.timeout(_DEADLINE_S):
                 answer = await self._http.get(url, headers={b"Accept": accept})
         except (httpx.HTTPError, TimeoutError) as error:
-            raise Problem(
-                502, "Bad Gateway", detail=f"the metrics service is away: {type(error).__name__}"
-            ) from None
-        headers = {name: answer.headers[name] for name in _PASSED_ON if name in answer.headers}
+            detail = f"the metrics service is unavailable: {type(error).__name__}"
+            raise Problem(502, "Bad Gateway", detail=detail) from None
+        headers = {
+            name: answer.headers[name] for name in _RELAYED_HEADERS if name in answer.headers
+        }
         return Response(answer.content, answer.status_code, headers=headers)

@@ -1,4 +1,4 @@
-"""What orchestrators and operators ask of the process itself: is it alive, may it get traffic, what is it."""
+"""Answers health, readiness and the index page."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -11,24 +11,24 @@ from shared.http.responses import JsonResponse, Problem
 
 
 class Probes:
-    """`needs` are looked at for readiness, each by the name that an operator knows it by."""
+    """`dependencies` are checked for readiness; their names appear in the 503."""
 
     def __init__(
-        self, *, needs: Mapping[str, Callable[[], Awaitable[bool]]], draining: asyncio.Event
+        self, *, dependencies: Mapping[str, Callable[[], Awaitable[bool]]], draining: asyncio.Event
     ) -> None:
-        self._needs = needs
+        self._dependencies = dependencies
         self._draining = draining
 
-    async def health(self, request: Request) -> Response:
-        """The process answers: says nothing of what it needs, so that a broker's fault restarts nobody."""
+    async def get_health(self, request: Request) -> Response:
+        """Answer that the process runs; checks no dependency, so that no outage restarts it."""
         return JsonResponse({"status": "ok", "timestamp": datetime.now(UTC)})
 
-    async def ready(self, request: Request) -> Response:
-        """503 that names what is missing; once the process has been told to stop, it is never ready again."""
+    async def get_readiness(self, request: Request) -> Response:
+        """Answer 503 with the missing dependencies; always 503 once the process stops."""
         if self._draining.is_set():
             raise Problem(503, "Service Unavailable", detail="stopping")
-        answers = await asyncio.gather(*(check() for check in self._needs.values()))
-        missing = [name for name, answer in zip(self._needs, answers, strict=True) if not answer]
+        results = await asyncio.gather(*(check() for check in self._dependencies.values()))
+        missing = [name for name, ok in zip(self._dependencies, results, strict=True) if not ok]
         if missing:
             errors = [{"field": name, "detail": "does not answer"} for name in missing]
             raise Problem(
@@ -36,7 +36,7 @@ class Probes:
             )
         return JsonResponse({"status": "ready"})
 
-    async def index(self, request: Request) -> Response:
+    async def get_index(self, request: Request) -> Response:
         return JsonResponse(
             {
                 "service": "blogstream ingest",

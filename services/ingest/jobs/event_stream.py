@@ -1,7 +1,8 @@
-"""GET /api/blog-generation/{id}/events: a job's progress as server-sent events, from its state now to its end.
+"""Streams a job's events to clients as server-sent events, from its current state to its end.
 
-`event: job` carries the job as GET shows it, first and last; `event: progress` what happens in between. Kafka only says
-that something has happened: now and then the row is looked at anyway, so a stream ends even when an event got lost.
+`event: job` carries the job as GET returns it, first and last; `event: progress` carries the events
+in between. Kafka only signals changes. The stream also reads the row after each period of silence,
+so it ends even when an event is lost.
 """
 
 import asyncio
@@ -16,11 +17,11 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from services.ingest.auth.authenticator import Callers
+from services.ingest.auth.authenticator import Authenticator
 from services.ingest.auth.key_ring import Caller
-from services.ingest.http.concurrency_limit import Slots
+from services.ingest.http.concurrency_limit import ConcurrencyLimit
 from services.ingest.jobs.reader import JobReader
-from services.ingest.jobs.subscriptions import Heard, Results
+from services.ingest.jobs.subscriptions import EventQueue, ResultSubscriptions
 from services.ingest.settings import IngestSettings
 from shared.domain.job import ENDED
 from shared.domain.messages import EventKind, JobEvent
@@ -28,38 +29,38 @@ from shared.http.responses import JsonResponse, Problem
 from shared.runtime.postgres import ALL_STORES
 
 _RETRY_MS = 2_000
-_END = "end"
-"""The id of a stream's last event: who comes back with it has heard all."""
+_LAST_EVENT_ID = "end"
+"""The id of a stream's last event; a client that sends it back has received everything."""
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
-class Progress:
+class JobEventStream:
     def __init__(
         self,
         *,
         settings: IngestSettings,
-        callers: Callers,
+        authenticator: Authenticator,
         reader: JobReader,
-        results: Results,
+        subscriptions: ResultSubscriptions,
         draining: asyncio.Event,
     ) -> None:
         self._settings = settings
-        self._callers = callers
+        self._authenticator = authenticator
         self._reader = reader
-        self._results = results
+        self._subscriptions = subscriptions
         self._draining = draining
-        self._slots = Slots(
+        self._limit = ConcurrencyLimit(
             "streams",
-            of_all=settings.max_streams,
-            of_one=settings.max_streams_per_store,
+            total=settings.max_streams,
+            per_store=settings.max_streams_per_store,
             retry_after_s=5,
         )
 
-    async def ticket(self, request: Request) -> Response:
-        """POST …/events-ticket: what a browser puts into the query to follow this one job, for a short while."""
+    async def issue_ticket(self, request: Request) -> Response:
+        """Answer with a ticket; a browser adds it to the URL to follow this job for a while."""
         job: UUID = request.path_params["job"]
-        await self._reader.row(job, await self._callers.anyone(request))
-        ticket, expires_at = await self._callers.ticket(request, job)
+        await self._reader.get_row(job, await self._authenticator.authenticate(request))
+        ticket, expires_at = await self._authenticator.issue_ticket(request, job)
         url = f"/api/blog-generation/{job}/events?ticket={ticket}"
         return JsonResponse(
             {"ticket": ticket, "url": url, "expiresAt": datetime.fromtimestamp(expires_at, UTC)},
@@ -67,77 +68,79 @@ class Progress:
             headers={"Cache-Control": "no-store"},
         )
 
-    async def events(self, request: Request) -> Response:
-        """GET …/events, with a key or a ticket; HEAD begins no stream."""
+    async def stream_events(self, request: Request) -> Response:
+        """Stream a job's events, with a key or a ticket. HEAD starts no stream."""
         job: UUID = request.path_params["job"]
         ticket = request.query_params.get("ticket")
         caller = await (
-            self._callers.holder(ticket, job) if ticket else self._callers.anyone(request)
+            self._authenticator.authenticate_ticket(ticket, job)
+            if ticket
+            else self._authenticator.authenticate(request)
         )
         if self._draining.is_set():
             raise Problem(
                 503, "Service Unavailable", detail="stopping", headers={"Retry-After": "5"}
             )
-        row = await self._reader.row(job, caller)
-        # A ticket is all that is needed, so any page may follow with one; with a key no browser comes.
+        row = await self._reader.get_row(job, caller)
+        # Any page may use a ticket. A key is never sent by a browser, so it needs no CORS header.
         origin = {"Access-Control-Allow-Origin": "*"} if ticket else {}
-        if request.headers.get("last-event-id") == _END and row["status"] in ENDED:
-            return Response(
-                status_code=204, headers=origin
-            )  # an EventSource would come back for ever
+        if request.headers.get("last-event-id") == _LAST_EVENT_ID and row["status"] in ENDED:
+            # 204 stops an EventSource, which would reconnect forever otherwise.
+            return Response(status_code=204, headers=origin)
         headers = _HEADERS | origin
         if request.method == "HEAD":
-            return Response(media_type=_Stream.media_type, headers=headers)
-        return _Stream(
-            self._stream(job, caller),
+            return Response(media_type=_LimitedStream.media_type, headers=headers)
+        return _LimitedStream(
+            self._generate(job, caller),
             headers=headers,
-            slot=self._slots.held(caller.store or ALL_STORES),
+            hold=self._limit.held(caller.store or ALL_STORES),
         )
 
-    async def _stream(self, job: UUID, caller: Caller) -> AsyncIterator[bytes]:
+    async def _generate(self, job: UUID, caller: Caller) -> AsyncIterator[bytes]:
         yield f"retry: {_RETRY_MS}\n\n".encode()
-        with self._results.of(
-            job
-        ) as heard:  # before the state is read: what happens meanwhile is heard
-            shown = await self._state(job, caller)
-            if shown is None:
-                return  # the client comes back
-            yield _job(shown)
-            said = set[str]()
-            while shown["status"] not in ENDED:
-                event = await self._next(heard)
-                if not self._callers.is_valid(caller):
-                    return  # the key was revoked meanwhile
+        # Subscribes before the first read, so that no event in between is missed.
+        with self._subscriptions.subscribe(job) as queue:
+            detail = await self._read_detail(job, caller)
+            if detail is None:
+                return  # the client reconnects
+            yield _job_event(detail)
+            sent = set[str]()
+            while detail["status"] not in ENDED:
+                event = await self._next_event(queue)
+                if not self._authenticator.is_valid(caller):
+                    return  # the key was revoked
                 if isinstance(event, JobEvent):
-                    if event.event_id() not in said and event.kind is not EventKind.ENDED:
-                        said.add(event.event_id())
+                    if event.event_id() not in sent and event.kind is not EventKind.ENDED:
+                        sent.add(event.event_id())
                         yield _event("progress", _progress(event), event.event_id())
                     if event.kind is not EventKind.ENDED:
                         continue
                 elif self._draining.is_set():
-                    return  # the client comes back, to another process
+                    return  # the client reconnects to another process
                 else:
                     yield b": still here\n\n"
-                shown = await self._state(job, caller) or shown
-                if shown["status"] in ENDED:
-                    yield _job(shown)
+                detail = await self._read_detail(job, caller) or detail
+                if detail["status"] in ENDED:
+                    yield _job_event(detail)
 
-    async def _next(self, heard: Heard) -> JobEvent | None:
+    async def _next_event(self, queue: EventQueue) -> JobEvent | None:
+        """Return the next event; `None` after a period of silence or when the process stops."""
         try:
             async with asyncio.timeout(self._settings.stream_look_s):
-                return await heard.get()
+                return await queue.get()
         except TimeoutError:
             return None
 
-    async def _state(self, job: UUID, caller: Caller) -> dict[str, Any] | None:
+    async def _read_detail(self, job: UUID, caller: Caller) -> dict[str, Any] | None:
+        """Return the job as GET shows it; `None` while PostgreSQL is unavailable."""
         try:
-            return await self._reader.whole(job, caller)
+            return await self._reader.get_detail(job, caller)
         except Problem:
-            return None  # PostgreSQL is away
+            return None
 
 
-class _Stream(StreamingResponse):
-    """Holds its slot from before its first byte, which a refusal needs, until the client is gone."""
+class _LimitedStream(StreamingResponse):
+    """Counts as a stream from before its first byte, when it can still be refused, to its end."""
 
     media_type = "text/event-stream"
 
@@ -146,18 +149,18 @@ class _Stream(StreamingResponse):
         content: AsyncIterator[bytes],
         *,
         headers: Mapping[str, str],
-        slot: AbstractContextManager[None],
+        hold: AbstractContextManager[None],
     ) -> None:
         super().__init__(content, headers=headers)
-        self._slot = slot
+        self._hold = hold
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._slot:
+        with self._hold:
             await super().__call__(scope, receive, send)
 
 
-def _job(shown: dict[str, Any]) -> bytes:
-    return _event("job", shown, _END if shown["status"] in ENDED else None)
+def _job_event(detail: dict[str, Any]) -> bytes:
+    return _event("job", detail, _LAST_EVENT_ID if detail["status"] in ENDED else None)
 
 
 def _progress(event: JobEvent) -> dict[str, Any]:
@@ -172,13 +175,7 @@ def _progress(event: JobEvent) -> dict[str, Any]:
 
 
 def _event(name: str, data: dict[str, Any], event_id: str | None = None) -> bytes:
-    """JSON has no line breaks of its own, so the data is one line."""
+    """Encode one event. JSON escapes line breaks, so `data` stays one line."""
     identity = f"id: {event_id}\n".encode() if event_id else b""
-    return (
-        identity
-        + b"event: "
-        + name.encode()
-        + b"\ndata: "
-        + orjson.dumps(data, option=orjson.OPT_UTC_Z)
-        + b"\n\n"
-    )
+    payload = orjson.dumps(data, option=orjson.OPT_UTC_Z)
+    return identity + b"event: " + name.encode() + b"\ndata: " + payload + b"\n\n"

@@ -1,10 +1,12 @@
-"""ingest's calls to PostgreSQL, one method a query of sql/ingest.sql: reads, and the changes that people ask for.
+"""SQL calls about jobs: reads, and the changes that users request.
 
-Each sees the rows of the store that asks (an operator: of all), though its query should forget to say so.
+Every connection sees only the rows of the store that asks; an operator sees all stores. This holds
+even for a query without a condition on the store.
 """
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from uuid import UUID
@@ -20,72 +22,72 @@ _QUERIES = load_queries(Path(__file__).parent / "sql" / "jobs.sql")
 Row = asyncpg.Record
 
 
-class IngestStore:
+@dataclass(frozen=True, slots=True)
+class WaitingJobs:
+    """Numbers of waiting jobs that have rows."""
+
+    of_store: int
+    of_all: int
+    arrived: Sequence[UUID]
+    """The expected jobs that have a row, waiting or not."""
+
+
+class JobRepository:
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
 
     async def is_restricted(self) -> bool:
-        """Whether PostgreSQL keeps us to one store's rows, or only our queries do."""
+        """Return whether PostgreSQL limits this login to one store's rows."""
         return bool(await self._pool.fetchval(_QUERIES["is_restricted"]))
 
-    async def job(self, job: UUID, store: str | None) -> Row | None:
-        """A job of this store (None: of any); another store's is as good as none."""
-        async with self._seen_by(store) as rows:
-            return await rows.fetchrow(_QUERIES["job"], job, store)
+    async def get_job(self, job: UUID, store: str | None) -> Row | None:
+        """Return a job of this store (`None`: of any store)."""
+        async with self._connection(store) as connection:
+            return await connection.fetchrow(_QUERIES["get_job"], job, store)
 
-    async def waiting(
-        self, store: str, expected: Sequence[UUID]
-    ) -> tuple[int, int, Sequence[UUID]]:
-        """How many jobs wait in a store's queue, and in all queues; and which of those expected have come."""
-        async with connection_for_store(self._pool, ALL_STORES) as rows:
-            row = await rows.fetchrow(_QUERIES["waiting"], store, expected)
+    async def count_waiting(self, store: str, expected: Sequence[UUID]) -> WaitingJobs:
+        """Count the waiting jobs of a store and of all stores; report the arrived `expected`."""
+        async with connection_for_store(self._pool, ALL_STORES) as connection:
+            row = await connection.fetchrow(_QUERIES["count_waiting"], store, expected)
         assert row is not None
-        return row["of_store"], row["of_all"], row["arrived"]
+        return WaitingJobs(row["of_store"], row["of_all"], row["arrived"])
 
-    async def budget(self, store: str) -> Row:
-        """How a store's budget of this month stands, be there one or not."""
-        async with connection_for_store(self._pool, store) as rows:
-            row = await rows.fetchrow(_QUERIES["budget"], store)
-        assert row is not None
-        return row
+    async def list_steps(self, job: UUID, store: str | None) -> Sequence[Row]:
+        """Return the steps of a job of this store (`None`: of any store)."""
+        async with self._connection(store) as connection:
+            return await connection.fetch(_QUERIES["list_steps"], job)
 
-    async def is_known(self, store: str) -> bool:
-        """Whether a store was ever given a key."""
-        return bool(await self._pool.fetchval(_QUERIES["is_known"], store))
-
-    async def set_budget(self, store: str, monthly: int, warn_at: float, by: str) -> None:
-        async with connection_for_store(self._pool, store) as rows:
-            await rows.execute(_QUERIES["set_budget"], store, monthly, warn_at, by)
-
-    async def remove_budget(self, store: str) -> None:
-        async with connection_for_store(self._pool, store) as rows:
-            await rows.execute(_QUERIES["remove_budget"], store)
-
-    async def steps(self, job: UUID, store: str | None) -> Sequence[Row]:
-        """The steps of a job that this store (None: anybody) has."""
-        async with self._seen_by(store) as rows:
-            return await rows.fetch(_QUERIES["steps"], job)
-
-    async def list(
+    async def list_jobs(
         self, store: str, *, status: Status | None, after: tuple[datetime, UUID] | None, limit: int
     ) -> Sequence[Row]:
         created_at, job = after or (None, None)
-        async with connection_for_store(self._pool, store) as rows:
-            return await rows.fetch(_QUERIES["list"], store, status, created_at, job, limit)
-
-    async def cancel(self, job: UUID, caller: Caller) -> Row | None:
-        """The job as it is now; None when it is no job of the caller's, or one that cannot be cancelled."""
-        who = "the store" if caller.store is not None else caller.name
-        async with self._seen_by(caller.store) as rows:
-            return await rows.fetchrow(
-                _QUERIES["cancel"], job, caller.store, list(CANCELLABLE), f"cancelled by {who}"
+        async with connection_for_store(self._pool, store) as connection:
+            return await connection.fetch(
+                _QUERIES["list_jobs"], store, status, created_at, job, limit
             )
 
-    async def retry(self, job: UUID, caller: Caller) -> Row | None:
-        """The same for one that is to begin again."""
-        async with self._seen_by(caller.store) as rows:
-            return await rows.fetchrow(_QUERIES["retry"], job, caller.store, list(RETRIABLE))
+    async def cancel_job(self, job: UUID, caller: Caller) -> Row | None:
+        """Cancel and return the job.
 
-    def _seen_by(self, store: str | None) -> AbstractAsyncContextManager[Connection]:
-        """The rows that a store sees; None is an operator, who sees all."""
+        Returns `None` when the caller has no such job, or when its status forbids it.
+        """
+        user = "the store" if caller.store is not None else caller.name
+        async with self._connection(caller.store) as connection:
+            return await connection.fetchrow(
+                _QUERIES["cancel_job"],
+                job,
+                caller.store,
+                list(CANCELLABLE),
+                f"cancelled by {user}",
+            )
+
+    async def retry_job(self, job: UUID, caller: Caller) -> Row | None:
+        """Queue an ended job again and return it; `None` as for `cancel_job`."""
+        async with self._connection(caller.store) as connection:
+            return await connection.fetchrow(
+                _QUERIES["retry_job"], job, caller.store, list(RETRIABLE)
+            )
+
+    def _connection(self, store: str | None) -> AbstractAsyncContextManager[Connection]:
+        """Open a connection that sees this store's rows, or all rows for an operator (`None`)."""
         return connection_for_store(self._pool, store or ALL_STORES)

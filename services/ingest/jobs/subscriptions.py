@@ -1,9 +1,10 @@
-"""Who listens to a job: blog.results, read from now on by every ingest process for itself, told to those who asked."""
+"""Delivers job events to their subscribers: every ingest process reads blog.results from now on."""
 
 import asyncio
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeAlias
 from uuid import UUID
 
 from aiokafka.structs import ConsumerRecord
@@ -15,21 +16,21 @@ from shared.kafka.follower import TopicFollower
 from shared.kafka.topics import RESULTS
 from shared.runtime.settings import KafkaSettings
 
-_AT_MOST = 100
-"""Events that a listener may be behind: more are passed over, for PostgreSQL has the state."""
+_MAX_QUEUED = 100
+"""A slower subscriber misses events; PostgreSQL has the state."""
 
-Heard = asyncio.Queue[JobEvent | None]
+EventQueue: TypeAlias = asyncio.Queue[JobEvent | None]
 
 
-class Results:
+class ResultSubscriptions:
     def __init__(self, settings: KafkaSettings) -> None:
-        self.copy = TopicFollower(settings, RESULTS, self._hear)
-        self._queues: defaultdict[UUID, set[Heard]] = defaultdict(set)
+        self.follower = Follower(settings, RESULTS, self._deliver_record)
+        self._queues: defaultdict[UUID, set[EventQueue]] = defaultdict(set)
 
     @contextmanager
-    def of(self, job: UUID) -> Iterator[Heard]:
-        """A job's events from now on; None when there will be no more, for the process stops."""
-        queue: Heard = asyncio.Queue(_AT_MOST)
+    def subscribe(self, job: UUID) -> Iterator[EventQueue]:
+        """Queue a job's events from now on; `None` marks the end, when the process stops."""
+        queue: EventQueue = asyncio.Queue(_MAX_QUEUED)
         self._queues[job].add(queue)
         try:
             yield queue
@@ -38,25 +39,25 @@ class Results:
             if not self._queues[job]:
                 del self._queues[job]
 
-    async def end_with(self, stop: asyncio.Event) -> None:
-        """Let all listeners go when the process is told to stop."""
+    async def close_when_stopped(self, stop: asyncio.Event) -> None:
+        """End every subscription when `stop` is set; returns only by cancellation."""
         await stop.wait()
         for queue in (queue for queues in self._queues.values() for queue in queues):
-            _tell(queue, None)
+            _put(queue, None)
         await asyncio.Event().wait()
 
-    def _hear(self, record: ConsumerRecord) -> None:
+    def _deliver_record(self, record: ConsumerRecord) -> None:
         if not self._queues:
             return
         try:
             event = clients.decode_record(record)
         except InvalidMessage:
-            return  # the scheduler puts it aside
+            return  # the scheduler sends it to the dead letter queue
         if isinstance(event, JobEvent):
             for queue in self._queues.get(event.job, ()):
-                _tell(queue, event)
+                _put(queue, event)
 
 
-def _tell(queue: Heard, event: JobEvent | None) -> None:
+def _put(queue: EventQueue, event: JobEvent | None) -> None:
     if not queue.full():
         queue.put_nowait(event)

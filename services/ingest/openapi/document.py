@@ -1,4 +1,4 @@
-"""/openapi.json: OpenAPI 3.1, made of the models that judge requests and describe answers. Pure."""
+"""Builds /openapi.json (OpenAPI 3.1) from the models of requests and responses. Pure."""
 
 from typing import Any
 
@@ -6,27 +6,38 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
 from services.ingest.budgets.rules import BudgetBody
-from services.ingest.openapi.responses import (
-    ANSWERS,
-    AcceptedJob,
-    BulkAnswer,
-    DeliveryList,
-    Health,
-    Job,
-    JobEnded,
-    JobList,
-    ProblemDetails,
-    Readiness,
-    Replay,
-    StoreBudget,
-    Ticket,
+from services.ingest.openapi.elements import (
+    JOB_ID,
+    LINK_HEADER,
+    PAGE_PARAMETERS,
+    STORE_SCHEMA,
+    UUID_SCHEMA,
+    WAIT_HEADERS,
+    Document,
+    header_parameter,
+    operation,
+    path_parameter,
+    query_parameter,
+    ref,
 )
-from services.ingest.submit.bulk_rules import FOR_ALL
+from services.ingest.openapi.schemas import (
+    SCHEMAS,
+    AcceptedJobSchema,
+    BulkAnswerSchema,
+    DeliveryListSchema,
+    HealthSchema,
+    JobEndedSchema,
+    JobListSchema,
+    JobSchema,
+    ReadinessSchema,
+    ReplaySchema,
+    StoreBudgetSchema,
+    TicketSchema,
+    component_name,
+)
+from services.ingest.submit.bulk_rules import CSV_PARAMETERS
 from services.ingest.submit.rules import BlogRequestBody
-from shared.domain.api_keys import STORE_NAME
 from shared.domain.job import Status
-
-Document = dict[str, Any]
 
 _EXAMPLE = {
     "sourceType": "keyword",
@@ -34,44 +45,27 @@ _EXAMPLE = {
     "title": "How to brew green tea",
     "keywords": ["tea"],
 }
-_REFUSALS = {
-    400: "The body is not JSON",
-    401: "No valid API key",
-    402: "The month's budget has no room",
-    403: "The key may not do that",
-    404: "No such thing here",
-    408: "The body is too slow",
-    409: "The job's state does not allow it",
-    413: "The body is too long",
-    415: "The body is of another type, not UTF-8, or encoded",
-    422: "Fields at fault, each named",
-    429: "The queue is full, or the store has too many of these at once",
-    502: "The metrics service is away",
-    503: "Something is away, the system is full, or the job is not admitted yet: come back",
-}
-_WAITS = {
-    "Retry-After": {"description": "seconds", "schema": {"type": "integer"}},
-    "RateLimit": {"description": '"queue";r=room;t=seconds', "schema": {"type": "string"}},
-    "RateLimit-Policy": {
-        "description": '"queue";q=jobs that may wait',
-        "schema": {"type": "string"},
-    },
-}
 
 
 class _Schemas(GenerateJsonSchema):
+    def normalize_name(self, name: str) -> str:
+        return super().normalize_name(component_name(name))
+
     def field_title_should_be_set(self, schema: Any) -> bool:
-        """The name says it already."""
+        """Omit field titles, which only repeat the field names."""
         return False
 
 
-def document(*, version: str) -> Document:
+def build_document(*, version: str) -> Document:
+    """Return the whole document."""
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "blogstream",
             "version": version,
-            "description": "Blog posts for shops: asked for, followed, cancelled, and told of when they are done.",
+            "description": (
+                "Blog posts for shops: request, follow and cancel them; get a webhook at the end."
+            ),
         },
         "servers": [{"url": "/"}],
         "security": [{"key": []}],
@@ -80,7 +74,11 @@ def document(*, version: str) -> Document:
         "webhooks": {"jobEnded": {"post": _job_ended()}},
         "components": {
             "securitySchemes": {
-                "key": {"type": "http", "scheme": "bearer", "description": "sk_live_… of a store"}
+                "key": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "a store's key, sk_live_…",
+                }
             },
             "schemas": _schemas(),
         },
@@ -88,7 +86,7 @@ def document(*, version: str) -> Document:
 
 
 def _schemas() -> Document:
-    models: list[type[BaseModel]] = [BlogRequestBody, BudgetBody, *ANSWERS]
+    models: list[type[BaseModel]] = [BlogRequestBody, BudgetBody, *SCHEMAS]
     _, found = models_json_schema(
         [(model, "validation") for model in models],
         by_alias=True,
@@ -100,49 +98,52 @@ def _schemas() -> Document:
 
 
 def _jobs() -> Document:
-    one, body = "/api/blog-generation/{id}", {"schema": _ref(BlogRequestBody)}
-    key = _header(
+    one, body = "/api/blog-generation/{id}", {"schema": ref(BlogRequestBody)}
+    key = header_parameter(
         "Idempotency-Key",
-        "the same key and request are the same job; another request is 422",
+        "the same key with the same request is the same job; with another request, 422",
         longest=255,
     )
     array = {
-        "schema": {"type": "array", "minItems": 1, "items": _ref(BlogRequestBody)},
+        "schema": {"type": "array", "minItems": 1, "items": ref(BlogRequestBody)},
         "example": [_EXAMPLE],
     }
     text = {"schema": {"type": "string", "minLength": 1}}
     return {
         "/api/blog-generation": {
-            "post": _operation(
+            "post": operation(
                 "submitJob",
-                "Ask for a post",
+                "Request a post",
                 "jobs",
-                created=AcceptedJob,
+                answer=AcceptedJobSchema,
                 code=201,
                 parameters=[key],
                 body={"application/json": body | {"example": _EXAMPLE}},
                 refusals=(400, 402, 403, 413, 415, 422, 429, 503),
                 headers={
                     "Location": {"description": "the job", "schema": {"type": "string"}},
-                    "RateLimit-Policy": _WAITS["RateLimit-Policy"],
+                    "RateLimit-Policy": WAIT_HEADERS["RateLimit-Policy"],
                 },
             ),
-            "get": _operation(
+            "get": operation(
                 "listJobs",
-                "The store's jobs, the newest first",
+                "List the store's jobs, newest first",
                 "jobs",
-                created=JobList,
-                parameters=[_query("status", {"enum": list(Status), "type": "string"}), *_PAGE],
+                answer=JobListSchema,
+                parameters=[
+                    query_parameter("status", {"enum": list(Status), "type": "string"}),
+                    *PAGE_PARAMETERS,
+                ],
                 refusals=(422, 503),
-                headers={"Link": _LINK},
+                headers={"Link": LINK_HEADER},
             ),
         },
         "/api/blog-generation/bulk": {
-            "post": _operation(
+            "post": operation(
                 "submitJobs",
-                "Ask for many posts: all are judged before any is taken",
+                "Request many posts: all are validated before any is accepted",
                 "jobs",
-                created=BulkAnswer,
+                answer=BulkAnswerSchema,
                 code=201,
                 parameters=[key, *_for_all()],
                 body={"application/json": array, "application/x-ndjson": text, "text/csv": text},
@@ -150,51 +151,54 @@ def _jobs() -> Document:
             ),
         },
         one: {
-            "parameters": [_ID],
-            "get": _operation("getJob", "A job", "jobs", created=Job, refusals=(404, 503)),
+            "parameters": [JOB_ID],
+            "get": operation("getJob", "Get a job", "jobs", answer=JobSchema, refusals=(404, 503)),
         },
         f"{one}/cancel": _change(
-            "cancelJob", "Cancel a job: a running one stops after the call that it pays for"
+            "cancelJob", "Cancel a job: a running one stops after its current provider call"
         ),
         f"{one}/retry": _change(
-            "retryJob", "Let a failed or cancelled job go on after its last paid step"
+            "retryJob", "Resume a failed or cancelled job after its last paid step"
         ),
     }
 
 
 def _for_all() -> list[Document]:
-    said = {"description": "only with a CSV: for all of its products, as this field of a request"}
-    field = f"{_ref(BlogRequestBody)['$ref']}/properties"
-    return [_query(name, {"$ref": f"{field}/{name}"}) | said for name in FOR_ALL]
+    description = "only with a CSV: sets this field of the request for all products"
+    field = f"{ref(BlogRequestBody)['$ref']}/properties"
+    return [
+        query_parameter(name, {"$ref": f"{field}/{name}"}) | {"description": description}
+        for name in CSV_PARAMETERS
+    ]
 
 
 def _progress() -> Document:
-    ticket = _query("ticket", {"type": "string"}) | {"description": "instead of a key"}
+    ticket = query_parameter("ticket", {"type": "string"}) | {"description": "instead of a key"}
     stream = {"text/event-stream": {"schema": {"type": "string"}}}
-    events = _operation(
+    events = operation(
         "followJob",
-        "Progress as server-sent events, from the state now to the end",
+        "Follow a job by server-sent events, from its current state to its end",
         "progress",
-        created=None,
+        answer=None,
         parameters=[ticket],
         refusals=(404, 429, 503),
         content=stream,
     )
     events["responses"]["204"] = {
-        "description": "The Last-Event-ID is that of the end: nothing comes any more"
+        "description": "The Last-Event-ID is that of the last event; no event follows"
     }
     return {
         "/api/blog-generation/{id}/events": {
-            "parameters": [_ID],
+            "parameters": [JOB_ID],
             "get": events | {"security": [{"key": []}, {}]},
         },
         "/api/blog-generation/{id}/events-ticket": {
-            "parameters": [_ID],
-            "post": _operation(
+            "parameters": [JOB_ID],
+            "post": operation(
                 "ticketForJob",
-                "What lets a browser follow this job for a minute",
+                "Get a ticket for a browser to follow this job for a minute",
                 "progress",
-                created=Ticket,
+                answer=TicketSchema,
                 code=201,
                 refusals=(404, 503),
             ),
@@ -203,26 +207,26 @@ def _progress() -> Document:
 
 
 def _webhooks() -> Document:
-    delivery = _path("delivery", "the delivery's id")
+    delivery = path_parameter("delivery", "the delivery's id")
     return {
         "/api/webhook-deliveries": {
-            "get": _operation(
+            "get": operation(
                 "listDeliveries",
-                "What was told to the store's server, with every attempt",
+                "List the webhook deliveries to the store's server, with every attempt",
                 "webhooks",
-                created=DeliveryList,
-                parameters=[_query("job", _UUID), *_PAGE],
+                answer=DeliveryListSchema,
+                parameters=[query_parameter("job", UUID_SCHEMA), *PAGE_PARAMETERS],
                 refusals=(422, 503),
-                headers={"Link": _LINK},
+                headers={"Link": LINK_HEADER},
             )
         },
         "/api/webhook-deliveries/{delivery}/replay": {
             "parameters": [delivery],
-            "post": _operation(
+            "post": operation(
                 "replayDelivery",
-                "Send it once more, under the same webhook-id",
+                "Send a delivery again, with the same webhook-id",
                 "webhooks",
-                created=Replay,
+                answer=ReplaySchema,
                 code=202,
                 refusals=(404, 503),
             ),
@@ -233,34 +237,34 @@ def _webhooks() -> Document:
 def _budgets() -> Document:
     body = {
         "application/json": {
-            "schema": _ref(BudgetBody),
+            "schema": ref(BudgetBody),
             "example": {"monthlyCostUsd": 50, "warnAt": 0.8},
         }
     }
-    store = _path("store", "the store's name", _STORE)
+    store = path_parameter("store", "the store's name", STORE_SCHEMA)
     return {
         "/api/stores/{store}/budget": {
             "parameters": [store],
-            "get": _operation(
+            "get": operation(
                 "getBudget",
-                "What a store may spend this month, and what it has",
+                "Get a store's budget and spend of this month",
                 "budgets",
-                created=StoreBudget,
+                answer=StoreBudgetSchema,
                 refusals=(404, 503),
             ),
-            "put": _operation(
+            "put": operation(
                 "setBudget",
-                "Set what a store may spend a month (an operator's key)",
+                "Set a store's monthly budget (operators only)",
                 "budgets",
-                created=StoreBudget,
+                answer=StoreBudgetSchema,
                 body=body,
                 refusals=(400, 403, 404, 413, 415, 422, 503),
             ),
-            "delete": _operation(
+            "delete": operation(
                 "removeBudget",
-                "Let a store spend what it likes (an operator's key)",
+                "Remove a store's budget (operators only)",
                 "budgets",
-                created=StoreBudget,
+                answer=StoreBudgetSchema,
                 refusals=(403, 404, 503),
             ),
         },
@@ -268,11 +272,13 @@ def _budgets() -> Document:
 
 
 def _job_ended() -> Document:
-    """What a store's own server hears at its `webhookUrl`."""
+    """Describe the webhook that a store's server receives at its `webhookUrl`."""
     headers = {
-        "webhook-id": "the same at every attempt",
+        "webhook-id": "the same for every attempt",
         "webhook-timestamp": "seconds since 1970",
-        "webhook-signature": "v1,… of Standard Webhooks, one for each secret in force, between them a space",
+        "webhook-signature": (
+            "v1,… of Standard Webhooks, one for each valid secret, separated by spaces"
+        ),
     }
     return {
         "operationId": "jobEnded",
@@ -284,68 +290,68 @@ def _job_ended() -> Document:
                 "name": name,
                 "in": "header",
                 "required": True,
-                "description": what,
+                "description": description,
                 "schema": {"type": "string"},
             }
-            for name, what in headers.items()
+            for name, description in headers.items()
         ],
         "requestBody": {
             "required": True,
-            "content": {"application/json": {"schema": _ref(JobEnded)}},
+            "content": {"application/json": {"schema": ref(JobEndedSchema)}},
         },
         "responses": {
-            "2XX": {"description": "Understood"},
-            "410": {"description": "No more of this one"},
-            "default": {"description": "Again later"},
+            "2XX": {"description": "Received"},
+            "410": {"description": "Do not send this webhook again"},
+            "default": {"description": "Send it again later"},
         },
     }
 
 
 def _system() -> Document:
-    told = {"application/json": {"schema": {"type": "object"}}}
+    json = {"application/json": {"schema": {"type": "object"}}}
     text = {"schema": {"type": "string"}}
     prometheus = {"text/plain": text, "application/openmetrics-text": text}
-    form = _query("format", {"type": "string"}) | {
-        "description": "prometheus: as text, as Accept may ask for as well"
+    form = query_parameter("format", {"type": "string"}) | {
+        "description": "prometheus selects text, as Accept can"
     }
     return {
-        "/health": _open("health", "Whether this process answers", created=Health),
-        "/livez": _open("live", "The same", created=Health),
+        "/health": _open("health", "Get whether this process answers", answer=HealthSchema),
+        "/livez": _open("live", "Get the same", answer=HealthSchema),
         "/readyz": _open(
             "ready",
-            "Whether it may get requests: what it needs is there",
-            created=Readiness,
-            away=503,
+            "Get whether this process can serve requests",
+            answer=ReadinessSchema,
+            unavailable=503,
         ),
         "/metrics": _open(
             "metrics",
-            "The metrics service's, passed on",
-            content=told | prometheus,
+            "Get the metrics service's metrics",
+            content=json | prometheus,
             parameters=[form],
-            away=502,
+            unavailable=502,
         ),
         "/api/rate-limiter/stats": _open(
-            "limits", "The metrics service's, passed on", content=told, away=502
+            "limits", "Get the metrics service's rate limits", content=json, unavailable=502
         ),
     }
 
 
 def _open(
-    operation: str,
+    operation_id: str,
     summary: str,
     *,
-    created: type[BaseModel] | None = None,
+    answer: type[BaseModel] | None = None,
     content: Document | None = None,
     parameters: list[Document] | None = None,
-    away: int | None = None,
+    unavailable: int | None = None,
 ) -> Document:
-    """What is asked without a key."""
-    refusals = () if away is None else (away,)
-    get = _operation(
-        operation,
+    """Describe a GET without a key. `unavailable` is the status while a dependency is down."""
+    refusals = () if unavailable is None else (unavailable,)
+    get = operation(
+        operation_id,
         summary,
         "system",
-        created=created,
+        answer=answer,
         content=content,
         parameters=parameters,
         refusals=refusals,
@@ -354,83 +360,6 @@ def _open(
     return {"get": get | {"security": []}}
 
 
-def _change(operation: str, summary: str) -> Document:
-    post = _operation(operation, summary, "jobs", created=Job, refusals=(404, 409, 503))
-    return {"parameters": [_ID], "post": post}
-
-
-def _operation(  # noqa: PLR0913 - the parts of an operation
-    operation: str,
-    summary: str,
-    tag: str,
-    *,
-    created: type[BaseModel] | None,
-    refusals: tuple[int, ...],
-    code: int = 200,
-    parameters: list[Document] | None = None,
-    body: Document | None = None,
-    headers: Document | None = None,
-    content: Document | None = None,
-) -> Document:
-    content = content or ({"application/json": {"schema": _ref(created)}} if created else {})
-    good = {"description": "Done" if code == 200 else "Accepted", "content": content}
-    responses = {str(code): good | ({"headers": headers} if headers else {})}
-    responses |= {str(refusal): _refusal(refusal) for refusal in sorted({401, *refusals})}
-    found: Document = {
-        "operationId": operation,
-        "summary": summary,
-        "tags": [tag],
-        "responses": responses,
-    }
-    found |= {"parameters": parameters} if parameters else {}
-    return found | ({"requestBody": {"required": True, "content": body}} if body else {})
-
-
-def _refusal(status: int) -> Document:
-    content = {"application/problem+json": {"schema": _ref(ProblemDetails)}}
-    wait = {"Retry-After": _WAITS["Retry-After"]}
-    headers = {402: wait, 429: _WAITS, 503: wait}.get(status)
-    return {"description": _REFUSALS[status], "content": content} | (
-        {"headers": headers} if headers else {}
-    )
-
-
-def _ref(model: type[BaseModel]) -> Document:
-    return {"$ref": f"#/components/schemas/{model.__name__}"}
-
-
-def _query(name: str, schema: Document) -> Document:
-    return {"name": name, "in": "query", "schema": schema}
-
-
-def _path(name: str, what: str, schema: Document | None = None) -> Document:
-    return {
-        "name": name,
-        "in": "path",
-        "required": True,
-        "description": what,
-        "schema": schema or _UUID,
-    }
-
-
-def _header(name: str, what: str, *, longest: int) -> Document:
-    schema = {
-        "type": "string",
-        "minLength": 1,
-        "maxLength": longest,
-        "pattern": '^("[!#-~]+"|[!#-~]+)$',
-    }
-    return {"name": name, "in": "header", "description": what, "schema": schema}
-
-
-_UUID = {"type": "string", "format": "uuid"}
-_STORE = {"type": "string", "pattern": f"^{STORE_NAME.pattern}$"}
-_ID = _path("id", "the job's id")
-_LINK = {"description": 'the next page: rel="next"', "schema": {"type": "string"}}
-_PAGE = [
-    _query("limit", {"type": "integer", "minimum": 1, "maximum": 100, "default": 20}),
-    _query("cursor", {"type": "string", "minLength": 1})
-    | {"description": "where a page before has ended"},
-    _query("store", _STORE)
-    | {"description": "required with an operator's key, and of use with no other"},
-]
+def _change(operation_id: str, summary: str) -> Document:
+    post = operation(operation_id, summary, "jobs", answer=JobSchema, refusals=(404, 409, 503))
+    return {"parameters": [JOB_ID], "post": post}

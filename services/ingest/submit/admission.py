@@ -1,14 +1,15 @@
-"""Whose door is closed: a copy of blog.control, read from its beginning by every ingest process for itself.
+"""A copy of admission control's state: every ingest process reads blog.control from its beginning.
 
-The scheduler closes a store's door when its queue is full (or everybody's, `*`) or its budget is used up, and opens it
-with a tombstone. Kafka keeps the last word for each key, so a process that starts late knows what the others know.
+The scheduler closes admission for one store, when its queue is full or its budget is used up, or
+for all stores (`*`). A tombstone opens it again. Kafka keeps the last record of each key, so a
+process that starts late has the same state as the others.
 """
 
 from datetime import UTC, datetime
 
 from aiokafka.structs import ConsumerRecord
 
-from services.ingest.submit.rules import door
+from services.ingest.submit.rules import closed_state
 from shared.domain.errors import InvalidMessage
 from shared.domain.messages import AdmissionState
 from shared.kafka import clients
@@ -20,33 +21,33 @@ from shared.runtime.settings import KafkaSettings
 log = get_logger(__name__)
 
 
-class Gates:
-    """While Kafka cannot be read, the doors stay as they were last heard of."""
+class AdmissionView:
+    """While Kafka is unavailable, the last known state applies."""
 
     def __init__(self, settings: KafkaSettings) -> None:
-        self.copy = TopicFollower(settings, CONTROL, self._hear)
-        self._gates: dict[str, AdmissionState] = {}
+        self.follower = Follower(settings, CONTROL, self._apply_record)
+        self._states: dict[str, AdmissionState] = {}
 
-    def closed(self, store: str) -> AdmissionState | None:
-        """The gate that keeps this store out now, if any."""
-        return door(self._gates, store, datetime.now(UTC))
+    def closed_state(self, store: str) -> AdmissionState | None:
+        """Return the state that refuses this store's requests now; `None` while it is open."""
+        return closed_state(self._states, store, datetime.now(UTC))
 
-    def _hear(self, record: ConsumerRecord) -> None:
+    def _apply_record(self, record: ConsumerRecord) -> None:
         store = (record.key or b"").decode(errors="replace")
         if record.value is None:
             self._open(store)
             return
         try:
-            gate = clients.decode_record(record)
+            state = clients.decode_record(record)
         except InvalidMessage as error:
-            log.error("a gate cannot be understood: its door stays as it is", reason=str(error))
+            log.error("admission state invalid, keeping the last one", reason=str(error))
             return
-        if isinstance(gate, AdmissionState) and gate.closed:
-            log.info("a door closes", store=store, reason=gate.reason)
-            self._gates[store] = gate
+        if isinstance(state, AdmissionState) and state.closed:
+            log.info("admission closed", store=store, reason=state.reason)
+            self._states[store] = state
         else:
             self._open(store)
 
     def _open(self, store: str) -> None:
-        if self._gates.pop(store, None) is not None:
-            log.info("a door opens", store=store)
+        if self._states.pop(store, None) is not None:
+            log.info("admission opened", store=store)

@@ -1,4 +1,4 @@
-"""POST /api/blog-generation/bulk: many requests in one call, all of them judged before any is taken."""
+"""Accepts many requests in one call, all or none: every item is validated before any is taken."""
 
 import asyncio
 import time
@@ -11,27 +11,29 @@ from aiokafka.errors import KafkaError
 from starlette.requests import Request
 from starlette.responses import Response
 
-from services.ingest.auth.authenticator import Callers
-from services.ingest.budgets import rules as budget_rules
+from services.ingest.auth.authenticator import Authenticator
+from services.ingest.budgets.repository import BudgetRepository
+from services.ingest.budgets.rules import StoreBudget, budget_from_row
 from services.ingest.http.body import read_body
-from services.ingest.http.concurrency_limit import Slots
-from services.ingest.jobs.repository import IngestStore, Row
+from services.ingest.http.concurrency_limit import ConcurrencyLimit
+from services.ingest.http.rules import InvalidRequestError
+from services.ingest.jobs.repository import JobRepository, WaitingJobs
 from services.ingest.settings import IngestSettings
 from services.ingest.submit import bulk_rules, rules
-from services.ingest.submit.admission import Gates
-from services.ingest.submit.bulk_reservations import Underway
-from services.ingest.submit.bulk_rules import Judged
-from services.ingest.submit.idempotency import Claims
+from services.ingest.submit.admission import AdmissionView
+from services.ingest.submit.bulk_reservations import PendingBulkReservations
+from services.ingest.submit.bulk_rules import ParsedBulk
+from services.ingest.submit.idempotency import IdempotencyIndex
 from services.ingest.submit.refusals import (
     QUOTA_EXCEEDED,
-    acknowledged,
-    closed,
+    admission_closed,
+    await_acknowledgement,
     over_budget,
-    quota,
+    rate_limit_policy,
     unacknowledged,
 )
-from services.ingest.submit.rules import BlogRequestBody, RefusedError
-from shared.domain.budget import next_month_start
+from services.ingest.submit.rules import BlogRequestBody
+from shared.domain.budget import resets_at
 from shared.domain.messages import BlogRequested, IdempotencyClaim
 from shared.http.responses import JsonResponse, Problem
 from shared.kafka.publisher import OutgoingMessage, Publisher
@@ -41,71 +43,74 @@ from shared.runtime.postgres import UNAVAILABLE_ERRORS
 
 log = get_logger(__name__)
 
-_AT_ONCE = 200
-"""Requests published in one go: between them, others' requests get their turn."""
-_LOOK_S = 2.0
-"""Seconds to ask PostgreSQL how many wait: the answer only sharpens what the doors say."""
-_JUDGED_AT_ONCE = 2
-"""Calls: decoded, the largest body may take half a gigabyte."""
+_BATCH_SIZE = 200
+"""Requests published at once; other clients' requests get their turn between batches."""
+_COUNT_DEADLINE_S = 2.0
+"""Limits the count of waiting jobs; the count only refines admission control."""
+_PARSED_AT_ONCE = 2
+"""Calls. A decoded body may take half a gigabyte."""
 _CALLS = 8
-_CALLS_OF_ONE_STORE = 2
-"""At once: the bodies of eight are at most a quarter of a gigabyte."""
-_COMES_BACK_S = "30"
+_CALLS_PER_STORE = 2
+"""Concurrent calls; eight bodies take at most a quarter of a gigabyte."""
+_RETRY_AFTER_S = "30"
 
 
-class Bulk:
+class BulkSubmitHandler:
     def __init__(
         self,
         *,
         settings: IngestSettings,
-        callers: Callers,
-        gates: Gates,
-        claims: Claims,
-        store: IngestStore,
+        authenticator: Authenticator,
+        admission: AdmissionView,
+        idempotency: IdempotencyIndex,
+        jobs: JobRepository,
+        budgets: BudgetRepository,
         publisher: Publisher,
-        underway: Underway,
+        reservations: PendingBulkReservations,
     ) -> None:
         self._settings = settings
-        self._callers = callers
-        self._gates = gates
-        self._claims = claims
-        self._store = store
+        self._authenticator = authenticator
+        self._admission = admission
+        self._idempotency = idempotency
+        self._jobs = jobs
+        self._budgets = budgets
         self._publisher = publisher
-        self._judging = asyncio.Semaphore(_JUDGED_AT_ONCE)
-        self._underway = underway
-        self._calls = Slots(
-            "bulk calls", of_all=_CALLS, of_one=_CALLS_OF_ONE_STORE, retry_after_s=2
+        self._reservations = reservations
+        self._parsing = asyncio.Semaphore(_PARSED_AT_ONCE)
+        self._calls = ConcurrencyLimit(
+            "bulk calls", total=_CALLS, per_store=_CALLS_PER_STORE, retry_after_s=2
         )
 
-    async def submit(self, request: Request) -> Response:
-        """201 with an answer an item once Kafka has them all; any item at fault, and none is taken."""
-        store = await self._callers.store(request)
-        with self._calls.held(store):  # from its body's first byte on it takes memory
+    async def submit_bulk(self, request: Request) -> Response:
+        """Answer 201 with one entry per item once Kafka has all; an invalid item refuses all."""
+        store = await self._authenticator.authenticate_store(request)
+        with self._calls.held(store):  # the body takes memory from its first byte on
             return await self._submit(request, store)
 
     async def _submit(self, request: Request, store: str) -> Response:
-        now, judged = await self._judged(request)
-        bodies = judged.bodies
-        key = rules.only_key(request.headers.getlist("idempotency-key"))
+        now, parsed = await self._parse(request)
+        requests = parsed.requests
+        key = rules.single_idempotency_key(request.headers.getlist("idempotency-key"))
         call = rules.job_id(store, key, uuid_utils.compat.uuid7())
-        jobs = await asyncio.to_thread(_jobs, len(bodies), call=call if key else None)
-        promised = [] if self._claims.known(call, now) else await self._promise_room(store, jobs)
+        jobs = await asyncio.to_thread(_job_ids, len(requests), call=call if key else None)
+        is_repeat = self._idempotency.get_claim(call, now) is not None
+        reserved = [] if is_repeat else await self._reserve(store, jobs)
         if key is not None:
             try:
-                now = await self._claim(bodies, call=call, store=store, now=now)
-            except (Problem, RefusedError):
-                self._underway.drop(promised)
+                now = await self._claim_key(requests, call=call, store=store, now=now)
+            except (Problem, InvalidRequestError):
+                self._reservations.release(reserved)
                 raise
-        messages = await asyncio.to_thread(_messages, bodies, jobs, store=store, now=now)
+        messages = await asyncio.to_thread(_to_messages, requests, jobs, store=store, now=now)
         await self._publish(messages)
-        log.info("many requests accepted", store=store, items=len(messages))
-        items = [_answer(*item) for item in enumerate(messages)]
+        log.info("bulk call accepted", store=store, items=len(messages))
+        items = [_item_answer(*item) for item in enumerate(messages)]
         return JsonResponse(
-            {"taken": len(messages), "items": items, "leftOut": judged.left_out}, 201
+            {"taken": len(messages), "items": items, "leftOut": parsed.skipped}, 201
         )
 
-    async def _judged(self, request: Request) -> tuple[datetime, Judged]:
-        """The requests, and when they had come."""
+    async def _parse(self, request: Request) -> tuple[datetime, ParsedBulk]:
+        """Return the arrival time and the parsed requests."""
         settings = self._settings
         media_type, content = await read_body(
             request,
@@ -113,127 +118,138 @@ class Bulk:
             types=tuple(bulk_rules.READERS),
             within_s=settings.bulk_read_s,
         )
-        now, context = datetime.now(UTC), settings.judging
-        given = bulk_rules.for_all(
+        now, context = datetime.now(UTC), settings.validation_context
+        common_fields = bulk_rules.parse_common_fields(
             request.query_params.multi_items(), media_type, now=now, context=context
         )
-        # Apart from the loop: megabytes of JSON, and a shop's HTML, take their time.
-        async with self._judging:
-            judged = await asyncio.to_thread(
-                bulk_rules.judge,
+        # A thread parses: megabytes of JSON and HTML would block the event loop.
+        async with self._parsing:
+            parsed = await asyncio.to_thread(
+                bulk_rules.parse_bulk,
                 content,
                 media_type,
-                given,
+                common_fields,
                 now=now,
-                most=settings.max_bulk_items,
+                max_items=settings.max_bulk_items,
                 context=context,
             )
-        return now, judged
+        return now, parsed
 
-    async def _promise_room(self, store: str, jobs: Sequence[UUID]) -> Sequence[UUID]:
-        """The whole call fits its store's budget, its queue and everybody's, or it is refused as a whole.
+    async def _reserve(self, store: str, jobs: Sequence[UUID]) -> Sequence[UUID]:
+        """Reserve room for all jobs of the call and return the newly reserved ones.
 
-        What this process has promised counts from then on, not only from when it has rows. The jobs promised anew.
+        The whole call fits the store's budget, its queue and the system's queue, or it is refused.
+        A reservation counts at once, before the jobs have rows.
         """
-        if (gate := self._gates.closed(store)) is not None:
-            raise await closed(gate, self._store, self._settings, room=0)
-        of_store, of_all = await self._counted(store, len(jobs))
-        coming = len(self._underway.of(store))
-        self._refuse_over_limit(len(jobs), of_store + coming, of_all + len(self._underway))
-        return self._underway.add(store, jobs, time.monotonic())
+        if (state := self._admission.closed_state(store)) is not None:
+            raise await admission_closed(state, self._budgets, self._settings, room=0)
+        waiting = await self._count_waiting(store, len(jobs))
+        self._check_queue_room(
+            len(jobs),
+            of_store=waiting.of_store + len(self._reservations.jobs_of(store)),
+            of_all=waiting.of_all + len(self._reservations),
+        )
+        return self._reservations.reserve(store, jobs, time.monotonic())
 
-    async def _counted(self, store: str, items: int) -> tuple[int, int]:
-        """How many jobs have rows and wait, of the store and of all; refused when the budget has no room.
+    async def _count_waiting(self, store: str, items: int) -> WaitingJobs:
+        """Count the waiting jobs that have rows; refuse the call if the budget has no room.
 
-        While PostgreSQL is away, nothing is known but what was promised since: none.
+        While PostgreSQL is unavailable, only the reservations of this process count.
         """
         try:
-            async with asyncio.timeout(_LOOK_S):
-                of_store, of_all, arrived = await self._store.waiting(
-                    store, self._underway.of(store)
-                )
-                budget = await self._store.budget(store)
+            async with asyncio.timeout(_COUNT_DEADLINE_S):
+                waiting = await self._jobs.count_waiting(store, self._reservations.jobs_of(store))
+                row = await self._budgets.get_budget(store)
         except UNAVAILABLE_ERRORS:
-            return 0, 0
-        self._underway.drop(arrived)
-        self._underway.forget(time.monotonic())
-        self._refuse_over_budget(budget, items, len(self._underway.of(store)))
-        return of_store, of_all
+            return WaitingJobs(of_store=0, of_all=0, arrived=())
+        self._reservations.release(waiting.arrived)
+        self._reservations.release_expired(time.monotonic())
+        budget = budget_from_row(dict(row), default_cost=self._settings.default_cost_nanousd)
+        _check_budget_room(budget, items, reserved=len(self._reservations.jobs_of(store)))
+        return waiting
 
-    def _refuse_over_limit(self, items: int, of_store: int, of_all: int) -> None:
-        limits = self._settings.max_pending_per_store, self._settings.max_pending_total
-        room = max(0, min(limits[0] - of_store, limits[1] - of_all))
+    def _check_queue_room(self, items: int, *, of_store: int, of_all: int) -> None:
+        store_limit = self._settings.max_pending_per_store
+        total_limit = self._settings.max_pending_total
+        room = max(0, min(store_limit - of_store, total_limit - of_all))
         if items <= room:
             return
-        detail = f"{items} items, and room for {room} (a store may have {limits[0]} waiting): none was taken"
-        headers = quota(limits[0]) | {"RateLimit": f'"queue";r={room};t={_COMES_BACK_S}'}
-        headers |= {"Retry-After": _COMES_BACK_S} if items <= min(limits) else {}
+        headers = rate_limit_policy(store_limit)
+        headers["RateLimit"] = f'"queue";r={room};t={_RETRY_AFTER_S}'
+        if items <= min(store_limit, total_limit):
+            headers["Retry-After"] = _RETRY_AFTER_S
         raise Problem(
             429,
             "Too Many Requests",
-            detail=detail,
+            detail=f"{items} items, but room for {room} (a store may have {store_limit} waiting):"
+            " none was accepted",
             kind=QUOTA_EXCEEDED,
             headers=headers,
             more={"room": room},
         )
 
-    def _refuse_over_budget(self, row: Row, items: int, coming: int) -> None:
-        """The whole call fits what is left of the store's budget, each item at what its jobs cost on average."""
-        budget = budget_rules.budget_of(dict(row), default_cost=self._settings.default_cost_nanousd)
-        if budget.room is None or items <= budget.room - coming:
-            return
-        room = max(0, budget.room - coming)
-        detail = f"{items} items, and room for about {room} in this month's budget: none was taken"
-        comes_back = budget.whole_month_fits(items)
-        raise over_budget(next_month_start(datetime.now(UTC)), detail, comes_back=comes_back, room=room)
-
-    async def _claim(
-        self, bodies: Sequence[BlogRequestBody], *, call: UUID, store: str, now: datetime
+    async def _claim_key(
+        self, requests: Sequence[BlogRequestBody], *, call: UUID, store: str, now: datetime
     ) -> datetime:
-        """When the call of an Idempotency-Key was first made; refused when it was another one."""
-        fingerprint = await asyncio.to_thread(bulk_rules.fingerprint_of, bodies)
+        """Return the time of the key's first call; refuse if that call differs."""
+        fingerprint = await asyncio.to_thread(bulk_rules.bulk_fingerprint, requests)
         claim = IdempotencyClaim(job=call, store=store, fingerprint=fingerprint, at=now)
-        first = await acknowledged(self._claims.first(claim), store, taken=0, unknown=[])
-        rules.judge_repeat(fingerprint, first.fingerprint)
+        first = await await_acknowledgement(
+            self._idempotency.claim(claim), store, taken=0, unknown=[]
+        )
+        rules.check_same_request(fingerprint, first.fingerprint)
         return first.at
 
     async def _publish(self, messages: Sequence[BlogRequested]) -> None:
-        for start in range(0, len(messages), _AT_ONCE):
+        for start in range(0, len(messages), _BATCH_SIZE):
             batch = [
-                OutgoingMessage(topic=REQUESTS, key=message.store, message=message)
-                for message in messages[start : start + _AT_ONCE]
+                Outgoing(topic=REQUESTS, key=message.store, message=message)
+                for message in messages[start : start + _BATCH_SIZE]
             ]
             try:
                 await self._publisher.publish_all(batch, timeout=self._settings.publish_timeout_s)
             except (KafkaError, TimeoutError) as error:
-                reason = f"{type(error).__name__}: {error}"
                 log.error(
-                    "a bulk was not accepted whole",
+                    "bulk call not acknowledged",
                     store=messages[0].store,
                     taken=start,
-                    reason=reason,
+                    reason=f"{type(error).__name__}: {error}",
                 )
-                raise _cut_off(messages, start) from None
+                raise _partly_acknowledged(messages, start) from None
 
 
-def _jobs(items: int, *, call: UUID | None) -> list[UUID]:
-    """A job an item: always the same ones, when an Idempotency-Key names the call."""
+def _check_budget_room(budget: StoreBudget, items: int, *, reserved: int) -> None:
+    """Refuse a call that does not fit the rest of the budget at the store's mean cost of a job."""
+    if budget.room is None or items <= budget.room - reserved:
+        return
+    room = max(0, budget.room - reserved)
+    detail = f"{items} items, but room for about {room} in this month's budget: none was accepted"
+    raise over_budget(
+        resets_at(datetime.now(UTC)),
+        detail,
+        fits_full_budget=budget.fits_full_budget(items),
+        room=room,
+    )
+
+
+def _job_ids(items: int, *, call: UUID | None) -> list[UUID]:
+    """Return a job id for each item; a call with an Idempotency-Key always gets the same ids."""
     return [
         bulk_rules.item_id(call, index) if call else uuid_utils.compat.uuid7()
         for index in range(items)
     ]
 
 
-def _messages(
-    bodies: Sequence[BlogRequestBody], jobs: Sequence[UUID], *, store: str, now: datetime
+def _to_messages(
+    requests: Sequence[BlogRequestBody], jobs: Sequence[UUID], *, store: str, now: datetime
 ) -> list[BlogRequested]:
     return [
         rules.to_message(body, job=job, store=store, now=now)
-        for body, job in zip(bodies, jobs, strict=True)
+        for body, job in zip(requests, jobs, strict=True)
     ]
 
 
-def _answer(index: int, message: BlogRequested) -> dict[str, object]:
+def _item_answer(index: int, message: BlogRequested) -> dict[str, object]:
     return {
         "item": index,
         "id": message.id,
@@ -243,8 +259,14 @@ def _answer(index: int, message: BlogRequested) -> dict[str, object]:
     }
 
 
-def _cut_off(messages: Sequence[BlogRequested], taken: int) -> Problem:
-    """The first are accepted, the last are not, and of those between, by their ids, nobody knows."""
-    unknown = [message.id for message in messages[taken : taken + _AT_ONCE]]
-    what = f"more than the first {taken} of {len(messages)} items (but at most the {len(unknown)} after them) were"
-    return unacknowledged(what, taken=taken, unknown=unknown)
+def _partly_acknowledged(messages: Sequence[BlogRequested], taken: int) -> Problem:
+    """Return the 503 of a call that Kafka acknowledged in part.
+
+    The first `taken` items are accepted. The batch after them may be accepted; its ids are in
+    `unknown`. The rest was not sent.
+    """
+    unknown = [message.id for message in messages[taken : taken + _BATCH_SIZE]]
+    subject = (
+        f"the first {taken} of {len(messages)} items are accepted; the {len(unknown)} after them"
+    )
+    return unacknowledged(subject, taken=taken, unknown=unknown)

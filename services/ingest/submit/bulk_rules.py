@@ -1,4 +1,7 @@
-"""Many requests in one body: a JSON array, JSON lines, or a Shopify product export. Judged as a whole. Pure."""
+"""Parses many requests in one body: a JSON array, JSON lines, or a Shopify product export. Pure.
+
+A body with one invalid item is refused as a whole.
+"""
 
 import hashlib
 import io
@@ -11,105 +14,101 @@ from uuid import UUID, uuid5
 
 import orjson
 
-from services.ingest.submit.rules import (
-    BlogRequestBody,
+from services.ingest.http.rules import (
+    InvalidRequestError,
     NotJsonError,
-    RefusedError,
-    fingerprint,
-    judge_body,
-    judge_parameters,
+    check_parameters,
+    invalid_field,
 )
+from services.ingest.submit.rules import BlogRequestBody, fingerprint, parse_request
 from shared.domain import shopify
 
 CSV = "text/csv"
-FOR_ALL = ("language", "tone", "images", "priority", "runAt", "webhookUrl")
-"""Of the fields of a request, those that the query of a CSV may have, for all of its products."""
-MOST_ERRORS = 1_000
+CSV_PARAMETERS = ("language", "tone", "images", "priority", "runAt", "webhookUrl")
+"""The request fields that the query of a CSV may set for all products."""
+MAX_ERRORS = 1_000
 _NUMBER = re.compile(r"-?[0-9]{1,3}")
-_NOT_SHOWN = ("draft", "archived")
-Where = dict[str, int]
-"""Of an item: {"item"} counted from 0, {"line"} counted from 1, or both."""
-Read = Callable[[bytes], Iterator[tuple[Where, Any]]]
+_UNPUBLISHED = ("draft", "archived")
+Position = dict[str, int]
+"""Where an item stands in its body: {"item"} counts from 0, {"line"} from 1; one or both."""
+Reader = Callable[[bytes], Iterator[tuple[Position, Any]]]
 
 
 @dataclass(frozen=True, slots=True)
-class LeftOut:
-    """A product that nobody is to read of."""
+class SkippedProduct:
+    """A product that gets no post."""
 
     source_id: str
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    bodies: list[BlogRequestBody]
-    left_out: list[dict[str, Any]]
-    """What of a body is not asked for, as the answer tells it."""
+class ParsedBulk:
+    requests: list[BlogRequestBody]
+    skipped: list[dict[str, Any]]
+    """The skipped products, as the response lists them."""
 
 
-def for_all(
+def parse_common_fields(
     query: Sequence[tuple[str, str]], media_type: str, *, now: datetime, context: str | None = None
 ) -> dict[str, Any]:
-    """What the query of a call says of every item: a shop's export has no words for it, and JSON says it itself."""
-    judge_parameters([name for name, _ in query], FOR_ALL if media_type == CSV else ())
-    given: dict[str, Any] = dict(query)
-    for name in {"images", "priority"} & given.keys():
-        given[name] = int(given[name]) if _NUMBER.fullmatch(given[name]) else given[name]
-    judge_body({"sourceType": "product", "sourceId": "any"} | given, now=now, context=context)
-    return given
+    """Parse the query parameters that set fields of every item.
+
+    Only a CSV takes them: an export has no such columns, and JSON items hold the fields themselves.
+    """
+    check_parameters([name for name, _ in query], CSV_PARAMETERS if media_type == CSV else ())
+    fields: dict[str, Any] = dict(query)
+    for name in {"images", "priority"} & fields.keys():
+        fields[name] = int(fields[name]) if _NUMBER.fullmatch(fields[name]) else fields[name]
+    parse_request({"sourceType": "product", "sourceId": "any"} | fields, now=now, context=context)
+    return fields
 
 
-def judge(
+def parse_bulk(
     content: bytes,
     media_type: str,
-    given: Mapping[str, Any],
+    common_fields: Mapping[str, Any],
     *,
     now: datetime,
-    most: int,
+    max_items: int,
     context: str | None = None,
-) -> Judged:
-    """All requests of a body; `RefusedError` names every item at fault, and nothing is taken then."""
-    found, errors, count = Judged([], []), list[dict[str, Any]](), 0
-    for where, item in READERS[media_type](content):
-        if isinstance(item, LeftOut):
-            found.left_out.append(where | {"sourceId": item.source_id, "reason": item.reason})
+) -> ParsedBulk:
+    """Parse all requests of a body. Raises `InvalidRequestError` with every invalid item."""
+    parsed, errors, count = ParsedBulk([], []), list[dict[str, Any]](), 0
+    for position, item in READERS[media_type](content):
+        if isinstance(item, SkippedProduct):
+            parsed.skipped.append(position | {"sourceId": item.source_id, "reason": item.reason})
             continue
         count += 1
-        if count > most:
-            raise RefusedError(
-                [{"field": "body", "detail": f"has more than {most} items: send several calls"}]
-            )
+        if count > max_items:
+            raise invalid_field("body", f"has more than {max_items} items: send several calls")
         try:
-            found.bodies.append(judge_body(_readable(item, given), now=now, context=context))
-        except RefusedError as error:
-            errors += [where | fault for fault in error.errors]
+            fields = _with_common_fields(item, common_fields)
+            parsed.requests.append(parse_request(fields, now=now, context=context))
+        except InvalidRequestError as error:
+            errors += [position | field_error for field_error in error.errors]
     if errors:
-        faulty = len({(error.get("item"), error.get("line")) for error in errors})
-        raise RefusedError(
-            errors[:MOST_ERRORS], detail=f"{faulty} of {count} items cannot be taken, so none was"
-        )
-    if not found.bodies:
-        why = (
-            f"has no items: {len(found.left_out)} were left out"
-            if found.left_out
-            else "has no items"
-        )
-        raise RefusedError([{"field": "body", "detail": why}])
-    return found
+        invalid = len({(error.get("item"), error.get("line")) for error in errors})
+        detail = f"{invalid} of {count} items are invalid; none was accepted"
+        raise InvalidRequestError(errors[:MAX_ERRORS], detail=detail)
+    if not parsed.requests:
+        skipped = f": {len(parsed.skipped)} were left out" if parsed.skipped else ""
+        raise invalid_field("body", f"has no items{skipped}")
+    return parsed
 
 
-def fingerprint_of(bodies: Sequence[BlogRequestBody]) -> str:
-    """As `rules.fingerprint`, of all of them in their order."""
-    return hashlib.sha256("".join(map(fingerprint, bodies)).encode()).hexdigest()[:32]
+def bulk_fingerprint(requests: Sequence[BlogRequestBody]) -> str:
+    """Hash the fingerprints of all requests in their order."""
+    return hashlib.sha256("".join(map(fingerprint, requests)).encode()).hexdigest()[:32]
 
 
 def item_id(call: UUID, index: int) -> UUID:
-    """The job of an item, when an Idempotency-Key names the whole call."""
+    """Return the job id of an item of a call with an Idempotency-Key."""
     return uuid5(call, str(index))
 
 
-def request_of(product: shopify.Product) -> dict[str, Any]:
-    """What is asked for when a shop asks for a post about a product."""
+def product_request(product: shopify.Product) -> dict[str, Any]:
+    """Return the request for a post about a product."""
     return {
         "sourceType": "product",
         "sourceId": product.handle,
@@ -118,31 +117,30 @@ def request_of(product: shopify.Product) -> dict[str, Any]:
     }
 
 
-def _readable(item: Any, given: Mapping[str, Any]) -> Any:
-    """An item with what is given for all, unless the reader has found a fault in its place."""
-    if isinstance(item, RefusedError):
+def skip_reason(product: shopify.Product) -> str | None:
+    """Return why a product gets no post; `None` when it gets one."""
+    return f"its Status is {product.status}" if product.status in _UNPUBLISHED else None
+
+
+def _with_common_fields(item: Any, fields: Mapping[str, Any]) -> Any:
+    """Merge the common fields into an item. Raises the error that a reader put in its place."""
+    if isinstance(item, InvalidRequestError):
         raise item
-    return {**item, **given} if given else item
+    return {**item, **fields} if fields else item
 
 
-def _fault(detail: str, field: str = "body") -> RefusedError:
-    return RefusedError([{"field": field, "detail": detail}])
-
-
-def _array(content: bytes) -> Iterator[tuple[Where, Any]]:
+def _read_array(content: bytes) -> Iterator[tuple[Position, Any]]:
     try:
         items = orjson.loads(content)
     except orjson.JSONDecodeError as error:
-        raise NotJsonError(
-            [{"field": "body", "detail": str(error)}], detail="the body is not JSON"
-        ) from None
+        raise NotJsonError(str(error)) from None
     if not isinstance(items, list):
-        raise _fault("must be a JSON array")
+        raise invalid_field("body", "must be a JSON array")
     for index, item in enumerate(items):
         yield {"item": index}, item
 
 
-def _lines(content: bytes) -> Iterator[tuple[Where, Any]]:
+def _read_lines(content: bytes) -> Iterator[tuple[Position, Any]]:
     index = 0
     for number, line in enumerate(content.split(b"\n"), start=1):
         if not line.strip():
@@ -150,36 +148,29 @@ def _lines(content: bytes) -> Iterator[tuple[Where, Any]]:
         try:
             item = orjson.loads(line)
         except orjson.JSONDecodeError as error:
-            item = _fault(f"is not JSON: {error}")
+            item = invalid_field("body", f"is not JSON: {error}")
         yield {"item": index, "line": number}, item
         index += 1
 
 
-def _export(content: bytes) -> Iterator[tuple[Where, Any]]:
+def _read_export(content: bytes) -> Iterator[tuple[Position, Any]]:
     if content.strip() and b"\n" not in content and b"\r" not in content:
-        raise _fault(
-            "is a single line, so only a header line at best; with curl send it by --data-binary, for -d joins lines"
-        )
+        detail = "is a single line, at best a header; send it with curl --data-binary, not -d"
+        raise invalid_field("body", detail)
     try:
-        export = shopify.parse_export(io.StringIO(content.decode("utf-8-sig"), newline=""))
-    except ValueError as error:  # UnicodeDecodeError is one
-        raise _fault(str(error)) from None
+        export = shopify.parse(io.StringIO(content.decode("utf-8-sig"), newline=""))
+    except ValueError as error:  # includes UnicodeDecodeError
+        raise invalid_field("body", str(error)) from None
     for fault in export.faults:
-        yield {"line": fault.line}, _fault(fault.reason, field="row")
+        yield {"line": fault.line}, invalid_field("row", fault.reason)
     for product in export.products:
-        yield (
-            {"line": product.line},
-            LeftOut(product.handle, why) if (why := why_not(product)) else request_of(product),
-        )
+        reason = skip_reason(product)
+        item = SkippedProduct(product.handle, reason) if reason else product_request(product)
+        yield {"line": product.line}, item
 
 
-def why_not(product: shopify.Product) -> str | None:
-    """Why no post is asked for, if it is not."""
-    return f"its Status is {product.status}" if product.status in _NOT_SHOWN else None
-
-
-READERS: dict[str, Read] = {
-    "application/json": _array,
-    "application/x-ndjson": _lines,
-    CSV: _export,
+READERS: dict[str, Reader] = {
+    "application/json": _read_array,
+    "application/x-ndjson": _read_lines,
+    CSV: _read_export,
 }

@@ -1,7 +1,8 @@
-"""Which request an Idempotency-Key stands for: the first claim in blog.idempotency, by the log's own order.
+"""Maps each idempotency key to its first request: the first claim on blog.idempotency decides.
 
-Every ingest process has a copy of the claims. Who meets a key that it does not know writes a claim and reads the log
-up to it: of several claims, through however many processes, all see the same first one. No database is needed.
+Every ingest process keeps a copy of the claims. For an unknown key, a process publishes a claim and
+reads the topic up to it. The topic's order makes all processes see the same first claim. No
+database is needed.
 """
 
 import asyncio
@@ -24,78 +25,86 @@ from shared.runtime.settings import KafkaSettings
 
 log = get_logger(__name__)
 
-_AT = Struct(">d")
-KEPT = timedelta(milliseconds=IDEMPOTENCY.retention_ms)
+_TIMESTAMP = Struct(">d")
+_VALID_FOR = timedelta(milliseconds=IDEMPOTENCY.retention_ms)
 
 
-class Claimed(NamedTuple):
-    """What is kept of a claim. There may be a million of them: as bytes they take half the room of objects, and do not
-    lie between all that comes and goes with every request."""
+class FirstClaim(NamedTuple):
+    """The stored part of a claim.
+
+    A process may hold a million claims. Packed as bytes, they take half the memory of objects and
+    add nothing to the garbage collector's work.
+    """
 
     fingerprint: str
     at: datetime
 
-    def packed(self) -> bytes:
-        return _AT.pack(self.at.timestamp()) + self.fingerprint.encode()
+    def pack(self) -> bytes:
+        return _TIMESTAMP.pack(self.at.timestamp()) + self.fingerprint.encode()
 
     @classmethod
-    def unpacked(cls, kept: bytes) -> Self:
-        (at,) = _AT.unpack_from(kept)
-        return cls(kept[_AT.size :].decode(), datetime.fromtimestamp(at, UTC))
+    def unpack(cls, packed: bytes) -> Self:
+        (at,) = _TIMESTAMP.unpack_from(packed)
+        return cls(packed[_TIMESTAMP.size :].decode(), datetime.fromtimestamp(at, UTC))
 
 
-class Claims:
+class IdempotencyIndex:
     def __init__(self, settings: KafkaSettings, publisher: Publisher, *, timeout_s: float) -> None:
-        self.copy = TopicFollower(settings, IDEMPOTENCY, self._hear)
+        self.follower = Follower(settings, IDEMPOTENCY, self._apply_record)
         self._publisher = publisher
         self._timeout_s = timeout_s
-        self._first: dict[bytes, bytes] = {}
-        """Packed, by the job that the key names; the oldest stand at the front."""
+        self._claims: dict[bytes, bytes] = {}
+        """Packed first claims by job id, oldest first."""
         self._waiting: defaultdict[UUID, set[asyncio.Future[None]]] = defaultdict(set)
 
-    def known(self, job: UUID, now: datetime) -> Claimed | None:
-        """The claim that this process has read, unless it is too old to count."""
-        kept = self._first.get(job.bytes)
-        if kept is None:
+    def get_claim(self, job: UUID, now: datetime) -> FirstClaim | None:
+        """Return the first claim that this process has read, unless it has expired."""
+        packed = self._claims.get(job.bytes)
+        if packed is None:
             return None
-        claimed = Claimed.unpacked(kept)
-        return claimed if now - claimed.at < KEPT else None
+        claim = FirstClaim.unpack(packed)
+        return claim if now - claim.at < _VALID_FOR else None
 
-    async def first(self, claim: IdempotencyClaim) -> Claimed:
-        """The claim that counts: this one, or one before it. Raises KafkaError or TimeoutError."""
-        known = self.known(claim.job, claim.at)
-        if known is not None:
-            return known
-        heard = asyncio.get_running_loop().create_future()
-        self._waiting[claim.job].add(heard)
+    async def claim(self, claim: IdempotencyClaim) -> FirstClaim:
+        """Return the first claim of the job: this one or an earlier one.
+
+        Raises KafkaError or TimeoutError.
+        """
+        first = self.get_claim(claim.job, claim.at)
+        if first is not None:
+            return first
+        applied = asyncio.get_running_loop().create_future()
+        self._waiting[claim.job].add(applied)
         try:
             async with asyncio.timeout(self._timeout_s):
                 outgoing = OutgoingMessage(topic=IDEMPOTENCY, key=claim.store, message=claim)
                 await self._publisher.publish(outgoing, timeout=self._timeout_s)
-                await heard
+                await applied
         finally:
-            self._waiting[claim.job].discard(heard)
+            self._waiting[claim.job].discard(applied)
             if not self._waiting[claim.job]:
                 del self._waiting[claim.job]
-        return Claimed.unpacked(self._first[claim.job.bytes])
+        return FirstClaim.unpack(self._claims[claim.job.bytes])
 
-    def _hear(self, record: ConsumerRecord) -> None:
+    def _apply_record(self, record: ConsumerRecord) -> None:
         try:
             claim = clients.decode_record(record)
         except InvalidMessage as error:
-            log.error("a claim cannot be understood: it is passed over", reason=str(error))
+            log.error("idempotency claim invalid, skipped", reason=str(error))
             return
         if not isinstance(claim, IdempotencyClaim):
             return
-        if self.known(claim.job, claim.at) is None:
-            self._first.pop(claim.job.bytes, None)
-            self._first[claim.job.bytes] = Claimed(claim.fingerprint, claim.at).packed()
-            self._forget(claim.at)
-        for heard in self._waiting.get(claim.job, ()):
-            if not heard.done():
-                heard.set_result(None)
+        if self.get_claim(claim.job, claim.at) is None:
+            self._claims.pop(claim.job.bytes, None)
+            self._claims[claim.job.bytes] = FirstClaim(claim.fingerprint, claim.at).pack()
+            self._remove_expired(claim.at)
+        for applied in self._waiting.get(claim.job, ()):
+            if not applied.done():
+                applied.set_result(None)
 
-    def _forget(self, now: datetime) -> None:
-        """Drop the claims at the front that no longer count."""
-        while now - Claimed.unpacked(self._first[oldest := next(iter(self._first))]).at >= KEPT:
-            del self._first[oldest]
+    def _remove_expired(self, now: datetime) -> None:
+        """Remove the expired claims at the front."""
+        while now - FirstClaim.unpack(self._claims[oldest := next(iter(self._claims))]).at >= (
+            _VALID_FOR
+        ):
+            del self._claims[oldest]

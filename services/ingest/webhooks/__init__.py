@@ -1,4 +1,5 @@
-"""Webhooks by the Standard Webhooks specification: the end of a job is told to the URL that its request named.
+"""Webhooks by the Standard Webhooks specification: a store's server is told when a job ends.
 
-feed (blog.results → deliveries in PostgreSQL) → sender (due deliveries → signed POSTs) → log, which api shows.
+The consumer turns blog.results into deliveries in PostgreSQL. The sender signs and POSTs due
+deliveries and records each attempt. The handlers list deliveries and replay them.
 """

@@ -1,4 +1,4 @@
-"""The log of a store's webhooks over HTTP, and sending one again."""
+"""Lists a store's webhook deliveries and replays them."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -8,54 +8,55 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from services.ingest.auth.authenticator import Callers
-from services.ingest.http.pagination import page_of
-from services.ingest.jobs.reader import reading
-from services.ingest.submit import rules
-from services.ingest.webhooks.repository import Row, WebhookStore
-from services.ingest.webhooks.rules import message_id
+from services.ingest.auth.authenticator import Authenticator
+from services.ingest.http.pagination import parse_page_request
+from services.ingest.http.rules import parse_job_id, select_store
+from services.ingest.jobs.reader import read_or_refuse
+from services.ingest.webhooks.repository import Row, WebhookRepository
+from services.ingest.webhooks.rules import webhook_id
 from shared.http.responses import JsonResponse, Problem
 from shared.observability.log import get_logger
 
 log = get_logger(__name__)
 
 
-class Deliveries:
-    def __init__(self, callers: Callers, store: WebhookStore) -> None:
-        self._callers = callers
-        self._store = store
+class DeliveryHandlers:
+    def __init__(self, authenticator: Authenticator, repository: WebhookRepository) -> None:
+        self._authenticator = authenticator
+        self._repository = repository
 
-    async def list(self, request: Request) -> Response:
-        """GET /api/webhook-deliveries: the newest first, each with its attempts."""
-        caller = await self._callers.anyone(request)
+    async def list_deliveries(self, request: Request) -> Response:
+        """Answer a page of deliveries, newest first, each with its attempts."""
+        caller = await self._authenticator.authenticate(request)
         query = request.query_params
-        page = page_of(query, {"job"})
-        store = rules.listed_store(caller.store, query.get("store"))
-        job = rules.read_job(query["job"]) if "job" in query else None
-        rows = await reading(self._store.list(store, job=job, after=page.after, limit=page.rows))
-        return page.answer("/api/webhook-deliveries", rows, _shown)
+        page = parse_page_request(query, {"job"})
+        store = select_store(caller.store, query.get("store"))
+        job = parse_job_id(query["job"]) if "job" in query else None
+        rows = await read_or_refuse(
+            self._repository.list_deliveries(store, job=job, after=page.after, limit=page.rows)
+        )
+        return page.answer("/api/webhook-deliveries", rows, _delivery_view)
 
-    async def replay(self, request: Request) -> Response:
-        """POST /api/webhook-deliveries/{id}/replay: the same message, under the same webhook-id, once more."""
-        caller = await self._callers.anyone(request)
+    async def replay_delivery(self, request: Request) -> Response:
+        """Send a delivery again, with the same content and `webhook-id`."""
+        caller = await self._authenticator.authenticate(request)
         delivery: UUID = request.path_params["delivery"]
-        if not await reading(self._store.replay(delivery, caller.store)):
+        if not await read_or_refuse(self._repository.replay_delivery(delivery, caller.store)):
             raise Problem(404, "Not Found", detail="no such delivery here")
-        log.info("a webhook is sent once more", delivery=str(delivery), by=caller.name)
+        log.info("webhook delivery replayed", delivery=str(delivery), by=caller.name)
         return JsonResponse({"id": delivery, "state": "WAITING", "nextAt": datetime.now(UTC)}, 202)
 
 
-def _shown(row: Row) -> dict[str, Any]:
-    waiting = row["state"] == "WAITING"
+def _delivery_view(row: Row) -> dict[str, Any]:
     return {
         "id": row["id"],
-        "webhookId": message_id(row["id"]),
+        "webhookId": webhook_id(row["id"]),
         "job": row["job_id"],
         "url": row["url"],
         "type": orjson.loads(row["payload"])["type"],
         "state": row["state"],
         "attempts": row["attempts"],
-        "nextAt": row["next_at"] if waiting else None,
+        "nextAt": row["next_at"] if row["state"] == "WAITING" else None,
         "createdAt": row["created_at"],
         "deliveredAt": row["delivered_at"],
         "log": row["log"],

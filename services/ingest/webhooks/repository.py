@@ -1,4 +1,4 @@
-"""webhooks' calls to PostgreSQL, one method a query of sql/webhooks.sql."""
+"""SQL calls about webhook deliveries and their secrets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ import asyncpg
 
 from services.ingest.jobs import view
 from services.ingest.webhooks import rules
-from services.ingest.webhooks.rules import Outcome, Verdict
-from shared.domain.api_keys import get_or_create_webhook_secret
+from services.ingest.webhooks.rules import AttemptOutcome, AttemptVerdict
+from shared.domain.api_keys import webhook_secret
 from shared.runtime.postgres import ALL_STORES, connection_for_store, load_queries
 
 _QUERIES = load_queries(Path(__file__).parent / "sql" / "webhooks.sql")
@@ -20,76 +20,88 @@ Row = asyncpg.Record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Delivery:
-    """One that is to be tried now, under a lease. It counts as tried once it is noted what came of it."""
+class LeasedDelivery:
+    """A due delivery that this process may send until its lease expires.
+
+    An attempt counts once its outcome is recorded.
+    """
 
     id: UUID
     store: str
     url: str
     payload: str
     attempt: int
-    """The number of this one."""
-    until: datetime
-    """The end of the lease; by it, who comes too late is known."""
+    """The number of the next attempt, from 1."""
+    lease_until: datetime
+    """Identifies the lease: an outcome recorded under an older lease changes nothing."""
 
 
-class WebhookStore:
+class WebhookRepository:
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
 
-    async def note(self, jobs: Sequence[UUID]) -> int:
-        """Note what is to be told of jobs that have ended; how many deliveries are new."""
-        async with connection_for_store(self._pool, ALL_STORES) as every:
-            ended = [dict(row) for row in await every.fetch(_QUERIES["to_tell"], jobs)]
-            if not ended:
+    async def add_deliveries(self, jobs: Sequence[UUID]) -> int:
+        """Add deliveries for the jobs that have ended; return the number of new ones."""
+        async with connection_for_store(self._pool, ALL_STORES) as connection:
+            rows = await connection.fetch(_QUERIES["list_ended_jobs"], jobs)
+            if not rows:
                 return 0
             now = datetime.now(UTC)
-            said = [
-                rules.payload(view.summary(job, now), job["finished_at"] or now).decode()
+            ended = [dict(row) for row in rows]
+            payloads = [
+                rules.payload(view.job_summary(job, now), job["finished_at"] or now).decode()
                 for job in ended
             ]
-            new = await every.fetch(
-                _QUERIES["add"],
+            new = await connection.fetch(
+                _QUERIES["add_deliveries"],
                 [rules.delivery_id(job["id"], job["attempt"]) for job in ended],
                 [job["id"] for job in ended],
-                [job["instance_id"] for job in ended],
+                [job["store"] for job in ended],
                 [job["url"] for job in ended],
-                said,
+                payloads,
             )
         return len(new)
 
-    async def cancelled_lately(self) -> list[UUID]:
-        async with connection_for_store(self._pool, ALL_STORES) as every:
-            return [row["id"] for row in await every.fetch(_QUERIES["cancelled_lately"])]
+    async def list_unannounced_cancellations(self) -> list[UUID]:
+        """Return jobs cancelled within the last hour that have no delivery yet."""
+        async with connection_for_store(self._pool, ALL_STORES) as connection:
+            rows = await connection.fetch(_QUERIES["list_unannounced_cancellations"])
+        return [row["id"] for row in rows]
 
-    async def take(
-        self, most: int, *, for_s: float, of_one_store: int, sending: Sequence[str]
-    ) -> list[Delivery]:
-        """`sending` has the store of each that is on its way: they count as of one store."""
-        async with connection_for_store(self._pool, ALL_STORES) as every:
-            taken = await every.fetch(_QUERIES["take"], most, for_s, of_one_store, sending)
-        return [Delivery(**dict(row)) for row in taken]
+    async def lease_due_deliveries(
+        self, limit: int, *, lease_s: float, per_store: int, sending: Sequence[str]
+    ) -> list[LeasedDelivery]:
+        """Lease up to `limit` due deliveries for `lease_s` seconds.
 
-    async def secrets(self, store: str) -> list[str]:
-        """The secrets to sign with; a store that has none gets one."""
-        async with connection_for_store(self._pool, store) as rows:
-            found = [row["secret"] for row in await rows.fetch(_QUERIES["secrets"], store)]
-            return found or [await get_or_create_webhook_secret(rows, store)]
+        `sending` holds the store of each delivery in progress; these count towards `per_store`.
+        """
+        async with connection_for_store(self._pool, ALL_STORES) as connection:
+            rows = await connection.fetch(
+                _QUERIES["lease_due_deliveries"], limit, lease_s, per_store, sending
+            )
+        return [LeasedDelivery(**dict(row)) for row in rows]
 
-    async def finish(
+    async def list_secrets(self, store: str) -> list[str]:
+        """Return the secrets that sign the store's webhooks; creates the first one."""
+        async with connection_for_store(self._pool, store) as connection:
+            rows = await connection.fetch(_QUERIES["list_secrets"], store)
+            secrets = [row["secret"] for row in rows]
+            return secrets or [await webhook_secret(connection, store)]
+
+    async def record_attempt(
         self,
-        delivery: Delivery,
-        outcome: Outcome,
-        verdict: Verdict,
+        delivery: LeasedDelivery,
+        outcome: AttemptOutcome,
+        verdict: AttemptVerdict,
         *,
         at: datetime,
         seconds: float,
     ) -> None:
-        async with connection_for_store(self._pool, delivery.store) as rows:
-            await rows.execute(
-                _QUERIES["finish"],
+        async with connection_for_store(self._pool, delivery.store) as connection:
+            await connection.execute(
+                _QUERIES["record_attempt"],
                 delivery.id,
-                delivery.until,
+                delivery.lease_until,
                 verdict.state,
                 verdict.pause_s,
                 at,
@@ -98,14 +110,18 @@ class WebhookStore:
                 seconds,
             )
 
-    async def list(
+    async def list_deliveries(
         self, store: str, *, job: UUID | None, after: tuple[datetime, UUID] | None, limit: int
     ) -> Sequence[Row]:
         created_at, delivery = after or (None, None)
-        async with connection_for_store(self._pool, store) as rows:
-            return await rows.fetch(_QUERIES["list"], store, job, created_at, delivery, limit)
+        async with connection_for_store(self._pool, store) as connection:
+            return await connection.fetch(
+                _QUERIES["list_deliveries"], store, job, created_at, delivery, limit
+            )
 
-    async def replay(self, delivery: UUID, store: str | None) -> bool:
-        """False when the store (None: any) has no such delivery."""
-        async with connection_for_store(self._pool, store or ALL_STORES) as rows:
-            return await rows.fetchval(_QUERIES["replay"], delivery, store) is not None
+    async def replay_delivery(self, delivery: UUID, store: str | None) -> bool:
+        """Queue a delivery again; false when the store (`None`: any store) has no such delivery."""
+        async with connection_for_store(self._pool, store or ALL_STORES) as connection:
+            return (
+                await connection.fetchval(_QUERIES["replay_delivery"], delivery, store) is not None
+            )

@@ -1,7 +1,8 @@
-"""Due deliveries → signed POSTs. A name is resolved once, and the connection goes to the address that was judged.
+"""Signs due deliveries and POSTs them.
 
-Nothing else is trusted: no redirect is followed, no proxy of the environment used, no more than a little of the answer
-read. Whoever dies while sending leaves the delivery to others, with the same `webhook-id`.
+A host is resolved once, and the connection goes to an address that has been checked. No redirect is
+followed, no proxy of the environment is used, and the body of the response is not read. If the
+process dies while sending, another one sends the delivery with the same `webhook-id`.
 """
 
 import asyncio
@@ -15,32 +16,32 @@ import asyncpg
 import httpx
 
 from services.ingest.webhooks import rules
-from services.ingest.webhooks.repository import Delivery, WebhookStore
-from services.ingest.webhooks.rules import ForbiddenTargetError, Outcome
+from services.ingest.webhooks.repository import LeasedDelivery, WebhookRepository
+from services.ingest.webhooks.rules import AttemptOutcome, ForbiddenTargetError, WebhookTarget
 from shared.observability.log import get_logger
 from shared.runtime.lifecycle import wait_for_event
 from shared.runtime.postgres import UNAVAILABLE_ERRORS
 
 log = get_logger(__name__)
 
-_AT_ONCE = 20
+_MAX_SENDS = 20
 _DEADLINE_S = 15.0
 _CONNECT_S = 4.0
-"""An address that says nothing leaves time for the next."""
+"""A silent address leaves time for the next one."""
 _SLOW_S = 5.0
-"""A store whose last attempt took longer is slow, until one is quicker."""
-_SLOW_KNOWN = 100
+"""A store is slow when its last attempt took longer."""
+_MAX_SLOW_STORES = 100
 _LEASE_S = 60.0
-_LOOK_EVERY_S = 1.0
-_AWAY_PAUSE_S = 2.0
-_LONGEST_REASON = 300
+_POLL_EVERY_S = 1.0
+_RETRY_PAUSE_S = 2.0
+_MAX_ERROR_LENGTH = 300
 
 Resolve = Callable[[str, str, int], Awaitable[Sequence[str]]]
-"""The addresses that a host and port have, looked up for a store."""
+"""Looks up the addresses of a host and port on behalf of a store."""
 
 
-class Sender:
-    """`noted` is set when there are new deliveries, or room for another.
+class DeliverySender:
+    """Polls for due deliveries, at once when `deliveries_due` is set.
 
     `loopback` allows http to this machine, for development.
     """
@@ -48,25 +49,26 @@ class Sender:
     def __init__(
         self,
         *,
-        store: WebhookStore,
+        repository: WebhookRepository,
         resolve: Resolve,
-        noted: asyncio.Event,
+        deliveries_due: asyncio.Event,
         loopback: bool,
         rng: random.Random,
     ) -> None:
-        self._store = store
+        self._repository = repository
         self._resolve = resolve
-        self._noted = noted
+        self._deliveries_due = deliveries_due
         self._loopback = loopback
         self._rng = rng
         self._sending: dict[asyncio.Task[None], str] = {}
-        self._slow: dict[str, None] = {}
-        """Stores, those found out last at the end."""
+        """The store of each send in progress."""
+        self._slow_stores: dict[str, None] = {}
+        """In the order of their last slow attempt, latest last."""
 
-    async def run(self) -> None:
-        """Until cancelled."""
-        # A connection a delivery: one that is kept would be found again by its address, under another host's name.
-        limits = httpx.Limits(max_connections=_AT_ONCE, max_keepalive_connections=0)
+    async def run_until_cancelled(self) -> None:
+        # One connection per delivery: a kept connection would be reused for another host name
+        # with the same address.
+        limits = httpx.Limits(max_connections=_MAX_SENDS, max_keepalive_connections=0)
         async with httpx.AsyncClient(
             trust_env=False,
             follow_redirects=False,
@@ -76,151 +78,177 @@ class Sender:
         ) as http:
             try:
                 while True:
-                    await self._turn(http)
+                    await self._start_due_sends(http)
             finally:
                 for task in self._sending:
                     task.cancel()
                 await asyncio.gather(*self._sending, return_exceptions=True)
 
-    async def _turn(self, http: httpx.AsyncClient) -> None:
-        self._noted.clear()
-        free = _AT_ONCE - len(self._sending)
+    async def _start_due_sends(self, http: httpx.AsyncClient) -> None:
+        self._deliveries_due.clear()
+        free = _MAX_SENDS - len(self._sending)
         try:
-            due = await self._due(free) if free else []
+            due = await self._lease_deliveries(free) if free else []
         except (*UNAVAILABLE_ERRORS, asyncpg.PostgresError) as error:
             log.warning(
-                "webhooks are not sent: PostgreSQL is away",
+                "dependency unavailable, retrying",
+                dependency="PostgreSQL",
+                task="send webhooks",
                 reason=f"{type(error).__name__}: {error}",
             )
-            await asyncio.sleep(_AWAY_PAUSE_S)
+            await asyncio.sleep(_RETRY_PAUSE_S)
             return
         for delivery in due:
             task = asyncio.create_task(self._deliver(http, delivery), name=f"webhook {delivery.id}")
             self._sending[task] = delivery.store
-            task.add_done_callback(self._sent)
-        await wait_for_event(self._noted, _LOOK_EVERY_S)
+            task.add_done_callback(self._finish_send)
+        await wait_for_event(self._deliveries_due, _POLL_EVERY_S)
 
-    async def _due(self, free: int) -> Sequence[Delivery]:
-        most, held_back = rules.share(free, self._slow)
-        sending = [*self._sending.values(), *held_back]
-        return await self._store.take(
-            most, for_s=_LEASE_S, of_one_store=rules.OF_ONE_STORE, sending=sending
+    async def _lease_deliveries(self, free: int) -> Sequence[LeasedDelivery]:
+        limit, blocked = rules.share_capacity(free, self._slow_stores)
+        return await self._repository.lease_due_deliveries(
+            limit,
+            lease_s=_LEASE_S,
+            per_store=rules.MAX_SENDS_PER_STORE,
+            sending=[*self._sending.values(), *blocked],
         )
 
-    def _sent(self, task: asyncio.Task[None]) -> None:
+    def _finish_send(self, task: asyncio.Task[None]) -> None:
         del self._sending[task]
-        self._noted.set()  # there is room again
-        if (
-            not task.cancelled() and task.exception() is not None
-        ):  # taken up again when its lease has ended
-            log.error("a delivery ended in a fault of ours", exc_info=task.exception())
+        self._deliveries_due.set()  # capacity is free again
+        if not task.cancelled() and task.exception() is not None:
+            # The delivery is sent again when its lease expires.
+            log.error("unhandled exception", task=task.get_name(), exc_info=task.exception())
 
-    async def _deliver(self, http: httpx.AsyncClient, delivery: Delivery) -> None:
-        at, began = datetime.now(UTC), time.monotonic()
+    async def _deliver(self, http: httpx.AsyncClient, delivery: LeasedDelivery) -> None:
+        at, started = datetime.now(UTC), time.monotonic()
         try:
-            secrets = await self._store.secrets(delivery.store)
-            outcome = await self._post(http, delivery, secrets, int(at.timestamp()))
-            verdict = rules.judge(outcome, attempts=delivery.attempt, chance=self._rng.random())
-            seconds = round(time.monotonic() - began, 3)
-            self._note_pace(delivery.store, seconds)
-            await self._store.finish(delivery, outcome, verdict, at=at, seconds=seconds)
+            secrets = await self._repository.list_secrets(delivery.store)
+            outcome = await self._attempt(http, delivery, secrets, int(at.timestamp()))
+            verdict = rules.judge_attempt(
+                outcome, attempts=delivery.attempt, chance=self._rng.random()
+            )
+            seconds = round(time.monotonic() - started, 3)
+            self._update_slow_stores(delivery.store, seconds)
+            await self._repository.record_attempt(
+                delivery, outcome, verdict, at=at, seconds=seconds
+            )
         except (*UNAVAILABLE_ERRORS, asyncpg.PostgresError) as error:
             log.warning(
-                "a delivery could not be noted: it comes again",
+                "dependency unavailable, retrying",
+                dependency="PostgreSQL",
+                task="record webhook attempt",
                 reason=f"{type(error).__name__}: {error}",
             )
             return
-        told = {"delivery": str(delivery.id), "store": delivery.store, "attempt": delivery.attempt}
+        fields = {
+            "delivery": str(delivery.id),
+            "store": delivery.store,
+            "attempt": delivery.attempt,
+        }
         if verdict.state == "DELIVERED":
-            log.info("webhook delivered", status=outcome.status, **told)
+            log.info("webhook delivered", status=outcome.status, **fields)
         else:
-            reason = outcome.error or f"answered {outcome.status}"
             log.warning(
                 "webhook not delivered",
                 state=verdict.state,
-                reason=reason,
-                known=outcome.known,
-                **told,
+                reason=outcome.error or f"answered {outcome.status}",
+                internal_detail=outcome.internal_detail,
+                **fields,
             )
 
-    def _note_pace(self, store: str, seconds: float) -> None:
-        self._slow.pop(store, None)
+    def _update_slow_stores(self, store: str, seconds: float) -> None:
+        self._slow_stores.pop(store, None)
         if seconds > _SLOW_S:
-            self._slow[store] = None
-            if len(self._slow) > _SLOW_KNOWN:
-                del self._slow[next(iter(self._slow))]
+            self._slow_stores[store] = None
+            if len(self._slow_stores) > _MAX_SLOW_STORES:
+                del self._slow_stores[next(iter(self._slow_stores))]
 
-    async def _post(
-        self, http: httpx.AsyncClient, delivery: Delivery, secrets: Sequence[str], at: int
-    ) -> Outcome:
+    async def _attempt(
+        self, http: httpx.AsyncClient, delivery: LeasedDelivery, secrets: Sequence[str], at: int
+    ) -> AttemptOutcome:
         try:
-            where = rules.target(delivery.url, loopback=self._loopback)
+            target = rules.parse_target(delivery.url, loopback=self._loopback)
         except ForbiddenTargetError as error:
-            return Outcome(status=None, error=f"the URL {error}", known=error.known, final=True)
+            return _forbidden(error, final=True)
         try:
             async with asyncio.timeout(_DEADLINE_S):
-                addresses = rules.pinned(
-                    where, await self._looked_up(delivery, where), loopback=self._loopback
-                )
+                found = await self._resolve_host(delivery, target)
+                addresses = rules.pinned_addresses(target, found, loopback=self._loopback)
                 requests = [
-                    _request(http, delivery, where, address, secrets, at) for address in addresses
+                    _signed_request(http, delivery, target, address, secrets, at)
+                    for address in addresses
                 ]
-                status = await _first_answer(http, requests)
+                status = await _send_to_first_reachable(http, requests)
         except ForbiddenTargetError as error:
-            return Outcome(status=None, error=f"the URL {error}", known=error.known)
+            return _forbidden(error, final=False)
         except httpx.InvalidURL as error:
-            return Outcome(
-                status=None, error=f"the URL is none: {error}"[:_LONGEST_REASON], final=True
-            )
+            text = f"the URL is none: {error}"[:_MAX_ERROR_LENGTH]
+            return AttemptOutcome(status=None, error=text, final=True)
         except (httpx.HTTPError, OSError) as error:  # TimeoutError is an OSError
-            return Outcome(status=None, error=f"{type(error).__name__}: {error}"[:_LONGEST_REASON])
-        return Outcome(status=status)
+            text = f"{type(error).__name__}: {error}"[:_MAX_ERROR_LENGTH]
+            return AttemptOutcome(status=None, error=text)
+        return AttemptOutcome(status=status)
 
-    async def _looked_up(self, delivery: Delivery, where: rules.Target) -> Sequence[str]:
-        """The host's addresses. What the resolver says is told to nobody outside: it knows our own network's names."""
+    async def _resolve_host(self, delivery: LeasedDelivery, target: WebhookTarget) -> Sequence[str]:
+        """Return the host's addresses.
+
+        Resolver errors go to the log only, because the resolver knows the internal network's names.
+        """
         try:
-            return await self._resolve(delivery.store, where.host, where.port)
+            return await self._resolve(delivery.store, target.host, target.port)
         except TimeoutError as error:
             raise ForbiddenTargetError(
-                "names a host that is not found in time", known=str(error)
+                "names a host that is not found in time", internal_detail=str(error)
             ) from None
         except (OSError, UnicodeError) as error:
             raise ForbiddenTargetError(
-                rules.NOT_PUBLIC, known=f"{type(error).__name__}: {error}"
+                rules.NOT_PUBLIC, internal_detail=f"{type(error).__name__}: {error}"
             ) from None
 
 
-async def _first_answer(http: httpx.AsyncClient, requests: Sequence[httpx.Request]) -> int:
-    """The status that the first server that can be connected to answers: the others have heard nothing."""
+def _forbidden(error: ForbiddenTargetError, *, final: bool) -> AttemptOutcome:
+    return AttemptOutcome(
+        status=None,
+        error=f"the URL {error}",
+        internal_detail=error.internal_detail,
+        final=final,
+    )
+
+
+async def _send_to_first_reachable(
+    http: httpx.AsyncClient, requests: Sequence[httpx.Request]
+) -> int:
+    """Return the status of the first address that accepts a connection; the others get nothing."""
     *others, last = requests
     for request in others:
         with suppress(httpx.ConnectError, httpx.ConnectTimeout):
-            return await _answer(http, request)
-    return await _answer(http, last)
+            return await _send(http, request)
+    return await _send(http, last)
 
 
-async def _answer(http: httpx.AsyncClient, request: httpx.Request) -> int:
-    answer = await http.send(request, stream=True)
-    await answer.aclose()
-    return answer.status_code
+async def _send(http: httpx.AsyncClient, request: httpx.Request) -> int:
+    response = await http.send(request, stream=True)
+    await response.aclose()
+    return response.status_code
 
 
-def _request(
+def _signed_request(
     http: httpx.AsyncClient,
-    delivery: Delivery,
-    where: rules.Target,
+    delivery: LeasedDelivery,
+    target: WebhookTarget,
     address: str,
     secrets: Sequence[str],
     at: int,
 ) -> httpx.Request:
-    """To the address that was judged, in the name of the host: for its certificate, and for its server."""
-    content, message = delivery.payload.encode(), rules.message_id(delivery.id)
+    """Build a request to a checked address that names the host in TLS and in `Host`."""
+    content, message = delivery.payload.encode(), rules.webhook_id(delivery.id)
     url = httpx.URL(delivery.url)
     return http.build_request(
         "POST",
         url.copy_with(host=address),
         content=content,
-        extensions={"sni_hostname": where.host},
+        extensions={"sni_hostname": target.host},
         headers={
             "Host": url.netloc.decode(),
             "Content-Type": "application/json",

@@ -18,7 +18,7 @@ from tests.support.fake_providers import StandIns
 from tests.support.metrics_service import metrics
 from tests.support.processes import environment, run
 from tests.support.servers import execute
-from tests.support.shop import Shop, start_shop
+from tests.support.shop import ShopClient, start_shop
 
 
 @asynccontextmanager
@@ -58,11 +58,11 @@ async def add_more_than_metrics_remembers(database: str) -> None:
     )
 
 
-async def door_is_closed(shop: Shop) -> bool:
+async def door_is_closed(shop: ShopClient) -> bool:
     return (await shop.post()).status_code == 429
 
 
-async def taken(shop: Shop) -> UUID | None:
+async def taken(shop: ShopClient) -> UUID | None:
     """A new job, if the door is open."""
     answer = await shop.post()
     return UUID(answer.json()["id"]) if answer.status_code == 201 else None
@@ -97,10 +97,10 @@ async def test_everything_goes_on_with_an_empty_broker(
         start_shop(bootstrap, "lost.", database, standins, tmp_path, **quick) as shop,
         metrics(shop.backend, tables) as counting,
     ):
-        ended = [await shop.ask(**{"Idempotency-Key": "tea"}), await shop.ask()]
-        async with shop.working():
+        ended = [await shop.submit(**{"Idempotency-Key": "tea"}), await shop.submit()]
+        async with shop.running_worker():
             await eventually(partial(counting.has_counted, {"DONE": 2}))
-        waiting = [await shop.ask() for _ in range(4)]
+        waiting = [await shop.submit() for _ in range(4)]
         await eventually(partial(door_is_closed, shop))
     await leave_some_under_way(database, *waiting[:2])
     shutil.rmtree(folder / "data")
@@ -113,14 +113,14 @@ async def test_everything_goes_on_with_an_empty_broker(
         metrics(shop.backend, tables) as counting,
     ):
         await eventually(partial(door_is_closed, shop), what="a door that is closed again")
-        async with shop.working():
-            await shop.are("DONE", *waiting)
+        async with shop.running_worker():
+            await shop.wait_for_status("DONE", *waiting)
             last = await eventually(partial(taken, shop), every=0.5)
-            assert await shop.ask(**{"Idempotency-Key": "tea"}) == ended[0], (
+            assert await shop.submit(**{"Idempotency-Key": "tea"}) == ended[0], (
                 "the key still names its job"
             )
             assert last is not None
-            await shop.are("DONE", last)  # it was asked for after all others
+            await shop.wait_for_status("DONE", last)  # it was asked for after all others
             jobs = await eventually(partial(all_done, database))
         for job in (*ended, *waiting):
             assert standins.openai.bill(job)["steps"] == {"outline": 1, "article": 1}, (

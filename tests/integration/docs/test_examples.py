@@ -32,7 +32,8 @@ from tests.support.documented_examples import (
     run_curl,
 )
 from tests.support.eventually import eventually
-from tests.support.ingest import Ingest, insert, start_ingest
+from tests.support.ingest import Ingest, insert, publish_job_event, set_status, start_ingest
+from tests.support.webhook_receiver import complete_job, find_delivery, start_webhook_receiver
 
 API_PAGE = ROOT / "docs" / "api.md"
 EXPORT = "Handle,Title,Body (HTML),Vendor,Type,Tags,Variant Price\ncup,Cup,,Acme,Kitchen,,4.00\n"

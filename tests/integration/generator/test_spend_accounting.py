@@ -10,7 +10,7 @@ import pytest
 
 from services.generator.jobs.repository import Claim, GeneratorStore, Post
 from services.ingest.auth.key_ring import Caller
-from services.ingest.jobs.repository import IngestStore
+from services.ingest.jobs.repository import JobRepository
 from shared.domain.job import Step
 from shared.domain.messages import Usage
 from shared.runtime.postgres import load_queries, open_pool
@@ -98,7 +98,7 @@ async def test_the_ledger_is_the_sum_of_the_bills_whatever_happens(
     cancelled = await claimed(backend, store, "b")
     await store.begin_step(cancelled, Step.OUTLINE, a_grant())
     shop = Caller(store="b", name="b", key=b"hash")
-    assert await IngestStore(pool).cancel(cancelled.job, shop) is not None
+    assert await JobRepository(pool).cancel_job(cancelled.job, shop) is not None
     await store.finish_step(
         cancelled, Step.OUTLINE, state="DONE", usage=Usage(cost_nanousd=8), result={}
     )
@@ -111,15 +111,15 @@ async def test_a_call_under_way_is_waited_for_and_billed_however_often_its_job_i
     backend: Backend, pool: asyncpg.Pool, store: GeneratorStore
 ) -> None:
     """Else the second retry begins beside a call that is paid for, and pays for it again."""
-    ingest, shop = IngestStore(pool), Caller(store="a", name="a", key=b"hash")
+    ingest, shop = JobRepository(pool), Caller(store="a", name="a", key=b"hash")
     claim = await claimed(backend, store, "a")
     await store.begin_step(claim, Step.OUTLINE, a_grant())
     until = (await backend.row(claim.job))["lease_until"]
     for _ in range(2):
-        assert await ingest.cancel(claim.job, shop) is not None
-        assert await ingest.retry(claim.job, shop) is not None
+        assert await ingest.cancel_job(claim.job, shop) is not None
+        assert await ingest.retry_job(claim.job, shop) is not None
         assert (await backend.row(claim.job))["not_before"] == until
-    assert await ingest.cancel(claim.job, shop) is not None
+    assert await ingest.cancel_job(claim.job, shop) is not None
     await store.finish_step(
         claim, Step.OUTLINE, state="DONE", usage=Usage(cost_nanousd=8), result={}
     )

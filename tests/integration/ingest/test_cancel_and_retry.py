@@ -1,4 +1,4 @@
-"""Cancel and retry over HTTP, on the real broker and database, with a real scheduler and a worker paid by stand-ins."""
+"""Cancel and retry, with a real scheduler, and a worker that calls stand-ins."""
 
 import asyncio
 from collections import Counter
@@ -14,19 +14,25 @@ import pytest
 
 from services.generator import service
 from services.ingest.auth.key_ring import Caller
-from services.ingest.jobs.repository import IngestStore
+from services.ingest.jobs.repository import JobRepository
 from shared.domain.api_keys import create_key, create_operator_key
 from shared.domain.job import Status
 from shared.domain.messages import BlogRequested, EventKind, JobEvent, PreviousOutcome
-from shared.kafka.topics import RESULTS
 from shared.runtime.postgres import open_pool
 from shared.runtime.settings import PostgresSettings
-from tests.support.backend import Backend, make_request
-from tests.support.backend import running_service as running_service
+from tests.support.backend import Backend, make_request, running_service
 from tests.support.eventually import eventually
 from tests.support.fake_providers import StandIns
 from tests.support.generator import worker_settings
-from tests.support.ingest import PATH, PROBLEM, Ingest, insert, start_ingest
+from tests.support.ingest import (
+    PATH,
+    PROBLEM,
+    Ingest,
+    bearer,
+    insert,
+    read_job_events,
+    start_ingest,
+)
 from tests.support.processes import start_workers
 from tests.support.scheduler import admitted, at_least, offer, settled, start_scheduler
 
@@ -39,35 +45,29 @@ async def ingest(backend: Backend, database: str, tmp_path: Path) -> AsyncIterat
         yield running
 
 
-async def change(ingest: Ingest, what: str, job: UUID, key: str | None = None) -> httpx.Response:
-    headers = {"Authorization": f"Bearer {key or ingest.key}"}
-    return await ingest.http.post(f"{PATH}/{job}/{what}", headers=headers)
+async def apply_action(
+    ingest: Ingest, action: str, job: UUID, key: str | None = None
+) -> httpx.Response:
+    return await ingest.http.post(f"{PATH}/{job}/{action}", headers=bearer(key or ingest.key))
 
 
-async def told(backend: Backend, job: UUID) -> list[tuple[EventKind, str, int]]:
-    events = [
-        event
-        for _, event in await backend.read_records(RESULTS)
-        if isinstance(event, JobEvent) and event.job == job
-    ]
+async def events_after_admission(backend: Backend, job: UUID) -> list[tuple[EventKind, str, int]]:
     return [
         (event.kind, event.status, event.attempt)
-        for event in events
+        for event in await read_job_events(backend, job)
         if event.kind is not EventKind.ADMITTED
     ]
 
 
-async def endings(backend: Backend, job: UUID) -> list[JobEvent]:
-    events = [
-        event
-        for _, event in await backend.read_records(RESULTS)
-        if isinstance(event, JobEvent) and event.job == job
-    ]
+async def end_events(backend: Backend, job: UUID) -> list[JobEvent]:
+    events = await read_job_events(backend, job)
     return [event for event in events if event.kind is EventKind.ENDED]
 
 
-async def test_who_may_change_what(ingest: Ingest, database: str, tmp_path: Path) -> None:
-    """Through two ingest processes: one of two cancels at once wins, and so it is with two retries."""
+async def test_store_and_operators_may_cancel_and_retry(
+    ingest: Ingest, database: str, tmp_path: Path
+) -> None:
+    """Two processes take part: one of six concurrent cancels wins, and one of six retries."""
     backend = ingest.backend
     waiting, done = make_request(store="shop"), make_request(store="shop")
     await insert(backend, waiting)
@@ -75,25 +75,27 @@ async def test_who_may_change_what(ingest: Ingest, database: str, tmp_path: Path
     stranger = await create_key(backend.database, "stranger")
     operator = await create_operator_key(backend.database, "ada")
     async with start_ingest(backend, database, tmp_path) as second:
-        for what in ("cancel", "retry"):
+        for action in ("cancel", "retry"):
             for answer in (
-                await change(ingest, what, waiting.id, stranger),
-                await change(ingest, what, uuid4()),
+                await apply_action(ingest, action, waiting.id, stranger),
+                await apply_action(ingest, action, uuid4()),
             ):
                 assert (answer.status_code, answer.headers["content-type"]) == (404, PROBLEM)
-            refused = await change(ingest, what, done.id)
+            refused = await apply_action(ingest, action, done.id)
             assert (refused.status_code, refused.headers["content-type"]) == (409, PROBLEM)
             assert "DONE" in refused.json()["detail"]
-            assert (await change(ingest, what, waiting.id, "sk_live_wrong")).status_code == 401
-        assert (await change(ingest, "retry", waiting.id)).status_code == 409
-        for what, status in (("cancel", "CANCELLED"), ("retry", "PENDING")):
+            assert (
+                await apply_action(ingest, action, waiting.id, "sk_live_wrong")
+            ).status_code == 401
+        assert (await apply_action(ingest, "retry", waiting.id)).status_code == 409
+        for action, status in (("cancel", "CANCELLED"), ("retry", "PENDING")):
             answers = await asyncio.gather(
-                *(change(one, what, waiting.id) for one in (ingest, second) for _ in "123")
+                *(apply_action(one, action, waiting.id) for one in (ingest, second) for _ in "123")
             )
             assert Counter(answer.status_code for answer in answers) == {200: 1, 409: 5}
             (taken,) = [answer.json() for answer in answers if answer.status_code == 200]
             assert (taken["id"], taken["status"], taken["attempts"]) == (str(waiting.id), status, 0)
-        assert (await change(second, "cancel", waiting.id, operator)).json()["error"] == {
+        assert (await apply_action(second, "cancel", waiting.id, operator)).json()["error"] == {
             "code": "cancelled",
             "message": "cancelled by operator ada",
         }
@@ -110,30 +112,32 @@ async def test_who_may_change_what(ingest: Ingest, database: str, tmp_path: Path
             headers={"Authorization": f"Bearer {operator}"},
         )
         assert (asked.status_code, asked.headers["content-type"]) == (403, PROBLEM)
-    assert await told(backend, waiting.id) == [
+    assert await events_after_admission(backend, waiting.id) == [
         (EventKind.ENDED, "CANCELLED", 0),
         (EventKind.RETRY, "PENDING", 1),
         (EventKind.ENDED, "CANCELLED", 1),
     ]
 
 
-async def test_a_job_accepted_a_moment_ago_can_be_cancelled(
+async def test_job_without_a_row_yet_can_be_cancelled(
     backend: Backend, database: str, tmp_path: Path
 ) -> None:
     async with start_ingest(backend, database, tmp_path, fresh_wait_s=30) as ingest:
         request = make_request(store="shop")
-        cancelling = asyncio.create_task(change(ingest, "cancel", request.id))
-        assert (await change(ingest, "cancel", uuid4())).status_code == 404
+        cancelling = asyncio.create_task(apply_action(ingest, "cancel", request.id))
+        assert (await apply_action(ingest, "cancel", uuid4())).status_code == 404
         await insert(backend, request)
         assert (await cancelling).json()["status"] == "CANCELLED"
 
 
-async def test_the_order_hears_of_it(backend: Backend, database: str, ingest: Ingest) -> None:
-    """A waiting job, a forwarded one, and one whose event got lost; a retry begins again, and takes its turn."""
+async def test_scheduler_applies_user_actions(
+    backend: Backend, database: str, ingest: Ingest
+) -> None:
+    """Cancels a waiting job, a dispatched one, and one without an event; a retry queues again."""
     waiting, forwarded, follower = (make_request(store="shop") for _ in range(3))
     pool = await open_pool(PostgresSettings.model_validate({"database_url": database}), name="test")
     async with pool, start_scheduler(backend, database):
-        store = IngestStore(pool)
+        jobs = JobRepository(pool)
         await backend.submit(forwarded)
         await eventually(partial(admitted, backend, 1))
         await offer(backend, slots=1)
@@ -141,24 +145,24 @@ async def test_the_order_hears_of_it(backend: Backend, database: str, ingest: In
         for request in (waiting, follower):
             await backend.submit(request)
         await eventually(partial(admitted, backend, 3))
-        assert (await change(ingest, "cancel", waiting.id)).status_code == 200
-        assert (await change(ingest, "cancel", forwarded.id)).status_code == 200
+        assert (await apply_action(ingest, "cancel", waiting.id)).status_code == 200
+        assert (await apply_action(ingest, "cancel", forwarded.id)).status_code == 200
         sent = await eventually(partial(at_least, backend, 2), every=0.2)
         assert sent[1].job == follower.id, (
-            "the cancelled job's slot is free, and the other does not begin"
+            "the slot is free again, and the cancelled waiting job does not start"
         )
-        assert (await change(ingest, "retry", forwarded.id)).status_code == 200
-        assert await store.cancel(follower.id, SHOP), "and nobody says so"
+        assert (await apply_action(ingest, "retry", forwarded.id)).status_code == 200
+        assert await jobs.cancel_job(follower.id, SHOP), "without an event"
         sent = await eventually(partial(at_least, backend, 3), every=0.2)
         assert (sent[2].job, sent[2].forward) == (forwarded.id, 2)
-        assert await store.cancel(forwarded.id, SHOP)
-        assert await store.retry(waiting.id, SHOP)
+        assert await jobs.cancel_job(forwarded.id, SHOP)
+        assert await jobs.retry_job(waiting.id, SHOP)
         sent = await eventually(partial(at_least, backend, 4), every=0.2)
         assert (sent[3].job, sent[3].forward) == (waiting.id, 1)
 
 
 @asynccontextmanager
-async def working(
+async def running_worker(
     backend: Backend, database: str, standins: StandIns, folder: Path, **changes: Any
 ) -> AsyncIterator[None]:
     settings = worker_settings(
@@ -177,7 +181,7 @@ async def working(
         yield
 
 
-async def in_call(backend: Backend, job: UUID, step: str) -> bool:
+async def is_calling(backend: Backend, job: UUID, step: str) -> bool:
     return bool(
         await backend.database.fetchval(
             "SELECT 1 FROM blog_steps WHERE (job_id, step, state) = ($1, $2, 'STARTED')", job, step
@@ -185,17 +189,17 @@ async def in_call(backend: Backend, job: UUID, step: str) -> bool:
     )
 
 
-async def test_a_running_job_stops_after_the_call_it_pays_for_and_goes_on_from_there(
+async def test_cancelled_job_stops_after_its_call_and_resumes_there(
     backend: Backend, database: str, ingest: Ingest, standins: StandIns, tmp_path: Path
 ) -> None:
     request = make_request(store="shop", images=0)
-    async with working(backend, database, standins, tmp_path):
-        with standins.openai.latency(2_500):  # longer than a heartbeat's pause
+    async with running_worker(backend, database, standins, tmp_path):
+        with standins.openai.latency(2_500):  # longer than the heartbeat interval
             await backend.submit(request)
-            await eventually(partial(in_call, backend, request.id, "outline"))
-            shown = (await change(ingest, "cancel", request.id)).json()
+            await eventually(partial(is_calling, backend, request.id, "outline"))
+            shown = (await apply_action(ingest, "cancel", request.id)).json()
             assert (shown["status"], shown["attempts"], shown["post"]) == ("CANCELLED", 1, None)
-            await eventually(partial(_let_go, backend, request.id))
+            await eventually(partial(_has_no_lease, backend, request.id))
         await eventually(partial(settled, backend, request.id))
         row = await backend.row(request.id)
         assert row["status"] == "CANCELLED"
@@ -205,7 +209,7 @@ async def test_a_running_job_stops_after_the_call_it_pays_for_and_goes_on_from_t
             > 0
         )
         assert standins.openai.bill(request.id)["steps"] == {"outline": 1}
-        assert (await change(ingest, "retry", request.id)).status_code == 200
+        assert (await apply_action(ingest, "retry", request.id)).status_code == 200
         await eventually(lambda: backend.has_status(request.id, "DONE"))
         await eventually(partial(settled, backend, request.id))
     assert standins.openai.bill(request.id)["steps"] == {"outline": 1, "article": 1}
@@ -214,84 +218,84 @@ async def test_a_running_job_stops_after_the_call_it_pays_for_and_goes_on_from_t
     assert row["input_tokens"] + row["output_tokens"] == standins.openai.bill(request.id)["tokens"]
     ends = [
         (end.status, end.attempt, end.usage.input_tokens > 0)
-        for end in await endings(backend, request.id)
+        for end in await end_events(backend, request.id)
     ]
     late = [("CANCELLED", 1, False), ("CANCELLED", 1, True)]
     assert list(dict.fromkeys(ends)) == [*late, ("DONE", 3, True)]
 
 
-async def test_a_job_that_waits_for_its_turn_at_the_provider_stops_at_once(
+async def test_job_waiting_for_a_permit_stops_at_once(
     backend: Backend, database: str, ingest: Ingest, standins: StandIns, tmp_path: Path
 ) -> None:
-    """One call a minute for all partitions, and the first not for a while."""
+    """All partitions share one call a minute, and the first is not due for a while."""
     request = make_request(store="shop")
-    async with working(backend, database, standins, tmp_path, openai_rpm=1):
+    async with running_worker(backend, database, standins, tmp_path, openai_rpm=1):
         await backend.submit(request)
         await eventually(lambda: backend.has_status(request.id, "PROCESSING"))
-        assert (await change(ingest, "cancel", request.id)).status_code == 200
-        await eventually(partial(_let_go, backend, request.id))
+        assert (await apply_action(ingest, "cancel", request.id)).status_code == 200
+        await eventually(partial(_has_no_lease, backend, request.id))
     assert standins.openai.bill(request.id)["calls"] == 0
     assert await backend.database.fetchval("SELECT count(*) FROM provider_calls") == 0
 
 
-async def test_a_call_that_was_in_flight_when_a_cancelled_jobs_worker_died_is_in_doubt(
+async def test_call_of_a_killed_worker_is_in_doubt_after_cancel(
     backend: Backend, database: str, ingest: Ingest, standins: StandIns, tmp_path: Path
 ) -> None:
-    """kill -9 after the cancellation, in the middle of a call: it may have been billed, and nobody makes it again."""
+    """The call may have been billed when kill -9 hit the worker; it is not repeated."""
     request = make_request(store="shop", images=0)
     async with (
         start_scheduler(backend, database, lease_s=3),
-        start_workers(backend, database, standins, tmp_path) as hire,
+        start_workers(backend, database, standins, tmp_path) as start_worker,
     ):
-        worker = await hire(LEASE_S="3")
+        worker = await start_worker(LEASE_S="3")
         with standins.openai.latency(60_000):
             await backend.submit(request)
-            await eventually(partial(in_call, backend, request.id, "outline"), timeout=30)
-            assert (await change(ingest, "cancel", request.id)).status_code == 200
+            await eventually(partial(is_calling, backend, request.id, "outline"), timeout=30)
+            assert (await apply_action(ingest, "cancel", request.id)).status_code == 200
             await worker.kill()
-        await eventually(partial(_let_go, backend, request.id), timeout=30)
+        await eventually(partial(_has_no_lease, backend, request.id), timeout=30)
         shown = (await ingest.get(f"{PATH}/{request.id}")).json()
         assert (shown["status"], shown["attempts"]) == ("CANCELLED", 1)
         assert [(step["name"], step["state"], step["inDoubt"]) for step in shown["steps"]] == [
             ("outline", "FAILED", 1)
         ]
-        await eventually(partial(_was_told, backend, request.id, [0, 1]))
+        await eventually(partial(_ends_with_doubts, backend, request.id, [0, 1]))
 
 
-async def _was_told(backend: Backend, job: UUID, doubts: list[int]) -> bool:
-    """Whether the job's end was told with so many calls in doubt, one after the other."""
-    return list(dict.fromkeys(end.usage.in_doubt for end in await endings(backend, job))) == doubts
+async def _ends_with_doubts(backend: Backend, job: UUID, doubts: list[int]) -> bool:
+    """Return whether the distinct end events report these numbers of in-doubt calls, in order."""
+    return (
+        list(dict.fromkeys(end.usage.in_doubt for end in await end_events(backend, job))) == doubts
+    )
 
 
-async def _let_go(backend: Backend, job: UUID) -> bool:
+async def _has_no_lease(backend: Backend, job: UUID) -> bool:
     return (await backend.row(job))["lease_until"] is None
 
 
-async def test_a_failed_job_goes_on_after_its_last_paid_step_with_all_its_tries(
+async def test_retry_resumes_after_last_paid_step_with_all_attempts(
     backend: Backend, database: str, ingest: Ingest, standins: StandIns, tmp_path: Path
 ) -> None:
     request: BlogRequested = make_request(store="shop", images=0)
     standins.openai.script(
         {"kind": "refusal", "count": 2, "job": str(request.id), "step": "article"}
     )
-    async with working(backend, database, standins, tmp_path):
+    async with running_worker(backend, database, standins, tmp_path):
         await backend.submit(request)
         await eventually(lambda: backend.has_status(request.id, "FAILED"))
         await backend.database.execute(
             "UPDATE blog_generations SET attempt = 8 WHERE id = $1", request.id
         )
         standins.openai.script({"kind": "500", "job": str(request.id), "step": "article"})
-        assert (await change(ingest, "retry", request.id)).json()["error"] is None
+        assert (await apply_action(ingest, "retry", request.id)).json()["error"] is None
         await eventually(lambda: backend.has_status(request.id, "DONE"))
     assert standins.openai.bill(request.id)["steps"] == {"outline": 1, "article": 3}, (
-        "refusals are billed, too"
+        "refusals are billed too"
     )
-    events = [
-        event for _, event in await backend.read_records(RESULTS) if isinstance(event, JobEvent)
-    ]
+    events = await read_job_events(backend)
     (failed,) = (event for event in events if event.status is Status.FAILED)
     (again,) = (event for event in events if event.former is not None)
     assert again.former == PreviousOutcome(status=Status.FAILED, at=failed.at, begun=True)
     assert (again.kind, again.usage) == (EventKind.RETRY, failed.usage), (
-        "what has forgotten the job knows it again"
+        "a reader without the job can restore it"
     )

@@ -1,4 +1,4 @@
-"""What ingest does while something it needs is away: PostgreSQL, Kafka, the metrics service."""
+"""ingest while PostgreSQL, Kafka or the metrics service is unavailable."""
 
 import asyncio
 import signal
@@ -37,11 +37,11 @@ async def ingest(backend: Backend, database: str, tmp_path: Path) -> AsyncIterat
         yield running
 
 
-async def test_it_accepts_while_postgresql_is_away(ingest: Ingest, postgres: str) -> None:
+async def test_requests_are_accepted_without_postgresql(ingest: Ingest, postgres: str) -> None:
     """The server refuses every connection to this database."""
     assert (await ingest.post(GOOD)).status_code == 201
     name = await ingest.backend.database.fetchval("SELECT current_database()")
-    async with _without(postgres, str(name)):
+    async with _refusing_connections(postgres, str(name)):
         answer = await ingest.post(GOOD)
         assert answer.status_code == 201
         read = await ingest.get(f"{PATH}/{answer.json()['id']}")
@@ -58,7 +58,7 @@ async def test_it_accepts_while_postgresql_is_away(ingest: Ingest, postgres: str
 
 
 async def test_deadlines_hold_while_postgresql_is_silent(ingest: Ingest, postgres: str) -> None:
-    """Its processes are stopped in the midst of what they were asked: nobody waits for their word on it."""
+    """The server's processes are stopped in the middle of queries."""
     known, unknown = ({"Authorization": f"Bearer {key}"} for key in (ingest.key, "sk_live_unknown"))
     async with database_frozen(postgres), asyncio.timeout(15):
         ready, bulk, stranger, read = await asyncio.gather(
@@ -77,10 +77,10 @@ async def test_deadlines_hold_while_postgresql_is_silent(ingest: Ingest, postgre
     await eventually(ingest.ready)
 
 
-async def test_who_is_cancelled_while_postgresql_is_silent_ends(
+async def test_cancelled_write_ends_while_postgresql_is_silent(
     database: str, postgres: str
 ) -> None:
-    """What `retry_while_unavailable` goes on with must stop when the process does."""
+    """`retry_while_unavailable` must stop with the process."""
     pool = await open_pool(PostgresSettings(database_url=SecretStr(database)), name="given-up")
     try:
         await pool.fetchval("SELECT 1")
@@ -96,12 +96,13 @@ async def test_who_is_cancelled_while_postgresql_is_silent_ends(
 
 
 @asynccontextmanager
-async def _without(postgres: str, name: str) -> AsyncIterator[None]:
+async def _refusing_connections(postgres: str, name: str) -> AsyncIterator[None]:
     server = await asyncpg.connect(postgres)
     try:
         await server.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
         await server.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND application_name <> ''",
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = $1 AND application_name <> ''",
             name,
         )
         yield
@@ -110,8 +111,8 @@ async def _without(postgres: str, name: str) -> AsyncIterator[None]:
         await server.close()
 
 
-class Broker:
-    """A broker of one test's own, that it may take away."""
+class OwnBroker:
+    """A broker for one test, which may stop it."""
 
     def __init__(self, folder: Path) -> None:
         self._spec, self.bootstrap = kafka_server.prepare(folder, print)
@@ -139,21 +140,21 @@ class Broker:
 
 
 @pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Broker]:
-    broker = Broker(tmp_path / "kafka")
+def broker(tmp_path: Path) -> Iterator[OwnBroker]:
+    broker = OwnBroker(tmp_path / "kafka")
     broker.start()
     yield broker
     broker.kill()
 
 
-async def test_without_kafka_there_is_a_503_and_never_a_201(
-    broker: Broker, topic_prefix: str, database: str, tmp_path: Path
+async def test_without_kafka_requests_return_503(
+    broker: OwnBroker, topic_prefix: str, database: str, tmp_path: Path
 ) -> None:
-    """First a broker that takes bytes and says nothing, then one that is gone; what got a 201 is there at the end."""
+    """The broker is silent, then down; every request with a 201 is on the topic at the end."""
     await broker.ready()
     async with open_backend(broker.bootstrap, topic_prefix, database) as backend:
         async with start_ingest(backend, database, tmp_path, publish_timeout_s=0.5) as ingest:
-            accepted = [await _accepted(ingest)]
+            accepted = [await _submit(ingest)]
             broker.signal(signal.SIGSTOP)
             refusals = await asyncio.gather(*(ingest.post(GOOD) for _ in range(20)))
             assert {(answer.status_code, answer.headers["retry-after"]) for answer in refusals} == {
@@ -163,13 +164,15 @@ async def test_without_kafka_there_is_a_503_and_never_a_201(
             bulk = await ingest.http.post(
                 f"{PATH}/bulk", json=[GOOD] * 201, headers={"Authorization": f"Bearer {ingest.key}"}
             )
-            unsure = {answer.json()["id"] for answer in refusals} | set(bulk.json()["unknown"])
-            assert (bulk.status_code, bulk.json()["taken"], len(unsure)) == (503, 0, 220), (
+            unknown = {answer.json()["id"] for answer in refusals} | set(bulk.json()["unknown"])
+            assert (bulk.status_code, bulk.json()["taken"], len(unknown)) == (503, 0, 220), (
                 "the 201st was not sent"
             )
-            assert all("nobody knows" in answer.json()["detail"] for answer in (*refusals, bulk))
+            assert all(
+                "may have been accepted" in answer.json()["detail"] for answer in (*refusals, bulk)
+            )
             broker.signal(signal.SIGCONT)
-            accepted.append(await eventually(partial(_accepted, ingest)))
+            accepted.append(await eventually(partial(_submit, ingest)))
             broker.kill()
             assert (await ingest.post(GOOD)).status_code == 503
             ready = await ingest.http.get("/readyz")
@@ -177,30 +180,28 @@ async def test_without_kafka_there_is_a_503_and_never_a_201(
             assert (await ingest.http.get("/livez")).status_code == 200
             broker.start()
             await broker.ready()
-            accepted.append(await eventually(partial(_accepted, ingest)))
+            accepted.append(await eventually(partial(_submit, ingest)))
             await eventually(ingest.ready)
         on_topic = {
             str(getattr(message, "id", "")) for _, message in await backend.read_records(REQUESTS)
         }
         assert set(accepted) <= on_topic
-        assert unsure & on_topic, (
-            "the broker had taken what it did not acknowledge: a 503 is no word on that"
-        )
+        assert unknown & on_topic, "the broker had taken requests without acknowledging them"
 
 
-async def _accepted(ingest: Ingest) -> str:
-    """The id behind a 201, or nothing."""
+async def _submit(ingest: Ingest) -> str:
+    """POST a request; return its id, or an empty text unless it was accepted."""
     answer = await ingest.post(GOOD)
     return str(answer.json()["id"]) if answer.status_code == 201 else ""
 
 
-async def test_it_stops_when_told_to_although_kafka_is_gone(
-    broker: Broker, topic_prefix: str, database: str, tmp_path: Path
+async def test_service_stops_while_kafka_is_silent(
+    broker: OwnBroker, topic_prefix: str, database: str, tmp_path: Path
 ) -> None:
     await broker.ready()
     async with open_backend(broker.bootstrap, topic_prefix, database) as backend:
         async with start_ingest(backend, database, tmp_path, publish_timeout_s=0.2) as ingest:
-            await _accepted(ingest)
+            await _submit(ingest)
             broker.signal(signal.SIGSTOP)
             assert (await ingest.post(GOOD)).status_code == 503
         broker.signal(signal.SIGCONT)
@@ -219,7 +220,7 @@ async def test_it_stops_when_told_to_although_kafka_is_gone(
         ),
     ],
 )
-async def test_a_start_without_what_it_needs_ends_with_one_clear_line(
+async def test_start_without_dependency_fails_in_one_line(
     kafka: str, database: str, topic_prefix: str, missing: dict[str, Any], line: str
 ) -> None:
     chosen: dict[str, Any] = {
@@ -236,13 +237,13 @@ async def test_a_start_without_what_it_needs_ends_with_one_clear_line(
 
 
 async def _metrics(request: Request) -> Response:
-    heard = f"{request.url.path}?{request.url.query} for {request.headers['accept']}"
+    text = f"{request.url.path}?{request.url.query} for {request.headers['accept']}"
     return PlainTextResponse(
-        heard, headers={"Content-Type": "text/plain; version=0.0.4"}, status_code=203
+        text, headers={"Content-Type": "text/plain; version=0.0.4"}, status_code=203
     )
 
 
-async def test_metrics_are_relayed_as_they_are_and_502_when_away(
+async def test_metrics_are_relayed_unchanged_or_502(
     backend: Backend, database: str, tmp_path: Path
 ) -> None:
     port = free_port()

@@ -1,4 +1,4 @@
-"""ingest over HTTP on the real broker and database: what is accepted, refused and by whom."""
+"""POST of one request: accepted fields, refusals, API keys, and errors of the HTTP layer."""
 
 import asyncio
 import gzip
@@ -22,7 +22,7 @@ from shared.kafka import clients
 from shared.kafka.topics import REQUESTS
 from tests.support.backend import Backend
 from tests.support.eventually import eventually
-from tests.support.ingest import GOOD, PATH, PROBLEM, Ingest, start_ingest
+from tests.support.ingest import GOOD, PATH, PROBLEM, Ingest, bearer, start_ingest
 
 JSON = {"Content-Type": "application/json"}
 
@@ -33,9 +33,9 @@ async def ingest(backend: Backend, database: str, tmp_path: Path) -> AsyncIterat
         yield running
 
 
-async def test_a_201_is_on_the_topic_with_all_that_was_asked(ingest: Ingest) -> None:
+async def test_accepted_request_is_on_the_topic_with_all_fields(ingest: Ingest) -> None:
     run_at = (datetime.now(UTC) + timedelta(days=7)).replace(microsecond=0)
-    asked = GOOD | {
+    request = GOOD | {
         "title": "Tee\u00a0茶",
         "keywords": ["green", "tea"],
         "language": "de-AT",
@@ -46,7 +46,7 @@ async def test_a_201_is_on_the_topic_with_all_that_was_asked(ingest: Ingest) -> 
         "webhookUrl": "https://shop.example/hook",
         "runAt": run_at.isoformat(),
     }
-    answer = await ingest.post(asked)
+    answer = await ingest.post(request)
     assert answer.status_code == 201
     body = answer.json()
     assert sorted(body) == ["createdAt", "id", "sourceId", "sourceType", "status", "store"]
@@ -74,8 +74,10 @@ async def test_a_201_is_on_the_topic_with_all_that_was_asked(ingest: Ingest) -> 
 @pytest.mark.parametrize(
     ("path", "body"), [(PATH, GOOD), (f"{PATH}/bulk", [GOOD])], ids=["one", "many"]
 )
-async def test_two_idempotency_keys_are_none(ingest: Ingest, path: str, body: Any) -> None:
-    """Whoever sent both, a client and a proxy, say: one would not be kept."""
+async def test_two_different_idempotency_keys_are_refused(
+    ingest: Ingest, path: str, body: Any
+) -> None:
+    """A client and a proxy may each send one; only one could be used."""
 
     async def post(*keys: str) -> httpx.Response:
         headers = [
@@ -91,7 +93,7 @@ async def test_two_idempotency_keys_are_none(ingest: Ingest, path: str, body: An
     assert (await post("order-1", "order-1")).status_code == 201
 
 
-async def test_the_record_wears_cloudevents_headers(ingest: Ingest) -> None:
+async def test_record_has_cloudevents_headers(ingest: Ingest) -> None:
     job = (await ingest.post(GOOD)).json()["id"]
     consumer = clients.create_consumer(ingest.backend.settings)
     await consumer.start()
@@ -107,7 +109,7 @@ async def test_the_record_wears_cloudevents_headers(ingest: Ingest) -> None:
     assert headers["ce_source"] == b"ingest-test"
 
 
-async def test_what_is_refused_is_a_problem_that_names_the_field_and_leaves_nothing(
+async def test_invalid_request_names_its_field_and_publishes_nothing(
     ingest: Ingest,
 ) -> None:
     cases: dict[str, Any] = {
@@ -128,7 +130,7 @@ async def test_what_is_refused_is_a_problem_that_names_the_field_and_leaves_noth
     assert await ingest.backend.read_records(REQUESTS) == []
 
 
-async def test_bodies_that_are_no_request(ingest: Ingest) -> None:
+async def test_unreadable_body_is_refused(ingest: Ingest) -> None:
     cases: list[tuple[int, dict[str, Any]]] = [
         (400, {"content": b'{"sourceType": ', "headers": JSON}),
         (400, {"content": b"\xff\xfe", "headers": JSON}),
@@ -150,7 +152,7 @@ async def test_bodies_that_are_no_request(ingest: Ingest) -> None:
         ),
         (413, {"body": GOOD | {"title": "x" * 21_000}}),
         (413, {"content": b" " * 10_000_000, "headers": JSON}),
-        (413, {"content": _endless(), "headers": JSON}),
+        (413, {"content": _endless_body(), "headers": JSON}),
     ]
     for status, options in cases:
         answer = await ingest.post(**options)
@@ -170,17 +172,17 @@ async def test_bodies_that_are_no_request(ingest: Ingest) -> None:
         assert answer.status_code == 201, kind
 
 
-async def _endless() -> AsyncIterator[bytes]:
-    """A body without a length, cut off only by the limit."""
+async def _endless_body() -> AsyncIterator[bytes]:
+    """Yield a body without a length; only the limit ends it."""
     for _ in range(30):
         yield b" " * 1_000
 
 
-async def test_a_client_that_hangs_up_half_way_is_no_fault(
+async def test_disconnected_client_logs_no_error(
     ingest: Ingest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = CapturingLogger()
-    monkeypatch.setattr("services.ingest.errors.log", said)
+    logger = CapturingLogger()
+    monkeypatch.setattr("services.ingest.http.errors.log", logger)
     reader, writer = await asyncio.open_connection("127.0.0.1", ingest.http.base_url.port or 0)
     head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ingest.key}\r\n"
     writer.write(f"{head}Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{{".encode())
@@ -189,11 +191,11 @@ async def test_a_client_that_hangs_up_half_way_is_no_fault(
     writer.close()
     assert await reader.read() == b""
     assert (await ingest.post(GOOD)).status_code == 201
-    assert said.calls == []
+    assert logger.calls == []
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
-async def test_without_a_valid_key_nobody_comes_in(ingest: Ingest, method: str) -> None:
+async def test_missing_or_invalid_key_returns_401(ingest: Ingest, method: str) -> None:
     for header in (
         None,
         "",
@@ -209,9 +211,9 @@ async def test_without_a_valid_key_nobody_comes_in(ingest: Ingest, method: str) 
         assert answer.headers["www-authenticate"] == "Bearer"
 
 
-async def test_a_new_key_works_at_once_and_a_revoked_one_stops(ingest: Ingest) -> None:
+async def test_new_key_works_at_once_and_revoked_key_stops(ingest: Ingest) -> None:
     key = await create_key(ingest.backend.database, "another")
-    answer = await ingest.post(GOOD, headers={"Authorization": f"Bearer {key}"})
+    answer = await ingest.post(GOOD, headers=bearer(key))
     assert answer.status_code == 201
     assert answer.json()["store"] == "another"
     entry = next(
@@ -221,15 +223,13 @@ async def test_a_new_key_works_at_once_and_a_revoked_one_stops(ingest: Ingest) -
     assert not await revoke_key(ingest.backend.database, entry.id)
 
     async def refused() -> bool:
-        return (
-            await ingest.post(GOOD, headers={"Authorization": f"Bearer {key}"})
-        ).status_code == 401
+        return (await ingest.post(GOOD, headers=bearer(key))).status_code == 401
 
     await eventually(refused, timeout=10)
     assert (await ingest.post(GOOD)).status_code == 201, "the other store's key must not be touched"
 
 
-async def test_the_same_idempotency_key_is_the_same_job(ingest: Ingest) -> None:
+async def test_same_idempotency_key_returns_the_same_job(ingest: Ingest) -> None:
     ids = [
         (await ingest.post(GOOD, headers={"Idempotency-Key": key})).json()["id"]
         for key in ("order-1", '"order-1"', "order-2")
@@ -239,7 +239,7 @@ async def test_the_same_idempotency_key_is_the_same_job(ingest: Ingest) -> None:
     assert (empty.status_code, empty.json()["errors"][0]["field"]) == (422, "Idempotency-Key")
 
 
-async def test_health_as_operators_read_it(ingest: Ingest) -> None:
+async def test_health_and_index_endpoints(ingest: Ingest) -> None:
     health = (await ingest.http.get("/health")).json()
     assert sorted(health) == ["status", "timestamp"]
     assert health["status"] == "ok"
@@ -254,7 +254,7 @@ async def test_health_as_operators_read_it(ingest: Ingest) -> None:
     )
 
 
-async def test_what_is_not_there_is_an_honest_problem(ingest: Ingest) -> None:
+async def test_unknown_path_or_method_is_a_problem(ingest: Ingest) -> None:
     job = "019392d0-0000-7000-8000-000000000001"
     for method, path in (
         ("GET", "/nowhere"),
@@ -271,31 +271,31 @@ async def test_what_is_not_there_is_an_honest_problem(ingest: Ingest) -> None:
     assert {"GET", "POST"} <= set(answer.headers["allow"].split(", "))
 
 
-async def test_a_request_id_is_given_back_when_it_is_a_sane_one(ingest: Ingest) -> None:
+async def test_valid_request_id_is_returned(ingest: Ingest) -> None:
     for given in ("abc", "x" * 100):
         assert (await ingest.http.get("/health", headers={"X-Request-Id": given})).headers[
             "x-request-id"
         ] == given
-    for odd in ("", "x" * 101, "a b", "a\tb"):
-        answer = await ingest.http.get("/health", headers={"X-Request-Id": odd})
+    for invalid in ("", "x" * 101, "a b", "a\tb"):
+        answer = await ingest.http.get("/health", headers={"X-Request-Id": invalid})
         assert len(answer.headers["x-request-id"]) == 32
     assert (await ingest.http.get("/nowhere", headers={"X-Request-Id": "abc"})).headers[
         "x-request-id"
     ] == "abc"
 
 
-async def test_a_redirect_names_the_scheme_that_a_proxy_was_asked_by(ingest: Ingest) -> None:
+async def test_redirect_uses_the_forwarded_scheme(ingest: Ingest) -> None:
     answer = await ingest.http.get(
         "/health/", headers={"Host": "blogs.example", "X-Forwarded-Proto": "https"}
     )
     assert (answer.status_code, answer.headers["location"]) == (307, "https://blogs.example/health")
 
 
-async def test_an_unforeseen_fault_is_logged_whole_and_told_in_one_word(
+async def test_unhandled_exception_is_logged_and_hidden(
     ingest: Ingest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = CapturingLogger()
-    monkeypatch.setattr("services.ingest.errors.log", said)
+    logger = CapturingLogger()
+    monkeypatch.setattr("services.ingest.http.errors.log", logger)
     await ingest.backend.database.execute(
         "ALTER TABLE blog_generations RENAME COLUMN source_id TO other"
     )
@@ -305,12 +305,12 @@ async def test_an_unforeseen_fault_is_logged_whole_and_told_in_one_word(
     assert (answer.status_code, answer.headers["content-type"]) == (500, PROBLEM)
     assert answer.json() == {"type": "about:blank", "title": "Internal Server Error", "status": 500}
     assert answer.headers["x-request-id"] == "find-me"
-    ((method, (event,), details),) = said.calls
-    assert (method, event, details["path"]) == ("error", "an unforeseen fault", PATH)
+    ((method, (event,), details),) = logger.calls
+    assert (method, event, details["path"]) == ("error", "unhandled exception", PATH)
     assert isinstance(details["exc_info"], Exception)
 
 
-async def test_a_taken_port_is_one_clear_line(ingest: Ingest, database: str) -> None:
+async def test_port_in_use_is_reported_in_one_line(ingest: Ingest, database: str) -> None:
     port = ingest.http.base_url.port or 0
     settings = IngestSettings(
         kafka_bootstrap_servers="127.0.0.1:1", database_url=database, port=port

@@ -1,4 +1,4 @@
-"""What a store sees of its jobs: one, a list of them, and their pictures."""
+"""Reading one job, lists of jobs, and images."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,7 +9,7 @@ from uuid import UUID, uuid4, uuid5
 import pytest
 import uuid_utils.compat
 
-from services.ingest.jobs.repository import IngestStore, Row
+from services.ingest.jobs.repository import JobRepository, Row
 from shared.domain.api_keys import create_key, create_operator_key
 from tests.support.backend import Backend, make_request
 from tests.support.ingest import GOOD, PATH, PROBLEM, Ingest, insert, start_ingest
@@ -21,7 +21,7 @@ async def ingest(backend: Backend, database: str, tmp_path: Path) -> AsyncIterat
         yield running
 
 
-async def test_a_job_is_shown_to_its_store_alone(ingest: Ingest) -> None:
+async def test_job_is_visible_only_to_its_store(ingest: Ingest) -> None:
     request = make_request(store="shop")
     await insert(ingest.backend, request)
     answer = await ingest.get(f"{PATH}/{request.id}")
@@ -55,7 +55,7 @@ async def test_a_job_is_shown_to_its_store_alone(ingest: Ingest) -> None:
     assert (await ingest.get(PATH, key=stranger)).json() == {"items": [], "next": None}
 
 
-async def test_a_job_for_later_says_until_when_it_waits(ingest: Ingest) -> None:
+async def test_scheduled_job_shows_its_start_time(ingest: Ingest) -> None:
     request = make_request(store="shop")
     await insert(ingest.backend, request)
     until = datetime.now(UTC) + timedelta(hours=1)
@@ -64,29 +64,29 @@ async def test_a_job_for_later_says_until_when_it_waits(ingest: Ingest) -> None:
     assert (waiting["reason"], datetime.fromisoformat(waiting["until"])) == ("not before", until)
 
 
-async def test_a_waiting_job_says_why_and_until_about_when(ingest: Ingest) -> None:
+async def test_waiting_job_shows_reason_and_estimated_start(ingest: Ingest) -> None:
     database = ingest.backend.database
-    asked = datetime.now(UTC)
+    created = datetime.now(UTC)
     requests = [
-        make_request(store="shop", created_at=asked + timedelta(seconds=number))
+        make_request(store="shop", created_at=created + timedelta(seconds=number))
         for number in range(4)
     ]
-    urgent = make_request(store="shop", created_at=asked + timedelta(seconds=9))
+    urgent = make_request(store="shop", created_at=created + timedelta(seconds=9))
     for request in (
         *requests,
         urgent,
-        make_request(store="other", created_at=asked - timedelta(hours=1)),
+        make_request(store="other", created_at=created - timedelta(hours=1)),
     ):
         await insert(ingest.backend, request)
     await database.execute("UPDATE blog_generations SET priority = 5 WHERE id = $1", urgent.id)
     await database.execute(
         "UPDATE blog_generations SET forwarded_at = now() WHERE id = $1", requests[0].id
     )
-    begins = datetime.now(UTC) + timedelta(minutes=10)
+    first_at = datetime.now(UTC) + timedelta(minutes=10)
     await database.execute(
         "INSERT INTO store_outlooks VALUES ('shop', 'TPM', 'TPM', 4, 0, $1, $2, now())",
-        begins,
-        begins + timedelta(minutes=3),
+        first_at,
+        first_at + timedelta(minutes=3),
     )
     shown = [
         (await ingest.get(f"{PATH}/{request.id}")).json()["waiting"]
@@ -94,23 +94,20 @@ async def test_a_waiting_job_says_why_and_until_about_when(ingest: Ingest) -> No
     ]
     assert [waiting.get("place") for waiting in shown] == [None, 2, 3, 4, 1]
     listed = {item["id"]: item["waiting"] for item in (await ingest.get(PATH)).json()["items"]}
-    keys = (
-        "reason",
-        "place",
-        "limitedBy",
-    )  # the time is never in the past, and time passes between two calls
-    for request, alone in zip((*requests, urgent), shown, strict=True):
+    # Not `until`: it is never in the past, and time passes between two calls.
+    keys = ("reason", "place", "limitedBy")
+    for request, single in zip((*requests, urgent), shown, strict=True):
         assert [listed[str(request.id)].get(key) for key in keys] == [
-            alone.get(key) for key in keys
+            single.get(key) for key in keys
         ]
     assert shown[0]["reason"] == "on its way to a worker"
     assert (shown[4]["reason"], shown[4]["limitedBy"]) == ("TPM", "TPM")
-    assert datetime.fromisoformat(shown[4]["until"]) == begins
+    assert datetime.fromisoformat(shown[4]["until"]) == first_at
     assert (shown[3]["reason"], shown[3]["limitedBy"]) == ("fair turn", "TPM")
-    assert datetime.fromisoformat(shown[3]["until"]) == begins + timedelta(minutes=3)
+    assert datetime.fromisoformat(shown[3]["until"]) == first_at + timedelta(minutes=3)
 
 
-async def test_a_finished_and_a_failed_job_show_their_ends(ingest: Ingest) -> None:
+async def test_done_job_shows_post_and_failed_job_shows_error(ingest: Ingest) -> None:
     done, failed = make_request(store="shop"), make_request(store="shop")
     await insert(ingest.backend, done, "DONE")
     await insert(ingest.backend, failed, "FAILED")
@@ -119,11 +116,13 @@ async def test_a_finished_and_a_failed_job_show_their_ends(ingest: Ingest) -> No
         done.id,
     )
     await ingest.backend.database.execute(
-        "INSERT INTO blog_steps (job_id, step, state, attempt, input_tokens) VALUES ($1, 'outline', 'DONE', 1, 12)",
+        "INSERT INTO blog_steps (job_id, step, state, attempt, input_tokens)"
+        " VALUES ($1, 'outline', 'DONE', 1, 12)",
         done.id,
     )
     await ingest.backend.database.execute(
-        "UPDATE blog_generations SET cost_nanousd = 1234567, input_tokens = 12, attempt = 1 WHERE id = $1",
+        "UPDATE blog_generations SET cost_nanousd = 1234567, input_tokens = 12, attempt = 1"
+        " WHERE id = $1",
         done.id,
     )
     shown = (await ingest.get(f"{PATH}/{done.id}")).json()
@@ -153,10 +152,10 @@ async def test_unknown_jobs_are_404(ingest: Ingest) -> None:
         assert (answer.status_code, answer.headers["content-type"]) == (404, PROBLEM), job
 
 
-async def test_the_row_of_a_job_just_accepted_is_waited_for(
+async def test_get_waits_for_the_row_of_a_fresh_job(
     backend: Backend, database: str, tmp_path: Path
 ) -> None:
-    """A fresh id, or one derived from an Idempotency-Key, whose age nobody can tell: in any process."""
+    """Works in any process, for a fresh id and for an id derived from an Idempotency-Key."""
     async with (
         start_ingest(backend, database, tmp_path) as other,
         start_ingest(backend, database, tmp_path, fresh_wait_s=30) as ingest,
@@ -167,16 +166,16 @@ async def test_the_row_of_a_job_just_accepted_is_waited_for(
             make_request(store="shop", id=UUID(with_key.json()["id"])),
         ):
             reading = asyncio.create_task(ingest.get(f"{PATH}/{request.id}"))
-            # Answers after the reader has looked once, and found nothing.
+            # This answer comes after the first read of the other request.
             assert (await ingest.get(f"{PATH}/{uuid4()}")).status_code == 404
             await insert(ingest.backend, request)
             assert (await reading).status_code == 200
 
 
-async def test_what_was_accepted_and_not_admitted_yet_is_no_404(
+async def test_accepted_job_returns_503_until_admitted(
     backend: Backend, database: str, tmp_path: Path
 ) -> None:
-    """No scheduler runs here. Clients take a 404 for the last word."""
+    """No scheduler runs here. Clients treat 404 as final."""
     stranger = await create_key(backend.database, "stranger")
     async with start_ingest(backend, database, tmp_path, fresh_wait_s=0.1) as ingest:
         bearer, bulk = {"Authorization": f"Bearer {ingest.key}"}, f"{PATH}/bulk"
@@ -192,76 +191,79 @@ async def test_what_was_accepted_and_not_admitted_yet_is_no_404(
             (body["items"][0] if "items" in body else body)["id"]
             for body in (one.json() for one in accepted)
         ]
-        jobs.append(str(_of_age(timedelta(days=6))))
+        jobs.append(str(uuid7_of_age(timedelta(days=6))))
         for job in jobs:
-            ways = (
+            calls = (
                 ("GET", ""),
                 ("GET", "/events"),
                 ("POST", "/events-ticket"),
                 ("POST", "/cancel"),
                 ("POST", "/retry"),
             )
-            for method, way in ways:
-                answer = await ingest.http.request(method, f"{PATH}/{job}{way}", headers=bearer)
+            for method, suffix in calls:
+                answer = await ingest.http.request(method, f"{PATH}/{job}{suffix}", headers=bearer)
                 assert (answer.status_code, answer.headers["content-type"]) == (503, PROBLEM), (
                     job,
-                    way,
+                    suffix,
                 )
                 assert answer.headers["retry-after"] == "2"
             await insert(backend, make_request(store="shop", id=UUID(job)))
             assert (await ingest.get(f"{PATH}/{job}")).status_code == 200
             assert (await ingest.get(f"{PATH}/{job}", key=stranger)).status_code == 404, (
-                "another store's never comes"
+                "another store's job never appears"
             )
-        for never in (
-            _of_age(timedelta(days=8)),
-            _of_age(-timedelta(hours=1)),
+        for unknown in (
+            uuid7_of_age(timedelta(days=8)),
+            uuid7_of_age(-timedelta(hours=1)),
             uuid5(uuid4(), "x"),
             uuid4(),
         ):
-            assert (await ingest.get(f"{PATH}/{never}")).status_code == 404, never
+            assert (await ingest.get(f"{PATH}/{unknown}")).status_code == 404, unknown
 
 
-async def test_a_job_that_is_admitted_between_two_looks_is_shown(
+async def test_job_admitted_between_two_reads_is_returned(
     ingest: Ingest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     accepted = await ingest.post(GOOD, headers={"Idempotency-Key": "order-1"})
-    request, really = make_request(store="shop", id=UUID(accepted.json()["id"])), IngestStore.job
+    request, get_job = (
+        make_request(store="shop", id=UUID(accepted.json()["id"])),
+        JobRepository.get_job,
+    )
 
-    async def look(store: IngestStore, job: UUID, of: str | None) -> Row | None:
-        if of is None:
+    async def spy(jobs: JobRepository, job: UUID, store: str | None) -> Row | None:
+        if store is None:
             await insert(ingest.backend, request)
-        return await really(store, job, of)
+        return await get_job(jobs, job, store)
 
-    monkeypatch.setattr(IngestStore, "job", look)
+    monkeypatch.setattr(JobRepository, "get_job", spy)
     assert (await ingest.get(f"{PATH}/{request.id}")).status_code == 200
 
 
-def _of_age(age: timedelta) -> UUID:
-    """A UUIDv7 of that time."""
+def uuid7_of_age(age: timedelta) -> UUID:
+    """Return a UUIDv7 made that long ago."""
     milliseconds = int((datetime.now(UTC) - age).timestamp() * 1000)
     return UUID(int=milliseconds << 80 | uuid_utils.compat.uuid7().int & (1 << 80) - 1)
 
 
-async def test_an_id_that_nobody_was_given_is_looked_for_once(
+async def test_unknown_derived_id_is_read_once(
     backend: Backend, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A derived id that no claim is known of: it costs PostgreSQL no more than any other."""
-    looked_for, really = list[UUID](), IngestStore.job
+    """A derived id without a claim costs PostgreSQL one query."""
+    read_ids, get_job = list[UUID](), JobRepository.get_job
 
-    async def look(store: IngestStore, job: UUID, of: str | None) -> Row | None:
-        looked_for.append(job)
-        return await really(store, job, of)
+    async def spy(jobs: JobRepository, job: UUID, store: str | None) -> Row | None:
+        read_ids.append(job)
+        return await get_job(jobs, job, store)
 
-    monkeypatch.setattr(IngestStore, "job", look)
+    monkeypatch.setattr(JobRepository, "get_job", spy)
     async with start_ingest(backend, database, tmp_path) as ingest:
         assert (await ingest.get(f"{PATH}/{uuid5(uuid4(), 'x')}")).status_code == 404
-    assert len(looked_for) == 1
+    assert len(read_ids) == 1
 
 
-async def test_a_list_goes_on_where_it_ended(ingest: Ingest) -> None:
+async def test_list_continues_at_its_cursor(ingest: Ingest) -> None:
     at = datetime.now(UTC)
-    # All of one moment but the first: the id must tell them apart.
+    # All but the first share one time, so only the id orders them.
     requests = [
         make_request(store="shop", created_at=at - timedelta(seconds=number == 0))
         for number in range(5)
@@ -284,7 +286,7 @@ async def test_a_list_goes_on_where_it_ended(ingest: Ingest) -> None:
     assert "status=PENDING" in pending.headers["link"]
 
 
-async def test_queries_that_make_no_sense_are_422(ingest: Ingest) -> None:
+async def test_invalid_list_query_returns_422(ingest: Ingest) -> None:
     for query in (
         "status=OPEN",
         "limit=0",
@@ -299,7 +301,7 @@ async def test_queries_that_make_no_sense_are_422(ingest: Ingest) -> None:
         assert answer.json()["errors"][0]["field"] == query.partition("=")[0]
 
 
-async def test_an_operator_names_a_store_that_can_be(ingest: Ingest) -> None:
+async def test_operator_must_name_a_valid_store(ingest: Ingest) -> None:
     operator = await create_operator_key(ingest.backend.database, "ada")
     for path in (PATH, "/api/webhook-deliveries"):
         assert (await ingest.get(f"{path}?store=nobody", key=operator)).json()["items"] == []
@@ -308,12 +310,12 @@ async def test_an_operator_names_a_store_that_can_be(ingest: Ingest) -> None:
             assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "store"), name
 
 
-async def test_images_are_served_from_their_folder_and_nothing_else(ingest: Ingest) -> None:
+async def test_only_files_of_the_image_folder_are_served(ingest: Ingest) -> None:
     folder = ingest.images / "shop"
     await asyncio.to_thread(folder.mkdir)
     await asyncio.to_thread((folder / "x.png").write_bytes, b"png")
-    picture = await ingest.http.get("/images/shop/x.png")
-    assert (picture.content, picture.headers["content-type"]) == (b"png", "image/png")
+    image = await ingest.http.get("/images/shop/x.png")
+    assert (image.content, image.headers["content-type"]) == (b"png", "image/png")
     for path in (
         "/images/shop/y.png",
         "/images/shop",

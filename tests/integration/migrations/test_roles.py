@@ -27,6 +27,7 @@ from tests.support.ingest import GOOD, PATH, start_ingest
 from tests.support.migrations import dsn_of_role, run_migrations
 from tests.support.scheduler import start_scheduler
 from tests.support.servers import execute
+from tests.support.webhook_receiver import is_signed, start_webhook_receiver
 
 KEYS = load_queries(ROOT / "shared" / "domain" / "sql" / "api_keys.sql")
 OPERATOR_QUERIES = {"create", "list", "revoke", "is_valid", "rotate_webhook_secret"}
@@ -241,7 +242,7 @@ async def test_job_runs_from_post_to_webhook_with_two_roles(
         folder=tmp_path,
     )
     async with (
-        a_receiver() as receiver,
+        start_webhook_receiver() as receiver,
         start_ingest(backend, front, tmp_path, webhook_allow_loopback=True) as ingest,
         start_scheduler(backend, work),
         running_service(partial(generator.run, settings, name="worker")),

@@ -207,7 +207,7 @@ async def test_ingest_detects_whether_its_role_is_restricted(
     async with await open_pool(
         PostgresSettings(database_url=SecretStr(database)), name="owner"
     ) as owners:
-        assert not await IngestStore(owners).is_restricted()
+        assert not await JobRepository(owners).is_restricted()
 
 
 async def test_stale_policy_is_replaced_and_other_policies_stay(

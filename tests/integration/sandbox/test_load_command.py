@@ -9,9 +9,8 @@ from pathlib import Path
 
 from sandbox.system.home import ROOT
 from shared.kafka.topics import CONTROL
-from tests.integration.ingest.test_admission import gate, hears
 from tests.support.backend import Backend
-from tests.support.ingest import start_ingest
+from tests.support.ingest import full_queue, post_until_status, start_ingest
 
 _AT_ONCE_S = 30
 """It would wait for ten minutes; here it starts, sends three requests and ends."""
@@ -21,8 +20,8 @@ async def test_a_full_queue_is_told_at_once(
     backend: Backend, database: str, tmp_path: Path
 ) -> None:
     async with start_ingest(backend, database, tmp_path) as ingest:
-        await backend.publish(CONTROL, "shop", gate("shop"))
-        await hears(ingest, 429)
+        await backend.publish(CONTROL, "shop", full_queue("shop"))
+        await post_until_status(ingest, 429)
         environment = {
             "PATH": os.environ["PATH"],
             "DATABASE_URL": database,

@@ -14,7 +14,7 @@ import pytest
 from aiokafka.structs import ConsumerRecord
 
 from services.ingest import service
-from services.ingest.submit.admission import Gates
+from services.ingest.submit.admission import AdmissionView
 from shared.domain.api_keys import create_key
 from shared.kafka.topics import REQUESTS
 from shared.runtime.settings import KafkaSettings
@@ -27,7 +27,7 @@ from tests.support.scheduler import admitted, leads, start_scheduler
 LIMIT, CLIENTS, EACH = 100, 20, 25
 
 
-class HeldGates(Gates):
+class HeldGates(AdmissionView):
     """The real ones, but the test says when a word that has come is heard, and sees how many were."""
 
     def __init__(self, settings: KafkaSettings) -> None:
@@ -35,17 +35,17 @@ class HeldGates(Gates):
         self.words = 0
         self.held: list[ConsumerRecord] | None = None
 
-    def _hear(self, record: ConsumerRecord) -> None:
+    def _apply_record(self, record: ConsumerRecord) -> None:
         if self.held is not None:
             self.held.append(record)
             return
         self.words += 1
-        super()._hear(record)
+        super()._apply_record(record)
 
     def let_in(self) -> None:
         held, self.held = self.held or [], None
         for record in held:
-            self._hear(record)
+            self._apply_record(record)
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def gates(monkeypatch: pytest.MonkeyPatch) -> list[HeldGates]:
         made.append(HeldGates(settings))
         return made[-1]
 
-    monkeypatch.setattr(service, "Gates", make)
+    monkeypatch.setattr(service, "AdmissionView", make)
     return made
 
 
@@ -75,7 +75,7 @@ async def test_what_slips_in_is_what_was_accepted_before_the_word_was_heard(
             assert (await ingest.post(GOOD)).status_code == 201
             await eventually(partial(admitted, backend, count))
         await eventually(lambda: held, what="the word that the queue is full")
-        await eventually(lambda: gates[1].closed("shop"))
+        await eventually(lambda: gates[1].closed_state("shop"))
         assert (await other.post(GOOD)).status_code == 429, "its neighbour has heard"
         for _ in range(behind):
             assert (await ingest.post(GOOD)).status_code == 201, "nobody has told this process yet"
@@ -92,7 +92,7 @@ async def push(ingest: Ingest, gates: HeldGates, answers: Counter[int]) -> None:
     """A client that wants its requests in, and does as Retry-After says."""
     accepted = 0
     while accepted < EACH:
-        closed, words = gates.closed("shop"), gates.words
+        closed, words = gates.closed_state("shop"), gates.words
         answer = await ingest.post(GOOD)
         answers[answer.status_code] += 1
         if closed and gates.words == words:

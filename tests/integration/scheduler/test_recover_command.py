@@ -18,7 +18,7 @@ from tests.support.ingest import insert
 from tests.support.processes import PROGRAMS, environment, run
 from tests.support.scheduler import admitted
 from tests.support.servers import execute
-from tests.support.shop import Shop, start_shop
+from tests.support.shop import ShopClient, start_shop
 
 
 async def tell_a_cut_attempt(backend: Backend, job: UUID) -> None:
@@ -68,21 +68,21 @@ async def recover(kafka: str, prefix: str, database: str, *arguments: str) -> st
     return await run(sys.executable, "-m", "services.scheduler", "recover", *arguments, env=known)
 
 
-async def live(shop: Shop, standins: StandIns, database: str, dump: Path) -> dict[str, UUID]:
+async def live(shop: ShopClient, standins: StandIns, database: str, dump: Path) -> dict[str, UUID]:
     """Jobs by what becomes of them; the backup is made in the middle."""
-    jobs = {name: await shop.ask() for name in ("done before", "partly done")}
+    jobs = {name: await shop.submit() for name in ("done before", "partly done")}
     standins.openai.script(
         {"kind": "500", "job": str(jobs["partly done"]), "step": "article", "count": 2}
     )
-    async with shop.working():
-        await shop.are("DONE", jobs["done before"])
-        await shop.heard(EventKind.RETRY, jobs["partly done"])
-    jobs |= {name: await shop.ask() for name in ("done after", "failed", "cancelled")}
+    async with shop.running_worker():
+        await shop.wait_for_status("DONE", jobs["done before"])
+        await shop.wait_for_events(EventKind.RETRY, jobs["partly done"])
+    jobs |= {name: await shop.submit() for name in ("done after", "failed", "cancelled")}
     jobs["elder"] = await a_job_of_last_month(shop.backend)
     await eventually(lambda: admitted(shop.backend, 6))
     await run(PROGRAMS / "pg_dump", "--format=custom", f"--file={dump}", database)
 
-    jobs |= {name: await shop.ask() for name in ("later", "later cancelled")}
+    jobs |= {name: await shop.submit() for name in ("later", "later cancelled")}
     await eventually(lambda: admitted(shop.backend, 8))
     for name in ("cancelled", "later cancelled"):
         await shop.cancel(jobs[name])
@@ -90,11 +90,11 @@ async def live(shop: Shop, standins: StandIns, database: str, dump: Path) -> dic
         {"kind": "refusal", "count": 2, "job": str(jobs["failed"]), "step": "outline"}
     )
     done = [jobs[name] for name in ("partly done", "done after", "elder", "later")]
-    async with shop.working():
-        await shop.are("DONE", *done)
-        await shop.are("FAILED", jobs["failed"])
-        await shop.heard(EventKind.ENDED, jobs["failed"], *done)
-    jobs |= {name: await shop.ask() for name in ("cut", "not begun")}
+    async with shop.running_worker():
+        await shop.wait_for_status("DONE", *done)
+        await shop.wait_for_status("FAILED", jobs["failed"])
+        await shop.wait_for_events(EventKind.ENDED, jobs["failed"], *done)
+    jobs |= {name: await shop.submit() for name in ("cut", "not begun")}
     await eventually(lambda: admitted(shop.backend, 10))
     await tell_a_cut_attempt(shop.backend, jobs["cut"])
     await tell_of_a_job_that_nobody_has(shop.backend)
@@ -131,10 +131,10 @@ async def test_backup_restore_and_go_on(
             "cut": 1,
             "not begun": 1,
         }
-        async with shop.working():
-            await shop.are("DONE", *(jobs[name] for name in outlines))
-        await shop.are("CANCELLED", jobs["cancelled"], jobs["later cancelled"])
-        await shop.are("FAILED", jobs["failed"])
+        async with shop.running_worker():
+            await shop.wait_for_status("DONE", *(jobs[name] for name in outlines))
+        await shop.wait_for_status("CANCELLED", jobs["cancelled"], jobs["later cancelled"])
+        await shop.wait_for_status("FAILED", jobs["failed"])
         assert await admitted(shop.backend, len(jobs))
         for name, times in outlines.items():
             row, bill = await shop.backend.row(jobs[name]), standins.openai.bill(jobs[name])
@@ -154,7 +154,7 @@ async def test_backup_restore_and_go_on(
 
 
 async def a_second_recovery_changes_nothing(
-    shop: Shop, kafka: str, prefix: str, database: str
+    shop: ShopClient, kafka: str, prefix: str, database: str
 ) -> None:
     """The scheduler that runs meanwhile goes on."""
     told = await recover(kafka, prefix, database, "--since", "2026-01-01T00:00:00+00:00")
@@ -164,6 +164,6 @@ async def a_second_recovery_changes_nothing(
         "0 jobs had gone on",
     ):
         assert none in told
-    after = await shop.ask()
-    async with shop.working():
-        await shop.are("DONE", after)
+    after = await shop.submit()
+    async with shop.running_worker():
+        await shop.wait_for_status("DONE", after)

@@ -17,7 +17,7 @@ from compose_spec import PyOptions
 from migrations.settings import LOGIN_VARIABLES, MigrationSettings
 from sandbox import configuration
 from sandbox.system.home import ROOT
-from services.ingest.webhooks.rules import ForbiddenTargetError, Target, pinned
+from services.ingest.webhooks.rules import ForbiddenTargetError, WebhookTarget, pinned_addresses
 from shared.kafka.topics import GENERATION, GENERATOR_GROUP
 from shared.runtime.settings import KafkaSettings, AdmissionSettings, Settings
 from tests.support.docker_image import fill, run_in
@@ -330,7 +330,7 @@ def test_https_leads_to_public_addresses_alone(pod: str) -> None:
     for address in [*private, "fe80::1", "::1", "0.0.0.0", "224.0.0.1", "2002:a00:1::"]:
         assert not may_reach(pod, address, 443), address
         with pytest.raises(ForbiddenTargetError):
-            pinned(Target(host="shop.example", port=443, scheme="https"), [address], loopback=False)
+            pinned_addresses(WebhookTarget(host="shop.example", port=443, scheme="https"), [address], loopback=False)
     assert not may_reach("scheduler", "1.1.1.1", 443)
 
 

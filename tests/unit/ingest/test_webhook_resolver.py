@@ -1,4 +1,4 @@
-"""Looking up a host's name: what never ends is given up, and holds up neither others nor the process's end."""
+"""The resolver bounds abandoned lookups, and they delay neither others nor the process's exit."""
 
 import asyncio
 import subprocess
@@ -6,39 +6,46 @@ import sys
 
 import pytest
 
-from services.ingest.webhooks.resolver import Resolver
+from services.ingest.webhooks.resolver import HostResolver
 
 
-async def test_addresses_are_found_or_a_fault_is_told() -> None:
-    resolver = Resolver()
-    assert await resolver.addresses("shop", "127.0.0.1", 443) == ["127.0.0.1"]
-    assert set(await resolver.addresses("shop", "localhost", 443)) <= {"127.0.0.1", "::1"}
+async def test_resolver_returns_addresses_or_raises() -> None:
+    resolver = HostResolver()
+    assert await resolver.resolve("shop", "127.0.0.1", 443) == ["127.0.0.1"]
+    assert set(await resolver.resolve("shop", "localhost", 443)) <= {"127.0.0.1", "::1"}
     with pytest.raises(UnicodeError):
-        await resolver.addresses("shop", "a..b", 443)
-    assert await asyncio.gather(
-        *(resolver.addresses("shop", "127.0.0.1", 443) for _ in range(4))
-    ), "none is held"
+        await resolver.resolve("shop", "a..b", 443)
+    assert await asyncio.gather(*(resolver.resolve("shop", "127.0.0.1", 443) for _ in range(4))), (
+        "ended lookups no longer count"
+    )
 
 
-_NEVER = """
+_ENDLESS_LOOKUPS = """
 import asyncio, socket, threading
-from services.ingest.webhooks.resolver import Resolver
+from services.ingest.webhooks.resolver import HostResolver
 
-socket.getaddrinfo = lambda *about, **more: threading.Event().wait()
+socket.getaddrinfo = lambda *args, **kwargs: threading.Event().wait()
 
 async def main():
-    looking = [asyncio.ensure_future(Resolver().addresses("shop", "slow.example", 443)) for _ in range(3)]
+    lookups = [
+        asyncio.ensure_future(HostResolver().resolve("shop", "slow.example", 443))
+        for _ in range(3)
+    ]
     await asyncio.sleep(0)
-    for one in looking:
-        one.cancel()
-    print(await asyncio.gather(*looking, return_exceptions=True))
+    for lookup in lookups:
+        lookup.cancel()
+    print(await asyncio.gather(*lookups, return_exceptions=True))
 
 asyncio.run(main())
 """
 
 
-def test_a_look_up_that_never_ends_does_not_keep_the_process() -> None:
+def test_endless_lookup_does_not_delay_process_exit() -> None:
     ended = subprocess.run(
-        [sys.executable, "-c", _NEVER], check=True, timeout=60, capture_output=True, text=True
+        [sys.executable, "-c", _ENDLESS_LOOKUPS],
+        check=True,
+        timeout=60,
+        capture_output=True,
+        text=True,
     )
     assert ended.stdout.count("CancelledError") == 3

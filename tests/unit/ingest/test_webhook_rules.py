@@ -1,4 +1,4 @@
-"""Webhooks' decisions: the signature, whom nothing is sent to, when an attempt is made again."""
+"""Webhook signatures, allowed targets, capacity for slow stores, and retries."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.ingest.webhooks import rules
-from services.ingest.webhooks.rules import ForbiddenTargetError, Outcome
+from services.ingest.webhooks.rules import AttemptOutcome, ForbiddenTargetError
 
 
-def test_the_signature_is_the_standards() -> None:
-    """The specification's own example."""
+def test_signature_matches_the_standard() -> None:
+    """The example of the Standard Webhooks specification."""
     secret, message = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "msg_p5jXN8AQM9LWM0D4loKWxJek"
     signature = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
     assert rules.sign([secret], message, 1614265330, b'{"test": 2432232314}') == signature
@@ -26,14 +26,17 @@ def test_the_signature_is_the_standards() -> None:
         rules.sign(["whsec_nonsense!"], message, 1, b"")
 
 
-def leads_to(url: str, *addresses: str, loopback: bool = False) -> Sequence[str]:
-    return rules.pinned(rules.target(url, loopback=loopback), addresses, loopback=loopback)
+def resolve_target(url: str, *addresses: str, loopback: bool = False) -> Sequence[str]:
+    target = rules.parse_target(url, loopback=loopback)
+    return rules.pinned_addresses(target, addresses, loopback=loopback)
 
 
-def test_a_public_host_is_pinned_to_its_address() -> None:
+def test_public_host_is_pinned_to_its_addresses() -> None:
     both = ("93.184.216.34", "2606:2800:220:1::1")
-    assert leads_to("https://shop.example/hook", *both) == both
-    assert len(leads_to("https://shop.example:8443", *both * 5)) == 3, "an attempt has its end"
+    assert resolve_target("https://shop.example/hook", *both) == both
+    assert len(resolve_target("https://shop.example:8443", *both * 5)) == 3, (
+        "an attempt tries at most three"
+    )
     for url, host, port in (
         ("https://shop.example:8443/x", "shop.example", 8443),
         ("HTTPS://Shop.Example/", "shop.example", 443),
@@ -44,9 +47,9 @@ def test_a_public_host_is_pinned_to_its_address() -> None:
         ("https://[2606:2800:220:1::1]:444/", "2606:2800:220:1::1", 444),
         ("https://shop.example./", "shop.example.", 443),
     ):
-        where = rules.target(url, loopback=False)
-        assert (where.host, where.port, where.scheme) == (host, port, "https")
-        assert httpx.URL(url).raw_host.decode() == host, "who sends means the same host"
+        target = rules.parse_target(url, loopback=False)
+        assert (target.host, target.port, target.scheme) == (host, port, "https")
+        assert httpx.URL(url).raw_host.decode() == host, "httpx connects to the same host"
 
 
 @pytest.mark.parametrize(
@@ -90,13 +93,13 @@ def test_a_public_host_is_pinned_to_its_address() -> None:
         "240.0.0.1",
     ],
 )
-def test_an_address_that_is_not_public_is_refused_even_among_public_ones(address: str) -> None:
+def test_non_public_address_is_refused_even_among_public_ones(address: str) -> None:
     for addresses in ((address,), ("93.184.216.34", address)):
         with pytest.raises(ForbiddenTargetError) as refused:
-            leads_to("https://shop.example/hook", *addresses)
-        assert str(refused.value) == rules.NOT_PUBLIC, "the store is told no address"
-        assert refused.value.known is not None
-        assert refused.value.known.startswith("shop.example is ")
+            resolve_target("https://shop.example/hook", *addresses)
+        assert str(refused.value) == rules.NOT_PUBLIC, "the store sees no address"
+        assert refused.value.internal_detail is not None
+        assert refused.value.internal_detail.startswith("shop.example is ")
 
 
 @pytest.mark.parametrize(
@@ -130,23 +133,23 @@ def test_an_address_that_is_not_public_is_refused_even_among_public_ones(address
         "https://☃.example/",
     ],
 )
-def test_a_url_that_can_lead_to_no_public_https_host_is_refused(url: str) -> None:
+def test_url_without_public_https_host_is_refused(url: str) -> None:
     with pytest.raises(ForbiddenTargetError):
-        rules.target(url, loopback=False)
+        rules.parse_target(url, loopback=False)
 
 
-def test_the_setting_for_development_allows_this_machine_and_nothing_else() -> None:
-    assert leads_to("http://localhost:80/x", "127.0.0.1", loopback=True) == ("127.0.0.1",)
-    assert leads_to("https://localhost", "::1", loopback=True) == ("::1",)
+def test_loopback_setting_allows_only_this_machine() -> None:
+    assert resolve_target("http://localhost:80/x", "127.0.0.1", loopback=True) == ("127.0.0.1",)
+    assert resolve_target("https://localhost", "::1", loopback=True) == ("::1",)
     for url, address in (
         ("http://shop.example", "93.184.216.34"),
         ("https://shop.example", "10.0.0.1"),
     ):
         with pytest.raises(ForbiddenTargetError):
-            leads_to(url, address, loopback=True)
+            resolve_target(url, address, loopback=True)
     with pytest.raises(ForbiddenTargetError) as refused:
-        leads_to("https://shop.example")
-    assert (str(refused.value), refused.value.known) == (
+        resolve_target("https://shop.example")
+    assert (str(refused.value), refused.value.internal_detail) == (
         rules.NOT_PUBLIC,
         "shop.example has no address",
     )
@@ -157,38 +160,44 @@ def test_the_setting_for_development_allows_this_machine_and_nothing_else() -> N
     st.sets(st.sampled_from("abcdefgh")),
     st.lists(st.sampled_from("abcdefgh"), max_size=20),
 )
-def test_slow_stores_have_one_place_each_and_leave_five_to_the_others(
-    places: int, slow: set[str], under_way: list[str]
+def test_slow_stores_get_one_send_and_leave_five_free(
+    capacity: int, slow: set[str], sending: list[str]
 ) -> None:
-    free = max(places - len(under_way), 0)
-    most, held_back = rules.share(free, slow)
-    count = Counter([*under_way, *held_back])
-    room = {store: max(rules.OF_ONE_STORE - count[store], 0) for store in "abcdefgh"}
+    free = max(capacity - len(sending), 0)
+    limit, blocked = rules.share_capacity(free, slow)
+    count = Counter([*sending, *blocked])
+    room = {store: max(rules.MAX_SENDS_PER_STORE - count[store], 0) for store in "abcdefgh"}
     assert all(
-        room[store] == max(rules.OF_ONE_STORE - under_way.count(store), 0)
+        room[store] == max(rules.MAX_SENDS_PER_STORE - sending.count(store), 0)
         for store in room.keys() - slow
     )
-    assert all(room[store] <= 1 and (room[store] == 0 or store not in under_way) for store in slow)
+    assert all(room[store] <= 1 and (room[store] == 0 or store not in sending) for store in slow)
     if any(room[store] for store in slow):
-        assert free - most == 5, "what is taken now leaves five"
+        assert free - limit == 5, "five sends stay free"
     elif not slow or free <= 5:
-        assert most == free
+        assert limit == free
 
 
-def test_it_is_tried_again_for_hours_and_then_no_more() -> None:
+def test_failed_attempt_is_retried_for_about_a_day() -> None:
     assert {
-        rules.judge(Outcome(status=status), attempts=1, chance=0).state for status in (200, 204)
+        rules.judge_attempt(AttemptOutcome(status=status), attempts=1, chance=0).state
+        for status in (200, 204)
     } == {"DELIVERED"}
     for outcome in (
-        Outcome(status=500),
-        Outcome(status=302),
-        Outcome(status=404),
-        Outcome(status=None, error="away"),
+        AttemptOutcome(status=500),
+        AttemptOutcome(status=302),
+        AttemptOutcome(status=404),
+        AttemptOutcome(status=None, error="away"),
     ):
-        verdicts = [rules.judge(outcome, attempts=number, chance=0.5) for number in range(1, 10)]
+        verdicts = [
+            rules.judge_attempt(outcome, attempts=number, chance=0.5) for number in range(1, 10)
+        ]
         assert [verdict.state for verdict in verdicts] == ["WAITING"] * 8 + ["FAILED"]
         pauses = [verdict.pause_s for verdict in verdicts[:8]]
         assert pauses == sorted(pauses)
         assert 24 * 3600 < sum(pauses) < 36 * 3600
-    for outcome in (Outcome(status=410), Outcome(status=None, error="no URL", final=True)):
-        assert rules.judge(outcome, attempts=1, chance=0).state == "FAILED"
+    for outcome in (
+        AttemptOutcome(status=410),
+        AttemptOutcome(status=None, error="no URL", final=True),
+    ):
+        assert rules.judge_attempt(outcome, attempts=1, chance=0).state == "FAILED"

@@ -8,7 +8,7 @@ import pytest
 from sandbox.cli import demo
 from sandbox.demo.shops import built_in, from_export
 from sandbox.system.environment import choose_ports
-from services.ingest.submit.rules import judge_body
+from services.ingest.submit.rules import parse_request
 from shared.domain.errors import Unavailable
 
 HEADER = "Handle,Title,Body (HTML),Vendor,Type,Tags,Variant Price\n"
@@ -62,7 +62,7 @@ def test_a_file_of_another_encoding_is_one_clear_line(tmp_path: Path) -> None:
 def test_the_built_in_requests_are_accepted() -> None:
     for shop in built_in():
         for request in shop.requests:
-            judge_body(request, now=datetime.now(UTC))
+            parse_request(request, now=datetime.now(UTC))
 
 
 @pytest.mark.parametrize("port", ["abc", "0", "99999", "-1"])

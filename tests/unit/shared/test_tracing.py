@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from sandbox.system.environment import Ports, service_environment
 from sandbox.system.home import ROOT, Home
-from services.ingest.http.trace_context import TraceContext
+from services.ingest.http.middleware import TraceContext
 from shared.domain.messages import BlogRequested, WorkerReport
 from shared.kafka.envelope import decode_message, encode_message
 from shared.observability import tracing

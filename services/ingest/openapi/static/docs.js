@@ -1,4 +1,4 @@
-// Shows /openapi.json. Keys stay in this page: nothing is kept, and nothing is sent anywhere but here.
+// Shows /openapi.json. Keys stay in this page: nothing is stored, and requests go only to this server.
 window.SwaggerUIBundle({
   url: "/openapi.json",
   dom_id: "#swagger-ui",
