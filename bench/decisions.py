@@ -5,8 +5,8 @@ import tracemalloc
 from uuid import UUID
 
 from bench.result import Ratio, Result
-from services.scheduler.fair_queue.accounts import Waiting
-from services.scheduler.fair_queue.queue import FairOrder
+from services.scheduler.fair_queue.accounts import WaitingJob
+from services.scheduler.fair_queue.queue import FairQueue
 
 _FEW, _MANY = 10, 100_000
 _JOBS = 200_000
@@ -44,39 +44,39 @@ def run() -> Result:
     )
 
 
-def _order(stores: int) -> FairOrder:
-    order = FairOrder(cap=20, default_cost=5_000_000)
+def _order(stores: int) -> FairQueue:
+    order = FairQueue(cap=20, default_cost=5_000_000)
     for number in range(_JOBS):
         order.add(_waiting(number, stores), 0.0)
     return order
 
 
-def _waiting(number: int, stores: int) -> Waiting:
-    return Waiting.of(
+def _waiting(number: int, stores: int) -> WaitingJob:
+    return WaitingJob.of(
         job=UUID(int=number), store=f"store-{number % stores}", created_at=float(number)
     )
 
 
-def _decide(order: FairOrder) -> float:
+def _decide(order: FairQueue) -> float:
     """Seconds a decision: pick the next job, settle one that was picked before, put one back in the queue."""
     began = time.perf_counter()
     for _ in range(_DECISIONS):
         picked = order.pick(0.0)
         assert picked is not None
         order.settle(picked.job, picked.store, picked.reserved, ended=True)
-        order.add(Waiting.of(job=picked.job, store=picked.store, created_at=0.0), 0.0)
+        order.add(WaitingJob.of(job=picked.job, store=picked.store, created_at=0.0), 0.0)
     return (time.perf_counter() - began) / _DECISIONS
 
 
 def _memory_of(jobs: int) -> int:
     """Bytes that this many waiting jobs of 1,000 stores take, their ids included."""
     tracemalloc.start()
-    order = FairOrder(cap=20, default_cost=5_000_000)
+    order = FairQueue(cap=20, default_cost=5_000_000)
     names = [f"store-{number}" for number in range(1_000)]
     before = tracemalloc.get_traced_memory()[0]
     for number in range(jobs):
         order.add(
-            Waiting.of(job=UUID(int=number), store=names[number % 1_000], created_at=float(number)),
+            WaitingJob.of(job=UUID(int=number), store=names[number % 1_000], created_at=float(number)),
             0.0,
         )
     taken = tracemalloc.get_traced_memory()[0] - before

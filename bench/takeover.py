@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 
 from bench.result import Ratio, Result
 from bench.servers import a_postgres
-from services.scheduler.dispatch.rules import Credit
-from services.scheduler.fair_queue.queue import FairOrder
-from services.scheduler.leadership.restore import rebuild
-from services.scheduler.repository import SchedulerStore
+from services.scheduler.dispatch.rules import WorkerCredit
+from services.scheduler.fair_queue.queue import FairQueue
+from services.scheduler.leadership.restore import restore_fair_queue
+from services.scheduler.repository import SchedulerRepository
 from shared.runtime.postgres import open_pool
 from shared.runtime.settings import PostgresSettings
 
@@ -34,7 +34,7 @@ async def _run() -> Result:
         async with await open_pool(settings, name="bench") as pool:
             await pool.execute(_FILL, _ROWS, _STORES, datetime.now(UTC))
             await pool.execute("VACUUM ANALYZE blog_generations")
-            store = SchedulerStore(pool)
+            store = SchedulerRepository(pool)
             times = [(await _read(store), await _rebuild(store)) for _ in range(_REPEATS + 1)][
                 1:
             ]  # the first warms up
@@ -53,7 +53,7 @@ async def _run() -> Result:
     )
 
 
-async def _read(store: SchedulerStore) -> float:
+async def _read(store: SchedulerRepository) -> float:
     began = time.perf_counter()
     read = 0
     async for _ in store.backlog():
@@ -62,10 +62,10 @@ async def _read(store: SchedulerStore) -> float:
     return time.perf_counter() - began
 
 
-async def _rebuild(store: SchedulerStore) -> float:
-    order = FairOrder(cap=20, default_cost=5_000_000)
+async def _rebuild(store: SchedulerRepository) -> float:
+    order = FairQueue(cap=20, default_cost=5_000_000)
     began = time.perf_counter()
-    rebuilt = await rebuild(order, Credit(silence_s=5), store)
+    rebuilt = await restore_fair_queue(order, WorkerCredit(silence_s=5), store)
     taken = time.perf_counter() - began
     assert rebuilt.rows == order.pending == _ROWS
     return taken

@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from bench.simulation.model import Job, Policy
-from services.scheduler.fair_queue.accounts import Waiting
-from services.scheduler.fair_queue.priority_index import Lane, Line
-from services.scheduler.fair_queue.queue import FairOrder
+from services.scheduler.fair_queue.accounts import WaitingJob
+from services.scheduler.fair_queue.priority_index import CapClass, PriorityIndex
+from services.scheduler.fair_queue.queue import FairQueue
 
 CAP = 20
 
@@ -16,7 +16,7 @@ class Fair:
     """The production rules. They know a job's cost only once it has ended."""
 
     def __init__(self, accounts: Mapping[str, str]) -> None:
-        self._order = FairOrder(cap=CAP, default_cost=5_000_000)
+        self._order = FairQueue(cap=CAP, default_cost=5_000_000)
         self._jobs: dict[int, Job] = {}
         for store, account in accounts.items():
             self._order.restore(
@@ -25,7 +25,7 @@ class Fair:
 
     def add(self, job: Job, now: float) -> None:
         self._jobs[job.number] = job
-        self._order.add(Waiting.of(job=job.number, store=job.store, created_at=job.asked_at), now)
+        self._order.add(WaitingJob.of(job=job.number, store=job.store, created_at=job.asked_at), now)
 
     def pick(self, now: float) -> Job | None:
         picked = self._order.pick(now)
@@ -73,7 +73,7 @@ class CapOnly:
 
     def __init__(self, accounts: Mapping[str, str]) -> None:
         self._queues: dict[str, _Queue] = {}
-        self._line: Line[_Queue] = Line()
+        self._line: PriorityIndex[_Queue] = PriorityIndex()
 
     def add(self, job: Job, now: float) -> None:
         queue = self._queues.setdefault(job.store, _Queue(job.store))
@@ -96,7 +96,7 @@ class CapOnly:
         self._place(queue)
 
     def _place(self, queue: _Queue) -> None:
-        lane = Lane.WITHIN if queue.in_flight < CAP else Lane.BEYOND
+        lane = CapClass.WITHIN if queue.in_flight < CAP else CapClass.BEYOND
         self._line.place(queue, lane if queue.jobs else None)
 
 

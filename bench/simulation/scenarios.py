@@ -12,7 +12,7 @@ from math import inf
 from statistics import fmean
 
 from bench.simulation.model import Job, Policy, Served, run
-from services.scheduler.fair_queue.fairness import jain
+from services.scheduler.fair_queue.fairness import jain_index
 
 SLOTS = 50
 COST = 5_000_000
@@ -163,7 +163,7 @@ SCENARIOS = (
             for number in range(10)
             for ask in _flood(f"s{number}", 400, times=3.4 if number == 0 else 1.0)
         ],
-        measure=lambda served, _: jain(_spent(served, 0, 3_000).values()),
+        measure=lambda served, _: jain_index(_spent(served, 0, 3_000).values()),
         at_least=0.99,
     ),
     Scenario(

@@ -1,6 +1,6 @@
 """`python -m services.scheduler`: builds one scheduler and runs it until SIGTERM.
 
-Two commands are for disasters: `recover` after PostgreSQL was restored from a backup, `retell` after Kafka has lost its
+Two commands are for disasters: `recover` after PostgreSQL was restored from a backup, `republish_job_states` after Kafka has lost its
 data.
 """
 
@@ -12,10 +12,10 @@ from datetime import UTC, datetime, timedelta
 
 import asyncpg
 
-from services.scheduler.leadership.consumer import Scheduler
+from services.scheduler.leadership.consumer import SchedulerConsumer
 from services.scheduler.recovery.recover import Recovery
-from services.scheduler.recovery.republish import retell
-from services.scheduler.repository import SchedulerStore
+from services.scheduler.recovery.republish import republish_job_states
+from services.scheduler.repository import SchedulerRepository
 from services.scheduler.settings import SchedulerSettings
 from shared.kafka import clients
 from shared.kafka.publisher import Publisher
@@ -30,15 +30,15 @@ async def main(stop: asyncio.Event) -> None:
     settings = SchedulerSettings.from_environment()
     log.configure("scheduler", settings.log_level, secrets=settings.secrets())
     tracing.configure("scheduler")
-    await run(settings, stop)
+    await run_scheduler(settings, stop)
 
 
-async def run(settings: SchedulerSettings, stop: asyncio.Event, name: str | None = None) -> None:
+async def run_scheduler(settings: SchedulerSettings, stop: asyncio.Event, name: str | None = None) -> None:
     """Run one scheduler with these settings until `stop` is set."""
     name = name or process_name("scheduler")
     async with _servers(settings, name) as (pool, publisher):
-        await Scheduler(
-            name=name, settings=settings, store=SchedulerStore(pool), publisher=publisher
+        await SchedulerConsumer(
+            name=name, settings=settings, store=SchedulerRepository(pool), publisher=publisher
         ).run(stop)
 
 
@@ -61,7 +61,7 @@ async def _recover(since: datetime | None) -> None:
     name = process_name("recovery")
     async with _servers(settings, name) as (pool, publisher):
         tally = await Recovery(settings, pool, publisher, since=since).run()
-        await SchedulerStore(pool).take_lead(
+        await SchedulerRepository(pool).take_lead(
             name
         )  # a scheduler that runs meanwhile builds its order anew
     print(tally.told())
@@ -72,7 +72,7 @@ async def _retell(since: datetime | None) -> None:
     log.configure("retelling", settings.log_level)
     kept = datetime.now(UTC) - timedelta(milliseconds=RESULTS.retention_ms)
     async with _servers(settings, process_name("retelling")) as (pool, publisher):
-        print(f"{await retell(pool, publisher, since=since or kept)} jobs told again")
+        print(f"{await republish_job_states(pool, publisher, since=since or kept)} jobs told again")
 
 
 def _time(text: str) -> datetime:
@@ -96,7 +96,7 @@ def _arguments() -> argparse.Namespace:
             _recover,
             "after PostgreSQL was restored from a backup: bring back what Kafka still knows",
         ),
-        ("retell", _retell, "after Kafka has lost its data: tell metrics what became of the jobs"),
+        ("republish_job_states", _retell, "after Kafka has lost its data: tell metrics what became of the jobs"),
     ):
         command = commands.add_parser(name, help=what, description=what)
         command.add_argument(

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from uuid import UUID
 
-from services.scheduler.admission.rules import Door
-from services.scheduler.dispatch.rules import Offer
-from services.scheduler.fair_queue.accounts import Waiting
-from services.scheduler.fair_queue.fairness import Fairness
-from services.scheduler.fair_queue.queue import FairOrder
+from services.scheduler.admission.rules import AdmissionDecision
+from services.scheduler.dispatch.rules import WorkerOffer
+from services.scheduler.fair_queue.accounts import WaitingJob
+from services.scheduler.fair_queue.fairness import FairnessStats
+from services.scheduler.fair_queue.queue import FairQueue
 from services.scheduler.repository import Row
 from shared.domain.budget import BudgetState
 from shared.domain.job import Status
@@ -36,8 +36,8 @@ _LIMITS = {
 }
 
 
-def waiting_of_request(request: BlogRequested) -> Waiting:
-    return Waiting.of(
+def waiting_job_from_request(request: BlogRequested) -> WaitingJob:
+    return WaitingJob.of(
         job=request.id,
         store=request.store,
         created_at=request.created_at.timestamp(),
@@ -46,8 +46,8 @@ def waiting_of_request(request: BlogRequested) -> Waiting:
     )
 
 
-def waiting_of_row(row: Row) -> Waiting:
-    return Waiting.of(
+def waiting_job_from_row(row: Row) -> WaitingJob:
+    return WaitingJob.of(
         job=row["id"],
         store=row["store"],
         created_at=row["created_at"],
@@ -56,14 +56,14 @@ def waiting_of_row(row: Row) -> Waiting:
     )
 
 
-def offer(report: WorkerReport, now: float) -> Offer:
+def worker_offer(report: WorkerReport, now: float) -> WorkerOffer:
     """A clock that is ahead must not keep a dead worker alive, nor a partition that there is not get a job."""
     partitions = tuple(
         sorted(
             partition for partition in report.partitions if 0 <= partition < GENERATION.partitions
         )
     )
-    return Offer(
+    return WorkerOffer(
         worker=report.worker,
         partitions=partitions,
         slots=0 if report.draining else report.slots,
@@ -86,7 +86,7 @@ def _limited_by(report: WorkerReport, now: float) -> str | None:
     return _LIMITS.get((scarcest.provider, scarcest.resource)) if scarcest is not None else None
 
 
-def admitted(request: BlogRequested, *, at: datetime) -> Outgoing:
+def admitted_event(request: BlogRequested, *, at: datetime) -> Outgoing:
     """`at` is not after the row could be seen: whatever happens to the job is later."""
     event = JobEvent(
         job=request.id,
@@ -102,7 +102,7 @@ def admitted(request: BlogRequested, *, at: datetime) -> Outgoing:
     return Outgoing(topic=RESULTS, key=request.store, message=event)
 
 
-def task(
+def task_message(
     job: UUID,
     store: str,
     partition: int,
@@ -118,7 +118,7 @@ def task(
     return Outgoing(topic=GENERATION, key=str(job), partition=partition, message=message)
 
 
-def lost(row: Row) -> Outgoing:
+def expired_lease_event(row: Row) -> Outgoing:
     """Said in the worker's stead, which is gone: the attempt has failed, the job waits again."""
     usage = Usage(
         input_tokens=row["input_tokens"],
@@ -142,14 +142,14 @@ def lost(row: Row) -> Outgoing:
     return Outgoing(topic=RESULTS, key=row["store"], message=event)
 
 
-def told(row: Row) -> Outgoing:
+def current_state_event(row: Row) -> Outgoing:
     """What a job's row says, for whoever has not heard it."""
     return Outgoing(
         topic=RESULTS, key=row["store"], message=event_from_row(row, since=row.get("intervened_at"))
     )
 
 
-def gate(door: Door) -> Outgoing:
+def admission_message(door: AdmissionDecision) -> Outgoing:
     """An open door is a tombstone: there is nothing to remember of it."""
     if not door.closed:
         return Outgoing(topic=CONTROL, key=door.store, message=None)
@@ -169,20 +169,20 @@ def gate(door: Door) -> Outgoing:
     return Outgoing(topic=CONTROL, key=door.store, message=message)
 
 
-def door(store: str, said: AdmissionState) -> Door:
+def decision_from_message(store: str, said: AdmissionState) -> AdmissionDecision:
     """A door that a predecessor has closed."""
     if said.resets_at is None:
-        return Door(store=store, closed=True, retry_after_s=said.retry_after_s)
-    return Door(store=store, closed=True, resets_at=said.resets_at.timestamp())
+        return AdmissionDecision(store=store, closed=True, retry_after_s=said.retry_after_s)
+    return AdmissionDecision(store=store, closed=True, resets_at=said.resets_at.timestamp())
 
 
-def report(
+def scheduler_report(
     name: str,
     epoch: int,
-    order: FairOrder,
+    order: FairQueue,
     *,
     closed_stores: int,
-    fairness: Fairness | None,
+    fairness: FairnessStats | None,
     drifted: int,
     budgets: Mapping[str, BudgetState],
 ) -> Outgoing:
@@ -219,7 +219,7 @@ def report(
     return Outgoing(topic=WORKERS, key=name, message=message)
 
 
-def _window(fairness: Fairness) -> FairnessWindow:
+def _window(fairness: FairnessStats) -> FairnessWindow:
     return FairnessWindow(
         began_at=datetime.fromtimestamp(fairness.began_at, UTC),
         seconds=round(fairness.seconds, 1),

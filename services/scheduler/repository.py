@@ -23,7 +23,7 @@ _CHUNK = 5_000
 
 Row = asyncpg.Record
 
-IMPOSSIBLE = (
+UNSTORABLE_ERRORS = (
     asyncpg.DataError,
     asyncpg.IntegrityConstraintViolationError,
     asyncpg.ProgramLimitExceededError,
@@ -32,7 +32,7 @@ IMPOSSIBLE = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OutlookRow:
+class WaitEstimateRow:
     """Why a store's jobs wait, and until about when. The fields are the table's columns, in their order."""
 
     store: str
@@ -50,7 +50,7 @@ class DeposedError(Exception):
     """Another scheduler has raised the epoch: this one may write nothing more."""
 
 
-class SchedulerStore:
+class SchedulerRepository:
     """`epoch` is the one that `take_lead` gave."""
 
     def __init__(self, pool: asyncpg.Pool) -> None:
@@ -140,7 +140,7 @@ class SchedulerStore:
                 await _save(connection, changes)
 
     async def save_outlooks(
-        self, rows: Sequence[OutlookRow], over: Sequence[str], epoch: int
+        self, rows: Sequence[WaitEstimateRow], over: Sequence[str], epoch: int
     ) -> None:
         """Save these, drop those of the stores in `over`."""
         if not rows and not over:

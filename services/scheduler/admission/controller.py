@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
 from services.scheduler import messages
-from services.scheduler.admission.rules import ALL, Drain, Gates
-from services.scheduler.fair_queue.queue import FairOrder
+from services.scheduler.admission.rules import ALL, DecayingRate, AdmissionPolicy
+from services.scheduler.fair_queue.queue import FairQueue
 from services.scheduler.settings import SchedulerSettings
 from shared.domain.errors import InvalidMessage
 from shared.domain.messages import AdmissionState
@@ -22,16 +22,16 @@ _FETCH_MS = 20
 """A consumer stops only when its last fetch has ended: nobody leads meanwhile."""
 
 
-class Doors:
+class AdmissionController:
     """One leader's. `grown` is called with every store that gets work, `left` with every store that loses some."""
 
     def __init__(self, settings: SchedulerSettings, publisher: Publisher) -> None:
         self._settings = settings
         self._publisher = publisher
-        self._gates = Gates(
+        self._gates = AdmissionPolicy(
             per_store=settings.max_pending_per_store, total=settings.max_pending_total
         )
-        self._drain = Drain()
+        self._drain = DecayingRate()
         self._grown: set[str] = set()
 
     @property
@@ -48,7 +48,7 @@ class Doors:
         self._drain.forget(now)
 
     async def say(
-        self, order: FairOrder, now: float, stopped_until: Callable[[str], float | None]
+        self, order: FairQueue, now: float, stopped_until: Callable[[str], float | None]
     ) -> None:
         """Publish what has changed. `stopped_until` is when the budget begins anew of a store that it stops."""
         grown, self._grown = self._grown, set()
@@ -59,7 +59,7 @@ class Doors:
             rate=lambda store: self._drain.rate(store, now),
             stopped_until=stopped_until,
         )
-        await self._publisher.publish_all([messages.gate(door) for door in doors])
+        await self._publisher.publish_all([messages.admission_message(door) for door in doors])
         for door in doors:
             why = (
                 {"reason": door.reason, "retry_after_s": door.retry_after_s} if door.closed else {}
@@ -89,7 +89,7 @@ class Doors:
             await consumer.stop()
         for store, gate in said.items():
             if gate is not None:
-                self._gates.recall(messages.door(store, gate))
+                self._gates.recall(messages.decision_from_message(store, gate))
 
 
 def _gate(record: ConsumerRecord) -> AdmissionState | None:

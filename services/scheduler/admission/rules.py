@@ -26,7 +26,7 @@ _FORGOTTEN = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Door:
+class AdmissionDecision:
     """What is to be said of a store's door. `retry_after_s` is when, by all that is known, it opens again; where a
     budget keeps it closed, `resets_at` (seconds since the epoch) is when that begins anew."""
 
@@ -40,19 +40,19 @@ class Door:
         return QUEUE_FULL if self.resets_at is None else BUDGET_EXCEEDED
 
 
-class Gates:
+class AdmissionPolicy:
     """Which doors are closed, and what was said of them."""
 
     def __init__(self, *, per_store: int, total: int) -> None:
         self._per_store = per_store
         self._total = total
-        self._said: dict[str, Door] = {}
+        self._said: dict[str, AdmissionDecision] = {}
 
     @property
     def closed(self) -> frozenset[str]:
         return frozenset(self._said)
 
-    def recall(self, door: Door) -> None:
+    def recall(self, door: AdmissionDecision) -> None:
         """A predecessor closed this door: it stays closed until there is room."""
         self._said[door.store] = door
 
@@ -64,7 +64,7 @@ class Gates:
         total: int,
         rate: Callable[[str], float],
         stopped_until: Callable[[str], float | None] = lambda _: None,
-    ) -> list[Door]:
+    ) -> list[AdmissionDecision]:
         """What to say now. `grown` are the stores whose queues or budgets may have changed; the closed ones are looked
         at anyway. `stopped_until` is when the budget begins anew of a store that has no room in it."""
         stores = sorted({*grown, *self._said} - {ALL})
@@ -77,18 +77,18 @@ class Gates:
         doors.append(self._judge(ALL, total, self._total, rate(ALL)))
         return [door for door in doors if door is not None]
 
-    def _stop(self, store: str, resets_at: float) -> Door | None:
-        said, door = self._said.get(store), Door(store=store, closed=True, resets_at=resets_at)
+    def _stop(self, store: str, resets_at: float) -> AdmissionDecision | None:
+        said, door = self._said.get(store), AdmissionDecision(store=store, closed=True, resets_at=resets_at)
         self._said[store] = door
         return door if said != door else None
 
-    def _judge(self, store: str, waiting: int, limit: int, rate: float) -> Door | None:
+    def _judge(self, store: str, waiting: int, limit: int, rate: float) -> AdmissionDecision | None:
         said = self._said.get(store)
         for_queue = said if said is not None and said.resets_at is None else None
         reopen = min(int(limit * _REOPEN_AT), limit - 1)
         if waiting < limit if for_queue is None else waiting <= reopen:
             return (
-                Door(store=store, closed=False) if self._said.pop(store, None) is not None else None
+                AdmissionDecision(store=store, closed=False) if self._said.pop(store, None) is not None else None
             )
         retry = _retry_after(waiting - reopen, rate)
         if for_queue is not None and (
@@ -97,11 +97,11 @@ class Gates:
             < for_queue.retry_after_s * _WORTH_SAYING
         ):
             return None
-        self._said[store] = Door(store=store, closed=True, retry_after_s=retry)
+        self._said[store] = AdmissionDecision(store=store, closed=True, retry_after_s=retry)
         return self._said[store]
 
 
-class Drain:
+class DecayingRate:
     """How much a second leaves each queue: a mean in which the past fades over about `over_s` seconds.
 
     Jobs, or what they will cost: the unit is the caller's.

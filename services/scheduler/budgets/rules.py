@@ -5,17 +5,17 @@ None for room: the store has no budget.
 """
 
 
-def fits(room: int | None, cost: int) -> bool:
+def fits_budget(room: int | None, cost: int) -> bool:
     """Whether a job of this cost may go."""
     return room is None or cost <= room
 
 
-def fitting(jobs: int, room: int | None, cost: int) -> int:
+def count_fitting(jobs: int, room: int | None, cost: int) -> int:
     """How many of these jobs may go, each of this cost."""
     return jobs if room is None else max(0, min(jobs, room // cost))
 
 
-def allowed(*, monthly: int, spent: int, unsettled: int) -> int:
+def reservable_budget(*, monthly: int, spent: int, unsettled: int) -> int:
     """What a store may reserve in all. `spent` is what the ledger has of this month. It counts what running jobs have
     paid for already (`unsettled`), which is reserved for until they are settled, and must not count twice."""
     return monthly - (spent - unsettled)

@@ -8,18 +8,18 @@ to what the ledger and the rows will say at the next.
 from collections.abc import Mapping, Sequence
 
 from services.scheduler.budgets import rules
-from services.scheduler.fair_queue.queue import FairOrder
-from services.scheduler.repository import Row, SchedulerStore
+from services.scheduler.fair_queue.queue import FairQueue
+from services.scheduler.repository import Row, SchedulerRepository
 from shared.domain.budget import BudgetState, budget_state, is_below_warning, resets_at
 from shared.observability.log import get_logger
 
 log = get_logger(__name__)
 
 
-class Budgets:
+class BudgetTracker:
     """`states` is how each store with a budget stood at the last look."""
 
-    def __init__(self, store: SchedulerStore, order: FairOrder) -> None:
+    def __init__(self, store: SchedulerRepository, order: FairQueue) -> None:
         self.states: Mapping[str, BudgetState] = {}
         self._store = store
         self._order = order
@@ -46,7 +46,7 @@ class Budgets:
     def stopped_until(self, store: str) -> float | None:
         """When the budget of a store begins anew that has no room for one more job; None for all others."""
         room = self._order.room(store)
-        return self._resets_at if not rules.fits(room, self._order.estimate(store)) else None
+        return self._resets_at if not rules.fits_budget(room, self._order.estimate(store)) else None
 
     def _judge(self, row: Row) -> BudgetState:
         store, monthly, spent = row["store"], row["monthly_nanousd"], row["spent_nanousd"]
@@ -80,7 +80,7 @@ class Budgets:
 
 
 def _allowed(row: Row) -> int:
-    return rules.allowed(
+    return rules.reservable_budget(
         monthly=row["monthly_nanousd"],
         spent=row["spent_nanousd"],
         unsettled=row["unsettled_nanousd"],

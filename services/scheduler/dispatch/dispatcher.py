@@ -9,28 +9,28 @@ from uuid import UUID
 
 from services.scheduler import messages
 from services.scheduler.dispatch import spans
-from services.scheduler.dispatch.rules import Credit
-from services.scheduler.fair_queue.queue import FairOrder, Picked
-from services.scheduler.leadership.ordered_publisher import Pipe
-from services.scheduler.repository import Row, SchedulerStore
+from services.scheduler.dispatch.rules import WorkerCredit
+from services.scheduler.fair_queue.queue import FairQueue, PickedJob
+from services.scheduler.leadership.ordered_publisher import OrderedPublisher
+from services.scheduler.repository import Row, SchedulerRepository
 from shared.kafka.publisher import Outgoing
 
-Picks = Sequence[tuple[UUID, int, Picked]]
+Picks = Sequence[tuple[UUID, int, PickedJob]]
 """Jobs with the partitions that they go to."""
 
 
-class Forwarder:
+class Dispatcher:
     """One leader's. `left` hears of every job that leaves the queue, and when; `counts` of what was done."""
 
     def __init__(
         self,
         *,
-        store: SchedulerStore,
-        order: FairOrder,
-        credit: Credit,
-        pipe: Pipe,
+        store: SchedulerRepository,
+        order: FairQueue,
+        credit: WorkerCredit,
+        pipe: OrderedPublisher,
         batch_size: int,
-        left: Callable[[Picked, float], None],
+        left: Callable[[PickedJob, float], None],
         counts: Counter[str],
     ) -> None:
         self._store = store
@@ -86,7 +86,7 @@ class Forwarder:
             self._counts["forwarded"] += len(marked)
 
     def _pick_batch(self) -> Picks:
-        now, picks = time.time(), list[tuple[UUID, int, Picked]]()
+        now, picks = time.time(), list[tuple[UUID, int, PickedJob]]()
         while len(picks) < self._batch_size:
             partition = self._credit.best_partition(now)
             pick = self._order.pick(now) if partition is not None else None
@@ -110,9 +110,9 @@ def _tasks(picks: Picks, marked: dict[UUID, Row], *, epoch: int, began_ns: int) 
     gone = [
         (job, pick.store, partition, marked[job]) for job, partition, pick in picks if job in marked
     ]
-    traces = spans.forwarded(gone, began_ns=began_ns)
+    traces = spans.record_dispatch_spans(gone, began_ns=began_ns)
     return [
-        messages.task(
+        messages.task_message(
             job,
             store,
             partition,

@@ -11,12 +11,12 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 
 NO_WORKER = "no worker"
-BACK_PRESSURE = "back-pressure"
+BACKPRESSURE = "back-pressure"
 """Every slot of every worker is taken, and no provider's limit is the reason."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Offer:
+class WorkerOffer:
     """What a worker last said of itself, and when (seconds since the epoch)."""
 
     worker: str
@@ -27,19 +27,19 @@ class Offer:
     """What its jobs wait for, if anything: a limit of a provider, a provider that cools down."""
 
 
-class Credit:
+class WorkerCredit:
     """The book of offers and of outstanding jobs. A worker unheard of for `silence_s` has no credit."""
 
     def __init__(self, *, silence_s: float) -> None:
         self._silence_s = silence_s
-        self._offers: dict[str, Offer] = {}
+        self._offers: dict[str, WorkerOffer] = {}
         self._outstanding: dict[Hashable, tuple[int, str | None]] = {}
         """Each job's partition, and the worker that has claimed it."""
         self._by_partition = defaultdict[int, int](int)
         self._unclaimed = defaultdict[int, int](int)
         self._claimed = defaultdict[str, int](int)
 
-    def hear(self, offer: Offer) -> None:
+    def hear(self, offer: WorkerOffer) -> None:
         known = self._offers.get(offer.worker)
         if known is None or offer.at >= known.at:
             self._offers[offer.worker] = offer
@@ -98,7 +98,7 @@ class Credit:
         if any(self._credit(offer, now) > 0 for offer in heard):
             return None
         said = Counter(offer.limited_by for offer in heard if offer.limited_by is not None)
-        return said.most_common(1)[0][0] if said else BACK_PRESSURE
+        return said.most_common(1)[0][0] if said else BACKPRESSURE
 
     def forget_silent(self, now: float, *, after_s: float = 600) -> None:
         """Drop workers that have been gone for long: names are never used again."""
@@ -106,7 +106,7 @@ class Credit:
             name: offer for name, offer in self._offers.items() if now - offer.at <= after_s
         }
 
-    def _credit(self, offer: Offer, now: float) -> int:
+    def _credit(self, offer: WorkerOffer, now: float) -> int:
         if now - offer.at > self._silence_s or not offer.partitions:
             return 0
         coming = sum(map(self._unclaimed.__getitem__, offer.partitions))

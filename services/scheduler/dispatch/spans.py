@@ -8,7 +8,7 @@ from shared.domain.messages import BlogRequested
 from shared.observability import tracing
 
 
-def admitted(requests: Sequence[BlogRequested], *, began_ns: int) -> None:
+def record_admission_spans(requests: Sequence[BlogRequested], *, began_ns: int) -> None:
     """Requests became rows, from then (`time_ns`) until now."""
     if not tracing.is_recording():
         return
@@ -19,7 +19,7 @@ def admitted(requests: Sequence[BlogRequested], *, began_ns: int) -> None:
         )
 
 
-def forwarded(jobs: Sequence[tuple[UUID, str, int, Row]], *, began_ns: int) -> list[str | None]:
+def record_dispatch_spans(jobs: Sequence[tuple[UUID, str, int, Row]], *, began_ns: int) -> list[str | None]:
     """Jobs (with store, partition and row) wait no longer, and were forwarded from then until now: for each, the trace
     context for who does it."""
     if not tracing.is_recording():

@@ -4,23 +4,23 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-from services.scheduler.admission.rules import ALL, Drain
-from services.scheduler.estimates.rules import Outlook, Standing, foresee
-from services.scheduler.repository import OutlookRow, SchedulerStore
+from services.scheduler.admission.rules import ALL, DecayingRate
+from services.scheduler.estimates.rules import WaitEstimate, QueueState, estimate_start_times
+from services.scheduler.repository import WaitEstimateRow, SchedulerRepository
 
 _WORTH_SAYING = 0.2
 """A new estimate is said when it differs by this part of what is left to wait."""
 _AT_LEAST_S = 2.0
 
 
-class Outlooks:
+class WaitEstimatePublisher:
     """One leader's. `left` is called with what every forwarded job will probably cost."""
 
-    def __init__(self, store: SchedulerStore, *, hard_cap: bool) -> None:
+    def __init__(self, store: SchedulerRepository, *, hard_cap: bool) -> None:
         self._store = store
         self._hard_cap = hard_cap
-        self._spending = Drain()
-        self._said: dict[str, OutlookRow] = {}
+        self._spending = DecayingRate()
+        self._said: dict[str, WaitEstimateRow] = {}
 
     def left(self, money: int, now: float) -> None:
         self._spending.left(ALL, now, money)
@@ -30,11 +30,11 @@ class Outlooks:
         await self._store.clear_outlooks(epoch)
 
     async def say(
-        self, standings: Sequence[Standing], limited_by: str | None, run_s: float | None, epoch: int
+        self, standings: Sequence[QueueState], limited_by: str | None, run_s: float | None, epoch: int
     ) -> None:
         """Save what has changed since it was said last."""
         rate = self._spending.rate(ALL, time.time())
-        found = foresee(
+        found = estimate_start_times(
             standings, money_per_s=rate, limited_by=limited_by, hard_cap=self._hard_cap, run_s=run_s
         )
         rows = {outlook.store: _row(outlook, datetime.now(UTC)) for outlook in found}
@@ -46,8 +46,8 @@ class Outlooks:
         }
 
 
-def _row(outlook: Outlook, now: datetime) -> OutlookRow:
-    return OutlookRow(
+def _row(outlook: WaitEstimate, now: datetime) -> WaitEstimateRow:
+    return WaitEstimateRow(
         store=outlook.store,
         reason=outlook.reason,
         limited_by=outlook.limited_by,
@@ -64,7 +64,7 @@ def _after(now: datetime, seconds: float | None) -> datetime | None:
     return None if seconds is None else now + timedelta(seconds=min(seconds, 30 * 86_400))
 
 
-def _is_news(row: OutlookRow, said: OutlookRow | None) -> bool:
+def _is_news(row: WaitEstimateRow, said: WaitEstimateRow | None) -> bool:
     if said is None or (row.reason, row.limited_by, row.held > 0) != (
         said.reason,
         said.limited_by,

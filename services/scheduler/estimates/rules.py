@@ -17,7 +17,7 @@ BUDGET = "budget"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class QueueState:
     """A store with work that is due. Money in nano-USD; positions are money served per weight."""
 
     store: str
@@ -39,7 +39,7 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outlook:
+class WaitEstimate:
     """Seconds from now until a store's first and last waiting job will begin; None when nobody can tell."""
 
     store: str
@@ -55,14 +55,14 @@ class Outlook:
     """Of its jobs that are due, those behind the `queued` ones: its budget holds them."""
 
 
-def foresee(
-    standings: Sequence[Standing],
+def estimate_start_times(
+    standings: Sequence[QueueState],
     *,
     money_per_s: float,
     limited_by: str | None,
     hard_cap: bool = False,
     run_s: float | None = None,
-) -> list[Outlook]:
+) -> list[WaitEstimate]:
     """An outlook for every store with work waiting. O(n log n) in the stores. `run_s` is how long a job takes."""
     held = [_held(one) for one in standings if not one.queued]
     standings = [one for one in standings if one.queued]
@@ -72,7 +72,7 @@ def foresee(
     ):  # where nobody is within the cap, those beyond it race for what is left over
         racing = list(standings)
     stopped = [one for one in standings if one.at_cap] if len(racing) < len(standings) else []
-    accounts = defaultdict[str, list[Standing]](list)
+    accounts = defaultdict[str, list[QueueState]](list)
     for standing in racing:
         accounts[standing.account].append(standing)
     seer = _Seer(list(accounts.values()), money_per_s=money_per_s, limited_by=limited_by)
@@ -84,7 +84,7 @@ class _Seer:
     """Looks ahead for the stores of these accounts."""
 
     def __init__(
-        self, accounts: Sequence[Sequence[Standing]], *, money_per_s: float, limited_by: str | None
+        self, accounts: Sequence[Sequence[QueueState]], *, money_per_s: float, limited_by: str | None
     ) -> None:
         self._accounts = accounts
         self._money_per_s = money_per_s
@@ -96,12 +96,12 @@ class _Seer:
             for stores in accounts
         )
 
-    def races(self) -> Iterator[tuple["_Flow", Sequence[Standing]]]:
+    def races(self) -> Iterator[tuple["_Flow", Sequence[QueueState]]]:
         """Each account's stores, and the flow among them."""
         for stores in self._accounts:
             yield _Flow((one.position, one.weight, _cost(one)) for one in stores), stores
 
-    def outlook(self, one: Standing, inner: "_Flow") -> Outlook:
+    def outlook(self, one: QueueState, inner: "_Flow") -> WaitEstimate:
         first = self._money_before(one, inner, one.position)
         last = self._money_before(
             one, inner, one.position + (one.queued - 1) * one.estimate / one.weight
@@ -111,7 +111,7 @@ class _Seer:
             reason = ACCOUNT_SHARE
         else:
             reason = self._limited_by if self._limited_by is not None and not ahead else FAIR_TURN
-        return Outlook(
+        return WaitEstimate(
             store=one.store,
             reason=reason,
             limited_by=self._limited_by,
@@ -122,10 +122,10 @@ class _Seer:
             held=one.held,
         )
 
-    def capped(self, one: Standing, run_s: float | None) -> Outlook:
+    def capped(self, one: QueueState, run_s: float | None) -> WaitEstimate:
         """It goes on when one of its own jobs has ended: those in flight end evenly spread over the time of one."""
         between = None if run_s is None or not one.in_flight else run_s / one.in_flight
-        return Outlook(
+        return WaitEstimate(
             store=one.store,
             reason=STORE_CAP,
             limited_by=self._limited_by,
@@ -136,7 +136,7 @@ class _Seer:
             held=one.held,
         )
 
-    def _money_before(self, one: Standing, inner: "_Flow", position: float) -> float:
+    def _money_before(self, one: QueueState, inner: "_Flow", position: float) -> float:
         """What is spent, on whomever, before the store stands at this position among its siblings."""
         return self._outer.before(
             one.account_position + inner.before(position) / one.account_weight
@@ -146,9 +146,9 @@ class _Seer:
         return money / self._money_per_s if self._money_per_s > 0 else None
 
 
-def _held(one: Standing) -> Outlook:
+def _held(one: QueueState) -> WaitEstimate:
     """Nothing of it goes before its budget begins anew, is raised, or a job costs less than was reserved for it."""
-    return Outlook(
+    return WaitEstimate(
         store=one.store,
         reason=BUDGET,
         limited_by=None,
@@ -160,7 +160,7 @@ def _held(one: Standing) -> Outlook:
     )
 
 
-def _cost(standing: Standing) -> float:
+def _cost(standing: QueueState) -> float:
     return standing.queued * standing.estimate
 
 

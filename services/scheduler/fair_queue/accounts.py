@@ -9,15 +9,15 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from services.scheduler.fair_queue.priority_index import Line
+from services.scheduler.fair_queue.priority_index import PriorityIndex
 
-Job = Hashable
+JobId = Hashable
 
 _MEAN_OVER = 20
 """Bills that the running mean looks back on, about."""
 
 
-class Waiting(NamedTuple):
+class WaitingJob(NamedTuple):
     """A job that waits. Times are seconds since the epoch; `estimate` (nano-USD) beats the store's mean when known.
 
     A tuple, for a million of them must fit: the fields stand in the order in which a store's jobs go.
@@ -36,13 +36,13 @@ class Waiting(NamedTuple):
     def of(
         cls,
         *,
-        job: Job,
+        job: JobId,
         store: str,
         created_at: float,
         priority: int = 0,
         not_before: float = 0.0,
         estimate: int | None = None,
-    ) -> "Waiting":
+    ) -> "WaitingJob":
         return cls(-priority, created_at, job, store, not_before, estimate)
 
 
@@ -60,13 +60,13 @@ class CounterChange:
 
 
 @dataclass(slots=True)
-class Account:
+class AccountState:
     """Who shares: one store, or several that belong together."""
 
     name: str
     weight: float = 1.0
     served: int = 0
-    line: "Line[Ledger]" = field(default_factory=Line)
+    line: "Line[Ledger]" = field(default_factory=PriorityIndex)
     """Its stores with work waiting."""
     last_position: float = 0.0
     """Where its store stood that was picked last: the place of a newcomer when no other of its stores waits."""
@@ -88,17 +88,17 @@ class Account:
 
 
 @dataclass(slots=True)
-class Ledger:
+class StoreQueue:
     """One store's. The order moves it; it knows nothing of other stores."""
 
     name: str
-    account: Account
+    account: AccountState
     weight: float = 1.0
     served: int = 0
     mean_cost: int = 0
     """What its jobs have cost on average of late; 0 until the first bill."""
     settled_jobs: int = 0
-    queue: list[Waiting] = field(default_factory=list)
+    queue: list[WaitingJob] = field(default_factory=list)
     """A heap of the jobs that are due: highest priority first, then the oldest."""
     waiting: int = 0
     """Its jobs that wait, those that are not due yet included."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 
-def jain(parts: Collection[float]) -> float:
+def jain_index(parts: Collection[float]) -> float:
     """Jain's index: 1 when all parts are equal, 1/n when one has everything. 1 for nobody."""
     squares = sum(part * part for part in parts)
     return sum(parts) ** 2 / (len(parts) * squares) if squares else 1.0
@@ -18,7 +18,7 @@ def largest_gap(parts: Collection[float]) -> float:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fairness:
+class FairnessStats:
     """How one window went."""
 
     began_at: float
@@ -34,11 +34,11 @@ class Fairness:
     """Their mean time to a post, wait included, ÷ the same without the wait, as if each were alone."""
 
 
-class Watch:
+class FairnessMonitor:
     """Watches the order for windows of `seconds`. Looked at about once a second; `last` is the last whole window."""
 
     def __init__(self, *, seconds: float, now: float) -> None:
-        self.last: Fairness | None = None
+        self.last: FairnessStats | None = None
         self.mean_run_s: float | None = None
         """How long a job takes once it was forwarded, by the last whole window; None before one has ended."""
         self._seconds = seconds
@@ -77,7 +77,7 @@ class Watch:
         self._money: defaultdict[str, float] = defaultdict(float)
         self._waits: defaultdict[str, list[float]] = defaultdict(list)
 
-    def _judge(self, now: float) -> Fairness:
+    def _judge(self, now: float) -> FairnessStats:
         parts = [self._money[account] for account in self._contenders or ()]
         light = [
             waits
@@ -88,11 +88,11 @@ class Watch:
         if light and self._run_s > 0:
             run = self._run_s / self._runs
             slowdown = (fmean(wait for waits in light for wait in waits) + run) / run
-        return Fairness(
+        return FairnessStats(
             began_at=self._began_at,
             seconds=now - self._began_at,
             contenders=len(parts),
-            jain=jain(parts),
+            jain=jain_index(parts),
             largest_gap=largest_gap(parts),
             light_stores=len(light),
             light_slowdown=slowdown,

@@ -9,32 +9,32 @@ from heapq import heappop, heappush
 from typing import Generic, Protocol, TypeVar
 
 
-class Lane(IntEnum):
+class CapClass(IntEnum):
     WITHIN = 0
     BEYOND = 1
 
 
-class Member(Protocol):
+class IndexMember(Protocol):
     name: str
 
     @property
     def position(self) -> float: ...
 
 
-M = TypeVar("M", bound=Member)
+M = TypeVar("M", bound=IndexMember)
 
 
-class Line(Generic[M]):
+class PriorityIndex(Generic[M]):
     """Ties go by name, so that the same history always gives the same order."""
 
     def __init__(self) -> None:
-        self._heaps: dict[Lane, list[tuple[float, str, int]]] = {lane: [] for lane in Lane}
+        self._heaps: dict[CapClass, list[tuple[float, str, int]]] = {lane: [] for lane in CapClass}
         self._members: dict[str, M] = {}
-        self._places: dict[str, tuple[Lane, float, int]] = {}
+        self._places: dict[str, tuple[CapClass, float, int]] = {}
         """Each member's live entry: its lane, its position, the entry's number."""
         self._entries = 0
 
-    def place(self, member: M, lane: Lane | None) -> None:
+    def place(self, member: M, lane: CapClass | None) -> None:
         """Let a member stand at its position in a lane, or leave the line (None)."""
         if lane is None:
             self._places.pop(member.name, None)
@@ -48,7 +48,7 @@ class Line(Generic[M]):
         self._places[member.name] = (lane, member.position, self._entries)
         heappush(self._heaps[lane], (member.position, member.name, self._entries))
 
-    def first(self, lane: Lane) -> M | None:
+    def first(self, lane: CapClass) -> M | None:
         """Who goes next in a lane."""
         heap = self._heaps[lane]
         while heap:
@@ -58,13 +58,13 @@ class Line(Generic[M]):
             heappop(heap)
         return None
 
-    def front(self) -> Lane | None:
+    def front(self) -> CapClass | None:
         """The first lane in which anybody stands."""
-        return next((lane for lane in Lane if self.first(lane) is not None), None)
+        return next((lane for lane in CapClass if self.first(lane) is not None), None)
 
     def least(self, default: float) -> float:
         """The least position in the line."""
         return min(
-            (member.position for lane in Lane if (member := self.first(lane)) is not None),
+            (member.position for lane in CapClass if (member := self.first(lane)) is not None),
             default=default,
         )

@@ -20,16 +20,16 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 
 from services.scheduler.budgets import rules
-from services.scheduler.estimates.rules import Standing
-from services.scheduler.fair_queue.accounts import Account, CounterChange, Job, Ledger, Waiting
-from services.scheduler.fair_queue.priority_index import Lane, Line
+from services.scheduler.estimates.rules import QueueState
+from services.scheduler.fair_queue.accounts import AccountState, CounterChange, JobId, StoreQueue, WaitingJob
+from services.scheduler.fair_queue.priority_index import CapClass, PriorityIndex
 
-__all__ = ["CounterChange", "FairOrder", "Job", "Picked", "Waiting"]
+__all__ = ["CounterChange", "FairQueue", "JobId", "PickedJob", "WaitingJob"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Picked:
-    job: Job
+class PickedJob:
+    job: JobId
     store: str
     reserved: int
     """Nano-USD charged to the store until the bill is known."""
@@ -39,19 +39,19 @@ class Picked:
     """Since when it has waited: when it was asked for, or not before."""
 
 
-class FairOrder:
+class FairQueue:
     """The backlog's order. `cap` is how many jobs a store may have in flight while others wait."""
 
     def __init__(self, *, cap: int, default_cost: int, hard_cap: bool = False) -> None:
         self._cap = cap
         self._hard_cap = hard_cap
         self._default_cost = default_cost
-        self._stores: dict[str, Ledger] = {}
-        self._waiting: dict[Job, Waiting] = {}
-        self._flying: dict[Job, tuple[str, int]] = {}
-        self._delayed: list[tuple[float, Waiting]] = []
-        self._accounts: dict[str, Account] = {}
-        self._line: Line[Account] = Line()
+        self._stores: dict[str, StoreQueue] = {}
+        self._waiting: dict[JobId, WaitingJob] = {}
+        self._flying: dict[JobId, tuple[str, int]] = {}
+        self._delayed: list[tuple[float, WaitingJob]] = []
+        self._accounts: dict[str, AccountState] = {}
+        self._line: PriorityIndex[AccountState] = PriorityIndex()
         """The accounts with work waiting."""
         self._last_position = 0.0
         """Where the account stood that was picked last: the place of a newcomer when nobody else waits."""
@@ -60,7 +60,7 @@ class FairOrder:
 
     def restore_account(self, account: str, *, weight: float, served: int) -> None:
         """Take up an account's saved counter. Called before its stores are restored."""
-        known = self._accounts.setdefault(account, Account(name=account))
+        known = self._accounts.setdefault(account, AccountState(name=account))
         known.weight, known.served = weight, served
 
     def restore(
@@ -77,7 +77,7 @@ class FairOrder:
         itself, with its own weight; an account of which nothing was saved was served what its stores were."""
         if (account or store) not in self._accounts:
             self.restore_account(account or store, weight=1.0, served=served)
-        self._stores[store] = Ledger(
+        self._stores[store] = StoreQueue(
             name=store,
             account=self._account(account or store),
             weight=weight,
@@ -140,7 +140,7 @@ class FairOrder:
             else self._default_cost
         )
 
-    def adopt(self, job: Job, store: str, reserved: int) -> None:
+    def adopt(self, job: JobId, store: str, reserved: int) -> None:
         """Take up a job that is in flight already, with what was reserved for it."""
         self.withdraw(job)
         self._store(store).in_flight += 1
@@ -148,7 +148,7 @@ class FairOrder:
         self._flying[job] = (store, reserved)
         self._enter(self._store(store))
 
-    def take_up(self, waiting: Waiting, now: float) -> None:
+    def take_up(self, waiting: WaitingJob, now: float) -> None:
         """Take up a job that waited before: it has its place, so its store is not lifted, and stands in no line yet."""
         if self._note(waiting, now):
             heappush(self._store(waiting.store).queue, waiting)
@@ -173,12 +173,12 @@ class FairOrder:
             self._changed.add(store.name)
             self._enter(store)
 
-    def add(self, waiting: Waiting, now: float) -> None:
+    def add(self, waiting: WaitingJob, now: float) -> None:
         """Queue a job. One that waits or flies already is left as it is."""
         if self._note(waiting, now):
             self._arrive(waiting)
 
-    def withdraw(self, job: Job) -> None:
+    def withdraw(self, job: JobId) -> None:
         """Forget a waiting job (cancelled). Its place in the queue is skipped when it surfaces."""
         waiting = self._waiting.pop(job, None)
         if waiting is not None:
@@ -186,12 +186,12 @@ class FairOrder:
             store.waiting -= 1
             self._trim(store)
 
-    def pick(self, now: float) -> Picked | None:
+    def pick(self, now: float) -> PickedJob | None:
         """The next job, now in flight and charged its estimate; None when nothing may go."""
         self._wake(now)
-        store = self._first(Lane.WITHIN)
+        store = self._first(CapClass.WITHIN)
         if store is None and not self._hard_cap:
-            store = self._first(Lane.BEYOND)  # nobody else has work: a store may borrow
+            store = self._first(CapClass.BEYOND)  # nobody else has work: a store may borrow
         if store is None:
             return None
         waiting = store.queue[0]
@@ -203,7 +203,7 @@ class FairOrder:
         store.in_flight += 1
         self._flying[waiting.job] = (store.name, reserved)
         self._trim(store)
-        return Picked(
+        return PickedJob(
             job=waiting.job,
             store=store.name,
             reserved=reserved,
@@ -212,7 +212,7 @@ class FairOrder:
             due_at=max(waiting.created_at, waiting.not_before),
         )
 
-    def settle(self, job: Job, store_name: str, spent: int, *, ended: bool) -> None:
+    def settle(self, job: JobId, store_name: str, spent: int, *, ended: bool) -> None:
         """The bill of a job: what it really cost replaces what was reserved (nothing, when it was not in flight)."""
         store = self._store(store_name)
         _, reserved = self._flying.get(job, (store_name, 0))
@@ -237,7 +237,7 @@ class FairOrder:
         """How many of a store's jobs wait, those that are not due yet included."""
         return self._stores[store].waiting if store in self._stores else 0
 
-    def flying(self) -> dict[Job, tuple[str, int]]:
+    def flying(self) -> dict[JobId, tuple[str, int]]:
         """Jobs in flight: their store and what is reserved for them."""
         return dict(self._flying)
 
@@ -270,15 +270,15 @@ class FairOrder:
             if store.waiting or store.in_flight or store.name in also
         ]
 
-    def standings(self, now: float) -> list[Standing]:
+    def standings(self, now: float) -> list[QueueState]:
         """Every store with work that is due, as the outlook wants it."""
         self._wake(now)
         return [self._standing(store) for store in self._stores.values() if store.queue]
 
-    def _standing(self, store: Ledger) -> Standing:
+    def _standing(self, store: StoreQueue) -> QueueState:
         estimate = store.estimate(self._default_cost)
-        going = rules.fitting(len(store.queue), store.room, estimate)
-        return Standing(
+        going = rules.count_fitting(len(store.queue), store.room, estimate)
+        return QueueState(
             store=store.name,
             account=store.account.name,
             position=store.position,
@@ -292,19 +292,19 @@ class FairOrder:
             in_flight=store.in_flight,
         )
 
-    def _account(self, name: str) -> Account:
-        return self._accounts.setdefault(name, Account(name=name))
+    def _account(self, name: str) -> AccountState:
+        return self._accounts.setdefault(name, AccountState(name=name))
 
-    def _store(self, name: str) -> Ledger:
+    def _store(self, name: str) -> StoreQueue:
         if name not in self._stores:
-            self._stores[name] = Ledger(name=name, account=self._account(name))
+            self._stores[name] = StoreQueue(name=name, account=self._account(name))
         return self._stores[name]
 
-    def _cap_worth(self, store: Ledger) -> float:
+    def _cap_worth(self, store: StoreQueue) -> float:
         """What the jobs cost that a store may have in flight."""
         return self._cap * store.estimate(self._default_cost)
 
-    def _note(self, waiting: Waiting, now: float) -> bool:
+    def _note(self, waiting: WaitingJob, now: float) -> bool:
         """Enter a job in the books; whether it belongs in its store's queue now: not known before, and due."""
         if waiting.job in self._waiting or waiting.job in self._flying:
             return False
@@ -315,7 +315,7 @@ class FairOrder:
             return False
         return True
 
-    def _arrive(self, waiting: Waiting) -> None:
+    def _arrive(self, waiting: WaitingJob) -> None:
         store = self._store(waiting.store)
         if store.queue:  # it stands in line already
             heappush(store.queue, waiting)
@@ -326,7 +326,7 @@ class FairOrder:
         store.queue.append(waiting)
         self._enter(store)
 
-    def _lift(self, store: Ledger) -> None:
+    def _lift(self, store: StoreQueue) -> None:
         """A store joins those of its account that have work waiting, and an account with no other such store joins
         the accounts: neither brings credit from the time before."""
         account = store.account
@@ -335,30 +335,30 @@ class FairOrder:
         store.raise_to(account.line.least(default=account.last_position))
         self._changed.add(store.name)
 
-    def _trim(self, store: Ledger) -> None:
+    def _trim(self, store: StoreQueue) -> None:
         """Drop jobs that no longer wait from the front of a store's queue, then give the store its place anew."""
         while store.queue and self._waiting.get(store.queue[0].job) is not store.queue[0]:
             heappop(store.queue)
         self._enter(store)
 
-    def _enter(self, store: Ledger) -> None:
+    def _enter(self, store: StoreQueue) -> None:
         """Give a store, and its account, the place that its queue, counter, budget and jobs in flight call for."""
         if store.room is not None or store.held:
             self._hold(store)
-        lane = Lane.WITHIN if store.in_flight < self._cap else Lane.BEYOND
+        lane = CapClass.WITHIN if store.in_flight < self._cap else CapClass.BEYOND
         store.account.line.place(store, lane if store.queue and not store.held else None)
         self._line.place(store.account, store.account.line.front())
 
-    def _hold(self, store: Ledger) -> None:
+    def _hold(self, store: StoreQueue) -> None:
         """Judge whether its budget has room for its next job. Who was held brings no credit from that time."""
         was_held, store.held = (
             store.held,
-            not rules.fits(store.room, store.next_cost(self._default_cost)),
+            not rules.fits_budget(store.room, store.next_cost(self._default_cost)),
         )
         if was_held and not store.held and store.queue:
             self._lift(store)
 
-    def _first(self, lane: Lane) -> Ledger | None:
+    def _first(self, lane: CapClass) -> StoreQueue | None:
         account = self._line.first(lane)
         return account.line.first(lane) if account is not None else None
 

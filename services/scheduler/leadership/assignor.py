@@ -18,7 +18,7 @@ _VERSION = 0
 _NEVER = float("inf")
 
 
-class Tenure:
+class LeadershipClaim:
     """Since when this process has been the owner; it tells the group so at every rebalance."""
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class Tenure:
         self.since = _NEVER
 
 
-def owner_of(members: Mapping[str, bytes]) -> str:
+def choose_leader(members: Mapping[str, bytes]) -> str:
     """Which member gets everything: the one that has owned it for longest, else the first by name."""
 
     def rank(member: str) -> tuple[float, str]:
@@ -44,7 +44,7 @@ def owner_of(members: Mapping[str, bytes]) -> str:
     return min(members, key=rank)
 
 
-def single_owner(tenure: Tenure) -> type[AbstractPartitionAssignor]:
+def single_owner_assignor(tenure: LeadershipClaim) -> type[AbstractPartitionAssignor]:
     """The assignor's class for one process: aiokafka wants a class, and what it tells the group is the tenure's."""
 
     class SingleOwnerAssignor(AbstractPartitionAssignor):  # type: ignore[misc] # aiokafka ships no types
@@ -54,7 +54,7 @@ def single_owner(tenure: Tenure) -> type[AbstractPartitionAssignor]:
         def assign(
             cls, cluster: ClusterMetadata, members: Mapping[str, ConsumerProtocolMemberMetadata]
         ) -> dict[str, ConsumerProtocolMemberAssignment]:
-            owner = owner_of({name: member.user_data or b"" for name, member in members.items()})
+            owner = choose_leader({name: member.user_data or b"" for name, member in members.items()})
             topics = sorted({topic for member in members.values() for topic in member.subscription})
             everything = [
                 (topic, sorted(cluster.partitions_for_topic(topic) or ())) for topic in topics

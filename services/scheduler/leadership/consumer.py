@@ -14,11 +14,11 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
-from services.scheduler.dispatch.rules import Credit
-from services.scheduler.leadership.assignor import Tenure, single_owner
-from services.scheduler.leadership.offset_tracker import Batches, Progress, give_back
-from services.scheduler.leadership.session import Term
-from services.scheduler.repository import DeposedError, SchedulerStore
+from services.scheduler.dispatch.rules import WorkerCredit
+from services.scheduler.leadership.assignor import LeadershipClaim, single_owner_assignor
+from services.scheduler.leadership.offset_tracker import Batches, OffsetTracker, rewind_batches
+from services.scheduler.leadership.session import LeaderSession
+from services.scheduler.repository import DeposedError, SchedulerRepository
 from services.scheduler.settings import SchedulerSettings
 from shared.domain.errors import InvalidMessage
 from shared.domain.messages import BlogRequested, JobEvent, Message, WorkerReport
@@ -40,25 +40,25 @@ _STANDBY_MS = 1_000
 _RECORDS_A_TURN = 500
 
 
-class Scheduler:
+class SchedulerConsumer:
     """Runs until told to stop. `store` and `publisher` are started and belong to the caller."""
 
     def __init__(
-        self, *, name: str, settings: SchedulerSettings, store: SchedulerStore, publisher: Publisher
+        self, *, name: str, settings: SchedulerSettings, store: SchedulerRepository, publisher: Publisher
     ) -> None:
         self._name = name
         self._settings = settings
         self._store = store
         self._publisher = publisher
         self._group = clients.namespace(settings).group(SCHEDULER_GROUP)
-        self._tenure = Tenure()
+        self._tenure = LeadershipClaim()
         self._elected: bool | None = None
         """None: not known, for the group is electing."""
-        self._credit = Credit(silence_s=settings.worker_silence_s)
-        self._term: Term | None = None
+        self._credit = WorkerCredit(silence_s=settings.worker_silence_s)
+        self._term: LeaderSession | None = None
         self._busy = asyncio.Lock()
         """Held while records are worked on: who loses the election finishes these, and commits them, first."""
-        self._progress = Progress()
+        self._progress = OffsetTracker()
         self._ticked_at = self._swept_at = 0.0
         reads = zip(
             clients.topic_names(settings, (REQUESTS, RESULTS, WORKERS)),
@@ -72,7 +72,7 @@ class Scheduler:
             self._settings,
             group_id=self._group,
             client_id=self._name,
-            partition_assignment_strategy=[single_owner(self._tenure)],
+            partition_assignment_strategy=[single_owner_assignor(self._tenure)],
         )
         consumer.subscribe(
             list(self._topics), listener=_Election(self._assigned, lambda: self._revoked(consumer))
@@ -95,7 +95,7 @@ class Scheduler:
             await self._drop_term(consumer)
             while not stop.is_set() and not await self._recovered():
                 await wait_for_event(stop, _PAUSE_S)
-                give_back(
+                rewind_batches(
                     consumer, await _poll(consumer)
                 )  # who does not poll is expelled from the group
             log.info("scheduling goes on")
@@ -112,13 +112,13 @@ class Scheduler:
     async def _turn(self, consumer: AIOKafkaConsumer) -> None:
         if not self._elected:
             # A standby polls to stay in the group. What it is given, it was elected for while it waited.
-            give_back(consumer, await consumer.getmany(timeout_ms=_STANDBY_MS))
+            rewind_batches(consumer, await consumer.getmany(timeout_ms=_STANDBY_MS))
             return
         term = self._term or await self._begin_term(consumer)
         batches = await self._read_some(consumer, self._patience_ms(term))
         async with self._busy:
             if term is not self._term:  # an election while we waited
-                give_back(consumer, batches)
+                rewind_batches(consumer, batches)
                 return
             self._progress.began(batches)
             await self._handle(term, batches)
@@ -139,14 +139,14 @@ class Scheduler:
             try:
                 more = await consumer.getmany(*urgent, max_records=_RECORDS_A_TURN)
             except KafkaError:
-                give_back(consumer, batches)
+                rewind_batches(consumer, batches)
                 raise
             for partition, records in more.items():
                 batches.setdefault(partition, []).extend(records)
         return batches
 
-    async def _begin_term(self, consumer: AIOKafkaConsumer) -> Term:
-        term = self._term = Term(
+    async def _begin_term(self, consumer: AIOKafkaConsumer) -> LeaderSession:
+        term = self._term = LeaderSession(
             name=self._name,
             settings=self._settings,
             store=self._store,
@@ -176,7 +176,7 @@ class Scheduler:
             else:
                 await consumer.seek_to_end(partition)
 
-    async def _handle(self, term: Term, batches: Batches) -> None:
+    async def _handle(self, term: LeaderSession, batches: Batches) -> None:
         heard: Heard = []
         for record in (record for records in batches.values() for record in records):
             if clients.record_source(record) == self._name:
@@ -190,7 +190,7 @@ class Scheduler:
         await term.settle(_only(heard, JobEvent))
         await term.say_doors()
 
-    async def _admit(self, term: Term, heard: Heard) -> None:
+    async def _admit(self, term: LeaderSession, heard: Heard) -> None:
         refused = await term.admit(_only(heard, BlogRequested))
         reasons = {id(request): reason for request, reason in refused}
         for record, message in heard:
@@ -219,7 +219,7 @@ class Scheduler:
                 "it is too large to be put aside: it stays where it is", partition=record.partition
             )
 
-    async def _tick(self, consumer: AIOKafkaConsumer, term: Term) -> None:
+    async def _tick(self, consumer: AIOKafkaConsumer, term: LeaderSession) -> None:
         now = time.monotonic()
         if now - self._swept_at >= self._settings.sweep_every_s:
             self._swept_at = now
@@ -235,13 +235,13 @@ class Scheduler:
                 log.info("scheduled", **term.counts)
                 term.counts.clear()
 
-    def _patience_ms(self, term: Term) -> int:
+    def _patience_ms(self, term: LeaderSession) -> int:
         """How long to wait for records: until the next tick, or until a delayed job is due."""
         tick = max(self._ticked_at + _TICK_S - time.monotonic(), 0.01)
         due = term.next_due()
         return int(1000 * (tick if due is None else min(tick, max(due - time.time(), 0.01))))
 
-    async def _commit(self, consumer: AIOKafkaConsumer, term: Term) -> None:
+    async def _commit(self, consumer: AIOKafkaConsumer, term: LeaderSession) -> None:
         await term.flush()
         await self._progress.commit(consumer)
 

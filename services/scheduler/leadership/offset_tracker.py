@@ -12,7 +12,7 @@ _COMMIT_WITHIN_S = 10.0
 Batches = Mapping[TopicPartition, Sequence[ConsumerRecord]]
 
 
-class Progress:
+class OffsetTracker:
     def __init__(self) -> None:
         self._first: dict[TopicPartition, int] = {}
         self._next: dict[TopicPartition, int] = {}
@@ -41,7 +41,7 @@ class Progress:
         self._next.clear()
 
 
-def give_back(consumer: AIOKafkaConsumer, batches: Batches) -> None:
+def rewind_batches(consumer: AIOKafkaConsumer, batches: Batches) -> None:
     """Read these again."""
     _seek(consumer, {partition: records[0].offset for partition, records in batches.items()})
 

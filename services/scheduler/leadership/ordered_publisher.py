@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from shared.kafka.publisher import Outgoing, Publisher
 
 
-class Pipe:
+class OrderedPublisher:
     """Batches go out one after the other, in order. Nothing counts as said before `flush` has returned."""
 
     def __init__(self, publisher: Publisher) -> None:

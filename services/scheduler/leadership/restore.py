@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from services.scheduler import messages
-from services.scheduler.dispatch.rules import Credit
-from services.scheduler.fair_queue.queue import FairOrder
-from services.scheduler.repository import Row, SchedulerStore
+from services.scheduler.dispatch.rules import WorkerCredit
+from services.scheduler.fair_queue.queue import FairQueue
+from services.scheduler.repository import Row, SchedulerRepository
 from shared.observability.log import get_logger
 
 log = get_logger(__name__)
@@ -17,13 +17,13 @@ _TELL_EVERY = 50_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rebuilt:
+class RestoredQueue:
     rows: int
     configured_until: datetime
     """The newest setting of a store that is taken over already."""
 
 
-async def rebuild(order: FairOrder, credit: Credit, store: SchedulerStore) -> Rebuilt:
+async def restore_fair_queue(order: FairQueue, credit: WorkerCredit, store: SchedulerRepository) -> RestoredQueue:
     """Fill an empty order, and the book of outstanding jobs."""
     configured_until = await _restore_counters(order, store)
     credit.forget_jobs()
@@ -34,10 +34,10 @@ async def rebuild(order: FairOrder, credit: Credit, store: SchedulerStore) -> Re
         if read % _TELL_EVERY == 0:
             log.info("rebuilding the order", rows=read)
     order.resume()
-    return Rebuilt(rows=read, configured_until=configured_until)
+    return RestoredQueue(rows=read, configured_until=configured_until)
 
 
-async def _restore_counters(order: FairOrder, store: SchedulerStore) -> datetime:
+async def _restore_counters(order: FairQueue, store: SchedulerRepository) -> datetime:
     for row in await store.accounts():
         order.restore_account(row["account"], weight=row["weight"], served=row["served_nanousd"])
     newest = BEGINNING
@@ -54,9 +54,9 @@ async def _restore_counters(order: FairOrder, store: SchedulerStore) -> datetime
     return newest
 
 
-def _take_up(order: FairOrder, credit: Credit, row: Row, now: float) -> None:
+def _take_up(order: FairQueue, credit: WorkerCredit, row: Row, now: float) -> None:
     if row["forwarded"]:
         order.adopt(row["id"], row["store"], row["estimate_nanousd"])
         credit.forwarded(row["id"], row["forwarded_partition"], claimed_by=row["worker"])
     else:
-        order.take_up(messages.waiting_of_row(row), now)
+        order.take_up(messages.waiting_job_from_row(row), now)

@@ -11,20 +11,20 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from services.scheduler import messages
-from services.scheduler.admission.controller import Doors
-from services.scheduler.budgets.tracker import Budgets
+from services.scheduler.admission.controller import AdmissionController
+from services.scheduler.budgets.tracker import BudgetTracker
 from services.scheduler.dispatch import spans
-from services.scheduler.dispatch.dispatcher import Forwarder
-from services.scheduler.dispatch.rules import Credit
-from services.scheduler.estimates.publisher import Outlooks
+from services.scheduler.dispatch.dispatcher import Dispatcher
+from services.scheduler.dispatch.rules import WorkerCredit
+from services.scheduler.estimates.publisher import WaitEstimatePublisher
 from services.scheduler.fair_queue.accounts import CounterChange
-from services.scheduler.fair_queue.fairness import Watch
-from services.scheduler.fair_queue.queue import FairOrder, Picked
+from services.scheduler.fair_queue.fairness import FairnessMonitor
+from services.scheduler.fair_queue.queue import FairQueue, PickedJob
 from services.scheduler.leadership import restore
-from services.scheduler.leadership.ordered_publisher import Pipe
-from services.scheduler.repository import IMPOSSIBLE, Row, SchedulerStore
+from services.scheduler.leadership.ordered_publisher import OrderedPublisher
+from services.scheduler.repository import UNSTORABLE_ERRORS, Row, SchedulerRepository
 from services.scheduler.settings import SchedulerSettings
-from services.scheduler.settlement.user_actions import Interventions
+from services.scheduler.settlement.user_actions import UserActionLog
 from shared.domain.errors import Permanent
 from shared.domain.job import ENDED, Status
 from shared.domain.messages import BlogRequested, EventKind, JobEvent, WorkerReport
@@ -38,7 +38,7 @@ _SETTLING = {EventKind.ENDED, EventKind.RETRY}
 Refused = list[tuple[BlogRequested, Permanent]]
 
 
-class Term:
+class LeaderSession:
     """Times given as `now` are seconds since the epoch."""
 
     def __init__(
@@ -46,34 +46,34 @@ class Term:
         *,
         name: str,
         settings: SchedulerSettings,
-        store: SchedulerStore,
+        store: SchedulerRepository,
         publisher: Publisher,
-        credit: Credit,
+        credit: WorkerCredit,
     ) -> None:
         self.counts: Counter[str] = Counter()
         """What was done since the counts were last taken, for the log."""
         self._epoch = 0
         self._began_at = 0.0
         self._configured_until = restore.BEGINNING
-        self._watch = Watch(seconds=settings.fairness_window_s, now=time.time())
+        self._watch = FairnessMonitor(seconds=settings.fairness_window_s, now=time.time())
         self._drifted = 0
         self._name = name
         self._settings = settings
         self._store = store
         self._publisher = publisher
-        self._pipe = Pipe(publisher)
+        self._pipe = OrderedPublisher(publisher)
         self._credit = credit
-        self._doors = Doors(settings, publisher)
-        self._outlooks = Outlooks(store, hard_cap=settings.hard_cap)
-        self._interventions = Interventions(store)
+        self._doors = AdmissionController(settings, publisher)
+        self._outlooks = WaitEstimatePublisher(store, hard_cap=settings.hard_cap)
+        self._interventions = UserActionLog(store)
         self._suspects: frozenset[UUID] = frozenset()
-        self._order = FairOrder(
+        self._order = FairQueue(
             cap=settings.max_per_instance,
             default_cost=settings.default_cost_nanousd,
             hard_cap=settings.hard_cap,
         )
-        self._budgets = Budgets(store, self._order)
-        self._forwarder = Forwarder(
+        self._budgets = BudgetTracker(store, self._order)
+        self._forwarder = Dispatcher(
             store=store,
             order=self._order,
             credit=credit,
@@ -90,7 +90,7 @@ class Term:
         self._began_at = time.time()
         log.info("this scheduler leads", epoch=self._epoch)
         await self._interventions.begin()
-        rebuilt = await restore.rebuild(self._order, self._credit, self._store)
+        rebuilt = await restore.restore_fair_queue(self._order, self._credit, self._store)
         self._configured_until = rebuilt.configured_until
         await self._settle_jobs(await self._store.uncharged())
         await self._look_at_budgets()
@@ -132,7 +132,7 @@ class Term:
             new = await self._insert(batch, refused)
             hopeless = {request.id for request, _ in refused}
             taken = [request for request in batch if request.id not in hopeless]
-            spans.admitted(taken, began_ns=int(began.timestamp() * 1e9))
+            spans.record_admission_spans(taken, began_ns=int(began.timestamp() * 1e9))
             await self._pipe.send(await self._announcements(taken, new, began))
             self._enter(taken, new)  # said before any of them can be forwarded
         return refused
@@ -143,7 +143,7 @@ class Term:
         repeated = [request.id for request in taken if request.id not in new]
         untouched = await self._store.untouched(repeated) if repeated else set[UUID]()
         return [
-            messages.admitted(request, at=began if request.id in new else request.created_at)
+            messages.admitted_event(request, at=began if request.id in new else request.created_at)
             for request in taken
             if request.id in new or request.id in untouched
         ]
@@ -152,7 +152,7 @@ class Term:
         now = time.time()
         for request in taken:
             if request.id in new:
-                self._order.add(messages.waiting_of_request(request), now)
+                self._order.add(messages.waiting_job_from_request(request), now)
         self._doors.grown({request.store for request in taken})
         self.counts["admitted"] += len(new)
         self.counts["repeated"] += len(taken) - len(new)
@@ -172,7 +172,7 @@ class Term:
     def hear(self, reports: Sequence[WorkerReport]) -> None:
         now = time.time()
         for report in reports:
-            self._credit.hear(messages.offer(report, now))
+            self._credit.hear(messages.worker_offer(report, now))
 
     def keep_forwarding(self) -> None:
         """Send the jobs whose turn it is, while the next requests are read and admitted. Raises what it met before."""
@@ -187,7 +187,7 @@ class Term:
         )
         if unclaimed:
             log.warning("forwarded and not claimed: back to the queue", jobs=len(unclaimed))
-        await self._publisher.publish_all([*map(messages.lost, lost), *map(messages.told, let_go)])
+        await self._publisher.publish_all([*map(messages.expired_lease_event, lost), *map(messages.current_state_event, let_go)])
         changed = await self._retell_interventions()
         await self._settle_jobs([row["id"] for row in [*lost, *let_go]] + unclaimed + changed)
         await self._compare()
@@ -201,7 +201,7 @@ class Term:
         changed = await self._interventions.news()
         if changed:
             await self._publisher.publish_all(
-                list(map(messages.told, await self._store.told(changed)))
+                list(map(messages.current_state_event, await self._store.told(changed)))
             )
         return changed
 
@@ -271,7 +271,7 @@ class Term:
         )
 
     async def report(self) -> None:
-        report = messages.report(
+        report = messages.scheduler_report(
             self._name,
             self._epoch,
             self._order,
@@ -293,7 +293,7 @@ class Term:
         """The new ones' ids. A batch that PostgreSQL refuses is halved until the culprit stands alone."""
         try:
             return await self._store.admit(batch, self._epoch)
-        except IMPOSSIBLE as error:
+        except UNSTORABLE_ERRORS as error:
             if len(batch) == 1:
                 refused.append(
                     (batch[0], Permanent(f"PostgreSQL refuses it: {error}", code="unstorable"))
@@ -302,7 +302,7 @@ class Term:
         half = len(batch) // 2
         return await self._insert(batch[:half], refused) | await self._insert(batch[half:], refused)
 
-    def _left(self, pick: Picked, now: float) -> None:
+    def _left(self, pick: PickedJob, now: float) -> None:
         self._doors.left(pick.store, now)
         self._outlooks.left(pick.reserved, now)
         self._watch.served(
@@ -325,7 +325,7 @@ class Term:
             if row["run_s"] is not None:
                 self._watch.ended(row["run_s"])
             if row["status"] == Status.PENDING:
-                self._order.add(messages.waiting_of_row(row), now)
+                self._order.add(messages.waiting_job_from_row(row), now)
             else:
                 self._order.withdraw(row["id"])
         self._doors.grown({row["store"] for row in rows})

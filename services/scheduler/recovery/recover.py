@@ -13,8 +13,8 @@ import asyncpg
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
 from services.scheduler.recovery import rules
-from services.scheduler.recovery.rules import Correction, Known, Tally, Word
-from services.scheduler.repository import IMPOSSIBLE, Row, insert_requests
+from services.scheduler.recovery.rules import Correction, SavedState, RecoverySummary, ReportedState
+from services.scheduler.repository import UNSTORABLE_ERRORS, Row, insert_requests
 from shared.domain.errors import InvalidMessage
 from shared.domain.job import Status
 from shared.domain.messages import BlogRequested, EventKind, JobEvent, Message, Usage
@@ -47,10 +47,10 @@ class Recovery:
         self._pool = pool
         self._publisher = publisher
         self._since = since
-        self._words: dict[UUID, Word] = {}
-        self.tally = Tally()
+        self._words: dict[UUID, ReportedState] = {}
+        self.tally = RecoverySummary()
 
-    async def run(self) -> Tally:
+    async def run(self) -> RecoverySummary:
         """Read all that was said, then all that was asked for, and correct the rows. What was found."""
         async for messages in _said(self._settings, RESULTS, self._since):
             for event in messages:
@@ -66,7 +66,7 @@ class Recovery:
         return self.tally
 
     def _hear(self, event: JobEvent) -> None:
-        word = rules.hear(self._words.get(event.job), event)
+        word = rules.merge_event(self._words.get(event.job), event)
         if word is not None:
             self._words[event.job] = word
 
@@ -78,7 +78,7 @@ class Recovery:
             async with self._pool.acquire() as connection, connection.transaction():
                 missing = await insert_requests(connection, requests)
                 corrected = await self._correct(connection, jobs)
-        except IMPOSSIBLE as error:
+        except UNSTORABLE_ERRORS as error:
             if len(requests) == 1:
                 log.warning(
                     "passed over: PostgreSQL refuses it", job=str(jobs[0]), reason=str(error)
@@ -105,7 +105,7 @@ class Recovery:
         rows = await connection.fetch(
             _QUERIES["known"], [job for job in jobs if job in self._words]
         )
-        judged = [(row["id"], rules.judge(_known(row), self._words[row["id"]])) for row in rows]
+        judged = [(row["id"], rules.find_correction(_known(row), self._words[row["id"]])) for row in rows]
         return [
             (right, await _apply(connection, job, right))
             for job, right in judged
@@ -150,8 +150,8 @@ async def _apply(connection: Connection, job: UUID, correction: Correction) -> R
     return row
 
 
-def _known(row: Row) -> Known:
-    return Known(
+def _known(row: Row) -> SavedState:
+    return SavedState(
         attempt=row["attempt"],
         status=Status(row["status"]),
         done=frozenset(row["done"]),

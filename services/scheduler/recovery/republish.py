@@ -20,7 +20,7 @@ _QUERIES = load_queries(Path(__file__).parent / "sql" / "recovery.sql")
 _BATCH = 500
 
 
-async def retell(pool: asyncpg.Pool, publisher: Publisher, *, since: datetime) -> int:
+async def republish_job_states(pool: asyncpg.Pool, publisher: Publisher, *, since: datetime) -> int:
     """Of jobs that were asked for since then, one event each: how many."""
     told = 0
     async with pool.acquire() as connection, connection.transaction(readonly=True):

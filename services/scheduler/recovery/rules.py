@@ -16,7 +16,7 @@ _KEPT = ENDED - {Status.DONE}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Word:
+class ReportedState:
     """The last that was said of a job."""
 
     attempt: int
@@ -30,7 +30,7 @@ class Word:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Known:
+class SavedState:
     """What the database has of the job."""
 
     attempt: int
@@ -55,7 +55,7 @@ class Correction:
     was_done: bool
 
 
-def hear(word: Word | None, event: JobEvent) -> Word | None:
+def merge_event(word: ReportedState | None, event: JobEvent) -> ReportedState | None:
     """What is the last word, with this event."""
     if event.kind is EventKind.ADMITTED:
         return word
@@ -71,7 +71,7 @@ def hear(word: Word | None, event: JobEvent) -> Word | None:
     if word is not None and _rank(word.attempt, word.status, word.at) > _rank(
         event.attempt, event.status, event.at
     ):
-        return Word(
+        return ReportedState(
             attempt=word.attempt,
             status=word.status,
             at=word.at,
@@ -79,7 +79,7 @@ def hear(word: Word | None, event: JobEvent) -> Word | None:
             usage=usage,
             unbilled=unbilled,
         )
-    return Word(
+    return ReportedState(
         attempt=event.attempt,
         status=event.status,
         at=event.at,
@@ -93,7 +93,7 @@ def _rank(attempt: int, status: Status, at: datetime) -> tuple[int, bool, dateti
     return attempt, status in ENDED, at
 
 
-def judge(known: Known, word: Word) -> Correction | None:
+def find_correction(known: SavedState, word: ReportedState) -> Correction | None:
     """None when the database knows all that was said. What had failed or was cancelled stays so; what was done is to
     be written, and paid for, again."""
     bill, ended = _difference(word.usage, known.usage), word.status in ENDED
@@ -117,7 +117,7 @@ def judge(known: Known, word: Word) -> Correction | None:
 
 
 @dataclass(slots=True, kw_only=True)
-class Tally:
+class RecoverySummary:
     """What a recovery has found, for the operator."""
 
     requests: int = 0

@@ -6,16 +6,16 @@ The event only hurries: the rows are looked for at every sweep, so that a crash 
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from services.scheduler.repository import SchedulerStore
+from services.scheduler.repository import SchedulerRepository
 
 _OVERLAP = timedelta(seconds=10)
 """A change bears the time at which its transaction began: one that commits late is older than what was seen before."""
 
 
-class Interventions:
+class UserActionLog:
     """One leader's. `begin` before the backlog is read: what was changed before that is in it."""
 
-    def __init__(self, store: SchedulerStore) -> None:
+    def __init__(self, store: SchedulerRepository) -> None:
         self._store = store
         self._since: datetime
         self._seen: dict[UUID, datetime] = {}

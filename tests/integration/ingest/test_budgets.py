@@ -21,7 +21,7 @@ from tests.support.eventually import eventually
 from tests.support.fake_providers import StandIns
 from tests.support.generator import worker_settings
 from tests.support.ingest import GOOD, PATH, PROBLEM, Ingest, insert, start_ingest
-from tests.support.scheduler import leads, start_scheduler
+from tests.support.scheduler import is_leader, start_scheduler
 
 BUDGET = "/api/stores/shop/budget"
 RESETS_AT = (datetime.now(UTC).replace(day=1) + timedelta(days=32)).strftime("%Y-%m-01T00:00:00Z")
@@ -247,7 +247,7 @@ async def test_a_budget_from_the_first_post_to_the_bill(
             (await one.post(GOOD)).json()["id"] for _ in range(4)
         ]  # nobody leads yet, so no door is closed
         async with lead("first"):
-            await eventually(partial(leads, backend, "first"))
+            await eventually(partial(is_leader, backend, "first"))
             refusal = await hears(other, 402)
             assert (
                 refusal.json()["resetsAt"][:19]
@@ -255,7 +255,7 @@ async def test_a_budget_from_the_first_post_to_the_bill(
                 == RESETS_AT[:19]
             )
         async with lead("second"):
-            await eventually(partial(leads, backend, "second"))
+            await eventually(partial(is_leader, backend, "second"))
             neighbour = await create_key(backend.database, "neighbour")
             theirs = (await hears(one, 201, key=neighbour)).json()["id"]
             await eventually(partial(backend.has_status, UUID(theirs), "DONE"), timeout=60)

@@ -16,7 +16,7 @@ from tests.support.eventually import eventually
 from tests.support.fake_providers import StandIns
 from tests.support.ingest import insert
 from tests.support.processes import PROGRAMS, environment, run
-from tests.support.scheduler import admitted
+from tests.support.scheduler import count_reached
 from tests.support.servers import execute
 from tests.support.shop import Shop, start_shop
 
@@ -79,11 +79,11 @@ async def live(shop: Shop, standins: StandIns, database: str, dump: Path) -> dic
         await shop.heard(EventKind.RETRY, jobs["partly done"])
     jobs |= {name: await shop.ask() for name in ("done after", "failed", "cancelled")}
     jobs["elder"] = await a_job_of_last_month(shop.backend)
-    await eventually(lambda: admitted(shop.backend, 6))
+    await eventually(lambda: count_reached(shop.backend, 6))
     await run(PROGRAMS / "pg_dump", "--format=custom", f"--file={dump}", database)
 
     jobs |= {name: await shop.ask() for name in ("later", "later cancelled")}
-    await eventually(lambda: admitted(shop.backend, 8))
+    await eventually(lambda: count_reached(shop.backend, 8))
     for name in ("cancelled", "later cancelled"):
         await shop.cancel(jobs[name])
     standins.openai.script(
@@ -95,7 +95,7 @@ async def live(shop: Shop, standins: StandIns, database: str, dump: Path) -> dic
         await shop.are("FAILED", jobs["failed"])
         await shop.heard(EventKind.ENDED, jobs["failed"], *done)
     jobs |= {name: await shop.ask() for name in ("cut", "not begun")}
-    await eventually(lambda: admitted(shop.backend, 10))
+    await eventually(lambda: count_reached(shop.backend, 10))
     await tell_a_cut_attempt(shop.backend, jobs["cut"])
     await tell_of_a_job_that_nobody_has(shop.backend)
     return jobs
@@ -135,7 +135,7 @@ async def test_backup_restore_and_go_on(
             await shop.are("DONE", *(jobs[name] for name in outlines))
         await shop.are("CANCELLED", jobs["cancelled"], jobs["later cancelled"])
         await shop.are("FAILED", jobs["failed"])
-        assert await admitted(shop.backend, len(jobs))
+        assert await count_reached(shop.backend, len(jobs))
         for name, times in outlines.items():
             row, bill = await shop.backend.row(jobs[name]), standins.openai.bill(jobs[name])
             assert bill["steps"]["outline"] == times, (

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from bench.simulation.model import Job, run
 from bench.simulation.policies import POLICIES, Fair, Fifo
 from bench.simulation.scenarios import SCENARIOS, Scenario
-from services.scheduler.fair_queue.fairness import Watch, jain, largest_gap
+from services.scheduler.fair_queue.fairness import FairnessMonitor, jain_index, largest_gap
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
@@ -49,14 +49,14 @@ def test_every_order_runs_every_job_once_and_leaves_no_slot_idle(
 
 
 def test_jains_index() -> None:
-    assert jain([3, 3, 3]) == jain([]) == jain([0, 0]) == 1
-    assert jain([1, 0, 0, 0]) == 0.25
+    assert jain_index([3, 3, 3]) == jain_index([]) == jain_index([0, 0]) == 1
+    assert jain_index([1, 0, 0, 0]) == 0.25
     assert largest_gap([1, 5, 2]) == 4
     assert largest_gap([]) == 0
 
 
 def test_a_window_judges_those_who_contended_all_the_time() -> None:
-    watch = Watch(seconds=10, now=0)
+    watch = FairnessMonitor(seconds=10, now=0)
     for second in range(1, 11):
         waiting = {"heavy": ["heavy"], "team": ["one", "two"]} | (
             {"late": ["late"]} if second == 9 else {}
@@ -70,7 +70,7 @@ def test_a_window_judges_those_who_contended_all_the_time() -> None:
         watch.look(waiting, second)
     assert watch.last is not None
     assert (watch.last.contenders, watch.last.seconds, watch.last.light_stores) == (2, 10, 1)
-    assert watch.last.jain == jain([30, 10])
+    assert watch.last.jain == jain_index([30, 10])
     assert watch.last.largest_gap == 20
     assert watch.last.light_slowdown == pytest.approx(22 / 20)
     watch.look({}, 20)

@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.scheduler.admission.rules import ALL, Door, Drain, Gates
+from services.scheduler.admission.rules import ALL, AdmissionDecision, DecayingRate, AdmissionPolicy
 
 Queues = dict[str, int]
 
 
 def judge(
-    gates: Gates, queues: Queues, *, grown: Iterable[str] | None = None, rate: float = 1.0
-) -> list[Door]:
+    gates: AdmissionPolicy, queues: Queues, *, grown: Iterable[str] | None = None, rate: float = 1.0
+) -> list[AdmissionDecision]:
     return gates.judge(
         queues if grown is None else grown,
         waiting=lambda store: queues.get(store, 0),
@@ -23,31 +23,31 @@ def judge(
 
 
 def test_a_door_closes_at_the_limit_and_opens_at_four_fifths() -> None:
-    gates = Gates(per_store=10, total=1_000)
+    gates = AdmissionPolicy(per_store=10, total=1_000)
     assert judge(gates, {"a": 9, "b": 3}) == []
-    assert judge(gates, {"a": 10, "b": 3}) == [Door(store="a", closed=True, retry_after_s=2)]
+    assert judge(gates, {"a": 10, "b": 3}) == [AdmissionDecision(store="a", closed=True, retry_after_s=2)]
     assert judge(gates, {"a": 10}) == []
     assert [door.closed for door in judge(gates, {"a": 9})] == [True]
     assert gates.closed == {"a"}
-    assert judge(gates, {"a": 8}) == [Door(store="a", closed=False)]
+    assert judge(gates, {"a": 8}) == [AdmissionDecision(store="a", closed=False)]
     assert gates.closed == frozenset()
 
 
 def test_a_closed_door_is_looked_at_although_its_queue_did_not_grow() -> None:
-    gates = Gates(per_store=10, total=1_000)
+    gates = AdmissionPolicy(per_store=10, total=1_000)
     judge(gates, {"a": 10})
-    assert judge(gates, {}, grown=()) == [Door(store="a", closed=False)]
+    assert judge(gates, {}, grown=()) == [AdmissionDecision(store="a", closed=False)]
 
 
 def test_the_whole_systems_door() -> None:
-    gates = Gates(per_store=100, total=10)
-    assert judge(gates, {"a": 6, "b": 6}, rate=2) == [Door(store=ALL, closed=True, retry_after_s=2)]
-    assert judge(gates, {"a": 5, "b": 4}, rate=2) == [Door(store=ALL, closed=True, retry_after_s=1)]
-    assert judge(gates, {"a": 5, "b": 3}, rate=2) == [Door(store=ALL, closed=False)]
+    gates = AdmissionPolicy(per_store=100, total=10)
+    assert judge(gates, {"a": 6, "b": 6}, rate=2) == [AdmissionDecision(store=ALL, closed=True, retry_after_s=2)]
+    assert judge(gates, {"a": 5, "b": 4}, rate=2) == [AdmissionDecision(store=ALL, closed=True, retry_after_s=1)]
+    assert judge(gates, {"a": 5, "b": 3}, rate=2) == [AdmissionDecision(store=ALL, closed=False)]
 
 
 def test_a_limit_of_one() -> None:
-    gates = Gates(per_store=1, total=1_000)
+    gates = AdmissionPolicy(per_store=1, total=1_000)
     assert [door.closed for door in judge(gates, {"a": 1})] == [True]
     assert [door.closed for door in judge(gates, {"a": 0})] == [False]
 
@@ -58,30 +58,30 @@ def test_a_limit_of_one() -> None:
     ids=["none", "fast", "slow", "usual"],
 )
 def test_when_to_come_back_follows_from_the_drain_within_reason(rate: float, told: float) -> None:
-    gates = Gates(per_store=1_000, total=10_000)
+    gates = AdmissionPolicy(per_store=1_000, total=10_000)
     assert judge(gates, {"a": 1_000}, rate=rate) == [
-        Door(store="a", closed=True, retry_after_s=told)
+        AdmissionDecision(store="a", closed=True, retry_after_s=told)
     ]
 
 
 def test_an_estimate_is_said_again_only_when_it_differs_much() -> None:
-    gates = Gates(per_store=1_000, total=10_000)
+    gates = AdmissionPolicy(per_store=1_000, total=10_000)
     judge(gates, {"a": 1_000}, rate=10)
     assert judge(gates, {"a": 950}, rate=10) == []
-    assert judge(gates, {"a": 900}, rate=10) == [Door(store="a", closed=True, retry_after_s=10)]
+    assert judge(gates, {"a": 900}, rate=10) == [AdmissionDecision(store="a", closed=True, retry_after_s=10)]
 
 
 def test_a_door_that_a_predecessor_closed_is_opened() -> None:
-    gates = Gates(per_store=10, total=1_000)
-    gates.recall(Door(store="a", closed=True, retry_after_s=5))
-    gates.recall(Door(store=ALL, closed=True, retry_after_s=5))
-    assert judge(gates, {}) == [Door(store="a", closed=False), Door(store=ALL, closed=False)]
+    gates = AdmissionPolicy(per_store=10, total=1_000)
+    gates.recall(AdmissionDecision(store="a", closed=True, retry_after_s=5))
+    gates.recall(AdmissionDecision(store=ALL, closed=True, retry_after_s=5))
+    assert judge(gates, {}) == [AdmissionDecision(store="a", closed=False), AdmissionDecision(store=ALL, closed=False)]
 
 
 @given(st.lists(st.integers(0, 14), max_size=40))
 def test_a_door_never_swings_without_crossing_the_band(lengths: list[int]) -> None:
     """Closed from the limit on, open from four fifths down, and in between as it was."""
-    gates, closed = Gates(per_store=10, total=1_000), False
+    gates, closed = AdmissionPolicy(per_store=10, total=1_000), False
     for length in lengths:
         said = judge(gates, {"a": length})
         closed = length >= 10 or (closed and length > 8)
@@ -90,7 +90,7 @@ def test_a_door_never_swings_without_crossing_the_band(lengths: list[int]) -> No
 
 
 def test_the_drain_of_a_steady_queue() -> None:
-    drain = Drain(over_s=30)
+    drain = DecayingRate(over_s=30)
     for second in range(120):
         for _ in range(4):
             drain.left("a", float(second))
@@ -100,14 +100,14 @@ def test_the_drain_of_a_steady_queue() -> None:
 
 
 def test_the_drain_of_the_first_seconds_is_not_taken_for_slow() -> None:
-    drain = Drain(over_s=30)
+    drain = DecayingRate(over_s=30)
     for tenth in range(30):
         drain.left("a", tenth / 10)
     assert drain.rate("a", 3) == pytest.approx(10, rel=0.1)
 
 
 def test_the_past_fades() -> None:
-    drain = Drain(over_s=30)
+    drain = DecayingRate(over_s=30)
     drain.left("a", 0)
     assert drain.rate("a", 300) < 0.001
     drain.forget(300)
@@ -115,7 +115,7 @@ def test_the_past_fades() -> None:
     assert drain.rate("unknown", 300) == 0
 
 
-def budgeted(gates: Gates, waiting: int, resets_at: float | None) -> list[Door]:
+def budgeted(gates: AdmissionPolicy, waiting: int, resets_at: float | None) -> list[AdmissionDecision]:
     return gates.judge(
         ["a"],
         waiting=lambda _: waiting,
@@ -126,19 +126,19 @@ def budgeted(gates: Gates, waiting: int, resets_at: float | None) -> list[Door]:
 
 
 def test_a_budget_without_room_closes_the_door_until_it_begins_anew_or_is_raised() -> None:
-    gates = Gates(per_store=10, total=1_000)
+    gates = AdmissionPolicy(per_store=10, total=1_000)
     (closed,) = budgeted(gates, 0, 500.0)
     assert (closed.closed, closed.reason, closed.resets_at) == (True, "budget-exceeded", 500.0)
     assert budgeted(gates, 0, 500.0) == []
     (next_month,) = budgeted(gates, 0, 900.0)
     assert next_month.resets_at == 900.0
-    assert budgeted(gates, 9, None) == [Door(store="a", closed=False)], (
+    assert budgeted(gates, 9, None) == [AdmissionDecision(store="a", closed=False)], (
         "below the limit, not below its four fifths"
     )
 
 
 def test_a_budget_is_said_rather_than_a_full_queue_and_leaves_that_behind() -> None:
-    gates = Gates(per_store=10, total=1_000)
+    gates = AdmissionPolicy(per_store=10, total=1_000)
     assert [door.reason for door in budgeted(gates, 10, None)] == ["queue-full"]
     assert [door.reason for door in budgeted(gates, 10, 500.0)] == ["budget-exceeded"]
     assert [door.reason for door in budgeted(gates, 10, None)] == ["queue-full"]
@@ -146,7 +146,7 @@ def test_a_budget_is_said_rather_than_a_full_queue_and_leaves_that_behind() -> N
 
 
 def test_what_a_predecessor_said_of_a_budget_is_not_said_again() -> None:
-    gates = Gates(per_store=10, total=1_000)
-    gates.recall(Door(store="a", closed=True, resets_at=500.0))
+    gates = AdmissionPolicy(per_store=10, total=1_000)
+    gates.recall(AdmissionDecision(store="a", closed=True, resets_at=500.0))
     assert budgeted(gates, 3, 500.0) == []
-    assert budgeted(gates, 3, None) == [Door(store="a", closed=False)]
+    assert budgeted(gates, 3, None) == [AdmissionDecision(store="a", closed=False)]

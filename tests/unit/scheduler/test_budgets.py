@@ -7,24 +7,24 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from services.scheduler.budgets.rules import allowed
-from services.scheduler.estimates.rules import BUDGET, foresee
-from services.scheduler.fair_queue.queue import FairOrder, Waiting
+from services.scheduler.budgets.rules import reservable_budget
+from services.scheduler.estimates.rules import BUDGET, estimate_start_times
+from services.scheduler.fair_queue.queue import FairQueue, WaitingJob
 
 DEFAULT = 10
 STORES = ("small", "large", "free")
 
 
-def order() -> FairOrder:
-    return FairOrder(cap=1_000, default_cost=DEFAULT)
+def order() -> FairQueue:
+    return FairQueue(cap=1_000, default_cost=DEFAULT)
 
 
-def fill(fair: FairOrder, store: str, jobs: int, first: int = 0) -> None:
+def fill(fair: FairQueue, store: str, jobs: int, first: int = 0) -> None:
     for number in range(first, first + jobs):
-        fair.add(Waiting.of(job=number, store=store, created_at=float(number)), 0)
+        fair.add(WaitingJob.of(job=number, store=store, created_at=float(number)), 0)
 
 
-def picked(fair: FairOrder) -> list[tuple[object, str]]:
+def picked(fair: FairQueue) -> list[tuple[object, str]]:
     found = []
     while (pick := fair.pick(0)) is not None:
         found.append((pick.job, pick.store))
@@ -78,7 +78,7 @@ def test_what_is_held_is_told_apart_from_what_will_go() -> None:
     fair.allow({"small": 0, "large": 25})
     fill(fair, "small", 3)
     fill(fair, "large", 5, first=10)
-    found = {one.store: one for one in foresee(fair.standings(0), money_per_s=1, limited_by=None)}
+    found = {one.store: one for one in estimate_start_times(fair.standings(0), money_per_s=1, limited_by=None)}
     assert (found["small"].reason, found["small"].queued, found["small"].held) == (BUDGET, 0, 3)
     assert (found["large"].reason == BUDGET, found["large"].queued, found["large"].held) == (
         False,
@@ -134,7 +134,7 @@ class Months(RuleBasedStateMachine):
     def look(self) -> None:
         self.fair.allow(
             {
-                store: allowed(
+                store: reservable_budget(
                     monthly=monthly, spent=self.ledger[store], unsettled=self.unsettled(store)
                 )
                 for store, monthly in self.monthly.items()
@@ -145,7 +145,7 @@ class Months(RuleBasedStateMachine):
     def ask(self, store: str) -> None:
         self.numbers += 1
         self.jobs[self.numbers] = Job(store)
-        self.fair.add(Waiting.of(job=self.numbers, store=store, created_at=self.numbers), 0)
+        self.fair.add(WaitingJob.of(job=self.numbers, store=store, created_at=self.numbers), 0)
 
     @rule()
     def forward(self) -> None:
@@ -190,7 +190,7 @@ class Months(RuleBasedStateMachine):
             self.ended[job.store] += 1
             del self.jobs[number]
         else:
-            self.fair.add(Waiting.of(job=number, store=job.store, created_at=number), 0)
+            self.fair.add(WaitingJob.of(job=number, store=job.store, created_at=number), 0)
 
     @precondition(lambda self: any(not job.flying for job in self.jobs.values()))
     @rule(data=st.data())
@@ -219,7 +219,7 @@ class Months(RuleBasedStateMachine):
             if job.flying:
                 self.fair.adopt(number, job.store, job.estimate)
             else:
-                self.fair.take_up(Waiting.of(job=number, store=job.store, created_at=number), 0)
+                self.fair.take_up(WaitingJob.of(job=number, store=job.store, created_at=number), 0)
         self.fair.resume()
         self.look()
         assert {store: self.fair.room(store) for store in self.monthly} == before

@@ -4,16 +4,16 @@ import struct
 from datetime import UTC, datetime
 
 from services.scheduler import messages
-from services.scheduler.dispatch.rules import Credit, Offer
-from services.scheduler.leadership.assignor import owner_of
+from services.scheduler.dispatch.rules import WorkerCredit, WorkerOffer
+from services.scheduler.leadership.assignor import choose_leader
 from shared.domain.messages import LimiterReport, WorkerReport
 
 
-def offer(worker: str, *partitions: int, slots: int = 2, at: float = 0) -> Offer:
-    return Offer(worker=worker, partitions=partitions, slots=slots, at=at)
+def offer(worker: str, *partitions: int, slots: int = 2, at: float = 0) -> WorkerOffer:
+    return WorkerOffer(worker=worker, partitions=partitions, slots=slots, at=at)
 
 
-def take(credit: Credit, now: float = 0) -> list[int]:
+def take(credit: WorkerCredit, now: float = 0) -> list[int]:
     """Forward until nobody has credit: the partitions chosen."""
     chosen: list[int] = []
     while (partition := credit.best_partition(now)) is not None:
@@ -23,20 +23,20 @@ def take(credit: Credit, now: float = 0) -> list[int]:
 
 
 def test_no_more_than_the_slots_are_outstanding() -> None:
-    credit = Credit(silence_s=5)
+    credit = WorkerCredit(silence_s=5)
     credit.hear(offer("w", 0, 1, slots=3))
     assert sorted(take(credit)) == [0, 0, 1]
 
 
 def test_the_worker_with_the_most_credit_goes_first() -> None:
-    credit = Credit(silence_s=5)
+    credit = WorkerCredit(silence_s=5)
     credit.hear(offer("small", 0, slots=1))
     credit.hear(offer("large", 1, slots=3))
     assert take(credit) == [1, 1, 0, 1]
 
 
 def test_a_settled_job_gives_its_credit_back() -> None:
-    credit = Credit(silence_s=5)
+    credit = WorkerCredit(silence_s=5)
     credit.hear(offer("w", 0, slots=1))
     credit.forwarded("job", 0)
     assert credit.best_partition(0) is None
@@ -46,28 +46,28 @@ def test_a_settled_job_gives_its_credit_back() -> None:
 
 
 def test_a_silent_worker_has_no_credit() -> None:
-    credit = Credit(silence_s=5)
+    credit = WorkerCredit(silence_s=5)
     credit.hear(offer("w", 0, at=0))
     assert credit.best_partition(5) == 0
     assert credit.best_partition(5.1) is None
 
 
 def test_a_draining_worker_and_one_without_partitions_have_no_credit() -> None:
-    credit = Credit(silence_s=5)
+    credit = WorkerCredit(silence_s=5)
     credit.hear(offer("draining", 0, slots=0))
     credit.hear(offer("newcomer"))
     assert credit.best_partition(0) is None
 
 
 def test_an_old_report_does_not_undo_a_new_one() -> None:
-    credit = Credit(silence_s=5)
+    credit = WorkerCredit(silence_s=5)
     credit.hear(offer("w", 0, slots=0, at=2))
     credit.hear(offer("w", 0, slots=9, at=1))
     assert credit.best_partition(2) is None
 
 
 def test_what_moved_to_another_worker_counts_against_that_one() -> None:
-    credit = Credit(silence_s=5)
+    credit = WorkerCredit(silence_s=5)
     credit.hear(offer("a", 0, 1, slots=2))
     credit.forwarded("job", 1)
     credit.hear(offer("a", 0, slots=2, at=1))
@@ -76,7 +76,7 @@ def test_what_moved_to_another_worker_counts_against_that_one() -> None:
 
 
 def test_what_a_dead_worker_had_claimed_does_not_keep_its_successor_idle() -> None:
-    credit = Credit(silence_s=5)
+    credit = WorkerCredit(silence_s=5)
     credit.hear(offer("dead", 0, slots=2))
     for job in ("claimed", "on its way"):
         credit.forwarded(job, 0)
@@ -90,7 +90,7 @@ def test_what_a_dead_worker_had_claimed_does_not_keep_its_successor_idle() -> No
 
 
 def test_a_job_counts_against_who_runs_it_though_its_partition_has_moved() -> None:
-    credit = Credit(silence_s=5)
+    credit = WorkerCredit(silence_s=5)
     credit.forwarded("before the takeover", 1, claimed_by="a")
     credit.forwarded("since", 1)
     credit.claimed("since", "a")
@@ -104,8 +104,8 @@ def test_a_job_counts_against_who_runs_it_though_its_partition_has_moved() -> No
 
 def test_the_lead_stays_with_whom_it_is() -> None:
     long_since, newly = struct.pack(">d", 100.0), struct.pack(">d", 200.0)
-    assert owner_of({"b": long_since, "a": newly, "0": b""}) == "b"
-    assert owner_of({"b": b"", "a": b""}) == "a"
+    assert choose_leader({"b": long_since, "a": newly, "0": b""}) == "b"
+    assert choose_leader({"b": b"", "a": b""}) == "a"
 
 
 def test_a_partition_that_there_is_not_gets_no_job() -> None:
@@ -113,7 +113,7 @@ def test_a_partition_that_there_is_not_gets_no_job() -> None:
     report = WorkerReport(
         worker="w", at=now, started_at=now, partitions=(999, 3, -1, 0), slots=5, running=0
     )
-    assert messages.offer(report, now.timestamp()).partitions == (0, 3)
+    assert messages.worker_offer(report, now.timestamp()).partitions == (0, 3)
 
 
 def test_an_account_without_money_is_named_as_what_limits_a_worker() -> None:
@@ -131,6 +131,6 @@ def test_an_account_without_money_is_named_as_what_limits_a_worker() -> None:
     report = WorkerReport(
         worker="w", at=now, started_at=now, partitions=(0,), slots=0, running=0, limiters=(shut,)
     )
-    credit = Credit(silence_s=5)
-    credit.hear(messages.offer(report, now.timestamp()))
+    credit = WorkerCredit(silence_s=5)
+    credit.hear(messages.worker_offer(report, now.timestamp()))
     assert credit.limited_by(now.timestamp()) == "provider unavailable"

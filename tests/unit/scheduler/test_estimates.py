@@ -5,12 +5,12 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.scheduler.dispatch.rules import BACK_PRESSURE, NO_WORKER, Credit, Offer
-from services.scheduler.estimates.rules import Outlook, Standing, foresee
-from services.scheduler.fair_queue.queue import FairOrder, Waiting
+from services.scheduler.dispatch.rules import BACKPRESSURE, NO_WORKER, WorkerCredit, WorkerOffer
+from services.scheduler.estimates.rules import WaitEstimate, QueueState, estimate_start_times
+from services.scheduler.fair_queue.queue import FairQueue, WaitingJob
 
 
-def standing(store: str, **changes: Any) -> Standing:
+def standing(store: str, **changes: Any) -> QueueState:
     values: dict[str, Any] = {
         "store": store,
         "account": store,
@@ -23,13 +23,13 @@ def standing(store: str, **changes: Any) -> Standing:
         "at_cap": False,
         "in_flight": 0,
     }
-    return Standing(**(values | changes))
+    return QueueState(**(values | changes))
 
 
 def foreseen(
-    *standings: Standing, limited_by: str | None = None, money_per_s: float = 10
-) -> dict[str, Outlook]:
-    found = foresee(standings, money_per_s=money_per_s, limited_by=limited_by)
+    *standings: QueueState, limited_by: str | None = None, money_per_s: float = 10
+) -> dict[str, WaitEstimate]:
+    found = estimate_start_times(standings, money_per_s=money_per_s, limited_by=limited_by)
     assert len(found) == len(standings)
     return {outlook.store: outlook for outlook in found}
 
@@ -60,13 +60,13 @@ def test_a_store_at_its_cap_waits_for_its_own_jobs() -> None:
 
 def test_a_store_at_its_cap_goes_on_as_its_own_jobs_end() -> None:
     stopped = standing("capped", at_cap=True, in_flight=4, queued=6)
-    found = foresee([stopped, standing("other")], money_per_s=10, limited_by=None, run_s=20.0)
+    found = estimate_start_times([stopped, standing("other")], money_per_s=10, limited_by=None, run_s=20.0)
     capped = next(outlook for outlook in found if outlook.store == "capped")
     assert (capped.reason, capped.first_in_s, capped.last_in_s) == ("store cap", 5, 30)
 
 
 def test_under_a_hard_cap_nobody_races_beyond_it() -> None:
-    (only,) = foresee([standing("a", at_cap=True)], money_per_s=10, limited_by=None, hard_cap=True)
+    (only,) = estimate_start_times([standing("a", at_cap=True)], money_per_s=10, limited_by=None, hard_cap=True)
     assert (only.reason, only.first_in_s) == ("store cap", None)
 
 
@@ -106,7 +106,7 @@ def test_what_is_foretold_is_what_the_order_does(
     stores: list[tuple[int, int, int, int, int]],
 ) -> None:
     """(jobs, cost, weight, served before, account). The error is no more than a largest job of everybody."""
-    order = FairOrder(cap=1_000, default_cost=1)
+    order = FairQueue(cap=1_000, default_cost=1)
     for number, (_, cost, weight, served, account) in enumerate(stores):
         order.restore(
             f"s{number}",
@@ -119,11 +119,11 @@ def test_what_is_foretold_is_what_the_order_does(
     for number, (jobs, *_) in enumerate(stores):
         for job in range(jobs):
             order.take_up(
-                Waiting.of(job=(number, job), store=f"s{number}", created_at=float(job)), 0
+                WaitingJob.of(job=(number, job), store=f"s{number}", created_at=float(job)), 0
             )
     order.resume()
     foretold = {
-        one.store: one for one in foresee(order.standings(0), money_per_s=1, limited_by=None)
+        one.store: one for one in estimate_start_times(order.standings(0), money_per_s=1, limited_by=None)
     }
     spent, firsts, lasts = 0, dict[str, int](), dict[str, int]()
     while (pick := order.pick(0)) is not None:
@@ -140,12 +140,12 @@ def test_what_is_foretold_is_what_the_order_does(
 
 
 def test_what_limits_the_workers() -> None:
-    credit = Credit(silence_s=5)
+    credit = WorkerCredit(silence_s=5)
     assert credit.limited_by(0) == NO_WORKER
-    credit.hear(Offer(worker="w", partitions=(0,), slots=1, at=0))
+    credit.hear(WorkerOffer(worker="w", partitions=(0,), slots=1, at=0))
     assert credit.limited_by(0) is None
     credit.forwarded(1, 0)
-    assert credit.limited_by(0) == BACK_PRESSURE
-    credit.hear(Offer(worker="w", partitions=(0,), slots=1, at=1, limited_by="TPM"))
+    assert credit.limited_by(0) == BACKPRESSURE
+    credit.hear(WorkerOffer(worker="w", partitions=(0,), slots=1, at=1, limited_by="TPM"))
     assert credit.limited_by(1) == "TPM"
     assert credit.limited_by(9) == NO_WORKER

@@ -7,20 +7,20 @@ from itertools import combinations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.scheduler.fair_queue.queue import FairOrder, Waiting
+from services.scheduler.fair_queue.queue import FairQueue, WaitingJob
 
 CAP = 3
 
 
-def order(cap: int = CAP, *, hard_cap: bool = False) -> FairOrder:
-    return FairOrder(cap=cap, default_cost=10, hard_cap=hard_cap)
+def order(cap: int = CAP, *, hard_cap: bool = False) -> FairQueue:
+    return FairQueue(cap=cap, default_cost=10, hard_cap=hard_cap)
 
 
-def job(number: int, store: str, **options: float) -> Waiting:
-    return Waiting.of(job=number, store=store, created_at=float(number), **options)  # type: ignore[arg-type] # test options
+def job(number: int, store: str, **options: float) -> WaitingJob:
+    return WaitingJob.of(job=number, store=store, created_at=float(number), **options)  # type: ignore[arg-type] # test options
 
 
-def drain(fair: FairOrder, now: float = 0.0) -> list[object]:
+def drain(fair: FairQueue, now: float = 0.0) -> list[object]:
     """Pick everything, each job ending at once for what was reserved."""
     picked = []
     while (pick := fair.pick(now)) is not None:
@@ -232,7 +232,7 @@ def test_the_order_is_that_of_the_naive_model(
     for number, (what, which, amount) in enumerate(script):
         if what == "add":
             fair.add(
-                Waiting.of(job=number, store=f"s{which}", created_at=number, estimate=amount), 0
+                WaitingJob.of(job=number, store=f"s{which}", created_at=number, estimate=amount), 0
             )
             model.add(number, f"s{which}", amount)
         elif what == "pick":
@@ -267,13 +267,13 @@ def test_what_was_charged_is_what_was_spent(script: list[Action]) -> None:
 
 def taken_over(
     waiting: dict[object, str], flying: dict[object, str], cap: int, *, hard: bool
-) -> FairOrder:
+) -> FairQueue:
     """A successor that was started with another cap."""
     fair = order(cap, hard_cap=hard)
     for number, store in flying.items():
         fair.adopt(number, store, 10)
     for number, store in waiting.items():
-        fair.take_up(Waiting.of(job=number, store=store, created_at=0.0), 0)
+        fair.take_up(WaitingJob.of(job=number, store=store, created_at=0.0), 0)
     fair.resume()
     return fair
 
@@ -334,7 +334,7 @@ def test_the_service_bound_for_stores_with_work_all_the_time(
         for number in range(60):
             cost = data.draw(st.integers(1, stores[store][0])) if number < 5 else stores[store][0]
             fair.add(
-                Waiting.of(
+                WaitingJob.of(
                     job=(store, number), store=f"s{store}", created_at=number, estimate=cost
                 ),
                 0,
@@ -375,7 +375,7 @@ def test_accounts_get_their_parts_however_many_stores_they_have(
                 name, weight=1, served=0, mean_cost=cost, settled_jobs=1, account=f"a{account}"
             )
             for number in range(80):
-                fair.add(Waiting.of(job=(name, number), store=name, created_at=number), 0)
+                fair.add(WaitingJob.of(job=(name, number), store=name, created_at=number), 0)
     served: Counter[str] = Counter()
     flying = []
     for _ in range(80):
@@ -396,7 +396,7 @@ def test_accounts_get_their_parts_however_many_stores_they_have(
             assert max(within) - min(within) <= 2 * cost
 
 
-def next_served(fair: FairOrder, jobs: int) -> Counter[str]:
+def next_served(fair: FairQueue, jobs: int) -> Counter[str]:
     """How many of the next jobs each store gets, each job ending at once for what was reserved."""
     served: Counter[str] = Counter()
     for _ in range(jobs):
@@ -461,7 +461,7 @@ def test_the_service_bound_holds_from_the_moment_that_weights_change(
     for store, (cost, weight, _) in enumerate(stores):
         fair.restore(f"s{store}", weight=weight, served=0, mean_cost=cost, settled_jobs=1)
         for number in range(140):
-            fair.add(Waiting.of(job=(store, number), store=f"s{store}", created_at=number), 0)
+            fair.add(WaitingJob.of(job=(store, number), store=f"s{store}", created_at=number), 0)
     next_served(fair, before)
     for store, (_, _, weight) in enumerate(stores):
         fair.assign(f"s{store}", account=None, weight=weight)
@@ -491,10 +491,10 @@ def test_whoever_comes_is_next_but_for_one_job_of_each_other_store(
         fair.restore(f"flood{number}", weight=weight, served=0, mean_cost=cost, settled_jobs=1)
         for turn in range(100):
             fair.add(
-                Waiting.of(job=(number, turn), store=f"flood{number}", created_at=float(turn)), 0
+                WaitingJob.of(job=(number, turn), store=f"flood{number}", created_at=float(turn)), 0
             )
     next_served(fair, before)
-    fair.add(Waiting.of(job=(99, 99), store="comes", created_at=0.0), 0)
+    fair.add(WaitingJob.of(job=(99, 99), store="comes", created_at=0.0), 0)
     overtaken = 0
     while (pick := fair.pick(0)) is not None and pick.store != "comes":
         overtaken += 1

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.scheduler.recovery.rules import Correction, Known, Word, hear, judge
+from services.scheduler.recovery.rules import Correction, SavedState, ReportedState, merge_event, find_correction
 from shared.domain.job import ENDED, Status
 from shared.domain.messages import EventKind, JobEvent, Usage
 
 JOB = UUID(int=1)
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
-FRESH = Known(attempt=0, status=Status.PENDING, done=frozenset(), usage=Usage())
+FRESH = SavedState(attempt=0, status=Status.PENDING, done=frozenset(), usage=Usage())
 
 
 def said(
@@ -45,16 +45,16 @@ def ended(status: Status, attempt: int, at: int, cost: int = 0) -> JobEvent:
     return said(EventKind.ENDED, status, attempt, at=at, cost=cost)
 
 
-def word_of(*events: JobEvent) -> Word:
+def word_of(*events: JobEvent) -> ReportedState:
     word = None
     for event in events:
-        word = hear(word, event)
+        word = merge_event(word, event)
     assert word is not None
     return word
 
 
-def corrected(known: Known, *events: JobEvent) -> Correction:
-    found = judge(known, word_of(*events))
+def corrected(known: SavedState, *events: JobEvent) -> Correction:
+    found = find_correction(known, word_of(*events))
     assert found is not None
     return found
 
@@ -78,7 +78,7 @@ def test_what_ended_without_a_post_stays_as_it_ended(status: Status) -> None:
 
 
 def test_only_what_is_not_saved_is_on_the_bill() -> None:
-    known = Known(
+    known = SavedState(
         attempt=1,
         status=Status.PROCESSING,
         done=frozenset({"outline"}),
@@ -102,7 +102,7 @@ def test_a_cancelled_job_that_was_asked_for_again_waits() -> None:
 
 
 def test_admission_alone_says_nothing() -> None:
-    assert hear(None, said(EventKind.ADMITTED, Status.PENDING, 0)) is None
+    assert merge_event(None, said(EventKind.ADMITTED, Status.PENDING, 0)) is None
 
 
 @given(st.data())
@@ -132,11 +132,11 @@ def test_a_database_that_lost_nothing_is_never_corrected(data: st.DataObject) ->
             attempt, status = attempt + 1, Status.PENDING
             events.append(said(EventKind.RETRY, status, attempt, at=now, cost=cost))
     heard = data.draw(st.permutations(events)) if events else []
-    known = Known(
+    known = SavedState(
         attempt=attempt, status=status, done=frozenset(done), usage=Usage(cost_nanousd=cost)
     )
     if heard:
-        assert judge(known, word_of(*heard)) is None
+        assert find_correction(known, word_of(*heard)) is None
 
 
 @given(
@@ -150,9 +150,9 @@ def test_a_correction_is_made_once(
 ) -> None:
     kind = EventKind.ENDED if status in ENDED else EventKind.STARTED
     word = word_of(said(kind, status, attempt, at=1, cost=50))
-    right = judge(Known(attempt=known_attempt, status=was, done=frozenset(), usage=Usage()), word)
+    right = find_correction(SavedState(attempt=known_attempt, status=was, done=frozenset(), usage=Usage()), word)
     if right is not None:
-        after = Known(
+        after = SavedState(
             attempt=right.attempt, status=right.status, done=frozenset(), usage=right.bill
         )
-        assert judge(after, word) is None
+        assert find_correction(after, word) is None

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.scheduler.fair_queue.queue import FairOrder, Waiting
+from services.scheduler.fair_queue.queue import FairQueue, WaitingJob
 
 CAP = 3
 DEFAULT = 10
@@ -22,10 +22,10 @@ class Saved:
     together: frozenset[str] = frozenset()
     counters: dict[str, list[int]] = field(default_factory=dict)
     accounts: dict[str, int] = field(default_factory=dict)
-    waiting: dict[int, Waiting] = field(default_factory=dict)
+    waiting: dict[int, WaitingJob] = field(default_factory=dict)
     flying: dict[int, tuple[str, int]] = field(default_factory=dict)
 
-    def save(self, fair: FairOrder) -> None:
+    def save(self, fair: FairQueue) -> None:
         for change in fair.take_changes():
             served, _, jobs = self.counters.get(change.store, [0, 0, 0])
             self.counters[change.store] = [
@@ -37,8 +37,8 @@ class Saved:
                 self.accounts.get(change.account, 0) + change.account_served
             )
 
-    def empty(self) -> FairOrder:
-        fair = FairOrder(cap=CAP, default_cost=DEFAULT)
+    def empty(self) -> FairQueue:
+        fair = FairQueue(cap=CAP, default_cost=DEFAULT)
         for account, money in self.accounts.items():
             fair.restore_account(account, weight=1, served=money)
         for store in {*self.counters, *self.together}:
@@ -53,7 +53,7 @@ class Saved:
             )
         return fair
 
-    def rebuilt(self, shuffle: random.Random) -> FairOrder:
+    def rebuilt(self, shuffle: random.Random) -> FairQueue:
         fair = self.empty()
         rows: list[int] = [*self.waiting, *self.flying]
         shuffle.shuffle(rows)
@@ -66,12 +66,12 @@ class Saved:
         return fair
 
 
-def play(script: list[tuple[str, int, int]], together: frozenset[str]) -> tuple[FairOrder, Saved]:
+def play(script: list[tuple[str, int, int]], together: frozenset[str]) -> tuple[FairQueue, Saved]:
     saved = Saved(together=together)
     fair = saved.empty()
     for number, (what, which, amount) in enumerate(script):
         if what == "add":
-            saved.waiting[number] = Waiting.of(job=number, store=f"s{which}", created_at=number)
+            saved.waiting[number] = WaitingJob.of(job=number, store=f"s{which}", created_at=number)
             fair.add(saved.waiting[number], 0)
         elif what == "pick" and (pick := fair.pick(0)):
             assert isinstance(pick.job, int)
@@ -84,7 +84,7 @@ def play(script: list[tuple[str, int, int]], together: frozenset[str]) -> tuple[
     return fair, saved
 
 
-def next_stores(fair: FairOrder) -> list[object]:
+def next_stores(fair: FairQueue) -> list[object]:
     return [pick.job for _ in range(100) if (pick := fair.pick(0))]
 
 
@@ -113,11 +113,11 @@ def test_the_order_after_a_takeover_is_the_order_before(
 
 def test_a_lift_that_was_not_saved_is_made_up_for() -> None:
     """The leader died between a newcomer's lift and saving it: the newcomer must not be served alone for hours."""
-    fair = FairOrder(cap=CAP, default_cost=DEFAULT)
+    fair = FairQueue(cap=CAP, default_cost=DEFAULT)
     fair.restore("old", weight=1, served=1_000_000, mean_cost=10, settled_jobs=100_000)
     for number in range(40):
         fair.take_up(
-            Waiting.of(job=number, store="old" if number % 2 else "new", created_at=number), 0
+            WaitingJob.of(job=number, store="old" if number % 2 else "new", created_at=number), 0
         )
     fair.resume()
     first = next_stores(fair)[:20]
@@ -126,23 +126,23 @@ def test_a_lift_that_was_not_saved_is_made_up_for() -> None:
 
 def test_who_was_idle_at_the_takeover_is_nobodys_victim_after_it() -> None:
     """A newcomer that comes first, when nobody waits, begins where the others stand."""
-    fair = FairOrder(cap=100, default_cost=DEFAULT)
+    fair = FairQueue(cap=100, default_cost=DEFAULT)
     fair.restore("old", weight=1, served=1_000_000, mean_cost=10, settled_jobs=100_000)
     fair.resume()
     for number in range(20):
-        fair.add(Waiting.of(job=number, store="new", created_at=number), 0)
+        fair.add(WaitingJob.of(job=number, store="new", created_at=number), 0)
     for number in range(20, 40):
-        fair.add(Waiting.of(job=number, store="old", created_at=number), 0)
+        fair.add(WaitingJob.of(job=number, store="old", created_at=number), 0)
     assert sum(isinstance(job, int) and job < 20 for job in next_stores(fair)[:10]) == 5
 
 
 def served_after(stores: dict[str, tuple[int, int]], *, waiting: list[str]) -> dict[str, int]:
     """What stores count as served once a leader has resumed: given as (served, mean cost), some with a job waiting."""
-    fair = FairOrder(cap=CAP, default_cost=DEFAULT)
+    fair = FairQueue(cap=CAP, default_cost=DEFAULT)
     for store, (served, mean_cost) in stores.items():
         fair.restore(store, weight=1, served=served, mean_cost=mean_cost, settled_jobs=9)
     for number, store in enumerate(waiting):
-        fair.take_up(Waiting.of(job=number, store=store, created_at=number), 0)
+        fair.take_up(WaitingJob.of(job=number, store=store, created_at=number), 0)
     fair.resume()
     return {store: served for store, _, _, served, _ in fair.queues()}
 
@@ -153,8 +153,8 @@ def test_what_was_behind_within_the_bound_stays_so() -> None:
 
 
 def test_a_job_found_in_flight_waits_no_longer() -> None:
-    fair = FairOrder(cap=CAP, default_cost=DEFAULT)
-    fair.add(Waiting.of(job=1, store="a", created_at=1), 0)
+    fair = FairQueue(cap=CAP, default_cost=DEFAULT)
+    fair.add(WaitingJob.of(job=1, store="a", created_at=1), 0)
     fair.adopt(1, "a", 7)
     assert (fair.pending, fair.in_flight, fair.pick(0)) == (0, 1, None)
 
