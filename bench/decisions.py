@@ -47,12 +47,12 @@ def run() -> Result:
 def _order(stores: int) -> FairQueue:
     order = FairQueue(cap=20, default_cost=5_000_000)
     for number in range(_JOBS):
-        order.add(_waiting(number, stores), 0.0)
+        order.enqueue(_waiting(number, stores), 0.0)
     return order
 
 
 def _waiting(number: int, stores: int) -> WaitingJob:
-    return WaitingJob.of(
+    return WaitingJob.create(
         job=UUID(int=number), store=f"store-{number % stores}", created_at=float(number)
     )
 
@@ -61,10 +61,10 @@ def _decide(order: FairQueue) -> float:
     """Seconds a decision: pick the next job, settle one that was picked before, put one back in the queue."""
     began = time.perf_counter()
     for _ in range(_DECISIONS):
-        picked = order.pick(0.0)
+        picked = order.pick_next(0.0)
         assert picked is not None
-        order.settle(picked.job, picked.store, picked.reserved, ended=True)
-        order.add(WaitingJob.of(job=picked.job, store=picked.store, created_at=0.0), 0.0)
+        order.settle_job(picked.job, picked.store, picked.reserved, ended=True)
+        order.enqueue(WaitingJob.create(job=picked.job, store=picked.store, created_at=0.0), 0.0)
     return (time.perf_counter() - began) / _DECISIONS
 
 
@@ -75,8 +75,8 @@ def _memory_of(jobs: int) -> int:
     names = [f"store-{number}" for number in range(1_000)]
     before = tracemalloc.get_traced_memory()[0]
     for number in range(jobs):
-        order.add(
-            WaitingJob.of(job=UUID(int=number), store=names[number % 1_000], created_at=float(number)),
+        order.enqueue(
+            WaitingJob.create(job=UUID(int=number), store=names[number % 1_000], created_at=float(number)),
             0.0,
         )
     taken = tracemalloc.get_traced_memory()[0] - before

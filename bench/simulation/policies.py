@@ -19,23 +19,23 @@ class Fair:
         self._order = FairQueue(cap=CAP, default_cost=5_000_000)
         self._jobs: dict[int, Job] = {}
         for store, account in accounts.items():
-            self._order.restore(
+            self._order.restore_store(
                 store, weight=1, served=0, mean_cost=0, settled_jobs=0, account=account
             )
 
     def add(self, job: Job, now: float) -> None:
         self._jobs[job.number] = job
-        self._order.add(WaitingJob.of(job=job.number, store=job.store, created_at=job.asked_at), now)
+        self._order.enqueue(WaitingJob.create(job=job.number, store=job.store, created_at=job.asked_at), now)
 
     def pick(self, now: float) -> Job | None:
-        picked = self._order.pick(now)
+        picked = self._order.pick_next(now)
         if picked is None:
             return None
         assert isinstance(picked.job, int)
         return self._jobs.pop(picked.job)
 
     def settle(self, job: Job, now: float) -> None:
-        self._order.settle(job.number, job.store, job.cost, ended=True)
+        self._order.settle_job(job.number, job.store, job.cost, ended=True)
 
 
 class Fifo:

@@ -14,11 +14,11 @@ Queues = dict[str, int]
 def judge(
     gates: AdmissionPolicy, queues: Queues, *, grown: Iterable[str] | None = None, rate: float = 1.0
 ) -> list[AdmissionDecision]:
-    return gates.judge(
+    return gates.decide_changes(
         queues if grown is None else grown,
         waiting=lambda store: queues.get(store, 0),
         total=sum(queues.values()),
-        rate=lambda _: rate,
+        per_second=lambda _: rate,
     )
 
 
@@ -41,9 +41,9 @@ def test_a_closed_door_is_looked_at_although_its_queue_did_not_grow() -> None:
 
 def test_the_whole_systems_door() -> None:
     gates = AdmissionPolicy(per_store=100, total=10)
-    assert judge(gates, {"a": 6, "b": 6}, rate=2) == [AdmissionDecision(store=ALL, closed=True, retry_after_s=2)]
-    assert judge(gates, {"a": 5, "b": 4}, rate=2) == [AdmissionDecision(store=ALL, closed=True, retry_after_s=1)]
-    assert judge(gates, {"a": 5, "b": 3}, rate=2) == [AdmissionDecision(store=ALL, closed=False)]
+    assert judge(gates, {"a": 6, "b": 6}, per_second=2) == [AdmissionDecision(store=ALL, closed=True, retry_after_s=2)]
+    assert judge(gates, {"a": 5, "b": 4}, per_second=2) == [AdmissionDecision(store=ALL, closed=True, retry_after_s=1)]
+    assert judge(gates, {"a": 5, "b": 3}, per_second=2) == [AdmissionDecision(store=ALL, closed=False)]
 
 
 def test_a_limit_of_one() -> None:
@@ -59,22 +59,22 @@ def test_a_limit_of_one() -> None:
 )
 def test_when_to_come_back_follows_from_the_drain_within_reason(rate: float, told: float) -> None:
     gates = AdmissionPolicy(per_store=1_000, total=10_000)
-    assert judge(gates, {"a": 1_000}, rate=rate) == [
+    assert judge(gates, {"a": 1_000}, per_second=rate) == [
         AdmissionDecision(store="a", closed=True, retry_after_s=told)
     ]
 
 
 def test_an_estimate_is_said_again_only_when_it_differs_much() -> None:
     gates = AdmissionPolicy(per_store=1_000, total=10_000)
-    judge(gates, {"a": 1_000}, rate=10)
-    assert judge(gates, {"a": 950}, rate=10) == []
-    assert judge(gates, {"a": 900}, rate=10) == [AdmissionDecision(store="a", closed=True, retry_after_s=10)]
+    judge(gates, {"a": 1_000}, per_second=10)
+    assert judge(gates, {"a": 950}, per_second=10) == []
+    assert judge(gates, {"a": 900}, per_second=10) == [AdmissionDecision(store="a", closed=True, retry_after_s=10)]
 
 
 def test_a_door_that_a_predecessor_closed_is_opened() -> None:
     gates = AdmissionPolicy(per_store=10, total=1_000)
-    gates.recall(AdmissionDecision(store="a", closed=True, retry_after_s=5))
-    gates.recall(AdmissionDecision(store=ALL, closed=True, retry_after_s=5))
+    gates.restore_decision(AdmissionDecision(store="a", closed=True, retry_after_s=5))
+    gates.restore_decision(AdmissionDecision(store=ALL, closed=True, retry_after_s=5))
     assert judge(gates, {}) == [AdmissionDecision(store="a", closed=False), AdmissionDecision(store=ALL, closed=False)]
 
 
@@ -93,34 +93,34 @@ def test_the_drain_of_a_steady_queue() -> None:
     drain = DecayingRate(over_s=30)
     for second in range(120):
         for _ in range(4):
-            drain.left("a", float(second))
-        drain.left("b", float(second))
-    assert drain.rate("a", 120) == pytest.approx(4, rel=0.1)
-    assert drain.rate(ALL, 120) == pytest.approx(5, rel=0.1)
+            drain.record("a", float(second))
+        drain.record("b", float(second))
+    assert drain.per_second("a", 120) == pytest.approx(4, rel=0.1)
+    assert drain.per_second(ALL, 120) == pytest.approx(5, rel=0.1)
 
 
 def test_the_drain_of_the_first_seconds_is_not_taken_for_slow() -> None:
     drain = DecayingRate(over_s=30)
     for tenth in range(30):
-        drain.left("a", tenth / 10)
-    assert drain.rate("a", 3) == pytest.approx(10, rel=0.1)
+        drain.record("a", tenth / 10)
+    assert drain.per_second("a", 3) == pytest.approx(10, rel=0.1)
 
 
 def test_the_past_fades() -> None:
     drain = DecayingRate(over_s=30)
-    drain.left("a", 0)
-    assert drain.rate("a", 300) < 0.001
-    drain.forget(300)
-    assert drain.rate("a", 300) == 0
-    assert drain.rate("unknown", 300) == 0
+    drain.record("a", 0)
+    assert drain.per_second("a", 300) < 0.001
+    drain.forget_idle(300)
+    assert drain.per_second("a", 300) == 0
+    assert drain.per_second("unknown", 300) == 0
 
 
 def budgeted(gates: AdmissionPolicy, waiting: int, resets_at: float | None) -> list[AdmissionDecision]:
-    return gates.judge(
+    return gates.decide_changes(
         ["a"],
         waiting=lambda _: waiting,
         total=waiting,
-        rate=lambda _: 1.0,
+        per_second=lambda _: 1.0,
         stopped_until=lambda _: resets_at,
     )
 
@@ -147,6 +147,6 @@ def test_a_budget_is_said_rather_than_a_full_queue_and_leaves_that_behind() -> N
 
 def test_what_a_predecessor_said_of_a_budget_is_not_said_again() -> None:
     gates = AdmissionPolicy(per_store=10, total=1_000)
-    gates.recall(AdmissionDecision(store="a", closed=True, resets_at=500.0))
+    gates.restore_decision(AdmissionDecision(store="a", closed=True, resets_at=500.0))
     assert budgeted(gates, 3, 500.0) == []
     assert budgeted(gates, 3, None) == [AdmissionDecision(store="a", closed=False)]

@@ -21,71 +21,71 @@ def order() -> FairQueue:
 
 def fill(fair: FairQueue, store: str, jobs: int, first: int = 0) -> None:
     for number in range(first, first + jobs):
-        fair.add(WaitingJob.of(job=number, store=store, created_at=float(number)), 0)
+        fair.enqueue(WaitingJob.create(job=number, store=store, created_at=float(number)), 0)
 
 
 def picked(fair: FairQueue) -> list[tuple[object, str]]:
     found = []
-    while (pick := fair.pick(0)) is not None:
+    while (pick := fair.pick_next(0)) is not None:
         found.append((pick.job, pick.store))
     return found
 
 
 def test_a_store_goes_as_far_as_its_budget_and_others_go_on() -> None:
     fair = order()
-    fair.allow({"small": 35})
+    fair.set_budgets({"small": 35})
     fill(fair, "small", 5)
     fill(fair, "free", 5, first=10)
     assert Counter(store for _, store in picked(fair)) == {"small": 3, "free": 5}
-    assert fair.waiting_of("small") == 2
+    assert fair.count_waiting("small") == 2
 
 
 def test_a_job_that_costs_less_than_was_reserved_lets_another_go() -> None:
     fair = order()
-    fair.allow({"small": 10})
+    fair.set_budgets({"small": 10})
     fill(fair, "small", 2)
     assert picked(fair) == [(0, "small")]
-    fair.settle(0, "small", 0, ended=True)
+    fair.settle_job(0, "small", 0, ended=True)
     assert picked(fair) == [(1, "small")]
 
 
 def test_a_raised_budget_and_none_let_go_what_was_held() -> None:
     fair = order()
-    fair.allow({"small": 0})
+    fair.set_budgets({"small": 0})
     fill(fair, "small", 5)
     assert picked(fair) == []
-    fair.allow({"small": 25})
+    fair.set_budgets({"small": 25})
     assert picked(fair) == [(0, "small"), (1, "small")]
-    fair.allow({"small": None})
+    fair.set_budgets({"small": None})
     assert len(picked(fair)) == 3
 
 
 def test_who_was_held_brings_no_credit_from_that_time() -> None:
     fair = order()
-    fair.allow({"small": 0})
+    fair.set_budgets({"small": 0})
     fill(fair, "small", 20)
     fill(fair, "free", 40, first=100)
     for _ in range(20):
-        pick = fair.pick(0)
+        pick = fair.pick_next(0)
         assert pick is not None
-        fair.settle(pick.job, pick.store, pick.reserved, ended=True)
-    fair.allow({"small": 1_000})
+        fair.settle_job(pick.job, pick.store, pick.reserved, ended=True)
+    fair.set_budgets({"small": 1_000})
     assert Counter(store for _, store in picked(fair)[:20]) == {"small": 10, "free": 10}
 
 
 def test_what_is_held_is_told_apart_from_what_will_go() -> None:
     fair = order()
-    fair.allow({"small": 0, "large": 25})
+    fair.set_budgets({"small": 0, "large": 25})
     fill(fair, "small", 3)
     fill(fair, "large", 5, first=10)
-    found = {one.store: one for one in estimate_start_times(fair.standings(0), money_per_s=1, limited_by=None)}
+    found = {one.store: one for one in estimate_start_times(fair.queue_states(0), money_per_s=1, limited_by=None)}
     assert (found["small"].reason, found["small"].queued, found["small"].held) == (BUDGET, 0, 3)
     assert (found["large"].reason == BUDGET, found["large"].queued, found["large"].held) == (
         False,
         2,
         3,
     )
-    assert fair.due(0)[0] == 5, (
+    assert fair.summarize_due_jobs(0)[0] == 5, (
         "what is held is not due: it would alarm whoever watches the oldest wait"
     )
 
@@ -132,7 +132,7 @@ class Months(RuleBasedStateMachine):
 
     @rule()
     def look(self) -> None:
-        self.fair.allow(
+        self.fair.set_budgets(
             {
                 store: reservable_budget(
                     monthly=monthly, spent=self.ledger[store], unsettled=self.unsettled(store)
@@ -145,17 +145,17 @@ class Months(RuleBasedStateMachine):
     def ask(self, store: str) -> None:
         self.numbers += 1
         self.jobs[self.numbers] = Job(store)
-        self.fair.add(WaitingJob.of(job=self.numbers, store=store, created_at=self.numbers), 0)
+        self.fair.enqueue(WaitingJob.create(job=self.numbers, store=store, created_at=self.numbers), 0)
 
     @rule()
     def forward(self) -> None:
-        pick = self.fair.pick(0)
+        pick = self.fair.pick_next(0)
         if pick is None:
             for job in self.jobs.values():
                 if not job.flying:
                     assert job.store in self.monthly, "who has no budget is never held"
                     fits = (
-                        self.committed(job.store) + self.fair.estimate(job.store)
+                        self.committed(job.store) + self.fair.estimate_cost(job.store)
                         <= self.monthly[job.store]
                     )
                     assert not fits, "nothing is held while it fits"
@@ -184,13 +184,13 @@ class Months(RuleBasedStateMachine):
             st.sampled_from([number for number, job in self.jobs.items() if job.flying])
         )
         job = self.jobs[number]
-        self.fair.settle(number, job.store, job.paid - job.charged, ended=ends)
+        self.fair.settle_job(number, job.store, job.paid - job.charged, ended=ends)
         job.charged, job.flying = job.paid, False
         if ends:
             self.ended[job.store] += 1
             del self.jobs[number]
         else:
-            self.fair.add(WaitingJob.of(job=number, store=job.store, created_at=number), 0)
+            self.fair.enqueue(WaitingJob.create(job=number, store=job.store, created_at=number), 0)
 
     @precondition(lambda self: any(not job.flying for job in self.jobs.values()))
     @rule(data=st.data())
@@ -198,31 +198,31 @@ class Months(RuleBasedStateMachine):
         number = data.draw(
             st.sampled_from([number for number, job in self.jobs.items() if not job.flying])
         )
-        self.fair.withdraw(number)
+        self.fair.remove_pending(number)
         del self.jobs[number]
 
     @rule()
     def take_over(self) -> None:
         """Another leads: all that it knows is what PostgreSQL has, and that is enough."""
         self.look()  # settles made since are in both; a call paid meanwhile is no longer counted twice
-        before = {store: self.fair.room(store) for store in self.monthly}
+        before = {store: self.fair.budget_headroom(store) for store in self.monthly}
         old, self.fair = self.fair, order()
         for store in STORES:
-            self.fair.restore(
+            self.fair.restore_store(
                 store,
                 weight=1,
                 served=0,
-                mean_cost=old.estimate(store),
+                mean_cost=old.estimate_cost(store),
                 settled_jobs=self.ended[store],
             )
         for number, job in self.jobs.items():
             if job.flying:
-                self.fair.adopt(number, job.store, job.estimate)
+                self.fair.restore_in_flight(number, job.store, job.estimate)
             else:
-                self.fair.take_up(WaitingJob.of(job=number, store=job.store, created_at=number), 0)
-        self.fair.resume()
+                self.fair.restore_pending(WaitingJob.create(job=number, store=job.store, created_at=number), 0)
+        self.fair.finish_restore()
         self.look()
-        assert {store: self.fair.room(store) for store in self.monthly} == before
+        assert {store: self.fair.budget_headroom(store) for store in self.monthly} == before
 
     @rule()
     def turn_the_month(self) -> None:
@@ -243,8 +243,8 @@ class Months(RuleBasedStateMachine):
     def the_order_counts_as_postgresql_does(self) -> None:
         for store, monthly in self.monthly.items():
             waiting = sum(job.store == store and not job.flying for job in self.jobs.values())
-            expected = monthly - self.committed(store) - waiting * self.fair.estimate(store)
-            assert self.fair.room(store) == expected
+            expected = monthly - self.committed(store) - waiting * self.fair.estimate_cost(store)
+            assert self.fair.budget_headroom(store) == expected
 
     @invariant()
     def no_store_spends_more_than_its_budget_and_what_was_underrated(self) -> None:

@@ -108,7 +108,7 @@ def test_what_is_foretold_is_what_the_order_does(
     """(jobs, cost, weight, served before, account). The error is no more than a largest job of everybody."""
     order = FairQueue(cap=1_000, default_cost=1)
     for number, (_, cost, weight, served, account) in enumerate(stores):
-        order.restore(
+        order.restore_store(
             f"s{number}",
             weight=weight,
             served=served,
@@ -118,19 +118,19 @@ def test_what_is_foretold_is_what_the_order_does(
         )
     for number, (jobs, *_) in enumerate(stores):
         for job in range(jobs):
-            order.take_up(
-                WaitingJob.of(job=(number, job), store=f"s{number}", created_at=float(job)), 0
+            order.restore_pending(
+                WaitingJob.create(job=(number, job), store=f"s{number}", created_at=float(job)), 0
             )
-    order.resume()
+    order.finish_restore()
     foretold = {
-        one.store: one for one in estimate_start_times(order.standings(0), money_per_s=1, limited_by=None)
+        one.store: one for one in estimate_start_times(order.queue_states(0), money_per_s=1, limited_by=None)
     }
     spent, firsts, lasts = 0, dict[str, int](), dict[str, int]()
-    while (pick := order.pick(0)) is not None:
+    while (pick := order.pick_next(0)) is not None:
         firsts.setdefault(pick.store, spent)
         lasts[pick.store] = spent
         spent += pick.reserved
-        order.settle(pick.job, pick.store, pick.reserved, ended=True)
+        order.settle_job(pick.job, pick.store, pick.reserved, ended=True)
     slack = 2 * sum(cost for _, cost, *_ in stores)
     for store, outlook in foretold.items():
         assert outlook.first_in_s is not None
@@ -141,11 +141,11 @@ def test_what_is_foretold_is_what_the_order_does(
 
 def test_what_limits_the_workers() -> None:
     credit = WorkerCredit(silence_s=5)
-    assert credit.limited_by(0) == NO_WORKER
-    credit.hear(WorkerOffer(worker="w", partitions=(0,), slots=1, at=0))
-    assert credit.limited_by(0) is None
-    credit.forwarded(1, 0)
-    assert credit.limited_by(0) == BACKPRESSURE
-    credit.hear(WorkerOffer(worker="w", partitions=(0,), slots=1, at=1, limited_by="TPM"))
-    assert credit.limited_by(1) == "TPM"
-    assert credit.limited_by(9) == NO_WORKER
+    assert credit.limiting_cause(0) == NO_WORKER
+    credit.apply_offer(WorkerOffer(worker="w", partitions=(0,), slots=1, at=0))
+    assert credit.limiting_cause(0) is None
+    credit.record_dispatch(1, 0)
+    assert credit.limiting_cause(0) == BACKPRESSURE
+    credit.apply_offer(WorkerOffer(worker="w", partitions=(0,), slots=1, at=1, limited_by="TPM"))
+    assert credit.limiting_cause(1) == "TPM"
+    assert credit.limiting_cause(9) == NO_WORKER

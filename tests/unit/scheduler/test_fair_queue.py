@@ -17,118 +17,118 @@ def order(cap: int = CAP, *, hard_cap: bool = False) -> FairQueue:
 
 
 def job(number: int, store: str, **options: float) -> WaitingJob:
-    return WaitingJob.of(job=number, store=store, created_at=float(number), **options)  # type: ignore[arg-type] # test options
+    return WaitingJob.create(job=number, store=store, created_at=float(number), **options)  # type: ignore[arg-type] # test options
 
 
 def drain(fair: FairQueue, now: float = 0.0) -> list[object]:
     """Pick everything, each job ending at once for what was reserved."""
     picked = []
-    while (pick := fair.pick(now)) is not None:
+    while (pick := fair.pick_next(now)) is not None:
         picked.append(pick.job)
-        fair.settle(pick.job, pick.store, pick.reserved, ended=True)
+        fair.settle_job(pick.job, pick.store, pick.reserved, ended=True)
     return picked
 
 
 def test_the_store_that_was_served_least_goes_next() -> None:
     fair = order()
-    fair.restore("rich", weight=1, served=100, mean_cost=10, settled_jobs=5)
-    fair.restore("poor", weight=1, served=50, mean_cost=10, settled_jobs=5)
-    fair.add(job(1, "poor"), 0)
-    fair.add(job(2, "rich"), 0)
-    fair.add(job(3, "poor"), 0)
+    fair.restore_store("rich", weight=1, served=100, mean_cost=10, settled_jobs=5)
+    fair.restore_store("poor", weight=1, served=50, mean_cost=10, settled_jobs=5)
+    fair.enqueue(job(1, "poor"), 0)
+    fair.enqueue(job(2, "rich"), 0)
+    fair.enqueue(job(3, "poor"), 0)
     assert drain(fair) == [1, 3, 2]
 
 
 def test_weight_divides_what_was_served() -> None:
     fair = order()
-    fair.restore("double", weight=2, served=0, mean_cost=10, settled_jobs=1)
-    fair.restore("single", weight=1, served=0, mean_cost=10, settled_jobs=1)
+    fair.restore_store("double", weight=2, served=0, mean_cost=10, settled_jobs=1)
+    fair.restore_store("single", weight=1, served=0, mean_cost=10, settled_jobs=1)
     for number in range(0, 12, 2):
-        fair.add(job(number, "double"), 0)
-        fair.add(job(number + 1, "single"), 0)
+        fair.enqueue(job(number, "double"), 0)
+        fair.enqueue(job(number + 1, "single"), 0)
     first_nine = drain(fair)[:9]
     assert sum(1 for number in first_nine if isinstance(number, int) and number % 2 == 0) == 6
 
 
 def test_priority_first_then_first_come_within_a_store() -> None:
     fair = order()
-    fair.add(job(1, "a"), 0)
-    fair.add(job(2, "a"), 0)
-    fair.add(job(3, "a", priority=5), 0)
+    fair.enqueue(job(1, "a"), 0)
+    fair.enqueue(job(2, "a"), 0)
+    fair.enqueue(job(3, "a", priority=5), 0)
     assert drain(fair) == [3, 1, 2]
 
 
 def test_a_store_at_its_cap_waits_while_another_has_work_and_borrows_when_none_has() -> None:
     fair = order(cap=1)
-    fair.restore("busy", weight=1, served=0, mean_cost=1, settled_jobs=1)
-    fair.restore("other", weight=1, served=1_000, mean_cost=1, settled_jobs=1)
-    fair.add(job(1, "busy"), 0)
-    fair.add(job(2, "busy"), 0)
-    fair.add(job(3, "other"), 0)
-    picks = [fair.pick(0), fair.pick(0), fair.pick(0)]
+    fair.restore_store("busy", weight=1, served=0, mean_cost=1, settled_jobs=1)
+    fair.restore_store("other", weight=1, served=1_000, mean_cost=1, settled_jobs=1)
+    fair.enqueue(job(1, "busy"), 0)
+    fair.enqueue(job(2, "busy"), 0)
+    fair.enqueue(job(3, "other"), 0)
+    picks = [fair.pick_next(0), fair.pick_next(0), fair.pick_next(0)]
     assert [pick.job for pick in picks if pick] == [1, 3, 2]
 
 
 def test_a_hard_cap_is_never_passed() -> None:
     fair = order(cap=1, hard_cap=True)
-    fair.add(job(1, "a"), 0)
-    fair.add(job(2, "a"), 0)
-    first = fair.pick(0)
+    fair.enqueue(job(1, "a"), 0)
+    fair.enqueue(job(2, "a"), 0)
+    first = fair.pick_next(0)
     assert first is not None
-    assert fair.pick(0) is None
-    fair.settle(first.job, "a", 10, ended=True)
-    assert fair.pick(0) is not None
+    assert fair.pick_next(0) is None
+    fair.settle_job(first.job, "a", 10, ended=True)
+    assert fair.pick_next(0) is not None
 
 
 def test_a_job_waits_until_it_is_due() -> None:
     fair = order()
-    fair.add(job(1, "a", not_before=50.0), 0)
-    assert fair.pick(49) is None
-    assert fair.next_due(49) == 50
+    fair.enqueue(job(1, "a", not_before=50.0), 0)
+    assert fair.pick_next(49) is None
+    assert fair.next_due_at(49) == 50
     assert fair.pending == 1
-    later = fair.pick(50)
+    later = fair.pick_next(50)
     assert later is not None
     assert later.job == 1
 
 
 def test_a_wait_counts_from_when_the_job_could_have_gone() -> None:
     fair = order()
-    fair.add(job(1, "a", not_before=50.0), 0)
-    assert fair.due(49) == (0, None)
-    fair.add(job(7, "a"), 8)
-    fair.add(job(5, "b"), 8)
-    assert fair.due(49) == (2, 5)
-    assert fair.due(60) == (3, 5)
+    fair.enqueue(job(1, "a", not_before=50.0), 0)
+    assert fair.summarize_due_jobs(49) == (0, None)
+    fair.enqueue(job(7, "a"), 8)
+    fair.enqueue(job(5, "b"), 8)
+    assert fair.summarize_due_jobs(49) == (2, 5)
+    assert fair.summarize_due_jobs(60) == (3, 5)
     drain(fair, 40)
-    assert fair.due(60) == (1, 50)
+    assert fair.summarize_due_jobs(60) == (1, 50)
 
 
 def test_no_credit_is_banked_while_idle() -> None:
     fair = order(cap=100)
     for number in range(100):
-        fair.add(job(number, "busy"), 0)
+        fair.enqueue(job(number, "busy"), 0)
     for _ in range(50):
-        pick = fair.pick(0)
+        pick = fair.pick_next(0)
         assert pick is not None
-        fair.settle(pick.job, pick.store, pick.reserved, ended=True)
+        fair.settle_job(pick.job, pick.store, pick.reserved, ended=True)
     for number in range(100, 150):
-        fair.add(job(number, "returns"), 0)
-    next_ten = [pick.store for _ in range(10) if (pick := fair.pick(0))]
+        fair.enqueue(job(number, "returns"), 0)
+    next_ten = [pick.store for _ in range(10) if (pick := fair.pick_next(0))]
     assert next_ten.count("returns") == 5
 
 
 def test_the_bill_replaces_what_was_reserved() -> None:
     fair = order()
-    fair.add(job(1, "a"), 0)
-    pick = fair.pick(0)
+    fair.enqueue(job(1, "a"), 0)
+    pick = fair.pick_next(0)
     assert pick is not None
     assert pick.reserved == 10
-    fair.settle(1, "a", 70, ended=True)
-    (change,) = fair.take_changes()
+    fair.settle_job(1, "a", 70, ended=True)
+    (change,) = fair.take_counter_changes()
     assert (change.served, change.settled_jobs, change.mean_cost) == (70, 1, 70)
-    assert fair.take_changes() == []
-    fair.add(job(2, "a"), 0)
-    second = fair.pick(0)
+    assert fair.take_counter_changes() == []
+    fair.enqueue(job(2, "a"), 0)
+    second = fair.pick_next(0)
     assert second is not None
     assert second.reserved == 70
 
@@ -136,9 +136,9 @@ def test_the_bill_replaces_what_was_reserved() -> None:
 def test_a_cancelled_job_is_skipped() -> None:
     fair = order()
     for number in (1, 2, 3):
-        fair.add(job(number, "a"), 0)
-    fair.withdraw(1)
-    fair.withdraw(3)
+        fair.enqueue(job(number, "a"), 0)
+    fair.remove_pending(1)
+    fair.remove_pending(3)
     assert fair.pending == 1
     assert drain(fair) == [2]
 
@@ -147,9 +147,9 @@ def test_a_flood_leaves_one_entry_in_the_order() -> None:
     """What a decision costs depends on the stores with work, not on how much of it they have."""
     fair = order()
     for number in range(1_000):
-        fair.add(job(number, "flood"), 0)
-        fair.add(job(number + 1_000, f"s{number % 3}"), 0)
-    assert sum(map(len, fair._line._heaps.values())) == 4
+        fair.enqueue(job(number, "flood"), 0)
+        fair.enqueue(job(number + 1_000, f"s{number % 3}"), 0)
+    assert sum(map(len, fair._accounts_index._heaps.values())) == 4
 
 
 @dataclass
@@ -226,21 +226,21 @@ def test_the_order_is_that_of_the_naive_model(
     fair, model = order(), Model(cap=CAP, together=together)
     for number in range(5):
         store = f"s{number}"
-        fair.restore(
+        fair.restore_store(
             store, weight=1, served=0, mean_cost=0, settled_jobs=0, account=model.account(store)
         )
     for number, (what, which, amount) in enumerate(script):
         if what == "add":
-            fair.add(
-                WaitingJob.of(job=number, store=f"s{which}", created_at=number, estimate=amount), 0
+            fair.enqueue(
+                WaitingJob.create(job=number, store=f"s{which}", created_at=number, estimate=amount), 0
             )
             model.add(number, f"s{which}", amount)
         elif what == "pick":
-            pick = fair.pick(0)
+            pick = fair.pick_next(0)
             assert (pick.job if pick else None) == model.pick()
         elif model.flying:
             settled = sorted(model.flying)[which % len(model.flying)]
-            fair.settle(settled, model.flying[settled][0], amount, ended=True)
+            fair.settle_job(settled, model.flying[settled][0], amount, ended=True)
             model.settle(settled, amount)
     assert fair.pending == len(model.waiting)
     assert fair.in_flight == len(model.flying)
@@ -253,14 +253,14 @@ def test_what_was_charged_is_what_was_spent(script: list[Action]) -> None:
     flying: list[tuple[object, str]] = []
     for number, (what, which, amount) in enumerate(script):
         if what == "add":
-            fair.add(job(number, f"s{which}"), 0)
-        elif what == "pick" and (pick := fair.pick(0)):
+            fair.enqueue(job(number, f"s{which}"), 0)
+        elif what == "pick" and (pick := fair.pick_next(0)):
             flying.append((pick.job, pick.store))
         elif what == "settle" and flying:
-            lifted += sum(change.served for change in fair.take_changes())
+            lifted += sum(change.served for change in fair.take_counter_changes())
             ended, store = flying.pop(which % len(flying))
-            fair.settle(ended, store, amount, ended=True)
-            spent += sum(change.served for change in fair.take_changes()) - amount
+            fair.settle_job(ended, store, amount, ended=True)
+            spent += sum(change.served for change in fair.take_counter_changes()) - amount
     assert spent == 0
     assert lifted >= 0
 
@@ -271,10 +271,10 @@ def taken_over(
     """A successor that was started with another cap."""
     fair = order(cap, hard_cap=hard)
     for number, store in flying.items():
-        fair.adopt(number, store, 10)
+        fair.restore_in_flight(number, store, 10)
     for number, store in waiting.items():
-        fair.take_up(WaitingJob.of(job=number, store=store, created_at=0.0), 0)
-    fair.resume()
+        fair.restore_pending(WaitingJob.create(job=number, store=store, created_at=0.0), 0)
+    fair.finish_restore()
     return fair
 
 
@@ -298,7 +298,7 @@ def test_no_slot_stays_idle_and_no_cap_is_passed_while_others_wait(
     flying: dict[object, str] = {}
     for number, (what, which, amount) in enumerate(script):
         if what == "add":
-            fair.add(job(number, f"s{which}"), 0)
+            fair.enqueue(job(number, f"s{which}"), 0)
             waiting[number] = f"s{which}"
         elif what == "cap":
             cap = which + 1
@@ -307,14 +307,14 @@ def test_no_slot_stays_idle_and_no_cap_is_passed_while_others_wait(
             below = {
                 store for store in waiting.values() if list(flying.values()).count(store) < cap
             }
-            pick = fair.pick(0)
+            pick = fair.pick_next(0)
             assert (pick is not None) == bool(below or (waiting and not hard))
             if pick is not None:
                 assert not below or pick.store in below
                 flying[pick.job] = waiting.pop(pick.job)
         elif flying:
             ended = sorted(flying, key=str)[which % len(flying)]
-            fair.settle(ended, flying.pop(ended), amount, ended=True)
+            fair.settle_job(ended, flying.pop(ended), amount, ended=True)
 
 
 @given(
@@ -330,25 +330,25 @@ def test_the_service_bound_for_stores_with_work_all_the_time(
     fair = order(cap=100)
     served = dict.fromkeys(range(len(stores)), 0)
     for store, (_, weight) in enumerate(stores):
-        fair.restore(f"s{store}", weight=weight, served=0, mean_cost=1, settled_jobs=1)
+        fair.restore_store(f"s{store}", weight=weight, served=0, mean_cost=1, settled_jobs=1)
         for number in range(60):
             cost = data.draw(st.integers(1, stores[store][0])) if number < 5 else stores[store][0]
-            fair.add(
-                WaitingJob.of(
+            fair.enqueue(
+                WaitingJob.create(
                     job=(store, number), store=f"s{store}", created_at=number, estimate=cost
                 ),
                 0,
             )
     flying: list[tuple[object, str, int]] = []
     for _ in range(60):
-        pick = fair.pick(0)
+        pick = fair.pick_next(0)
         assert pick is not None
         store = int(pick.store[1:])
         served[store] += pick.reserved
         flying.append((pick.job, pick.store, pick.reserved))
         if len(flying) > slots:
             ended, name, cost = flying.pop(0)
-            fair.settle(ended, name, cost, ended=True)
+            fair.settle_job(ended, name, cost, ended=True)
         for f, g in combinations(served, 2):
             (largest_f, weight_f), (largest_g, weight_g) = stores[f], stores[g]
             gap = abs(served[f] / weight_f - served[g] / weight_g)
@@ -371,21 +371,21 @@ def test_accounts_get_their_parts_however_many_stores_they_have(
         fair.restore_account(f"a{account}", weight=weight, served=0)
         for store in range(stores):
             name = f"a{account}s{store}"
-            fair.restore(
+            fair.restore_store(
                 name, weight=1, served=0, mean_cost=cost, settled_jobs=1, account=f"a{account}"
             )
             for number in range(80):
-                fair.add(WaitingJob.of(job=(name, number), store=name, created_at=number), 0)
+                fair.enqueue(WaitingJob.create(job=(name, number), store=name, created_at=number), 0)
     served: Counter[str] = Counter()
     flying = []
     for _ in range(80):
-        pick = fair.pick(0)
+        pick = fair.pick_next(0)
         assert pick is not None
         served.update({pick.store: pick.reserved, pick.store.partition("s")[0]: pick.reserved})
         flying.append(pick)
         if len(flying) > slots:
             ended = flying.pop(0)
-            fair.settle(ended.job, ended.store, ended.reserved, ended=True)
+            fair.settle_job(ended.job, ended.store, ended.reserved, ended=True)
         for (f, (cost_f, weight_f, _)), (g, (cost_g, weight_g, _)) in combinations(
             enumerate(accounts), 2
         ):
@@ -400,49 +400,49 @@ def next_served(fair: FairQueue, jobs: int) -> Counter[str]:
     """How many of the next jobs each store gets, each job ending at once for what was reserved."""
     served: Counter[str] = Counter()
     for _ in range(jobs):
-        pick = fair.pick(0)
+        pick = fair.pick_next(0)
         assert pick is not None
         served[pick.store] += 1
-        fair.settle(pick.job, pick.store, pick.reserved, ended=True)
+        fair.settle_job(pick.job, pick.store, pick.reserved, ended=True)
     return served
 
 
 def test_a_store_that_changes_its_account_begins_where_its_siblings_stand() -> None:
     fair = order(cap=100)
-    fair.restore("a", weight=1, served=0, mean_cost=10, settled_jobs=1, account="both")
-    fair.restore("b", weight=1, served=0, mean_cost=10, settled_jobs=1)
-    fair.restore("c", weight=1, served=0, mean_cost=10, settled_jobs=1)
+    fair.restore_store("a", weight=1, served=0, mean_cost=10, settled_jobs=1, account="both")
+    fair.restore_store("b", weight=1, served=0, mean_cost=10, settled_jobs=1)
+    fair.restore_store("c", weight=1, served=0, mean_cost=10, settled_jobs=1)
     for number in range(300):
-        fair.add(job(number, "abc"[number % 3]), 0)
+        fair.enqueue(job(number, "abc"[number % 3]), 0)
     assert next_served(fair, 30) == {"a": 10, "b": 10, "c": 10}
-    fair.assign("b", account="both", weight=1)
+    fair.configure_store("b", account="both", weight=1)
     assert next_served(fair, 40) == {"a": 10, "b": 10, "c": 20}
-    fair.assign("b", account=None, weight=1)
+    fair.configure_store("b", account=None, weight=1)
     assert next_served(fair, 60) == {"a": 20, "b": 20, "c": 20}
 
 
 def test_a_weight_that_is_set_holds_from_then_on() -> None:
     fair = order(cap=100)
     for number in range(300):
-        fair.add(job(number, "ab"[number % 2]), 0)
-    fair.assign("a", account=None, weight=3)
+        fair.enqueue(job(number, "ab"[number % 2]), 0)
+    fair.configure_store("a", account=None, weight=3)
     assert next_served(fair, 40) == {"a": 30, "b": 10}
 
 
 def test_a_weight_that_changes_after_much_was_served_neither_starves_nor_gives_credit() -> None:
     fair = order(cap=100)
-    fair.restore("b", weight=1, served=0, mean_cost=10, settled_jobs=1, account="both")
-    fair.restore("c", weight=1, served=0, mean_cost=10, settled_jobs=1, account="both")
+    fair.restore_store("b", weight=1, served=0, mean_cost=10, settled_jobs=1, account="both")
+    fair.restore_store("c", weight=1, served=0, mean_cost=10, settled_jobs=1, account="both")
     for number in range(3_000):
-        fair.add(job(number, "abc"[number % 3]), 0)
+        fair.enqueue(job(number, "abc"[number % 3]), 0)
     next_served(fair, 1_000)
-    fair.assign("a", account=None, weight=2)
+    fair.configure_store("a", account=None, weight=2)
     assert next_served(fair, 60) == {"a": 40, "b": 10, "c": 10}
-    fair.assign("a", account=None, weight=0.5)
+    fair.configure_store("a", account=None, weight=0.5)
     assert next_served(fair, 60) == {"a": 20, "b": 20, "c": 20}
-    fair.assign("b", account="both", weight=3, account_weight=1)
+    fair.configure_store("b", account="both", weight=3, account_weight=1)
     assert next_served(fair, 60) == {"a": 20, "b": 30, "c": 10}
-    fair.assign("c", account="both", weight=1, account_weight=0.5)
+    fair.configure_store("c", account="both", weight=1, account_weight=0.5)
     assert next_served(fair, 60) == {"a": 30, "b": 22, "c": 8}
 
 
@@ -459,12 +459,12 @@ def test_the_service_bound_holds_from_the_moment_that_weights_change(
     """Stores as (cost, weight, weight from then on), all with work all the time."""
     fair = order(cap=100)
     for store, (cost, weight, _) in enumerate(stores):
-        fair.restore(f"s{store}", weight=weight, served=0, mean_cost=cost, settled_jobs=1)
+        fair.restore_store(f"s{store}", weight=weight, served=0, mean_cost=cost, settled_jobs=1)
         for number in range(140):
-            fair.add(WaitingJob.of(job=(store, number), store=f"s{store}", created_at=number), 0)
+            fair.enqueue(WaitingJob.create(job=(store, number), store=f"s{store}", created_at=number), 0)
     next_served(fair, before)
     for store, (_, _, weight) in enumerate(stores):
-        fair.assign(f"s{store}", account=None, weight=weight)
+        fair.configure_store(f"s{store}", account=None, weight=weight)
     served: Counter[str] = Counter()
     for _ in range(60):
         served.update(next_served(fair, 1))
@@ -488,15 +488,15 @@ def test_whoever_comes_is_next_but_for_one_job_of_each_other_store(
     """No starvation: floods (cost, weight) that never end hold up a newcomer by one job each."""
     fair = order(cap=100)
     for number, (cost, weight) in enumerate(floods):
-        fair.restore(f"flood{number}", weight=weight, served=0, mean_cost=cost, settled_jobs=1)
+        fair.restore_store(f"flood{number}", weight=weight, served=0, mean_cost=cost, settled_jobs=1)
         for turn in range(100):
-            fair.add(
-                WaitingJob.of(job=(number, turn), store=f"flood{number}", created_at=float(turn)), 0
+            fair.enqueue(
+                WaitingJob.create(job=(number, turn), store=f"flood{number}", created_at=float(turn)), 0
             )
     next_served(fair, before)
-    fair.add(WaitingJob.of(job=(99, 99), store="comes", created_at=0.0), 0)
+    fair.enqueue(WaitingJob.create(job=(99, 99), store="comes", created_at=0.0), 0)
     overtaken = 0
-    while (pick := fair.pick(0)) is not None and pick.store != "comes":
+    while (pick := fair.pick_next(0)) is not None and pick.store != "comes":
         overtaken += 1
     assert pick is not None
     assert overtaken <= len(floods)

@@ -26,7 +26,7 @@ class Saved:
     flying: dict[int, tuple[str, int]] = field(default_factory=dict)
 
     def save(self, fair: FairQueue) -> None:
-        for change in fair.take_changes():
+        for change in fair.take_counter_changes():
             served, _, jobs = self.counters.get(change.store, [0, 0, 0])
             self.counters[change.store] = [
                 served + change.served,
@@ -43,7 +43,7 @@ class Saved:
             fair.restore_account(account, weight=1, served=money)
         for store in {*self.counters, *self.together}:
             served, mean_cost, jobs = self.counters.get(store, [0, 0, 0])
-            fair.restore(
+            fair.restore_store(
                 store,
                 weight=1,
                 served=served,
@@ -59,10 +59,10 @@ class Saved:
         shuffle.shuffle(rows)
         for number in rows:
             if number in self.flying:
-                fair.adopt(number, *self.flying[number])
+                fair.restore_in_flight(number, *self.flying[number])
             else:
-                fair.take_up(self.waiting[number], 0)
-        fair.resume()
+                fair.restore_pending(self.waiting[number], 0)
+        fair.finish_restore()
         return fair
 
 
@@ -71,21 +71,21 @@ def play(script: list[tuple[str, int, int]], together: frozenset[str]) -> tuple[
     fair = saved.empty()
     for number, (what, which, amount) in enumerate(script):
         if what == "add":
-            saved.waiting[number] = WaitingJob.of(job=number, store=f"s{which}", created_at=number)
-            fair.add(saved.waiting[number], 0)
-        elif what == "pick" and (pick := fair.pick(0)):
+            saved.waiting[number] = WaitingJob.create(job=number, store=f"s{which}", created_at=number)
+            fair.enqueue(saved.waiting[number], 0)
+        elif what == "pick" and (pick := fair.pick_next(0)):
             assert isinstance(pick.job, int)
             saved.flying[pick.job] = (pick.store, pick.reserved)
             del saved.waiting[pick.job]
         elif what == "settle" and saved.flying:
             ended = sorted(saved.flying)[which % len(saved.flying)]
-            fair.settle(ended, saved.flying.pop(ended)[0], amount, ended=True)
+            fair.settle_job(ended, saved.flying.pop(ended)[0], amount, ended=True)
         saved.save(fair)
     return fair, saved
 
 
 def next_stores(fair: FairQueue) -> list[object]:
-    return [pick.job for _ in range(100) if (pick := fair.pick(0))]
+    return [pick.job for _ in range(100) if (pick := fair.pick_next(0))]
 
 
 # Jobs cost between half and one and a half of the estimate: nobody comes near the bound that `resume` enforces.
@@ -106,20 +106,20 @@ def test_the_order_after_a_takeover_is_the_order_before(
 ) -> None:
     fair, saved = play(script, together)
     heir = saved.rebuilt(shuffle)
-    assert sorted(heir.queues()) == sorted(fair.queues())
-    assert heir.flying() == fair.flying()
+    assert sorted(heir.summarize_stores()) == sorted(fair.summarize_stores())
+    assert heir.in_flight_jobs() == fair.in_flight_jobs()
     assert next_stores(heir) == next_stores(fair)
 
 
 def test_a_lift_that_was_not_saved_is_made_up_for() -> None:
     """The leader died between a newcomer's lift and saving it: the newcomer must not be served alone for hours."""
     fair = FairQueue(cap=CAP, default_cost=DEFAULT)
-    fair.restore("old", weight=1, served=1_000_000, mean_cost=10, settled_jobs=100_000)
+    fair.restore_store("old", weight=1, served=1_000_000, mean_cost=10, settled_jobs=100_000)
     for number in range(40):
-        fair.take_up(
-            WaitingJob.of(job=number, store="old" if number % 2 else "new", created_at=number), 0
+        fair.restore_pending(
+            WaitingJob.create(job=number, store="old" if number % 2 else "new", created_at=number), 0
         )
-    fair.resume()
+    fair.finish_restore()
     first = next_stores(fair)[:20]
     assert sum(isinstance(job, int) and job % 2 for job in first) >= 10 - CAP
 
@@ -127,12 +127,12 @@ def test_a_lift_that_was_not_saved_is_made_up_for() -> None:
 def test_who_was_idle_at_the_takeover_is_nobodys_victim_after_it() -> None:
     """A newcomer that comes first, when nobody waits, begins where the others stand."""
     fair = FairQueue(cap=100, default_cost=DEFAULT)
-    fair.restore("old", weight=1, served=1_000_000, mean_cost=10, settled_jobs=100_000)
-    fair.resume()
+    fair.restore_store("old", weight=1, served=1_000_000, mean_cost=10, settled_jobs=100_000)
+    fair.finish_restore()
     for number in range(20):
-        fair.add(WaitingJob.of(job=number, store="new", created_at=number), 0)
+        fair.enqueue(WaitingJob.create(job=number, store="new", created_at=number), 0)
     for number in range(20, 40):
-        fair.add(WaitingJob.of(job=number, store="old", created_at=number), 0)
+        fair.enqueue(WaitingJob.create(job=number, store="old", created_at=number), 0)
     assert sum(isinstance(job, int) and job < 20 for job in next_stores(fair)[:10]) == 5
 
 
@@ -140,11 +140,11 @@ def served_after(stores: dict[str, tuple[int, int]], *, waiting: list[str]) -> d
     """What stores count as served once a leader has resumed: given as (served, mean cost), some with a job waiting."""
     fair = FairQueue(cap=CAP, default_cost=DEFAULT)
     for store, (served, mean_cost) in stores.items():
-        fair.restore(store, weight=1, served=served, mean_cost=mean_cost, settled_jobs=9)
+        fair.restore_store(store, weight=1, served=served, mean_cost=mean_cost, settled_jobs=9)
     for number, store in enumerate(waiting):
-        fair.take_up(WaitingJob.of(job=number, store=store, created_at=number), 0)
-    fair.resume()
-    return {store: served for store, _, _, served, _ in fair.queues()}
+        fair.restore_pending(WaitingJob.create(job=number, store=store, created_at=number), 0)
+    fair.finish_restore()
+    return {store: served for store, _, _, served, _ in fair.summarize_stores()}
 
 
 def test_what_was_behind_within_the_bound_stays_so() -> None:
@@ -154,9 +154,9 @@ def test_what_was_behind_within_the_bound_stays_so() -> None:
 
 def test_a_job_found_in_flight_waits_no_longer() -> None:
     fair = FairQueue(cap=CAP, default_cost=DEFAULT)
-    fair.add(WaitingJob.of(job=1, store="a", created_at=1), 0)
-    fair.adopt(1, "a", 7)
-    assert (fair.pending, fair.in_flight, fair.pick(0)) == (0, 1, None)
+    fair.enqueue(WaitingJob.create(job=1, store="a", created_at=1), 0)
+    fair.restore_in_flight(1, "a", 7)
+    assert (fair.pending, fair.in_flight, fair.pick_next(0)) == (0, 1, None)
 
 
 def test_who_is_idle_far_ahead_moves_nobody_who_waits() -> None:
