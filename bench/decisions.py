@@ -1,12 +1,12 @@
-"""What does one decision of the fair order cost as stores and backlog grow, and what memory does a backlog take?"""
+"""Measures the time of a scheduling decision by number of stores, and the memory of a backlog."""
 
 import time
 import tracemalloc
 from uuid import UUID
 
 from bench.result import Ratio, Result
-from services.scheduler.fair_queue.accounts import Waiting
-from services.scheduler.fair_queue.queue import FairOrder
+from services.scheduler.fair_queue.accounts import WaitingJob
+from services.scheduler.fair_queue.queue import FairQueue
 
 _FEW, _MANY = 10, 100_000
 _JOBS = 200_000
@@ -16,11 +16,11 @@ _REPEATS = 5
 
 
 def run() -> Result:
-    few, many = _order(_FEW), _order(_MANY)
-    _decide(few), _decide(many)  # warm
-    times = [(_decide(few), _decide(many)) for _ in range(_REPEATS)]
+    few, many = _create_queue(_FEW), _create_queue(_MANY)
+    _time_decision(few), _time_decision(many)  # warm
+    times = [(_time_decision(few), _time_decision(many)) for _ in range(_REPEATS)]
     fastest_few, fastest_many = min(few for few, _ in times), min(many for _, many in times)
-    memory = _memory_of(_SAMPLE) * _BACKLOG / _SAMPLE / 2**20
+    memory = _measure_memory(_SAMPLE) * _BACKLOG / _SAMPLE / 2**20
     growth = fastest_many / fastest_few
     rows = [
         [f"{_FEW:,} stores", f"{fastest_few * 1e6:.1f} µs a decision"],
@@ -44,39 +44,41 @@ def run() -> Result:
     )
 
 
-def _order(stores: int) -> FairOrder:
-    order = FairOrder(cap=20, default_cost=5_000_000)
+def _create_queue(stores: int) -> FairQueue:
+    fair = FairQueue(cap=20, default_cost=5_000_000)
     for number in range(_JOBS):
-        order.add(_waiting(number, stores), 0.0)
-    return order
+        fair.enqueue(_waiting_job(number, stores), 0.0)
+    return fair
 
 
-def _waiting(number: int, stores: int) -> Waiting:
-    return Waiting.of(
+def _waiting_job(number: int, stores: int) -> WaitingJob:
+    return WaitingJob.create(
         job=UUID(int=number), store=f"store-{number % stores}", created_at=float(number)
     )
 
 
-def _decide(order: FairOrder) -> float:
-    """Seconds a decision: pick the next job, settle one that was picked before, put one back in the queue."""
+def _time_decision(fair: FairQueue) -> float:
+    """Measure the seconds of one decision: pick the next job, settle it and queue it again."""
     began = time.perf_counter()
     for _ in range(_DECISIONS):
-        picked = order.pick(0.0)
+        picked = fair.pick_next(0.0)
         assert picked is not None
-        order.settle(picked.job, picked.store, picked.reserved, ended=True)
-        order.add(Waiting.of(job=picked.job, store=picked.store, created_at=0.0), 0.0)
+        fair.settle_job(picked.job, picked.store, picked.reserved, ended=True)
+        fair.enqueue(WaitingJob.create(job=picked.job, store=picked.store, created_at=0.0), 0.0)
     return (time.perf_counter() - began) / _DECISIONS
 
 
-def _memory_of(jobs: int) -> int:
-    """Bytes that this many waiting jobs of 1,000 stores take, their ids included."""
+def _measure_memory(jobs: int) -> int:
+    """Measure the bytes of this many waiting jobs of 1,000 stores, including their ids."""
     tracemalloc.start()
-    order = FairOrder(cap=20, default_cost=5_000_000)
+    fair = FairQueue(cap=20, default_cost=5_000_000)
     names = [f"store-{number}" for number in range(1_000)]
     before = tracemalloc.get_traced_memory()[0]
     for number in range(jobs):
-        order.add(
-            Waiting.of(job=UUID(int=number), store=names[number % 1_000], created_at=float(number)),
+        fair.enqueue(
+            WaitingJob.create(
+                job=UUID(int=number), store=names[number % 1_000], created_at=float(number)
+            ),
             0.0,
         )
     taken = tracemalloc.get_traced_memory()[0] - before

@@ -1,4 +1,4 @@
-"""How fair is the order, beside what others use? The acceptance scenarios under a virtual clock, each order in each."""
+"""Runs every scheduling policy through every acceptance scenario under a virtual clock."""
 
 from bench.result import Ratio, Result
 from bench.simulation.policies import POLICIES
@@ -8,17 +8,18 @@ from bench.simulation.scenarios import SCENARIOS
 def run() -> Result:
     rows, ratios = [], []
     for scenario in SCENARIOS:
-        numbers = {name: scenario.number(policy) for name, policy in POLICIES.items()}
+        numbers = {name: scenario.evaluate(policy) for name, policy in POLICIES.items()}
         cells = [
-            f"{number:.3f}{'' if scenario.holds(number) else ' ✗'}" for number in numbers.values()
+            f"{number:.3f}{'' if scenario.meets_bar(number) else ' ✗'}"
+            for number in numbers.values()
         ]
         rows.append([f"{scenario.name}: {scenario.question}", scenario.bar, *cells])
         ours = numbers["blogstream"]
         ratios.append(
-            Ratio(what=scenario.name, seen=ours, bar=scenario.bar, held=scenario.holds(ours))
+            Ratio(what=scenario.name, seen=ours, bar=scenario.bar, held=scenario.meets_bar(ours))
         )
     return Result(
-        question="How fair is the order, beside what others use? (✗: beyond the bar)",
+        question="How fair is the queue, compared with common policies? (✗: beyond the bar)",
         header=["scenario", "bar", *POLICIES],
         rows=rows,
         ratios=ratios,

@@ -19,7 +19,7 @@ from aiokafka.structs import TopicPartition
 from bench.result import Ratio, Result
 from bench.servers import a_kafka, a_postgres
 from sandbox.servers.postgres import a_connection
-from services.scheduler.__main__ import run as run_scheduler
+from services.scheduler.__main__ import run_scheduler as run_scheduler
 from services.scheduler.settings import SchedulerSettings
 from shared.domain.job import SourceType
 from shared.domain.messages import BlogRequested, WorkerReport

@@ -1,1 +1,1 @@
-"""The fair order under a virtual clock: the production rules, beside other orders, in scenarios with a name."""
+"""Simulates the fair queue and other scheduling policies under a virtual clock."""

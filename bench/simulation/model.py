@@ -1,4 +1,4 @@
-"""A world of slots and jobs under a virtual clock: who runs when is the policy's decision, all else is given."""
+"""Simulates jobs on slots under a virtual clock. The policy chooses the next job."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,58 +8,65 @@ from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """`cost` in nano-USD and `seconds` of run time are known to nobody before the job has ended."""
+class SimulatedJob:
+    """`cost` is in nano-USD, `seconds` is the run time. A fair policy learns both at the job's end."""
 
     number: int
     store: str
-    asked_at: float
+    requested_at: float
     cost: int
     seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Served:
-    """A job that was run. Times in seconds of the virtual clock."""
+class ServedJob:
+    """A job and its run, in seconds of the virtual clock."""
 
-    job: Job
+    job: SimulatedJob
     started_at: float
     ended_at: float
 
 
-class Policy(Protocol):
-    """An order of the backlog."""
+class SchedulingPolicy(Protocol):
+    """Orders the waiting jobs."""
 
-    def add(self, job: Job, now: float) -> None: ...
+    def enqueue(self, job: SimulatedJob, now: float) -> None: ...
 
-    def pick(self, now: float) -> Job | None: ...
+    def pick_next(self, now: float) -> SimulatedJob | None: ...
 
-    def settle(self, job: Job, now: float) -> None: ...
+    def settle_job(self, job: SimulatedJob, now: float) -> None: ...
 
 
-def run(
-    policy: Policy, jobs: Sequence[Job], *, slots: int, stall: tuple[float, float] = (inf, inf)
-) -> list[Served]:
-    """Run all jobs on `slots` slots; nothing starts between the times of `stall`. In the order of their starts."""
-    events: list[tuple[float, int, Job | None, bool]] = [
-        (job.asked_at, job.number, job, False) for job in jobs
+def simulate(
+    policy: SchedulingPolicy,
+    jobs: Sequence[SimulatedJob],
+    *,
+    slots: int,
+    stall: tuple[float, float] = (inf, inf),
+) -> list[ServedJob]:
+    """Run all jobs on `slots` slots and return them in the order of their starts.
+
+    No job starts between the two times of `stall`.
+    """
+    events: list[tuple[float, int, SimulatedJob | None, bool]] = [
+        (job.requested_at, job.number, job, False) for job in jobs
     ]
     events.append((stall[1], -1, None, False))
     heapify(events)
-    served: list[Served] = []
+    served: list[ServedJob] = []
     free = slots
     while events:
         now = events[0][0]
         while events and events[0][0] == now:
             _, _, job, ended = heappop(events)
             if job is not None and ended:
-                policy.settle(job, now)
+                policy.settle_job(job, now)
                 free += 1
             elif job is not None:
-                policy.add(job, now)
+                policy.enqueue(job, now)
         stalled = stall[0] <= now < stall[1]
-        while not stalled and free and (picked := policy.pick(now)) is not None:
+        while not stalled and free and (picked := policy.pick_next(now)) is not None:
             free -= 1
-            served.append(Served(job=picked, started_at=now, ended_at=now + picked.seconds))
+            served.append(ServedJob(job=picked, started_at=now, ended_at=now + picked.seconds))
             heappush(events, (now + picked.seconds, picked.number, picked, True))
     return served

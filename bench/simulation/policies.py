@@ -1,119 +1,121 @@
-"""The orders that are compared: the production rules, and what others use in their place."""
+"""The compared scheduling policies: the production fair queue and common alternatives."""
 
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from bench.simulation.model import Job, Policy
-from services.scheduler.fair_queue.accounts import Waiting
-from services.scheduler.fair_queue.priority_index import Lane, Line
-from services.scheduler.fair_queue.queue import FairOrder
+from bench.simulation.model import SchedulingPolicy, SimulatedJob
+from services.scheduler.fair_queue.accounts import WaitingJob
+from services.scheduler.fair_queue.priority_index import CapClass, PriorityIndex
+from services.scheduler.fair_queue.queue import FairQueue
 
 CAP = 20
 
 
-class Fair:
-    """The production rules. They know a job's cost only once it has ended."""
+class FairPolicy:
+    """The production fair queue. It learns a job's cost only when the job has ended."""
 
     def __init__(self, accounts: Mapping[str, str]) -> None:
-        self._order = FairOrder(cap=CAP, default_cost=5_000_000)
-        self._jobs: dict[int, Job] = {}
+        self._fair = FairQueue(cap=CAP, default_cost=5_000_000)
+        self._jobs: dict[int, SimulatedJob] = {}
         for store, account in accounts.items():
-            self._order.restore(
+            self._fair.restore_store(
                 store, weight=1, served=0, mean_cost=0, settled_jobs=0, account=account
             )
 
-    def add(self, job: Job, now: float) -> None:
+    def enqueue(self, job: SimulatedJob, now: float) -> None:
         self._jobs[job.number] = job
-        self._order.add(Waiting.of(job=job.number, store=job.store, created_at=job.asked_at), now)
+        self._fair.enqueue(
+            WaitingJob.create(job=job.number, store=job.store, created_at=job.requested_at), now
+        )
 
-    def pick(self, now: float) -> Job | None:
-        picked = self._order.pick(now)
+    def pick_next(self, now: float) -> SimulatedJob | None:
+        picked = self._fair.pick_next(now)
         if picked is None:
             return None
         assert isinstance(picked.job, int)
         return self._jobs.pop(picked.job)
 
-    def settle(self, job: Job, now: float) -> None:
-        self._order.settle(job.number, job.store, job.cost, ended=True)
+    def settle_job(self, job: SimulatedJob, now: float) -> None:
+        self._fair.settle_job(job.number, job.store, job.cost, ended=True)
 
 
-class Fifo:
-    """First come, first served, whoever comes."""
+class FifoPolicy:
+    """First come, first served."""
 
     def __init__(self, accounts: Mapping[str, str]) -> None:
-        self._queue: deque[Job] = deque()
+        self._queue: deque[SimulatedJob] = deque()
 
-    def add(self, job: Job, now: float) -> None:
+    def enqueue(self, job: SimulatedJob, now: float) -> None:
         self._queue.append(job)
 
-    def pick(self, now: float) -> Job | None:
+    def pick_next(self, now: float) -> SimulatedJob | None:
         return self._queue.popleft() if self._queue else None
 
-    def settle(self, job: Job, now: float) -> None:
+    def settle_job(self, job: SimulatedJob, now: float) -> None:
         return
 
 
 @dataclass(slots=True)
-class _Queue:
-    """One store's, for the orders below."""
+class _PolicyQueue:
+    """One store's queue, for the policies below."""
 
     name: str
-    jobs: deque[Job] = field(default_factory=deque)
+    jobs: deque[SimulatedJob] = field(default_factory=deque)
     in_flight: int = 0
     deficit: int = 0
 
     @property
-    def position(self) -> float:
+    def virtual_time(self) -> float:
         return self.jobs[0].number
 
 
-class CapOnly:
-    """First come, first served, but a store has at most `CAP` in flight while others wait."""
+class CapOnlyPolicy:
+    """First come, first served, with at most `CAP` jobs of a store in flight while others wait."""
 
     def __init__(self, accounts: Mapping[str, str]) -> None:
-        self._queues: dict[str, _Queue] = {}
-        self._line: Line[_Queue] = Line()
+        self._queues: dict[str, _PolicyQueue] = {}
+        self._index: PriorityIndex[_PolicyQueue] = PriorityIndex()
 
-    def add(self, job: Job, now: float) -> None:
-        queue = self._queues.setdefault(job.store, _Queue(job.store))
+    def enqueue(self, job: SimulatedJob, now: float) -> None:
+        queue = self._queues.setdefault(job.store, _PolicyQueue(job.store))
         queue.jobs.append(job)
-        self._place(queue)
+        self._update_index(queue)
 
-    def pick(self, now: float) -> Job | None:
-        lane = self._line.front()
-        queue = self._line.first(lane) if lane is not None else None
+    def pick_next(self, now: float) -> SimulatedJob | None:
+        cap_class = self._index.first_class()
+        queue = self._index.first(cap_class) if cap_class is not None else None
         if queue is None:
             return None
         queue.in_flight += 1
         job = queue.jobs.popleft()
-        self._place(queue)
+        self._update_index(queue)
         return job
 
-    def settle(self, job: Job, now: float) -> None:
+    def settle_job(self, job: SimulatedJob, now: float) -> None:
         queue = self._queues[job.store]
         queue.in_flight -= 1
-        self._place(queue)
+        self._update_index(queue)
 
-    def _place(self, queue: _Queue) -> None:
-        lane = Lane.WITHIN if queue.in_flight < CAP else Lane.BEYOND
-        self._line.place(queue, lane if queue.jobs else None)
+    def _update_index(self, queue: _PolicyQueue) -> None:
+        cap_class = CapClass.BELOW_CAP if queue.in_flight < CAP else CapClass.AT_CAP
+        self._index.update(queue, cap_class if queue.jobs else None)
 
 
-class RoundRobin:
-    """One job of each store in turn: counts jobs, whatever they cost."""
+class RoundRobinPolicy:
+    """One job of each store in turn, regardless of cost."""
 
     def __init__(self, accounts: Mapping[str, str]) -> None:
-        self._queues: dict[str, _Queue] = {}
-        self._ring: deque[_Queue] = deque()
+        self._queues: dict[str, _PolicyQueue] = {}
+        self._ring: deque[_PolicyQueue] = deque()
 
-    def add(self, job: Job, now: float) -> None:
-        queue = self._queues.setdefault(job.store, _Queue(job.store))
+    def enqueue(self, job: SimulatedJob, now: float) -> None:
+        queue = self._queues.setdefault(job.store, _PolicyQueue(job.store))
         if not queue.jobs:
             self._ring.append(queue)
         queue.jobs.append(job)
 
-    def pick(self, now: float) -> Job | None:
+    def pick_next(self, now: float) -> SimulatedJob | None:
         if not self._ring:
             return None
         queue = self._ring.popleft()
@@ -122,45 +124,48 @@ class RoundRobin:
             self._ring.append(queue)
         return job
 
-    def settle(self, job: Job, now: float) -> None:
+    def settle_job(self, job: SimulatedJob, now: float) -> None:
         return
 
 
-class DeficitRoundRobin(RoundRobin):
-    """Shreedhar and Varghese's: each store in turn may spend a quantum. Told the true costs, which nobody knows."""
+class DeficitRoundRobinPolicy(RoundRobinPolicy):
+    """Shreedhar and Varghese's DRR: each store in turn may spend a quantum.
+
+    It gets the true costs in advance, unlike a production scheduler.
+    """
 
     QUANTUM = 5_000_000
 
     def __init__(self, accounts: Mapping[str, str]) -> None:
         super().__init__(accounts)
-        self._had_its_quantum = False
+        self._quantum_granted = False
 
-    def pick(self, now: float) -> Job | None:
+    def pick_next(self, now: float) -> SimulatedJob | None:
         while self._ring:
             queue = self._ring[0]
-            if not self._had_its_quantum:
+            if not self._quantum_granted:
                 queue.deficit += self.QUANTUM
-                self._had_its_quantum = True
+                self._quantum_granted = True
             if queue.deficit >= queue.jobs[0].cost:
-                return self._serve(queue)
+                return self._take_job(queue)
             self._ring.rotate(-1)
-            self._had_its_quantum = False
+            self._quantum_granted = False
         return None
 
-    def _serve(self, queue: _Queue) -> Job:
+    def _take_job(self, queue: _PolicyQueue) -> SimulatedJob:
         job = queue.jobs.popleft()
         queue.deficit -= job.cost
         if not queue.jobs:
             queue.deficit = 0
             self._ring.popleft()
-            self._had_its_quantum = False
+            self._quantum_granted = False
         return job
 
 
-POLICIES: dict[str, Callable[[Mapping[str, str]], Policy]] = {
-    "blogstream": Fair,
-    "FIFO": Fifo,
-    "cap only": CapOnly,
-    "round-robin": RoundRobin,
-    "DRR": DeficitRoundRobin,
+POLICIES: dict[str, Callable[[Mapping[str, str]], SchedulingPolicy]] = {
+    "blogstream": FairPolicy,
+    "FIFO": FifoPolicy,
+    "cap only": CapOnlyPolicy,
+    "round-robin": RoundRobinPolicy,
+    "DRR": DeficitRoundRobinPolicy,
 }

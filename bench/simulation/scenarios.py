@@ -1,7 +1,7 @@
-"""The seven acceptance scenarios of the fair order, by name: each is one number with a bar.
+"""The acceptance scenarios of the fair queue: each yields one number with a bar.
 
-A blog takes 75 s at the median and costs about half a cent: what a worker with 50 slots and 40 blogs a minute makes of
-it. Numbers are drawn from a seed, so a scenario is always the same.
+A post takes 75 s at the median and costs about half a cent, as with a worker of 50 slots and 40
+posts a minute. A fixed seed makes every run the same.
 """
 
 import random
@@ -11,39 +11,39 @@ from dataclasses import dataclass, field
 from math import inf
 from statistics import fmean
 
-from bench.simulation.model import Job, Policy, Served, run
-from services.scheduler.fair_queue.fairness import jain
+from bench.simulation.model import SchedulingPolicy, ServedJob, SimulatedJob, simulate
+from services.scheduler.fair_queue.fairness import jain_index
 
 SLOTS = 50
 COST = 5_000_000
 SECONDS = 75.0
 
-Ask = tuple[float, str, float]
-"""When (seconds), which store, and how many times the usual cost."""
-Policies = Callable[[Mapping[str, str]], Policy]
+Arrival = tuple[float, str, float]
+"""Time (seconds), store, and cost as a multiple of the usual cost."""
+PolicyFactory = Callable[[Mapping[str, str]], SchedulingPolicy]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """`measure` gets what was served and, where `alone` names stores, what they got with nobody else there."""
+    """`measure` takes the served jobs, and a second run of only the stores in `alone`."""
 
     name: str
     question: str
-    asks: Sequence[Ask]
-    measure: Callable[[Sequence[Served], Sequence[Served]], float]
+    arrivals: Sequence[Arrival]
+    measure: Callable[[Sequence[ServedJob], Sequence[ServedJob]], float]
     at_most: float = inf
     at_least: float = -inf
     alone: frozenset[str] = frozenset()
     accounts: Mapping[str, str] = field(default_factory=dict)
     stall: tuple[float, float] = (inf, inf)
 
-    def number(self, policy: Policies) -> float:
-        jobs = _jobs(self.asks)
-        served = run(policy(self.accounts), jobs, slots=SLOTS, stall=self.stall)
-        lonely = [job for job in jobs if job.store in self.alone]
-        return self.measure(served, run(policy(self.accounts), lonely, slots=SLOTS))
+    def evaluate(self, policy: PolicyFactory) -> float:
+        jobs = _jobs(self.arrivals)
+        served = simulate(policy(self.accounts), jobs, slots=SLOTS, stall=self.stall)
+        alone_jobs = [job for job in jobs if job.store in self.alone]
+        return self.measure(served, simulate(policy(self.accounts), alone_jobs, slots=SLOTS))
 
-    def holds(self, number: float) -> bool:
+    def meets_bar(self, number: float) -> bool:
         return self.at_least <= number <= self.at_most
 
     @property
@@ -53,62 +53,68 @@ class Scenario:
         return ", ".join(filter(None, (low, high)))
 
 
-def _jobs(asks: Sequence[Ask]) -> list[Job]:
-    chance = random.Random(1)
+def _jobs(arrivals: Sequence[Arrival]) -> list[SimulatedJob]:
+    rng = random.Random(1)
     return [
-        Job(
+        SimulatedJob(
             number=number,
             store=store,
-            asked_at=at,
-            cost=int(COST * times * chance.uniform(0.7, 1.3)),
-            seconds=SECONDS * chance.lognormvariate(0, 0.25),
+            requested_at=at,
+            cost=int(COST * times * rng.uniform(0.7, 1.3)),
+            seconds=SECONDS * rng.lognormvariate(0, 0.25),
         )
-        for number, (at, store, times) in enumerate(sorted(asks, key=lambda ask: ask[0]))
+        for number, (at, store, times) in enumerate(
+            sorted(arrivals, key=lambda arrival: arrival[0])
+        )
     ]
 
 
-def _flood(store: str, count: int, *, at: float = 0.0, times: float = 1.0) -> list[Ask]:
+def _flood(store: str, count: int, *, at: float = 0.0, times: float = 1.0) -> list[Arrival]:
     return [(at, store, times)] * count
 
 
-def _response(stores: Iterable[str]) -> Callable[[Sequence[Served], Sequence[Served]], float]:
-    """Mean seconds from request to post of these stores' jobs ÷ the same with nobody else there."""
+def _response(stores: Iterable[str]) -> Callable[[Sequence[ServedJob], Sequence[ServedJob]], float]:
+    """Measure the stores' mean seconds from request to post, divided by the same when alone."""
     names = frozenset(stores)
 
-    def mean(served: Sequence[Served]) -> float:
-        return fmean(one.ended_at - one.job.asked_at for one in served if one.job.store in names)
+    def mean(served: Sequence[ServedJob]) -> float:
+        return fmean(
+            served_job.ended_at - served_job.job.requested_at
+            for served_job in served
+            if served_job.job.store in names
+        )
 
     return lambda served, alone: mean(served) / mean(alone)
 
 
-def _spent(served: Sequence[Served], start: float, end: float) -> Counter[str]:
-    """What was spent on each store's jobs that were started between two times."""
+def _spent(served: Sequence[ServedJob], start: float, end: float) -> Counter[str]:
+    """Sum each store's cost of the jobs started between two times."""
     spent: Counter[str] = Counter()
-    for one in served:
-        if start <= one.started_at < end:
-            spent[one.job.store] += one.job.cost
+    for served_job in served:
+        if start <= served_job.started_at < end:
+            spent[served_job.job.store] += served_job.job.cost
     return spent
 
 
 def _share(
     stores: Iterable[str], start: float, end: float
-) -> Callable[[Sequence[Served], Sequence[Served]], float]:
+) -> Callable[[Sequence[ServedJob], Sequence[ServedJob]], float]:
     names = frozenset(stores)
 
-    def measure(served: Sequence[Served], _: Sequence[Served]) -> float:
+    def measure(served: Sequence[ServedJob], _: Sequence[ServedJob]) -> float:
         spent = _spent(served, start, end)
         return sum(spent[name] for name in names) / sum(spent.values())
 
     return measure
 
 
-def _first_posts(stores: int) -> Callable[[Sequence[Served], Sequence[Served]], float]:
-    """When the last of all stores had its first job started ÷ the time that so many jobs take."""
+def _first_posts(stores: int) -> Callable[[Sequence[ServedJob], Sequence[ServedJob]], float]:
+    """Measure when every store has a job started, divided by the ideal time."""
 
-    def measure(served: Sequence[Served], _: Sequence[Served]) -> float:
+    def measure(served: Sequence[ServedJob], _: Sequence[ServedJob]) -> float:
         first: dict[str, float] = {}
-        for one in served:
-            first.setdefault(one.job.store, one.started_at)
+        for served_job in served:
+            first.setdefault(served_job.job.store, served_job.started_at)
         return max(first.values()) / (stores * SECONDS / SLOTS)
 
     return measure
@@ -123,7 +129,7 @@ SCENARIOS = (
     Scenario(
         name="one heavy store",
         question="nine light stores' time to a post beside a flood of 1,000 ÷ alone",
-        asks=[
+        arrivals=[
             *_flood("heavy", 1_000),
             *(
                 (60.0 + 20 * turn + 2 * place, store, 1.0)
@@ -138,8 +144,8 @@ SCENARIOS = (
     Scenario(
         name="trickle",
         question="a store's time to a post, one request every 15 s beside four floods ÷ alone",
-        asks=[
-            *(ask for number in range(4) for ask in _flood(f"flood-{number}", 600)),
+        arrivals=[
+            *(arrival for number in range(4) for arrival in _flood(f"flood-{number}", 600)),
             *((100.0 + 15 * number, "trickle", 1.0) for number in range(60)),
         ],
         alone=frozenset({"trickle"}),
@@ -148,8 +154,8 @@ SCENARIOS = (
     ),
     Scenario(
         name="twenty identities of one account",
-        question="the part of two honest stores beside twenty that are one account (fair: 0.667)",
-        asks=[ask for store in (*_IDENTITIES, *_HONEST) for ask in _flood(store, 400)],
+        question="the share of two honest stores beside twenty of one account (fair: 0.667)",
+        arrivals=[arrival for store in (*_IDENTITIES, *_HONEST) for arrival in _flood(store, 400)],
         accounts=dict.fromkeys(_IDENTITIES, "cunning"),
         measure=_share(_HONEST, 0, 900),
         at_least=0.64,
@@ -157,26 +163,26 @@ SCENARIOS = (
     ),
     Scenario(
         name="balanced",
-        question="Jain's index of money over ten stores with work, one of which costs 3.4 times as much a blog",
-        asks=[
-            ask
+        question="Jain's index of money over ten busy stores, one with 3.4 times the cost per post",
+        arrivals=[
+            arrival
             for number in range(10)
-            for ask in _flood(f"s{number}", 400, times=3.4 if number == 0 else 1.0)
+            for arrival in _flood(f"s{number}", 400, times=3.4 if number == 0 else 1.0)
         ],
-        measure=lambda served, _: jain(_spent(served, 0, 3_000).values()),
+        measure=lambda served, _: jain_index(_spent(served, 0, 3_000).values()),
         at_least=0.99,
     ),
     Scenario(
         name="many keys",
-        question=f"until each of {_MANY:,} stores with three requests had its first begun ÷ ideal",
-        asks=[ask for number in range(_MANY) for ask in _flood(f"s{number}", 3)],
+        question=f"time until each of {_MANY:,} stores with three requests has one started ÷ ideal",
+        arrivals=[arrival for number in range(_MANY) for arrival in _flood(f"s{number}", 3)],
         measure=_first_posts(_MANY),
         at_most=1.06,
     ),
     Scenario(
         name="heavy then idle",
-        question="the part of a store that was idle for half an hour, back beside two with work (fair: 0.333)",
-        asks=[
+        question="the share of a store back after half an hour, beside two busy ones (fair: 0.333)",
+        arrivals=[
             *_flood("returns", 200),
             *_flood("steady-1", 2_000),
             *_flood("steady-2", 2_000),
@@ -188,8 +194,12 @@ SCENARIOS = (
     ),
     Scenario(
         name="a newcomer after a stall",
-        question="the part of a store that came while nothing could start for ten minutes (fair: 0.333)",
-        asks=[*_flood("old-1", 1_000), *_flood("old-2", 1_000), *_flood("newcomer", 600, at=700.0)],
+        question="the share of a store that arrived during a ten-minute stall (fair: 0.333)",
+        arrivals=[
+            *_flood("old-1", 1_000),
+            *_flood("old-2", 1_000),
+            *_flood("newcomer", 600, at=700.0),
+        ],
         stall=(600.0, 1_200.0),
         measure=_share(["newcomer"], 1_200, 1_800),
         at_least=0.31,

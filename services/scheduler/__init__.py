@@ -1,1 +1,1 @@
-"""scheduler: decides whose turn it is. Reads requests, results and workers' reports; forwards jobs against credit."""
+"""The scheduler: admits requests and dispatches jobs in fair order to workers with credit."""

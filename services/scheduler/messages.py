@@ -1,14 +1,14 @@
-"""Requests, rows and reports as the order and the credit know them; what the scheduler says, as messages."""
+"""Conversions between the scheduler's types and messages."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from uuid import UUID
 
-from services.scheduler.admission.rules import Door
-from services.scheduler.dispatch.rules import Offer
-from services.scheduler.fair_queue.accounts import Waiting
-from services.scheduler.fair_queue.fairness import Fairness
-from services.scheduler.fair_queue.queue import FairOrder
+from services.scheduler.admission.rules import AdmissionDecision
+from services.scheduler.dispatch.rules import WorkerOffer
+from services.scheduler.fair_queue.accounts import WaitingJob
+from services.scheduler.fair_queue.fairness import FairnessStats
+from services.scheduler.fair_queue.queue import FairQueue
 from services.scheduler.repository import Row
 from shared.domain.budget import BudgetState
 from shared.domain.job import Status
@@ -28,16 +28,16 @@ from shared.domain.messages import (
 from shared.kafka.publisher import OutgoingMessage
 from shared.kafka.topics import CONTROL, GENERATION, RESULTS, WORKERS
 
-_STORES_REPORTED = 200
-_LIMITS = {
+_REPORTED_STORES = 200
+_LIMIT_NAMES = {
     ("openai", "requests"): "RPM",
     ("openai", "tokens"): "TPM",
     ("replicate", "requests"): "image budget",
 }
 
 
-def waiting_of_request(request: BlogRequested) -> Waiting:
-    return Waiting.of(
+def waiting_job_from_request(request: BlogRequested) -> WaitingJob:
+    return WaitingJob.create(
         job=request.id,
         store=request.store,
         created_at=request.created_at.timestamp(),
@@ -46,8 +46,8 @@ def waiting_of_request(request: BlogRequested) -> Waiting:
     )
 
 
-def waiting_of_row(row: Row) -> Waiting:
-    return Waiting.of(
+def waiting_job_from_row(row: Row) -> WaitingJob:
+    return WaitingJob.create(
         job=row["id"],
         store=row["store"],
         created_at=row["created_at"],
@@ -56,38 +56,46 @@ def waiting_of_row(row: Row) -> Waiting:
     )
 
 
-def offer(report: WorkerReport, now: float) -> Offer:
-    """A clock that is ahead must not keep a dead worker alive, nor a partition that there is not get a job."""
+def worker_offer(report: WorkerReport, now: float) -> WorkerOffer:
+    """Convert a report, ignoring unknown partitions and clocks ahead of `now`.
+
+    A clock that is ahead would keep a dead worker's offer fresh.
+    """
     partitions = tuple(
         sorted(
             partition for partition in report.partitions if 0 <= partition < GENERATION.partitions
         )
     )
-    return Offer(
+    return WorkerOffer(
         worker=report.worker,
         partitions=partitions,
         slots=0 if report.draining else report.slots,
         at=min(report.at.timestamp(), now),
-        limited_by=_limited_by(report, now),
+        limited_by=_limiting_cause(report, now),
     )
 
 
-def _limited_by(report: WorkerReport, now: float) -> str | None:
-    """What a worker's calls wait for: money, then a provider that cools down, and of limits the scarcest."""
-    if any(state.circuit_open for state in report.limiters):
+def _limiting_cause(report: WorkerReport, now: float) -> str | None:
+    """Return the cause a worker's calls wait for.
+
+    An open circuit breaker comes first, then a provider's cool-down, then the scarcest rate limit.
+    """
+    if any(limiter.circuit_open for limiter in report.limiters):
         return "provider unavailable"
     if any(
-        state.cooling_until is not None and state.cooling_until.timestamp() > now
-        for state in report.limiters
+        limiter.cooling_until is not None and limiter.cooling_until.timestamp() > now
+        for limiter in report.limiters
     ):
         return "provider cooling down"
-    waiting = [state for state in report.limiters if state.queued and state.share > 0]
-    scarcest = min(waiting, key=lambda state: state.level / state.share, default=None)
-    return _LIMITS.get((scarcest.provider, scarcest.resource)) if scarcest is not None else None
+    waiting = [limiter for limiter in report.limiters if limiter.queued and limiter.share > 0]
+    scarcest = min(waiting, key=lambda limiter: limiter.level / limiter.share, default=None)
+    if scarcest is None:
+        return None
+    return _LIMIT_NAMES.get((scarcest.provider, scarcest.resource))
 
 
-def admitted(request: BlogRequested, *, at: datetime) -> OutgoingMessage:
-    """`at` is not after the row could be seen: whatever happens to the job is later."""
+def admitted_event(request: BlogRequested, *, at: datetime) -> Outgoing:
+    """`at` must not be later than the row became visible: later events of the job follow it."""
     event = JobEvent(
         job=request.id,
         store=request.store,
@@ -102,7 +110,7 @@ def admitted(request: BlogRequested, *, at: datetime) -> OutgoingMessage:
     return OutgoingMessage(topic=RESULTS, key=request.store, message=event)
 
 
-def task(
+def task_message(
     job: UUID,
     store: str,
     partition: int,
@@ -118,14 +126,13 @@ def task(
     return OutgoingMessage(topic=GENERATION, key=str(job), partition=partition, message=message)
 
 
-def lost(row: Row) -> OutgoingMessage:
-    """Said in the worker's stead, which is gone: the attempt has failed, the job waits again."""
-    usage = Usage(
-        input_tokens=row["input_tokens"],
-        output_tokens=row["output_tokens"],
-        images=row["images"],
-        cost_nanousd=row["cost_nanousd"],
-    )
+def expired_lease_event(row: Row) -> Outgoing:
+    """Return the event of a dead worker's job: the attempt failed and the job waits again."""
+    return retry_event(row, error="the worker's lease ran out", started_at=row["started_at"])
+
+
+def retry_event(row: Row, *, error: str, started_at: datetime | None = None) -> Outgoing:
+    """Return the event of a job that waits again, with its saved usage."""
     event = JobEvent(
         job=row["id"],
         store=row["store"],
@@ -134,84 +141,92 @@ def lost(row: Row) -> OutgoingMessage:
         attempt=row["attempt"],
         at=datetime.now(UTC),
         created_at=row["created_at"],
-        started_at=row["started_at"],
+        started_at=started_at,
         worker=row["worker"],
-        usage=usage,
-        error="the worker's lease ran out",
+        usage=usage_of_row(row),
+        error=error,
     )
     return OutgoingMessage(topic=RESULTS, key=row["store"], message=event)
 
 
-def told(row: Row) -> OutgoingMessage:
-    """What a job's row says, for whoever has not heard it."""
-    return OutgoingMessage(
-        topic=RESULTS, key=row["store"], message=event_from_row(row, since=row.get("intervened_at"))
+def usage_of_row(row: Row) -> Usage:
+    return Usage(
+        input_tokens=row["input_tokens"],
+        output_tokens=row["output_tokens"],
+        images=row["images"],
+        cost_nanousd=row["cost_nanousd"],
     )
 
 
-def gate(door: Door) -> OutgoingMessage:
-    """An open door is a tombstone: there is nothing to remember of it."""
-    if not door.closed:
-        return OutgoingMessage(topic=CONTROL, key=door.store, message=None)
+def current_state_event(row: Row) -> Outgoing:
+    """Return the event of a job's current row, for readers that missed the original event."""
+    event = event_from_row(row, since=row.get("intervened_at"))
+    return Outgoing(topic=RESULTS, key=row["store"], message=event)
+
+
+def admission_message(decision: AdmissionDecision) -> Outgoing:
+    """Return the admission state's message. An open state is a tombstone."""
+    if not decision.closed:
+        return Outgoing(topic=CONTROL, key=decision.store, message=None)
     at, resets_at = datetime.now(UTC), None
-    retry_after_s = door.retry_after_s
-    if door.resets_at is not None:
-        resets_at = datetime.fromtimestamp(door.resets_at, UTC)
+    retry_after_s = decision.retry_after_s
+    if decision.resets_at is not None:
+        resets_at = datetime.fromtimestamp(decision.resets_at, UTC)
         retry_after_s = max((resets_at - at).total_seconds(), 1.0)
     message = AdmissionState(
-        store=door.store,
+        store=decision.store,
         closed=True,
-        reason=door.reason,
+        reason=decision.reason,
         retry_after_s=round(retry_after_s, 1),
         at=at,
         resets_at=resets_at,
     )
-    return OutgoingMessage(topic=CONTROL, key=door.store, message=message)
+    return Outgoing(topic=CONTROL, key=decision.store, message=message)
 
 
-def door(store: str, said: AdmissionState) -> Door:
-    """A door that a predecessor has closed."""
-    if said.resets_at is None:
-        return Door(store=store, closed=True, retry_after_s=said.retry_after_s)
-    return Door(store=store, closed=True, resets_at=said.resets_at.timestamp())
+def decision_from_message(store: str, state: AdmissionState) -> AdmissionDecision:
+    """Convert a closed state that a previous leader published."""
+    if state.resets_at is None:
+        return AdmissionDecision(store=store, closed=True, retry_after_s=state.retry_after_s)
+    return AdmissionDecision(store=store, closed=True, resets_at=state.resets_at.timestamp())
 
 
-def report(
+def scheduler_report(
     name: str,
     epoch: int,
-    order: FairOrder,
+    queue: FairQueue,
     *,
     closed_stores: int,
-    fairness: Fairness | None,
+    fairness: FairnessStats | None,
     drifted: int,
     budgets: Mapping[str, BudgetState],
-) -> OutgoingMessage:
-    worth_telling = {store for store, state in budgets.items() if state is not BudgetState.OK}
-    queues = sorted(order.queues(worth_telling), key=lambda queue: -queue[1])
+) -> Outgoing:
+    low_budgets = {store for store, state in budgets.items() if state is not BudgetState.OK}
+    stores = sorted(queue.summarize_stores(low_budgets), key=lambda summary: -summary.waiting)
     at = datetime.now(UTC)
-    due, oldest = order.due(at.timestamp())
+    due, oldest = queue.summarize_due_jobs(at.timestamp())
     message = SchedulerReport(
         scheduler=name,
         at=at,
         epoch=epoch,
-        pending=order.pending,
-        in_flight=order.in_flight,
+        pending=queue.pending,
+        in_flight=queue.in_flight,
         oldest_pending_at=datetime.fromtimestamp(oldest, UTC) if oldest is not None else None,
-        stores_waiting=sum(waiting > 0 for _, waiting, _, _, _ in queues),
+        stores_waiting=sum(summary.waiting > 0 for summary in stores),
         stores=tuple(
             StoreQueueReport(
-                store=store,
-                queued=waiting,
-                in_flight=flying,
-                served_nanousd=served,
-                weight=weight,
-                budget=budgets.get(store),
+                store=summary.store,
+                queued=summary.waiting,
+                in_flight=summary.in_flight,
+                served_nanousd=summary.served,
+                weight=summary.weight,
+                budget=budgets.get(summary.store),
             )
-            for store, waiting, flying, served, weight in queues[:_STORES_REPORTED]
+            for summary in stores[:_REPORTED_STORES]
         ),
         closed_stores=closed_stores,
-        fairness=_window(fairness) if fairness is not None else None,
-        delayed=order.pending - due,
+        fairness=_fairness_window(fairness) if fairness is not None else None,
+        delayed=queue.pending - due,
         drifted=drifted,
         stores_warned=sum(state is BudgetState.WARNING for state in budgets.values()),
         stores_stopped=sum(state is BudgetState.STOPPED for state in budgets.values()),
@@ -219,15 +234,14 @@ def report(
     return OutgoingMessage(topic=WORKERS, key=name, message=message)
 
 
-def _window(fairness: Fairness) -> FairnessWindow:
+def _fairness_window(stats: FairnessStats) -> FairnessWindow:
+    slowdown = stats.light_slowdown
     return FairnessWindow(
-        began_at=datetime.fromtimestamp(fairness.began_at, UTC),
-        seconds=round(fairness.seconds, 1),
-        contenders=fairness.contenders,
-        jain=round(fairness.jain, 4),
-        largest_gap_nanousd=round(fairness.largest_gap),
-        light_stores=fairness.light_stores,
-        light_slowdown=None
-        if fairness.light_slowdown is None
-        else round(fairness.light_slowdown, 3),
+        began_at=datetime.fromtimestamp(stats.began_at, UTC),
+        seconds=round(stats.seconds, 1),
+        contenders=stats.contenders,
+        jain=round(stats.jain, 4),
+        largest_gap_nanousd=round(stats.largest_gap),
+        light_stores=stats.light_stores,
+        light_slowdown=None if slowdown is None else round(slowdown, 3),
     )

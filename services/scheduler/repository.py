@@ -1,7 +1,7 @@
-"""scheduler's calls to PostgreSQL, one function a query of sql/scheduler.sql.
+"""The scheduler's SQL calls, one method per query of sql/scheduler.sql.
 
-Every write runs under the leader's epoch: it holds the lead until it is committed, so a successor's first look at the
-rows already shows it, and a deposed leader writes nothing (`DeposedError`).
+Every write of a leader session runs under its epoch: the transaction locks the epoch until it
+commits, so the next leader sees all its rows, and a deposed leader writes nothing (`DeposedError`).
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -19,21 +19,21 @@ from shared.domain.messages import BlogRequested
 from shared.runtime.postgres import Connection, load_queries
 
 _QUERIES = load_queries(Path(__file__).parent / "sql" / "scheduler.sql")
-_CHUNK = 5_000
+_PREFETCH_ROWS = 5_000
 
 Row = asyncpg.Record
 
-IMPOSSIBLE = (
+UNSTORABLE_ERRORS = (
     asyncpg.DataError,
     asyncpg.IntegrityConstraintViolationError,
     asyncpg.ProgramLimitExceededError,
 )
-"""What PostgreSQL says of values that it can never store: a NUL in a text, a number beyond its column."""
+"""Errors for values that PostgreSQL can never store: a NUL in a text, a number out of range."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OutlookRow:
-    """Why a store's jobs wait, and until about when. The fields are the table's columns, in their order."""
+class WaitEstimateRow:
+    """A row of `store_outlooks`: the fields are its columns, in the order of the query."""
 
     store: str
     reason: str
@@ -47,169 +47,187 @@ class OutlookRow:
 
 
 class DeposedError(Exception):
-    """Another scheduler has raised the epoch: this one may write nothing more."""
+    """Another scheduler has raised the epoch, so this one may not write."""
 
 
-class SchedulerStore:
-    """`epoch` is the one that `take_lead` gave."""
+class EpochRepository:
+    """Reads and raises the epoch of the leader session."""
 
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
 
-    async def take_lead(self, holder: str) -> int:
-        return int(await self._pool.fetchval(_QUERIES["take_lead"], holder))
+    async def take_lead(self, holder: str) -> "SchedulerRepository":
+        """Raise the epoch and return the repository of the new leader session."""
+        epoch = int(await self._pool.fetchval(_QUERIES["raise_epoch"], holder))
+        return SchedulerRepository(self._pool, epoch)
 
-    async def epoch(self) -> int:
+    async def fetch_epoch(self) -> int:
         return int(await self._pool.fetchval(_QUERIES["epoch"]))
 
-    async def counters(self) -> Sequence[Row]:
-        return await self._pool.fetch(_QUERIES["counters"])
 
-    async def accounts(self) -> Sequence[Row]:
-        return await self._pool.fetch(_QUERIES["accounts"])
+class SchedulerRepository:
+    """The SQL calls of the leader session with this epoch."""
 
-    async def configured(self, since: datetime) -> Sequence[Row]:
-        """Stores whose account or weight somebody has set after `since`, in the order in which it was done."""
-        return await self._pool.fetch(_QUERIES["configured"], since)
+    def __init__(self, pool: asyncpg.Pool, epoch: int) -> None:
+        self.epoch = epoch
+        self._pool = pool
 
-    async def budgets(self, flying: Mapping[Any, str]) -> Sequence[Row]:
-        """All stores' budgets and how far they are used. `flying` are jobs not settled yet, with their stores."""
-        return await self._pool.fetch(_QUERIES["budgets"], list(flying), list(flying.values()))
+    async def fetch_store_counters(self) -> Sequence[Row]:
+        return await self._pool.fetch(_QUERIES["store_counters"])
 
-    async def budgets_set(self) -> Row | None:
-        """Differs from what it was when somebody has set a budget since, or removed one."""
-        return await self._pool.fetchrow(_QUERIES["budgets_set"])
+    async def fetch_account_counters(self) -> Sequence[Row]:
+        return await self._pool.fetch(_QUERIES["account_counters"])
 
-    async def note_told(self, warned: Sequence[str], stopped: Sequence[str], epoch: int) -> None:
-        """That the log has said it of these stores this month."""
-        async with self._leading(epoch) as connection:
-            await connection.execute(_QUERIES["note_told"], warned, stopped)
+    async def fetch_configured_stores(self, since: datetime) -> Sequence[Row]:
+        """Return stores with an account or weight set after `since`, oldest first."""
+        return await self._pool.fetch(_QUERIES["configured_stores"], since)
 
-    async def clock(self) -> datetime:
-        """PostgreSQL's time."""
-        now: datetime = await self._pool.fetchval(_QUERIES["clock"])
+    async def fetch_budgets(self, in_flight: Mapping[Any, str]) -> Sequence[Row]:
+        """Return all budgets with this month's spend.
+
+        `in_flight` maps unsettled jobs to their stores.
+        """
+        return await self._pool.fetch(
+            _QUERIES["budgets"], list(in_flight), list(in_flight.values())
+        )
+
+    async def fetch_budgets_version(self) -> Row | None:
+        """Return a value that changes whenever a budget is set or removed."""
+        return await self._pool.fetchrow(_QUERIES["budgets_version"])
+
+    async def mark_budgets_logged(self, warned: Sequence[str], stopped: Sequence[str]) -> None:
+        """Record that this month's log names these stores as warned or stopped."""
+        async with self._fenced_transaction() as connection:
+            await connection.execute(_QUERIES["mark_budgets_logged"], warned, stopped)
+
+    async def fetch_time(self) -> datetime:
+        """Return PostgreSQL's time."""
+        now: datetime = await self._pool.fetchval(_QUERIES["time"])
         return now
 
-    async def intervened(self, since: datetime) -> Sequence[Row]:
-        """Jobs that somebody has cancelled or asked for again after `since`, in the order in which it was done."""
-        return await self._pool.fetch(_QUERIES["intervened"], since)
+    async def fetch_user_actions(self, since: datetime) -> Sequence[Row]:
+        """Return jobs with a user action after `since`, oldest first."""
+        return await self._pool.fetch(_QUERIES["user_actions"], since)
 
-    async def backlog(self) -> AsyncIterator[Row]:
-        """Rows that wait or are in flight, streamed."""
+    async def stream_backlog(self) -> AsyncIterator[Row]:
+        """Stream the rows that wait or are in flight."""
         async with self._pool.acquire() as connection, connection.transaction(readonly=True):
-            async for row in connection.cursor(_QUERIES["backlog"], prefetch=_CHUNK):
+            async for row in connection.cursor(_QUERIES["backlog"], prefetch=_PREFETCH_ROWS):
                 yield row
 
-    async def uncharged(self) -> list[UUID]:
-        return [row["id"] for row in await self._pool.fetch(_QUERIES["uncharged"])]
+    async def fetch_uncharged_jobs(self) -> list[UUID]:
+        return [row["id"] for row in await self._pool.fetch(_QUERIES["uncharged_jobs"])]
 
-    async def admit(self, requests: Sequence[BlogRequested], epoch: int) -> set[UUID]:
-        """Insert a batch; the ids that are new. An id twice in one batch is inserted once."""
-        async with self._leading(epoch) as connection:
+    async def insert_batch(self, requests: Sequence[BlogRequested]) -> set[UUID]:
+        """Insert a batch and return the new ids. A repeated id is inserted once."""
+        async with self._fenced_transaction() as connection:
             return await insert_requests(connection, requests)
 
-    async def untouched(self, jobs: Sequence[UUID]) -> set[UUID]:
-        """Those of the jobs that wait as they were admitted."""
-        return {row["id"] for row in await self._pool.fetch(_QUERIES["untouched"], jobs)}
+    async def fetch_untouched(self, jobs: Sequence[UUID]) -> set[UUID]:
+        """Return those of the jobs that still wait as they were admitted."""
+        return {row["id"] for row in await self._pool.fetch(_QUERIES["untouched_jobs"], jobs)}
 
-    async def told(self, jobs: Sequence[UUID]) -> Sequence[Row]:
-        """What is true of these jobs."""
-        return await self._pool.fetch(_QUERIES["told"], jobs)
+    async def fetch_job_states(self, jobs: Sequence[UUID]) -> Sequence[Row]:
+        """Return the current rows of these jobs, as input for events."""
+        return await self._pool.fetch(_QUERIES["job_states"], jobs)
 
-    async def forward(
-        self, jobs: Sequence[UUID], partitions: Sequence[int], estimates: Sequence[int], epoch: int
+    async def mark_dispatched(
+        self, jobs: Sequence[UUID], partitions: Sequence[int], estimates: Sequence[int]
     ) -> dict[UUID, Row]:
-        """How often each job has now been forwarded, and its trace; jobs that may not go are missing."""
-        async with self._leading(epoch) as connection:
-            rows = await connection.fetch(_QUERIES["forward"], jobs, partitions, estimates)
+        """Mark jobs as dispatched and return their rows; jobs that no longer wait are missing."""
+        async with self._fenced_transaction() as connection:
+            rows = await connection.fetch(_QUERIES["mark_dispatched"], jobs, partitions, estimates)
         return {row["id"]: row for row in rows}
 
-    async def settle(
-        self,
-        jobs: Sequence[UUID],
-        epoch: int,
-        charge: Callable[[Sequence[Row]], Sequence[CounterChange]],
+    async def settle_jobs(
+        self, jobs: Sequence[UUID], charge: Callable[[Sequence[Row]], Sequence[CounterChange]]
     ) -> None:
-        """Mark jobs as charged and save what `charge` makes of it, both or neither."""
-        async with self._leading(epoch) as connection:
-            await _save(connection, charge(await connection.fetch(_QUERIES["settle"], jobs)))
+        """Mark jobs as charged and save the counter changes of `charge`, in one transaction."""
+        async with self._fenced_transaction() as connection:
+            rows = await connection.fetch(_QUERIES["settle_jobs"], jobs)
+            await _save_counters(connection, charge(rows))
 
-    async def save_counters(self, changes: Sequence[CounterChange], epoch: int) -> None:
+    async def save_counters(self, changes: Sequence[CounterChange]) -> None:
         if changes:
-            async with self._leading(epoch) as connection:
-                await _save(connection, changes)
+            async with self._fenced_transaction() as connection:
+                await _save_counters(connection, changes)
 
-    async def save_outlooks(
-        self, rows: Sequence[OutlookRow], over: Sequence[str], epoch: int
+    async def save_wait_estimates(
+        self, rows: Sequence[WaitEstimateRow], obsolete: Sequence[str]
     ) -> None:
-        """Save these, drop those of the stores in `over`."""
-        if not rows and not over:
+        """Save these rows and delete those of the `obsolete` stores."""
+        if not rows and not obsolete:
             return
-        async with self._leading(epoch) as connection:
+        async with self._fenced_transaction() as connection:
             if rows:
-                await connection.execute(
-                    _QUERIES["save_outlooks"], *map(list, zip(*map(astuple, rows), strict=True))
-                )
-            if over:
-                await connection.execute(_QUERIES["drop_outlooks"], over)
+                columns = zip(*map(astuple, rows), strict=True)
+                await connection.execute(_QUERIES["save_wait_estimates"], *map(list, columns))
+            if obsolete:
+                await connection.execute(_QUERIES["delete_wait_estimates"], obsolete)
 
-    async def clear_outlooks(self, epoch: int) -> None:
-        async with self._leading(epoch) as connection:
-            await connection.execute(_QUERIES["clear_outlooks"])
+    async def clear_wait_estimates(self) -> None:
+        async with self._fenced_transaction() as connection:
+            await connection.execute(_QUERIES["clear_wait_estimates"])
 
-    async def return_lost(self, grace_s: float, epoch: int) -> Sequence[Row]:
-        async with self._leading(epoch) as connection:
-            rows: Sequence[Row] = await connection.fetch(_QUERIES["return_lost"], grace_s)
+    async def requeue_expired_leases(self, grace_s: float) -> Sequence[Row]:
+        """Requeue jobs with a lease that expired more than `grace_s` seconds ago."""
+        async with self._fenced_transaction() as connection:
+            rows: Sequence[Row] = await connection.fetch(
+                _QUERIES["requeue_expired_leases"], grace_s
+            )
         return rows
 
-    async def let_go_lost(self, grace_s: float, epoch: int) -> Sequence[Row]:
-        """Cancelled jobs whose workers are gone, with the calls that nobody knows the end of (`doubts`)."""
-        async with self._leading(epoch) as connection:
-            rows: Sequence[Row] = await connection.fetch(_QUERIES["let_go_lost"], grace_s)
+    async def release_cancelled_leases(self, grace_s: float) -> Sequence[Row]:
+        """Release expired leases of cancelled jobs. `new_in_doubt` counts their in-doubt calls."""
+        async with self._fenced_transaction() as connection:
+            rows: Sequence[Row] = await connection.fetch(
+                _QUERIES["release_cancelled_leases"], grace_s
+            )
         return rows
 
-    async def return_unclaimed(self, timeout_s: float, epoch: int) -> list[UUID]:
-        async with self._leading(epoch) as connection:
-            return [
-                row["id"] for row in await connection.fetch(_QUERIES["return_unclaimed"], timeout_s)
-            ]
+    async def requeue_unclaimed(self, timeout_s: float) -> list[UUID]:
+        """Requeue jobs dispatched more than `timeout_s` seconds ago and not claimed."""
+        async with self._fenced_transaction() as connection:
+            rows = await connection.fetch(_QUERIES["requeue_unclaimed"], timeout_s)
+        return [row["id"] for row in rows]
 
-    async def in_flight(self) -> dict[UUID, Row]:
+    async def fetch_in_flight(self) -> dict[UUID, Row]:
         return {row["id"]: row for row in await self._pool.fetch(_QUERIES["in_flight"])}
 
     @asynccontextmanager
-    async def _leading(self, epoch: int) -> AsyncIterator[Connection]:
+    async def _fenced_transaction(self) -> AsyncIterator[Connection]:
         async with self._pool.acquire() as connection, connection.transaction():
-            if await connection.fetchrow(_QUERIES["fence"], epoch) is None:
-                raise DeposedError(f"another scheduler leads: the epoch is no longer {epoch}")
+            if await connection.fetchrow(_QUERIES["lock_epoch"], self.epoch) is None:
+                raise DeposedError(f"another scheduler leads: the epoch is no longer {self.epoch}")
             yield connection
 
 
 async def insert_requests(connection: Connection, requests: Sequence[BlogRequested]) -> set[UUID]:
-    """Rows for those that have none: their ids."""
+    """Insert rows for requests without one and return the new ids."""
     if not requests:
         return set()
-    columns = zip(*(_row(request) for request in requests), strict=True)
-    return {row["id"] for row in await connection.fetch(_QUERIES["admit"], *map(list, columns))}
+    columns = zip(*(_request_row(request) for request in requests), strict=True)
+    rows = await connection.fetch(_QUERIES["insert_requests"], *map(list, columns))
+    return {row["id"] for row in rows}
 
 
-async def _save(connection: Connection, changes: Sequence[CounterChange]) -> None:
+async def _save_counters(connection: Connection, changes: Sequence[CounterChange]) -> None:
     if changes:
         await connection.execute(
-            _QUERIES["save_counters"],
+            _QUERIES["save_store_counters"],
             [change.store for change in changes],
             [change.served for change in changes],
             [change.mean_cost for change in changes],
             [change.settled_jobs for change in changes],
         )
         await connection.execute(
-            _QUERIES["save_accounts"],
+            _QUERIES["save_account_counters"],
             [change.account for change in changes],
             [change.account_served for change in changes],
         )
 
 
-def _row(request: BlogRequested) -> tuple[Any, ...]:
+def _request_row(request: BlogRequested) -> tuple[Any, ...]:
     return (
         request.id,
         request.store,

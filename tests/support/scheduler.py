@@ -6,14 +6,14 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from services.scheduler.__main__ import run
+from services.scheduler.__main__ import run_scheduler
 from services.scheduler.settings import SchedulerSettings
 from shared.domain.job import Status
 from shared.domain.messages import BlogRequested, EventKind, GenerationTask, JobEvent, WorkerReport
 from shared.kafka.topics import GENERATION, RESULTS, WORKERS
 from tests.support.backend import Backend, running_service
 
-Start = Callable[..., AbstractAsyncContextManager[None]]
+StartScheduler = Callable[..., AbstractAsyncContextManager[None]]
 
 
 @asynccontextmanager
@@ -31,11 +31,11 @@ async def start_scheduler(
         "lease_grace_s": 0.1,
     }
     settings = SchedulerSettings(**(values | changes))
-    async with running_service(lambda stop: run(settings, stop, name)):
+    async with running_service(lambda stop: run_scheduler(settings, stop, name)):
         yield
 
 
-async def offer(
+async def publish_worker_report(
     backend: Backend, slots: int, worker: str = "w", at: datetime | None = None
 ) -> None:
     """A worker's report: all partitions, so many slots."""
@@ -46,7 +46,7 @@ async def offer(
     await backend.publish(WORKERS, worker, report)
 
 
-async def end(backend: Backend, request: BlogRequested, cost: int = 1_000) -> None:
+async def finish_job(backend: Backend, request: BlogRequested, cost: int = 1_000) -> None:
     """A worker ends a job: the row, then the event."""
     await backend.database.execute(
         "UPDATE blog_generations SET status = 'DONE', attempt = 1, cost_nanousd = $2, finished_at = now()"
@@ -66,7 +66,7 @@ async def end(backend: Backend, request: BlogRequested, cost: int = 1_000) -> No
     await backend.publish(RESULTS, request.store, event)
 
 
-async def tasks(backend: Backend) -> list[GenerationTask]:
+async def read_tasks(backend: Backend) -> list[GenerationTask]:
     """In the order in which they were forwarded; those of one batch as they lie in their partitions."""
     found = [
         message
@@ -76,19 +76,19 @@ async def tasks(backend: Backend) -> list[GenerationTask]:
     return sorted(found, key=lambda task: task.forwarded_at)
 
 
-async def at_least(backend: Backend, count: int) -> list[GenerationTask]:
+async def read_at_least(backend: Backend, count: int) -> list[GenerationTask]:
     """The tasks, once there are so many."""
-    found = await tasks(backend)
+    found = await read_tasks(backend)
     return found if len(found) >= count else []
 
 
-async def admitted(backend: Backend, count: int) -> bool:
+async def count_reached(backend: Backend, count: int) -> bool:
     return bool(
         await backend.database.fetchval("SELECT count(*) = $1 FROM blog_generations", count)
     )
 
 
-async def settled(backend: Backend, job: UUID) -> bool:
+async def is_settled(backend: Backend, job: UUID) -> bool:
     return bool(
         await backend.database.fetchval(
             "SELECT charged_nanousd = cost_nanousd FROM blog_generations WHERE id = $1", job
@@ -96,7 +96,7 @@ async def settled(backend: Backend, job: UUID) -> bool:
     )
 
 
-async def leads(backend: Backend, name: str) -> bool:
+async def is_leader(backend: Backend, name: str) -> bool:
     return bool(
         await backend.database.fetchval(
             "SELECT holder IS NOT DISTINCT FROM $1 FROM scheduler_leader", name
@@ -104,5 +104,5 @@ async def leads(backend: Backend, name: str) -> bool:
     )
 
 
-async def epoch(backend: Backend) -> int:
+async def read_epoch(backend: Backend) -> int:
     return int(await backend.database.fetchval("SELECT epoch FROM scheduler_leader") or 0)

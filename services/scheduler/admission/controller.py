@@ -1,12 +1,14 @@
-"""The doors on blog.control: says what the rules decide, and learns at a takeover what a predecessor said."""
+"""Admission control on blog.control: publishes decisions and restores them at a failover."""
 
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Iterable
 
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
 from services.scheduler import messages
-from services.scheduler.admission.rules import ALL, Drain, Gates
-from services.scheduler.fair_queue.queue import FairOrder
+from services.scheduler.admission.rules import ALL, AdmissionPolicy, DecayingRate
+from services.scheduler.budgets.tracker import BudgetTracker
+from services.scheduler.fair_queue.queue import FairQueue
 from services.scheduler.settings import SchedulerSettings
 from shared.domain.errors import InvalidMessage
 from shared.domain.messages import AdmissionState
@@ -17,57 +19,75 @@ from shared.observability.log import get_logger
 
 log = get_logger(__name__)
 
-_PATIENCE_MS = 1_000
+_POLL_MS = 1_000
 _FETCH_MS = 20
-"""A consumer stops only when its last fetch has ended: nobody leads meanwhile."""
+"""A consumer stops only after its last fetch, and the failover waits for that."""
 
 
-class Doors:
-    """One leader's. `grown` is called with every store that gets work, `left` with every store that loses some."""
+class AdmissionController:
+    """Admission control of one leader session.
 
-    def __init__(self, settings: SchedulerSettings, publisher: Publisher) -> None:
+    `mark_dirty` takes every store with a changed queue or budget; `record_dequeue` takes every
+    store that a job leaves.
+    """
+
+    def __init__(
+        self,
+        settings: SchedulerSettings,
+        publisher: Publisher,
+        queue: FairQueue,
+        budgets: BudgetTracker,
+    ) -> None:
         self._settings = settings
         self._publisher = publisher
-        self._gates = Gates(
+        self._queue = queue
+        self._budgets = budgets
+        self._policy = AdmissionPolicy(
             per_store=settings.max_pending_per_store, total=settings.max_pending_total
         )
-        self._drain = Drain()
-        self._grown: set[str] = set()
+        self._dequeue_rate = DecayingRate()
+        self._dirty: set[str] = set()
 
     @property
     def closed_stores(self) -> int:
-        return len(self._gates.closed - {ALL})
+        return len(self._policy.closed - {ALL})
 
-    def grown(self, stores: Iterable[str]) -> None:
-        self._grown.update(stores)
+    def mark_dirty(self, stores: Iterable[str]) -> None:
+        self._dirty.update(stores)
 
-    def left(self, store: str, now: float) -> None:
-        self._drain.left(store, now)
+    def record_dequeue(self, store: str, now: float) -> None:
+        self._dequeue_rate.record(store, now)
 
-    def forget(self, now: float) -> None:
-        self._drain.forget(now)
+    def forget_idle_stores(self, now: float) -> None:
+        self._dequeue_rate.forget_idle(now)
 
-    async def say(
-        self, order: FairOrder, now: float, stopped_until: Callable[[str], float | None]
-    ) -> None:
-        """Publish what has changed. `stopped_until` is when the budget begins anew of a store that it stops."""
-        grown, self._grown = self._grown, set()
-        doors = self._gates.judge(
-            grown,
-            waiting=order.waiting_of,
-            total=order.pending,
-            rate=lambda store: self._drain.rate(store, now),
-            stopped_until=stopped_until,
+    async def publish_admission_states(self) -> None:
+        """Publish the admission states that have changed."""
+        now = time.time()
+        dirty, self._dirty = self._dirty, set()
+        decisions = self._policy.decide_changes(
+            dirty,
+            waiting=self._queue.count_waiting,
+            total=self._queue.pending,
+            rate=lambda store: self._dequeue_rate.per_second(store, now),
+            stopped_until=self._budgets.stopped_until,
         )
-        await self._publisher.publish_all([messages.gate(door) for door in doors])
-        for door in doors:
-            why = (
-                {"reason": door.reason, "retry_after_s": door.retry_after_s} if door.closed else {}
-            )
-            log.info("door closed" if door.closed else "door open", store=door.store, **why)
+        await self._publisher.publish_all(list(map(messages.admission_message, decisions)))
+        for decision in decisions:
+            if decision.closed:
+                log.info(
+                    "admission closed",
+                    store=decision.store,
+                    reason=decision.reason,
+                    retry_after_s=decision.retry_after_s,
+                )
+            else:
+                log.info("admission open", store=decision.store)
 
-    async def recall(self) -> None:
-        """Read which doors are closed."""
+    async def load_admission_states(self) -> None:
+        """Restore the published closed states, and mark every store with work as dirty."""
+        self.mark_dirty(summary.store for summary in self._queue.summarize_stores())
+        states: dict[str, AdmissionState | None] = {}
         consumer = clients.create_consumer(self._settings, fetch_max_wait_ms=_FETCH_MS)
         await consumer.start()
         try:
@@ -76,27 +96,26 @@ class Doors:
             consumer.assign(partitions)
             await consumer.seek_to_beginning()
             ends = await consumer.end_offsets(partitions)
-            said: dict[str, AdmissionState | None] = {}
             while any(
                 [await consumer.position(partition) < ends[partition] for partition in partitions]
             ):
-                batches = await consumer.getmany(timeout_ms=_PATIENCE_MS)
+                batches = await consumer.getmany(timeout_ms=_POLL_MS)
                 if not batches:
-                    break  # what stood before the end was compacted away
+                    break  # compaction removed the records before the end
                 for record in (record for batch in batches.values() for record in batch):
-                    said[(record.key or b"").decode(errors="replace")] = _gate(record)
+                    states[(record.key or b"").decode(errors="replace")] = _closed_state(record)
         finally:
             await consumer.stop()
-        for store, gate in said.items():
-            if gate is not None:
-                self._gates.recall(messages.door(store, gate))
+        for store, state in states.items():
+            if state is not None:
+                self._policy.restore_decision(messages.decision_from_message(store, state))
 
 
-def _gate(record: ConsumerRecord) -> AdmissionState | None:
-    """The closed gate in a record, if that is what it says."""
+def _closed_state(record: ConsumerRecord) -> AdmissionState | None:
+    """Return the closed state in a record; `None` for a tombstone or an invalid record."""
     try:
         message = clients.decode_record(record) if record.value is not None else None
     except InvalidMessage as error:
-        log.error("a gate cannot be understood: its door counts as open", reason=str(error))
+        log.error("admission state invalid, taken as open", reason=str(error))
         return None
     return message if isinstance(message, AdmissionState) and message.closed else None

@@ -1,10 +1,11 @@
-"""The doors of the queues: closed when too many jobs wait, open again when enough of them have gone.
+"""Admission control: which stores' intake is closed, by queue length and by budget.
 
-Ingest turns clients away at a closed door; whatever came through before is admitted all the same. A door opens at
-four fifths of its limit, not just below it: a door that swings with every job would tell clients nothing.
+Ingest refuses requests while a store's intake, or the whole system's, is closed. Requests accepted
+before are still admitted. A closed intake opens when the queue is down to four fifths of its limit,
+not just below the limit; otherwise the state would change with every job.
 
-A store's door is closed as well while its budget has no room for one more job. That is said rather than a full queue:
-it lasts longer.
+A store's intake is also closed while its budget has no room for one more job. This reason takes
+precedence over a full queue because it lasts longer.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,23 +13,26 @@ from dataclasses import dataclass
 from math import exp
 
 ALL = "*"
-"""The door of the whole system."""
+"""The key of the whole system's admission state."""
 QUEUE_FULL = "queue-full"
 BUDGET_EXCEEDED = "budget-exceeded"
 
 _REOPEN_AT = 0.8
-_UNKNOWN_S = 30.0
-"""What to tell a client while nothing drains, so that nothing can be foretold."""
-_SHORTEST_S, _LONGEST_S = 1.0, 300.0
-_WORTH_SAYING = 1.5
-"""A new estimate is said when it is so many times shorter or longer than the one that was said."""
-_FORGOTTEN = 0.01
+_UNKNOWN_RETRY_S = 30.0
+"""Retry-After while no job leaves the queue, so no estimate is possible."""
+_MIN_RETRY_S, _MAX_RETRY_S = 1.0, 300.0
+_RELEVANT_FACTOR = 1.5
+"""A new Retry-After is published when it differs by this factor from the published one."""
+_NEGLIGIBLE = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Door:
-    """What is to be said of a store's door. `retry_after_s` is when, by all that is known, it opens again; where a
-    budget keeps it closed, `resets_at` (seconds since the epoch) is when that begins anew."""
+class AdmissionDecision:
+    """The admission state to publish for a store.
+
+    `retry_after_s` is the estimated time until the intake opens. When the budget keeps it closed,
+    `resets_at` (seconds since the epoch) is when the budget resets.
+    """
 
     store: str
     closed: bool
@@ -40,105 +44,112 @@ class Door:
         return QUEUE_FULL if self.resets_at is None else BUDGET_EXCEEDED
 
 
-class Gates:
-    """Which doors are closed, and what was said of them."""
+class AdmissionPolicy:
+    """Decides admission states and remembers the published ones of closed intakes."""
 
     def __init__(self, *, per_store: int, total: int) -> None:
         self._per_store = per_store
         self._total = total
-        self._said: dict[str, Door] = {}
+        self._published: dict[str, AdmissionDecision] = {}
 
     @property
     def closed(self) -> frozenset[str]:
-        return frozenset(self._said)
+        return frozenset(self._published)
 
-    def recall(self, door: Door) -> None:
-        """A predecessor closed this door: it stays closed until there is room."""
-        self._said[door.store] = door
+    def restore_decision(self, decision: AdmissionDecision) -> None:
+        """Restore an intake that a previous leader closed. It stays closed until there is room."""
+        self._published[decision.store] = decision
 
-    def judge(
+    def decide_changes(
         self,
-        grown: Iterable[str],
+        changed: Iterable[str],
         *,
         waiting: Callable[[str], int],
         total: int,
         rate: Callable[[str], float],
         stopped_until: Callable[[str], float | None] = lambda _: None,
-    ) -> list[Door]:
-        """What to say now. `grown` are the stores whose queues or budgets may have changed; the closed ones are looked
-        at anyway. `stopped_until` is when the budget begins anew of a store that has no room in it."""
-        stores = sorted({*grown, *self._said} - {ALL})
-        doors = [
-            self._stop(store, resets_at)
+    ) -> list[AdmissionDecision]:
+        """Return the admission states to publish now.
+
+        `changed` are the stores with a changed queue or budget; closed ones are always considered.
+        `rate` is the number of jobs that leave a queue per second. `stopped_until` is the reset
+        time of a budget without room for one more job.
+        """
+        stores = sorted({*changed, *self._published} - {ALL})
+        decisions = [
+            self._decide_by_budget(store, resets_at)
             if (resets_at := stopped_until(store)) is not None
-            else self._judge(store, waiting(store), self._per_store, rate(store))
+            else self._decide_by_queue(store, waiting(store), self._per_store, rate(store))
             for store in stores
         ]
-        doors.append(self._judge(ALL, total, self._total, rate(ALL)))
-        return [door for door in doors if door is not None]
+        decisions.append(self._decide_by_queue(ALL, total, self._total, rate(ALL)))
+        return [decision for decision in decisions if decision is not None]
 
-    def _stop(self, store: str, resets_at: float) -> Door | None:
-        said, door = self._said.get(store), Door(store=store, closed=True, resets_at=resets_at)
-        self._said[store] = door
-        return door if said != door else None
+    def _decide_by_budget(self, store: str, resets_at: float) -> AdmissionDecision | None:
+        published = self._published.get(store)
+        decision = AdmissionDecision(store=store, closed=True, resets_at=resets_at)
+        self._published[store] = decision
+        return decision if published != decision else None
 
-    def _judge(self, store: str, waiting: int, limit: int, rate: float) -> Door | None:
-        said = self._said.get(store)
-        for_queue = said if said is not None and said.resets_at is None else None
-        reopen = min(int(limit * _REOPEN_AT), limit - 1)
-        if waiting < limit if for_queue is None else waiting <= reopen:
-            return (
-                Door(store=store, closed=False) if self._said.pop(store, None) is not None else None
-            )
-        retry = _retry_after(waiting - reopen, rate)
-        if for_queue is not None and (
-            for_queue.retry_after_s / _WORTH_SAYING
+    def _decide_by_queue(
+        self, store: str, waiting: int, limit: int, rate: float
+    ) -> AdmissionDecision | None:
+        published = self._published.get(store)
+        queue_full = published if published is not None and published.resets_at is None else None
+        reopen_at = min(int(limit * _REOPEN_AT), limit - 1)
+        if waiting < limit if queue_full is None else waiting <= reopen_at:
+            if self._published.pop(store, None) is None:
+                return None
+            return AdmissionDecision(store=store, closed=False)
+        retry = _retry_after(waiting - reopen_at, rate)
+        if queue_full is not None and (
+            queue_full.retry_after_s / _RELEVANT_FACTOR
             < retry
-            < for_queue.retry_after_s * _WORTH_SAYING
+            < queue_full.retry_after_s * _RELEVANT_FACTOR
         ):
             return None
-        self._said[store] = Door(store=store, closed=True, retry_after_s=retry)
-        return self._said[store]
+        self._published[store] = AdmissionDecision(store=store, closed=True, retry_after_s=retry)
+        return self._published[store]
 
 
-class Drain:
-    """How much a second leaves each queue: a mean in which the past fades over about `over_s` seconds.
+class DecayingRate:
+    """The amount per second that leaves each queue.
 
-    Jobs, or what they will cost: the unit is the caller's.
+    It is an exponentially decaying mean over `over_s` seconds. The caller chooses the unit: jobs,
+    or their estimated cost.
     """
 
     def __init__(self, *, over_s: float = 30.0) -> None:
         self._over_s = over_s
-        self._left: dict[str, tuple[float, float, float]] = {}
-        """Store: (faded count, when the count was made, when the first of them left)."""
+        self._entries: dict[str, tuple[float, float, float]] = {}
+        """Store: (decayed amount, time of that amount, time of the first record)."""
 
-    def left(self, store: str, now: float, amount: float = 1.0) -> None:
-        """So much has left a store's queue, and so the queue of all."""
+    def record(self, store: str, now: float, amount: float = 1.0) -> None:
+        """Record an amount that left the store's queue, and so the queue of all stores."""
         for name in {store, ALL}:
-            self._left[name] = (
-                self._faded(name, now) + amount,
-                now,
-                self._left.get(name, (0, now, now))[2],
-            )
+            first_at = self._entries.get(name, (0, now, now))[2]
+            self._entries[name] = (self._decayed(name, now) + amount, now, first_at)
 
-    def rate(self, store: str, now: float) -> float:
-        if store not in self._left:
+    def per_second(self, store: str, now: float) -> float:
+        if store not in self._entries:
             return 0.0
-        watched_s = max(now - self._left[store][2], 1.0)
-        return self._faded(store, now) / (self._over_s * (1 - exp(-watched_s / self._over_s)))
+        observed_s = max(now - self._entries[store][2], 1.0)
+        return self._decayed(store, now) / (self._over_s * (1 - exp(-observed_s / self._over_s)))
 
-    def forget(self, now: float) -> None:
-        """Drop stores of which nothing has left for long."""
-        self._left = {
-            name: entry for name, entry in self._left.items() if self._faded(name, now) > _FORGOTTEN
+    def forget_idle(self, now: float) -> None:
+        """Drop the stores with a negligible rate."""
+        self._entries = {
+            name: entry
+            for name, entry in self._entries.items()
+            if self._decayed(name, now) > _NEGLIGIBLE
         }
 
-    def _faded(self, store: str, now: float) -> float:
-        count, at, _ = self._left.get(store, (0.0, now, now))
-        return count * exp((at - now) / self._over_s)
+    def _decayed(self, store: str, now: float) -> float:
+        amount, at, _ = self._entries.get(store, (0.0, now, now))
+        return amount * exp((at - now) / self._over_s)
 
 
-def _retry_after(too_many: int, rate: float) -> float:
+def _retry_after(excess_jobs: int, rate: float) -> float:
     if rate <= 0:
-        return _UNKNOWN_S
-    return min(max(too_many / rate, _SHORTEST_S), _LONGEST_S)
+        return _UNKNOWN_RETRY_S
+    return min(max(excess_jobs / rate, _MIN_RETRY_S), _MAX_RETRY_S)

@@ -1,21 +1,24 @@
-"""How far a store's budget goes: money in nano-USD, `room` is what is neither spent nor reserved.
+"""Monthly budgets: whether a job fits. All money is in nano-USD.
 
-A job is reserved for when it is forwarded, at what jobs of its store cost on average; its real cost replaces that.
-None for room: the store has no budget.
+Dispatch reserves the store's mean cost for a job; settlement replaces it with the real cost. A
+budget's remainder is neither spent nor reserved; it is `None` for a store without a budget.
 """
 
 
-def fits(room: int | None, cost: int) -> bool:
-    """Whether a job of this cost may go."""
-    return room is None or cost <= room
+def fits_budget(remaining: int | None, cost: int) -> bool:
+    """Return whether a job of this cost fits."""
+    return remaining is None or cost <= remaining
 
 
-def fitting(jobs: int, room: int | None, cost: int) -> int:
-    """How many of these jobs may go, each of this cost."""
-    return jobs if room is None else max(0, min(jobs, room // cost))
+def count_affordable(jobs: int, remaining: int | None, cost: int) -> int:
+    """Count how many of the jobs fit if each has this cost."""
+    return jobs if remaining is None else max(0, min(jobs, remaining // cost))
 
 
-def allowed(*, monthly: int, spent: int, unsettled: int) -> int:
-    """What a store may reserve in all. `spent` is what the ledger has of this month. It counts what running jobs have
-    paid for already (`unsettled`), which is reserved for until they are settled, and must not count twice."""
+def reservable_budget(*, monthly: int, spent: int, unsettled: int) -> int:
+    """Return the total money that a store may reserve.
+
+    `spent` is this month's entry in `store_spend`. It includes the payments of jobs in flight
+    (`unsettled`). Those jobs still hold reservations, so their payments must not count twice.
+    """
     return monthly - (spent - unsettled)

@@ -1,66 +1,76 @@
-"""Stores' monthly budgets, as one leader holds stores to them: read at every sweep and once one is set, and kept exact
-in between by the order.
+"""The stores' monthly budgets within one leader session.
 
-Only this leader settles bills, so what is settled at a look and what the order reserves and settles afterwards add up
-to what the ledger and the rows will say at the next.
+The tracker reads the budgets at every sweep and after a change. In between, the fair queue keeps
+them exact: only this leader settles costs, so the values read plus later reservations and
+settlements equal the next values read.
 """
 
 from collections.abc import Mapping, Sequence
 
 from services.scheduler.budgets import rules
-from services.scheduler.fair_queue.queue import FairOrder
-from services.scheduler.repository import Row, SchedulerStore
-from shared.domain.budget import BudgetState, compute_budget_state, has_reached_warning, next_month_start
+from services.scheduler.fair_queue.queue import FairQueue
+from services.scheduler.repository import Row, SchedulerRepository
+from shared.domain.budget import BudgetState, budget_state, is_below_warning, resets_at
 from shared.observability.log import get_logger
 
 log = get_logger(__name__)
 
 
-class Budgets:
-    """`states` is how each store with a budget stood at the last look."""
+class BudgetTracker:
+    """`states` holds the state of each store with a budget at the last refresh."""
 
-    def __init__(self, store: SchedulerStore, order: FairOrder) -> None:
+    def __init__(self, repository: SchedulerRepository, queue: FairQueue) -> None:
         self.states: Mapping[str, BudgetState] = {}
-        self._store = store
-        self._order = order
+        self._repository = repository
+        self._queue = queue
         self._resets_at: float | None = None
-        self._set: Row | None = None
+        self._version: Row | None = None
 
-    async def look(self, epoch: int) -> set[str]:
-        """Take over what was set and spent, and log, once a month and store, who is warned or stopped. The stores
-        whose doors may move."""
-        flying = {job: store for job, (store, _) in self._order.flying().items()}
-        rows = await self._store.budgets(flying)
-        gone = self.states.keys() - {row["store"] for row in rows}
-        self._order.allow(dict.fromkeys(gone) | {row["store"]: _allowed(row) for row in rows})
-        self.states = {row["store"]: self._judge(row) for row in rows}
-        self._resets_at = next_month_start(rows[0]["now"]).timestamp() if rows else None
-        await self._tell(rows, epoch)
-        return gone | self.states.keys()
+    async def refresh(self) -> set[str]:
+        """Read budgets and spend, and log warned and stopped stores once per month.
 
-    async def were_set(self) -> bool:
-        """Whether somebody may have set a budget, or removed one, since this was last asked."""
-        before, self._set = self._set, await self._store.budgets_set()
-        return self._set != before
+        Returns the stores with an admission state that may change.
+        """
+        in_flight = {job: store for job, (store, _) in self._queue.in_flight_jobs().items()}
+        rows = await self._repository.fetch_budgets(in_flight)
+        removed = self.states.keys() - {row["store"] for row in rows}
+        self._queue.set_budgets(
+            dict.fromkeys(removed) | {row["store"]: _reservable(row) for row in rows}
+        )
+        self.states = {row["store"]: self._budget_state(row) for row in rows}
+        self._resets_at = resets_at(rows[0]["now"]).timestamp() if rows else None
+        await self._log_low_budgets(rows)
+        return removed | self.states.keys()
+
+    async def has_changed(self) -> bool:
+        """Return whether a budget may have been set or removed since the last call."""
+        before, self._version = self._version, await self._repository.fetch_budgets_version()
+        return self._version != before
 
     def stopped_until(self, store: str) -> float | None:
-        """When the budget of a store begins anew that has no room for one more job; None for all others."""
-        room = self._order.room(store)
-        return self._resets_at if not rules.fits(room, self._order.estimate(store)) else None
+        """Return when the budget of a stopped store resets (seconds since the epoch).
 
-    def _judge(self, row: Row) -> BudgetState:
+        A store is stopped when its budget has no room for one more job. Returns `None` for other
+        stores.
+        """
+        headroom = self._queue.budget_headroom(store)
+        if rules.fits_budget(headroom, self._queue.estimate_cost(store)):
+            return None
+        return self._resets_at
+
+    def _budget_state(self, row: Row) -> BudgetState:
         store, monthly, spent = row["store"], row["monthly_nanousd"], row["spent_nanousd"]
-        room = self._order.room(store)
-        assert room is not None, "it was just set"
-        return compute_budget_state(
+        headroom = self._queue.budget_headroom(store)
+        assert headroom is not None, "refresh() has set this store's budget"
+        return budget_state(
             monthly=monthly,
             warn_at=row["warn_at"],
             spent=spent,
-            reserved=monthly - spent - room,
-            estimate=self._order.estimate(store),
+            reserved=monthly - spent - headroom,
+            estimate=self._queue.estimate_cost(store),
         )
 
-    async def _tell(self, rows: Sequence[Row], epoch: int) -> None:
+    async def _log_low_budgets(self, rows: Sequence[Row]) -> None:
         low = [row for row in rows if _is_low(row) and row["warned_in"] != row["month"]]
         stopped = [
             row
@@ -70,17 +80,17 @@ class Budgets:
         ]
         if not low and not stopped:
             return
-        await self._store.note_told(
-            [row["store"] for row in low], [row["store"] for row in stopped], epoch
+        await self._repository.mark_budgets_logged(
+            [row["store"] for row in low], [row["store"] for row in stopped]
         )
         for row in low:
-            log.warning("a store nears its budget", **_about(row))
+            log.warning("store budget low", **_log_fields(row))
         for row in stopped:
-            log.warning("a store's budget is used up", **_about(row))
+            log.warning("store budget exhausted", **_log_fields(row))
 
 
-def _allowed(row: Row) -> int:
-    return rules.allowed(
+def _reservable(row: Row) -> int:
+    return rules.reservable_budget(
         monthly=row["monthly_nanousd"],
         spent=row["spent_nanousd"],
         unsettled=row["unsettled_nanousd"],
@@ -93,7 +103,7 @@ def _is_low(row: Row) -> bool:
     )
 
 
-def _about(row: Row) -> dict[str, object]:
+def _log_fields(row: Row) -> dict[str, object]:
     return {
         "store": row["store"],
         "month": f"{row['month']:%Y-%m}",

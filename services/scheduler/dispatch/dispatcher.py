@@ -1,118 +1,139 @@
-"""Sends jobs whose turn it is to workers with credit, while the term reads and admits the next requests."""
+"""Dispatches the next jobs to workers with credit, concurrently with admission."""
 
 import asyncio
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
 from services.scheduler import messages
+from services.scheduler.activity import SessionActivity
 from services.scheduler.dispatch import spans
-from services.scheduler.dispatch.rules import Credit
-from services.scheduler.fair_queue.queue import FairOrder, Picked
-from services.scheduler.leadership.ordered_publisher import Pipe
-from services.scheduler.repository import Row, SchedulerStore
-from shared.kafka.publisher import OutgoingMessage
+from services.scheduler.dispatch.ordered_publisher import OrderedPublisher
+from services.scheduler.dispatch.recorder import DispatchRecorder
+from services.scheduler.dispatch.rules import WorkerCredit
+from services.scheduler.fair_queue.queue import FairQueue, PickedJob
+from services.scheduler.repository import Row, SchedulerRepository
+from shared.domain.messages import WorkerReport
+from shared.kafka.publisher import Outgoing
 
-Picks = Sequence[tuple[UUID, int, Picked]]
-"""Jobs with the partitions that they go to."""
+Picks = Sequence[tuple[UUID, int, PickedJob]]
+"""Job ids with their target partitions."""
 
 
-class Forwarder:
-    """One leader's. `left` hears of every job that leaves the queue, and when; `counts` of what was done."""
+class Dispatcher:
+    """The dispatcher of one leader session."""
 
     def __init__(
         self,
         *,
-        store: SchedulerStore,
-        order: FairOrder,
-        credit: Credit,
-        pipe: Pipe,
+        repository: SchedulerRepository,
+        queue: FairQueue,
+        credit: WorkerCredit,
+        publisher: OrderedPublisher,
+        recorder: DispatchRecorder,
         batch_size: int,
-        left: Callable[[Picked, float], None],
-        counts: Counter[str],
+        activity: SessionActivity,
     ) -> None:
-        self._store = store
-        self._order = order
+        self._repository = repository
+        self._queue = queue
         self._credit = credit
-        self._pipe = pipe
+        self._publisher = publisher
+        self._recorder = recorder
         self._batch_size = batch_size
-        self._left = left
-        self._counts = counts
-        self._going: asyncio.Task[None] | None = None
-        self._over = False
+        self._activity = activity
+        self._running: asyncio.Task[None] | None = None
+        self._stopped = False
 
-    def go_on(self, epoch: int) -> None:
-        """Forward as long as there is work and credit, unless that is under way. Raises what the last time met."""
-        if self._going is not None and self._going.done():
-            self._going.result()
-        if self._going is None or self._going.done():
-            self._going = asyncio.create_task(self._forward(epoch), name="forwarding")
+    def start(self) -> None:
+        """Dispatch in the background while there is work and credit, unless dispatch already runs.
 
-    async def rest(self) -> None:
-        """Return when nothing is being forwarded: what is in flight is in PostgreSQL as it is in the order.
-        Raises what forwarding met."""
-        if self._going is not None:
-            await self._going
+        Raises the error of the previous run.
+        """
+        if self._running is not None and self._running.done():
+            self._running.result()
+        if self._running is None or self._running.done():
+            self._running = asyncio.create_task(self._dispatch_jobs(), name="dispatch")
 
-    def end(self) -> None:
-        """Forward nothing more from now on."""
-        self._over = True
+    async def wait_idle(self) -> None:
+        """Wait until dispatch is idle: PostgreSQL and the queue agree on the jobs in flight.
+
+        Raises the error of the run.
+        """
+        if self._running is not None:
+            await self._running
+
+    def stop(self) -> None:
+        """Dispatch no further batch."""
+        self._stopped = True
 
     async def abandon(self) -> None:
-        """End without caring how."""
-        self.end()
-        if self._going is not None:
-            await asyncio.gather(self._going, return_exceptions=True)
+        """Stop and ignore the outcome of the current batch."""
+        self.stop()
+        if self._running is not None:
+            await asyncio.gather(self._running, return_exceptions=True)
 
-    def release(self, job: UUID, store: str) -> None:
-        """A job that was picked is in flight no more, and has cost nothing."""
-        self._order.settle(job, store, 0, ended=False)
-        self._credit.settled(job)
+    def apply_worker_reports(self, reports: Sequence[WorkerReport]) -> None:
+        now = time.time()
+        for report in reports:
+            self._credit.apply_offer(messages.worker_offer(report, now))
 
-    async def _forward(self, epoch: int) -> None:
-        while not self._over and (picks := self._pick_batch()):
+    def next_due_at(self) -> float | None:
+        """Return when the next delayed job becomes due (seconds since the epoch)."""
+        return self._queue.next_due_at(time.time())
+
+    def release_job(self, job: UUID, store: str) -> None:
+        """Remove a picked job from the jobs in flight at no cost."""
+        self._queue.settle_job(job, store, 0, ended=False)
+        self._credit.record_settlement(job)
+
+    async def _dispatch_jobs(self) -> None:
+        while not self._stopped and (picks := self._pick_batch()):
             began_ns = time.time_ns()
-            jobs, partitions = (
+            dispatched = await self._repository.mark_dispatched(
                 [job for job, _, _ in picks],
                 [partition for _, partition, _ in picks],
+                [pick.reserved for _, _, pick in picks],
             )
-            marked = await self._store.forward(
-                jobs, partitions, [pick.reserved for _, _, pick in picks], epoch
+            self._release_unmarked(picks, dispatched)
+            tasks = _task_messages(
+                picks, dispatched, epoch=self._repository.epoch, began_ns=began_ns
             )
-            self._drop_unmarked(picks, marked)
-            await self._pipe.send(_tasks(picks, marked, epoch=epoch, began_ns=began_ns))
-            self._counts["forwarded"] += len(marked)
+            await self._publisher.publish_batch(tasks)
+            self._activity.count("dispatched", len(dispatched))
 
     def _pick_batch(self) -> Picks:
-        now, picks = time.time(), list[tuple[UUID, int, Picked]]()
+        now, picks = time.time(), list[tuple[UUID, int, PickedJob]]()
         while len(picks) < self._batch_size:
             partition = self._credit.best_partition(now)
-            pick = self._order.pick(now) if partition is not None else None
+            pick = self._queue.pick_next(now) if partition is not None else None
             if pick is None or partition is None:
                 break
             assert isinstance(pick.job, UUID)
-            self._credit.forwarded(pick.job, partition)
-            self._left(pick, now)
+            self._credit.record_dispatch(pick.job, partition)
+            self._recorder.record_dispatch(pick, now)
             picks.append((pick.job, partition, pick))
         return picks
 
-    def _drop_unmarked(self, picks: Picks, marked: dict[UUID, Row]) -> None:
-        """Jobs that PostgreSQL would not mark are no longer waiting: cancelled, say."""
+    def _release_unmarked(self, picks: Picks, dispatched: dict[UUID, Row]) -> None:
+        """Release jobs that no longer wait in PostgreSQL, for example cancelled ones."""
         for job, _, pick in picks:
-            if job not in marked:
-                self.release(job, pick.store)
+            if job not in dispatched:
+                self.release_job(job, pick.store)
 
 
-def _tasks(picks: Picks, marked: dict[UUID, Row], *, epoch: int, began_ns: int) -> list[OutgoingMessage]:
+def _task_messages(
+    picks: Picks, dispatched: dict[UUID, Row], *, epoch: int, began_ns: int
+) -> list[Outgoing]:
     at = datetime.now(UTC)
-    gone = [
-        (job, pick.store, partition, marked[job]) for job, partition, pick in picks if job in marked
+    jobs = [
+        (job, pick.store, partition, dispatched[job])
+        for job, partition, pick in picks
+        if job in dispatched
     ]
-    traces = spans.forwarded(gone, began_ns=began_ns)
+    traces = spans.record_dispatch_spans(jobs, began_ns=began_ns)
     return [
-        messages.task(
+        messages.task_message(
             job,
             store,
             partition,
@@ -121,5 +142,5 @@ def _tasks(picks: Picks, marked: dict[UUID, Row], *, epoch: int, began_ns: int) 
             at=at,
             traceparent=trace,
         )
-        for (job, store, partition, row), trace in zip(gone, traces, strict=True)
+        for (job, store, partition, row), trace in zip(jobs, traces, strict=True)
     ]

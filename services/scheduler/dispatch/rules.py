@@ -1,9 +1,10 @@
-"""Credit: how many more jobs each worker takes, and to which partition the next job goes.
+"""Worker credit: how many more jobs each worker accepts, and the partition of the next job.
 
-A worker's credit is the slots it reports less what it will have to do: jobs that it has claimed and that are not yet
-settled, and those on its partitions that nobody has claimed. So the generation topic stays short, fairness is decided
-late, and no worker waits while another has a queue. Who takes a dead worker's partitions over has its slots at once:
-what that one had claimed comes to it only when the leases have run out.
+A worker's credit is its reported slots minus its outstanding jobs: the unsettled jobs it has
+claimed and the unclaimed jobs on its partitions. Credit keeps `blog.generation` short, so fairness
+is decided late and no worker idles while another has a queue. The new owner of a dead worker's
+partitions has all its slots at once: the dead worker's claimed jobs return only after their leases
+expire.
 """
 
 from collections import Counter, defaultdict
@@ -11,72 +12,81 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 
 NO_WORKER = "no worker"
-BACK_PRESSURE = "back-pressure"
-"""Every slot of every worker is taken, and no provider's limit is the reason."""
+BACKPRESSURE = "back-pressure"
+"""Every slot of every worker is taken, and no provider limit is the cause."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Offer:
-    """What a worker last said of itself, and when (seconds since the epoch)."""
+class WorkerOffer:
+    """A worker's last report. `at` is seconds since the epoch."""
 
     worker: str
     partitions: tuple[int, ...]
     slots: int
     at: float
     limited_by: str | None = None
-    """What its jobs wait for, if anything: a limit of a provider, a provider that cools down."""
+    """The cause its jobs wait for, if any: a provider's rate limit or a provider's cool-down."""
 
 
-class Credit:
-    """The book of offers and of outstanding jobs. A worker unheard of for `silence_s` has no credit."""
+class WorkerCredit:
+    """Offers and outstanding jobs.
+
+    A worker without a report for `silence_s` seconds has no credit.
+    """
 
     def __init__(self, *, silence_s: float) -> None:
         self._silence_s = silence_s
-        self._offers: dict[str, Offer] = {}
+        self._offers: dict[str, WorkerOffer] = {}
         self._outstanding: dict[Hashable, tuple[int, str | None]] = {}
         """Each job's partition, and the worker that has claimed it."""
         self._by_partition = defaultdict[int, int](int)
         self._unclaimed = defaultdict[int, int](int)
         self._claimed = defaultdict[str, int](int)
 
-    def hear(self, offer: Offer) -> None:
+    def apply_offer(self, offer: WorkerOffer) -> None:
+        """Replace the worker's offer unless a newer one is known."""
         known = self._offers.get(offer.worker)
         if known is None or offer.at >= known.at:
             self._offers[offer.worker] = offer
 
-    def forwarded(self, job: Hashable, partition: int, *, claimed_by: str | None = None) -> None:
-        self.settled(job)
+    def record_dispatch(
+        self, job: Hashable, partition: int, *, claimed_by: str | None = None
+    ) -> None:
+        self.record_settlement(job)
         self._outstanding[job] = (partition, claimed_by)
         self._by_partition[partition] += 1
-        self._count(partition, claimed_by, 1)
+        self._add_outstanding(partition, claimed_by, 1)
 
-    def claimed(self, job: Hashable, worker: str) -> None:
-        """A worker has begun with a job, whosever its partition is by now. Nothing, if it is not outstanding."""
+    def record_claim(self, job: Hashable, worker: str) -> None:
+        """Record the claim of an outstanding job, no matter who owns its partition now."""
         if (known := self._outstanding.get(job)) is not None and known[1] != worker:
-            self._count(*known, -1)
+            self._add_outstanding(*known, -1)
             self._outstanding[job] = (known[0], worker)
-            self._count(known[0], worker, 1)
+            self._add_outstanding(known[0], worker, 1)
 
-    def settled(self, job: Hashable) -> None:
+    def record_settlement(self, job: Hashable) -> None:
         if (known := self._outstanding.pop(job, None)) is not None:
             self._by_partition[known[0]] -= 1
-            self._count(*known, -1)
+            self._add_outstanding(*known, -1)
 
-    def _count(self, partition: int, worker: str | None, by: int) -> None:
+    def _add_outstanding(self, partition: int, worker: str | None, count: int) -> None:
         if worker is None:
-            self._unclaimed[partition] += by
+            self._unclaimed[partition] += count
             return
-        self._claimed[worker] += by
-        if not self._claimed[worker]:  # names are never used again
+        self._claimed[worker] += count
+        if not self._claimed[worker]:  # worker names never repeat
             del self._claimed[worker]
 
     def forget_jobs(self) -> None:
-        """Drop the book of outstanding jobs (it is about to be rebuilt); what workers said stays."""
-        for book in (self._outstanding, self._by_partition, self._unclaimed, self._claimed):
-            book.clear()
+        """Drop all outstanding jobs before a restore. Offers remain."""
+        for jobs in (self._outstanding, self._by_partition, self._unclaimed, self._claimed):
+            jobs.clear()
 
     def best_partition(self, now: float) -> int | None:
-        """The least used partition of the worker with the most credit; None when nobody has any."""
+        """Return the least used partition of the worker with the most credit.
+
+        Returns `None` when no worker has credit.
+        """
         best, most = None, 0
         for offer in self._offers.values():
             credit = self._credit(offer, now)
@@ -86,28 +96,28 @@ class Credit:
             return None
         return min(best.partitions, key=self._by_partition.__getitem__)
 
-    def limited_by(self, now: float) -> str | None:
-        """What keeps the workers from taking more jobs; None when one of them would take one."""
-        heard = [
+    def limiting_cause(self, now: float) -> str | None:
+        """Return why the workers accept no more jobs; `None` when one of them would."""
+        active = [
             offer
             for offer in self._offers.values()
             if now - offer.at <= self._silence_s and offer.partitions
         ]
-        if not heard:
+        if not active:
             return NO_WORKER
-        if any(self._credit(offer, now) > 0 for offer in heard):
+        if any(self._credit(offer, now) > 0 for offer in active):
             return None
-        said = Counter(offer.limited_by for offer in heard if offer.limited_by is not None)
-        return said.most_common(1)[0][0] if said else BACK_PRESSURE
+        causes = Counter(offer.limited_by for offer in active if offer.limited_by is not None)
+        return causes.most_common(1)[0][0] if causes else BACKPRESSURE
 
-    def forget_silent(self, now: float, *, after_s: float = 600) -> None:
-        """Drop workers that have been gone for long: names are never used again."""
+    def forget_silent_workers(self, now: float, *, after_s: float = 600) -> None:
+        """Drop workers without a report for `after_s` seconds: worker names never repeat."""
         self._offers = {
             name: offer for name, offer in self._offers.items() if now - offer.at <= after_s
         }
 
-    def _credit(self, offer: Offer, now: float) -> int:
+    def _credit(self, offer: WorkerOffer, now: float) -> int:
         if now - offer.at > self._silence_s or not offer.partitions:
             return 0
-        coming = sum(map(self._unclaimed.__getitem__, offer.partitions))
-        return offer.slots - coming - self._claimed.get(offer.worker, 0)
+        unclaimed = sum(map(self._unclaimed.__getitem__, offer.partitions))
+        return offer.slots - unclaimed - self._claimed.get(offer.worker, 0)

@@ -1,4 +1,4 @@
-"""What the scheduler tells the traces of its jobs, where spans are recorded; elsewhere it costs a batch nothing."""
+"""Trace spans of admission and dispatch. Without a trace exporter they cost nothing per job."""
 
 from collections.abc import Sequence
 from uuid import UUID
@@ -8,33 +8,37 @@ from shared.domain.messages import BlogRequested
 from shared.observability import tracing
 
 
-def admitted(requests: Sequence[BlogRequested], *, began_ns: int) -> None:
-    """Requests became rows, from then (`time_ns`) until now."""
+def record_admission_spans(requests: Sequence[BlogRequested], *, began_ns: int) -> None:
+    """Record the insertion of these requests, from `began_ns` (`time_ns`) until now."""
     if not tracing.is_recording():
         return
     for request in requests:
-        about = tracing.job_attributes(request.id, request.store)
+        attributes = tracing.job_attributes(request.id, request.store)
         tracing.record_span(
-            "admit", began_ns=began_ns, parent=request.traceparent, attributes=about
+            "admit", began_ns=began_ns, parent=request.traceparent, attributes=attributes
         )
 
 
-def forwarded(jobs: Sequence[tuple[UUID, str, int, Row]], *, began_ns: int) -> list[str | None]:
-    """Jobs (with store, partition and row) wait no longer, and were forwarded from then until now: for each, the trace
-    context for who does it."""
+def record_dispatch_spans(
+    jobs: Sequence[tuple[UUID, str, int, Row]], *, began_ns: int
+) -> list[str | None]:
+    """Record the end of the wait and the dispatch of jobs (id, store, partition, row).
+
+    Returns for each job the trace context to send to the worker.
+    """
     if not tracing.is_recording():
         return [row["traceparent"] for *_, row in jobs]
-    return [_forwarded(*job, began_ns=began_ns) for job in jobs]
+    return [_record_job_spans(*job, began_ns=began_ns) for job in jobs]
 
 
-def _forwarded(job: UUID, store: str, partition: int, row: Row, *, began_ns: int) -> str | None:
-    parent, about = (
-        row["traceparent"],
-        tracing.job_attributes(job, store) | {"partition": partition},
-    )
+def _record_job_spans(
+    job: UUID, store: str, partition: int, row: Row, *, began_ns: int
+) -> str | None:
+    parent = row["traceparent"]
+    attributes = tracing.job_attributes(job, store) | {"partition": partition}
     tracing.record_span(
-        "wait", began_ns=int(row["waiting_since"] * 1e9), parent=parent, attributes=about
+        "wait", began_ns=int(row["waiting_since"] * 1e9), parent=parent, attributes=attributes
     )
     return tracing.record_span(
-        "forward", began_ns=began_ns, parent=parent, kind=tracing.PRODUCER, attributes=about
+        "forward", began_ns=began_ns, parent=parent, kind=tracing.PRODUCER, attributes=attributes
     )

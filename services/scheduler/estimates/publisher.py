@@ -1,79 +1,120 @@
-"""Why and until when each store waits, for clients to read: kept in PostgreSQL as far as it is news."""
+"""Saves the stores' wait estimates to PostgreSQL, where ingest reads them for clients."""
 
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-from services.scheduler.admission.rules import ALL, Drain
-from services.scheduler.estimates.rules import Outlook, Standing, foresee
-from services.scheduler.repository import OutlookRow, SchedulerStore
+from services.scheduler.admission.rules import ALL, DecayingRate
+from services.scheduler.dispatch.rules import WorkerCredit
+from services.scheduler.estimates.rules import QueueState, WaitEstimate, estimate_start_times
+from services.scheduler.fair_queue.fairness import FairnessMonitor
+from services.scheduler.fair_queue.queue import FairQueue
+from services.scheduler.repository import SchedulerRepository, WaitEstimateRow
 
-_WORTH_SAYING = 0.2
-"""A new estimate is said when it differs by this part of what is left to wait."""
-_AT_LEAST_S = 2.0
+_RELEVANT_PART = 0.2
+"""A changed estimate is saved when it differs by more than this part of the remaining wait."""
+_RELEVANT_S = 2.0
+"""Smaller differences than this many seconds are not saved."""
+_LONGEST_WAIT_S = 30 * 86_400
 
 
-class Outlooks:
-    """One leader's. `left` is called with what every forwarded job will probably cost."""
+class WaitEstimatePublisher:
+    """Computes and saves the wait estimates of one leader session."""
 
-    def __init__(self, store: SchedulerStore, *, hard_cap: bool) -> None:
-        self._store = store
-        self._hard_cap = hard_cap
-        self._spending = Drain()
-        self._said: dict[str, OutlookRow] = {}
-
-    def left(self, money: int, now: float) -> None:
-        self._spending.left(ALL, now, money)
-
-    async def begin(self, epoch: int) -> None:
-        """What a predecessor said is no longer true."""
-        await self._store.clear_outlooks(epoch)
-
-    async def say(
-        self, standings: Sequence[Standing], limited_by: str | None, run_s: float | None, epoch: int
+    def __init__(
+        self,
+        repository: SchedulerRepository,
+        queue: FairQueue,
+        credit: WorkerCredit,
+        monitor: FairnessMonitor,
+        *,
+        hard_cap: bool,
     ) -> None:
-        """Save what has changed since it was said last."""
-        rate = self._spending.rate(ALL, time.time())
-        found = foresee(
-            standings, money_per_s=rate, limited_by=limited_by, hard_cap=self._hard_cap, run_s=run_s
+        self._repository = repository
+        self._queue = queue
+        self._credit = credit
+        self._monitor = monitor
+        self._hard_cap = hard_cap
+        self._spend_rate = DecayingRate()
+        self._saved: dict[str, WaitEstimateRow] = {}
+
+    def record_dispatch(self, cost: int, now: float) -> None:
+        """Record the estimated cost (nano-USD) of a dispatched job."""
+        self._spend_rate.record(ALL, now, cost)
+
+    async def clear_estimates(self) -> None:
+        """Delete the estimates of the previous leader."""
+        await self._repository.clear_wait_estimates()
+
+    async def update_estimates(self) -> None:
+        """Observe fairness, estimate every store's wait and save the changes.
+
+        Called about once a second.
+        """
+        now = time.time()
+        states = self._queue.queue_states(now)
+        waiting = defaultdict[str, list[str]](list)
+        for state in states:
+            if state.queued:
+                waiting[state.account].append(state.store)
+        self._monitor.observe_backlog(waiting, now)
+        await self._save_changes(states, self._credit.limiting_cause(now))
+
+    async def _save_changes(self, states: Sequence[QueueState], limited_by: str | None) -> None:
+        estimates = estimate_start_times(
+            states,
+            money_per_s=self._spend_rate.per_second(ALL, time.time()),
+            limited_by=limited_by,
+            hard_cap=self._hard_cap,
+            run_s=self._monitor.mean_run_s,
         )
-        rows = {outlook.store: _row(outlook, datetime.now(UTC)) for outlook in found}
-        news = [row for store, row in rows.items() if _is_news(row, self._said.get(store))]
-        over = [store for store in self._said if store not in rows]
-        await self._store.save_outlooks(news, over, epoch)
-        self._said = {store: row for store, row in self._said.items() if store in rows} | {
-            row.store: row for row in news
+        rows = {
+            estimate.store: _estimate_row(estimate, datetime.now(UTC)) for estimate in estimates
+        }
+        changed = [row for store, row in rows.items() if _has_changed(row, self._saved.get(store))]
+        obsolete = [store for store in self._saved if store not in rows]
+        await self._repository.save_wait_estimates(changed, obsolete)
+        self._saved = {store: row for store, row in self._saved.items() if store in rows} | {
+            row.store: row for row in changed
         }
 
 
-def _row(outlook: Outlook, now: datetime) -> OutlookRow:
-    return OutlookRow(
-        store=outlook.store,
-        reason=outlook.reason,
-        limited_by=outlook.limited_by,
-        queued=outlook.queued,
-        ahead=outlook.ahead,
-        first_at=_after(now, outlook.first_in_s),
-        last_at=_after(now, outlook.last_in_s),
+def _estimate_row(estimate: WaitEstimate, now: datetime) -> WaitEstimateRow:
+    return WaitEstimateRow(
+        store=estimate.store,
+        reason=estimate.reason,
+        limited_by=estimate.limited_by,
+        queued=estimate.queued,
+        ahead=estimate.ahead,
+        first_at=_add_seconds(now, estimate.first_in_s),
+        last_at=_add_seconds(now, estimate.last_in_s),
         said_at=now,
-        held=outlook.held,
+        held=estimate.held,
     )
 
 
-def _after(now: datetime, seconds: float | None) -> datetime | None:
-    return None if seconds is None else now + timedelta(seconds=min(seconds, 30 * 86_400))
+def _add_seconds(now: datetime, seconds: float | None) -> datetime | None:
+    return None if seconds is None else now + timedelta(seconds=min(seconds, _LONGEST_WAIT_S))
 
 
-def _is_news(row: OutlookRow, said: OutlookRow | None) -> bool:
-    if said is None or (row.reason, row.limited_by, row.held > 0) != (
-        said.reason,
-        said.limited_by,
-        said.held > 0,
+def _has_changed(row: WaitEstimateRow, saved: WaitEstimateRow | None) -> bool:
+    if saved is None or (row.reason, row.limited_by, row.held > 0) != (
+        saved.reason,
+        saved.limited_by,
+        saved.held > 0,
     ):
         return True
-    if row.held and (row.queued, row.held) != (said.queued, said.held):
-        return True  # whom the budget holds, and whom it does not
-    if row.first_at is None or said.first_at is None or row.last_at is None or said.last_at is None:
-        return row.first_at != said.first_at
-    moved = max(abs(row.first_at - said.first_at), abs(row.last_at - said.last_at))
-    return moved > max(timedelta(seconds=_AT_LEAST_S), _WORTH_SAYING * (row.last_at - row.said_at))
+    if row.held and (row.queued, row.held) != (saved.queued, saved.held):
+        return True
+    if (
+        row.first_at is None
+        or saved.first_at is None
+        or row.last_at is None
+        or saved.last_at is None
+    ):
+        return row.first_at != saved.first_at
+    difference = max(abs(row.first_at - saved.first_at), abs(row.last_at - saved.last_at))
+    return difference > max(
+        timedelta(seconds=_RELEVANT_S), _RELEVANT_PART * (row.last_at - row.said_at)
+    )

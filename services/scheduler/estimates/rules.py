@@ -1,8 +1,10 @@
-"""Why a store's jobs wait, and until about when: the fair order, run ahead as if money flowed continuously.
+"""Wait estimates: why a store's jobs wait and until about when.
 
-The order serves whoever stands lowest, so it fills the stores like vessels with one level: a store's head goes when
-the level reaches its position. How much money that takes is a sum over all that stand lower, as far as their work
-goes; divided by the money that leaves a second, it is a time. The stores of one account are vessels within a vessel.
+The estimate runs the fair queue ahead as a fluid model, as if money flowed continuously. The queue
+serves the smallest virtual time first, so it raises all stores to one common level. A store's first
+job starts when the level reaches the store's virtual time. The money spent until then is a sum over
+all stores below that level, limited by their waiting work. Divided by the money spent per second,
+the sum becomes a time. The stores of one account form a fluid model within the accounts' model.
 """
 
 from bisect import bisect_right
@@ -17,176 +19,200 @@ BUDGET = "budget"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
-    """A store with work that is due. Money in nano-USD; positions are money served per weight."""
+class QueueState:
+    """A store with due work. Money is in nano-USD; virtual times are money per weight."""
 
     store: str
     account: str
-    position: float
-    """Among the stores of its account."""
+    virtual_time: float
+    """The virtual time among the account's stores."""
     weight: float
-    account_position: float
+    account_virtual_time: float
     account_weight: float
     queued: int
-    """Jobs that are due, but for those that its budget holds back."""
+    """Due jobs within the budget."""
     estimate: int
-    """What each of its jobs will probably cost."""
+    """The estimated cost of each job."""
     at_cap: bool
-    """It has as many jobs in flight as it may while others wait."""
+    """The store has as many jobs in flight as it may have while others wait."""
     in_flight: int
     held: int = 0
-    """Jobs that are due and have no room in its budget."""
+    """Due jobs beyond the budget."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outlook:
-    """Seconds from now until a store's first and last waiting job will begin; None when nobody can tell."""
+class WaitEstimate:
+    """Seconds until a store's first and last waiting job start; `None` when unknown."""
 
     store: str
     reason: str
     limited_by: str | None
-    """What keeps the whole system from starting more jobs now; None when nothing does."""
+    """The limit that keeps the whole system from starting more jobs now, if any."""
     queued: int
     ahead: int
-    """About how many jobs of others go before its first."""
+    """The approximate number of other stores' jobs before this store's first job."""
     first_in_s: float | None
     last_in_s: float | None
     held: int = 0
-    """Of its jobs that are due, those behind the `queued` ones: its budget holds them."""
+    """Due jobs behind the `queued` ones that the budget holds."""
 
 
-def foresee(
-    standings: Sequence[Standing],
+def estimate_start_times(
+    states: Sequence[QueueState],
     *,
     money_per_s: float,
     limited_by: str | None,
     hard_cap: bool = False,
     run_s: float | None = None,
-) -> list[Outlook]:
-    """An outlook for every store with work waiting. O(n log n) in the stores. `run_s` is how long a job takes."""
-    held = [_held(one) for one in standings if not one.queued]
-    standings = [one for one in standings if one.queued]
-    racing = [one for one in standings if not one.at_cap]
-    if (
-        not racing and not hard_cap
-    ):  # where nobody is within the cap, those beyond it race for what is left over
-        racing = list(standings)
-    stopped = [one for one in standings if one.at_cap] if len(racing) < len(standings) else []
-    accounts = defaultdict[str, list[Standing]](list)
-    for standing in racing:
-        accounts[standing.account].append(standing)
-    seer = _Seer(list(accounts.values()), money_per_s=money_per_s, limited_by=limited_by)
-    found = [seer.outlook(standing, inner) for inner, stores in seer.races() for standing in stores]
-    return found + [seer.capped(standing, run_s) for standing in stopped] + held
+) -> list[WaitEstimate]:
+    """Estimate the wait of every store with waiting work. O(n log n) in the stores.
+
+    `run_s` is the mean run time of a job in seconds.
+    """
+    held = [_held_estimate(state) for state in states if not state.queued]
+    states = [state for state in states if state.queued]
+    competing = [state for state in states if not state.at_cap]
+    if not competing and not hard_cap:
+        competing = list(states)  # every store is at its cap: they share the remaining slots
+    capped = [state for state in states if state.at_cap] if len(competing) < len(states) else []
+    accounts = defaultdict[str, list[QueueState]](list)
+    for state in competing:
+        accounts[state.account].append(state)
+    model = _FluidModel(list(accounts.values()), money_per_s=money_per_s, limited_by=limited_by)
+    return [
+        *model.estimate_competing(),
+        *(_capped_estimate(state, limited_by, run_s) for state in capped),
+        *held,
+    ]
 
 
-class _Seer:
-    """Looks ahead for the stores of these accounts."""
+class _FluidModel:
+    """Estimates start times for the stores of these accounts."""
 
     def __init__(
-        self, accounts: Sequence[Sequence[Standing]], *, money_per_s: float, limited_by: str | None
+        self,
+        accounts: Sequence[Sequence[QueueState]],
+        *,
+        money_per_s: float,
+        limited_by: str | None,
     ) -> None:
         self._accounts = accounts
         self._money_per_s = money_per_s
         self._limited_by = limited_by
-        racing = [standing for stores in accounts for standing in stores]
-        self._mean = sum(map(_cost, racing)) / max(sum(standing.queued for standing in racing), 1)
-        self._outer = _Flow(
-            (stores[0].account_position, stores[0].account_weight, sum(map(_cost, stores)))
+        states = [state for stores in accounts for state in stores]
+        self._mean_cost = sum(map(_queued_cost, states)) / max(
+            sum(state.queued for state in states), 1
+        )
+        self._accounts_curve = _SpendCurve(
+            (
+                stores[0].account_virtual_time,
+                stores[0].account_weight,
+                sum(map(_queued_cost, stores)),
+            )
             for stores in accounts
         )
 
-    def races(self) -> Iterator[tuple["_Flow", Sequence[Standing]]]:
-        """Each account's stores, and the flow among them."""
+    def estimate_competing(self) -> Iterator[WaitEstimate]:
+        """Estimate the waits of all stores that compete for slots."""
         for stores in self._accounts:
-            yield _Flow((one.position, one.weight, _cost(one)) for one in stores), stores
+            siblings = _SpendCurve(
+                (state.virtual_time, state.weight, _queued_cost(state)) for state in stores
+            )
+            for state in stores:
+                yield self._estimate(state, siblings)
 
-    def outlook(self, one: Standing, inner: "_Flow") -> Outlook:
-        first = self._money_before(one, inner, one.position)
-        last = self._money_before(
-            one, inner, one.position + (one.queued - 1) * one.estimate / one.weight
-        )
-        ahead = round(first / self._mean) if self._mean else 0
-        if inner.before(one.position) > 0:
+    def _estimate(self, state: QueueState, siblings: "_SpendCurve") -> WaitEstimate:
+        first = self._money_before(state, siblings, state.virtual_time)
+        last_virtual_time = state.virtual_time + (state.queued - 1) * state.estimate / state.weight
+        last = self._money_before(state, siblings, last_virtual_time)
+        ahead = round(first / self._mean_cost) if self._mean_cost else 0
+        if siblings.money_before(state.virtual_time) > 0:
             reason = ACCOUNT_SHARE
         else:
             reason = self._limited_by if self._limited_by is not None and not ahead else FAIR_TURN
-        return Outlook(
-            store=one.store,
+        return WaitEstimate(
+            store=state.store,
             reason=reason,
             limited_by=self._limited_by,
-            queued=one.queued,
+            queued=state.queued,
             ahead=ahead,
             first_in_s=self._seconds(first),
             last_in_s=self._seconds(last),
-            held=one.held,
+            held=state.held,
         )
 
-    def capped(self, one: Standing, run_s: float | None) -> Outlook:
-        """It goes on when one of its own jobs has ended: those in flight end evenly spread over the time of one."""
-        between = None if run_s is None or not one.in_flight else run_s / one.in_flight
-        return Outlook(
-            store=one.store,
-            reason=STORE_CAP,
-            limited_by=self._limited_by,
-            queued=one.queued,
-            ahead=0,
-            first_in_s=between,
-            last_in_s=None if between is None else one.queued * between,
-            held=one.held,
-        )
-
-    def _money_before(self, one: Standing, inner: "_Flow", position: float) -> float:
-        """What is spent, on whomever, before the store stands at this position among its siblings."""
-        return self._outer.before(
-            one.account_position + inner.before(position) / one.account_weight
+    def _money_before(
+        self, state: QueueState, siblings: "_SpendCurve", virtual_time: float
+    ) -> float:
+        """Return the total money spent before the store reaches a virtual time."""
+        return self._accounts_curve.money_before(
+            state.account_virtual_time + siblings.money_before(virtual_time) / state.account_weight
         )
 
     def _seconds(self, money: float) -> float | None:
         return money / self._money_per_s if self._money_per_s > 0 else None
 
 
-def _held(one: Standing) -> Outlook:
-    """Nothing of it goes before its budget begins anew, is raised, or a job costs less than was reserved for it."""
-    return Outlook(
-        store=one.store,
+def _capped_estimate(
+    state: QueueState, limited_by: str | None, run_s: float | None
+) -> WaitEstimate:
+    """Estimate the wait at the cap: the jobs in flight end evenly spread over `run_s`."""
+    interval = None if run_s is None or not state.in_flight else run_s / state.in_flight
+    return WaitEstimate(
+        store=state.store,
+        reason=STORE_CAP,
+        limited_by=limited_by,
+        queued=state.queued,
+        ahead=0,
+        first_in_s=interval,
+        last_in_s=None if interval is None else state.queued * interval,
+        held=state.held,
+    )
+
+
+def _held_estimate(state: QueueState) -> WaitEstimate:
+    """Return the estimate of a store without budget for its next job: its start is unknown."""
+    return WaitEstimate(
+        store=state.store,
         reason=BUDGET,
         limited_by=None,
         queued=0,
         ahead=0,
         first_in_s=None,
         last_in_s=None,
-        held=one.held,
+        held=state.held,
     )
 
 
-def _cost(standing: Standing) -> float:
-    return standing.queued * standing.estimate
+def _queued_cost(state: QueueState) -> float:
+    return state.queued * state.estimate
 
 
-class _Flow:
-    """How much money flows before the level reaches a position: piecewise linear, rising."""
+class _SpendCurve:
+    """Money spent before the level reaches a virtual time: piecewise linear, increasing."""
 
     def __init__(self, members: Iterable[tuple[float, float, float]]) -> None:
-        """`members` as (position, weight, money of all its waiting work)."""
-        turns = defaultdict[float, float](float)
-        for position, weight, backlog in members:
-            turns[position] += weight
-            turns[position + backlog / weight] -= weight
-        self._positions: list[float] = []
+        """`members` are (virtual time, weight, cost of all waiting work)."""
+        slope_changes = defaultdict[float, float](float)
+        for virtual_time, weight, backlog in members:
+            slope_changes[virtual_time] += weight
+            slope_changes[virtual_time + backlog / weight] -= weight
+        self._virtual_times: list[float] = []
         self._money: list[float] = []
         self._slopes: list[float] = []
         money = slope = 0.0
-        for position in sorted(turns):
-            if self._positions:
-                money += slope * (position - self._positions[-1])
-            slope += turns[position]
-            self._positions.append(position)
+        for virtual_time in sorted(slope_changes):
+            if self._virtual_times:
+                money += slope * (virtual_time - self._virtual_times[-1])
+            slope += slope_changes[virtual_time]
+            self._virtual_times.append(virtual_time)
             self._money.append(money)
             self._slopes.append(slope)
 
-    def before(self, position: float) -> float:
-        index = bisect_right(self._positions, position) - 1
+    def money_before(self, virtual_time: float) -> float:
+        index = bisect_right(self._virtual_times, virtual_time) - 1
         if index < 0:
             return 0.0
-        return self._money[index] + self._slopes[index] * (position - self._positions[index])
+        return self._money[index] + self._slopes[index] * (
+            virtual_time - self._virtual_times[index]
+        )

@@ -1,55 +1,55 @@
-"""What the fair order keeps of accounts and of their stores: what each was charged, and what waits.
+"""The state of accounts and stores in the fair queue: money charged and jobs waiting.
 
-All money is in nano-USD. `served` is what a turn is judged by: settled bills, open reservations and lifts. A store
-takes its turn among the stores of its account, the account among all accounts; a store without an account of its
-own choosing is an account by itself.
+All money is in nano-USD. `served` is the numerator of the virtual time: settled costs, open
+reservations and advances of the virtual time. Stores compete within their account, and accounts
+with each other. A store without an assigned account forms an account of its own.
 """
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from services.scheduler.fair_queue.priority_index import Line
+from services.scheduler.fair_queue.priority_index import PriorityIndex
 
-Job = Hashable
+JobId = Hashable
 
 _MEAN_OVER = 20
-"""Bills that the running mean looks back on, about."""
+"""The running mean covers about this many settled jobs."""
 
 
-class Waiting(NamedTuple):
-    """A job that waits. Times are seconds since the epoch; `estimate` (nano-USD) beats the store's mean when known.
+class WaitingJob(NamedTuple):
+    """A waiting job. Times are seconds since the epoch.
 
-    A tuple, for a million of them must fit: the fields stand in the order in which a store's jobs go.
+    `estimate` (nano-USD) takes precedence over the store's mean cost. The class is a tuple because
+    a million of them must fit in memory. The order of the fields is the order of a store's jobs.
     """
 
     rank: int
-    """Its priority, negative: the highest goes first."""
+    """The negative priority: the highest priority goes first."""
     created_at: float
     job: Any
-    """Hashable, and ordered: ids decide between jobs of the same moment."""
+    """A hashable, ordered id. The id breaks ties between jobs of the same moment."""
     store: str
     not_before: float
     estimate: int | None
 
     @classmethod
-    def of(
+    def create(
         cls,
         *,
-        job: Job,
+        job: JobId,
         store: str,
         created_at: float,
         priority: int = 0,
         not_before: float = 0.0,
         estimate: int | None = None,
-    ) -> "Waiting":
+    ) -> "WaitingJob":
         return cls(-priority, created_at, job, store, not_before, estimate)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CounterChange:
-    """What happened to a store's counter since changes were last taken, and to its account's through it: to be added
-    to what is saved."""
+    """The unsaved changes of a store's and its account's counters, to be added when saved."""
 
     store: str
     served: int
@@ -60,82 +60,97 @@ class CounterChange:
 
 
 @dataclass(slots=True)
-class Account:
-    """Who shares: one store, or several that belong together."""
+class AccountState:
+    """The share and the virtual time of one account."""
 
     name: str
     weight: float = 1.0
     served: int = 0
-    line: "Line[Ledger]" = field(default_factory=Line)
-    """Its stores with work waiting."""
-    last_position: float = 0.0
-    """Where its store stood that was picked last: the place of a newcomer when no other of its stores waits."""
+    stores: "PriorityIndex[StoreQueue]" = field(default_factory=PriorityIndex)
+    """The account's stores with waiting work."""
+    last_virtual_time: float = 0.0
+    """Virtual time of the store picked last.
+
+    A store that joins while no sibling waits starts here.
+    """
 
     @property
-    def position(self) -> float:
-        """The account with the least goes first."""
+    def virtual_time(self) -> float:
+        """The account with the smallest virtual time goes first."""
         return self.served / self.weight
 
-    def reweigh(self, weight: float) -> None:
-        """Weigh so much from now on, at the same place. Whoever sets a weight scales what is saved as well."""
-        self.weight, self.served = weight, round(self.position * weight)
+    def set_weight(self, weight: float) -> None:
+        """Change the weight and keep the virtual time.
 
-    def raise_to(self, position: float) -> int:
-        """Lift an account that stands lower: what it did not ask for while it was idle is no credit. By how much."""
-        lift = max(int(position * self.weight) - self.served, 0)
-        self.served += lift
-        return lift
+        The operator's command scales saved counters too.
+        """
+        self.weight, self.served = weight, round(self.virtual_time * weight)
+
+    def advance_virtual_time(self, virtual_time: float) -> int:
+        """Advance the account to `virtual_time` if it is behind, so that idle time gives no credit.
+
+        Returns the money added to `served`.
+        """
+        advance = max(int(virtual_time * self.weight) - self.served, 0)
+        self.served += advance
+        return advance
 
 
 @dataclass(slots=True)
-class Ledger:
-    """One store's. The order moves it; it knows nothing of other stores."""
+class StoreQueue:
+    """One store's waiting jobs and counters.
+
+    `FairQueue` updates it; it does not know other stores.
+    """
 
     name: str
-    account: Account
+    account: AccountState
     weight: float = 1.0
     served: int = 0
     mean_cost: int = 0
-    """What its jobs have cost on average of late; 0 until the first bill."""
+    """The recent mean cost of the store's jobs; 0 until the first job settles."""
     settled_jobs: int = 0
-    queue: list[Waiting] = field(default_factory=list)
-    """A heap of the jobs that are due: highest priority first, then the oldest."""
+    queue: list[WaitingJob] = field(default_factory=list)
+    """A heap of the due jobs: highest priority first, then the oldest."""
     waiting: int = 0
-    """Its jobs that wait, those that are not due yet included."""
+    """The number of waiting jobs, including those not due yet."""
     in_flight: int = 0
-    room: int | None = None
-    """What its budget leaves to be reserved; None: it has no budget."""
+    budget_remaining: int | None = None
+    """Money the store may still reserve; `None` without a budget."""
     held: bool = False
-    """Its next job does not fit: it stands in no line until there is room."""
+    """The next job exceeds the budget, so the store is not eligible until the budget has room."""
     _unsaved_served: int = 0
     _unsaved_account: int = 0
     _unsaved_jobs: int = 0
 
     @property
-    def position(self) -> float:
-        """Among the stores of one account, the one with the least goes first."""
+    def virtual_time(self) -> float:
+        """Of an account's stores, the one with the smallest virtual time goes first."""
         return self.served / self.weight
 
-    def reweigh(self, weight: float) -> None:
-        """Weigh so much from now on, at the same place. Whoever sets a weight scales what is saved as well."""
-        self.weight, self.served = weight, round(self.position * weight)
+    def set_weight(self, weight: float) -> None:
+        """Change the weight and keep the virtual time.
 
-    def estimate(self, default: int) -> int:
+        The operator's command scales saved counters too.
+        """
+        self.weight, self.served = weight, round(self.virtual_time * weight)
+
+    def estimate_cost(self, default: int) -> int:
         return self.mean_cost or default
 
-    def next_cost(self, default: int) -> int:
-        """What is to be reserved for its next job."""
-        return (self.queue[0].estimate if self.queue else None) or self.estimate(default)
+    def next_job_cost(self, default: int) -> int:
+        """Return the amount to reserve for the next job."""
+        return (self.queue[0].estimate if self.queue else None) or self.estimate_cost(default)
 
     def reserve(self, cost: int) -> None:
-        """Charge what a job will probably cost. Not to be saved: the job's row has it."""
+        """Charge a job's estimated cost. The counters do not save it: the job's row holds it."""
         self.served += cost
-        if self.room is not None:
-            self.room -= cost
+        if self.budget_remaining is not None:
+            self.budget_remaining -= cost
         self.account.served += cost
 
-    def bill(self, spent: int, reserved: int, *, ended: bool) -> None:
-        """What a job really cost replaces what was reserved for it."""
+    def settle_cost(self, spent: int, reserved: int, *, ended: bool) -> None:
+        """Replace a job's reservation with its real cost."""
         self.reserve(spent - reserved)
         self._unsaved_served += spent
         self._unsaved_account += spent
@@ -144,21 +159,24 @@ class Ledger:
             self._unsaved_jobs += 1
             self.mean_cost += (spent - self.mean_cost) // min(self.settled_jobs, _MEAN_OVER)
 
-    def raise_to(self, position: float) -> None:
-        """Lift a store that stands lower among the stores of its account."""
-        self.move_to(max(position, self.position))
+    def advance_virtual_time(self, virtual_time: float) -> None:
+        """Advance the store to `virtual_time` if it is behind."""
+        self.set_virtual_time(max(virtual_time, self.virtual_time))
 
-    def move_to(self, position: float) -> None:
-        move = int(position * self.weight) - self.served
-        self.served += move
-        self._unsaved_served += move
+    def set_virtual_time(self, virtual_time: float) -> None:
+        change = int(virtual_time * self.weight) - self.served
+        self.served += change
+        self._unsaved_served += change
 
-    def raise_account_to(self, position: float) -> None:
-        """Lift its account among the accounts."""
-        self._unsaved_account += self.account.raise_to(position)
+    def advance_account_virtual_time(self, virtual_time: float) -> None:
+        """Advance the store's account among the accounts."""
+        self._unsaved_account += self.account.advance_virtual_time(virtual_time)
 
-    def take_change(self) -> CounterChange | None:
-        """What is to be saved: bills and lifts, not reservations, which the jobs' rows have."""
+    def take_counter_change(self) -> CounterChange | None:
+        """Return the unsaved settled costs and advances, and mark them saved.
+
+        Reservations are not included: the jobs' rows hold them.
+        """
         if not self._unsaved_served and not self._unsaved_jobs and not self._unsaved_account:
             return None
         change = CounterChange(

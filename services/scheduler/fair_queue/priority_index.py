@@ -1,7 +1,7 @@
-"""A line of members by position, the least first, in two lanes: those within their cap, and those beyond it.
+"""An index of members by virtual time, smallest first, in two classes: below and at their cap.
 
-Entries of the heaps are never moved: a member whose place has changed gets a new entry, and the old one is skipped
-when it surfaces. So every operation is O(log n) in the members that stand in line.
+Heap entries never move: a member whose virtual time or class changes gets a new entry, and the
+index skips the old one when it surfaces. Every operation is O(log n) in the members of the index.
 """
 
 from enum import IntEnum
@@ -9,62 +9,72 @@ from heapq import heappop, heappush
 from typing import Generic, Protocol, TypeVar
 
 
-class Lane(IntEnum):
-    WITHIN = 0
-    BEYOND = 1
+class CapClass(IntEnum):
+    """Whether a member has reached its cap. Members below the cap go first."""
+
+    BELOW_CAP = 0
+    AT_CAP = 1
 
 
-class Member(Protocol):
+class IndexMember(Protocol):
     name: str
 
     @property
-    def position(self) -> float: ...
+    def virtual_time(self) -> float: ...
 
 
-M = TypeVar("M", bound=Member)
+M = TypeVar("M", bound=IndexMember)
 
 
-class Line(Generic[M]):
-    """Ties go by name, so that the same history always gives the same order."""
+class PriorityIndex(Generic[M]):
+    """Breaks ties by name, so the same history always gives the same order."""
 
     def __init__(self) -> None:
-        self._heaps: dict[Lane, list[tuple[float, str, int]]] = {lane: [] for lane in Lane}
+        self._heaps: dict[CapClass, list[tuple[float, str, int]]] = {
+            cap_class: [] for cap_class in CapClass
+        }
         self._members: dict[str, M] = {}
-        self._places: dict[str, tuple[Lane, float, int]] = {}
-        """Each member's live entry: its lane, its position, the entry's number."""
+        self._live_entries: dict[str, tuple[CapClass, float, int]] = {}
+        """Each member's live entry: its class, its virtual time, the entry's number."""
         self._entries = 0
 
-    def place(self, member: M, lane: Lane | None) -> None:
-        """Let a member stand at its position in a lane, or leave the line (None)."""
-        if lane is None:
-            self._places.pop(member.name, None)
+    def update(self, member: M, cap_class: CapClass | None) -> None:
+        """Index a member at its virtual time in a class, or remove it (`None`)."""
+        if cap_class is None:
+            self._live_entries.pop(member.name, None)
             self._members.pop(member.name, None)
             return
-        known = self._places.get(member.name)
-        if known is not None and known[:2] == (lane, member.position):
+        entry = self._live_entries.get(member.name)
+        if entry is not None and entry[:2] == (cap_class, member.virtual_time):
             return
         self._entries += 1
         self._members[member.name] = member
-        self._places[member.name] = (lane, member.position, self._entries)
-        heappush(self._heaps[lane], (member.position, member.name, self._entries))
+        self._live_entries[member.name] = (cap_class, member.virtual_time, self._entries)
+        heappush(self._heaps[cap_class], (member.virtual_time, member.name, self._entries))
 
-    def first(self, lane: Lane) -> M | None:
-        """Who goes next in a lane."""
-        heap = self._heaps[lane]
+    def first(self, cap_class: CapClass) -> M | None:
+        """Return the member of a class with the smallest virtual time."""
+        heap = self._heaps[cap_class]
         while heap:
-            _, name, entry = heap[0]
-            if name in self._places and self._places[name][2] == entry:
+            _, name, number = heap[0]
+            if name in self._live_entries and self._live_entries[name][2] == number:
                 return self._members[name]
             heappop(heap)
         return None
 
-    def front(self) -> Lane | None:
-        """The first lane in which anybody stands."""
-        return next((lane for lane in Lane if self.first(lane) is not None), None)
+    def first_class(self) -> CapClass | None:
+        """Return the first class that has a member."""
+        return next(
+            (cap_class for cap_class in CapClass if self.first(cap_class) is not None), None
+        )
 
-    def least(self, default: float) -> float:
-        """The least position in the line."""
+    def min_virtual_time(self, default: float) -> float:
+        """Return the smallest virtual time in the index."""
         return min(
-            (member.position for lane in Lane if (member := self.first(lane)) is not None),
+            (
+                member.virtual_time
+                for cap_class in CapClass
+                if (member := self.first(cap_class)) is not None
+            ),
             default=default,
         )

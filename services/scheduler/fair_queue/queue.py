@@ -1,69 +1,93 @@
-"""The fair order: a virtual counter of money spent, per account and per store, with reserve and settle.
+"""The fair queue: weighted fair queueing by money, per account and per store.
 
-The account that goes next is the one that has been served the least money per weight, among those with work waiting
-and fewer than `cap` jobs in flight for the store in question; of its stores, the same. Forwarding charges an estimate
-at once, the result corrects it, so nobody can run ahead while its bills are still open. Who comes back from idle
-starts at the least counter among those that have work waiting: it keeps no credit from the time it asked for nothing.
+The next job belongs to the account with the smallest virtual time (money served divided by weight)
+among the accounts with an eligible store. A store is eligible while it has due work and fewer than
+`cap` jobs in flight. Within the account the same rule selects the store. Dispatch charges an
+estimate at once and settlement corrects it, so no store runs ahead while its costs are unknown. A
+store that returns from idle starts at the smallest virtual time among its waiting siblings: idle
+time gives no credit.
 
-A store with a budget reserves from that, too. While its next job does not fit, it stands in no line, and when there is
-room again it begins where the others stand.
+A store with a budget also reserves from the budget. While its next job exceeds the budget, the
+store is held. When the budget has room again, the store starts where its siblings are.
 
-Every operation is O(log n) in the accounts and stores with work waiting.
+Every operation is O(log n) in the accounts and stores with waiting work.
 
-After a takeover the order is the one that was left: `restore` counters, `adopt` jobs in flight, `take_up` those that
-wait (in any sequence: nobody is lifted meanwhile), then `resume`.
+A failover restores the queue: `restore_store` for the counters, then `restore_in_flight` and
+`restore_pending` in any order (neither advances a virtual time), then `finish_restore`.
 """
 
 from collections import Counter
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from heapq import heappop, heappush
+from typing import NamedTuple
 
 from services.scheduler.budgets import rules
-from services.scheduler.estimates.rules import Standing
-from services.scheduler.fair_queue.accounts import Account, CounterChange, Job, Ledger, Waiting
-from services.scheduler.fair_queue.priority_index import Lane, Line
+from services.scheduler.estimates.rules import QueueState
+from services.scheduler.fair_queue.accounts import (
+    AccountState,
+    CounterChange,
+    JobId,
+    StoreQueue,
+    WaitingJob,
+)
+from services.scheduler.fair_queue.priority_index import CapClass, PriorityIndex
 
-__all__ = ["CounterChange", "FairOrder", "Job", "Picked", "Waiting"]
+__all__ = ["CounterChange", "FairQueue", "JobId", "PickedJob", "StoreSummary", "WaitingJob"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Picked:
-    job: Job
+class PickedJob:
+    job: JobId
     store: str
     reserved: int
-    """Nano-USD charged to the store until the bill is known."""
+    """Nano-USD charged to the store until settlement."""
     account: str
     account_weight: float
     due_at: float
-    """Since when it has waited: when it was asked for, or not before."""
+    """When the job could first start: its creation, or its `not_before` if later."""
 
 
-class FairOrder:
-    """The backlog's order. `cap` is how many jobs a store may have in flight while others wait."""
+class StoreSummary(NamedTuple):
+    store: str
+    waiting: int
+    in_flight: int
+    served: int
+    weight: float
+
+
+class FairQueue:
+    """The waiting and in-flight jobs of all stores.
+
+    `cap` is the most jobs of one store in flight while other stores wait. With `hard_cap` the cap
+    holds even when no other store waits.
+    """
 
     def __init__(self, *, cap: int, default_cost: int, hard_cap: bool = False) -> None:
         self._cap = cap
         self._hard_cap = hard_cap
         self._default_cost = default_cost
-        self._stores: dict[str, Ledger] = {}
-        self._waiting: dict[Job, Waiting] = {}
-        self._flying: dict[Job, tuple[str, int]] = {}
-        self._delayed: list[tuple[float, Waiting]] = []
-        self._accounts: dict[str, Account] = {}
-        self._line: Line[Account] = Line()
-        """The accounts with work waiting."""
-        self._last_position = 0.0
-        """Where the account stood that was picked last: the place of a newcomer when nobody else waits."""
+        self._stores: dict[str, StoreQueue] = {}
+        self._waiting: dict[JobId, WaitingJob] = {}
+        self._in_flight: dict[JobId, tuple[str, int]] = {}
+        self._delayed: list[tuple[float, WaitingJob]] = []
+        self._accounts: dict[str, AccountState] = {}
+        self._accounts_index: PriorityIndex[AccountState] = PriorityIndex()
+        """The accounts with waiting work."""
+        self._last_virtual_time = 0.0
+        """Virtual time of the account picked last.
+
+        An account that joins an empty index starts here.
+        """
         self._changed: set[str] = set()
-        """Stores whose counters may have changed since changes were last taken."""
+        """Stores with counters that may have changed since `take_counter_changes`."""
 
     def restore_account(self, account: str, *, weight: float, served: int) -> None:
-        """Take up an account's saved counter. Called before its stores are restored."""
-        known = self._accounts.setdefault(account, Account(name=account))
-        known.weight, known.served = weight, served
+        """Restore an account's saved counter. Call it before restoring the account's stores."""
+        state = self._accounts.setdefault(account, AccountState(name=account))
+        state.weight, state.served = weight, served
 
-    def restore(
+    def restore_store(
         self,
         store: str,
         *,
@@ -73,11 +97,14 @@ class FairOrder:
         settled_jobs: int,
         account: str | None = None,
     ) -> None:
-        """Take up a store's saved counter. Called before any of its jobs is added. Without an account it is one by
-        itself, with its own weight; an account of which nothing was saved was served what its stores were."""
+        """Restore a store's saved counter. Call it before adding any of the store's jobs.
+
+        Without `account` the store forms an account of its own with the same weight. An account
+        without a saved counter starts with what its first restored store was served.
+        """
         if (account or store) not in self._accounts:
             self.restore_account(account or store, weight=1.0, served=served)
-        self._stores[store] = Ledger(
+        self._stores[store] = StoreQueue(
             name=store,
             account=self._account(account or store),
             weight=weight,
@@ -88,122 +115,137 @@ class FairOrder:
         if account is None:
             self._stores[store].account.weight = weight
 
-    def assign(
+    def configure_store(
         self, store_name: str, *, account: str | None, weight: float, account_weight: float = 1.0
     ) -> None:
-        """Let a store belong to an account (None: by itself) from now on, and weigh so much; it keeps its place.
-        What it has in flight is charged where it belongs now; what it was served before stays with the account
-        that it leaves: among its new siblings it begins where they stand."""
+        """Set a store's account (`None`: its own) and weight from now on, at the same virtual time.
+
+        The cost reserved for jobs in flight moves to the new account. Money served before stays
+        with the old account: in the new one the store starts where its siblings are.
+        """
         store = self._store(store_name)
-        left, joined = store.account, self._account(account or store_name)
-        store.reweigh(weight)
-        joined.reweigh(account_weight if account else weight)
-        if joined is not left:
-            left.line.place(store, None)
-            self._line.place(left, left.line.front())
-            open_bills = sum(
-                reserved for name, reserved in self._flying.values() if name == store_name
+        old, new = store.account, self._account(account or store_name)
+        store.set_weight(weight)
+        new.set_weight(account_weight if account else weight)
+        if new is not old:
+            old.stores.update(store, None)
+            self._accounts_index.update(old, old.stores.first_class())
+            reserved_in_flight = sum(
+                reserved for name, reserved in self._in_flight.values() if name == store_name
             )
-            left.served -= open_bills
-            joined.served += open_bills
-            store.account = joined
-            store.move_to(joined.line.least(default=joined.last_position))
+            old.served -= reserved_in_flight
+            new.served += reserved_in_flight
+            store.account = new
+            store.set_virtual_time(new.stores.min_virtual_time(default=new.last_virtual_time))
             if store.queue:
-                self._lift(store)
+                self._advance_virtual_time(store)
         self._changed.add(store_name)
-        self._enter(store)
+        self._update_index(store)
 
-    def allow(self, money: Mapping[str, int | None]) -> None:
-        """Let each of these stores reserve no more than so much (None: without a limit), on top of the bills that are
-        settled: what it has in flight is reserved already."""
+    def set_budgets(self, reservable: Mapping[str, int | None]) -> None:
+        """Limit the money that each store may reserve beyond settled costs (`None`: no limit).
+
+        The reservations of jobs in flight count against it.
+        """
         reserved = Counter[str]()
-        for name, cost in self._flying.values():
-            if name in money:
+        for name, cost in self._in_flight.values():
+            if name in reservable:
                 reserved[name] += cost
-        for name, allowed in money.items():
+        for name, limit in reservable.items():
             store = self._store(name)
-            store.room = None if allowed is None else allowed - reserved[name]
-            self._enter(store)
+            store.budget_remaining = None if limit is None else limit - reserved[name]
+            self._update_index(store)
 
-    def room(self, store: str) -> int | None:
-        """What a store's budget leaves when all of its waiting jobs are reserved for; None without a budget."""
-        known = self._stores.get(store)
-        if known is None or known.room is None:
+    def budget_headroom(self, store: str) -> int | None:
+        """Return the budget left after reserving for all waiting jobs; `None` without a budget."""
+        queue = self._stores.get(store)
+        if queue is None or queue.budget_remaining is None:
             return None
-        return known.room - known.waiting * known.estimate(self._default_cost)
+        return queue.budget_remaining - queue.waiting * queue.estimate_cost(self._default_cost)
 
-    def estimate(self, store: str) -> int:
-        """What a job of this store will probably cost."""
-        return (
-            self._stores[store].estimate(self._default_cost)
-            if store in self._stores
-            else self._default_cost
-        )
+    def estimate_cost(self, store: str) -> int:
+        """Return the estimated cost of one job of the store."""
+        if store not in self._stores:
+            return self._default_cost
+        return self._stores[store].estimate_cost(self._default_cost)
 
-    def adopt(self, job: Job, store: str, reserved: int) -> None:
-        """Take up a job that is in flight already, with what was reserved for it."""
-        self.withdraw(job)
+    def restore_in_flight(self, job: JobId, store: str, reserved: int) -> None:
+        """Restore a job in flight with its reservation."""
+        self.remove_pending(job)
         self._store(store).in_flight += 1
         self._store(store).reserve(reserved)
-        self._flying[job] = (store, reserved)
-        self._enter(self._store(store))
+        self._in_flight[job] = (store, reserved)
+        self._update_index(self._store(store))
 
-    def take_up(self, waiting: Waiting, now: float) -> None:
-        """Take up a job that waited before: it has its place, so its store is not lifted, and stands in no line yet."""
-        if self._note(waiting, now):
-            heappush(self._store(waiting.store).queue, waiting)
+    def restore_pending(self, job: WaitingJob, now: float) -> None:
+        """Restore a waiting job. It neither advances its store nor enters the index yet."""
+        if self._register(job, now):
+            heappush(self._store(job.store).queue, job)
 
-    def resume(self) -> None:
-        """Begin after a takeover. A lift that a crash kept from being saved must not become credit: nobody who waits
-        stands further behind the furthest than what it may have in flight is worth."""
+    def finish_restore(self) -> None:
+        """Index the restored stores and limit the credit of stores that are far behind.
+
+        A crash may lose an advance of a virtual time, and the lost advance must not become credit:
+        after a restore no waiting store is further behind the furthest one than the cost of its
+        cap.
+        """
         waiting = [store for store in self._stores.values() if store.queue]
-        everybody = waiting or list(self._stores.values())
-        self._last_position = max((store.account.position for store in everybody), default=0.0)
+        considered = waiting or list(self._stores.values())
+        self._last_virtual_time = max(
+            (store.account.virtual_time for store in considered), default=0.0
+        )
         furthest: dict[str, float] = {}
-        worth: dict[str, float] = {}
-        for store in everybody:
+        cap_costs: dict[str, float] = {}
+        for store in considered:
             name = store.account.name
-            furthest[name] = max(furthest.get(name, 0.0), store.position)
-            worth[name] = worth.get(name, 0.0) + (self._cap_worth(store) if store.queue else 0.0)
+            furthest[name] = max(furthest.get(name, 0.0), store.virtual_time)
+            cap_costs[name] = cap_costs.get(name, 0.0) + (
+                self._cap_cost(store) if store.queue else 0.0
+            )
         for store in waiting:
             account = store.account
-            store.raise_to(furthest[account.name] - self._cap_worth(store) / store.weight)
-            store.raise_account_to(self._last_position - worth[account.name] / account.weight)
-            account.last_position = furthest[account.name]
+            store.advance_virtual_time(
+                furthest[account.name] - self._cap_cost(store) / store.weight
+            )
+            store.advance_account_virtual_time(
+                self._last_virtual_time - cap_costs[account.name] / account.weight
+            )
+            account.last_virtual_time = furthest[account.name]
             self._changed.add(store.name)
-            self._enter(store)
+            self._update_index(store)
 
-    def add(self, waiting: Waiting, now: float) -> None:
-        """Queue a job. One that waits or flies already is left as it is."""
-        if self._note(waiting, now):
-            self._arrive(waiting)
+    def enqueue(self, job: WaitingJob, now: float) -> None:
+        """Queue a job. A job that already waits or is in flight stays unchanged."""
+        if self._register(job, now):
+            self._enqueue_due(job)
 
-    def withdraw(self, job: Job) -> None:
-        """Forget a waiting job (cancelled). Its place in the queue is skipped when it surfaces."""
+    def remove_pending(self, job: JobId) -> None:
+        """Remove a waiting job. Its heap entry is skipped when it surfaces."""
         waiting = self._waiting.pop(job, None)
         if waiting is not None:
             store = self._store(waiting.store)
             store.waiting -= 1
             self._trim(store)
 
-    def pick(self, now: float) -> Picked | None:
-        """The next job, now in flight and charged its estimate; None when nothing may go."""
-        self._wake(now)
-        store = self._first(Lane.WITHIN)
+    def pick_next(self, now: float) -> PickedJob | None:
+        """Put the next eligible job in flight, charge its estimate and return it, if any."""
+        self._enqueue_delayed(now)
+        store = self._first_store(CapClass.BELOW_CAP)
         if store is None and not self._hard_cap:
-            store = self._first(Lane.BEYOND)  # nobody else has work: a store may borrow
+            store = self._first_store(CapClass.AT_CAP)
         if store is None:
             return None
         waiting = store.queue[0]
         del self._waiting[waiting.job]
-        reserved = waiting.estimate or store.estimate(self._default_cost)
-        self._last_position, store.account.last_position = store.account.position, store.position
+        reserved = waiting.estimate or store.estimate_cost(self._default_cost)
+        self._last_virtual_time = store.account.virtual_time
+        store.account.last_virtual_time = store.virtual_time
         store.reserve(reserved)
         store.waiting -= 1
         store.in_flight += 1
-        self._flying[waiting.job] = (store.name, reserved)
+        self._in_flight[waiting.job] = (store.name, reserved)
         self._trim(store)
-        return Picked(
+        return PickedJob(
             job=waiting.job,
             store=store.name,
             reserved=reserved,
@@ -212,34 +254,34 @@ class FairOrder:
             due_at=max(waiting.created_at, waiting.not_before),
         )
 
-    def settle(self, job: Job, store_name: str, spent: int, *, ended: bool) -> None:
-        """The bill of a job: what it really cost replaces what was reserved (nothing, when it was not in flight)."""
+    def settle_job(self, job: JobId, store_name: str, spent: int, *, ended: bool) -> None:
+        """Replace a job's reservation (0 when the job is not in flight) with its real cost."""
         store = self._store(store_name)
-        _, reserved = self._flying.get(job, (store_name, 0))
-        if self._flying.pop(job, None) is not None:
+        _, reserved = self._in_flight.get(job, (store_name, 0))
+        if self._in_flight.pop(job, None) is not None:
             store.in_flight -= 1
-        store.bill(spent, reserved, ended=ended)
+        store.settle_cost(spent, reserved, ended=ended)
         self._changed.add(store_name)
-        self._enter(store)
+        self._update_index(store)
 
-    def take_changes(self) -> list[CounterChange]:
-        """What changed in the counters since the last call (settled bills and lifts, not open reservations)."""
-        changes = [self._stores[name].take_change() for name in sorted(self._changed)]
+    def take_counter_changes(self) -> list[CounterChange]:
+        """Return the counter changes since the last call, without reservations."""
+        changes = [self._stores[name].take_counter_change() for name in sorted(self._changed)]
         self._changed.clear()
         return [change for change in changes if change is not None]
 
-    def next_due(self, now: float) -> float | None:
-        """When the first job that is not due yet will be."""
-        self._wake(now)
+    def next_due_at(self, now: float) -> float | None:
+        """Return the time at which the next delayed job becomes due."""
+        self._enqueue_delayed(now)
         return self._delayed[0][0] if self._delayed else None
 
-    def waiting_of(self, store: str) -> int:
-        """How many of a store's jobs wait, those that are not due yet included."""
+    def count_waiting(self, store: str) -> int:
+        """Count a store's waiting jobs, including those not due yet."""
         return self._stores[store].waiting if store in self._stores else 0
 
-    def flying(self) -> dict[Job, tuple[str, int]]:
-        """Jobs in flight: their store and what is reserved for them."""
-        return dict(self._flying)
+    def in_flight_jobs(self) -> dict[JobId, tuple[str, int]]:
+        """Return the jobs in flight with their stores and reservations."""
+        return dict(self._in_flight)
 
     @property
     def pending(self) -> int:
@@ -247,123 +289,136 @@ class FairOrder:
 
     @property
     def in_flight(self) -> int:
-        return len(self._flying)
+        return len(self._in_flight)
 
-    def due(self, now: float) -> tuple[int, float | None]:
-        """How many waiting jobs could go, and since when the one that has waited longest could.
+    def summarize_due_jobs(self, now: float) -> tuple[int, float | None]:
+        """Return the number of due jobs and since when the oldest of them is due.
 
-        O(jobs): for a report, not for a decision.
+        Stores held by their budget do not count. O(jobs): for reports, not for decisions.
         """
         held = {store.name for store in self._stores.values() if store.held}
-        since = [
+        due_since = [
             max(job.created_at, job.not_before)
             for job in self._waiting.values()
             if job.not_before <= now and job.store not in held
         ]
-        return len(since), min(since, default=None)
+        return len(due_since), min(due_since, default=None)
 
-    def queues(self, also: Container[str] = ()) -> list[tuple[str, int, int, int, float]]:
-        """(store, waiting, in flight, served, weight) of every store with work, and of those in `also`."""
+    def summarize_stores(self, include: Container[str] = ()) -> list[StoreSummary]:
+        """Summarize every store with work, and the stores in `include`."""
         return [
-            (store.name, store.waiting, store.in_flight, store.served, store.weight)
+            StoreSummary(store.name, store.waiting, store.in_flight, store.served, store.weight)
             for store in self._stores.values()
-            if store.waiting or store.in_flight or store.name in also
+            if store.waiting or store.in_flight or store.name in include
         ]
 
-    def standings(self, now: float) -> list[Standing]:
-        """Every store with work that is due, as the outlook wants it."""
-        self._wake(now)
-        return [self._standing(store) for store in self._stores.values() if store.queue]
+    def queue_states(self, now: float) -> list[QueueState]:
+        """Return every store with due work, as input for the wait estimates."""
+        self._enqueue_delayed(now)
+        return [self._queue_state(store) for store in self._stores.values() if store.queue]
 
-    def _standing(self, store: Ledger) -> Standing:
-        estimate = store.estimate(self._default_cost)
-        going = rules.fitting(len(store.queue), store.room, estimate)
-        return Standing(
+    def _queue_state(self, store: StoreQueue) -> QueueState:
+        estimate = store.estimate_cost(self._default_cost)
+        affordable = rules.count_affordable(len(store.queue), store.budget_remaining, estimate)
+        return QueueState(
             store=store.name,
             account=store.account.name,
-            position=store.position,
+            virtual_time=store.virtual_time,
             weight=store.weight,
-            account_position=store.account.position,
+            account_virtual_time=store.account.virtual_time,
             account_weight=store.account.weight,
-            queued=going,
-            held=len(store.queue) - going,
+            queued=affordable,
+            held=len(store.queue) - affordable,
             estimate=estimate,
             at_cap=store.in_flight >= self._cap,
             in_flight=store.in_flight,
         )
 
-    def _account(self, name: str) -> Account:
-        return self._accounts.setdefault(name, Account(name=name))
+    def _account(self, name: str) -> AccountState:
+        return self._accounts.setdefault(name, AccountState(name=name))
 
-    def _store(self, name: str) -> Ledger:
+    def _store(self, name: str) -> StoreQueue:
         if name not in self._stores:
-            self._stores[name] = Ledger(name=name, account=self._account(name))
+            self._stores[name] = StoreQueue(name=name, account=self._account(name))
         return self._stores[name]
 
-    def _cap_worth(self, store: Ledger) -> float:
-        """What the jobs cost that a store may have in flight."""
-        return self._cap * store.estimate(self._default_cost)
+    def _cap_cost(self, store: StoreQueue) -> float:
+        """Return the estimated cost of as many jobs as the cap allows in flight."""
+        return self._cap * store.estimate_cost(self._default_cost)
 
-    def _note(self, waiting: Waiting, now: float) -> bool:
-        """Enter a job in the books; whether it belongs in its store's queue now: not known before, and due."""
-        if waiting.job in self._waiting or waiting.job in self._flying:
+    def _register(self, job: WaitingJob, now: float) -> bool:
+        """Register a new job.
+
+        Return whether it is new and due, so belongs in its store's queue now.
+        """
+        if job.job in self._waiting or job.job in self._in_flight:
             return False
-        self._waiting[waiting.job] = waiting
-        self._store(waiting.store).waiting += 1
-        if waiting.not_before > now:
-            heappush(self._delayed, (waiting.not_before, waiting))
+        self._waiting[job.job] = job
+        self._store(job.store).waiting += 1
+        if job.not_before > now:
+            heappush(self._delayed, (job.not_before, job))
             return False
         return True
 
-    def _arrive(self, waiting: Waiting) -> None:
-        store = self._store(waiting.store)
-        if store.queue:  # it stands in line already
-            heappush(store.queue, waiting)
-            if store.room is not None:
-                self._enter(store)  # another job may be its next now
+    def _enqueue_due(self, job: WaitingJob) -> None:
+        store = self._store(job.store)
+        if store.queue:  # the store is indexed already
+            heappush(store.queue, job)
+            if store.budget_remaining is not None:
+                self._update_index(store)  # the next job, and so its cost, may have changed
             return
-        self._lift(store)
-        store.queue.append(waiting)
-        self._enter(store)
+        self._advance_virtual_time(store)
+        store.queue.append(job)
+        self._update_index(store)
 
-    def _lift(self, store: Ledger) -> None:
-        """A store joins those of its account that have work waiting, and an account with no other such store joins
-        the accounts: neither brings credit from the time before."""
+    def _advance_virtual_time(self, store: StoreQueue) -> None:
+        """Advance a store that starts to wait, and its account if the account does too.
+
+        Neither keeps credit from its idle time.
+        """
         account = store.account
-        if account.line.front() is None:
-            store.raise_account_to(self._line.least(default=self._last_position))
-        store.raise_to(account.line.least(default=account.last_position))
+        if account.stores.first_class() is None:
+            store.advance_account_virtual_time(
+                self._accounts_index.min_virtual_time(default=self._last_virtual_time)
+            )
+        store.advance_virtual_time(
+            account.stores.min_virtual_time(default=account.last_virtual_time)
+        )
         self._changed.add(store.name)
 
-    def _trim(self, store: Ledger) -> None:
-        """Drop jobs that no longer wait from the front of a store's queue, then give the store its place anew."""
+    def _trim(self, store: StoreQueue) -> None:
+        """Drop removed jobs from the front of a store's queue, then update the index."""
         while store.queue and self._waiting.get(store.queue[0].job) is not store.queue[0]:
             heappop(store.queue)
-        self._enter(store)
+        self._update_index(store)
 
-    def _enter(self, store: Ledger) -> None:
-        """Give a store, and its account, the place that its queue, counter, budget and jobs in flight call for."""
-        if store.room is not None or store.held:
-            self._hold(store)
-        lane = Lane.WITHIN if store.in_flight < self._cap else Lane.BEYOND
-        store.account.line.place(store, lane if store.queue and not store.held else None)
-        self._line.place(store.account, store.account.line.front())
+    def _update_index(self, store: StoreQueue) -> None:
+        """Index a store and its account by queue, virtual time, budget and jobs in flight."""
+        if store.budget_remaining is not None or store.held:
+            self._update_hold(store)
+        cap_class = CapClass.BELOW_CAP if store.in_flight < self._cap else CapClass.AT_CAP
+        store.account.stores.update(store, cap_class if store.queue and not store.held else None)
+        self._accounts_index.update(store.account, store.account.stores.first_class())
 
-    def _hold(self, store: Ledger) -> None:
-        """Judge whether its budget has room for its next job. Who was held brings no credit from that time."""
-        was_held, store.held = (
-            store.held,
-            not rules.fits(store.room, store.next_cost(self._default_cost)),
+    def _update_hold(self, store: StoreQueue) -> None:
+        """Hold the store or release it, by its budget.
+
+        A released store keeps no credit from the hold.
+        """
+        was_held = store.held
+        store.held = not rules.fits_budget(
+            store.budget_remaining, store.next_job_cost(self._default_cost)
         )
         if was_held and not store.held and store.queue:
-            self._lift(store)
+            self._advance_virtual_time(store)
 
-    def _first(self, lane: Lane) -> Ledger | None:
-        account = self._line.first(lane)
-        return account.line.first(lane) if account is not None else None
+    def _first_store(self, cap_class: CapClass) -> StoreQueue | None:
+        account = self._accounts_index.first(cap_class)
+        return account.stores.first(cap_class) if account is not None else None
 
-    def _wake(self, now: float) -> None:
+    def _enqueue_delayed(self, now: float) -> None:
+        """Queue the delayed jobs that are due by now."""
         while self._delayed and self._delayed[0][0] <= now:
             waiting = heappop(self._delayed)[1]
             if self._waiting.get(waiting.job) is waiting:
-                self._arrive(waiting)
+                self._enqueue_due(waiting)

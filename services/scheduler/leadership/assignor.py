@@ -1,6 +1,7 @@
-"""The election: an assignor that gives every partition to one member of the group, and keeps it with whom it is.
+"""Leader election: an assignor that gives every partition to one group member and keeps it there.
 
-Kafka's group protocol then does the rest: it notices a dead leader, and offset commits of a deposed one are refused.
+Kafka's group protocol does the rest: it detects a dead leader and refuses the offset commits of a
+deposed one.
 """
 
 import struct
@@ -18,8 +19,11 @@ _VERSION = 0
 _NEVER = float("inf")
 
 
-class Tenure:
-    """Since when this process has been the owner; it tells the group so at every rebalance."""
+class LeadershipClaim:
+    """Since when this process leads (seconds since the epoch).
+
+    Every rebalance sends it to the group.
+    """
 
     def __init__(self) -> None:
         self.since = _NEVER
@@ -31,21 +35,22 @@ class Tenure:
         self.since = _NEVER
 
 
-def owner_of(members: Mapping[str, bytes]) -> str:
-    """Which member gets everything: the one that has owned it for longest, else the first by name."""
+def choose_leader(members: Mapping[str, bytes]) -> str:
+    """Return the member that leads longest according to its user data, else the first by name."""
 
     def rank(member: str) -> tuple[float, str]:
-        said = members[member]
-        return (
-            struct.unpack(">d", said)[0] if len(said) == struct.calcsize(">d") else _NEVER,
-            member,
-        )
+        claim = members[member]
+        valid = len(claim) == struct.calcsize(">d")
+        return struct.unpack(">d", claim)[0] if valid else _NEVER, member
 
     return min(members, key=rank)
 
 
-def single_owner(tenure: Tenure) -> type[AbstractPartitionAssignor]:
-    """The assignor's class for one process: aiokafka wants a class, and what it tells the group is the tenure's."""
+def single_owner_assignor(claim: LeadershipClaim) -> type[AbstractPartitionAssignor]:
+    """Return the assignor class of one process.
+
+    aiokafka takes a class; its metadata carries the claim.
+    """
 
     class SingleOwnerAssignor(AbstractPartitionAssignor):  # type: ignore[misc] # aiokafka ships no types
         name = "blog-single-owner"
@@ -54,14 +59,16 @@ def single_owner(tenure: Tenure) -> type[AbstractPartitionAssignor]:
         def assign(
             cls, cluster: ClusterMetadata, members: Mapping[str, ConsumerProtocolMemberMetadata]
         ) -> dict[str, ConsumerProtocolMemberAssignment]:
-            owner = owner_of({name: member.user_data or b"" for name, member in members.items()})
+            leader = choose_leader(
+                {name: member.user_data or b"" for name, member in members.items()}
+            )
             topics = sorted({topic for member in members.values() for topic in member.subscription})
             everything = [
                 (topic, sorted(cluster.partitions_for_topic(topic) or ())) for topic in topics
             ]
             return {
                 name: ConsumerProtocolMemberAssignment(
-                    _VERSION, everything if name == owner else [], b""
+                    _VERSION, everything if name == leader else [], b""
                 )
                 for name in members
             }
@@ -69,7 +76,7 @@ def single_owner(tenure: Tenure) -> type[AbstractPartitionAssignor]:
         @classmethod
         def metadata(cls, topics: Iterable[str]) -> ConsumerProtocolMemberMetadata:
             return ConsumerProtocolMemberMetadata(
-                _VERSION, list(topics), struct.pack(">d", tenure.since)
+                _VERSION, list(topics), struct.pack(">d", claim.since)
             )
 
         @classmethod

@@ -1,27 +1,28 @@
-"""The thin shell: one consumer over requests, results and reports. Leads while the group gives it the partitions.
+"""Consumes requests, results and worker reports while the group assigns the partitions.
 
-What goes wrong in a turn (PostgreSQL or Kafka away, a deposed epoch) ends the term: said once, the records of the
-turn count as unread, and when both answer again a new term begins. Everything read twice changes nothing.
+A failure (PostgreSQL or Kafka unavailable, a deposed epoch) ends the leader session. The consumer
+logs it once and rewinds the records of the turn. When PostgreSQL and Kafka answer again, a new
+session begins. Processing a record twice changes nothing.
 """
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
 
 import asyncpg
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
-from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
-from services.scheduler.dispatch.rules import Credit
-from services.scheduler.leadership.assignor import Tenure, single_owner
-from services.scheduler.leadership.offset_tracker import Batches, Progress, give_back
-from services.scheduler.leadership.session import Term
-from services.scheduler.repository import DeposedError, SchedulerStore
+from services.scheduler.dispatch.rules import WorkerCredit
+from services.scheduler.leadership.assignor import LeadershipClaim, single_owner_assignor
+from services.scheduler.leadership.begin import begin_session
+from services.scheduler.leadership.decoder import DecodedRecords, RecordDecoder, select_messages
+from services.scheduler.leadership.offset_tracker import Batches, OffsetTracker, rewind_batches
+from services.scheduler.leadership.session import LeaderSession
+from services.scheduler.repository import DeposedError, EpochRepository
 from services.scheduler.settings import SchedulerSettings
-from shared.domain.errors import InvalidMessage
-from shared.domain.messages import BlogRequested, JobEvent, Message, WorkerReport
+from shared.domain.messages import BlogRequested, JobEvent, WorkerReport
 from shared.kafka import clients
 from shared.kafka.access import check_reachable
 from shared.kafka.publisher import Publisher
@@ -31,105 +32,114 @@ from shared.runtime.lifecycle import wait_for_event
 from shared.runtime.postgres import UNAVAILABLE_ERRORS
 
 log = get_logger(__name__)
-M = TypeVar("M", bound=Message)
-Heard = list[tuple[ConsumerRecord, Message]]
 
+_TOPICS = (REQUESTS, RESULTS, WORKERS)
+_DEPENDENCY_ERRORS = (*UNAVAILABLE_ERRORS, asyncpg.PostgresError, KafkaError)
 _TICK_S = 1.0
-_PAUSE_S = 1.0
-_STANDBY_MS = 1_000
-_RECORDS_A_TURN = 500
+_RETRY_S = 1.0
+_STANDBY_POLL_MS = 1_000
+_RECORDS_PER_TURN = 500
 
 
-class Scheduler:
-    """Runs until told to stop. `store` and `publisher` are started and belong to the caller."""
+class SchedulerConsumer:
+    """The main loop of a scheduler. The caller starts and stops `epochs`' pool and `publisher`."""
 
     def __init__(
-        self, *, name: str, settings: SchedulerSettings, store: SchedulerStore, publisher: Publisher
+        self,
+        *,
+        name: str,
+        settings: SchedulerSettings,
+        epochs: EpochRepository,
+        publisher: Publisher,
     ) -> None:
         self._name = name
         self._settings = settings
-        self._store = store
+        self._epochs = epochs
         self._publisher = publisher
         self._group = clients.namespace(settings).group(SCHEDULER_GROUP)
-        self._tenure = Tenure()
-        self._elected: bool | None = None
-        """None: not known, for the group is electing."""
-        self._credit = Credit(silence_s=settings.worker_silence_s)
-        self._term: Term | None = None
-        self._busy = asyncio.Lock()
-        """Held while records are worked on: who loses the election finishes these, and commits them, first."""
-        self._progress = Progress()
-        self._ticked_at = self._swept_at = 0.0
-        reads = zip(
-            clients.topic_names(settings, (REQUESTS, RESULTS, WORKERS)),
-            (REQUESTS, RESULTS, WORKERS),
-            strict=True,
+        self._topics = dict(zip(clients.topic_names(settings, _TOPICS), _TOPICS, strict=True))
+        self._decoder = RecordDecoder(
+            source=name, group=self._group, topics=self._topics, publisher=publisher
         )
-        self._topics = dict(reads)
+        self._claim = LeadershipClaim()
+        self._is_leader: bool | None = None
+        """`None` during an election."""
+        self._elections = 0
+        self._credit = WorkerCredit(silence_s=settings.worker_silence_s)
+        self._session: LeaderSession | None = None
+        self._turn_lock = asyncio.Lock()
+        """Held while records are processed: a deposed leader finishes and commits them first."""
+        self._offsets = OffsetTracker()
+        self._ticked_at = self._swept_at = 0.0
 
-    async def run(self, stop: asyncio.Event) -> None:
+    async def run_until_stopped(self, stop: asyncio.Event) -> None:
         consumer = clients.create_consumer(
             self._settings,
             group_id=self._group,
             client_id=self._name,
-            partition_assignment_strategy=[single_owner(self._tenure)],
+            partition_assignment_strategy=[single_owner_assignor(self._claim)],
         )
-        consumer.subscribe(
-            list(self._topics), listener=_Election(self._assigned, lambda: self._revoked(consumer))
+        listener = _ElectionListener(
+            self._apply_assignment, lambda: self._handle_revocation(consumer)
         )
+        consumer.subscribe(list(self._topics), listener=listener)
         await consumer.start()
         log.info("scheduler started", group=self._group)
         try:
             while not stop.is_set():
-                await self._guarded_turn(consumer, stop)
-            await self._revoked(consumer)
+                await self._run_guarded_turn(consumer, stop)
+            await self._handle_revocation(consumer)
         finally:
             await consumer.stop()
         log.info("scheduler stopped")
 
-    async def _guarded_turn(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> None:
+    async def _run_guarded_turn(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> None:
         try:
-            await self._turn(consumer)
-        except (*UNAVAILABLE_ERRORS, asyncpg.PostgresError, KafkaError, DeposedError) as error:
-            log.error("scheduling pauses", reason=f"{type(error).__name__}: {error}")
-            await self._drop_term(consumer)
-            while not stop.is_set() and not await self._recovered():
-                await wait_for_event(stop, _PAUSE_S)
-                give_back(
-                    consumer, await _poll(consumer)
-                )  # who does not poll is expelled from the group
-            log.info("scheduling goes on")
+            await self._run_turn(consumer)
+        except (*_DEPENDENCY_ERRORS, DeposedError) as error:
+            event = (
+                "leader session deposed, retrying"
+                if isinstance(error, DeposedError)
+                else "dependency unavailable, retrying"
+            )
+            log.error(event, reason=_describe_error(error))
+            await self._abandon_session(consumer)
+            while not stop.is_set() and not await self._dependencies_available():
+                await wait_for_event(stop, _RETRY_S)
+                # The group expels a member that does not poll.
+                rewind_batches(consumer, await _poll_once(consumer))
+            log.info("dependencies available again")
 
-    async def _recovered(self) -> bool:
-        """Whether both PostgreSQL and Kafka answer."""
+    async def _dependencies_available(self) -> bool:
+        """Return whether both PostgreSQL and Kafka answer."""
         try:
-            await self._store.epoch()
+            await self._epochs.fetch_epoch()
             await check_reachable(self._settings)
-        except (*UNAVAILABLE_ERRORS, asyncpg.PostgresError, KafkaError):
+        except _DEPENDENCY_ERRORS:
             return False
         return True
 
-    async def _turn(self, consumer: AIOKafkaConsumer) -> None:
-        if not self._elected:
-            # A standby polls to stay in the group. What it is given, it was elected for while it waited.
-            give_back(consumer, await consumer.getmany(timeout_ms=_STANDBY_MS))
+    async def _run_turn(self, consumer: AIOKafkaConsumer) -> None:
+        if not self._is_leader:
+            # A standby polls to stay in the group. Records arrive only if it was elected meanwhile.
+            rewind_batches(consumer, await consumer.getmany(timeout_ms=_STANDBY_POLL_MS))
             return
-        term = self._term or await self._begin_term(consumer)
-        batches = await self._read_some(consumer, self._patience_ms(term))
-        async with self._busy:
-            if term is not self._term:  # an election while we waited
-                give_back(consumer, batches)
+        session = self._session or await self._begin_session(consumer)
+        batches = await self._read_batches(consumer, self._poll_timeout_ms(session))
+        async with self._turn_lock:
+            if session is not self._session:  # an election ended the session
+                rewind_batches(consumer, batches)
                 return
-            self._progress.began(batches)
-            await self._handle(term, batches)
-            self._progress.done(batches)
-            await self._tick(consumer, term)
-            term.keep_forwarding()
+            self._offsets.record_read(batches)
+            await self._process_batches(session, batches)
+            self._offsets.record_processed(batches)
+            await self._run_due_tasks(consumer, session)
+            session.start_dispatch()
 
-    async def _read_some(self, consumer: AIOKafkaConsumer, patience_ms: int) -> Batches:
-        """The next records. Results and reports do not wait behind a flood of requests that was fetched before them."""
+    async def _read_batches(self, consumer: AIOKafkaConsumer, timeout_ms: int) -> Batches:
+        """Return the next records. Results and reports do not wait behind a flood of requests."""
         batches: dict[TopicPartition, list[ConsumerRecord]]
-        batches = await consumer.getmany(timeout_ms=patience_ms, max_records=_RECORDS_A_TURN)
+        batches = await consumer.getmany(timeout_ms=timeout_ms, max_records=_RECORDS_PER_TURN)
         urgent = [
             partition
             for partition in consumer.assignment()
@@ -137,37 +147,40 @@ class Scheduler:
         ]
         if batches and urgent:
             try:
-                more = await consumer.getmany(*urgent, max_records=_RECORDS_A_TURN)
+                more = await consumer.getmany(*urgent, max_records=_RECORDS_PER_TURN)
             except KafkaError:
-                give_back(consumer, batches)
+                rewind_batches(consumer, batches)
                 raise
             for partition, records in more.items():
                 batches.setdefault(partition, []).extend(records)
         return batches
 
-    async def _begin_term(self, consumer: AIOKafkaConsumer) -> Term:
-        term = self._term = Term(
+    async def _begin_session(self, consumer: AIOKafkaConsumer) -> LeaderSession:
+        """Begin a leader session. An election during the restore discards it."""
+        election = self._elections
+        session = await begin_session(
             name=self._name,
             settings=self._settings,
-            store=self._store,
+            epochs=self._epochs,
             publisher=self._publisher,
             credit=self._credit,
         )
-        await term.begin()
         await self._skip_old_reports(consumer)
-        return term
+        if election == self._elections:
+            self._session = session
+        return session
 
     async def _skip_old_reports(self, consumer: AIOKafkaConsumer) -> None:
-        """Reports are of use only while they are fresh, however many were written while nobody led."""
-        reports = [
+        """Skip worker reports older than `worker_silence_s`: they give no credit."""
+        partitions = [
             partition
             for partition in consumer.assignment()
             if self._topics[partition.topic] is WORKERS
         ]
+        if not partitions:
+            return
         fresh_ms = int((time.time() - self._settings.worker_silence_s) * 1000)
-        found = (
-            await consumer.offsets_for_times(dict.fromkeys(reports, fresh_ms)) if reports else {}
-        )
+        found = await consumer.offsets_for_times(dict.fromkeys(partitions, fresh_ms))
         for partition, first in found.items():
             if partition not in consumer.assignment():
                 return
@@ -176,134 +189,109 @@ class Scheduler:
             else:
                 await consumer.seek_to_end(partition)
 
-    async def _handle(self, term: Term, batches: Batches) -> None:
-        heard: Heard = []
-        for record in (record for records in batches.values() for record in records):
-            if clients.record_source(record) == self._name:
-                continue  # what it said itself is no news
-            try:
-                heard.append((record, self._read(record)))
-            except InvalidMessage as error:
-                await self._put_aside(record, error)
-        term.hear(_only(heard, WorkerReport))
-        await self._admit(term, heard)
-        await term.settle(_only(heard, JobEvent))
-        await term.say_doors()
+    async def _process_batches(self, session: LeaderSession, batches: Batches) -> None:
+        records = await self._decoder.decode_batches(batches)
+        session.apply_worker_reports(select_messages(records, WorkerReport))
+        await self._admit_requests(session, records)
+        await session.apply_job_events(select_messages(records, JobEvent))
+        await session.publish_admission_states()
 
-    async def _admit(self, term: Term, heard: Heard) -> None:
-        refused = await term.admit(_only(heard, BlogRequested))
+    async def _admit_requests(self, session: LeaderSession, records: DecodedRecords) -> None:
+        refused = await session.admit_requests(select_messages(records, BlogRequested))
         reasons = {id(request): reason for request, reason in refused}
-        for record, message in heard:
+        for record, message in records:
             if id(message) in reasons:
-                await self._put_aside(record, reasons[id(message)])
+                await self._decoder.dead_letter(record, reasons[id(message)])
 
-    def _read(self, record: ConsumerRecord) -> Message:
-        message = clients.decode_record(record)
-        if not isinstance(message, self._topics[record.topic].messages):
-            raise InvalidMessage(
-                f"{message.TYPE} does not belong on this topic",
-                topic=record.topic,
-                partition=record.partition,
-                offset=record.offset,
-            )
-        return message
-
-    async def _put_aside(self, record: ConsumerRecord, error: Exception) -> None:
-        log.error(
-            "a record is put aside", reason=str(error), topic=record.topic, offset=record.offset
-        )
-        try:
-            await self._publisher.publish_dead_letter(record, error, group=self._group)
-        except MessageSizeTooLargeError:
-            log.error(
-                "it is too large to be put aside: it stays where it is", partition=record.partition
-            )
-
-    async def _tick(self, consumer: AIOKafkaConsumer, term: Term) -> None:
+    async def _run_due_tasks(self, consumer: AIOKafkaConsumer, session: LeaderSession) -> None:
+        """Run the sweep and the once-a-second tasks when they are due."""
         now = time.monotonic()
         if now - self._swept_at >= self._settings.sweep_every_s:
             self._swept_at = now
-            await term.sweep()
+            await session.sweep()
         if now - self._ticked_at >= _TICK_S:
             self._ticked_at = now
-            await term.heed_budgets()
-            await term.save_lifts()
-            await self._commit(consumer, term)
-            await term.look()
-            await term.report()
-            if term.counts:
-                log.info("scheduled", **term.counts)
-                term.counts.clear()
+            await session.refresh_changed_budgets()
+            await session.save_counters()
+            await self._commit_offsets(consumer, session)
+            await session.publish_status()
 
-    def _patience_ms(self, term: Term) -> int:
-        """How long to wait for records: until the next tick, or until a delayed job is due."""
-        tick = max(self._ticked_at + _TICK_S - time.monotonic(), 0.01)
-        due = term.next_due()
-        return int(1000 * (tick if due is None else min(tick, max(due - time.time(), 0.01))))
+    def _poll_timeout_ms(self, session: LeaderSession) -> int:
+        """Return how long to wait for records: until the next tick or the next delayed job."""
+        tick_s = max(self._ticked_at + _TICK_S - time.monotonic(), 0.01)
+        due_at = session.next_due_at()
+        if due_at is None:
+            return int(1000 * tick_s)
+        return int(1000 * min(tick_s, max(due_at - time.time(), 0.01)))
 
-    async def _commit(self, consumer: AIOKafkaConsumer, term: Term) -> None:
-        await term.flush()
-        await self._progress.commit(consumer)
+    async def _commit_offsets(self, consumer: AIOKafkaConsumer, session: LeaderSession) -> None:
+        await session.flush()
+        await self._offsets.commit(consumer)
 
-    async def _drop_term(self, consumer: AIOKafkaConsumer) -> None:
-        term, self._term = self._term, None
-        if term is not None:
-            await term.abandon()
-        self._progress.rewind(consumer)
+    async def _abandon_session(self, consumer: AIOKafkaConsumer) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            await session.abandon()
+        self._offsets.rewind(consumer)
 
-    def _assigned(self, partitions: Sequence[TopicPartition]) -> None:
-        stood_by = self._elected is False
-        self._elected = bool(partitions)
-        if self._elected:
-            self._tenure.begin()
+    def _apply_assignment(self, partitions: Sequence[TopicPartition]) -> None:
+        was_standby = self._is_leader is False
+        self._is_leader = bool(partitions)
+        if self._is_leader:
+            self._claim.begin()
             return
-        self._tenure.end()
-        if not stood_by:
-            log.info("this scheduler stands by")
+        self._claim.end()
+        if not was_standby:
+            log.info("scheduler is standby")
 
-    async def _revoked(self, consumer: AIOKafkaConsumer) -> None:
-        """Before a rebalance: commit what was handled. Who leads next rebuilds the order, be it this process again."""
-        term, self._term = self._term, None
-        self._elected = None
-        if term is None:
+    async def _handle_revocation(self, consumer: AIOKafkaConsumer) -> None:
+        """Before a rebalance: end the session and commit the processed records.
+
+        The next leader restores the fair queue, even if it is this process again.
+        """
+        session, self._session = self._session, None
+        self._is_leader = None
+        self._elections += 1
+        if session is None:
             return
-        term.end()
-        async with self._busy:
+        session.stop_dispatch()
+        async with self._turn_lock:
             try:
-                await term.save_lifts()
-                await self._commit(consumer, term)
-            except (*UNAVAILABLE_ERRORS, asyncpg.PostgresError, KafkaError, DeposedError) as error:
+                await session.save_counters()
+                await self._commit_offsets(consumer, session)
+            except (*_DEPENDENCY_ERRORS, DeposedError) as error:
                 log.warning(
-                    "could not commit: some records will be read again",
-                    reason=f"{type(error).__name__}: {error}",
+                    "offsets not committed, records will be read again",
+                    reason=_describe_error(error),
                 )
-            self._progress.forget()
+            self._offsets.clear()
 
 
-class _Election(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka ships no types
+class _ElectionListener(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka ships no types
     def __init__(
         self,
-        assigned: Callable[[Sequence[TopicPartition]], None],
-        revoked: Callable[[], Awaitable[None]],
+        on_assigned: Callable[[Sequence[TopicPartition]], None],
+        on_revoked: Callable[[], Awaitable[None]],
     ) -> None:
-        self._assigned = assigned
-        self._revoked = revoked
+        self._on_assigned = on_assigned
+        self._on_revoked = on_revoked
 
     async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
         if revoked:
-            await self._revoked()
+            await self._on_revoked()
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
-        self._assigned(list(assigned))
+        self._on_assigned(list(assigned))
 
 
-def _only(heard: Heard, kind: type[M]) -> list[M]:
-    return [message for _, message in heard if isinstance(message, kind)]
-
-
-async def _poll(consumer: AIOKafkaConsumer) -> Batches:
+async def _poll_once(consumer: AIOKafkaConsumer) -> Batches:
+    """Poll, and ignore Kafka's errors: the next turn meets them again if they last."""
     try:
         batches: Batches = await consumer.getmany(timeout_ms=1)
     except KafkaError:
-        return {}  # what is wrong was said; the next turn meets it again if it lasts
+        return {}
     return batches
+
+
+def _describe_error(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -1,4 +1,4 @@
-"""What was read since the last commit: committed once everything that follows from it is written, or read again."""
+"""Tracks the records read since the last commit: committed after their effects, or read again."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,16 +12,16 @@ _COMMIT_WITHIN_S = 10.0
 Batches = Mapping[TopicPartition, Sequence[ConsumerRecord]]
 
 
-class Progress:
+class OffsetTracker:
     def __init__(self) -> None:
         self._first: dict[TopicPartition, int] = {}
         self._next: dict[TopicPartition, int] = {}
 
-    def began(self, batches: Batches) -> None:
+    def record_read(self, batches: Batches) -> None:
         for partition, records in batches.items():
             self._first.setdefault(partition, records[0].offset)
 
-    def done(self, batches: Batches) -> None:
+    def record_processed(self, batches: Batches) -> None:
         self._next.update(
             {partition: records[-1].offset + 1 for partition, records in batches.items()}
         )
@@ -29,25 +29,27 @@ class Progress:
     async def commit(self, consumer: AIOKafkaConsumer) -> None:
         if self._next:
             await clients.commit_offsets(consumer, self._next, within_s=_COMMIT_WITHIN_S)
-            self.forget()
+            self.clear()
 
     def rewind(self, consumer: AIOKafkaConsumer) -> None:
-        """Read everything since the last commit again."""
-        _seek(consumer, self._first)
-        self.forget()
+        """Seek back to the first record read since the last commit."""
+        _seek_offsets(consumer, self._first)
+        self.clear()
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         self._first.clear()
         self._next.clear()
 
 
-def give_back(consumer: AIOKafkaConsumer, batches: Batches) -> None:
-    """Read these again."""
-    _seek(consumer, {partition: records[0].offset for partition, records in batches.items()})
+def rewind_batches(consumer: AIOKafkaConsumer, batches: Batches) -> None:
+    """Seek back to the start of these batches, so that they are read again."""
+    _seek_offsets(
+        consumer, {partition: records[0].offset for partition, records in batches.items()}
+    )
 
 
-def _seek(consumer: AIOKafkaConsumer, offsets: Mapping[TopicPartition, int]) -> None:
-    """`seek_to_committed` would pass over partitions that have no commit yet."""
+def _seek_offsets(consumer: AIOKafkaConsumer, offsets: Mapping[TopicPartition, int]) -> None:
+    """Seek assigned partitions. `seek_to_committed` would skip partitions without a commit."""
     for partition, offset in offsets.items():
         if partition in consumer.assignment():
             consumer.seek(partition, offset)

@@ -1,48 +1,50 @@
-"""The order that was left, from what PostgreSQL has. O(backlog)."""
+"""Restores the fair queue from PostgreSQL at a failover. O(backlog)."""
 
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from services.scheduler import messages
-from services.scheduler.dispatch.rules import Credit
-from services.scheduler.fair_queue.queue import FairOrder
-from services.scheduler.repository import Row, SchedulerStore
+from services.scheduler.dispatch.rules import WorkerCredit
+from services.scheduler.fair_queue.queue import FairQueue
+from services.scheduler.repository import Row, SchedulerRepository
 from shared.observability.log import get_logger
 
 log = get_logger(__name__)
 
-BEGINNING = datetime.fromtimestamp(0, UTC)
-_TELL_EVERY = 50_000
+_NEVER_CONFIGURED = datetime.fromtimestamp(0, UTC)
+_LOG_EVERY_ROWS = 50_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rebuilt:
+class RestoredQueue:
     rows: int
     configured_until: datetime
-    """The newest setting of a store that is taken over already."""
+    """The time of the newest store configuration in the queue."""
 
 
-async def rebuild(order: FairOrder, credit: Credit, store: SchedulerStore) -> Rebuilt:
-    """Fill an empty order, and the book of outstanding jobs."""
-    configured_until = await _restore_counters(order, store)
+async def restore_fair_queue(
+    queue: FairQueue, credit: WorkerCredit, repository: SchedulerRepository
+) -> RestoredQueue:
+    """Fill an empty queue and the outstanding jobs of the workers."""
+    configured_until = await _restore_counters(queue, repository)
     credit.forget_jobs()
-    read, now = 0, time.time()
-    async for row in store.backlog():
-        _take_up(order, credit, row, now)
-        read += 1
-        if read % _TELL_EVERY == 0:
-            log.info("rebuilding the order", rows=read)
-    order.resume()
-    return Rebuilt(rows=read, configured_until=configured_until)
+    rows, now = 0, time.time()
+    async for row in repository.stream_backlog():
+        _restore_job(queue, credit, row, now)
+        rows += 1
+        if rows % _LOG_EVERY_ROWS == 0:
+            log.info("restoring the fair queue", rows=rows)
+    queue.finish_restore()
+    return RestoredQueue(rows=rows, configured_until=configured_until)
 
 
-async def _restore_counters(order: FairOrder, store: SchedulerStore) -> datetime:
-    for row in await store.accounts():
-        order.restore_account(row["account"], weight=row["weight"], served=row["served_nanousd"])
-    newest = BEGINNING
-    for row in await store.counters():
-        order.restore(
+async def _restore_counters(queue: FairQueue, repository: SchedulerRepository) -> datetime:
+    for row in await repository.fetch_account_counters():
+        queue.restore_account(row["account"], weight=row["weight"], served=row["served_nanousd"])
+    newest = _NEVER_CONFIGURED
+    for row in await repository.fetch_store_counters():
+        queue.restore_store(
             row["store"],
             account=row["account"],
             weight=row["weight"],
@@ -54,9 +56,9 @@ async def _restore_counters(order: FairOrder, store: SchedulerStore) -> datetime
     return newest
 
 
-def _take_up(order: FairOrder, credit: Credit, row: Row, now: float) -> None:
+def _restore_job(queue: FairQueue, credit: WorkerCredit, row: Row, now: float) -> None:
     if row["forwarded"]:
-        order.adopt(row["id"], row["store"], row["estimate_nanousd"])
-        credit.forwarded(row["id"], row["forwarded_partition"], claimed_by=row["worker"])
+        queue.restore_in_flight(row["id"], row["store"], row["estimate_nanousd"])
+        credit.record_dispatch(row["id"], row["forwarded_partition"], claimed_by=row["worker"])
     else:
-        order.take_up(messages.waiting_of_row(row), now)
+        queue.restore_pending(messages.waiting_job_from_row(row), now)

@@ -1,25 +1,33 @@
-"""`python -m services.scheduler recover`: after a restore of PostgreSQL, brings back what Kafka still knows.
+"""`python -m services.scheduler recover`: replays Kafka after a restore of PostgreSQL.
 
-Consumer groups have committed beyond the backup, so nobody would read those requests again. This reads the topics
-itself, moves no offsets, and may be repeated: on a database that lost nothing it changes nothing.
+The consumer groups have committed beyond the backup, so no service reads those requests again. The
+recovery reads the topics without moving offsets. It may be repeated: on a database that lost
+nothing it changes nothing.
 """
 
 from collections.abc import AsyncIterator, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from uuid import UUID
 
 import asyncpg
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
-from services.scheduler.recovery import rules
-from services.scheduler.recovery.rules import Correction, Known, Tally, Word
-from services.scheduler.repository import IMPOSSIBLE, Row, insert_requests
+from services.scheduler import messages
+from services.scheduler.recovery.rules import (
+    Correction,
+    RecoverySummary,
+    ReportedState,
+    SavedState,
+    find_correction,
+    merge_event,
+)
+from services.scheduler.repository import UNSTORABLE_ERRORS, Row, insert_requests
 from shared.domain.errors import InvalidMessage
 from shared.domain.job import Status
-from shared.domain.messages import BlogRequested, EventKind, JobEvent, Message, Usage
+from shared.domain.messages import BlogRequested, JobEvent, Message
 from shared.kafka import clients
-from shared.kafka.publisher import OutgoingMessage, Publisher
+from shared.kafka.publisher import Publisher
 from shared.kafka.topics import REQUESTS, RESULTS, Topic
 from shared.observability.log import get_logger
 from shared.runtime.postgres import Connection, load_queries
@@ -29,11 +37,14 @@ log = get_logger(__name__)
 
 _QUERIES = load_queries(Path(__file__).parent / "sql" / "recovery.sql")
 _BATCH = 500
-_WHY = "PostgreSQL was restored from a backup"
+_RETRY_REASON = "PostgreSQL was restored from a backup"
 
 
-class Recovery:
-    """Everything belongs to the caller. `since` leaves out what Kafka took before that time."""
+class DatabaseRecovery:
+    """The caller owns `pool` and `publisher`.
+
+    Records that Kafka received before `since` are skipped.
+    """
 
     def __init__(
         self,
@@ -47,147 +58,135 @@ class Recovery:
         self._pool = pool
         self._publisher = publisher
         self._since = since
-        self._words: dict[UUID, Word] = {}
-        self.tally = Tally()
+        self._reported: dict[UUID, ReportedState] = {}
+        self._summary = RecoverySummary()
 
-    async def run(self) -> Tally:
-        """Read all that was said, then all that was asked for, and correct the rows. What was found."""
-        async for messages in _said(self._settings, RESULTS, self._since):
-            for event in messages:
+    async def recover(self) -> RecoverySummary:
+        """Read all events, then all requests, correct the rows and return the findings."""
+        async for batch in _read_messages(self._settings, RESULTS, self._since):
+            for event in batch:
                 if isinstance(event, JobEvent):
-                    self._hear(event)
-        async for messages in _said(self._settings, REQUESTS, self._since):
-            requests = [message for message in messages if isinstance(message, BlogRequested)]
-            await self._restore(requests)
-            self.tally.requests += len(requests)
-        elder = list(self._words)
-        for start in range(0, len(elder), _BATCH):
-            await self._restore_elder(elder[start : start + _BATCH])
-        return self.tally
+                    self._merge_event(event)
+        async for batch in _read_messages(self._settings, REQUESTS, self._since):
+            requests = [message for message in batch if isinstance(message, BlogRequested)]
+            await self._restore_requests(requests)
+            self._summary.requests += len(requests)
+        older = list(self._reported)
+        for start in range(0, len(older), _BATCH):
+            await self._restore_older_jobs(older[start : start + _BATCH])
+        return self._summary
 
-    def _hear(self, event: JobEvent) -> None:
-        word = rules.hear(self._words.get(event.job), event)
-        if word is not None:
-            self._words[event.job] = word
+    def _merge_event(self, event: JobEvent) -> None:
+        state = merge_event(self._reported.get(event.job), event)
+        if state is not None:
+            self._reported[event.job] = state
 
-    async def _restore(self, requests: Sequence[BlogRequested]) -> None:
-        """Rows for requests that have none, and what was said of these jobs, both or neither: a scheduler that runs
-        must not find one without the other. A request that no database takes lies with the dead letters already."""
+    async def _restore_requests(self, requests: Sequence[BlogRequested]) -> None:
+        """Insert missing rows and correct the jobs' states, in one transaction.
+
+        A running scheduler must not see a row without its state. Skips a request that PostgreSQL
+        can never store: it is in the dead letter queue already.
+        """
         jobs = [request.id for request in requests]
         try:
             async with self._pool.acquire() as connection, connection.transaction():
                 missing = await insert_requests(connection, requests)
-                corrected = await self._correct(connection, jobs)
-        except IMPOSSIBLE as error:
+                corrected = await self._correct_jobs(connection, jobs)
+        except UNSTORABLE_ERRORS as error:
             if len(requests) == 1:
                 log.warning(
-                    "passed over: PostgreSQL refuses it", job=str(jobs[0]), reason=str(error)
+                    "request skipped, PostgreSQL refuses it", job=str(jobs[0]), reason=str(error)
                 )
                 return
             half = len(requests) // 2
-            await self._restore(requests[:half])
-            await self._restore(requests[half:])
+            await self._restore_requests(requests[:half])
+            await self._restore_requests(requests[half:])
             return
-        self.tally.missing += len(missing)
-        await self._tell(jobs, corrected)
+        self._summary.missing += len(missing)
+        await self._publish_requeued(jobs, corrected)
 
-    async def _restore_elder(self, jobs: Sequence[UUID]) -> None:
-        """Jobs whose requests are older than what was read: without a row, nothing can be done for them."""
+    async def _restore_older_jobs(self, jobs: Sequence[UUID]) -> None:
+        """Correct jobs with a request older than the records read. Jobs without a row stay lost."""
         async with self._pool.acquire() as connection, connection.transaction():
-            corrected = await self._correct(connection, jobs)
-            rows = await connection.fetch(_QUERIES["known"], jobs)
-        self.tally.unknown += len(jobs) - len(rows)
-        await self._tell(jobs, corrected)
+            corrected = await self._correct_jobs(connection, jobs)
+            rows = await connection.fetch(_QUERIES["saved_states"], jobs)
+        self._summary.unknown += len(jobs) - len(rows)
+        await self._publish_requeued(jobs, corrected)
 
-    async def _correct(
+    async def _correct_jobs(
         self, connection: Connection, jobs: Sequence[UUID]
     ) -> list[tuple[Correction, Row]]:
         rows = await connection.fetch(
-            _QUERIES["known"], [job for job in jobs if job in self._words]
+            _QUERIES["saved_states"], [job for job in jobs if job in self._reported]
         )
-        judged = [(row["id"], rules.judge(_known(row), self._words[row["id"]])) for row in rows]
+        found = [
+            (row["id"], find_correction(_saved_state(row), self._reported[row["id"]]))
+            for row in rows
+        ]
         return [
-            (right, await _apply(connection, job, right))
-            for job, right in judged
-            if right is not None
+            (correction, await _apply_correction(connection, job, correction))
+            for job, correction in found
+            if correction is not None
         ]
 
-    async def _tell(
+    async def _publish_requeued(
         self, jobs: Sequence[UUID], corrected: Sequence[tuple[Correction, Row]]
     ) -> None:
-        """Now that it is true: count it, and say what has returned to the queue."""
+        """After the commit: count the corrections and publish the events of the requeued jobs."""
         for job in jobs:
-            self._words.pop(job, None)
-        self.tally.count(correction for correction, _ in corrected)
+            self._reported.pop(job, None)
+        self._summary.count_corrections(correction for correction, _ in corrected)
         await self._publisher.publish_all(
-            [_asked_again(row) for _, row in corrected if row["status"] == Status.PENDING]
+            [
+                messages.retry_event(row, error=_RETRY_REASON)
+                for _, row in corrected
+                if row["status"] == Status.PENDING
+            ]
         )
 
 
-async def _apply(connection: Connection, job: UUID, correction: Correction) -> Row:
-    bill = correction.bill
-    if bill.cost_nanousd:
+async def _apply_correction(connection: Connection, job: UUID, correction: Correction) -> Row:
+    lost = correction.lost_usage
+    if lost.cost_nanousd:
         await connection.execute(
-            _QUERIES["bill"],
+            _QUERIES["add_lost_usage"],
             job,
             correction.attempt,
-            bill.input_tokens,
-            bill.output_tokens,
-            bill.images,
-            bill.cost_nanousd,
+            lost.input_tokens,
+            lost.output_tokens,
+            lost.images,
+            lost.cost_nanousd,
         )
-    for step in correction.doubted:
-        await connection.execute(_QUERIES["doubt"], job, step, correction.attempt)
+    for step in correction.in_doubt:
+        await connection.execute(_QUERIES["mark_step_in_doubt"], job, step, correction.attempt)
     row = await connection.fetchrow(
-        _QUERIES["correct"],
+        _QUERIES["correct_job"],
         job,
         correction.status,
         correction.attempt,
         correction.ended_at,
         correction.error,
     )
-    assert row is not None, "it is locked"
+    assert row is not None, "the transaction holds the row's lock"
     return row
 
 
-def _known(row: Row) -> Known:
-    return Known(
+def _saved_state(row: Row) -> SavedState:
+    return SavedState(
         attempt=row["attempt"],
         status=Status(row["status"]),
         done=frozenset(row["done"]),
-        usage=_usage(row),
+        usage=messages.usage_of_row(row),
     )
 
 
-def _usage(row: Row) -> Usage:
-    return Usage(
-        input_tokens=row["input_tokens"],
-        output_tokens=row["output_tokens"],
-        images=row["images"],
-        cost_nanousd=row["cost_nanousd"],
-    )
-
-
-def _asked_again(row: Row) -> OutgoingMessage:
-    event = JobEvent(
-        job=row["id"],
-        store=row["store"],
-        kind=EventKind.RETRY,
-        status=Status.PENDING,
-        attempt=row["attempt"],
-        at=datetime.now(UTC),
-        created_at=row["created_at"],
-        worker=row["worker"],
-        usage=_usage(row),
-        error=_WHY,
-    )
-    return OutgoingMessage(topic=RESULTS, key=row["store"], message=event)
-
-
-async def _said(
+async def _read_messages(
     settings: KafkaSettings, topic: Topic, since: datetime | None
 ) -> AsyncIterator[list[Message]]:
-    """A topic's messages up to now, in batches; what cannot be understood was put aside when it was read first."""
+    """Read a topic's messages up to now, in batches.
+
+    Skips unreadable records: they went to the dead letter queue when a service read them first.
+    """
     name = clients.namespace(settings).topic(topic)
     partitions = [TopicPartition(name, number) for number in range(topic.partitions)]
     async with clients.create_consumer(settings) as consumer:
@@ -210,11 +209,11 @@ async def _said(
                 message
                 for batch in batches
                 for record in batch
-                if (message := _read(record)) is not None
+                if (message := _decode_or_skip(record)) is not None
             ]
 
 
-def _read(record: ConsumerRecord) -> Message | None:
+def _decode_or_skip(record: ConsumerRecord) -> Message | None:
     try:
         return clients.decode_record(record)
     except InvalidMessage:

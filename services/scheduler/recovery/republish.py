@@ -1,7 +1,7 @@
-"""`python -m services.scheduler retell`: after Kafka has lost its data, tells blog.results once more what became of the
-jobs, so that metrics counts them.
+"""`python -m services.scheduler retell`: republishes job states after Kafka lost its data.
 
-Before the services start on the empty Kafka: what has ended since would make older ends look like repeats.
+The events go to blog.results, so that metrics counts the jobs again. Run it before the services
+start on the empty Kafka: metrics would take older ends for repeats of newer ones.
 """
 
 from collections.abc import Sequence
@@ -20,17 +20,17 @@ _QUERIES = load_queries(Path(__file__).parent / "sql" / "recovery.sql")
 _BATCH = 500
 
 
-async def retell(pool: asyncpg.Pool, publisher: Publisher, *, since: datetime) -> int:
-    """Of jobs that were asked for since then, one event each: how many."""
-    told = 0
+async def republish_job_states(pool: asyncpg.Pool, publisher: Publisher, *, since: datetime) -> int:
+    """Publish one event for each job created after `since`. Returns the number of jobs."""
+    jobs = 0
     async with pool.acquire() as connection, connection.transaction(readonly=True):
-        cursor = await connection.cursor(_QUERIES["life"], since)
+        cursor = await connection.cursor(_QUERIES["job_states"], since)
         while rows := await cursor.fetch(_BATCH):
-            await publisher.publish_all(_events(rows))
-            told += len(rows)
-    return told
+            await publisher.publish_all(_state_events(rows))
+            jobs += len(rows)
+    return jobs
 
 
-def _events(rows: Sequence[Row]) -> list[OutgoingMessage]:
+def _state_events(rows: Sequence[Row]) -> list[Outgoing]:
     events = map(event_from_row, rows)
     return [OutgoingMessage(topic=RESULTS, key=event.store, message=event) for event in events]

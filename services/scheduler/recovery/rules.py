@@ -1,6 +1,7 @@
-"""What to correct in a database that was restored from a backup, by what Kafka has said of its jobs since.
+"""Finds the corrections of a database restored from a backup, by the events that Kafka still has.
 
-Rows are written before events, so a database that lost nothing is never behind its events, and nothing is corrected.
+Services write rows before they publish events. A database that lost nothing is therefore never
+behind the events, and nothing is corrected.
 """
 
 from collections.abc import Iterable
@@ -10,57 +11,61 @@ from datetime import datetime
 from shared.domain.job import ENDED, Status
 from shared.domain.messages import EventKind, JobEvent, Usage
 
-_NOTHING = Usage()
-_KEPT = ENDED - {Status.DONE}
-"""How a job may have ended that loses nothing by it: only a finished post is gone with its row."""
+_NO_USAGE = Usage()
+_FINAL = ENDED - {Status.DONE}
+"""Final states that a restore can set again. A finished post, in contrast, is lost with its row."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Word:
-    """The last that was said of a job."""
+class ReportedState:
+    """A job's latest state according to its events."""
 
     attempt: int
     status: Status
     at: datetime
     error: str | None
     usage: Usage
-    """The highest bill that was told."""
+    """The highest reported usage."""
     unbilled: frozenset[str]
-    """Steps that were paid for since, so that no bill says what they cost."""
+    """Steps completed after the last reported usage: their cost is unknown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Known:
-    """What the database has of the job."""
+class SavedState:
+    """A job's state in the database."""
 
     attempt: int
     status: Status
     done: frozenset[str]
-    """Steps whose answers are saved."""
+    """Steps with a saved result."""
     usage: Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Correction:
-    """`attempt` is beyond all that were said, so that events stay in order and old workers are fenced off."""
+    """The corrected state of a job.
+
+    `attempt` is higher than all reported attempts, so events stay in order and old workers are
+    fenced off.
+    """
 
     status: Status
     attempt: int
     ended_at: datetime | None
     error: str | None
-    bill: Usage
-    """What was paid for answers that are gone."""
-    doubted: tuple[str, ...]
-    """Steps that were paid for and are gone; what they cost, nobody has said."""
+    lost_usage: Usage
+    """Usage of lost results."""
+    in_doubt: tuple[str, ...]
+    """Steps with a lost result and an unknown cost."""
     was_done: bool
 
 
-def hear(word: Word | None, event: JobEvent) -> Word | None:
-    """What is the last word, with this event."""
+def merge_event(state: ReportedState | None, event: JobEvent) -> ReportedState | None:
+    """Return the latest state after this event. Events may come in any order."""
     if event.kind is EventKind.ADMITTED:
-        return word
+        return state
     usage, unbilled = (
-        (word.usage, word.unbilled) if word is not None else (_NOTHING, frozenset[str]())
+        (state.usage, state.unbilled) if state is not None else (_NO_USAGE, frozenset[str]())
     )
     if event.usage.cost_nanousd > usage.cost_nanousd or event.kind is EventKind.ENDED:
         unbilled = frozenset()
@@ -68,96 +73,93 @@ def hear(word: Word | None, event: JobEvent) -> Word | None:
         usage = event.usage
     if event.kind is EventKind.STEP_DONE and event.step is not None:
         unbilled |= {event.step}
-    if word is not None and _rank(word.attempt, word.status, word.at) > _rank(
-        event.attempt, event.status, event.at
-    ):
-        return Word(
-            attempt=word.attempt,
-            status=word.status,
-            at=word.at,
-            error=word.error,
-            usage=usage,
-            unbilled=unbilled,
-        )
-    return Word(
-        attempt=event.attempt,
-        status=event.status,
-        at=event.at,
-        error=event.error,
+    latest: ReportedState | JobEvent = event
+    if state is not None and _state_rank(state) > _state_rank(event):
+        latest = state
+    return ReportedState(
+        attempt=latest.attempt,
+        status=latest.status,
+        at=latest.at,
+        error=latest.error,
         usage=usage,
         unbilled=unbilled,
     )
 
 
-def _rank(attempt: int, status: Status, at: datetime) -> tuple[int, bool, datetime]:
-    return attempt, status in ENDED, at
+def _state_rank(state: ReportedState | JobEvent) -> tuple[int, bool, datetime]:
+    return state.attempt, state.status in ENDED, state.at
 
 
-def judge(known: Known, word: Word) -> Correction | None:
-    """None when the database knows all that was said. What had failed or was cancelled stays so; what was done is to
-    be written, and paid for, again."""
-    bill, ended = _difference(word.usage, known.usage), word.status in ENDED
-    unsaved = sorted(word.unbilled - known.done)
-    if word.attempt < known.attempt:
+def find_correction(saved: SavedState, reported: ReportedState) -> Correction | None:
+    """Return the correction of a job; `None` when the database is not behind the events.
+
+    A failed or cancelled job keeps its state. A finished post is lost, so the job returns to the
+    queue.
+    """
+    lost_usage = _usage_difference(reported.usage, saved.usage)
+    ended = reported.status in ENDED
+    unsaved = sorted(reported.unbilled - saved.done)
+    if reported.attempt < saved.attempt:
         return None
-    if word.attempt == known.attempt and (
-        known.status in ENDED or not (ended or unsaved or bill.cost_nanousd)
+    if reported.attempt == saved.attempt and (
+        saved.status in ENDED or not (ended or unsaved or lost_usage.cost_nanousd)
     ):
         return None
-    keeps = word.status in _KEPT
+    final = reported.status in _FINAL
     return Correction(
-        status=word.status if keeps else Status.PENDING,
-        attempt=word.attempt if keeps else word.attempt + 1,
-        ended_at=word.at if keeps else None,
-        error=word.error if keeps else None,
-        bill=bill,
-        doubted=tuple(unsaved),
-        was_done=word.status is Status.DONE,
+        status=reported.status if final else Status.PENDING,
+        attempt=reported.attempt if final else reported.attempt + 1,
+        ended_at=reported.at if final else None,
+        error=reported.error if final else None,
+        lost_usage=lost_usage,
+        in_doubt=tuple(unsaved),
+        was_done=reported.status is Status.DONE,
     )
 
 
 @dataclass(slots=True, kw_only=True)
-class Tally:
-    """What a recovery has found, for the operator."""
+class RecoverySummary:
+    """The findings of a recovery, for the operator."""
 
     requests: int = 0
     missing: int = 0
-    """Accepted, and without a row."""
+    """Accepted requests without a row."""
     ended: int = 0
-    """Had failed or were cancelled, and are so again."""
+    """Jobs that failed or were cancelled after the backup."""
     requeued: int = 0
     written_again: int = 0
-    """Of those requeued, the ones that were done."""
+    """Requeued jobs that were done."""
     lost_nanousd: int = 0
-    """What answers had cost that are gone."""
+    """The cost of lost results."""
     in_doubt: int = 0
-    """Steps that were paid for and are gone, at a price that nobody has told."""
+    """Steps with a lost result and an unknown cost."""
     unknown: int = 0
-    """Jobs that were spoken of, and have neither a row nor a request."""
+    """Jobs with events, but without a row or a request."""
 
-    def told(self) -> str:
+    def as_text(self) -> str:
         return "\n".join(
             (
-                f"{self.requests} requests read, {self.missing} of them had no row: brought back",
-                f"{self.ended} jobs had failed or were cancelled since the backup: they stay so",
-                f"{self.requeued} jobs had gone on since the backup and are back in the queue, {self.written_again} of"
-                " them were done: written and paid for again",
-                f"{self.lost_nanousd / 1e9:.4f} dollars had been paid for answers that are gone (on the jobs' bills);"
-                f" {self.in_doubt} more steps had been paid for, at a price that nobody told (inDoubt)",
-                f"{self.unknown} jobs are known by events alone: their requests are older than what was read",
+                f"{self.requests} requests read, {self.missing} of them had no row: restored",
+                f"{self.ended} jobs failed or were cancelled after the backup: state restored",
+                f"{self.requeued} jobs ran after the backup and are back in the queue,"
+                f" {self.written_again} of them were done: written and paid for again",
+                f"{self.lost_nanousd / 1e9:.4f} dollars were paid for lost results (on the jobs'"
+                f" bills); {self.in_doubt} more steps were paid for at an unknown cost (inDoubt)",
+                f"{self.unknown} jobs are known by events alone: their requests are older than the"
+                " records read",
             )
         )
 
-    def count(self, corrections: Iterable[Correction]) -> None:
+    def count_corrections(self, corrections: Iterable[Correction]) -> None:
         for correction in corrections:
             self.ended += correction.status in ENDED
             self.requeued += correction.status is Status.PENDING
             self.written_again += correction.was_done
-            self.lost_nanousd += correction.bill.cost_nanousd
-            self.in_doubt += len(correction.doubted)
+            self.lost_nanousd += correction.lost_usage.cost_nanousd
+            self.in_doubt += len(correction.in_doubt)
 
 
-def _difference(total: Usage, saved: Usage) -> Usage:
+def _usage_difference(total: Usage, saved: Usage) -> Usage:
     return Usage(
         input_tokens=max(total.input_tokens - saved.input_tokens, 0),
         output_tokens=max(total.output_tokens - saved.output_tokens, 0),

@@ -1,31 +1,34 @@
-"""What people have changed: jobs cancelled, or asked for again. ingest writes the row, then says so on blog.results.
+"""User actions, that is cancels and retries, found in PostgreSQL.
 
-The event only hurries: the rows are looked for at every sweep, so that a crash between the two loses nothing.
+ingest writes the row and then publishes the event on blog.results. The event only speeds things up:
+every sweep looks for the rows, so a crash between the two loses nothing.
 """
 
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from services.scheduler.repository import SchedulerStore
+from services.scheduler.repository import SchedulerRepository
 
 _OVERLAP = timedelta(seconds=10)
-"""A change bears the time at which its transaction began: one that commits late is older than what was seen before."""
+"""A row has the start time of its transaction: a late commit may be older than rows seen before."""
 
 
-class Interventions:
-    """One leader's. `begin` before the backlog is read: what was changed before that is in it."""
+class UserActionLog:
+    """Finds each user action once per leader session."""
 
-    def __init__(self, store: SchedulerStore) -> None:
-        self._store = store
-        self._since: datetime
+    def __init__(self, repository: SchedulerRepository, since: datetime) -> None:
+        self._repository = repository
+        self._since = since
         self._seen: dict[UUID, datetime] = {}
 
-    async def begin(self) -> None:
-        self._since = await self._store.clock() - _OVERLAP
+    @classmethod
+    async def open(cls, repository: SchedulerRepository) -> "UserActionLog":
+        """Start the log now. Open it before reading the backlog: that holds all earlier actions."""
+        return cls(repository, since=await repository.fetch_time() - _OVERLAP)
 
-    async def news(self) -> list[UUID]:
-        """The jobs that were changed since the last call."""
-        rows = await self._store.intervened(self._since)
+    async def fetch_changed_jobs(self) -> list[UUID]:
+        """Return the jobs with a user action since the last call."""
+        rows = await self._repository.fetch_user_actions(self._since)
         new = [row["id"] for row in rows if self._seen.get(row["id"]) != row["intervened_at"]]
         if rows:
             self._since = max(self._since, rows[-1]["intervened_at"] - _OVERLAP)

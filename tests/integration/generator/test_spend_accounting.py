@@ -18,9 +18,9 @@ from shared.runtime.settings import PostgresSettings
 from tests.integration.generator.test_steps import a_grant, claimed_again
 from tests.support.backend import Backend, make_request
 
-SCHEDULER_SQL = Path(__file__).parents[3] / "services" / "scheduler" / "sql"
-RECOVERY = load_queries(SCHEDULER_SQL / "recovery.sql")
-SCHEDULER = load_queries(SCHEDULER_SQL / "scheduler.sql")
+SCHEDULER_DIR = Path(__file__).parents[3] / "services" / "scheduler"
+RECOVERY = load_queries(SCHEDULER_DIR / "recovery" / "sql" / "recovery.sql")
+SCHEDULER = load_queries(SCHEDULER_DIR / "sql" / "scheduler.sql")
 LEASE_S = 60
 POST = Post(title="Tea", slug="tea", meta_description="", html="<p>", image_url=None)
 
@@ -125,7 +125,7 @@ async def test_a_call_under_way_is_waited_for_and_billed_however_often_its_job_i
     )
     assert await store.let_go(claim) is None, "of a later attempt it can say nothing"
     (told,) = await backend.database.fetch(
-        SCHEDULER["let_go_lost"], -2 * LEASE_S
+        SCHEDULER["release_cancelled_leases"], -2 * LEASE_S
     )  # the lease has ended
     assert (told["id"], told["in_doubt"]) == (claim.job, 0)
     assert await adds_up(backend) == {"a": 8}
@@ -136,15 +136,15 @@ async def test_what_a_restore_has_lost_is_booked_with_the_bill(
 ) -> None:
     claim = await claimed(backend, store, "a")
     await pay(store, claim, Step.OUTLINE, 30)
-    await backend.database.execute(RECOVERY["bill"], claim.job, 2, 0, 0, 0, 100)
+    await backend.database.execute(RECOVERY["add_lost_usage"], claim.job, 2, 0, 0, 0, 100)
     await backend.database.execute(
-        RECOVERY["correct"], claim.job, "FAILED", 2, datetime.now(UTC), "restored"
+        RECOVERY["correct_job"], claim.job, "FAILED", 2, datetime.now(UTC), "restored"
     )
     fresh = make_request(store="b")
     await backend.insert_dispatched(fresh)
-    await backend.database.execute(RECOVERY["bill"], fresh.id, 1, 0, 0, 0, 9)
+    await backend.database.execute(RECOVERY["add_lost_usage"], fresh.id, 1, 0, 0, 0, 9)
     await backend.database.execute(
-        RECOVERY["correct"], fresh.id, "FAILED", 1, datetime.now(UTC), "restored"
+        RECOVERY["correct_job"], fresh.id, "FAILED", 1, datetime.now(UTC), "restored"
     )
     assert await adds_up(backend) == {"a": 130, "b": 9}
 

@@ -251,7 +251,7 @@ async def test_budget_holds_from_first_post_to_the_bill(
                 == RESETS_AT[:19]
             )
         async with lead("second"):
-            await eventually(partial(leads, backend, "second"))
+            await eventually(partial(is_leader, backend, "second"))
             neighbour = await create_key(backend.database, "neighbour")
             theirs = (await post_until_status(one, 201, key=neighbour)).json()["id"]
             await eventually(partial(backend.has_status, UUID(theirs), "DONE"), timeout=60)

@@ -34,7 +34,7 @@ from tests.support.ingest import (
     start_ingest,
 )
 from tests.support.processes import start_workers
-from tests.support.scheduler import admitted, at_least, offer, settled, start_scheduler
+from tests.support.scheduler import count_reached, read_at_least, publish_worker_report, is_settled, start_scheduler
 
 SHOP = Caller(store="shop", name="shop", key=b"hash")
 
@@ -139,9 +139,9 @@ async def test_scheduler_applies_user_actions(
     async with pool, start_scheduler(backend, database):
         jobs = JobRepository(pool)
         await backend.submit(forwarded)
-        await eventually(partial(admitted, backend, 1))
-        await offer(backend, slots=1)
-        await eventually(partial(at_least, backend, 1), every=0.2)
+        await eventually(partial(count_reached, backend, 1))
+        await publish_worker_report(backend, slots=1)
+        await eventually(partial(read_at_least, backend, 1), every=0.2)
         for request in (waiting, follower):
             await backend.submit(request)
         await eventually(partial(admitted, backend, 3))
@@ -211,7 +211,7 @@ async def test_cancelled_job_stops_after_its_call_and_resumes_there(
         assert standins.openai.bill(request.id)["steps"] == {"outline": 1}
         assert (await apply_action(ingest, "retry", request.id)).status_code == 200
         await eventually(lambda: backend.has_status(request.id, "DONE"))
-        await eventually(partial(settled, backend, request.id))
+        await eventually(partial(is_settled, backend, request.id))
     assert standins.openai.bill(request.id)["steps"] == {"outline": 1, "article": 1}
     assert (await ingest.get(f"{PATH}/{request.id}")).json()["attempts"] == 2
     row = await backend.row(request.id)

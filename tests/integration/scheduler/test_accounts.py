@@ -10,16 +10,16 @@ import pytest
 
 from tests.support.backend import Backend, LogCapture, make_request
 from tests.support.eventually import eventually
-from tests.support.scheduler import Start, admitted, at_least, end, offer, settled, start_scheduler
+from tests.support.scheduler import StartScheduler, count_reached, read_at_least, finish_job, publish_worker_report, is_settled, start_scheduler
 
 
 @pytest.fixture
-def start(backend: Backend, database: str) -> Start:
+def start(backend: Backend, database: str) -> StartScheduler:
     return partial(start_scheduler, backend, database)
 
 
 async def test_stores_that_are_set_to_one_account_share_its_part(
-    backend: Backend, start: Start, capsys: pytest.CaptureFixture[str]
+    backend: Backend, start: StartScheduler, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said = LogCapture(capsys)
     async with start():
@@ -33,22 +33,22 @@ async def test_stores_that_are_set_to_one_account_share_its_part(
         await eventually(lambda: said.count("a store is set") == 2)
         for store in ("a1", "a2", "b") * 4:
             await backend.submit(make_request(store=store))
-        await eventually(partial(admitted, backend, 12))
-        await offer(backend, slots=8)
-        sent = await eventually(partial(at_least, backend, 8), every=0.2)
+        await eventually(partial(count_reached, backend, 12))
+        await publish_worker_report(backend, slots=8)
+        sent = await eventually(partial(read_at_least, backend, 8), every=0.2)
     assert Counter(task.store for task in sent) == {"a1": 2, "a2": 2, "b": 4}
 
 
-async def test_an_accounts_counter_is_saved(backend: Backend, start: Start) -> None:
+async def test_an_accounts_counter_is_saved(backend: Backend, start: StartScheduler) -> None:
     await backend.database.execute(
         "INSERT INTO stores (instance_id, account_id) VALUES ('a1', 'both')"
     )
     async with start():
-        await offer(backend, slots=1)
+        await publish_worker_report(backend, slots=1)
         await backend.submit(request := make_request(store="a1"))
-        await eventually(partial(at_least, backend, 1), every=0.2)
-        await end(backend, request, cost=7_000)
-        await eventually(partial(settled, backend, request.id))
+        await eventually(partial(read_at_least, backend, 1), every=0.2)
+        await finish_job(backend, request, cost=7_000)
+        await eventually(partial(is_settled, backend, request.id))
     served = await backend.database.fetch("SELECT account_id, served_nanousd FROM accounts")
     assert [(row["account_id"], row["served_nanousd"]) for row in served] == [("both", 7_000)]
 

@@ -9,14 +9,14 @@ from shared.kafka.publisher import OutgoingMessage
 from shared.kafka.topics import CONTROL, REQUESTS, WORKERS
 from tests.support.backend import Backend, make_request
 from tests.support.eventually import eventually
-from tests.support.scheduler import Start, admitted, at_least, offer, start_scheduler
+from tests.support.scheduler import StartScheduler, count_reached, read_at_least, publish_worker_report, start_scheduler
 
 A_TURN = 500
 """Records that the scheduler reads at once, at most."""
 
 
 @pytest.fixture
-def start(backend: Backend, database: str) -> Start:
+def start(backend: Backend, database: str) -> StartScheduler:
     return partial(start_scheduler, backend, database)
 
 
@@ -42,13 +42,13 @@ async def _all_open(backend: Backend, stores: set[str]) -> bool:
 
 
 async def test_a_full_queue_closes_its_door_and_what_came_through_is_admitted(
-    backend: Backend, start: Start
+    backend: Backend, start: StartScheduler
 ) -> None:
     async with start(max_pending_per_store=5):
         for _ in range(8):
             await backend.submit(make_request(store="full"))
         await backend.submit(make_request(store="other"))
-        await eventually(partial(admitted, backend, 9))
+        await eventually(partial(count_reached, backend, 9))
         said = await eventually(partial(_closed, backend, {"full"}), every=0.2)
         assert said is not None
         gate = said["full"]
@@ -56,13 +56,13 @@ async def test_a_full_queue_closes_its_door_and_what_came_through_is_admitted(
         assert (gate.store, gate.closed, gate.reason) == ("full", True, "queue-full")
         assert gate.retry_after_s > 0
         await eventually(partial(_closed_stores_reported, backend, 1), every=0.2)
-        await offer(backend, slots=9)
+        await publish_worker_report(backend, slots=9)
         await eventually(partial(_all_open, backend, {"full"}), every=0.2)
-        assert len(await at_least(backend, 9)) == 9
+        assert len(await read_at_least(backend, 9)) == 9
 
 
 async def test_a_door_is_said_closed_before_more_is_admitted_than_one_turn(
-    backend: Backend, start: Start
+    backend: Backend, start: StartScheduler
 ) -> None:
     """Whatever the machine's speed: the turn that passes the limit says so, and only then the next is read."""
     limit, asked = 5, 3 * A_TURN
@@ -76,7 +76,7 @@ async def test_a_door_is_said_closed_before_more_is_admitted_than_one_turn(
                 for _ in range(asked)
             ]
         )
-        await eventually(partial(admitted, backend, asked))
+        await eventually(partial(count_reached, backend, asked))
         said = await eventually(partial(_closed, backend, {"full"}), every=0.2)
     assert said is not None
     closings = [gate.at for gate in await _words(backend) if isinstance(gate, AdmissionState)]
@@ -86,16 +86,16 @@ async def test_a_door_is_said_closed_before_more_is_admitted_than_one_turn(
     assert limit <= before < limit + A_TURN
 
 
-async def test_everybodys_door(backend: Backend, start: Start) -> None:
+async def test_everybodys_door(backend: Backend, start: StartScheduler) -> None:
     async with start(max_pending_total=4):
         for number in range(4):
             await backend.submit(make_request(store=f"store-{number}"))
         await eventually(partial(_closed, backend, {"*"}), every=0.2)
-        await offer(backend, slots=4)
+        await publish_worker_report(backend, slots=4)
         await eventually(partial(_all_open, backend, {"*"}), every=0.2)
 
 
-async def test_a_successor_opens_what_a_predecessor_closed(backend: Backend, start: Start) -> None:
+async def test_a_successor_opens_what_a_predecessor_closed(backend: Backend, start: StartScheduler) -> None:
     async with start("first", max_pending_per_store=2):
         for _ in range(2):
             await backend.submit(make_request(store="full"))

@@ -22,7 +22,7 @@ from tests.support.backend import Backend
 from tests.support.eventually import eventually
 from tests.support.fake_worker import start_fake_worker
 from tests.support.ingest import GOOD, Ingest, start_ingest
-from tests.support.scheduler import admitted, leads, start_scheduler
+from tests.support.scheduler import count_reached, is_leader, start_scheduler
 
 LIMIT, CLIENTS, EACH = 100, 20, 25
 
@@ -73,7 +73,7 @@ async def test_what_slips_in_is_what_was_accepted_before_the_word_was_heard(
         held = gates[0].held = []
         for count in range(1, limit + 1):
             assert (await ingest.post(GOOD)).status_code == 201
-            await eventually(partial(admitted, backend, count))
+            await eventually(partial(count_reached, backend, count))
         await eventually(lambda: held, what="the word that the queue is full")
         await eventually(lambda: gates[1].closed_state("shop"))
         assert (await other.post(GOOD)).status_code == 429, "its neighbour has heard"
@@ -82,7 +82,7 @@ async def test_what_slips_in_is_what_was_accepted_before_the_word_was_heard(
         gates[0].let_in()
         for _ in range(behind):
             assert (await ingest.post(GOOD)).status_code == 429
-        await eventually(partial(admitted, backend, limit + behind))
+        await eventually(partial(count_reached, backend, limit + behind))
         assert len(await backend.read_records(REQUESTS)) == limit + behind, (
             "and nothing more is on its way"
         )
@@ -123,7 +123,7 @@ async def test_twenty_clients_that_obey_retry_after_get_everything_in(
         start_ingest(backend, database, tmp_path) as ingest,
         start_fake_worker(backend, database, slots=20, pause_s=0.2) as worker,
     ):
-        await eventually(partial(leads, backend, "scheduler-1"))
+        await eventually(partial(is_leader, backend, "scheduler-1"))
         neighbour = await create_key(backend.database, "neighbour")
         beside = asyncio.create_task(ask_now_and_then(ingest, neighbour, neighbours))
         await asyncio.gather(*(push(ingest, gates[0], answers) for _ in range(CLIENTS)))

@@ -7,11 +7,11 @@ import pytest
 
 from tests.support.backend import Backend, make_request
 from tests.support.eventually import eventually
-from tests.support.scheduler import Start, admitted, at_least, end, offer, start_scheduler
+from tests.support.scheduler import StartScheduler, count_reached, read_at_least, finish_job, publish_worker_report, start_scheduler
 
 
 @pytest.fixture
-def start(backend: Backend, database: str) -> Start:
+def start(backend: Backend, database: str) -> StartScheduler:
     return partial(start_scheduler, backend, database)
 
 
@@ -27,7 +27,7 @@ async def _says(backend: Backend, store: str, reason: str) -> bool:
 
 
 async def test_the_reason_follows_what_happens_and_goes_with_the_last_job(
-    backend: Backend, start: Start
+    backend: Backend, start: StartScheduler
 ) -> None:
     requests = [make_request() for _ in range(3)]
     async with start(worker_silence_s=3600):
@@ -37,14 +37,14 @@ async def test_the_reason_follows_what_happens_and_goes_with_the_last_job(
         row = await _outlook(backend, "store-a")
         assert row is not None
         assert (row["queued"], row["ahead"], row["first_at"]) == (3, 0, None)
-        await offer(backend, slots=1)
+        await publish_worker_report(backend, slots=1)
         await eventually(partial(_says, backend, "store-a", "back-pressure"))
         row = await _outlook(backend, "store-a")
         assert row is not None
         assert row["queued"] == 2
         assert row["first_at"] is not None
-        await offer(backend, slots=3)
-        await eventually(partial(at_least, backend, 3), every=0.2)
+        await publish_worker_report(backend, slots=3)
+        await eventually(partial(read_at_least, backend, 3), every=0.2)
         await eventually(partial(_silent, backend))
 
 
@@ -53,20 +53,20 @@ async def _silent(backend: Backend) -> bool:
 
 
 async def test_a_store_that_was_served_more_waits_for_its_turn(
-    backend: Backend, start: Start
+    backend: Backend, start: StartScheduler
 ) -> None:
     rich, poor = (
         [make_request(store="rich") for _ in range(3)],
         [make_request(store="poor") for _ in range(30)],
     )
     async with start(worker_silence_s=3600):
-        await offer(backend, slots=1)
+        await publish_worker_report(backend, slots=1)
         await backend.submit(rich[0])
-        await eventually(partial(at_least, backend, 1), every=0.2)
+        await eventually(partial(read_at_least, backend, 1), every=0.2)
         for request in (*rich[1:], *poor):
             await backend.submit(request)
-        await eventually(partial(admitted, backend, 33))
-        await end(backend, rich[0], cost=50_000_000)
+        await eventually(partial(count_reached, backend, 33))
+        await finish_job(backend, rich[0], cost=50_000_000)
         await eventually(partial(_says, backend, "rich", "fair turn"))
         await eventually(partial(_says, backend, "poor", "back-pressure"))
         row = await _outlook(backend, "rich")
@@ -74,13 +74,13 @@ async def test_a_store_that_was_served_more_waits_for_its_turn(
     assert row["ahead"] > 0
 
 
-async def test_a_store_at_its_cap_is_told_so(backend: Backend, start: Start) -> None:
+async def test_a_store_at_its_cap_is_told_so(backend: Backend, start: StartScheduler) -> None:
     async with start(worker_silence_s=3600, max_per_instance=2):
-        await offer(backend, slots=3)
+        await publish_worker_report(backend, slots=3)
         for number in range(10):
             await backend.submit(make_request(store="busy" if number < 5 else "other"))
-        await eventually(partial(admitted, backend, 10))
-        await eventually(partial(at_least, backend, 3), every=0.2)
+        await eventually(partial(count_reached, backend, 10))
+        await eventually(partial(read_at_least, backend, 3), every=0.2)
         capped = await eventually(
             lambda: backend.database.fetchval(
                 "SELECT instance_id FROM store_outlooks WHERE reason = 'store cap'"

@@ -7,25 +7,25 @@ import asyncpg
 import pytest
 
 from services.scheduler.fair_queue.accounts import CounterChange
-from services.scheduler.repository import DeposedError, SchedulerStore
+from services.scheduler.repository import DeposedError, SchedulerRepository
 from shared.runtime.postgres import open_pool
 from shared.runtime.settings import PostgresSettings
 from tests.support.backend import Backend, LogCapture, make_request
 from tests.support.eventually import eventually
 from tests.support.scheduler import (
-    Start,
-    admitted,
-    at_least,
-    end,
-    epoch,
-    leads,
-    offer,
+    StartScheduler,
+    count_reached,
+    read_at_least,
+    finish_job,
+    read_epoch,
+    is_leader,
+    publish_worker_report,
     start_scheduler,
 )
 
 
 @pytest.fixture
-def start(backend: Backend, database: str) -> Start:
+def start(backend: Backend, database: str) -> StartScheduler:
     return partial(start_scheduler, backend, database)
 
 
@@ -43,72 +43,72 @@ async def _forwarded(backend: Backend, count: int) -> bool:
 
 
 async def test_a_newcomer_does_not_take_the_lead(
-    backend: Backend, start: Start, said: LogCapture
+    backend: Backend, start: StartScheduler, said: LogCapture
 ) -> None:
     async with start("z-leader"):  # by name the newcomer would be first
-        await eventually(partial(leads, backend, "z-leader"))
+        await eventually(partial(is_leader, backend, "z-leader"))
         async with start("a-newcomer"):
             await eventually(partial(said.has, "stands by"))
-            await offer(backend, slots=3)
+            await publish_worker_report(backend, slots=3)
             await backend.submit(make_request())
-            await eventually(partial(at_least, backend, 1), every=0.2)
-            assert await leads(backend, "z-leader")
+            await eventually(partial(read_at_least, backend, 1), every=0.2)
+            assert await is_leader(backend, "z-leader")
 
 
 async def test_the_standby_goes_on_where_the_leader_stopped(
-    backend: Backend, start: Start, said: LogCapture
+    backend: Backend, start: StartScheduler, said: LogCapture
 ) -> None:
     requests = [make_request() for _ in range(4)]
     async with AsyncExitStack() as standby:
         async with start("leader"):
-            await eventually(partial(leads, backend, "leader"))
+            await eventually(partial(is_leader, backend, "leader"))
             await standby.enter_async_context(start("standby"))
             await eventually(partial(said.has, "stands by"))
-            await offer(backend, slots=2)
+            await publish_worker_report(backend, slots=2)
             for request in requests:
                 await backend.submit(request)
             await eventually(partial(_forwarded, backend, 2))
-            before = await epoch(backend)
-        await eventually(partial(leads, backend, "standby"))
+            before = await read_epoch(backend)
+        await eventually(partial(is_leader, backend, "standby"))
         # What the worker said before is still fresh: the new leader needs no new report to go on.
-        await end(backend, requests[0])
-        sent = await eventually(partial(at_least, backend, 3), every=0.3)
+        await finish_job(backend, requests[0])
+        sent = await eventually(partial(read_at_least, backend, 3), every=0.3)
     assert {task.job for task in sent[:2]} == {request.id for request in requests[:2]}
     assert [task.job for task in sent[2:]] == [requests[2].id]
     assert [task.epoch > before for task in sent] == [False, False, True]
     assert said.count("stands by") == 1
 
 
-async def test_counters_and_queue_survive_a_takeover(backend: Backend, start: Start) -> None:
+async def test_counters_and_queue_survive_a_takeover(backend: Backend, start: StartScheduler) -> None:
     """The store that was served more waits for the other, whoever leads."""
     rich, poor = (
         [make_request(store="rich") for _ in range(3)],
         [make_request(store="poor") for _ in range(2)],
     )
     async with start("first"):
-        await offer(backend, slots=1)
+        await publish_worker_report(backend, slots=1)
         await backend.submit(rich[0])
-        await eventually(partial(at_least, backend, 1), every=0.2)
+        await eventually(partial(read_at_least, backend, 1), every=0.2)
         for request in (*rich[1:], *poor):
             await backend.submit(request)
-        await eventually(partial(admitted, backend, 5))
-        await end(backend, rich[0], cost=50_000_000)
-        await eventually(partial(at_least, backend, 2), every=0.2)
+        await eventually(partial(count_reached, backend, 5))
+        await finish_job(backend, rich[0], cost=50_000_000)
+        await eventually(partial(read_at_least, backend, 2), every=0.2)
     async with start("second"):
-        await offer(backend, slots=2)
-        sent = await eventually(partial(at_least, backend, 3), every=0.3)
+        await publish_worker_report(backend, slots=2)
+        sent = await eventually(partial(read_at_least, backend, 3), every=0.3)
     assert [task.store for task in sent] == ["rich", "poor", "poor"]
 
 
 async def test_a_deposed_leader_begins_a_new_term_and_loses_no_request(
-    backend: Backend, start: Start
+    backend: Backend, start: StartScheduler
 ) -> None:
     async with start():
-        await eventually(partial(leads, backend, "scheduler-1"))
+        await eventually(partial(is_leader, backend, "scheduler-1"))
         await backend.database.execute("UPDATE scheduler_leader SET epoch = 41, holder = 'usurper'")
-        await offer(backend, slots=1)
+        await publish_worker_report(backend, slots=1)
         await backend.submit(request := make_request())
-        (task,) = await eventually(partial(at_least, backend, 1), every=0.3)
+        (task,) = await eventually(partial(read_at_least, backend, 1), every=0.3)
     assert (task.job, task.epoch) == (request.id, 42)
 
 
@@ -116,7 +116,7 @@ async def test_a_deposed_epoch_writes_nothing(backend: Backend, database: str) -
     settings = PostgresSettings.model_validate({"database_url": database, "db_pool_min": 1})
     pool: asyncpg.Pool = await open_pool(settings, name="deposed")
     try:
-        store = SchedulerStore(pool)
+        store = SchedulerRepository(pool)
         old = await store.take_lead("old")
         known = make_request()
         assert await store.admit([known], old) == {known.id}
@@ -134,7 +134,7 @@ async def test_a_deposed_epoch_writes_nothing(backend: Backend, database: str) -
         ):
             with pytest.raises(DeposedError):
                 await write
-        assert await admitted(backend, 1)
+        assert await count_reached(backend, 1)
         assert await _forwarded(backend, 0)
         assert await backend.database.fetchval("SELECT count(*) FROM stores") == 0
         (row,) = (await store.forward([known.id], [0], [1], new)).values()

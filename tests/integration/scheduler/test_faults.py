@@ -22,28 +22,28 @@ from tests.support.backend import (
     open_backend,
 )
 from tests.support.eventually import eventually
-from tests.support.scheduler import Start, admitted, at_least, leads, offer, start_scheduler
+from tests.support.scheduler import StartScheduler, count_reached, read_at_least, is_leader, publish_worker_report, start_scheduler
 
 
 @pytest.fixture
-def start(backend: Backend, database: str) -> Start:
+def start(backend: Backend, database: str) -> StartScheduler:
     return partial(start_scheduler, backend, database)
 
 
 async def test_while_postgresql_is_away_requests_wait_and_none_is_lost(
-    backend: Backend, start: Start, postgres: str, database: str, capsys: pytest.CaptureFixture[str]
+    backend: Backend, start: StartScheduler, postgres: str, database: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The first requests of a fresh topic: no offset was ever committed that one could go back to."""
     said = LogCapture(capsys)
     requests = [make_request(store=f"store-{number % 5}") for number in range(20)]
     async with start():
-        await eventually(partial(leads, backend, "scheduler-1"))
-        await offer(backend, slots=20)
+        await eventually(partial(is_leader, backend, "scheduler-1"))
+        await publish_worker_report(backend, slots=20)
         async with database_unavailable(postgres, database, "scheduler"):
             for request in requests:
                 await backend.submit(request)
             await eventually(partial(said.has, "scheduling pauses"))
-        sent = await eventually(partial(at_least, backend, 20), every=0.3)
+        sent = await eventually(partial(read_at_least, backend, 20), every=0.3)
     assert said.count("scheduling pauses") == said.count("scheduling goes on") == 1
     assert {task.job for task in sent} == {request.id for request in requests}
     assert len(sent) == 20
@@ -54,7 +54,7 @@ async def _put_aside(backend: Backend, count: int) -> list[tuple[str | None, obj
     return list(found) if len(found) == count else []
 
 
-async def test_a_record_that_cannot_be_read_is_put_aside(backend: Backend, start: Start) -> None:
+async def test_a_record_that_cannot_be_read_is_put_aside(backend: Backend, start: StartScheduler) -> None:
     topic = shared_kafka.namespace(backend.settings).topic(REQUESTS)
     async with (
         AIOKafkaProducer(bootstrap_servers=backend.settings.kafka_bootstrap_servers) as producer,
@@ -64,12 +64,12 @@ async def test_a_record_that_cannot_be_read_is_put_aside(backend: Backend, start
         await producer.send_and_wait(topic, b'{"id": 1}', key=b"store-a", headers=headers)
         await producer.send_and_wait(topic, None, key=b"store-a", headers=headers)
         await backend.submit(make_request())
-        await eventually(partial(admitted, backend, 1))
+        await eventually(partial(count_reached, backend, 1))
         found = await eventually(partial(_put_aside, backend, 2), every=0.3)
     assert found == [("store-a", b'{"id": 1}'), ("store-a", None)]
 
 
-async def test_a_message_on_the_wrong_topic_is_put_aside(backend: Backend, start: Start) -> None:
+async def test_a_message_on_the_wrong_topic_is_put_aside(backend: Backend, start: StartScheduler) -> None:
     request = make_request()
     event = JobEvent(
         job=request.id,
@@ -84,11 +84,11 @@ async def test_a_message_on_the_wrong_topic_is_put_aside(backend: Backend, start
         await backend.publish(REQUESTS, request.store, event)
         await backend.publish(RESULTS, request.store, request)
         await eventually(partial(_put_aside, backend, 2), every=0.3)
-    assert await admitted(backend, 0)
+    assert await count_reached(backend, 0)
 
 
 async def test_what_postgresql_can_never_store_does_not_stop_the_others(
-    backend: Backend, start: Start
+    backend: Backend, start: StartScheduler
 ) -> None:
     good = [make_request() for _ in range(5)]
     bad = [make_request(title="a\x00b"), make_request(priority=1_000_000)]
@@ -103,10 +103,10 @@ async def test_what_postgresql_can_never_store_does_not_stop_the_others(
         await producer.send_and_wait(
             topic, value.replace(b'{"n":12}', b'{"n":%d}' % 2**70), b"store-a", headers=headers
         )
-        await eventually(partial(admitted, backend, 5))
+        await eventually(partial(count_reached, backend, 5))
         await eventually(partial(_put_aside, backend, 3), every=0.3)
-        await offer(backend, slots=9)
-        sent = await eventually(partial(at_least, backend, 5), every=0.3)
+        await publish_worker_report(backend, slots=9)
+        sent = await eventually(partial(read_at_least, backend, 5), every=0.3)
     assert {task.job for task in sent} == {request.id for request in good}
     announced = {
         event.job for _, event in await backend.read_records(RESULTS) if isinstance(event, JobEvent)
@@ -129,7 +129,7 @@ async def test_while_kafka_is_away_the_scheduler_pauses_and_then_goes_on(
             before = [make_request(store=f"store-{number % 3}") for number in range(6)]
             for request in before:
                 await backend.submit(request)
-            await eventually(partial(admitted, backend, 6))
+            await eventually(partial(count_reached, backend, 6))
             server.kill()
             await asyncio.to_thread(server.wait)
             await eventually(partial(said.has, "scheduling pauses"), timeout=90)
@@ -137,9 +137,9 @@ async def test_while_kafka_is_away_the_scheduler_pauses_and_then_goes_on(
             await eventually(partial(said.has, "scheduling goes on"), timeout=90)
             after = make_request()
             await backend.submit(after)
-            await eventually(partial(admitted, backend, 7), timeout=90)
-            await offer(backend, slots=20)
-            sent = await eventually(partial(at_least, backend, 7), every=0.3, timeout=90)
+            await eventually(partial(count_reached, backend, 7), timeout=90)
+            await publish_worker_report(backend, slots=20)
+            sent = await eventually(partial(read_at_least, backend, 7), every=0.3, timeout=90)
     finally:
         await asyncio.to_thread(servers.stop, spec, server)
     assert sorted(task.job for task in sent) == sorted(request.id for request in [*before, after])

@@ -12,7 +12,7 @@ from uuid import UUID
 
 import pytest
 
-from services.scheduler.fair_queue.fairness import jain
+from services.scheduler.fair_queue.fairness import jain_index
 from shared.domain.messages import BlogRequested, EventKind, JobEvent
 from shared.kafka.publisher import OutgoingMessage
 from shared.kafka.topics import REQUESTS, RESULTS
@@ -20,7 +20,7 @@ from tests.support.backend import Backend, make_request
 from tests.support.eventually import eventually
 from tests.support.fake_worker import FakeWorker, start_fake_worker
 from tests.support.processes import environment
-from tests.support.scheduler import Start, admitted, leads, start_scheduler
+from tests.support.scheduler import StartScheduler, count_reached, is_leader, start_scheduler
 
 STORES, EACH = 50, 40
 
@@ -75,7 +75,7 @@ async def test_the_leader_is_killed_in_the_middle_of_two_thousand_jobs(
         leader = await eventually(partial(_leader, backend))
         by_pid = {str(process.pid): process for process in (first, second)}
         await ask_all(backend, requests)
-        await eventually(partial(admitted, backend, len(requests)))
+        await eventually(partial(count_reached, backend, len(requests)))
         async with start_fake_worker(backend, database, slots=50) as worker:
             await eventually(partial(_has_done, worker, 700))
             victim = by_pid[leader.rpartition("-")[2]]
@@ -97,7 +97,7 @@ async def test_the_leader_is_killed_in_the_middle_of_two_thousand_jobs(
     ids = {request.id for request in requests}
     assert Counter(job for job, _, _ in worker.done) == Counter(dict.fromkeys(ids, 1))
     assert await endings(backend) == Counter(dict.fromkeys(ids, 1))
-    assert jain([across[f"store-{number}"] for number in range(STORES)]) >= 0.98
+    assert jain_index([across[f"store-{number}"] for number in range(STORES)]) >= 0.98
     statuses = await backend.database.fetch(
         "SELECT status, max(attempt) AS attempt FROM blog_generations GROUP BY 1"
     )
@@ -116,20 +116,20 @@ async def _has_other_leader(backend: Backend, leader: str) -> bool:
 
 
 @pytest.fixture
-def start(backend: Backend, database: str) -> Start:
+def start(backend: Backend, database: str) -> StartScheduler:
     return partial(start_scheduler, backend, database)
 
 
 @pytest.mark.timeout(240)
 async def test_a_flood_of_one_store_holds_up_no_other(
-    backend: Backend, start: Start, database: str
+    backend: Backend, start: StartScheduler, database: str
 ) -> None:
     flood = [make_request(store="flood") for _ in range(5_000)]
     light = [make_request(store=f"light-{number % 9}") for number in range(90)]
     async with start(max_pending_per_store=10_000):
-        await eventually(partial(leads, backend, "scheduler-1"))
+        await eventually(partial(is_leader, backend, "scheduler-1"))
         await ask_all(backend, flood)
-        await eventually(partial(admitted, backend, len(flood)), timeout=60)
+        await eventually(partial(count_reached, backend, len(flood)), timeout=60)
         async with start_fake_worker(backend, database, slots=50) as worker:
             await eventually(partial(_has_done, worker, 500))
             before = len(worker.done)

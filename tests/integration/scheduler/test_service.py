@@ -16,30 +16,30 @@ from tests.support.backend import Backend, make_request
 from tests.support.eventually import eventually
 from tests.support.ingest import insert
 from tests.support.scheduler import (
-    Start,
-    admitted,
-    at_least,
-    end,
-    offer,
-    settled,
+    StartScheduler,
+    count_reached,
+    read_at_least,
+    finish_job,
+    publish_worker_report,
+    is_settled,
     start_scheduler,
-    tasks,
+    read_tasks,
 )
 
 
 @pytest.fixture
-def start(backend: Backend, database: str) -> Start:
+def start(backend: Backend, database: str) -> StartScheduler:
     return partial(start_scheduler, backend, database)
 
 
-async def test_requests_are_admitted_once_and_announced(backend: Backend, start: Start) -> None:
+async def test_requests_are_admitted_once_and_announced(backend: Backend, start: StartScheduler) -> None:
     one, other = make_request(), make_request(store="store-b")
     async with start():
         for request in (one, other, one):
             await backend.submit(request)
-        await eventually(partial(admitted, backend, 2))
+        await eventually(partial(count_reached, backend, 2))
         await backend.submit(last := make_request())
-        await eventually(partial(admitted, backend, 3))
+        await eventually(partial(count_reached, backend, 3))
     row = await backend.row(one.id)
     assert (row["status"], row["instance_id"], row["source_id"]) == ("PENDING", "store-a", "tea")
     assert row["request"]["title"] == "Green tea"
@@ -61,19 +61,19 @@ async def test_requests_are_admitted_once_and_announced(backend: Backend, start:
 
 
 async def test_a_repeat_is_announced_only_while_nothing_else_can_have_been_said(
-    backend: Backend, start: Start
+    backend: Backend, start: StartScheduler
 ) -> None:
     """Kafka keeps a crash's re-reads and clients' retries for days; metrics would take a late one for a new job."""
     asked, done, last = make_request(), make_request(), make_request()
     await insert(backend, asked)  # and the scheduler died before it could say so
     async with start():
         await backend.submit(done)
-        await eventually(partial(admitted, backend, 2))
-        await end(backend, done)
-        await eventually(partial(settled, backend, done.id))
+        await eventually(partial(count_reached, backend, 2))
+        await finish_job(backend, done)
+        await eventually(partial(is_settled, backend, done.id))
         for request in (asked, replace(done, created_at=datetime.now(UTC)), last):
             await backend.submit(request)
-        await eventually(partial(admitted, backend, 3))
+        await eventually(partial(count_reached, backend, 3))
     events = [
         event for _, event in await backend.read_records(RESULTS) if isinstance(event, JobEvent)
     ]
@@ -83,13 +83,13 @@ async def test_a_repeat_is_announced_only_while_nothing_else_can_have_been_said(
 
 
 async def test_what_people_changed_is_told_although_ingest_could_not(
-    backend: Backend, start: Start
+    backend: Backend, start: StartScheduler
 ) -> None:
     cancelled, retried = make_request(), make_request()
     await insert(backend, retried, "FAILED")
     async with start():
         await backend.submit(cancelled)
-        await eventually(partial(admitted, backend, 2))
+        await eventually(partial(count_reached, backend, 2))
         for request, status, attempt in ((cancelled, "CANCELLED", 0), (retried, "PENDING", 1)):
             await backend.database.execute(
                 "UPDATE blog_generations SET status = $2, attempt = $3, intervened_at = now(),"
@@ -117,62 +117,62 @@ async def _was_told(backend: Backend, job: UUID, what: tuple[EventKind, Status, 
     return what in [(event.kind, event.status, event.attempt) for event in events]
 
 
-async def test_nothing_is_forwarded_without_credit(backend: Backend, start: Start) -> None:
+async def test_nothing_is_forwarded_without_credit(backend: Backend, start: StartScheduler) -> None:
     async with start():
         requests = [make_request() for _ in range(5)]
         for request in requests:
             await backend.submit(request)
-        await eventually(partial(admitted, backend, 5))
-        await offer(backend, slots=2)
-        first = await eventually(partial(at_least, backend, 2), every=0.3)
-        await end(backend, requests[0])
-        await eventually(partial(settled, backend, requests[0].id))
-        all_tasks = await eventually(partial(at_least, backend, 3), every=0.3)
+        await eventually(partial(count_reached, backend, 5))
+        await publish_worker_report(backend, slots=2)
+        first = await eventually(partial(read_at_least, backend, 2), every=0.3)
+        await finish_job(backend, requests[0])
+        await eventually(partial(is_settled, backend, requests[0].id))
+        all_tasks = await eventually(partial(read_at_least, backend, 3), every=0.3)
     assert {task.job for task in first} == {requests[0].id, requests[1].id}
     assert len(all_tasks) == 3
     assert {task.epoch for task in all_tasks} == {1}
 
 
 async def test_a_store_has_twenty_in_flight_while_others_wait(
-    backend: Backend, start: Start
+    backend: Backend, start: StartScheduler
 ) -> None:
     async with start(max_per_instance=3):
         flood = [make_request(store="flood") for _ in range(10)]
         few = [make_request(store="few") for _ in range(2)]
         for request in (*flood, *few):
             await backend.submit(request)
-        await eventually(partial(admitted, backend, 12))
-        await offer(backend, slots=5)
-        sent = await eventually(partial(at_least, backend, 5), every=0.3)
+        await eventually(partial(count_reached, backend, 12))
+        await publish_worker_report(backend, slots=5)
+        sent = await eventually(partial(read_at_least, backend, 5), every=0.3)
     stores = [task.store for task in sent]
     assert (stores.count("flood"), stores.count("few")) == (3, 2)
 
 
 async def test_a_delayed_request_is_not_forwarded_before_its_time(
-    backend: Backend, start: Start
+    backend: Backend, start: StartScheduler
 ) -> None:
     later = make_request(run_at=datetime.now(UTC) + timedelta(seconds=3))
     async with start():
-        await offer(backend, slots=5)
+        await publish_worker_report(backend, slots=5)
         await backend.submit(later)
         await backend.submit(now := make_request())
-        await eventually(partial(at_least, backend, 1), every=0.2)
-        assert [task.job for task in await tasks(backend)] == [now.id]
-        sent = await eventually(partial(at_least, backend, 2), every=0.2)
+        await eventually(partial(read_at_least, backend, 1), every=0.2)
+        assert [task.job for task in await read_tasks(backend)] == [now.id]
+        sent = await eventually(partial(read_at_least, backend, 2), every=0.2)
     assert sent[1].forwarded_at >= (later.run_at or now.created_at)
 
 
-async def test_the_bill_moves_the_stores_counter_once(backend: Backend, start: Start) -> None:
+async def test_the_bill_moves_the_stores_counter_once(backend: Backend, start: StartScheduler) -> None:
     request = make_request()
     async with start():
-        await offer(backend, slots=1)
+        await publish_worker_report(backend, slots=1)
         await backend.submit(request)
-        await eventually(partial(at_least, backend, 1), every=0.2)
-        await end(backend, request, cost=777)
-        await end(backend, request, cost=777)
-        await eventually(partial(settled, backend, request.id))
+        await eventually(partial(read_at_least, backend, 1), every=0.2)
+        await finish_job(backend, request, cost=777)
+        await finish_job(backend, request, cost=777)
+        await eventually(partial(is_settled, backend, request.id))
         await backend.submit(follower := make_request())
-        await eventually(partial(at_least, backend, 2), every=0.2)
+        await eventually(partial(read_at_least, backend, 2), every=0.2)
     saved = await backend.database.fetchrow("SELECT * FROM stores WHERE instance_id = 'store-a'")
     assert saved is not None
     assert (saved["served_nanousd"], saved["mean_cost_nanousd"], saved["settled_jobs"]) == (
@@ -183,18 +183,18 @@ async def test_the_bill_moves_the_stores_counter_once(backend: Backend, start: S
     assert (await backend.row(follower.id))["estimate_nanousd"] == 777
 
 
-async def test_a_lost_lease_brings_the_job_back(backend: Backend, start: Start) -> None:
+async def test_a_lost_lease_brings_the_job_back(backend: Backend, start: StartScheduler) -> None:
     request = make_request()
     async with start(lease_s=0.1):
-        await offer(backend, slots=1)
+        await publish_worker_report(backend, slots=1)
         await backend.submit(request)
-        await eventually(partial(at_least, backend, 1), every=0.2)
+        await eventually(partial(read_at_least, backend, 1), every=0.2)
         await backend.database.execute(
             "UPDATE blog_generations SET status = 'PROCESSING', attempt = 1, worker = 'dead',"
             " lease_until = now() - interval '1 s' WHERE id = $1",
             request.id,
         )
-        sent = await eventually(partial(at_least, backend, 2), every=0.3)
+        sent = await eventually(partial(read_at_least, backend, 2), every=0.3)
     assert [(task.job, task.forward) for task in sent] == [(request.id, 1), (request.id, 2)]
     events = [
         event for _, event in await backend.read_records(RESULTS) if isinstance(event, JobEvent)
@@ -205,7 +205,7 @@ async def test_a_lost_lease_brings_the_job_back(backend: Backend, start: Start) 
 
 
 async def test_a_lease_that_may_have_run_out_while_postgresql_was_away_is_no_proof_of_death(
-    backend: Backend, start: Start
+    backend: Backend, start: StartScheduler
 ) -> None:
     """Workers get one lease's time from the beginning of a term to renew theirs."""
     await backend.insert_dispatched(request := make_request())
@@ -232,50 +232,50 @@ async def _reports(backend: Backend, count: int) -> bool:
     )
 
 
-async def test_a_job_that_nobody_claims_is_forwarded_again(backend: Backend, start: Start) -> None:
+async def test_a_job_that_nobody_claims_is_forwarded_again(backend: Backend, start: StartScheduler) -> None:
     async with start(forward_timeout_s=1):
-        await offer(backend, slots=1)
+        await publish_worker_report(backend, slots=1)
         await backend.submit(request := make_request())
-        sent = await eventually(partial(at_least, backend, 2), every=0.3)
+        sent = await eventually(partial(read_at_least, backend, 2), every=0.3)
     assert {task.job for task in sent} == {request.id}
 
 
 async def test_a_job_cancelled_while_it_waits_takes_nobodys_place(
-    backend: Backend, start: Start
+    backend: Backend, start: StartScheduler
 ) -> None:
     cancelled, next_one = make_request(), make_request()
     async with start():
         await backend.submit(cancelled)
         await backend.submit(next_one)
-        await eventually(partial(admitted, backend, 2))
+        await eventually(partial(count_reached, backend, 2))
         await backend.database.execute(
             "UPDATE blog_generations SET status = 'CANCELLED' WHERE id = $1", cancelled.id
         )
-        await offer(backend, slots=1)
-        sent = await eventually(partial(at_least, backend, 1), every=0.2)
+        await publish_worker_report(backend, slots=1)
+        sent = await eventually(partial(read_at_least, backend, 1), every=0.2)
     assert [task.job for task in sent] == [next_one.id]
 
 
 async def test_a_result_that_was_never_heard_is_found_by_comparison(
-    backend: Backend, start: Start
+    backend: Backend, start: StartScheduler
 ) -> None:
     first, second = make_request(), make_request()
     async with start():
-        await offer(backend, slots=1)
+        await publish_worker_report(backend, slots=1)
         await backend.submit(first)
         await backend.submit(second)
-        await eventually(partial(at_least, backend, 1), every=0.2)
+        await eventually(partial(read_at_least, backend, 1), every=0.2)
         await backend.database.execute(
             "UPDATE blog_generations SET status = 'DONE', attempt = 1, cost_nanousd = 5, finished_at = now()"
             " WHERE id = $1",
             first.id,
         )
-        sent = await eventually(partial(at_least, backend, 2), every=0.3)
+        sent = await eventually(partial(read_at_least, backend, 2), every=0.3)
     assert sent[1].job == second.id
-    assert await settled(backend, first.id)
+    assert await is_settled(backend, first.id)
 
 
-async def test_it_reports_the_backlog(backend: Backend, start: Start) -> None:
+async def test_it_reports_the_backlog(backend: Backend, start: StartScheduler) -> None:
     async with start():
         for _ in range(3):
             await backend.submit(make_request())
@@ -295,10 +295,10 @@ async def _report_of(backend: Backend, pending: int) -> SchedulerReport | None:
 
 
 async def test_four_hundred_requests_at_once_all_become_rows(
-    backend: Backend, start: Start
+    backend: Backend, start: StartScheduler
 ) -> None:
     async with start():
         await asyncio.gather(
             *(backend.submit(make_request(store=f"s{number % 7}")) for number in range(400))
         )
-        await eventually(partial(admitted, backend, 400))
+        await eventually(partial(count_reached, backend, 400))

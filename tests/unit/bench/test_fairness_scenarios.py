@@ -1,24 +1,26 @@
-"""The acceptance scenarios of the fair order, by name, each against its bar."""
+"""The acceptance scenarios of the fair queue against their bars, and the fairness measures."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.simulation.model import Job, run
-from bench.simulation.policies import POLICIES, Fair, Fifo
+from bench.simulation.model import SimulatedJob, simulate
+from bench.simulation.policies import POLICIES, FairPolicy, FifoPolicy
 from bench.simulation.scenarios import SCENARIOS, Scenario
-from services.scheduler.fair_queue.fairness import Watch, jain, largest_gap
+from services.scheduler.fair_queue.fairness import FairnessMonitor, jain_index, largest_gap
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
-def test_the_scenario_holds(scenario: Scenario) -> None:
-    number = scenario.number(Fair)
-    assert scenario.holds(number), f"{scenario.question}: {number:.3f}, wanted {scenario.bar}"
+def test_fair_queue_meets_the_bar(scenario: Scenario) -> None:
+    number = scenario.evaluate(FairPolicy)
+    assert scenario.meets_bar(number), f"{scenario.question}: {number:.3f}, wanted {scenario.bar}"
 
 
-def test_every_scenario_tells_orders_apart() -> None:
-    """A bar that first come, first served would pass proves nothing."""
-    assert not [scenario.name for scenario in SCENARIOS if scenario.holds(scenario.number(Fifo))]
+def test_fifo_fails_every_scenario() -> None:
+    """A scenario that first come, first served passes would prove nothing."""
+    assert not [
+        scenario.name for scenario in SCENARIOS if scenario.meets_bar(scenario.evaluate(FifoPolicy))
+    ]
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -31,47 +33,53 @@ def test_every_scenario_tells_orders_apart() -> None:
     ),
     st.integers(1, 5),
 )
-def test_every_order_runs_every_job_once_and_leaves_no_slot_idle(
-    name: str, asks: list[tuple[int, str, int, int]], slots: int
+def test_policy_runs_every_job_once_and_leaves_no_idle_slot(
+    name: str, arrivals: list[tuple[int, str, int, int]], slots: int
 ) -> None:
     jobs = [
-        Job(number=number, store=store, asked_at=at, cost=cost, seconds=seconds)
-        for number, (at, store, cost, seconds) in enumerate(asks)
+        SimulatedJob(number=number, store=store, requested_at=at, cost=cost, seconds=seconds)
+        for number, (at, store, cost, seconds) in enumerate(arrivals)
     ]
-    served = run(POLICIES[name]({}), jobs, slots=slots)
-    assert sorted(one.job.number for one in served) == list(range(len(jobs)))
-    for one in served:
+    served = simulate(POLICIES[name]({}), jobs, slots=slots)
+    assert sorted(served_job.job.number for served_job in served) == list(range(len(jobs)))
+    for served_job in served:
         for moment in (
-            job.asked_at for job in jobs if one.job.asked_at <= job.asked_at < one.started_at
+            job.requested_at
+            for job in jobs
+            if served_job.job.requested_at <= job.requested_at < served_job.started_at
         ):
             running = [other for other in served if other.started_at <= moment < other.ended_at]
             assert len(running) == slots
 
 
-def test_jains_index() -> None:
-    assert jain([3, 3, 3]) == jain([]) == jain([0, 0]) == 1
-    assert jain([1, 0, 0, 0]) == 0.25
+def test_jain_index_and_largest_gap() -> None:
+    assert jain_index([3, 3, 3]) == jain_index([]) == jain_index([0, 0]) == 1
+    assert jain_index([1, 0, 0, 0]) == 0.25
     assert largest_gap([1, 5, 2]) == 4
     assert largest_gap([]) == 0
 
 
-def test_a_window_judges_those_who_contended_all_the_time() -> None:
-    watch = Watch(seconds=10, now=0)
+def test_window_compares_accounts_that_always_have_work() -> None:
+    monitor = FairnessMonitor(seconds=10, now=0)
     for second in range(1, 11):
         waiting = {"heavy": ["heavy"], "team": ["one", "two"]} | (
             {"late": ["late"]} if second == 9 else {}
         )
-        watch.served("heavy", "heavy", money_per_weight=3, wait_s=50)
-        watch.served("one", "team", money_per_weight=1, wait_s=50)
+        monitor.record_dispatch("heavy", "heavy", money_per_weight=3, wait_s=50)
+        monitor.record_dispatch("one", "team", money_per_weight=1, wait_s=50)
         if second % 3 == 0:
-            watch.served("late", "late", money_per_weight=9, wait_s=2)
-            watch.ended(20)
-        assert watch.last is None
-        watch.look(waiting, second)
-    assert watch.last is not None
-    assert (watch.last.contenders, watch.last.seconds, watch.last.light_stores) == (2, 10, 1)
-    assert watch.last.jain == jain([30, 10])
-    assert watch.last.largest_gap == 20
-    assert watch.last.light_slowdown == pytest.approx(22 / 20)
-    watch.look({}, 20)
-    assert (watch.last.contenders, watch.last.light_slowdown) == (0, None)
+            monitor.record_dispatch("late", "late", money_per_weight=9, wait_s=2)
+            monitor.record_run_time(20)
+        assert monitor.last_window is None
+        monitor.observe_backlog(waiting, second)
+    assert monitor.last_window is not None
+    assert (
+        monitor.last_window.contenders,
+        monitor.last_window.seconds,
+        monitor.last_window.light_stores,
+    ) == (2, 10, 1)
+    assert monitor.last_window.jain == jain_index([30, 10])
+    assert monitor.last_window.largest_gap == 20
+    assert monitor.last_window.light_slowdown == pytest.approx(22 / 20)
+    monitor.observe_backlog({}, 20)
+    assert (monitor.last_window.contenders, monitor.last_window.light_slowdown) == (0, None)

@@ -1,4 +1,4 @@
-"""When a queue's door closes and opens, and what clients are told meanwhile."""
+"""Admission control: when intake closes and opens, and the published Retry-After."""
 
 from collections.abc import Iterable
 
@@ -6,117 +6,134 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.scheduler.admission.rules import ALL, Door, Drain, Gates
+from services.scheduler.admission.rules import (
+    ALL,
+    AdmissionDecision,
+    AdmissionPolicy,
+    DecayingRate,
+)
 
 Queues = dict[str, int]
 
 
-def judge(
-    gates: Gates, queues: Queues, *, grown: Iterable[str] | None = None, rate: float = 1.0
-) -> list[Door]:
-    return gates.judge(
-        queues if grown is None else grown,
+def decide(
+    policy: AdmissionPolicy,
+    queues: Queues,
+    *,
+    changed: Iterable[str] | None = None,
+    rate: float = 1.0,
+) -> list[AdmissionDecision]:
+    return policy.decide_changes(
+        queues if changed is None else changed,
         waiting=lambda store: queues.get(store, 0),
         total=sum(queues.values()),
         rate=lambda _: rate,
     )
 
 
-def test_a_door_closes_at_the_limit_and_opens_at_four_fifths() -> None:
-    gates = Gates(per_store=10, total=1_000)
-    assert judge(gates, {"a": 9, "b": 3}) == []
-    assert judge(gates, {"a": 10, "b": 3}) == [Door(store="a", closed=True, retry_after_s=2)]
-    assert judge(gates, {"a": 10}) == []
-    assert [door.closed for door in judge(gates, {"a": 9})] == [True]
-    assert gates.closed == {"a"}
-    assert judge(gates, {"a": 8}) == [Door(store="a", closed=False)]
-    assert gates.closed == frozenset()
+def closed(store: str, retry_after_s: float) -> AdmissionDecision:
+    return AdmissionDecision(store=store, closed=True, retry_after_s=retry_after_s)
 
 
-def test_a_closed_door_is_looked_at_although_its_queue_did_not_grow() -> None:
-    gates = Gates(per_store=10, total=1_000)
-    judge(gates, {"a": 10})
-    assert judge(gates, {}, grown=()) == [Door(store="a", closed=False)]
+def opened(store: str) -> AdmissionDecision:
+    return AdmissionDecision(store=store, closed=False)
 
 
-def test_the_whole_systems_door() -> None:
-    gates = Gates(per_store=100, total=10)
-    assert judge(gates, {"a": 6, "b": 6}, rate=2) == [Door(store=ALL, closed=True, retry_after_s=2)]
-    assert judge(gates, {"a": 5, "b": 4}, rate=2) == [Door(store=ALL, closed=True, retry_after_s=1)]
-    assert judge(gates, {"a": 5, "b": 3}, rate=2) == [Door(store=ALL, closed=False)]
+def test_intake_closes_at_limit_and_opens_at_four_fifths() -> None:
+    policy = AdmissionPolicy(per_store=10, total=1_000)
+    assert decide(policy, {"a": 9, "b": 3}) == []
+    assert decide(policy, {"a": 10, "b": 3}) == [closed("a", 2)]
+    assert decide(policy, {"a": 10}) == []
+    assert [decision.closed for decision in decide(policy, {"a": 9})] == [True]
+    assert policy.closed == {"a"}
+    assert decide(policy, {"a": 8}) == [opened("a")]
+    assert policy.closed == frozenset()
 
 
-def test_a_limit_of_one() -> None:
-    gates = Gates(per_store=1, total=1_000)
-    assert [door.closed for door in judge(gates, {"a": 1})] == [True]
-    assert [door.closed for door in judge(gates, {"a": 0})] == [False]
+def test_closed_intake_is_reconsidered_without_a_change() -> None:
+    policy = AdmissionPolicy(per_store=10, total=1_000)
+    decide(policy, {"a": 10})
+    assert decide(policy, {}, changed=()) == [opened("a")]
+
+
+def test_total_limit_closes_intake_of_all_stores() -> None:
+    policy = AdmissionPolicy(per_store=100, total=10)
+    assert decide(policy, {"a": 6, "b": 6}, rate=2) == [closed(ALL, 2)]
+    assert decide(policy, {"a": 5, "b": 4}, rate=2) == [closed(ALL, 1)]
+    assert decide(policy, {"a": 5, "b": 3}, rate=2) == [opened(ALL)]
+
+
+def test_limit_of_one_job() -> None:
+    policy = AdmissionPolicy(per_store=1, total=1_000)
+    assert [decision.closed for decision in decide(policy, {"a": 1})] == [True]
+    assert [decision.closed for decision in decide(policy, {"a": 0})] == [False]
 
 
 @pytest.mark.parametrize(
-    ("rate", "told"),
+    ("rate", "retry_after_s"),
     [(0.0, 30.0), (1_000.0, 1.0), (0.001, 300.0), (10.0, 20.0)],
-    ids=["none", "fast", "slow", "usual"],
+    ids=["unknown", "fast", "slow", "usual"],
 )
-def test_when_to_come_back_follows_from_the_drain_within_reason(rate: float, told: float) -> None:
-    gates = Gates(per_store=1_000, total=10_000)
-    assert judge(gates, {"a": 1_000}, rate=rate) == [
-        Door(store="a", closed=True, retry_after_s=told)
-    ]
+def test_retry_after_follows_dequeue_rate_within_bounds(rate: float, retry_after_s: float) -> None:
+    policy = AdmissionPolicy(per_store=1_000, total=10_000)
+    assert decide(policy, {"a": 1_000}, rate=rate) == [closed("a", retry_after_s)]
 
 
-def test_an_estimate_is_said_again_only_when_it_differs_much() -> None:
-    gates = Gates(per_store=1_000, total=10_000)
-    judge(gates, {"a": 1_000}, rate=10)
-    assert judge(gates, {"a": 950}, rate=10) == []
-    assert judge(gates, {"a": 900}, rate=10) == [Door(store="a", closed=True, retry_after_s=10)]
+def test_retry_after_is_republished_only_when_it_differs_much() -> None:
+    policy = AdmissionPolicy(per_store=1_000, total=10_000)
+    decide(policy, {"a": 1_000}, rate=10)
+    assert decide(policy, {"a": 950}, rate=10) == []
+    assert decide(policy, {"a": 900}, rate=10) == [closed("a", 10)]
 
 
-def test_a_door_that_a_predecessor_closed_is_opened() -> None:
-    gates = Gates(per_store=10, total=1_000)
-    gates.recall(Door(store="a", closed=True, retry_after_s=5))
-    gates.recall(Door(store=ALL, closed=True, retry_after_s=5))
-    assert judge(gates, {}) == [Door(store="a", closed=False), Door(store=ALL, closed=False)]
+def test_intake_closed_by_previous_leader_opens() -> None:
+    policy = AdmissionPolicy(per_store=10, total=1_000)
+    policy.restore_decision(closed("a", 5))
+    policy.restore_decision(closed(ALL, 5))
+    assert decide(policy, {}) == [opened("a"), opened(ALL)]
 
 
 @given(st.lists(st.integers(0, 14), max_size=40))
-def test_a_door_never_swings_without_crossing_the_band(lengths: list[int]) -> None:
-    """Closed from the limit on, open from four fifths down, and in between as it was."""
-    gates, closed = Gates(per_store=10, total=1_000), False
+def test_state_changes_only_when_queue_crosses_the_band(lengths: list[int]) -> None:
+    """Intake closes at the limit, opens at four fifths, and keeps its state in between."""
+    policy, is_closed = AdmissionPolicy(per_store=10, total=1_000), False
     for length in lengths:
-        said = judge(gates, {"a": length})
-        closed = length >= 10 or (closed and length > 8)
-        assert ("a" in gates.closed) == closed
-        assert len(said) <= 1
+        decisions = decide(policy, {"a": length})
+        is_closed = length >= 10 or (is_closed and length > 8)
+        assert ("a" in policy.closed) == is_closed
+        assert len(decisions) <= 1
 
 
-def test_the_drain_of_a_steady_queue() -> None:
-    drain = Drain(over_s=30)
+def test_rate_of_a_steady_queue() -> None:
+    rate = DecayingRate(over_s=30)
     for second in range(120):
         for _ in range(4):
-            drain.left("a", float(second))
-        drain.left("b", float(second))
-    assert drain.rate("a", 120) == pytest.approx(4, rel=0.1)
-    assert drain.rate(ALL, 120) == pytest.approx(5, rel=0.1)
+            rate.record("a", float(second))
+        rate.record("b", float(second))
+    assert rate.per_second("a", 120) == pytest.approx(4, rel=0.1)
+    assert rate.per_second(ALL, 120) == pytest.approx(5, rel=0.1)
 
 
-def test_the_drain_of_the_first_seconds_is_not_taken_for_slow() -> None:
-    drain = Drain(over_s=30)
+def test_rate_of_the_first_seconds_is_not_underestimated() -> None:
+    rate = DecayingRate(over_s=30)
     for tenth in range(30):
-        drain.left("a", tenth / 10)
-    assert drain.rate("a", 3) == pytest.approx(10, rel=0.1)
+        rate.record("a", tenth / 10)
+    assert rate.per_second("a", 3) == pytest.approx(10, rel=0.1)
 
 
-def test_the_past_fades() -> None:
-    drain = Drain(over_s=30)
-    drain.left("a", 0)
-    assert drain.rate("a", 300) < 0.001
-    drain.forget(300)
-    assert drain.rate("a", 300) == 0
-    assert drain.rate("unknown", 300) == 0
+def test_rate_decays() -> None:
+    rate = DecayingRate(over_s=30)
+    rate.record("a", 0)
+    assert rate.per_second("a", 300) < 0.001
+    rate.forget_idle(300)
+    assert rate.per_second("a", 300) == 0
+    assert rate.per_second("unknown", 300) == 0
 
 
-def budgeted(gates: Gates, waiting: int, resets_at: float | None) -> list[Door]:
-    return gates.judge(
+def decide_with_budget(
+    policy: AdmissionPolicy, waiting: int, resets_at: float | None
+) -> list[AdmissionDecision]:
+    return policy.decide_changes(
         ["a"],
         waiting=lambda _: waiting,
         total=waiting,
@@ -125,28 +142,34 @@ def budgeted(gates: Gates, waiting: int, resets_at: float | None) -> list[Door]:
     )
 
 
-def test_a_budget_without_room_closes_the_door_until_it_begins_anew_or_is_raised() -> None:
-    gates = Gates(per_store=10, total=1_000)
-    (closed,) = budgeted(gates, 0, 500.0)
-    assert (closed.closed, closed.reason, closed.resets_at) == (True, "budget-exceeded", 500.0)
-    assert budgeted(gates, 0, 500.0) == []
-    (next_month,) = budgeted(gates, 0, 900.0)
+def test_exhausted_budget_closes_intake_until_reset_or_raise() -> None:
+    policy = AdmissionPolicy(per_store=10, total=1_000)
+    (decision,) = decide_with_budget(policy, 0, 500.0)
+    assert (decision.closed, decision.reason, decision.resets_at) == (
+        True,
+        "budget-exceeded",
+        500.0,
+    )
+    assert decide_with_budget(policy, 0, 500.0) == []
+    (next_month,) = decide_with_budget(policy, 0, 900.0)
     assert next_month.resets_at == 900.0
-    assert budgeted(gates, 9, None) == [Door(store="a", closed=False)], (
-        "below the limit, not below its four fifths"
+    assert decide_with_budget(policy, 9, None) == [opened("a")], (
+        "after a budget stop, intake opens below the limit, not below four fifths of it"
     )
 
 
-def test_a_budget_is_said_rather_than_a_full_queue_and_leaves_that_behind() -> None:
-    gates = Gates(per_store=10, total=1_000)
-    assert [door.reason for door in budgeted(gates, 10, None)] == ["queue-full"]
-    assert [door.reason for door in budgeted(gates, 10, 500.0)] == ["budget-exceeded"]
-    assert [door.reason for door in budgeted(gates, 10, None)] == ["queue-full"]
-    assert gates.closed == {"a"}
+def test_budget_reason_takes_precedence_over_full_queue() -> None:
+    policy = AdmissionPolicy(per_store=10, total=1_000)
+    reasons = [
+        [decision.reason for decision in decide_with_budget(policy, 10, resets_at)]
+        for resets_at in (None, 500.0, None)
+    ]
+    assert reasons == [["queue-full"], ["budget-exceeded"], ["queue-full"]]
+    assert policy.closed == {"a"}
 
 
-def test_what_a_predecessor_said_of_a_budget_is_not_said_again() -> None:
-    gates = Gates(per_store=10, total=1_000)
-    gates.recall(Door(store="a", closed=True, resets_at=500.0))
-    assert budgeted(gates, 3, 500.0) == []
-    assert budgeted(gates, 3, None) == [Door(store="a", closed=False)]
+def test_restored_budget_stop_is_not_republished() -> None:
+    policy = AdmissionPolicy(per_store=10, total=1_000)
+    policy.restore_decision(AdmissionDecision(store="a", closed=True, resets_at=500.0))
+    assert decide_with_budget(policy, 3, 500.0) == []
+    assert decide_with_budget(policy, 3, None) == [opened("a")]

@@ -1,4 +1,4 @@
-"""The fair order under monthly budgets, against a backend that pays, fails, cancels, changes leaders and months."""
+"""The fair queue under monthly budgets: payments, cancels, failovers and changes of the month."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -7,250 +7,258 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from services.scheduler.budgets.rules import allowed
-from services.scheduler.estimates.rules import BUDGET, foresee
-from services.scheduler.fair_queue.queue import FairOrder, Waiting
+from services.scheduler.budgets.rules import reservable_budget
+from services.scheduler.estimates.rules import BUDGET, estimate_start_times
+from services.scheduler.fair_queue.queue import FairQueue, WaitingJob
 
 DEFAULT = 10
 STORES = ("small", "large", "free")
 
 
-def order() -> FairOrder:
-    return FairOrder(cap=1_000, default_cost=DEFAULT)
+def create_queue() -> FairQueue:
+    return FairQueue(cap=1_000, default_cost=DEFAULT)
 
 
-def fill(fair: FairOrder, store: str, jobs: int, first: int = 0) -> None:
+def fill(fair: FairQueue, store: str, jobs: int, first: int = 0) -> None:
     for number in range(first, first + jobs):
-        fair.add(Waiting.of(job=number, store=store, created_at=float(number)), 0)
+        fair.enqueue(WaitingJob.create(job=number, store=store, created_at=float(number)), 0)
 
 
-def picked(fair: FairOrder) -> list[tuple[object, str]]:
+def pick_all(fair: FairQueue) -> list[tuple[object, str]]:
     found = []
-    while (pick := fair.pick(0)) is not None:
+    while (pick := fair.pick_next(0)) is not None:
         found.append((pick.job, pick.store))
     return found
 
 
-def test_a_store_goes_as_far_as_its_budget_and_others_go_on() -> None:
-    fair = order()
-    fair.allow({"small": 35})
+def test_budget_limits_one_store_and_no_other() -> None:
+    fair = create_queue()
+    fair.set_budgets({"small": 35})
     fill(fair, "small", 5)
     fill(fair, "free", 5, first=10)
-    assert Counter(store for _, store in picked(fair)) == {"small": 3, "free": 5}
-    assert fair.waiting_of("small") == 2
+    assert Counter(store for _, store in pick_all(fair)) == {"small": 3, "free": 5}
+    assert fair.count_waiting("small") == 2
 
 
-def test_a_job_that_costs_less_than_was_reserved_lets_another_go() -> None:
-    fair = order()
-    fair.allow({"small": 10})
+def test_unused_reservation_releases_the_next_job() -> None:
+    fair = create_queue()
+    fair.set_budgets({"small": 10})
     fill(fair, "small", 2)
-    assert picked(fair) == [(0, "small")]
-    fair.settle(0, "small", 0, ended=True)
-    assert picked(fair) == [(1, "small")]
+    assert pick_all(fair) == [(0, "small")]
+    fair.settle_job(0, "small", 0, ended=True)
+    assert pick_all(fair) == [(1, "small")]
 
 
-def test_a_raised_budget_and_none_let_go_what_was_held() -> None:
-    fair = order()
-    fair.allow({"small": 0})
+def test_raised_or_removed_budget_releases_held_jobs() -> None:
+    fair = create_queue()
+    fair.set_budgets({"small": 0})
     fill(fair, "small", 5)
-    assert picked(fair) == []
-    fair.allow({"small": 25})
-    assert picked(fair) == [(0, "small"), (1, "small")]
-    fair.allow({"small": None})
-    assert len(picked(fair)) == 3
+    assert pick_all(fair) == []
+    fair.set_budgets({"small": 25})
+    assert pick_all(fair) == [(0, "small"), (1, "small")]
+    fair.set_budgets({"small": None})
+    assert len(pick_all(fair)) == 3
 
 
-def test_who_was_held_brings_no_credit_from_that_time() -> None:
-    fair = order()
-    fair.allow({"small": 0})
+def test_held_store_gains_no_credit() -> None:
+    fair = create_queue()
+    fair.set_budgets({"small": 0})
     fill(fair, "small", 20)
     fill(fair, "free", 40, first=100)
     for _ in range(20):
-        pick = fair.pick(0)
+        pick = fair.pick_next(0)
         assert pick is not None
-        fair.settle(pick.job, pick.store, pick.reserved, ended=True)
-    fair.allow({"small": 1_000})
-    assert Counter(store for _, store in picked(fair)[:20]) == {"small": 10, "free": 10}
+        fair.settle_job(pick.job, pick.store, pick.reserved, ended=True)
+    fair.set_budgets({"small": 1_000})
+    assert Counter(store for _, store in pick_all(fair)[:20]) == {"small": 10, "free": 10}
 
 
-def test_what_is_held_is_told_apart_from_what_will_go() -> None:
-    fair = order()
-    fair.allow({"small": 0, "large": 25})
+def test_estimates_separate_held_jobs_from_queued_ones() -> None:
+    fair = create_queue()
+    fair.set_budgets({"small": 0, "large": 25})
     fill(fair, "small", 3)
     fill(fair, "large", 5, first=10)
-    found = {one.store: one for one in foresee(fair.standings(0), money_per_s=1, limited_by=None)}
+    found = {
+        one.store: one
+        for one in estimate_start_times(fair.queue_states(0), money_per_s=1, limited_by=None)
+    }
     assert (found["small"].reason, found["small"].queued, found["small"].held) == (BUDGET, 0, 3)
     assert (found["large"].reason == BUDGET, found["large"].queued, found["large"].held) == (
         False,
         2,
         3,
     )
-    assert fair.due(0)[0] == 5, (
-        "what is held is not due: it would alarm whoever watches the oldest wait"
+    assert fair.summarize_due_jobs(0)[0] == 5, (
+        "held jobs are not due: they would raise the alert on the oldest wait"
     )
 
 
 @dataclass(slots=True)
-class Job:
-    """A row: what was paid for it, and what of that was charged."""
+class JobRow:
+    """A job's row: the money paid and the part of it already charged."""
 
     store: str
     paid: int = 0
     charged: int = 0
-    flying: bool = False
+    in_flight: bool = False
     estimate: int = 0
 
 
-class Months(RuleBasedStateMachine):
-    """`jobs` and `ledger` are what PostgreSQL has; the order sees them at a look, as a new leader or at a sweep."""
+class BudgetMachine(RuleBasedStateMachine):
+    """`jobs` and `spend` are in PostgreSQL. A failover or a refresh copies them to the queue."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.fair = order()
-        self.jobs: dict[int, Job] = {}
+        self.fair = create_queue()
+        self.jobs: dict[int, JobRow] = {}
         self.ended: Counter[str] = Counter()
-        self.ledger: Counter[str] = Counter()
+        self.spend: Counter[str] = Counter()
         self.monthly = {"small": 40, "large": 200}
-        self.underrated: Counter[str] = Counter()
-        """By how much jobs of this month have cost more than was reserved for them."""
+        self.underestimated: Counter[str] = Counter()
+        """Money by which this month's jobs exceed their reservations."""
         self.numbers = 0
-        self.look()
+        self.refresh_budgets()
 
-    def flying(self, store: str) -> list[Job]:
-        return [job for job in self.jobs.values() if job.store == store and job.flying]
+    def jobs_in_flight(self, store: str) -> list[JobRow]:
+        return [job for job in self.jobs.values() if job.store == store and job.in_flight]
 
     def unsettled(self, store: str) -> int:
-        return sum(job.paid - job.charged for job in self.flying(store))
+        return sum(job.paid - job.charged for job in self.jobs_in_flight(store))
 
     def committed(self, store: str) -> int:
-        """What is settled of this month, and reserved."""
+        """Return this month's settled and reserved money."""
         return (
-            self.ledger[store]
+            self.spend[store]
             - self.unsettled(store)
-            + sum(job.estimate for job in self.flying(store))
+            + sum(job.estimate for job in self.jobs_in_flight(store))
         )
 
     @rule()
-    def look(self) -> None:
-        self.fair.allow(
+    def refresh_budgets(self) -> None:
+        self.fair.set_budgets(
             {
-                store: allowed(
-                    monthly=monthly, spent=self.ledger[store], unsettled=self.unsettled(store)
+                store: reservable_budget(
+                    monthly=monthly, spent=self.spend[store], unsettled=self.unsettled(store)
                 )
                 for store, monthly in self.monthly.items()
             }
         )
 
     @rule(store=st.sampled_from(STORES))
-    def ask(self, store: str) -> None:
+    def submit(self, store: str) -> None:
         self.numbers += 1
-        self.jobs[self.numbers] = Job(store)
-        self.fair.add(Waiting.of(job=self.numbers, store=store, created_at=self.numbers), 0)
+        self.jobs[self.numbers] = JobRow(store)
+        self.fair.enqueue(
+            WaitingJob.create(job=self.numbers, store=store, created_at=self.numbers), 0
+        )
 
     @rule()
-    def forward(self) -> None:
-        pick = self.fair.pick(0)
+    def dispatch(self) -> None:
+        pick = self.fair.pick_next(0)
         if pick is None:
             for job in self.jobs.values():
-                if not job.flying:
-                    assert job.store in self.monthly, "who has no budget is never held"
+                if not job.in_flight:
+                    assert job.store in self.monthly, "a store without a budget is never held"
                     fits = (
-                        self.committed(job.store) + self.fair.estimate(job.store)
+                        self.committed(job.store) + self.fair.estimate_cost(job.store)
                         <= self.monthly[job.store]
                     )
-                    assert not fits, "nothing is held while it fits"
+                    assert not fits, "no job is held while it fits"
             return
         assert isinstance(pick.job, int)
-        self.jobs[pick.job].flying, self.jobs[pick.job].estimate = True, pick.reserved
+        self.jobs[pick.job].in_flight, self.jobs[pick.job].estimate = True, pick.reserved
         if pick.store in self.monthly:
             assert self.committed(pick.store) <= self.monthly[pick.store]
 
-    @precondition(lambda self: any(job.flying for job in self.jobs.values()))
+    @precondition(lambda self: any(job.in_flight for job in self.jobs.values()))
     @rule(data=st.data(), cost=st.integers(0, 20))
     def pay(self, data: st.DataObject, cost: int) -> None:
         job = self.jobs[
-            data.draw(st.sampled_from([number for number, job in self.jobs.items() if job.flying]))
+            data.draw(
+                st.sampled_from([number for number, job in self.jobs.items() if job.in_flight])
+            )
         ]
         above = max(job.paid - job.charged - job.estimate, 0)
         job.paid += cost
-        self.ledger[job.store] += cost
-        self.underrated[job.store] += max(job.paid - job.charged - job.estimate, 0) - above
+        self.spend[job.store] += cost
+        self.underestimated[job.store] += max(job.paid - job.charged - job.estimate, 0) - above
 
-    @precondition(lambda self: any(job.flying for job in self.jobs.values()))
+    @precondition(lambda self: any(job.in_flight for job in self.jobs.values()))
     @rule(data=st.data(), ends=st.booleans())
     def settle(self, data: st.DataObject, ends: bool) -> None:
-        """It ends, or goes back to the queue for another try."""
+        """The job ends, or returns to the queue."""
         number = data.draw(
-            st.sampled_from([number for number, job in self.jobs.items() if job.flying])
+            st.sampled_from([number for number, job in self.jobs.items() if job.in_flight])
         )
         job = self.jobs[number]
-        self.fair.settle(number, job.store, job.paid - job.charged, ended=ends)
-        job.charged, job.flying = job.paid, False
+        self.fair.settle_job(number, job.store, job.paid - job.charged, ended=ends)
+        job.charged, job.in_flight = job.paid, False
         if ends:
             self.ended[job.store] += 1
             del self.jobs[number]
         else:
-            self.fair.add(Waiting.of(job=number, store=job.store, created_at=number), 0)
+            self.fair.enqueue(WaitingJob.create(job=number, store=job.store, created_at=number), 0)
 
-    @precondition(lambda self: any(not job.flying for job in self.jobs.values()))
+    @precondition(lambda self: any(not job.in_flight for job in self.jobs.values()))
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
         number = data.draw(
-            st.sampled_from([number for number, job in self.jobs.items() if not job.flying])
+            st.sampled_from([number for number, job in self.jobs.items() if not job.in_flight])
         )
-        self.fair.withdraw(number)
+        self.fair.remove_pending(number)
         del self.jobs[number]
 
     @rule()
-    def take_over(self) -> None:
-        """Another leads: all that it knows is what PostgreSQL has, and that is enough."""
-        self.look()  # settles made since are in both; a call paid meanwhile is no longer counted twice
-        before = {store: self.fair.room(store) for store in self.monthly}
-        old, self.fair = self.fair, order()
+    def fail_over(self) -> None:
+        """A new leader restores the queue from PostgreSQL alone."""
+        # Otherwise payments since the last refresh would count twice.
+        self.refresh_budgets()
+        before = {store: self.fair.budget_headroom(store) for store in self.monthly}
+        old, self.fair = self.fair, create_queue()
         for store in STORES:
-            self.fair.restore(
+            self.fair.restore_store(
                 store,
                 weight=1,
                 served=0,
-                mean_cost=old.estimate(store),
+                mean_cost=old.estimate_cost(store),
                 settled_jobs=self.ended[store],
             )
         for number, job in self.jobs.items():
-            if job.flying:
-                self.fair.adopt(number, job.store, job.estimate)
+            if job.in_flight:
+                self.fair.restore_in_flight(number, job.store, job.estimate)
             else:
-                self.fair.take_up(Waiting.of(job=number, store=job.store, created_at=number), 0)
-        self.fair.resume()
-        self.look()
-        assert {store: self.fair.room(store) for store in self.monthly} == before
+                self.fair.restore_pending(
+                    WaitingJob.create(job=number, store=job.store, created_at=number), 0
+                )
+        self.fair.finish_restore()
+        self.refresh_budgets()
+        assert {store: self.fair.budget_headroom(store) for store in self.monthly} == before
 
     @rule()
-    def turn_the_month(self) -> None:
-        self.ledger.clear()
-        self.underrated.clear()
-        for job in (
-            self.jobs.values()
-        ):  # what is under way was reserved for, at what is left of its estimate
-            self.underrated[job.store] += max(job.paid - job.charged - job.estimate, 0)
-        self.look()
+    def begin_month(self) -> None:
+        self.spend.clear()
+        self.underestimated.clear()
+        for job in self.jobs.values():  # jobs in flight keep the rest of their reservations
+            self.underestimated[job.store] += max(job.paid - job.charged - job.estimate, 0)
+        self.refresh_budgets()
 
     @rule(more=st.integers(0, 50))
-    def raise_the_budget(self, more: int) -> None:
+    def raise_budget(self, more: int) -> None:
         self.monthly["small"] += more
-        self.look()
+        self.refresh_budgets()
 
     @invariant()
-    def the_order_counts_as_postgresql_does(self) -> None:
+    def headroom_matches_postgresql(self) -> None:
         for store, monthly in self.monthly.items():
-            waiting = sum(job.store == store and not job.flying for job in self.jobs.values())
-            expected = monthly - self.committed(store) - waiting * self.fair.estimate(store)
-            assert self.fair.room(store) == expected
+            waiting = sum(job.store == store and not job.in_flight for job in self.jobs.values())
+            expected = monthly - self.committed(store) - waiting * self.fair.estimate_cost(store)
+            assert self.fair.budget_headroom(store) == expected
 
     @invariant()
-    def no_store_spends_more_than_its_budget_and_what_was_underrated(self) -> None:
+    def no_store_exceeds_its_budget_and_underestimates(self) -> None:
         for store, monthly in self.monthly.items():
-            assert self.ledger[store] <= monthly + self.underrated[store]
+            assert self.spend[store] <= monthly + self.underestimated[store]
 
 
-TestMonths = Months.TestCase
-TestMonths.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+TestBudgetMachine = BudgetMachine.TestCase
+TestBudgetMachine.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)

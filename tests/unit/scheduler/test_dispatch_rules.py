@@ -1,124 +1,124 @@
-"""Credit: who may be sent how much, and where."""
+"""Worker credit, worker offers and the choice of the leader."""
 
 import struct
 from datetime import UTC, datetime
 
 from services.scheduler import messages
-from services.scheduler.dispatch.rules import Credit, Offer
-from services.scheduler.leadership.assignor import owner_of
+from services.scheduler.dispatch.rules import WorkerCredit, WorkerOffer
+from services.scheduler.leadership.assignor import choose_leader
 from shared.domain.messages import LimiterReport, WorkerReport
 
 
-def offer(worker: str, *partitions: int, slots: int = 2, at: float = 0) -> Offer:
-    return Offer(worker=worker, partitions=partitions, slots=slots, at=at)
+def offer(worker: str, *partitions: int, slots: int = 2, at: float = 0) -> WorkerOffer:
+    return WorkerOffer(worker=worker, partitions=partitions, slots=slots, at=at)
 
 
-def take(credit: Credit, now: float = 0) -> list[int]:
-    """Forward until nobody has credit: the partitions chosen."""
+def dispatch_all(credit: WorkerCredit, now: float = 0) -> list[int]:
+    """Dispatch until no worker has credit. Return the chosen partitions."""
     chosen: list[int] = []
     while (partition := credit.best_partition(now)) is not None:
-        credit.forwarded(f"job {len(chosen)} {partition}", partition)
+        credit.record_dispatch(f"job {len(chosen)} {partition}", partition)
         chosen.append(partition)
     return chosen
 
 
-def test_no_more_than_the_slots_are_outstanding() -> None:
-    credit = Credit(silence_s=5)
-    credit.hear(offer("w", 0, 1, slots=3))
-    assert sorted(take(credit)) == [0, 0, 1]
+def test_outstanding_jobs_never_exceed_slots() -> None:
+    credit = WorkerCredit(silence_s=5)
+    credit.apply_offer(offer("w", 0, 1, slots=3))
+    assert sorted(dispatch_all(credit)) == [0, 0, 1]
 
 
-def test_the_worker_with_the_most_credit_goes_first() -> None:
-    credit = Credit(silence_s=5)
-    credit.hear(offer("small", 0, slots=1))
-    credit.hear(offer("large", 1, slots=3))
-    assert take(credit) == [1, 1, 0, 1]
+def test_worker_with_most_credit_goes_first() -> None:
+    credit = WorkerCredit(silence_s=5)
+    credit.apply_offer(offer("small", 0, slots=1))
+    credit.apply_offer(offer("large", 1, slots=3))
+    assert dispatch_all(credit) == [1, 1, 0, 1]
 
 
-def test_a_settled_job_gives_its_credit_back() -> None:
-    credit = Credit(silence_s=5)
-    credit.hear(offer("w", 0, slots=1))
-    credit.forwarded("job", 0)
+def test_settled_job_returns_its_credit() -> None:
+    credit = WorkerCredit(silence_s=5)
+    credit.apply_offer(offer("w", 0, slots=1))
+    credit.record_dispatch("job", 0)
     assert credit.best_partition(0) is None
-    credit.settled("job")
-    credit.settled("job")
-    assert take(credit) == [0]
+    credit.record_settlement("job")
+    credit.record_settlement("job")
+    assert dispatch_all(credit) == [0]
 
 
-def test_a_silent_worker_has_no_credit() -> None:
-    credit = Credit(silence_s=5)
-    credit.hear(offer("w", 0, at=0))
+def test_silent_worker_has_no_credit() -> None:
+    credit = WorkerCredit(silence_s=5)
+    credit.apply_offer(offer("w", 0, at=0))
     assert credit.best_partition(5) == 0
     assert credit.best_partition(5.1) is None
 
 
-def test_a_draining_worker_and_one_without_partitions_have_no_credit() -> None:
-    credit = Credit(silence_s=5)
-    credit.hear(offer("draining", 0, slots=0))
-    credit.hear(offer("newcomer"))
+def test_worker_without_slots_or_partitions_has_no_credit() -> None:
+    credit = WorkerCredit(silence_s=5)
+    credit.apply_offer(offer("draining", 0, slots=0))
+    credit.apply_offer(offer("newcomer"))
     assert credit.best_partition(0) is None
 
 
-def test_an_old_report_does_not_undo_a_new_one() -> None:
-    credit = Credit(silence_s=5)
-    credit.hear(offer("w", 0, slots=0, at=2))
-    credit.hear(offer("w", 0, slots=9, at=1))
+def test_older_offer_does_not_replace_newer_one() -> None:
+    credit = WorkerCredit(silence_s=5)
+    credit.apply_offer(offer("w", 0, slots=0, at=2))
+    credit.apply_offer(offer("w", 0, slots=9, at=1))
     assert credit.best_partition(2) is None
 
 
-def test_what_moved_to_another_worker_counts_against_that_one() -> None:
-    credit = Credit(silence_s=5)
-    credit.hear(offer("a", 0, 1, slots=2))
-    credit.forwarded("job", 1)
-    credit.hear(offer("a", 0, slots=2, at=1))
-    credit.hear(offer("b", 1, slots=2, at=1))
-    assert sorted(take(credit, 1)) == [0, 0, 1]
+def test_unclaimed_job_counts_against_the_new_partition_owner() -> None:
+    credit = WorkerCredit(silence_s=5)
+    credit.apply_offer(offer("a", 0, 1, slots=2))
+    credit.record_dispatch("job", 1)
+    credit.apply_offer(offer("a", 0, slots=2, at=1))
+    credit.apply_offer(offer("b", 1, slots=2, at=1))
+    assert sorted(dispatch_all(credit, 1)) == [0, 0, 1]
 
 
-def test_what_a_dead_worker_had_claimed_does_not_keep_its_successor_idle() -> None:
-    credit = Credit(silence_s=5)
-    credit.hear(offer("dead", 0, slots=2))
+def test_jobs_claimed_by_dead_worker_do_not_block_its_successor() -> None:
+    credit = WorkerCredit(silence_s=5)
+    credit.apply_offer(offer("dead", 0, slots=2))
     for job in ("claimed", "on its way"):
-        credit.forwarded(job, 0)
-    credit.claimed("claimed", "dead")
-    credit.claimed("claimed", "dead")
-    assert take(credit) == []
-    credit.hear(offer("successor", 0, slots=2, at=9))
-    assert take(credit, 9) == [0], "it will have to do what nobody has claimed"
-    credit.settled("claimed")
-    assert take(credit, 9) == []
+        credit.record_dispatch(job, 0)
+    credit.record_claim("claimed", "dead")
+    credit.record_claim("claimed", "dead")
+    assert dispatch_all(credit) == []
+    credit.apply_offer(offer("successor", 0, slots=2, at=9))
+    assert dispatch_all(credit, 9) == [0], "the unclaimed job counts against the new owner"
+    credit.record_settlement("claimed")
+    assert dispatch_all(credit, 9) == []
 
 
-def test_a_job_counts_against_who_runs_it_though_its_partition_has_moved() -> None:
-    credit = Credit(silence_s=5)
-    credit.forwarded("before the takeover", 1, claimed_by="a")
-    credit.forwarded("since", 1)
-    credit.claimed("since", "a")
-    credit.claimed("unheard of", "a")
-    credit.hear(offer("a", 0, slots=3))
-    credit.hear(offer("b", 1, slots=1))
-    assert sorted(take(credit)) == [0, 1]
-    credit.settled("since")
+def test_claimed_job_counts_against_its_worker_after_rebalance() -> None:
+    credit = WorkerCredit(silence_s=5)
+    credit.record_dispatch("before the failover", 1, claimed_by="a")
+    credit.record_dispatch("after the failover", 1)
+    credit.record_claim("after the failover", "a")
+    credit.record_claim("unknown", "a")
+    credit.apply_offer(offer("a", 0, slots=3))
+    credit.apply_offer(offer("b", 1, slots=1))
+    assert sorted(dispatch_all(credit)) == [0, 1]
+    credit.record_settlement("after the failover")
     assert credit.best_partition(0) == 0
 
 
-def test_the_lead_stays_with_whom_it_is() -> None:
-    long_since, newly = struct.pack(">d", 100.0), struct.pack(">d", 200.0)
-    assert owner_of({"b": long_since, "a": newly, "0": b""}) == "b"
-    assert owner_of({"b": b"", "a": b""}) == "a"
+def test_leadership_stays_with_the_longest_leader() -> None:
+    early, late = struct.pack(">d", 100.0), struct.pack(">d", 200.0)
+    assert choose_leader({"b": early, "a": late, "0": b""}) == "b"
+    assert choose_leader({"b": b"", "a": b""}) == "a"
 
 
-def test_a_partition_that_there_is_not_gets_no_job() -> None:
+def test_unknown_partitions_in_a_report_are_ignored() -> None:
     now = datetime.now(UTC)
     report = WorkerReport(
         worker="w", at=now, started_at=now, partitions=(999, 3, -1, 0), slots=5, running=0
     )
-    assert messages.offer(report, now.timestamp()).partitions == (0, 3)
+    assert messages.worker_offer(report, now.timestamp()).partitions == (0, 3)
 
 
-def test_an_account_without_money_is_named_as_what_limits_a_worker() -> None:
+def test_open_circuit_breaker_is_the_limiting_cause() -> None:
     now = datetime.now(UTC)
-    shut = LimiterReport(
+    limiter = LimiterReport(
         provider="openai",
         model="m",
         resource="tokens",
@@ -129,8 +129,8 @@ def test_an_account_without_money_is_named_as_what_limits_a_worker() -> None:
         circuit_open=True,
     )
     report = WorkerReport(
-        worker="w", at=now, started_at=now, partitions=(0,), slots=0, running=0, limiters=(shut,)
+        worker="w", at=now, started_at=now, partitions=(0,), slots=0, running=0, limiters=(limiter,)
     )
-    credit = Credit(silence_s=5)
-    credit.hear(messages.offer(report, now.timestamp()))
-    assert credit.limited_by(now.timestamp()) == "provider unavailable"
+    credit = WorkerCredit(silence_s=5)
+    credit.apply_offer(messages.worker_offer(report, now.timestamp()))
+    assert credit.limiting_cause(now.timestamp()) == "provider unavailable"

@@ -1,90 +1,96 @@
-"""The outlook against the order itself: what it foretells is what then happens."""
+"""Wait estimates, compared with the order in which the fair queue then serves."""
 
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.scheduler.dispatch.rules import BACK_PRESSURE, NO_WORKER, Credit, Offer
-from services.scheduler.estimates.rules import Outlook, Standing, foresee
-from services.scheduler.fair_queue.queue import FairOrder, Waiting
+from services.scheduler.dispatch.rules import BACKPRESSURE, NO_WORKER, WorkerCredit, WorkerOffer
+from services.scheduler.estimates.rules import QueueState, WaitEstimate, estimate_start_times
+from services.scheduler.fair_queue.queue import FairQueue, WaitingJob
 
 
-def standing(store: str, **changes: Any) -> Standing:
+def queue_state(store: str, **changes: Any) -> QueueState:
     values: dict[str, Any] = {
         "store": store,
         "account": store,
-        "position": 0.0,
+        "virtual_time": 0.0,
         "weight": 1.0,
-        "account_position": 0.0,
+        "account_virtual_time": 0.0,
         "account_weight": 1.0,
         "queued": 10,
         "estimate": 10,
         "at_cap": False,
         "in_flight": 0,
     }
-    return Standing(**(values | changes))
+    return QueueState(**(values | changes))
 
 
-def foreseen(
-    *standings: Standing, limited_by: str | None = None, money_per_s: float = 10
-) -> dict[str, Outlook]:
-    found = foresee(standings, money_per_s=money_per_s, limited_by=limited_by)
-    assert len(found) == len(standings)
-    return {outlook.store: outlook for outlook in found}
+def estimates_by_store(
+    *states: QueueState, limited_by: str | None = None, money_per_s: float = 10
+) -> dict[str, WaitEstimate]:
+    found = estimate_start_times(states, money_per_s=money_per_s, limited_by=limited_by)
+    assert len(found) == len(states)
+    return {estimate.store: estimate for estimate in found}
 
 
-def test_one_store_alone_waits_for_what_limits_the_workers() -> None:
-    (only,) = foreseen(standing("a"), limited_by="TPM").values()
+def test_single_store_waits_for_the_limiting_cause() -> None:
+    (only,) = estimates_by_store(queue_state("a"), limited_by="TPM").values()
     assert (only.reason, only.limited_by, only.ahead) == ("TPM", "TPM", 0)
     assert (only.first_in_s, only.last_in_s) == (0, 9)
 
 
-def test_who_stands_higher_waits_until_the_others_have_caught_up() -> None:
-    found = foreseen(standing("low"), standing("high", account_position=50.0), limited_by="RPM")
-    assert (found["low"].reason, found["high"].reason) == ("RPM", "fair turn")
-    assert (found["high"].ahead, found["high"].first_in_s) == (5, 5)
+def test_store_ahead_waits_until_the_others_catch_up() -> None:
+    found = estimates_by_store(
+        queue_state("behind"), queue_state("ahead", account_virtual_time=50.0), limited_by="RPM"
+    )
+    assert (found["behind"].reason, found["ahead"].reason) == ("RPM", "fair turn")
+    assert (found["ahead"].ahead, found["ahead"].first_in_s) == (5, 5)
 
 
-def test_a_short_queue_ahead_is_no_longer_than_it_is() -> None:
-    found = foreseen(standing("short", queued=2), standing("high", account_position=500.0))
-    assert found["high"].first_in_s == 2
+def test_short_queue_ahead_limits_the_wait() -> None:
+    found = estimates_by_store(
+        queue_state("short", queued=2), queue_state("ahead", account_virtual_time=500.0)
+    )
+    assert found["ahead"].first_in_s == 2
 
 
-def test_a_store_at_its_cap_waits_for_its_own_jobs() -> None:
-    found = foreseen(standing("capped", at_cap=True), standing("other"))
+def test_store_at_its_cap_waits_for_its_own_jobs() -> None:
+    found = estimates_by_store(queue_state("capped", at_cap=True), queue_state("other"))
     assert (found["capped"].reason, found["capped"].first_in_s) == ("store cap", None)
-    alone = foreseen(standing("capped", at_cap=True))["capped"]
+    alone = estimates_by_store(queue_state("capped", at_cap=True))["capped"]
     assert (alone.reason, alone.first_in_s) == ("fair turn", 0)
 
 
-def test_a_store_at_its_cap_goes_on_as_its_own_jobs_end() -> None:
-    stopped = standing("capped", at_cap=True, in_flight=4, queued=6)
-    found = foresee([stopped, standing("other")], money_per_s=10, limited_by=None, run_s=20.0)
-    capped = next(outlook for outlook in found if outlook.store == "capped")
+def test_store_at_its_cap_starts_jobs_as_its_own_end() -> None:
+    at_cap = queue_state("capped", at_cap=True, in_flight=4, queued=6)
+    found = estimate_start_times(
+        [at_cap, queue_state("other")], money_per_s=10, limited_by=None, run_s=20.0
+    )
+    capped = next(estimate for estimate in found if estimate.store == "capped")
     assert (capped.reason, capped.first_in_s, capped.last_in_s) == ("store cap", 5, 30)
 
 
-def test_under_a_hard_cap_nobody_races_beyond_it() -> None:
-    (only,) = foresee([standing("a", at_cap=True)], money_per_s=10, limited_by=None, hard_cap=True)
+def test_hard_cap_holds_without_competition() -> None:
+    (only,) = estimate_start_times(
+        [queue_state("a", at_cap=True)], money_per_s=10, limited_by=None, hard_cap=True
+    )
     assert (only.reason, only.first_in_s) == ("store cap", None)
 
 
-def test_a_store_behind_its_siblings_is_told_so() -> None:
-    found = foreseen(
-        standing("a", account="both"),
-        standing("b", account="both", position=40.0),
-        standing("c"),
+def test_store_ahead_of_its_siblings_waits_for_account_share() -> None:
+    found = estimates_by_store(
+        queue_state("a", account="both"),
+        queue_state("b", account="both", virtual_time=40.0),
+        queue_state("c"),
         limited_by="TPM",
     )
     assert found["b"].reason == "account share"
-    assert found["b"].first_in_s == 8, (
-        "40 for its sibling, and as much for the other account meanwhile"
-    )
+    assert found["b"].first_in_s == 8, "40 for its sibling and as much for the other account"
 
 
-def test_nobody_can_tell_while_nothing_moves() -> None:
-    (only,) = foreseen(standing("a"), money_per_s=0, limited_by=NO_WORKER).values()
+def test_start_times_are_unknown_without_dispatch() -> None:
+    (only,) = estimates_by_store(queue_state("a"), money_per_s=0, limited_by=NO_WORKER).values()
     assert (only.reason, only.first_in_s, only.last_in_s) == (NO_WORKER, None, None)
 
 
@@ -102,13 +108,13 @@ def test_nobody_can_tell_while_nothing_moves() -> None:
     )
 )
 @settings(max_examples=300, deadline=None)
-def test_what_is_foretold_is_what_the_order_does(
+def test_estimates_match_the_fair_queue(
     stores: list[tuple[int, int, int, int, int]],
 ) -> None:
-    """(jobs, cost, weight, served before, account). The error is no more than a largest job of everybody."""
-    order = FairOrder(cap=1_000, default_cost=1)
+    """Stores are (jobs, cost, weight, served, account). Errors: below two jobs of each store."""
+    fair = FairQueue(cap=1_000, default_cost=1)
     for number, (_, cost, weight, served, account) in enumerate(stores):
-        order.restore(
+        fair.restore_store(
             f"s{number}",
             weight=weight,
             served=served,
@@ -118,34 +124,35 @@ def test_what_is_foretold_is_what_the_order_does(
         )
     for number, (jobs, *_) in enumerate(stores):
         for job in range(jobs):
-            order.take_up(
-                Waiting.of(job=(number, job), store=f"s{number}", created_at=float(job)), 0
+            fair.restore_pending(
+                WaitingJob.create(job=(number, job), store=f"s{number}", created_at=float(job)), 0
             )
-    order.resume()
-    foretold = {
-        one.store: one for one in foresee(order.standings(0), money_per_s=1, limited_by=None)
+    fair.finish_restore()
+    estimates = {
+        estimate.store: estimate
+        for estimate in estimate_start_times(fair.queue_states(0), money_per_s=1, limited_by=None)
     }
     spent, firsts, lasts = 0, dict[str, int](), dict[str, int]()
-    while (pick := order.pick(0)) is not None:
+    while (pick := fair.pick_next(0)) is not None:
         firsts.setdefault(pick.store, spent)
         lasts[pick.store] = spent
         spent += pick.reserved
-        order.settle(pick.job, pick.store, pick.reserved, ended=True)
+        fair.settle_job(pick.job, pick.store, pick.reserved, ended=True)
     slack = 2 * sum(cost for _, cost, *_ in stores)
-    for store, outlook in foretold.items():
-        assert outlook.first_in_s is not None
-        assert outlook.last_in_s is not None
-        assert abs(outlook.first_in_s - firsts[store]) <= slack
-        assert abs(outlook.last_in_s - lasts[store]) <= slack
+    for store, estimate in estimates.items():
+        assert estimate.first_in_s is not None
+        assert estimate.last_in_s is not None
+        assert abs(estimate.first_in_s - firsts[store]) <= slack
+        assert abs(estimate.last_in_s - lasts[store]) <= slack
 
 
-def test_what_limits_the_workers() -> None:
-    credit = Credit(silence_s=5)
-    assert credit.limited_by(0) == NO_WORKER
-    credit.hear(Offer(worker="w", partitions=(0,), slots=1, at=0))
-    assert credit.limited_by(0) is None
-    credit.forwarded(1, 0)
-    assert credit.limited_by(0) == BACK_PRESSURE
-    credit.hear(Offer(worker="w", partitions=(0,), slots=1, at=1, limited_by="TPM"))
-    assert credit.limited_by(1) == "TPM"
-    assert credit.limited_by(9) == NO_WORKER
+def test_limiting_cause_of_the_workers() -> None:
+    credit = WorkerCredit(silence_s=5)
+    assert credit.limiting_cause(0) == NO_WORKER
+    credit.apply_offer(WorkerOffer(worker="w", partitions=(0,), slots=1, at=0))
+    assert credit.limiting_cause(0) is None
+    credit.record_dispatch(1, 0)
+    assert credit.limiting_cause(0) == BACKPRESSURE
+    credit.apply_offer(WorkerOffer(worker="w", partitions=(0,), slots=1, at=1, limited_by="TPM"))
+    assert credit.limiting_cause(1) == "TPM"
+    assert credit.limiting_cause(9) == NO_WORKER

@@ -1,4 +1,4 @@
-"""The fair order against a naive model, and the properties that the design promises."""
+"""The fair queue against a naive model, and the properties that its design guarantees."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -7,198 +7,200 @@ from itertools import combinations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.scheduler.fair_queue.queue import FairOrder, Waiting
+from services.scheduler.fair_queue.queue import FairQueue, WaitingJob
 
 CAP = 3
 
 
-def order(cap: int = CAP, *, hard_cap: bool = False) -> FairOrder:
-    return FairOrder(cap=cap, default_cost=10, hard_cap=hard_cap)
+def create_queue(cap: int = CAP, *, hard_cap: bool = False) -> FairQueue:
+    return FairQueue(cap=cap, default_cost=10, hard_cap=hard_cap)
 
 
-def job(number: int, store: str, **options: float) -> Waiting:
-    return Waiting.of(job=number, store=store, created_at=float(number), **options)  # type: ignore[arg-type] # test options
+def job(number: int, store: str, **options: float) -> WaitingJob:
+    return WaitingJob.create(job=number, store=store, created_at=float(number), **options)  # type: ignore[arg-type] # test options
 
 
-def drain(fair: FairOrder, now: float = 0.0) -> list[object]:
-    """Pick everything, each job ending at once for what was reserved."""
+def pick_all(fair: FairQueue, now: float = 0.0) -> list[object]:
+    """Pick all jobs. Each ends at once at its reserved cost."""
     picked = []
-    while (pick := fair.pick(now)) is not None:
+    while (pick := fair.pick_next(now)) is not None:
         picked.append(pick.job)
-        fair.settle(pick.job, pick.store, pick.reserved, ended=True)
+        fair.settle_job(pick.job, pick.store, pick.reserved, ended=True)
     return picked
 
 
-def test_the_store_that_was_served_least_goes_next() -> None:
-    fair = order()
-    fair.restore("rich", weight=1, served=100, mean_cost=10, settled_jobs=5)
-    fair.restore("poor", weight=1, served=50, mean_cost=10, settled_jobs=5)
-    fair.add(job(1, "poor"), 0)
-    fair.add(job(2, "rich"), 0)
-    fair.add(job(3, "poor"), 0)
-    assert drain(fair) == [1, 3, 2]
+def test_store_with_smallest_virtual_time_goes_next() -> None:
+    fair = create_queue()
+    fair.restore_store("rich", weight=1, served=100, mean_cost=10, settled_jobs=5)
+    fair.restore_store("poor", weight=1, served=50, mean_cost=10, settled_jobs=5)
+    fair.enqueue(job(1, "poor"), 0)
+    fair.enqueue(job(2, "rich"), 0)
+    fair.enqueue(job(3, "poor"), 0)
+    assert pick_all(fair) == [1, 3, 2]
 
 
-def test_weight_divides_what_was_served() -> None:
-    fair = order()
-    fair.restore("double", weight=2, served=0, mean_cost=10, settled_jobs=1)
-    fair.restore("single", weight=1, served=0, mean_cost=10, settled_jobs=1)
+def test_weight_divides_served_money() -> None:
+    fair = create_queue()
+    fair.restore_store("double", weight=2, served=0, mean_cost=10, settled_jobs=1)
+    fair.restore_store("single", weight=1, served=0, mean_cost=10, settled_jobs=1)
     for number in range(0, 12, 2):
-        fair.add(job(number, "double"), 0)
-        fair.add(job(number + 1, "single"), 0)
-    first_nine = drain(fair)[:9]
+        fair.enqueue(job(number, "double"), 0)
+        fair.enqueue(job(number + 1, "single"), 0)
+    first_nine = pick_all(fair)[:9]
     assert sum(1 for number in first_nine if isinstance(number, int) and number % 2 == 0) == 6
 
 
-def test_priority_first_then_first_come_within_a_store() -> None:
-    fair = order()
-    fair.add(job(1, "a"), 0)
-    fair.add(job(2, "a"), 0)
-    fair.add(job(3, "a", priority=5), 0)
-    assert drain(fair) == [3, 1, 2]
+def test_jobs_of_a_store_go_by_priority_then_age() -> None:
+    fair = create_queue()
+    fair.enqueue(job(1, "a"), 0)
+    fair.enqueue(job(2, "a"), 0)
+    fair.enqueue(job(3, "a", priority=5), 0)
+    assert pick_all(fair) == [3, 1, 2]
 
 
-def test_a_store_at_its_cap_waits_while_another_has_work_and_borrows_when_none_has() -> None:
-    fair = order(cap=1)
-    fair.restore("busy", weight=1, served=0, mean_cost=1, settled_jobs=1)
-    fair.restore("other", weight=1, served=1_000, mean_cost=1, settled_jobs=1)
-    fair.add(job(1, "busy"), 0)
-    fair.add(job(2, "busy"), 0)
-    fair.add(job(3, "other"), 0)
-    picks = [fair.pick(0), fair.pick(0), fair.pick(0)]
+def test_store_at_its_cap_waits_while_others_have_work() -> None:
+    fair = create_queue(cap=1)
+    fair.restore_store("busy", weight=1, served=0, mean_cost=1, settled_jobs=1)
+    fair.restore_store("other", weight=1, served=1_000, mean_cost=1, settled_jobs=1)
+    fair.enqueue(job(1, "busy"), 0)
+    fair.enqueue(job(2, "busy"), 0)
+    fair.enqueue(job(3, "other"), 0)
+    picks = [fair.pick_next(0), fair.pick_next(0), fair.pick_next(0)]
     assert [pick.job for pick in picks if pick] == [1, 3, 2]
 
 
-def test_a_hard_cap_is_never_passed() -> None:
-    fair = order(cap=1, hard_cap=True)
-    fair.add(job(1, "a"), 0)
-    fair.add(job(2, "a"), 0)
-    first = fair.pick(0)
+def test_hard_cap_is_never_exceeded() -> None:
+    fair = create_queue(cap=1, hard_cap=True)
+    fair.enqueue(job(1, "a"), 0)
+    fair.enqueue(job(2, "a"), 0)
+    first = fair.pick_next(0)
     assert first is not None
-    assert fair.pick(0) is None
-    fair.settle(first.job, "a", 10, ended=True)
-    assert fair.pick(0) is not None
+    assert fair.pick_next(0) is None
+    fair.settle_job(first.job, "a", 10, ended=True)
+    assert fair.pick_next(0) is not None
 
 
-def test_a_job_waits_until_it_is_due() -> None:
-    fair = order()
-    fair.add(job(1, "a", not_before=50.0), 0)
-    assert fair.pick(49) is None
-    assert fair.next_due(49) == 50
+def test_delayed_job_waits_until_due() -> None:
+    fair = create_queue()
+    fair.enqueue(job(1, "a", not_before=50.0), 0)
+    assert fair.pick_next(49) is None
+    assert fair.next_due_at(49) == 50
     assert fair.pending == 1
-    later = fair.pick(50)
+    later = fair.pick_next(50)
     assert later is not None
     assert later.job == 1
 
 
-def test_a_wait_counts_from_when_the_job_could_have_gone() -> None:
-    fair = order()
-    fair.add(job(1, "a", not_before=50.0), 0)
-    assert fair.due(49) == (0, None)
-    fair.add(job(7, "a"), 8)
-    fair.add(job(5, "b"), 8)
-    assert fair.due(49) == (2, 5)
-    assert fair.due(60) == (3, 5)
-    drain(fair, 40)
-    assert fair.due(60) == (1, 50)
+def test_wait_counts_from_the_due_time() -> None:
+    fair = create_queue()
+    fair.enqueue(job(1, "a", not_before=50.0), 0)
+    assert fair.summarize_due_jobs(49) == (0, None)
+    fair.enqueue(job(7, "a"), 8)
+    fair.enqueue(job(5, "b"), 8)
+    assert fair.summarize_due_jobs(49) == (2, 5)
+    assert fair.summarize_due_jobs(60) == (3, 5)
+    pick_all(fair, 40)
+    assert fair.summarize_due_jobs(60) == (1, 50)
 
 
-def test_no_credit_is_banked_while_idle() -> None:
-    fair = order(cap=100)
+def test_idle_store_gains_no_credit() -> None:
+    fair = create_queue(cap=100)
     for number in range(100):
-        fair.add(job(number, "busy"), 0)
+        fair.enqueue(job(number, "busy"), 0)
     for _ in range(50):
-        pick = fair.pick(0)
+        pick = fair.pick_next(0)
         assert pick is not None
-        fair.settle(pick.job, pick.store, pick.reserved, ended=True)
+        fair.settle_job(pick.job, pick.store, pick.reserved, ended=True)
     for number in range(100, 150):
-        fair.add(job(number, "returns"), 0)
-    next_ten = [pick.store for _ in range(10) if (pick := fair.pick(0))]
+        fair.enqueue(job(number, "returns"), 0)
+    next_ten = [pick.store for _ in range(10) if (pick := fair.pick_next(0))]
     assert next_ten.count("returns") == 5
 
 
-def test_the_bill_replaces_what_was_reserved() -> None:
-    fair = order()
-    fair.add(job(1, "a"), 0)
-    pick = fair.pick(0)
+def test_settlement_replaces_the_reservation() -> None:
+    fair = create_queue()
+    fair.enqueue(job(1, "a"), 0)
+    pick = fair.pick_next(0)
     assert pick is not None
     assert pick.reserved == 10
-    fair.settle(1, "a", 70, ended=True)
-    (change,) = fair.take_changes()
+    fair.settle_job(1, "a", 70, ended=True)
+    (change,) = fair.take_counter_changes()
     assert (change.served, change.settled_jobs, change.mean_cost) == (70, 1, 70)
-    assert fair.take_changes() == []
-    fair.add(job(2, "a"), 0)
-    second = fair.pick(0)
+    assert fair.take_counter_changes() == []
+    fair.enqueue(job(2, "a"), 0)
+    second = fair.pick_next(0)
     assert second is not None
     assert second.reserved == 70
 
 
-def test_a_cancelled_job_is_skipped() -> None:
-    fair = order()
+def test_cancelled_job_is_skipped() -> None:
+    fair = create_queue()
     for number in (1, 2, 3):
-        fair.add(job(number, "a"), 0)
-    fair.withdraw(1)
-    fair.withdraw(3)
+        fair.enqueue(job(number, "a"), 0)
+    fair.remove_pending(1)
+    fair.remove_pending(3)
     assert fair.pending == 1
-    assert drain(fair) == [2]
+    assert pick_all(fair) == [2]
 
 
-def test_a_flood_leaves_one_entry_in_the_order() -> None:
-    """What a decision costs depends on the stores with work, not on how much of it they have."""
-    fair = order()
+def test_flood_adds_one_index_entry() -> None:
+    """The cost of a decision depends on the stores with work, not on their number of jobs."""
+    fair = create_queue()
     for number in range(1_000):
-        fair.add(job(number, "flood"), 0)
-        fair.add(job(number + 1_000, f"s{number % 3}"), 0)
-    assert sum(map(len, fair._line._heaps.values())) == 4
+        fair.enqueue(job(number, "flood"), 0)
+        fair.enqueue(job(number + 1_000, f"s{number % 3}"), 0)
+    assert sum(map(len, fair._accounts_index._heaps.values())) == 4
 
 
 @dataclass
-class Model:
-    """The same rule, written naively: every decision looks at everything. Stores in `together` are one account."""
+class NaiveModel:
+    """The same rule, written naively. The stores in `together` share one account."""
 
     cap: int
     together: frozenset[str] = frozenset()
     served: Counter[str] = field(default_factory=Counter)
-    flying: dict[int, tuple[str, int]] = field(default_factory=dict)
+    in_flight: dict[int, tuple[str, int]] = field(default_factory=dict)
     waiting: list[tuple[int, str, int]] = field(default_factory=list)
     last: Counter[str] = field(default_factory=Counter)
 
     def account(self, store: str) -> str:
         return "+together" if store in self.together else "+" + store
 
-    def lift(self, name: str, others: set[str], line: str) -> None:
+    def advance(self, name: str, others: set[str], group: str) -> None:
         if name not in others:
-            floor = min((self.served[other] for other in others), default=self.last[line])
+            floor = min((self.served[other] for other in others), default=self.last[group])
             self.served[name] = max(self.served[name], floor)
 
     def add(self, number: int, store: str, cost: int) -> None:
         account, stores = self.account(store), {other for _, other, _ in self.waiting}
-        self.lift(account, {self.account(other) for other in stores}, "accounts")
-        self.lift(store, {other for other in stores if self.account(other) == account}, account)
+        self.advance(account, {self.account(other) for other in stores}, "accounts")
+        self.advance(store, {other for other in stores if self.account(other) == account}, account)
         self.waiting.append((number, store, cost))
 
     def pick(self) -> int | None:
         within = [
-            w for w in self.waiting if sum(f[0] == w[1] for f in self.flying.values()) < self.cap
+            job
+            for job in self.waiting
+            if sum(store == job[1] for store, _ in self.in_flight.values()) < self.cap
         ]
         candidates = within or self.waiting
         if not candidates:
             return None
-        number, store, cost = min(candidates, key=lambda waiting: self._turn(*waiting))
+        number, store, cost = min(candidates, key=lambda waiting: self._rank(*waiting))
         self.last["accounts"], self.last[self.account(store)] = (
             self.served[self.account(store)],
             self.served[store],
         )
         self.waiting.remove((number, store, cost))
         self._charge(store, cost)
-        self.flying[number] = (store, cost)
+        self.in_flight[number] = (store, cost)
         return number
 
     def settle(self, number: int, spent: int) -> None:
-        store, cost = self.flying.pop(number)
+        store, cost = self.in_flight.pop(number)
         self._charge(store, spent - cost)
 
-    def _turn(self, number: int, store: str, _: int) -> tuple[int, str, int, str, int]:
+    def _rank(self, number: int, store: str, _: int) -> tuple[int, str, int, str, int]:
         account = self.account(store)
         return self.served[account], account, self.served[store], store, number
 
@@ -220,61 +222,62 @@ some_stores = st.frozensets(st.sampled_from([f"s{number}" for number in range(5)
 
 @given(actions, some_stores)
 @settings(max_examples=500)
-def test_the_order_is_that_of_the_naive_model(
-    script: list[Action], together: frozenset[str]
-) -> None:
-    fair, model = order(), Model(cap=CAP, together=together)
+def test_order_matches_the_naive_model(script: list[Action], together: frozenset[str]) -> None:
+    fair, model = create_queue(), NaiveModel(cap=CAP, together=together)
     for number in range(5):
         store = f"s{number}"
-        fair.restore(
+        fair.restore_store(
             store, weight=1, served=0, mean_cost=0, settled_jobs=0, account=model.account(store)
         )
-    for number, (what, which, amount) in enumerate(script):
-        if what == "add":
-            fair.add(
-                Waiting.of(job=number, store=f"s{which}", created_at=number, estimate=amount), 0
+    for number, (action, which, amount) in enumerate(script):
+        if action == "add":
+            fair.enqueue(
+                WaitingJob.create(
+                    job=number, store=f"s{which}", created_at=number, estimate=amount
+                ),
+                0,
             )
             model.add(number, f"s{which}", amount)
-        elif what == "pick":
-            pick = fair.pick(0)
+        elif action == "pick":
+            pick = fair.pick_next(0)
             assert (pick.job if pick else None) == model.pick()
-        elif model.flying:
-            settled = sorted(model.flying)[which % len(model.flying)]
-            fair.settle(settled, model.flying[settled][0], amount, ended=True)
+        elif model.in_flight:
+            settled = sorted(model.in_flight)[which % len(model.in_flight)]
+            fair.settle_job(settled, model.in_flight[settled][0], amount, ended=True)
             model.settle(settled, amount)
     assert fair.pending == len(model.waiting)
-    assert fair.in_flight == len(model.flying)
+    assert fair.in_flight == len(model.in_flight)
 
 
 @given(actions)
 @settings(max_examples=200)
-def test_what_was_charged_is_what_was_spent(script: list[Action]) -> None:
-    fair, spent, lifted = order(), 0, 0
-    flying: list[tuple[object, str]] = []
-    for number, (what, which, amount) in enumerate(script):
-        if what == "add":
-            fair.add(job(number, f"s{which}"), 0)
-        elif what == "pick" and (pick := fair.pick(0)):
-            flying.append((pick.job, pick.store))
-        elif what == "settle" and flying:
-            lifted += sum(change.served for change in fair.take_changes())
-            ended, store = flying.pop(which % len(flying))
-            fair.settle(ended, store, amount, ended=True)
-            spent += sum(change.served for change in fair.take_changes()) - amount
+def test_charged_money_equals_spent_money(script: list[Action]) -> None:
+    fair, spent, advanced = create_queue(), 0, 0
+    in_flight: list[tuple[object, str]] = []
+    for number, (action, which, amount) in enumerate(script):
+        if action == "add":
+            fair.enqueue(job(number, f"s{which}"), 0)
+        elif action == "pick" and (pick := fair.pick_next(0)):
+            in_flight.append((pick.job, pick.store))
+        elif action == "settle" and in_flight:
+            advanced += sum(change.served for change in fair.take_counter_changes())
+            ended, store = in_flight.pop(which % len(in_flight))
+            fair.settle_job(ended, store, amount, ended=True)
+            spent += sum(change.served for change in fair.take_counter_changes()) - amount
     assert spent == 0
-    assert lifted >= 0
+    assert advanced >= 0
 
 
-def taken_over(
-    waiting: dict[object, str], flying: dict[object, str], cap: int, *, hard: bool
-) -> FairOrder:
-    """A successor that was started with another cap."""
-    fair = order(cap, hard_cap=hard)
-    for number, store in flying.items():
-        fair.adopt(number, store, 10)
+def restored_queue(
+    waiting: dict[object, str], in_flight: dict[object, str], cap: int, *, hard: bool
+) -> FairQueue:
+    """Restore the state into a queue with another cap."""
+    fair = create_queue(cap, hard_cap=hard)
+    for number, store in in_flight.items():
+        fair.restore_in_flight(number, store, 10)
     for number, store in waiting.items():
-        fair.take_up(Waiting.of(job=number, store=store, created_at=0.0), 0)
-    fair.resume()
+        fair.restore_pending(WaitingJob.create(job=number, store=store, created_at=0.0), 0)
+    fair.finish_restore()
     return fair
 
 
@@ -290,31 +293,29 @@ with_cap_changes = st.lists(
 
 @given(with_cap_changes, st.booleans())
 @settings(max_examples=400)
-def test_no_slot_stays_idle_and_no_cap_is_passed_while_others_wait(
-    script: list[Action], hard: bool
-) -> None:
-    fair, cap = order(hard_cap=hard), CAP
+def test_no_idle_slot_and_no_store_beyond_its_cap(script: list[Action], hard: bool) -> None:
+    fair, cap = create_queue(hard_cap=hard), CAP
     waiting: dict[object, str] = {}
-    flying: dict[object, str] = {}
-    for number, (what, which, amount) in enumerate(script):
-        if what == "add":
-            fair.add(job(number, f"s{which}"), 0)
+    in_flight: dict[object, str] = {}
+    for number, (action, which, amount) in enumerate(script):
+        if action == "add":
+            fair.enqueue(job(number, f"s{which}"), 0)
             waiting[number] = f"s{which}"
-        elif what == "cap":
+        elif action == "cap":
             cap = which + 1
-            fair = taken_over(waiting, flying, cap, hard=hard)
-        elif what == "pick":
+            fair = restored_queue(waiting, in_flight, cap, hard=hard)
+        elif action == "pick":
             below = {
-                store for store in waiting.values() if list(flying.values()).count(store) < cap
+                store for store in waiting.values() if list(in_flight.values()).count(store) < cap
             }
-            pick = fair.pick(0)
+            pick = fair.pick_next(0)
             assert (pick is not None) == bool(below or (waiting and not hard))
             if pick is not None:
                 assert not below or pick.store in below
-                flying[pick.job] = waiting.pop(pick.job)
-        elif flying:
-            ended = sorted(flying, key=str)[which % len(flying)]
-            fair.settle(ended, flying.pop(ended), amount, ended=True)
+                in_flight[pick.job] = waiting.pop(pick.job)
+        elif in_flight:
+            ended = sorted(in_flight, key=str)[which % len(in_flight)]
+            fair.settle_job(ended, in_flight.pop(ended), amount, ended=True)
 
 
 @given(
@@ -323,32 +324,32 @@ def test_no_slot_stays_idle_and_no_cap_is_passed_while_others_wait(
     st.data(),
 )
 @settings(max_examples=200, deadline=None)
-def test_the_service_bound_for_stores_with_work_all_the_time(
+def test_service_bound_between_backlogged_stores(
     stores: list[tuple[int, int]], slots: int, data: st.DataObject
 ) -> None:
-    """|W_f/w_f - W_g/w_g| <= L_f/w_f + L_g/w_g at every moment, costs known, nobody at its cap."""
-    fair = order(cap=100)
+    """|W_f/w_f - W_g/w_g| <= L_f/w_f + L_g/w_g at every moment, at known costs, below the cap."""
+    fair = create_queue(cap=100)
     served = dict.fromkeys(range(len(stores)), 0)
     for store, (_, weight) in enumerate(stores):
-        fair.restore(f"s{store}", weight=weight, served=0, mean_cost=1, settled_jobs=1)
+        fair.restore_store(f"s{store}", weight=weight, served=0, mean_cost=1, settled_jobs=1)
         for number in range(60):
             cost = data.draw(st.integers(1, stores[store][0])) if number < 5 else stores[store][0]
-            fair.add(
-                Waiting.of(
+            fair.enqueue(
+                WaitingJob.create(
                     job=(store, number), store=f"s{store}", created_at=number, estimate=cost
                 ),
                 0,
             )
-    flying: list[tuple[object, str, int]] = []
+    in_flight: list[tuple[object, str, int]] = []
     for _ in range(60):
-        pick = fair.pick(0)
+        pick = fair.pick_next(0)
         assert pick is not None
         store = int(pick.store[1:])
         served[store] += pick.reserved
-        flying.append((pick.job, pick.store, pick.reserved))
-        if len(flying) > slots:
-            ended, name, cost = flying.pop(0)
-            fair.settle(ended, name, cost, ended=True)
+        in_flight.append((pick.job, pick.store, pick.reserved))
+        if len(in_flight) > slots:
+            ended, name, cost = in_flight.pop(0)
+            fair.settle_job(ended, name, cost, ended=True)
         for f, g in combinations(served, 2):
             (largest_f, weight_f), (largest_g, weight_g) = stores[f], stores[g]
             gap = abs(served[f] / weight_f - served[g] / weight_g)
@@ -362,30 +363,30 @@ def test_the_service_bound_for_stores_with_work_all_the_time(
     st.integers(1, 4),
 )
 @settings(max_examples=200, deadline=None)
-def test_accounts_get_their_parts_however_many_stores_they_have(
-    accounts: list[tuple[int, int, int]], slots: int
-) -> None:
-    """The same bound between accounts (largest cost, weight, number of stores), and between the stores of each."""
-    fair = order(cap=100)
+def test_service_bound_between_accounts(accounts: list[tuple[int, int, int]], slots: int) -> None:
+    """Accounts are (largest cost, weight, number of stores). Also checks the stores of each."""
+    fair = create_queue(cap=100)
     for account, (cost, weight, stores) in enumerate(accounts):
         fair.restore_account(f"a{account}", weight=weight, served=0)
         for store in range(stores):
             name = f"a{account}s{store}"
-            fair.restore(
+            fair.restore_store(
                 name, weight=1, served=0, mean_cost=cost, settled_jobs=1, account=f"a{account}"
             )
             for number in range(80):
-                fair.add(Waiting.of(job=(name, number), store=name, created_at=number), 0)
+                fair.enqueue(
+                    WaitingJob.create(job=(name, number), store=name, created_at=number), 0
+                )
     served: Counter[str] = Counter()
-    flying = []
+    in_flight = []
     for _ in range(80):
-        pick = fair.pick(0)
+        pick = fair.pick_next(0)
         assert pick is not None
         served.update({pick.store: pick.reserved, pick.store.partition("s")[0]: pick.reserved})
-        flying.append(pick)
-        if len(flying) > slots:
-            ended = flying.pop(0)
-            fair.settle(ended.job, ended.store, ended.reserved, ended=True)
+        in_flight.append(pick)
+        if len(in_flight) > slots:
+            ended = in_flight.pop(0)
+            fair.settle_job(ended.job, ended.store, ended.reserved, ended=True)
         for (f, (cost_f, weight_f, _)), (g, (cost_g, weight_g, _)) in combinations(
             enumerate(accounts), 2
         ):
@@ -396,53 +397,53 @@ def test_accounts_get_their_parts_however_many_stores_they_have(
             assert max(within) - min(within) <= 2 * cost
 
 
-def next_served(fair: FairOrder, jobs: int) -> Counter[str]:
-    """How many of the next jobs each store gets, each job ending at once for what was reserved."""
+def next_served(fair: FairQueue, jobs: int) -> Counter[str]:
+    """Count the next jobs by store. Each ends at once at its reserved cost."""
     served: Counter[str] = Counter()
     for _ in range(jobs):
-        pick = fair.pick(0)
+        pick = fair.pick_next(0)
         assert pick is not None
         served[pick.store] += 1
-        fair.settle(pick.job, pick.store, pick.reserved, ended=True)
+        fair.settle_job(pick.job, pick.store, pick.reserved, ended=True)
     return served
 
 
-def test_a_store_that_changes_its_account_begins_where_its_siblings_stand() -> None:
-    fair = order(cap=100)
-    fair.restore("a", weight=1, served=0, mean_cost=10, settled_jobs=1, account="both")
-    fair.restore("b", weight=1, served=0, mean_cost=10, settled_jobs=1)
-    fair.restore("c", weight=1, served=0, mean_cost=10, settled_jobs=1)
+def test_store_with_new_account_starts_where_its_siblings_are() -> None:
+    fair = create_queue(cap=100)
+    fair.restore_store("a", weight=1, served=0, mean_cost=10, settled_jobs=1, account="both")
+    fair.restore_store("b", weight=1, served=0, mean_cost=10, settled_jobs=1)
+    fair.restore_store("c", weight=1, served=0, mean_cost=10, settled_jobs=1)
     for number in range(300):
-        fair.add(job(number, "abc"[number % 3]), 0)
+        fair.enqueue(job(number, "abc"[number % 3]), 0)
     assert next_served(fair, 30) == {"a": 10, "b": 10, "c": 10}
-    fair.assign("b", account="both", weight=1)
+    fair.configure_store("b", account="both", weight=1)
     assert next_served(fair, 40) == {"a": 10, "b": 10, "c": 20}
-    fair.assign("b", account=None, weight=1)
+    fair.configure_store("b", account=None, weight=1)
     assert next_served(fair, 60) == {"a": 20, "b": 20, "c": 20}
 
 
-def test_a_weight_that_is_set_holds_from_then_on() -> None:
-    fair = order(cap=100)
+def test_new_weight_applies_at_once() -> None:
+    fair = create_queue(cap=100)
     for number in range(300):
-        fair.add(job(number, "ab"[number % 2]), 0)
-    fair.assign("a", account=None, weight=3)
+        fair.enqueue(job(number, "ab"[number % 2]), 0)
+    fair.configure_store("a", account=None, weight=3)
     assert next_served(fair, 40) == {"a": 30, "b": 10}
 
 
-def test_a_weight_that_changes_after_much_was_served_neither_starves_nor_gives_credit() -> None:
-    fair = order(cap=100)
-    fair.restore("b", weight=1, served=0, mean_cost=10, settled_jobs=1, account="both")
-    fair.restore("c", weight=1, served=0, mean_cost=10, settled_jobs=1, account="both")
+def test_new_weight_neither_starves_nor_gives_credit() -> None:
+    fair = create_queue(cap=100)
+    fair.restore_store("b", weight=1, served=0, mean_cost=10, settled_jobs=1, account="both")
+    fair.restore_store("c", weight=1, served=0, mean_cost=10, settled_jobs=1, account="both")
     for number in range(3_000):
-        fair.add(job(number, "abc"[number % 3]), 0)
+        fair.enqueue(job(number, "abc"[number % 3]), 0)
     next_served(fair, 1_000)
-    fair.assign("a", account=None, weight=2)
+    fair.configure_store("a", account=None, weight=2)
     assert next_served(fair, 60) == {"a": 40, "b": 10, "c": 10}
-    fair.assign("a", account=None, weight=0.5)
+    fair.configure_store("a", account=None, weight=0.5)
     assert next_served(fair, 60) == {"a": 20, "b": 20, "c": 20}
-    fair.assign("b", account="both", weight=3, account_weight=1)
+    fair.configure_store("b", account="both", weight=3, account_weight=1)
     assert next_served(fair, 60) == {"a": 20, "b": 30, "c": 10}
-    fair.assign("c", account="both", weight=1, account_weight=0.5)
+    fair.configure_store("c", account="both", weight=1, account_weight=0.5)
     assert next_served(fair, 60) == {"a": 30, "b": 22, "c": 8}
 
 
@@ -453,18 +454,20 @@ def test_a_weight_that_changes_after_much_was_served_neither_starves_nor_gives_c
     st.integers(0, 60),
 )
 @settings(max_examples=200, deadline=None)
-def test_the_service_bound_holds_from_the_moment_that_weights_change(
+def test_service_bound_holds_after_weight_change(
     stores: list[tuple[int, int, int]], before: int
 ) -> None:
-    """Stores as (cost, weight, weight from then on), all with work all the time."""
-    fair = order(cap=100)
+    """Stores are (cost, old weight, new weight), and always have work."""
+    fair = create_queue(cap=100)
     for store, (cost, weight, _) in enumerate(stores):
-        fair.restore(f"s{store}", weight=weight, served=0, mean_cost=cost, settled_jobs=1)
+        fair.restore_store(f"s{store}", weight=weight, served=0, mean_cost=cost, settled_jobs=1)
         for number in range(140):
-            fair.add(Waiting.of(job=(store, number), store=f"s{store}", created_at=number), 0)
+            fair.enqueue(
+                WaitingJob.create(job=(store, number), store=f"s{store}", created_at=number), 0
+            )
     next_served(fair, before)
     for store, (_, _, weight) in enumerate(stores):
-        fair.assign(f"s{store}", account=None, weight=weight)
+        fair.configure_store(f"s{store}", account=None, weight=weight)
     served: Counter[str] = Counter()
     for _ in range(60):
         served.update(next_served(fair, 1))
@@ -472,9 +475,9 @@ def test_the_service_bound_holds_from_the_moment_that_weights_change(
             enumerate(stores), 2
         ):
             gap = abs(served[f"s{f}"] * cost_f / weight_f - served[f"s{g}"] * cost_g / weight_g)
-            # Beside the bound itself, what was uneven at that moment by the bound under the old weights.
-            uneven = cost_f / old_f + cost_g / old_g
-            assert gap <= cost_f / weight_f + cost_g / weight_g + uneven + 1
+            # The old weights allow an initial difference of their own bound.
+            initial = cost_f / old_f + cost_g / old_g
+            assert gap <= cost_f / weight_f + cost_g / weight_g + initial + 1
 
 
 @given(
@@ -482,21 +485,26 @@ def test_the_service_bound_holds_from_the_moment_that_weights_change(
     st.integers(0, 60),
 )
 @settings(max_examples=200)
-def test_whoever_comes_is_next_but_for_one_job_of_each_other_store(
+def test_newcomer_waits_for_at_most_one_job_per_store(
     floods: list[tuple[int, int]], before: int
 ) -> None:
-    """No starvation: floods (cost, weight) that never end hold up a newcomer by one job each."""
-    fair = order(cap=100)
+    """Endless floods (cost, weight) delay a newcomer by one job each."""
+    fair = create_queue(cap=100)
     for number, (cost, weight) in enumerate(floods):
-        fair.restore(f"flood{number}", weight=weight, served=0, mean_cost=cost, settled_jobs=1)
+        fair.restore_store(
+            f"flood{number}", weight=weight, served=0, mean_cost=cost, settled_jobs=1
+        )
         for turn in range(100):
-            fair.add(
-                Waiting.of(job=(number, turn), store=f"flood{number}", created_at=float(turn)), 0
+            fair.enqueue(
+                WaitingJob.create(
+                    job=(number, turn), store=f"flood{number}", created_at=float(turn)
+                ),
+                0,
             )
     next_served(fair, before)
-    fair.add(Waiting.of(job=(99, 99), store="comes", created_at=0.0), 0)
+    fair.enqueue(WaitingJob.create(job=(99, 99), store="newcomer", created_at=0.0), 0)
     overtaken = 0
-    while (pick := fair.pick(0)) is not None and pick.store != "comes":
+    while (pick := fair.pick_next(0)) is not None and pick.store != "newcomer":
         overtaken += 1
     assert pick is not None
     assert overtaken <= len(floods)

@@ -1,4 +1,4 @@
-"""What is corrected after a restore, by what was said of a job and what the database has of it."""
+"""Corrections after a restore of PostgreSQL, by a job's events and its row."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -8,16 +8,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.scheduler.recovery.rules import Correction, Known, Word, hear, judge
+from services.scheduler.recovery.rules import (
+    Correction,
+    ReportedState,
+    SavedState,
+    find_correction,
+    merge_event,
+)
 from shared.domain.job import ENDED, Status
 from shared.domain.messages import EventKind, JobEvent, Usage
 
 JOB = UUID(int=1)
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
-FRESH = Known(attempt=0, status=Status.PENDING, done=frozenset(), usage=Usage())
+FRESH = SavedState(attempt=0, status=Status.PENDING, done=frozenset(), usage=Usage())
 
 
-def said(
+def job_event(
     kind: EventKind, status: Status, attempt: int, *, at: int = 0, cost: int = 0, **more: Any
 ) -> JobEvent:
     return JobEvent(
@@ -34,80 +40,82 @@ def said(
 
 
 def started(attempt: int, at: int) -> JobEvent:
-    return said(EventKind.STARTED, Status.PROCESSING, attempt, at=at)
+    return job_event(EventKind.STARTED, Status.PROCESSING, attempt, at=at)
 
 
 def step(name: str, attempt: int, at: int) -> JobEvent:
-    return said(EventKind.STEP_DONE, Status.PROCESSING, attempt, at=at, step=name)
+    return job_event(EventKind.STEP_DONE, Status.PROCESSING, attempt, at=at, step=name)
 
 
 def ended(status: Status, attempt: int, at: int, cost: int = 0) -> JobEvent:
-    return said(EventKind.ENDED, status, attempt, at=at, cost=cost)
+    return job_event(EventKind.ENDED, status, attempt, at=at, cost=cost)
 
 
-def word_of(*events: JobEvent) -> Word:
-    word = None
+def merge_events(*events: JobEvent) -> ReportedState:
+    reported = None
     for event in events:
-        word = hear(word, event)
-    assert word is not None
-    return word
+        reported = merge_event(reported, event)
+    assert reported is not None
+    return reported
 
 
-def corrected(known: Known, *events: JobEvent) -> Correction:
-    found = judge(known, word_of(*events))
+def correction_of(saved: SavedState, *events: JobEvent) -> Correction:
+    found = find_correction(saved, merge_events(*events))
     assert found is not None
     return found
 
 
-def test_a_post_that_is_gone_is_written_again_under_a_new_number_and_its_bill_is_kept() -> None:
-    right = corrected(
+def test_lost_post_is_requeued_and_its_cost_kept() -> None:
+    correction = correction_of(
         FRESH, started(1, 1), step("outline", 1, 2), ended(Status.DONE, 1, 3, cost=70)
     )
-    assert (right.status, right.attempt, right.was_done) == (Status.PENDING, 2, True)
-    assert (right.bill.cost_nanousd, right.doubted) == (70, ())
+    assert (correction.status, correction.attempt, correction.was_done) == (Status.PENDING, 2, True)
+    assert (correction.lost_usage.cost_nanousd, correction.in_doubt) == (70, ())
 
 
 @pytest.mark.parametrize("status", [Status.FAILED, Status.CANCELLED, Status.REJECTED])
-def test_what_ended_without_a_post_stays_as_it_ended(status: Status) -> None:
-    right = corrected(FRESH, started(1, 1), ended(status, 1, 2, cost=5))
-    assert (right.status, right.attempt, right.ended_at) == (
+def test_job_without_post_keeps_its_final_state(status: Status) -> None:
+    correction = correction_of(FRESH, started(1, 1), ended(status, 1, 2, cost=5))
+    assert (correction.status, correction.attempt, correction.ended_at) == (
         status,
         1,
         BEGAN + timedelta(seconds=2),
     )
 
 
-def test_only_what_is_not_saved_is_on_the_bill() -> None:
-    known = Known(
+def test_lost_usage_excludes_saved_usage() -> None:
+    saved = SavedState(
         attempt=1,
         status=Status.PROCESSING,
         done=frozenset({"outline"}),
         usage=Usage(cost_nanousd=30),
     )
-    right = corrected(known, step("outline", 1, 2), ended(Status.DONE, 1, 9, cost=100))
-    assert right.bill.cost_nanousd == 70
+    correction = correction_of(saved, step("outline", 1, 2), ended(Status.DONE, 1, 9, cost=100))
+    assert correction.lost_usage.cost_nanousd == 70
 
 
-def test_steps_of_an_attempt_that_was_cut_are_in_doubt() -> None:
-    right = corrected(FRESH, started(1, 1), step("outline", 1, 2), step("image", 1, 3))
-    assert (right.status, right.attempt, right.doubted) == (Status.PENDING, 2, ("image", "outline"))
+def test_steps_of_unfinished_attempt_are_in_doubt() -> None:
+    correction = correction_of(FRESH, started(1, 1), step("outline", 1, 2), step("image", 1, 3))
+    assert (correction.status, correction.attempt, correction.in_doubt) == (
+        Status.PENDING,
+        2,
+        ("image", "outline"),
+    )
 
 
-def test_a_cancelled_job_that_was_asked_for_again_waits() -> None:
-    again = said(EventKind.RETRY, Status.PENDING, 1, at=2)
-    assert corrected(FRESH, ended(Status.CANCELLED, 0, 1), again).status is Status.PENDING
-    assert (
-        corrected(FRESH, again, ended(Status.CANCELLED, 0, 1)).status is Status.PENDING
-    )  # in whatever order
+def test_retried_cancelled_job_is_requeued() -> None:
+    again = job_event(EventKind.RETRY, Status.PENDING, 1, at=2)
+    assert correction_of(FRESH, ended(Status.CANCELLED, 0, 1), again).status is Status.PENDING
+    assert correction_of(FRESH, again, ended(Status.CANCELLED, 0, 1)).status is Status.PENDING
 
 
-def test_admission_alone_says_nothing() -> None:
-    assert hear(None, said(EventKind.ADMITTED, Status.PENDING, 0)) is None
+def test_admission_event_changes_nothing() -> None:
+    assert merge_event(None, job_event(EventKind.ADMITTED, Status.PENDING, 0)) is None
 
 
 @given(st.data())
-def test_a_database_that_lost_nothing_is_never_corrected(data: st.DataObject) -> None:
-    """A job's life as its row and its events have it, the row first: whatever was heard of it, in whatever order."""
+def test_complete_database_is_never_corrected(data: st.DataObject) -> None:
+    """A job's row is written before its events, and the events arrive in any order."""
     attempt, cost = 0, 0
     done: set[str] = set()
     status, events = Status.PENDING, list[JobEvent]()
@@ -116,27 +124,27 @@ def test_a_database_that_lost_nothing_is_never_corrected(data: st.DataObject) ->
             attempt, status = attempt + 1, Status.PROCESSING
             events.append(started(attempt, now))
         elif status is Status.PROCESSING:
-            what = data.draw(st.sampled_from(["step", "retry", "end"]))
-            if what == "step":
+            action = data.draw(st.sampled_from(["step", "retry", "end"]))
+            if action == "step":
                 name = data.draw(st.sampled_from(["outline", "article", "image"]))
                 done.add(name)
                 cost += 10
                 events.append(step(name, attempt, now))
-            elif what == "retry":
+            elif action == "retry":
                 status = Status.PENDING
-                events.append(said(EventKind.RETRY, status, attempt, at=now, cost=cost))
+                events.append(job_event(EventKind.RETRY, status, attempt, at=now, cost=cost))
             else:
                 status = data.draw(st.sampled_from([Status.DONE, Status.FAILED, Status.CANCELLED]))
                 events.append(ended(status, attempt, now, cost))
         elif status in (Status.FAILED, Status.CANCELLED):
             attempt, status = attempt + 1, Status.PENDING
-            events.append(said(EventKind.RETRY, status, attempt, at=now, cost=cost))
-    heard = data.draw(st.permutations(events)) if events else []
-    known = Known(
+            events.append(job_event(EventKind.RETRY, status, attempt, at=now, cost=cost))
+    received = data.draw(st.permutations(events)) if events else []
+    saved = SavedState(
         attempt=attempt, status=status, done=frozenset(done), usage=Usage(cost_nanousd=cost)
     )
-    if heard:
-        assert judge(known, word_of(*heard)) is None
+    if received:
+        assert find_correction(saved, merge_events(*received)) is None
 
 
 @given(
@@ -145,14 +153,20 @@ def test_a_database_that_lost_nothing_is_never_corrected(data: st.DataObject) ->
     st.sampled_from(sorted(Status)),
     st.integers(0, 3),
 )
-def test_a_correction_is_made_once(
-    status: Status, attempt: int, was: Status, known_attempt: int
+def test_corrected_job_needs_no_second_correction(
+    status: Status, attempt: int, saved_status: Status, saved_attempt: int
 ) -> None:
     kind = EventKind.ENDED if status in ENDED else EventKind.STARTED
-    word = word_of(said(kind, status, attempt, at=1, cost=50))
-    right = judge(Known(attempt=known_attempt, status=was, done=frozenset(), usage=Usage()), word)
-    if right is not None:
-        after = Known(
-            attempt=right.attempt, status=right.status, done=frozenset(), usage=right.bill
+    reported = merge_events(job_event(kind, status, attempt, at=1, cost=50))
+    correction = find_correction(
+        SavedState(attempt=saved_attempt, status=saved_status, done=frozenset(), usage=Usage()),
+        reported,
+    )
+    if correction is not None:
+        after = SavedState(
+            attempt=correction.attempt,
+            status=correction.status,
+            done=frozenset(),
+            usage=correction.lost_usage,
         )
-        assert judge(after, word) is None
+        assert find_correction(after, reported) is None

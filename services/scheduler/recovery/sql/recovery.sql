@@ -1,7 +1,7 @@
--- name: known
--- What is saved of these jobs, locked, with what their steps have cost.
-SELECT job.id, job.status, job.attempt, saved.done, bill.input_tokens, bill.output_tokens, bill.images,
-       bill.cost_nanousd
+-- name: saved_states
+-- Locks these jobs and returns their states with the cost of their steps.
+SELECT job.id, job.status, job.attempt, saved.done, bill.input_tokens, bill.output_tokens,
+       bill.images, bill.cost_nanousd
   FROM blog_generations AS job
        CROSS JOIN LATERAL job_bill(job.id) AS bill
        CROSS JOIN LATERAL (
@@ -10,44 +10,48 @@ SELECT job.id, job.status, job.attempt, saved.done, bill.input_tokens, bill.outp
  WHERE job.id = ANY ($1::uuid[])
    FOR UPDATE OF job;
 
--- name: bill
--- What was paid for answers that are gone stays on the job's bill: beside its first step, for nobody has said which.
-INSERT INTO blog_steps AS step (job_id, step, state, attempt, finished_at, input_tokens, output_tokens, images,
-                                cost_nanousd)
+-- name: add_lost_usage
+-- Adds the usage of lost results to the job's bill: to the first step, because the step is unknown.
+INSERT INTO blog_steps AS step (job_id, step, state, attempt, finished_at, input_tokens,
+                                output_tokens, images, cost_nanousd)
 VALUES ($1, 'outline', 'FAILED', $2, now(), $3, $4, $5, $6)
 ON CONFLICT (job_id, step) DO UPDATE
    SET input_tokens = step.input_tokens + excluded.input_tokens,
-       output_tokens = step.output_tokens + excluded.output_tokens, images = step.images + excluded.images,
+       output_tokens = step.output_tokens + excluded.output_tokens,
+       images = step.images + excluded.images,
        cost_nanousd = step.cost_nanousd + excluded.cost_nanousd;
 
--- name: doubt
--- A step's answer is gone, and nobody has said what it cost. An image that has its name is not lost: it is taken up.
+-- name: mark_step_in_doubt
+-- Marks a step in doubt: its result is lost and its cost unknown. An image with an external id is
+-- not lost, because the next attempt resumes it.
 INSERT INTO blog_steps AS step (job_id, step, state, attempt, finished_at, in_doubt)
 VALUES ($1, $2, 'FAILED', $3, now(), 1)
-ON CONFLICT (job_id, step) DO UPDATE SET state = 'FAILED', finished_at = now(), in_doubt = step.in_doubt + 1
+ON CONFLICT (job_id, step) DO UPDATE
+   SET state = 'FAILED', finished_at = now(), in_doubt = step.in_doubt + 1
  WHERE step.external_id IS NULL AND step.state <> 'DONE';
 
--- name: correct
--- Bring a job to where it was, or back to the queue. Like a retry that a person asks for, going back takes an attempt's
--- number; neither that nor the attempts that were lost use up its tries.
+-- name: correct_job
+-- Sets a job's final state again or requeues it. Like a user's retry, requeueing uses an attempt
+-- number; neither that attempt nor the lost ones count against the job's tries.
 UPDATE blog_generations AS job
    SET status = $2, attempt = $3, intervened_at = now(), forwarded_at = NULL, lease_until = NULL,
        retries = retries + ($2 = 'PENDING')::int,
        blameless = blameless + CASE WHEN $2 = 'PENDING' THEN $3 - attempt ELSE 0 END,
        started_at = CASE WHEN $2 = 'PENDING' THEN NULL ELSE started_at END,
        finished_at = $4, error = $5,
-       error_code = CASE $2 WHEN 'PENDING' THEN NULL WHEN 'CANCELLED' THEN 'cancelled' ELSE 'restored' END,
+       error_code = CASE $2 WHEN 'PENDING' THEN NULL WHEN 'CANCELLED' THEN 'cancelled'
+                            ELSE 'restored' END,
        input_tokens = bill.input_tokens, output_tokens = bill.output_tokens, images = bill.images,
        cost_nanousd = bill.cost_nanousd
   FROM job_bill($1) AS bill
  WHERE job.id = $1
-RETURNING job.id, job.instance_id AS store, job.status, job.attempt, job.created_at, job.started_at, job.worker,
-          job.input_tokens, job.output_tokens, job.images, job.cost_nanousd;
+RETURNING job.id, job.instance_id AS store, job.status, job.attempt, job.created_at, job.started_at,
+          job.worker, job.input_tokens, job.output_tokens, job.images, job.cost_nanousd;
 
--- name: life
--- What is true of the jobs that were asked for since $1, in the order in which they ended: who counts them knows the
--- latest only, and takes what ended before those for a repeat.
-SELECT id, instance_id AS store, status, attempt, worker, created_at, started_at, finished_at, not_before, error,
-       input_tokens, output_tokens, images, cost_nanousd,
+-- name: job_states
+-- Returns the current rows of jobs created since $1, in the order of their ends: metrics remembers
+-- the latest ends only, and takes an older end for a repeat.
+SELECT id, instance_id AS store, status, attempt, worker, created_at, started_at, finished_at,
+       not_before, error, input_tokens, output_tokens, images, cost_nanousd,
        (SELECT coalesce(sum(in_doubt), 0)::int FROM blog_steps WHERE job_id = id) AS in_doubt
   FROM blog_generations WHERE created_at > $1 ORDER BY finished_at NULLS LAST;

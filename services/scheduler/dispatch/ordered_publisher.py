@@ -1,0 +1,40 @@
+"""Publishes one batch while the next is prepared, so Kafka and PostgreSQL work at the same time."""
+
+import asyncio
+from collections.abc import Sequence
+
+from shared.kafka.publisher import Outgoing, Publisher
+
+
+class OrderedPublisher:
+    """Publishes batches one at a time, in order.
+
+    A batch is published for certain once `flush` returns.
+    """
+
+    def __init__(self, publisher: Publisher) -> None:
+        self._publisher = publisher
+        self._publishing: asyncio.Task[None] | None = None
+        self._lock = asyncio.Lock()
+
+    async def publish_batch(self, batch: Sequence[Outgoing]) -> None:
+        """Start to publish a batch after Kafka has acknowledged the previous one.
+
+        Raises the error of the previous batch.
+        """
+        async with self._lock:
+            await self.flush()
+            self._publishing = asyncio.create_task(
+                self._publisher.publish_all(batch), name="publish batch"
+            )
+
+    async def flush(self) -> None:
+        """Wait until every batch is acknowledged."""
+        publishing, self._publishing = self._publishing, None
+        if publishing is not None:
+            await publishing
+
+    async def abandon(self) -> None:
+        """Wait for the current batch and ignore its outcome: the session has already failed."""
+        if self._publishing is not None:
+            await asyncio.gather(self._publishing, return_exceptions=True)

@@ -1,0 +1,50 @@
+"""Brings the leader session in line with PostgreSQL, periodically."""
+
+import time
+
+from services.scheduler.admission.controller import AdmissionController
+from services.scheduler.budgets.tracker import BudgetTracker
+from services.scheduler.dispatch.dispatcher import Dispatcher
+from services.scheduler.dispatch.rules import WorkerCredit
+from services.scheduler.settlement.reclaimer import JobReclaimer
+from services.scheduler.settlement.reconciler import InFlightReconciler
+from services.scheduler.settlement.store_configuration import StoreConfiguration
+
+
+class Sweeper:
+    def __init__(
+        self,
+        *,
+        reclaimer: JobReclaimer,
+        reconciler: InFlightReconciler,
+        configuration: StoreConfiguration,
+        budgets: BudgetTracker,
+        admission: AdmissionController,
+        dispatcher: Dispatcher,
+        credit: WorkerCredit,
+    ) -> None:
+        self._reclaimer = reclaimer
+        self._reconciler = reconciler
+        self._configuration = configuration
+        self._budgets = budgets
+        self._admission = admission
+        self._dispatcher = dispatcher
+        self._credit = credit
+
+    async def sweep(self) -> None:
+        """Reclaim lost jobs, reconcile the jobs in flight, and reload configuration and budgets."""
+        await self._reclaimer.reclaim_jobs()
+        await self._reconciler.reconcile_in_flight()
+        await self._configuration.apply_changes()
+        await self.refresh_budgets()
+        self._credit.forget_silent_workers(time.time())
+        self._admission.forget_idle_stores(time.time())
+
+    async def refresh_changed_budgets(self) -> None:
+        """Refresh the budgets after a change, without waiting for the next sweep."""
+        if await self._budgets.has_changed():
+            await self._dispatcher.wait_idle()
+            await self.refresh_budgets()
+
+    async def refresh_budgets(self) -> None:
+        self._admission.mark_dirty(await self._budgets.refresh())
