@@ -28,7 +28,7 @@ from sandbox.servers.postgres import a_connection
 from sandbox.system.home import free_port
 from services.generator.blog import prompts
 from services.generator.blog.article import Outline
-from services.generator.providers.openai import text_format
+from services.generator.providers.openai import build_text_format
 from shared.domain.api_keys import create_key
 from shared.domain.errors import Unavailable
 from shared.domain.job import SourceType
@@ -147,10 +147,10 @@ async def _call(openai: AsyncOpenAI) -> tuple[str, float]:
     await openai.responses.create(
         model="gpt-4o-mini",
         instructions=prompts.OUTLINE_INSTRUCTIONS,
-        input=prompts.outline_input(request),
+        input=prompts.build_outline_input(request),
         max_output_tokens=prompts.OUTLINE_MAX_TOKENS,
         extra_headers={"X-Blogstream-Job": job},
-        text=text_format(Outline),
+        text=build_text_format(Outline),
     )
     return job, at
 

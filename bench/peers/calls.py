@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from bench.account.audit import Limits
 from services.generator.blog import prompts
 from services.generator.blog.article import Article, Outline
-from services.generator.providers.openai import text_format
+from services.generator.providers.openai import build_text_format
 
 MODEL = "gpt-4o-mini"
 
@@ -62,6 +62,6 @@ def _question(answer: type[BaseModel], instructions: str, data: str, max_tokens:
             "instructions": instructions,
             "input": data,
             "max_output_tokens": max_tokens,
-            "text": text_format(answer),
+            "text": build_text_format(answer),
         }
     )

@@ -13,7 +13,7 @@ async def main(stop: asyncio.Event) -> None:
     settings = GeneratorSettings.from_environment()
     log.configure("generator", settings.log_level, secrets=settings.secrets())
     tracing.configure("generator")
-    await service.run(settings, stop, name=process_name("generator"))
+    await service.run_worker(settings, stop, name=process_name("generator"))
 
 
 if __name__ == "__main__":

@@ -10,18 +10,18 @@ import httpx
 from openai import AsyncOpenAI
 from replicate.client import Client
 
-from services.generator.blog.image_storage import FolderImageStore
-from services.generator.blog.prompts import largest_call
+from services.generator.blog.image_storage import FolderImageStorage
+from services.generator.blog.prompts import largest_call_tokens
 from services.generator.blog.steps import BlogSteps
 from services.generator.jobs.consumer import TaskConsumer
-from services.generator.jobs.reporter import Reporter
-from services.generator.jobs.repository import GeneratorStore
+from services.generator.jobs.reporter import WorkerReporter
+from services.generator.jobs.repository import GenerationRepository
 from services.generator.jobs.worker import Worker
 from services.generator.providers import replicate as painting
-from services.generator.providers.openai import OpenAIWriter
+from services.generator.providers.openai import OpenAITextProvider
 from services.generator.providers.prices import Prices
-from services.generator.providers.replicate import ReplicatePainter
-from services.generator.quota.partition_quota import Budget
+from services.generator.providers.replicate import ReplicateImageProvider
+from services.generator.quota.partition_quota import PartitionQuota
 from services.generator.quota.provider_limiter import ProviderLimiter
 from services.generator.settings import GeneratorSettings
 from shared.domain.errors import Unavailable
@@ -38,29 +38,29 @@ _FORGET_EVERY_S = 60.0
 _CANCELLED_EVERY_S = 2.0
 
 
-def check_budget(settings: GeneratorSettings) -> None:
+def check_quota(settings: GeneratorSettings) -> None:
     """Debts stay harmless only while every partition's largest call fits the account at once."""
-    needed = GENERATION.partitions * largest_call()
+    needed = GENERATION.partitions * largest_call_tokens()
     if needed > settings.openai_tpm:
         raise Unavailable(
             f"OPENAI_TPM is {settings.openai_tpm:g}, and {GENERATION.partitions} partitions with calls of up to"
-            f" {largest_call()} tokens need {needed}: ask the provider for a higher limit"
+            f" {largest_call_tokens()} tokens need {needed}: ask the provider for a higher limit"
         )
 
 
-async def run(settings: GeneratorSettings, stop: asyncio.Event, *, name: str) -> None:
+async def run_worker(settings: GeneratorSettings, stop: asyncio.Event, *, name: str) -> None:
     """Run one worker until `stop` is set, then drain it. `name` is unique among workers."""
     log.info("[Blog Worker] Starting with parallel batch processing...")
     log.info(
         f"[Blog Worker] Config: {settings.concurrent_blogs} concurrent, {settings.batch_size} batch size,"
         f" {settings.max_per_instance} max per instance"
     )
-    check_budget(settings)
+    check_quota(settings)
     pool = await open_pool(settings, name=name)
     await clients.ensure_topics(settings)
     async with (
         Publisher(settings, source=name) as publisher,
-        _clients(settings) as (openai, replicate, http),
+        _open_provider_clients(settings) as (openai, replicate, http),
     ):
         try:
             await _Service(settings, name, pool, publisher, openai, replicate, http).run(stop)
@@ -106,7 +106,7 @@ class _Service:
         )
         limiters = (texts, pictures, reads)
         self._paid = (texts, pictures)
-        self._store = store = GeneratorStore(pool, worker=name, lease_s=settings.lease_s)
+        self._store = store = GenerationRepository(pool, worker=name, lease_s=settings.lease_s)
         self._worker = Worker(
             name=name,
             slots=settings.concurrent_blogs,
@@ -118,8 +118,8 @@ class _Service:
         )
         self._worker.steps = BlogSteps(
             store=store,
-            writer=OpenAIWriter(openai, model=settings.openai_model, limiter=texts, prices=prices),
-            painter=ReplicatePainter(
+            writer=OpenAITextProvider(openai, model=settings.openai_model, limiter=texts, prices=prices),
+            painter=ReplicateImageProvider(
                 replicate,
                 http,
                 model=settings.replicate_model,
@@ -127,11 +127,11 @@ class _Service:
                 reads=reads,
                 timeout_s=settings.replicate_timeout_s,
             ),
-            images=FolderImageStore(settings.image_dir, settings.image_base_url),
+            images=FolderImageStorage(settings.image_dir, settings.image_base_url),
             prices=prices,
             step_done=self._worker.tell_step,
         )
-        self._reporter = Reporter(
+        self._reporter = WorkerReporter(
             name=name,
             slots=settings.concurrent_blogs,
             standin=settings.standin,
@@ -139,7 +139,7 @@ class _Service:
             limiters=limiters,
             publisher=publisher,
         )
-        budget = Budget(
+        budget = PartitionQuota(
             owner=name,
             limiters=limiters,
             store=store,
@@ -196,17 +196,17 @@ class _Service:
     async def _keep_leases(self) -> None:
         while True:
             await asyncio.sleep(self._settings.lease_s / 3)
-            await retry_while_unavailable(self._worker.heartbeat, what="leases")
+            await retry_while_unavailable(self._worker.extend_leases, what="leases")
 
     async def _stop_cancelled(self) -> None:
         while True:
             await asyncio.sleep(_CANCELLED_EVERY_S)
-            await retry_while_unavailable(self._worker.stop_cancelled, what="cancellations")
+            await retry_while_unavailable(self._worker.stop_cancelled_jobs, what="cancellations")
 
     async def _forget_calls(self) -> None:
         while True:
             await asyncio.sleep(_FORGET_EVERY_S)
-            await retry_while_unavailable(self._store.forget_calls, what="records of calls")
+            await retry_while_unavailable(self._store.delete_old_calls, what="records of calls")
 
     def _changed(self) -> None:
         self._reporter.changed()
@@ -217,11 +217,11 @@ class _Service:
 
 
 @asynccontextmanager
-async def _clients(
+async def _open_provider_clients(
     settings: GeneratorSettings,
 ) -> AsyncIterator[tuple[AsyncOpenAI, Client, httpx.AsyncClient]]:
     """The vendors' SDKs, with their own retries off, and a plain client that fetches images."""
-    replicate = painting.build(
+    replicate = painting.create_client(
         settings.replicate_api_token.get_secret_value(), settings.replicate_base_url
     )
     openai = AsyncOpenAI(
@@ -234,4 +234,4 @@ async def _clients(
         async with openai, httpx.AsyncClient(timeout=30, follow_redirects=True) as http:
             yield openai, replicate, http
     finally:
-        await painting.close(replicate)
+        await painting.close_client(replicate)

@@ -17,11 +17,11 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer
 
 from services.generator import service
-from services.generator.blog.image_storage import FolderImageStore
-from services.generator.jobs.repository import GeneratorStore
+from services.generator.blog.image_storage import FolderImageStorage
+from services.generator.jobs.repository import GenerationRepository
 from services.generator.jobs.worker import Worker
-from services.generator.providers.openai import Call, OpenAIWriter
-from services.generator.providers.replicate import ReplicatePainter
+from services.generator.providers.openai import TextCall, OpenAITextProvider
+from services.generator.providers.replicate import ReplicateImageProvider
 from services.generator.settings import GeneratorSettings
 from shared.domain.job import Step
 from shared.domain.messages import JobEvent
@@ -36,15 +36,15 @@ _AMID_S = 0.01
 """Into a call: the request is out, and the stand-in answers later."""
 
 _WRAPPED: tuple[tuple[type, str], ...] = (
-    (GeneratorStore, "claim"),
-    (GeneratorStore, "begin_step"),
-    (GeneratorStore, "name_call"),
-    (GeneratorStore, "finish_step"),
-    (GeneratorStore, "complete"),
-    (OpenAIWriter, "write"),
-    (ReplicatePainter, "create"),
-    (ReplicatePainter, "finish"),
-    (FolderImageStore, "put"),
+    (GenerationRepository, "claim"),
+    (GenerationRepository, "begin_step"),
+    (GenerationRepository, "name_call"),
+    (GenerationRepository, "finish_step"),
+    (GenerationRepository, "complete"),
+    (OpenAITextProvider, "write"),
+    (ReplicateImageProvider, "create"),
+    (ReplicateImageProvider, "finish"),
+    (FolderImageStorage, "put"),
     (Publisher, "publish"),
     (AIOKafkaConsumer, "commit"),
     (Worker, "drain"),
@@ -69,7 +69,7 @@ def run(
 
     async def main(stop: asyncio.Event) -> None:
         _Doom(boundary, number, wire)
-        await service.run(settings, stop, name=name)
+        await service.run_worker(settings, stop, name=name)
 
     lifecycle.run_service(main)
 
@@ -159,7 +159,7 @@ def _about(arguments: Iterable[Any]) -> list[str]:
         match argument:
             case Step():
                 return [argument.value]
-            case Call():
+            case TextCall():
                 return [str(argument.step)]
             case Outgoing(message=JobEvent() as event):
                 return [event.kind.value, *([str(event.step)] if event.step else [])]

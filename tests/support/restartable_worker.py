@@ -1,6 +1,6 @@
 """A worker that is stopped in order or dies in the middle of a call, as often as a test likes, on a played provider.
 
-Jobs are worked on by the generator's own `Worker`, `BlogSteps` and `GeneratorStore`. Played are the provider and
+Jobs are worked on by the generator's own `Worker`, `BlogSteps` and `GenerationRepository`. Played are the provider and
 Kafka's consumer group: a new life gets the messages again that no life before it has finished. There are no images.
 """
 
@@ -13,14 +13,14 @@ from typing import Any, cast
 
 import asyncpg
 
-from services.generator.blog.image_storage import ImageStore
+from services.generator.blog.image_storage import ImageStorage
 from services.generator.blog.steps import BlogSteps
-from services.generator.jobs.reporter import Reporter
-from services.generator.jobs.repository import GeneratorStore
+from services.generator.jobs.reporter import WorkerReporter
+from services.generator.jobs.repository import GenerationRepository
 from services.generator.jobs.worker import Worker
-from services.generator.providers.openai import OpenAIWriter
+from services.generator.providers.openai import OpenAITextProvider
 from services.generator.providers.prices import Prices
-from services.generator.providers.replicate import ReplicatePainter
+from services.generator.providers.replicate import ReplicateImageProvider
 from shared.domain.messages import GenerationTask
 from shared.kafka import clients
 from shared.kafka.topics import GENERATION
@@ -34,7 +34,7 @@ _LOOKS_S = 0.2
 _SLOTS = 8
 
 
-class _Store(GeneratorStore):
+class _Store(GenerationRepository):
     async def finish_step(self, *args: Any, **kwargs: Any) -> None:
         """What has gone to the server is carried out there, though the sender dies: so every bill is on one side."""
         await asyncio.shield(super().finish_step(*args, **kwargs))
@@ -64,13 +64,13 @@ class _Life:
         )
         worker.steps = BlogSteps(
             store=store,
-            writer=cast(OpenAIWriter, self._writer),
-            painter=cast(ReplicatePainter, None),
-            images=cast(ImageStore, None),
+            writer=cast(OpenAITextProvider, self._writer),
+            painter=cast(ReplicateImageProvider, None),
+            images=cast(ImageStorage, None),
             prices=Prices(input_usd=1, output_usd=1, image_usd=1),
             step_done=worker.tell_step,
         )
-        self._reporter = Reporter(
+        self._reporter = WorkerReporter(
             name=name,
             slots=_SLOTS,
             standin=True,
@@ -108,7 +108,7 @@ class _Life:
                 raise outcome
 
     async def _handle(self, task: GenerationTask) -> None:
-        if await self._worker.handle(task):
+        if await self._worker.process_task(task):
             self.unfinished.remove(task)
 
     def _changed(self) -> None:
@@ -117,8 +117,8 @@ class _Life:
     async def _look_after(self) -> None:
         while True:
             await asyncio.sleep(_LOOKS_S)
-            await self._worker.heartbeat()
-            await self._worker.stop_cancelled()
+            await self._worker.extend_leases()
+            await self._worker.stop_cancelled_jobs()
 
 
 class RestartableWorker:

@@ -10,8 +10,8 @@ from uuid import UUID
 from pydantic import BaseModel
 
 from services.generator.blog.article import Article, Outline, Section
-from services.generator.providers.openai import Call, PaidInVain
-from services.generator.quota.rules import Grant, Ticket
+from services.generator.providers.openai import TextCall, UnusableAnswer
+from services.generator.quota.rules import Permit, Reservation
 from shared.domain.errors import Permanent, Transient
 from shared.domain.messages import Usage
 from shared.kafka.topics import GENERATION
@@ -50,7 +50,7 @@ class ScriptedProvider:
         self.busy = asyncio.Event()
         self._under_way = 0
 
-    async def answer(self, call: Call, usage: Usage) -> None:
+    async def answer(self, call: TextCall, usage: Usage) -> None:
         """Return when the answer is there, and billed."""
         self.asked[call.job] += 1
         self._under_way += 1
@@ -61,7 +61,7 @@ class ScriptedProvider:
                 raise Transient("busy", code="busy", delay=0.0)
             self.billed[call.job] += usage.cost_nanousd
             if Wish.DECLINED in call.data:
-                raise PaidInVain(Permanent("declined", code="declined"), usage)
+                raise UnusableAnswer(Permanent("declined", code="declined"), usage)
             self.served[call.job, call.step] += 1
         except asyncio.CancelledError:
             self.lost[call.job] += 1
@@ -82,21 +82,21 @@ class ScriptedTextProvider:
     def close(self) -> None:
         self._closed = True
 
-    def is_fresh(self, grant: Grant) -> bool:
+    def is_valid(self, grant: Permit) -> bool:
         return True
 
-    async def wait_turn(self, call: Call, answer: type, *, may_probe: bool = True) -> Grant:
+    async def acquire_permit(self, call: TextCall, answer: type, *, may_probe: bool = True) -> Permit:
         if self._closed:
             raise Transient("stopping", code="stopping", delay=0.0, blameless=True)
-        ticket = Ticket(needs={"requests": 1}, asked_at=0)
-        return Grant(
+        ticket = Reservation(needs={"requests": 1}, asked_at=0)
+        return Permit(
             provider="openai",
             partition=call.job.int % GENERATION.partitions,
             at=datetime.now(UTC),
-            ticket=ticket,
+            reservation=ticket,
         )
 
-    async def write(self, call: Call, answer: type, grant: Grant) -> tuple[Any, Usage]:
+    async def write_text(self, call: TextCall, answer: type, grant: Permit) -> tuple[Any, Usage]:
         usage = Usage(
             output_tokens=1, cost_nanousd=1_000_000 + self._provider.asked.total()
         )  # no two bills are alike

@@ -55,7 +55,7 @@ class Shop:
             standins=self._standins,
             folder=self._folder,
         )
-        async with running_service(lambda stop: service.run(settings, stop, name="worker-1")):
+        async with running_service(lambda stop: service.run_worker(settings, stop, name="worker-1")):
             yield
 
     async def are(self, status: str, *jobs: UUID) -> None:

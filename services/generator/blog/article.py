@@ -12,11 +12,11 @@ _ATTRIBUTES = {"a": {"href"}}
 _NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 
 
-class _Answer(BaseModel):
+class _ModelAnswer(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Outline(_Answer):
+class Outline(_ModelAnswer):
     """The plan of a post."""
 
     title: str = Field(min_length=1)
@@ -25,12 +25,12 @@ class Outline(_Answer):
     keywords: list[str]
 
 
-class Section(_Answer):
+class Section(_ModelAnswer):
     heading: str
     paragraphs: list[str]
 
 
-class Article(_Answer):
+class Article(_ModelAnswer):
     """The post itself. Paragraphs are plain text; markup within a line survives, the rest is taken out."""
 
     title: str = Field(min_length=1)
@@ -39,16 +39,16 @@ class Article(_Answer):
     sections: list[Section] = Field(min_length=1)
 
 
-def render(article: Article) -> str:
+def render_html(article: Article) -> str:
     """The article as sanitised HTML: the structure is ours; links by https only, no style, script or event."""
     parts = [f"<h1>{html.escape(article.title)}</h1>"]
     for section in article.sections:
         parts.append(f"<h2>{html.escape(section.heading)}</h2>")
-        parts += [f"<p>{_inline(paragraph)}</p>" for paragraph in section.paragraphs]
+        parts += [f"<p>{_clean_inline(paragraph)}</p>" for paragraph in section.paragraphs]
     return f"<article>{''.join(parts)}</article>"
 
 
-def _inline(text: str) -> str:
+def _clean_inline(text: str) -> str:
     """Each paragraph by itself: what it opens it cannot leave open, and it closes nothing of ours."""
     return nh3.clean(
         text,
@@ -61,12 +61,12 @@ def _inline(text: str) -> str:
     )
 
 
-def without_nul(json: str) -> str:
+def strip_nul(json: str) -> str:
     """A JSON text without the character U+0000: PostgreSQL cannot store it, and the answer is paid for."""
     return _NUL.sub(r"\1", json)
 
 
-def plain(text: str, limit: int) -> str:
+def to_plain_text(text: str, limit: int) -> str:
     """Text without markup and control characters, at most `limit` characters long, cut at a word."""
     stripped, before = text, ""
     while stripped != before:  # what was escaped may be markup now
@@ -78,7 +78,7 @@ def plain(text: str, limit: int) -> str:
     return words if len(words) <= limit else words[:limit].rsplit(" ", 1)[0]
 
 
-def slug(wanted: str, title: str) -> str:
+def make_slug(wanted: str, title: str) -> str:
     """A slug of a to z, digits and hyphens, from what the model wanted or else from the title."""
     for text in (wanted, title):
         ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()

@@ -32,27 +32,27 @@ ARTICLE_INSTRUCTIONS = (
 )
 
 
-def repaired(instructions: str, what: str) -> str:
+def add_repair_hint(instructions: str, what: str) -> str:
     """The same instructions, with what was wrong with the last answer. Only our own words go in, and few of them."""
     return f"{instructions} Your last answer was of no use ({what[:_LONGEST_REPAIR]}): answer in full, and shorter."
 
 
-def outline_input(request: BlogRequested) -> str:
-    return _data(request)
+def build_outline_input(request: BlogRequested) -> str:
+    return _build_data(request)
 
 
-def article_input(request: BlogRequested, outline: Outline) -> str:
-    return _data(request, outline=outline.model_dump())
+def build_article_input(request: BlogRequested, outline: Outline) -> str:
+    return _build_data(request, outline=outline.model_dump())
 
 
-def image_prompt(outline: Outline) -> str:
+def build_image_prompt(outline: Outline) -> str:
     """Made from the outline, so that the image is painted while the article is written."""
     return f"Editorial hero photograph for a blog post: {outline.title}. {outline.angle}. No text."[
         :1_000
     ]
 
 
-def _data(request: BlogRequested, **more: object) -> str:
+def _build_data(request: BlogRequested, **more: object) -> str:
     """As JSON. A call's cost must have an upper bound, whatever the shop or the model has sent."""
     wanted = {
         "sourceType": request.source_type,
@@ -62,42 +62,42 @@ def _data(request: BlogRequested, **more: object) -> str:
         "language": request.language,
         "tone": request.tone,
         **more,
-        "product": fitted(request.product, _LONGEST_PRODUCT),
+        "product": fit_json(request.product, _LONGEST_PRODUCT),
     }
     return orjson.dumps(
-        fitted({name: value for name, value in wanted.items() if value}, _LONGEST_DATA)
+        fit_json({name: value for name, value in wanted.items() if value}, _LONGEST_DATA)
     ).decode()
 
 
-def fitted(value: Any, most: int) -> Any:
+def fit_json(value: Any, most: int) -> Any:
     """As much of a value as JSON of `most` bytes can hold: whole entries in their order, texts cut. None: nothing."""
     if _size(value) <= most:
         return value
     if most < _size(""):
         return None
     if isinstance(value, str):
-        return _cut(value, most)
+        return _truncate(value, most)
     if isinstance(value, dict):
-        return dict(_taken(((name, _size(name) + 1, entry) for name, entry in value.items()), most))
+        return dict(_fit_entries(((name, _size(name) + 1, entry) for name, entry in value.items()), most))
     if isinstance(value, list | tuple):
         return [
             entry
-            for _, entry in _taken(((index, 0, entry) for index, entry in enumerate(value)), most)
+            for _, entry in _fit_entries(((index, 0, entry) for index, entry in enumerate(value)), most)
         ]
     return None
 
 
-def _taken(entries: Iterable[tuple[K, int, Any]], most: int) -> Iterator[tuple[K, Any]]:
+def _fit_entries(entries: Iterable[tuple[K, int, Any]], most: int) -> Iterator[tuple[K, Any]]:
     """What fits of the entries: each with its key and the bytes that this key takes."""
     left = most - 2  # the brackets
     for key, beside, entry in entries:
-        part = fitted(entry, left - beside - 1)  # and a comma
+        part = fit_json(entry, left - beside - 1)  # and a comma
         if part is not None and (part or part == entry):
             left -= beside + 1 + _size(part)
             yield key, part
 
 
-def _cut(text: str, most: int) -> str:
+def _truncate(text: str, most: int) -> str:
     length = most
     while (size := _size(text[:length])) > most:
         length = min(length - 1, length * most // size)
@@ -108,7 +108,7 @@ def _size(value: Any) -> int:
     return len(orjson.dumps(value))
 
 
-def upper_bound_of_tokens(*texts: str) -> int:
+def estimate_max_tokens(*texts: str) -> int:
     """More tokens than these texts mostly have: in nearly all languages encodings average over two bytes a token.
 
     Certain would be a token a byte, which rare scripts and lists of ids come near; for all others that would be four
@@ -117,12 +117,12 @@ def upper_bound_of_tokens(*texts: str) -> int:
     return sum(len(text.encode()) for text in texts) // 2 + 50
 
 
-def schema_text(model: type[BaseModel]) -> str:
+def schema_json(model: type[BaseModel]) -> str:
     return orjson.dumps(model.model_json_schema()).decode()
 
 
-def largest_call() -> int:
+def largest_call_tokens() -> int:
     """The most tokens that one call can reserve: what the account's limit must carry for every partition."""
     data = "x" * _LONGEST_DATA
-    instructions = repaired(ARTICLE_INSTRUCTIONS, "x" * _LONGEST_REPAIR)
-    return upper_bound_of_tokens(instructions, data, schema_text(Article)) + ARTICLE_MAX_TOKENS
+    instructions = add_repair_hint(ARTICLE_INSTRUCTIONS, "x" * _LONGEST_REPAIR)
+    return estimate_max_tokens(instructions, data, schema_json(Article)) + ARTICLE_MAX_TOKENS

@@ -15,13 +15,13 @@ from uuid import UUID
 from pydantic import BaseModel
 
 from services.generator.blog import prompts
-from services.generator.blog.article import Article, Outline, plain, render, slug
-from services.generator.blog.image_storage import ImageStore
-from services.generator.jobs.repository import Claim, GeneratorStore, Post, SavedStep
-from services.generator.providers.openai import Call, OpenAIWriter, PaidInVain
+from services.generator.blog.article import Article, Outline, to_plain_text, render_html, make_slug
+from services.generator.blog.image_storage import ImageStorage
+from services.generator.jobs.repository import Lease, GenerationRepository, BlogPost, SavedStep
+from services.generator.providers.openai import TextCall, OpenAITextProvider, UnusableAnswer
 from services.generator.providers.prices import Prices
-from services.generator.providers.replicate import Image, ReplicatePainter
-from services.generator.quota.rules import Grant
+from services.generator.providers.replicate import GeneratedImage, ReplicateImageProvider
+from services.generator.quota.rules import Permit
 from shared.domain.errors import Permanent, Transient
 from shared.domain.job import Step
 from shared.domain.messages import Usage
@@ -39,7 +39,7 @@ _REASKS = 1
 
 _WORTH_REPAINTING = {"replicate-failed", "replicate-aborted"}
 
-StepDone = Callable[[Claim, Step, float], Awaitable[None]]
+StepDone = Callable[[Lease, Step, float], Awaitable[None]]
 """Hears of the step and of the seconds that its call had waited for the limits."""
 
 
@@ -49,10 +49,10 @@ class BlogSteps:
     def __init__(
         self,
         *,
-        store: GeneratorStore,
-        writer: OpenAIWriter,
-        painter: ReplicatePainter,
-        images: ImageStore,
+        store: GenerationRepository,
+        writer: OpenAITextProvider,
+        painter: ReplicateImageProvider,
+        images: ImageStorage,
         prices: Prices,
         step_done: StepDone,
     ) -> None:
@@ -64,12 +64,12 @@ class BlogSteps:
         self._step_done = step_done
         self._calls: Counter[UUID] = Counter()
 
-    def is_paying(self, job: UUID) -> bool:
+    def has_paid_call(self, job: UUID) -> bool:
         """Whether a call of this job is under way that is billed, or its answer about to be saved."""
         return self._calls[job] > 0
 
-    async def run(self, claim: Claim) -> Post:
-        saved = await self._store.steps(claim)
+    async def run(self, claim: Lease) -> BlogPost:
+        saved = await self._store.load_steps(claim)
         request = claim.request
         outline = await self._write(
             claim,
@@ -77,7 +77,7 @@ class BlogSteps:
             saved,
             Outline,
             prompts.OUTLINE_INSTRUCTIONS,
-            prompts.outline_input(request),
+            prompts.build_outline_input(request),
             prompts.OUTLINE_MAX_TOKENS,
         )
         article_call = self._write(
@@ -86,7 +86,7 @@ class BlogSteps:
             saved,
             Article,
             prompts.ARTICLE_INSTRUCTIONS,
-            prompts.article_input(request, outline),
+            prompts.build_article_input(request, outline),
             prompts.ARTICLE_MAX_TOKENS,
         )
         if request.images == 0:
@@ -96,7 +96,7 @@ class BlogSteps:
 
     async def _write(
         self,
-        claim: Claim,
+        claim: Lease,
         step: Step,
         saved: dict[Step, SavedStep],
         answer: type[A],
@@ -106,14 +106,14 @@ class BlogSteps:
     ) -> A:
         if (known := saved.get(step)) is not None and known.done is not None:
             return answer.model_validate(known.done)
-        call = Call(
+        call = TextCall(
             job=claim.job, step=step, instructions=instructions, data=data, max_tokens=max_tokens
         )
         for repair in range(_REPAIRS + 1):
             try:
                 with tracing.span(f"step {step}"):
                     return await self._ask(claim, step, call, answer, known)
-            except PaidInVain as vain:
+            except UnusableAnswer as vain:
                 log.warning(
                     "an answer was of no use", job=str(claim.job), step=step, reason=str(vain.cause)
                 )
@@ -123,20 +123,20 @@ class BlogSteps:
                     raise Permanent(
                         f"gave up after {repair + 1} answers: {vain.cause}", code=vain.cause.code
                     ) from None
-                call = replace(call, instructions=prompts.repaired(instructions, str(vain.cause)))
+                call = replace(call, instructions=prompts.add_repair_hint(instructions, str(vain.cause)))
         raise AssertionError("the last round returns or raises")
 
     async def _ask(
-        self, claim: Claim, step: Step, call: Call, answer: type[A], known: SavedStep | None
+        self, claim: Lease, step: Step, call: TextCall, answer: type[A], known: SavedStep | None
     ) -> A:
         while True:
             with tracing.span("limiter wait"):
-                grant = await self._writer.wait_turn(call, answer, may_probe=_may_probe(known))
+                grant = await self._writer.acquire_permit(call, answer, may_probe=_may_probe(known))
             with self._paying(claim.job):
                 begun = await self._begin(claim, step, grant, known)
                 if begun.done is not None:
                     return answer.model_validate(begun.done)
-                if self._writer.is_fresh(grant):
+                if self._writer.is_valid(grant):
                     written = await self._call_writer(claim, step, call, answer, grant, begun)
                     break
             log.warning(
@@ -148,12 +148,12 @@ class BlogSteps:
         return written
 
     async def _call_writer(
-        self, claim: Claim, step: Step, call: Call, answer: type[A], grant: Grant, begun: SavedStep
+        self, claim: Lease, step: Step, call: TextCall, answer: type[A], grant: Permit, begun: SavedStep
     ) -> A:
         try:
             with tracing.span("call openai", kind=tracing.CLIENT):
-                written, usage = await self._writer.write(call, answer, grant)
-        except PaidInVain as vain:
+                written, usage = await self._writer.write_text(call, answer, grant)
+        except UnusableAnswer as vain:
             await self._store.finish_step(claim, step, state="FAILED", usage=vain.usage)
             raise
         except Exception as error:
@@ -164,25 +164,25 @@ class BlogSteps:
         )
         return written
 
-    async def _paint(self, claim: Claim, saved: dict[Step, SavedStep], outline: Outline) -> str:
+    async def _paint(self, claim: Lease, saved: dict[Step, SavedStep], outline: Outline) -> str:
         before = saved.get(Step.IMAGE)
         if before is not None and before.done is not None:
             return str(before.done["url"])
         with tracing.span(f"step {Step.IMAGE}"):
             image, waited_s = await self._painted(claim, before, outline)
         with self._paying(claim.job):
-            url = await self._images.put(
+            url = await self._images.save_image(
                 claim.request.store, str(claim.job), image.content, image.media_type
             )
             await self._store.finish_step(
-                claim, Step.IMAGE, state="DONE", usage=self._prices.of_image(), result={"url": url}
+                claim, Step.IMAGE, state="DONE", usage=self._prices.usage_of_image(), result={"url": url}
             )
         await self._step_done(claim, Step.IMAGE, waited_s)
         return url
 
     async def _painted(
-        self, claim: Claim, before: SavedStep | None, outline: Outline
-    ) -> tuple[Image, float]:
+        self, claim: Lease, before: SavedStep | None, outline: Outline
+    ) -> tuple[GeneratedImage, float]:
         """The image, and how long its call had waited for the limits. One that fails is painted once more."""
         try:
             image = await self._painted_before(claim, before)
@@ -202,7 +202,7 @@ class BlogSteps:
             await self._store.finish_step(claim, Step.IMAGE, state="FAILED", usage=Usage())
             raise
 
-    async def _painted_before(self, claim: Claim, before: SavedStep | None) -> Image | None:
+    async def _painted_before(self, claim: Lease, before: SavedStep | None) -> GeneratedImage | None:
         """What an earlier attempt had painted, if it did and the provider still has it."""
         if before is None or before.external_id is None:
             return None
@@ -210,11 +210,11 @@ class BlogSteps:
             return await self._finish(claim, before.external_id)
 
     async def _paint_anew(
-        self, claim: Claim, outline: Outline, before: SavedStep | None
-    ) -> tuple[Image, float]:
+        self, claim: Lease, outline: Outline, before: SavedStep | None
+    ) -> tuple[GeneratedImage, float]:
         while True:
             with tracing.span("limiter wait"):
-                grant = await self._painter.wait_turn(may_probe=_may_probe(before))
+                grant = await self._painter.acquire_permit(may_probe=_may_probe(before))
             with self._paying(claim.job):
                 begun = await self._begin(claim, Step.IMAGE, grant, before)
                 if begun.done is not None:
@@ -223,7 +223,7 @@ class BlogSteps:
                         code="image-came",
                         delay=0.0,
                     )
-                if begun.external_id is not None or self._painter.is_fresh(grant):
+                if begun.external_id is not None or self._painter.is_valid(grant):
                     prediction = begun.external_id or await self._create(claim, outline, begun)
                     image = await self._finish(claim, prediction)
                     break
@@ -240,28 +240,28 @@ class BlogSteps:
             )
         return image, grant.waited_s
 
-    async def _create(self, claim: Claim, outline: Outline, begun: SavedStep) -> str:
+    async def _create(self, claim: Lease, outline: Outline, begun: SavedStep) -> str:
         try:
             with tracing.span("call replicate", kind=tracing.CLIENT):
-                prediction = await self._painter.create(claim.job, prompts.image_prompt(outline))
+                prediction = await self._painter.create_prediction(claim.job, prompts.build_image_prompt(outline))
         except Exception as error:
             await self._fail(claim, Step.IMAGE, error, begun)
             raise
-        await self._store.name_call(claim, Step.IMAGE, prediction)
+        await self._store.save_external_id(claim, Step.IMAGE, prediction)
         return prediction
 
-    async def _finish(self, claim: Claim, prediction: str) -> Image | None:
+    async def _finish(self, claim: Lease, prediction: str) -> GeneratedImage | None:
         """The image of a prediction; None, and its name forgotten, when it is gone: another is to be made."""
         try:
             with tracing.span("await replicate", kind=tracing.CLIENT):
-                image = await self._painter.finish(claim.job, prediction)
+                image = await self._painter.fetch_image(claim.job, prediction)
         except Permanent:
-            await self._store.forget_call(
+            await self._store.clear_external_id(
                 claim, Step.IMAGE, prediction
             )  # another attempt needs another one
             raise
         if image is None:
-            await self._store.forget_call(claim, Step.IMAGE, prediction)
+            await self._store.clear_external_id(claim, Step.IMAGE, prediction)
             log.warning(
                 "a prediction is gone",
                 job=str(claim.job),
@@ -280,7 +280,7 @@ class BlogSteps:
             if not self._calls[job]:
                 del self._calls[job]
 
-    async def _fail(self, claim: Claim, step: Step, error: Exception, begun: SavedStep) -> None:
+    async def _fail(self, claim: Lease, step: Step, error: Exception, begun: SavedStep) -> None:
         """Note that a call has failed. Raises `Permanent` instead of its error when it has been in doubt too often."""
         in_doubt = isinstance(error, Transient) and error.in_doubt
         await self._store.finish_step(claim, step, state="FAILED", usage=Usage(), in_doubt=in_doubt)
@@ -288,7 +288,7 @@ class BlogSteps:
             raise _doubted(step, begun.in_doubt + 1, str(error)) from error
 
     async def _begin(
-        self, claim: Claim, step: Step, grant: Grant, before: SavedStep | None
+        self, claim: Lease, step: Step, grant: Permit, before: SavedStep | None
     ) -> SavedStep:
         """A call that a dead worker had begun may have been billed: it is made again once, and then no more."""
         begun = await self._store.begin_step(claim, step, grant)
@@ -331,11 +331,11 @@ async def _both(article: Awaitable[Article], image: Awaitable[str]) -> tuple[Art
     return written, painted
 
 
-def _assemble(article: Article, *, image_url: str | None) -> Post:
-    return Post(
-        title=plain(article.title, 200),
-        slug=slug(article.slug, article.title),
-        meta_description=plain(article.meta_description, 160),
-        html=render(article),
+def _assemble(article: Article, *, image_url: str | None) -> BlogPost:
+    return BlogPost(
+        title=to_plain_text(article.title, 200),
+        slug=make_slug(article.slug, article.title),
+        meta_description=to_plain_text(article.meta_description, 160),
+        html=render_html(article),
         image_url=image_url,
     )

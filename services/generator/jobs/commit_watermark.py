@@ -1,7 +1,7 @@
 """Which offset of a partition may be committed: the first record that is not finished, whatever finished after it."""
 
 
-class FinishedPrefix:
+class CommitWatermark:
     """One partition's records in the order they came, finished in any order. The first to come is at `start`."""
 
     def __init__(self, start: int) -> None:

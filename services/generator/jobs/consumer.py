@@ -13,9 +13,9 @@ from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
-from services.generator.jobs.commit_watermark import FinishedPrefix
+from services.generator.jobs.commit_watermark import CommitWatermark
 from services.generator.jobs.worker import Worker
-from services.generator.quota.partition_quota import Budget
+from services.generator.quota.partition_quota import PartitionQuota
 from shared.domain.errors import InvalidMessage, Unavailable
 from shared.domain.messages import GenerationTask
 from shared.kafka import clients
@@ -49,7 +49,7 @@ class TaskConsumer:
         dead_letter_limit: int,
         worker: Worker,
         publisher: Publisher,
-        budget: Budget,
+        budget: PartitionQuota,
         owned: Callable[[tuple[int, ...]], None],
     ) -> None:
         self._settings = settings
@@ -68,20 +68,20 @@ class TaskConsumer:
             session_timeout_ms=int(_SESSION_S * 1_000),
             heartbeat_interval_ms=1_000,  # who hears late, pauses others
         )
-        self._prefixes: dict[TopicPartition, FinishedPrefix] = {}
+        self._prefixes: dict[TopicPartition, CommitWatermark] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._slot_freed = asyncio.Event()
         self._committed_at = 0.0
         self._taking_over: asyncio.Task[None] | None = None
         self._taken_over = False
         self._loop = asyncio.get_running_loop()
-        self._put_aside = _Rate(limit=dead_letter_limit, within_s=60)
+        self._put_aside = _RecentCount(limit=dead_letter_limit, within_s=60)
         self._broken: Unavailable | None = None
 
     async def start(self) -> None:
         """Join the group; returns once partitions are assigned (or the group has none for us)."""
         self._consumer.subscribe(
-            [self._topic], listener=_Rebalance(self._assigned, self._commit_before_rebalance)
+            [self._topic], listener=_RebalanceListener(self._assigned, self._commit_before_rebalance)
         )
         await self._consumer.start()
 
@@ -179,11 +179,11 @@ class TaskConsumer:
         self._tasks.add(task)
         task.add_done_callback(self._handled)
 
-    def _prefix(self, partition: TopicPartition, first: ConsumerRecord) -> FinishedPrefix:
-        return self._prefixes.setdefault(partition, FinishedPrefix(first.offset))
+    def _prefix(self, partition: TopicPartition, first: ConsumerRecord) -> CommitWatermark:
+        return self._prefixes.setdefault(partition, CommitWatermark(first.offset))
 
-    async def _handle(self, message: GenerationTask, prefix: FinishedPrefix, offset: int) -> None:
-        if await self._worker.handle(message):
+    async def _handle(self, message: GenerationTask, prefix: CommitWatermark, offset: int) -> None:
+        if await self._worker.process_task(message):
             prefix.finish(offset)
 
     def _handled(self, task: asyncio.Task[None]) -> None:
@@ -194,7 +194,7 @@ class TaskConsumer:
             log.error("a job's handling ended in a fault of ours", exc_info=task.exception())
 
     async def _set_aside(
-        self, record: ConsumerRecord, error: InvalidMessage, prefix: FinishedPrefix
+        self, record: ConsumerRecord, error: InvalidMessage, prefix: CommitWatermark
     ) -> None:
         log.error("a record is put aside", reason=str(error))
         while not await self._dead_lettered(record, error):
@@ -226,12 +226,12 @@ class TaskConsumer:
         """Commit all partitions, moved or not: the budget moves all the time, and Kafka's answer is its lease."""
         if not self._taken_over or not self._prefixes:
             return  # what the last owner left is not known yet: it must not be overwritten
-        note, asked_at = self._budget.note(), self._loop.time()
+        note, asked_at = self._budget.build_checkpoint(), self._loop.time()
         offsets = {
             partition: (prefix.position, note) for partition, prefix in self._prefixes.items()
         }
         await clients.commit_offsets(self._consumer, offsets, within_s=_COMMIT_WITHIN_S)
-        self._budget.lend_until(asked_at + _SESSION_S - _MARGIN_S)
+        self._budget.lease_until(asked_at + _SESSION_S - _MARGIN_S)
 
     async def _commit_before_rebalance(self) -> None:
         self._budget.pause()
@@ -250,7 +250,7 @@ class TaskConsumer:
     def _assigned(self, partitions: set[TopicPartition]) -> None:
         owned = tuple(sorted(partition.partition for partition in partitions))
         log.info("partitions assigned", partitions=list(owned))
-        self._budget.lend_until(self._loop.time() + _SESSION_S - _MARGIN_S)
+        self._budget.lease_until(self._loop.time() + _SESSION_S - _MARGIN_S)
         self._taking_over = asyncio.create_task(
             self._take_over(partitions), name="taking the budget over"
         )
@@ -261,7 +261,7 @@ class TaskConsumer:
         while True:
             try:
                 notes = await self._notes(partitions) if partitions else {}
-                await self._budget.take_over(notes)
+                await self._budget.restore_from_checkpoints(notes)
             except (KafkaError, OSError, TimeoutError, Unavailable) as error:
                 log.warning(
                     "waiting to take the budget over", reason=f"{type(error).__name__}: {error}"
@@ -276,13 +276,13 @@ class TaskConsumer:
         for partition in partitions:
             known = offsets.get(partition)
             start = known.offset if known is not None else await self._consumer.position(partition)
-            self._prefixes.setdefault(partition, FinishedPrefix(start))
+            self._prefixes.setdefault(partition, CommitWatermark(start))
         return {
             p.partition: offsets[p].metadata if p in offsets else "" for p in sorted(partitions)
         }
 
 
-class _Rate:
+class _RecentCount:
     """Counts happenings; true when more than `limit` fell within the last `within_s` seconds."""
 
     def __init__(self, *, limit: int, within_s: float) -> None:
@@ -295,7 +295,7 @@ class _Rate:
         return len(self._times) > self._limit
 
 
-class _Rebalance(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka ships no types
+class _RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka ships no types
     def __init__(
         self,
         assigned: Callable[[set[TopicPartition]], None],

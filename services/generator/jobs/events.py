@@ -2,18 +2,18 @@
 
 from datetime import UTC, datetime
 
-from services.generator.jobs.repository import Claim, Ended
+from services.generator.jobs.repository import Lease, AttemptEnd
 from shared.domain.job import Status, Step
 from shared.domain.messages import EventKind, JobEvent, Usage
 
 
 def event_of(
-    claim: Claim,
+    claim: Lease,
     kind: EventKind,
     status: Status,
     *,
     step: Step | None = None,
-    ended: Ended | None = None,
+    ended: AttemptEnd | None = None,
     error: str | None = None,
 ) -> JobEvent:
     """What has become true of a claimed job."""

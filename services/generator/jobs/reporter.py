@@ -21,7 +21,7 @@ _NO_OFTENER_THAN_S = 0.1
 _HEARTBEAT_S = 30.0
 
 
-class Reporter:
+class WorkerReporter:
     """Reports until cancelled. `changed` asks for a report soon, not at once: changes come in crowds."""
 
     def __init__(
@@ -80,7 +80,7 @@ class Reporter:
     def _open_slots(self) -> int:
         """None while a provider's account has no money left, but for a job that finds out now and then."""
         shut = [limiter for limiter in self._limiters if limiter.circuit_open]
-        if self.draining or any(not limiter.wants_probe for limiter in shut):
+        if self.draining or any(not limiter.is_probe_due for limiter in shut):
             return 0
         return self._worker.running + 1 if shut else self._slots
 
@@ -92,7 +92,7 @@ class Reporter:
             partitions=self.partitions,
             slots=self._open_slots(),
             running=self._worker.running,
-            limiters=tuple(state for limiter in self._limiters for state in limiter.states()),
+            limiters=tuple(state for limiter in self._limiters for state in limiter.build_reports()),
             draining=self.draining,
             standin=self._standin,
         )

@@ -13,7 +13,7 @@ from uuid import UUID
 import asyncpg
 from pydantic import TypeAdapter, ValidationError
 
-from services.generator.quota.rules import Grant
+from services.generator.quota.rules import Permit
 from shared.domain.job import Status, Step
 from shared.domain.messages import BlogRequested, Usage
 from shared.observability.log import get_logger
@@ -25,12 +25,12 @@ _QUERIES = load_queries(Path(__file__).parent / "sql" / "jobs.sql")
 _REQUEST = TypeAdapter(BlogRequested)
 
 
-class ClaimLostError(Exception):
+class LeaseLostError(Exception):
     """Another worker, a cancellation or the scheduler has taken the job: nothing more may be written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
+class Lease:
     """The right to work on a job: `attempt` and `worker` fence every write."""
 
     job: UUID
@@ -59,7 +59,7 @@ class SavedStep:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Post:
+class BlogPost:
     title: str
     slug: str
     meta_description: str
@@ -68,7 +68,7 @@ class Post:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
+class AttemptEnd:
     """An attempt that was ended in the database: what the job has cost, and when it is to be tried again."""
 
     usage: Usage
@@ -76,13 +76,13 @@ class Ended:
     not_before: datetime | None
 
 
-class GeneratorStore:
+class GenerationRepository:
     def __init__(self, pool: asyncpg.Pool, *, worker: str, lease_s: float) -> None:
         self._pool = pool
         self._worker = worker
         self._lease_s = lease_s
 
-    async def claim(self, job: UUID) -> Claim | None:
+    async def claim_job(self, job: UUID) -> Lease | None:
         """The right to work on a job; None when there is none to have. One whose request cannot be read ends here."""
         row = await self._pool.fetchrow(_QUERIES["claim"], job, self._worker, self._lease_s)
         if row is None:
@@ -92,7 +92,7 @@ class GeneratorStore:
         except ValidationError as error:
             await self._fail_unreadable(job, row["attempt"], error)
             return None
-        return Claim(
+        return Lease(
             job=job,
             attempt=row["attempt"],
             tries=row["tries"],
@@ -118,26 +118,26 @@ class GeneratorStore:
             False,
         )
 
-    async def look(self, job: UUID) -> asyncpg.Record | None:
+    async def find_job(self, job: UUID) -> asyncpg.Record | None:
         return await self._pool.fetchrow(_QUERIES["look"], job)
 
-    async def heartbeat(self, jobs: Sequence[UUID]) -> set[UUID]:
+    async def extend_leases(self, jobs: Sequence[UUID]) -> set[UUID]:
         """The jobs that are still this worker's own."""
         rows = await self._pool.fetch(_QUERIES["heartbeat"], self._worker, jobs, self._lease_s)
         return {row["id"] for row in rows}
 
-    async def cancelled(self, jobs: Sequence[UUID]) -> set[UUID]:
+    async def find_cancelled(self, jobs: Sequence[UUID]) -> set[UUID]:
         """Those of the jobs that somebody has cancelled."""
         return {row["id"] for row in await self._pool.fetch(_QUERIES["cancelled"], jobs)}
 
-    async def let_go(self, claim: Claim) -> asyncpg.Record | None:
+    async def release_cancelled(self, claim: Lease) -> asyncpg.Record | None:
         """Say that this worker has stopped working on a job, should it be a cancelled one: what is true of it then."""
         return await self._persist(claim, "let_go", claim.job, claim.attempt, claim.worker)
 
-    async def steps(self, claim: Claim) -> dict[Step, SavedStep]:
+    async def load_steps(self, claim: Lease) -> dict[Step, SavedStep]:
         """What is saved of a job's steps."""
         rows = await retry_while_unavailable(
-            lambda: self._pool.fetch(_QUERIES["steps"], claim.job), **_about(claim)
+            lambda: self._pool.fetch(_QUERIES["steps"], claim.job), **_log_fields(claim)
         )
         return {
             Step(row["step"]): SavedStep(
@@ -149,9 +149,9 @@ class GeneratorStore:
             for row in rows
         }
 
-    async def begin_step(self, claim: Claim, step: Step, grant: Grant) -> SavedStep:
-        """Note that the step's call begins. What is known of it; `ClaimLostError` when it may not."""
-        needs = grant.ticket.needs
+    async def begin_step(self, claim: Lease, step: Step, grant: Permit) -> SavedStep:
+        """Note that the step's call begins. What is known of it; `LeaseLostError` when it may not."""
+        needs = grant.reservation.needs
         row = await self._persist(
             claim,
             "begin_step",
@@ -166,7 +166,7 @@ class GeneratorStore:
             int(needs.get("tokens", 0)),
         )
         if row is None:
-            raise ClaimLostError(f"job {claim.job}, attempt {claim.attempt}")
+            raise LeaseLostError(f"job {claim.job}, attempt {claim.attempt}")
         return SavedStep(
             state=row["state"],
             external_id=row["external_id"],
@@ -183,18 +183,18 @@ class GeneratorStore:
             for resource in ("requests", "tokens")
         }
 
-    async def forget_calls(self) -> None:
+    async def delete_old_calls(self) -> None:
         await self._pool.execute(_QUERIES["forget_calls"])
 
-    async def name_call(self, claim: Claim, step: Step, external_id: str) -> None:
+    async def save_external_id(self, claim: Lease, step: Step, external_id: str) -> None:
         await self._persist(claim, "name_call", claim.job, step, external_id)
 
-    async def forget_call(self, claim: Claim, step: Step, external_id: str) -> None:
+    async def clear_external_id(self, claim: Lease, step: Step, external_id: str) -> None:
         await self._persist(claim, "forget_call", claim.job, step, external_id)
 
     async def finish_step(
         self,
-        claim: Claim,
+        claim: Lease,
         step: Step,
         *,
         state: str,
@@ -218,32 +218,32 @@ class GeneratorStore:
             in_doubt,
         )
 
-    async def complete(self, claim: Claim, post: Post) -> Ended:
-        """Post and DONE together, or `ClaimLostError` and neither."""
-        return await retry_while_unavailable(lambda: self._complete(claim, post), **_about(claim))
+    async def complete_job(self, claim: Lease, post: BlogPost) -> AttemptEnd:
+        """Post and DONE together, or `LeaseLostError` and neither."""
+        return await retry_while_unavailable(lambda: self._complete(claim, post), **_log_fields(claim))
 
-    async def fail(self, claim: Claim, *, code: str, reason: str) -> Ended:
+    async def fail_job(self, claim: Lease, *, code: str, reason: str) -> AttemptEnd:
         return await self._end(claim, Status.FAILED, code=code, reason=reason)
 
-    async def give_back(
-        self, claim: Claim, *, delay_s: float, reason: str, blameless: bool = False
-    ) -> Ended:
+    async def requeue_job(
+        self, claim: Lease, *, delay_s: float, reason: str, blameless: bool = False
+    ) -> AttemptEnd:
         """Return the job to the queue, not to be forwarded before `delay_s` seconds have passed."""
         return await self._end(
             claim, Status.PENDING, code="retry", reason=reason, delay_s=delay_s, blameless=blameless
         )
 
-    async def _persist(self, claim: Claim, query: str, *arguments: Any) -> asyncpg.Record | None:
+    async def _persist(self, claim: Lease, query: str, *arguments: Any) -> asyncpg.Record | None:
         return await retry_while_unavailable(
-            lambda: self._pool.fetchrow(_QUERIES[query], *arguments), **_about(claim)
+            lambda: self._pool.fetchrow(_QUERIES[query], *arguments), **_log_fields(claim)
         )
 
-    async def _end(self, claim: Claim, status: Status, **why: Any) -> Ended:
+    async def _end(self, claim: Lease, status: Status, **why: Any) -> AttemptEnd:
         return await retry_while_unavailable(
-            lambda: _end(self._pool, claim, status, **why), **_about(claim)
+            lambda: _end_attempt(self._pool, claim, status, **why), **_log_fields(claim)
         )
 
-    async def _complete(self, claim: Claim, post: Post) -> Ended:
+    async def _complete(self, claim: Lease, post: BlogPost) -> AttemptEnd:
         async with self._pool.acquire() as connection, connection.transaction():
             await connection.execute(_QUERIES["finish_assembly"], claim.job, claim.attempt)
             await connection.execute(
@@ -255,23 +255,23 @@ class GeneratorStore:
                 post.html,
                 post.image_url,
             )
-            return await _end(connection, claim, Status.DONE)
+            return await _end_attempt(connection, claim, Status.DONE)
 
 
-def _about(claim: Claim) -> dict[str, str]:
+def _log_fields(claim: Lease) -> dict[str, str]:
     return {"job": str(claim.job), "store": claim.request.store}
 
 
-async def _end(
+async def _end_attempt(
     database: Any,
-    claim: Claim,
+    claim: Lease,
     status: Status,
     *,
     code: str | None = None,
     reason: str | None = None,
     delay_s: float = 0.0,
     blameless: bool = False,
-) -> Ended:
+) -> AttemptEnd:
     row = await database.fetchrow(
         _QUERIES["end_attempt"],
         claim.job,
@@ -284,7 +284,7 @@ async def _end(
         blameless,
     )
     if row is None:
-        raise ClaimLostError(f"job {claim.job}, attempt {claim.attempt}")
+        raise LeaseLostError(f"job {claim.job}, attempt {claim.attempt}")
     usage = Usage(
         input_tokens=row["input_tokens"],
         output_tokens=row["output_tokens"],
@@ -292,4 +292,4 @@ async def _end(
         cost_nanousd=row["cost_nanousd"],
         in_doubt=row["in_doubt"],
     )
-    return Ended(usage=usage, at=row["at"], not_before=row["not_before"])
+    return AttemptEnd(usage=usage, at=row["at"], not_before=row["not_before"])

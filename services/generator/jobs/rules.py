@@ -13,7 +13,7 @@ _LONGEST_REASON = 2_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Again:
+class RetryLater:
     delay_s: float
     reason: str
     blameless: bool = False
@@ -21,27 +21,27 @@ class Again:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fail:
+class FailJob:
     code: str
     reason: str
 
 
-def judge(error: Exception, *, attempt: int, max_attempts: int, chance: float) -> Again | Fail:
+def decide_retry(error: Exception, *, attempt: int, max_attempts: int, chance: float) -> RetryLater | FailJob:
     """Judge what ended attempt number `attempt` (from 1). `chance` in [0, 1) spreads the pauses (full jitter).
 
     A provider's own delay is a minimum; the backoff doubles from 2 s to 5 minutes.
     """
     said = str(error)[:_LONGEST_REASON]
     if isinstance(error, Permanent):
-        return Fail(code=error.code, reason=said)
+        return FailJob(code=error.code, reason=said)
     if not isinstance(error, Transient):
-        return Fail(code="internal", reason=f"{type(error).__name__}: {said}")
+        return FailJob(code="internal", reason=f"{type(error).__name__}: {said}")
     if attempt >= max_attempts and not error.blameless:
-        return Fail(code=error.code, reason=f"gave up after {attempt} attempts: {said}")
+        return FailJob(code=error.code, reason=f"gave up after {attempt} attempts: {said}")
     backoff = (
         _FIRST_PAUSE_S
         if error.blameless
         else min(_FIRST_PAUSE_S * 2 ** (attempt - 1), _LONGEST_PAUSE_S)
     )
     least = max(error.delay or 0.0, _DOUBT_PAUSE_S if error.in_doubt else 0.0)
-    return Again(delay_s=least + backoff * chance, reason=said, blameless=error.blameless)
+    return RetryLater(delay_s=least + backoff * chance, reason=said, blameless=error.blameless)

@@ -1,6 +1,6 @@
 """One job from its message to its outcome: claim, attempt, judge, apply, tell.
 
-`handle` returns when the message may count as finished: the outcome is in PostgreSQL and published, or it is none of
+`process_task` returns when the message may count as finished: the outcome is in PostgreSQL and published, or it is none of
 our business any more.
 """
 
@@ -15,8 +15,8 @@ from aiokafka.errors import KafkaError
 
 from services.generator.blog.steps import BlogSteps
 from services.generator.jobs.events import event_of
-from services.generator.jobs.repository import Claim, ClaimLostError, GeneratorStore, Post
-from services.generator.jobs.rules import Again, Fail, judge
+from services.generator.jobs.repository import Lease, LeaseLostError, GenerationRepository, BlogPost
+from services.generator.jobs.rules import RetryLater, FailJob, decide_retry
 from shared.domain.errors import Permanent, Transient
 from shared.domain.job import ENDED, Status, Step
 from shared.domain.job_events import event_from_row
@@ -35,13 +35,13 @@ _AWAY_PAUSE_S = 1.0
 _HAND_BACK_S = 10.0
 
 
-class HandedBackError(Exception):
+class JobRequeuedError(Exception):
     """The worker stops: its job goes back to the queue and begins at once on another."""
 
 
 @dataclass(slots=True, eq=False)
-class _Running:
-    task: asyncio.Task[Post]
+class _RunningJob:
+    task: asyncio.Task[BlogPost]
     ended: asyncio.Event
 
 
@@ -54,7 +54,7 @@ class Worker:
         name: str,
         slots: int,
         max_attempts: int,
-        store: GeneratorStore,
+        store: GenerationRepository,
         publisher: Publisher,
         changed: Callable[[], None],
         rng: random.Random,
@@ -66,7 +66,7 @@ class Worker:
         self._publisher = publisher
         self._changed = changed
         self._rng = rng
-        self._running: dict[UUID, _Running] = {}
+        self._running: dict[UUID, _RunningJob] = {}
         self._stopping = asyncio.Event()
         self._handing_back = False
         self.steps: BlogSteps
@@ -81,7 +81,7 @@ class Worker:
     def running(self) -> int:
         return len(self._running)
 
-    async def handle(self, task: GenerationTask) -> bool:
+    async def process_task(self, task: GenerationTask) -> bool:
         """Work on a job until its message is finished; false when the worker stops before that.
 
         PostgreSQL or Kafka being away only makes it wait.
@@ -108,13 +108,13 @@ class Worker:
             await self._aside(wait_for_event(self._stopping, wait_s))
         return False
 
-    async def heartbeat(self) -> None:
+    async def extend_leases(self) -> None:
         """Prolong the leases of all running jobs; stop those that are no longer ours."""
         jobs = list(self._running)
         if jobs:
-            self._stop(set(jobs) - await self._store.heartbeat(jobs))
+            self._stop(set(jobs) - await self._store.extend_leases(jobs))
 
-    async def stop_cancelled(self) -> None:
+    async def stop_cancelled_jobs(self) -> None:
         """Stop the jobs that somebody has cancelled."""
         if self._running:
             self._stop(await self._store.cancelled(list(self._running)))
@@ -123,7 +123,7 @@ class Worker:
         """One that is paying for a call goes on until it has the answer, and may begin no other."""
         for job in jobs:
             running = self._running.get(job)
-            if running is not None and not running.task.done() and not self.steps.is_paying(job):
+            if running is not None and not running.task.done() and not self.steps.has_paid_call(job):
                 log.warning("cancelled, or no longer ours: stopped working on it", job=str(job))
                 running.task.cancel()
 
@@ -162,7 +162,7 @@ class Worker:
         finally:
             self.waiting -= 1
 
-    async def tell_step(self, claim: Claim, step: Step, limit_wait_s: float) -> None:
+    async def tell_step(self, claim: Lease, step: Step, limit_wait_s: float) -> None:
         """Announce a step that was paid for, and how long its call waited for the limits."""
         event = event_of(claim, EventKind.STEP_DONE, Status.PROCESSING, step=step)
         await self._tell_progress(replace(event, limit_wait_s=round(limit_wait_s, 3)))
@@ -173,7 +173,7 @@ class Worker:
             if self._stopping.is_set():
                 return 0.0
             began_ns = time.time_ns()
-            claim = await self._store.claim(task.job)
+            claim = await self._store.claim_job(task.job)
             if claim is not None:
                 about = tracing.job_attributes(claim.job, claim.request.store) | {
                     "attempt": claim.attempt
@@ -191,14 +191,14 @@ class Worker:
             self.refused += 1
         return wait_s
 
-    async def _run_unless_stopping(self, claim: Claim) -> bool:
+    async def _run_unless_stopping(self, claim: Lease) -> bool:
         if self._stopping.is_set():  # since the claim was asked for: nothing is begun any more
-            await self._tell_outcome(await self._apply(claim, HandedBackError()))
+            await self._tell_outcome(await self._apply(claim, JobRequeuedError()))
             return True
         return await self._run(claim)
 
     async def _why_not(self, task: GenerationTask) -> float | None:
-        row = await self._store.look(task.job)
+        row = await self._store.find_job(task.job)
         if row is None or (row["status"] == Status.PENDING and not row["forwarded"]):
             return None  # a stale message: the job was called back since
         if row["status"] in ENDED:
@@ -208,9 +208,9 @@ class Worker:
             return min(max(row["lease_left_s"] or 0.0, 0.5), _LOOK_AGAIN_S)
         return _AWAY_PAUSE_S
 
-    async def _run(self, claim: Claim) -> bool:
+    async def _run(self, claim: Lease) -> bool:
         """Work on a claimed job until its outcome is told; false when the claim was lost on the way."""
-        entry = self._running[claim.job] = _Running(
+        entry = self._running[claim.job] = _RunningJob(
             task=asyncio.create_task(self._attempt(claim), name=f"job {claim.job}"),
             ended=asyncio.Event(),
         )
@@ -219,7 +219,7 @@ class Worker:
             started = event_of(claim, EventKind.STARTED, Status.PROCESSING)
             await self._tell_progress(replace(started, forwarded_at=claim.forwarded_at))
             await self._tell_outcome(await self._apply(claim, await self._outcome(entry.task)))
-        except ClaimLostError:
+        except LeaseLostError:
             log.warning(
                 "the claim is no longer ours: nothing written",
                 job=str(claim.job),
@@ -235,13 +235,13 @@ class Worker:
             entry.ended.set()
             self._changed()
 
-    async def _let_go(self, claim: Claim) -> None:
+    async def _let_go(self, claim: Lease) -> None:
         """A cancelled job's last call may have been billed after the cancellation was told: the end is told again."""
-        row = await self._store.let_go(claim)
+        row = await self._store.release_cancelled(claim)
         if row is not None:
             await self._tell_outcome(event_from_row(row))
 
-    async def _attempt(self, claim: Claim) -> Post:
+    async def _attempt(self, claim: Lease) -> BlogPost:
         if claim.tries > self._max_attempts:
             raise Permanent(
                 f"gave up after {claim.tries - 1} attempts: the last one ended with its worker",
@@ -249,29 +249,29 @@ class Worker:
             )
         return await self.steps.run(claim)
 
-    async def _outcome(self, task: asyncio.Task[Post]) -> Post | Exception:
+    async def _outcome(self, task: asyncio.Task[BlogPost]) -> BlogPost | Exception:
         await asyncio.wait({task})
         if task.cancelled():
             if self._handing_back:
-                return HandedBackError()
-            raise ClaimLostError("cancelled, or given to another")
+                return JobRequeuedError()
+            raise LeaseLostError("cancelled, or given to another")
         error = task.exception()
-        if isinstance(error, ClaimLostError):
+        if isinstance(error, LeaseLostError):
             raise error
         if error is not None and not isinstance(error, Exception):
             raise error
         return error or task.result()
 
-    async def _apply(self, claim: Claim, outcome: Post | Exception) -> JobEvent:
+    async def _apply(self, claim: Lease, outcome: BlogPost | Exception) -> JobEvent:
         bound = log.bind(job=str(claim.job), store=claim.request.store, attempt=claim.attempt)
-        if isinstance(outcome, Post):
-            ended = await self._store.complete(claim, outcome)
+        if isinstance(outcome, BlogPost):
+            ended = await self._store.complete_job(claim, outcome)
             self.done += 1
             bound.info("blog done", cost_usd=ended.usage.cost_nanousd / 1e9)
             return event_of(claim, EventKind.ENDED, Status.DONE, ended=ended)
         verdict = self._judge(claim, outcome)
-        if isinstance(verdict, Again):
-            ended = await self._store.give_back(
+        if isinstance(verdict, RetryLater):
+            ended = await self._store.requeue_job(
                 claim, delay_s=verdict.delay_s, reason=verdict.reason, blameless=verdict.blameless
             )
             bound.warning(
@@ -280,21 +280,21 @@ class Worker:
             return event_of(
                 claim, EventKind.RETRY, Status.PENDING, ended=ended, error=verdict.reason
             )
-        ended = await self._store.fail(claim, code=verdict.code, reason=verdict.reason)
+        ended = await self._store.fail_job(claim, code=verdict.code, reason=verdict.reason)
         self.failed += 1
         bound.error("blog failed", code=verdict.code, reason=verdict.reason)
         return event_of(claim, EventKind.ENDED, Status.FAILED, ended=ended, error=verdict.reason)
 
-    def _judge(self, claim: Claim, error: Exception) -> Again | Fail:
-        if isinstance(error, HandedBackError):
-            return Again(
+    def _judge(self, claim: Lease, error: Exception) -> RetryLater | FailJob:
+        if isinstance(error, JobRequeuedError):
+            return RetryLater(
                 delay_s=0.0, reason="the worker stopped and handed it back", blameless=True
             )
         if isinstance(error, UNAVAILABLE_ERRORS):
             error = Transient(f"the image folder or PostgreSQL was away: {error}", code="away")
         if not isinstance(error, Transient | Permanent):
             log.error("an attempt ended in a fault of ours", job=str(claim.job), exc_info=error)
-        return judge(
+        return decide_retry(
             error, attempt=claim.tries, max_attempts=self._max_attempts, chance=self._rng.random()
         )
 

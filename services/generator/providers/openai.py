@@ -10,12 +10,12 @@ from openai import AsyncOpenAI
 from openai.types.responses import Response, ResponseTextConfigParam
 from pydantic import BaseModel, ValidationError
 
-from services.generator.blog.article import without_nul
-from services.generator.blog.prompts import schema_text, upper_bound_of_tokens
-from services.generator.providers.headers import retry_after
+from services.generator.blog.article import strip_nul
+from services.generator.blog.prompts import schema_json, estimate_max_tokens
+from services.generator.providers.headers import parse_retry_after
 from services.generator.providers.prices import Prices
 from services.generator.quota.provider_limiter import ProviderLimiter
-from services.generator.quota.rules import Grant
+from services.generator.quota.rules import Permit
 from shared.domain.errors import Permanent, Transient
 from shared.domain.messages import Usage
 from shared.observability import tracing
@@ -36,7 +36,7 @@ _NEVER_CONNECTED = {"ConnectError", "ConnectTimeout", "PoolTimeout"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
+class TextCall:
     """One text to be written: for whom, as what, from what."""
 
     job: UUID
@@ -46,7 +46,7 @@ class Call:
     max_tokens: int
 
 
-class PaidInVain(Exception):
+class UnusableAnswer(Exception):
     """The model answered, and billed, something that cannot be used. `cause` says what to do about the job."""
 
     def __init__(self, cause: Transient | Permanent, usage: Usage) -> None:
@@ -55,7 +55,7 @@ class PaidInVain(Exception):
         self.usage = usage
 
 
-class OpenAIWriter:
+class OpenAITextProvider:
     """Writes texts that fit a model class. `client` was made with `max_retries=0`."""
 
     def __init__(
@@ -66,23 +66,23 @@ class OpenAIWriter:
         self._limiter = limiter
         self._prices = prices
 
-    def is_fresh(self, grant: Grant) -> bool:
+    def is_valid(self, grant: Permit) -> bool:
         """Whether the call may still be made, or is to wait for its turn once more."""
-        return self._limiter.is_fresh(grant)
+        return self._limiter.is_valid(grant)
 
-    async def wait_turn(self, call: Call, answer: type[A], *, may_probe: bool = True) -> Grant:
+    async def acquire_permit(self, call: TextCall, answer: type[A], *, may_probe: bool = True) -> Permit:
         """Wait until the limits allow the call at its upper bound."""
-        texts = (call.instructions, call.data, schema_text(answer))
+        texts = (call.instructions, call.data, schema_json(answer))
         try:
             return await self._limiter.acquire(
-                {"requests": 1, "tokens": upper_bound_of_tokens(*texts) + call.max_tokens},
+                {"requests": 1, "tokens": estimate_max_tokens(*texts) + call.max_tokens},
                 may_probe=may_probe,
             )
         except ValueError as error:
             raise Permanent(str(error), code="too-large") from None
 
-    async def write(self, call: Call, answer: type[A], grant: Grant) -> tuple[A, Usage]:
-        """The parsed answer and what it cost. Raises `Transient`, `Permanent`, or `PaidInVain`."""
+    async def write_text(self, call: TextCall, answer: type[A], grant: Permit) -> tuple[A, Usage]:
+        """The parsed answer and what it cost. Raises `Transient`, `Permanent`, or `UnusableAnswer`."""
         asked_at = self._limiter.now()
         try:
             raw = await self._client.responses.with_raw_response.create(
@@ -92,15 +92,15 @@ class OpenAIWriter:
                 max_output_tokens=call.max_tokens,
                 metadata={"job": str(call.job), "step": call.step},
                 extra_headers={"X-Blogstream-Job": str(call.job)} | tracing.headers(),
-                text=text_format(answer),
+                text=build_text_format(answer),
             )
-            self._limiter.seen(grant, raw.headers)
+            self._limiter.apply_headers(grant, raw.headers)
             response = raw.parse()
             usage = self._usage(response)
-            self._limiter.used_up(grant, {"tokens": usage.input_tokens + usage.output_tokens})
+            self._limiter.record_usage(grant, {"tokens": usage.input_tokens + usage.output_tokens})
         except openai.OpenAIError as error:
             if isinstance(error, openai.APIStatusError):
-                self._limiter.seen(grant, error.response.headers)
+                self._limiter.apply_headers(grant, error.response.headers)
             raise self._translate(error, asked_at) from error
         except (
             ValueError,
@@ -108,16 +108,16 @@ class OpenAIWriter:
             AttributeError,
         ) as error:  # the SDK lets them through: no JSON, or another shape
             raise self._unreadable(error, asked_at) from error
-        self._limiter.answered(asked_at)
+        self._limiter.record_success(asked_at)
         try:
-            return _parse(response, answer), usage
+            return _parse_answer(response, answer), usage
         except (Transient, Permanent) as cause:
-            raise PaidInVain(cause, usage) from cause
+            raise UnusableAnswer(cause, usage) from cause
 
     def _usage(self, response: Response) -> Usage:
         if response.usage is None:
             return Usage()
-        return self._prices.of_tokens(response.usage.input_tokens, response.usage.output_tokens)
+        return self._prices.usage_of_tokens(response.usage.input_tokens, response.usage.output_tokens)
 
     def _translate(self, error: openai.OpenAIError, asked_at: float) -> Transient | Permanent:
         if isinstance(error, openai.APIStatusError):
@@ -128,7 +128,7 @@ class OpenAIWriter:
                 f"OpenAI could not be reached: {error}",
                 code="openai-unreachable",
                 in_doubt=not unheard,
-                blameless=self._limiter.unserved(asked_at),
+                blameless=self._limiter.record_failure(asked_at),
             )
         return self._unreadable(error, asked_at)
 
@@ -137,19 +137,19 @@ class OpenAIWriter:
             f"OpenAI answered with something unreadable: {error}",
             code="openai-unreadable",
             in_doubt=True,
-            blameless=self._limiter.unserved(asked_at),
+            blameless=self._limiter.record_failure(asked_at),
         )
 
     def _translate_status(
         self, error: openai.APIStatusError, asked_at: float
     ) -> Transient | Permanent:
-        status, delay = error.status_code, retry_after(error.response.headers, datetime.now(UTC))
+        status, delay = error.status_code, parse_retry_after(error.response.headers, datetime.now(UTC))
         if error.code in _ACCOUNT_CODES or status in (401, 403, 404):
-            return self._limiter.turned_away(
+            return self._limiter.trip_account(
                 _ACCOUNT_CODES.get(str(error.code), f"{status}: {error.message}")
             )
         if status in (429, 503):
-            self._limiter.cool_down(delay or _COOL_DOWN_S)
+            self._limiter.start_cool_down(delay or _COOL_DOWN_S)
         if status == 429 or status in (408, 409):
             return Transient(
                 f"OpenAI answered {status}: {error.message}", delay=delay, code=f"openai-{status}"
@@ -160,12 +160,12 @@ class OpenAIWriter:
                 delay=delay,
                 code=f"openai-{status}",
                 in_doubt=status == _GATEWAY_TIMEOUT,
-                blameless=self._limiter.unserved(asked_at),
+                blameless=self._limiter.record_failure(asked_at),
             )
         return Permanent(f"OpenAI refused with {status}: {error.message}", code=f"openai-{status}")
 
 
-def text_format(answer: type[BaseModel]) -> ResponseTextConfigParam:
+def build_text_format(answer: type[BaseModel]) -> ResponseTextConfigParam:
     """Asks for an answer that fits a model class."""
     schema = answer.model_json_schema()
     return {
@@ -178,7 +178,7 @@ def text_format(answer: type[BaseModel]) -> ResponseTextConfigParam:
     }
 
 
-def _parse(response: Response, answer: type[A]) -> A:
+def _parse_answer(response: Response, answer: type[A]) -> A:
     if response.status == "failed":
         said = response.error.message if response.error else "no reason given"
         raise Transient(f"OpenAI failed to answer: {said}", code="openai-failed")
@@ -198,7 +198,7 @@ def _parse(response: Response, answer: type[A]) -> A:
     if refusal is not None:
         raise Permanent(f"OpenAI declined to write this: {refusal}", code="refused")
     try:
-        return answer.model_validate_json(without_nul(response.output_text))
+        return answer.model_validate_json(strip_nul(response.output_text))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         raise Transient(

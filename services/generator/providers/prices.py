@@ -13,12 +13,12 @@ class Prices:
     output_usd: float
     image_usd: float
 
-    def of_tokens(self, input_tokens: int, output_tokens: int) -> Usage:
+    def usage_of_tokens(self, input_tokens: int, output_tokens: int) -> Usage:
         # A dollar for a million tokens is a thousand billionths for one.
         cost = round(
             input_tokens * self.input_usd * 1_000 + output_tokens * self.output_usd * 1_000
         )
         return Usage(input_tokens=input_tokens, output_tokens=output_tokens, cost_nanousd=cost)
 
-    def of_image(self) -> Usage:
+    def usage_of_image(self) -> Usage:
         return Usage(images=1, cost_nanousd=round(self.image_usd * 1e9))

@@ -17,9 +17,9 @@ from pydantic.v1 import ValidationError  # the SDK validates with it
 from replicate.client import Client, RetryTransport
 from replicate.exceptions import ReplicateError
 
-from services.generator.providers.headers import retry_after
+from services.generator.providers.headers import parse_retry_after
 from services.generator.quota.provider_limiter import ProviderLimiter
-from services.generator.quota.rules import Grant
+from services.generator.quota.rules import Permit
 from shared.domain.errors import Permanent, Transient
 from shared.observability import tracing
 
@@ -46,31 +46,31 @@ _delay: ContextVar[float | None] = ContextVar("replicate_delay", default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Image:
+class GeneratedImage:
     content: bytes
     media_type: str
 
 
-async def _name_job(request: httpx.Request) -> None:
+async def _add_request_headers(request: httpx.Request) -> None:
     """A request hook for the client: the bill is read by job, and traces go on."""
     if _job.get():
         request.headers["X-Blogstream-Job"] = _job.get()
     request.headers.update(tracing.headers())
 
 
-async def _keep_delay(response: httpx.Response) -> None:
+async def _store_delay(response: httpx.Response) -> None:
     """A response hook for the client: the SDK's errors have lost how long the provider wants us to wait."""
     if response.status_code in _SLOW_DOWN:
-        _delay.set(retry_after(response.headers, datetime.now(UTC)))
+        _delay.set(parse_retry_after(response.headers, datetime.now(UTC)))
 
 
 _HOOKS: Mapping[str, list[Callable[[Any], Awaitable[None]]]] = {
-    "request": [_name_job],
-    "response": [_keep_delay],
+    "request": [_add_request_headers],
+    "response": [_store_delay],
 }
 
 
-def build(api_token: str, base_url: str | None) -> Client:
+def create_client(api_token: str, base_url: str | None) -> Client:
     """The SDK's client, but that it does not repeat its reads up to ten times past our limiter."""
     client = Client(api_token=api_token, base_url=base_url, event_hooks=_HOOKS)
     transport = client._async_client._transport
@@ -79,12 +79,12 @@ def build(api_token: str, base_url: str | None) -> Client:
     return client
 
 
-async def close(client: Client) -> None:
+async def close_client(client: Client) -> None:
     """The SDK has no way to close its connections; its asynchronous client is ours alone."""
     await client._async_client.aclose()
 
 
-class ReplicatePainter:
+class ReplicateImageProvider:
     """Paints one image a job. `limiter` counts predictions, `reads` all other calls.
 
     `timeout_s` runs from the moment it is asked for; `http` fetches the finished file.
@@ -107,15 +107,15 @@ class ReplicatePainter:
         self._reads = reads
         self._timeout_s = timeout_s
 
-    def is_fresh(self, grant: Grant) -> bool:
+    def is_valid(self, grant: Permit) -> bool:
         """Whether the prediction may still be made, or is to wait for its turn once more."""
-        return self._limiter.is_fresh(grant)
+        return self._limiter.is_valid(grant)
 
-    async def wait_turn(self, *, may_probe: bool = True) -> Grant:
+    async def acquire_permit(self, *, may_probe: bool = True) -> Permit:
         """Wait until the limits allow another prediction."""
         return await self._limiter.acquire({"requests": 1}, may_probe=may_probe)
 
-    async def create(self, job: UUID, prompt: str) -> str:
+    async def create_prediction(self, job: UUID, prompt: str) -> str:
         """Create the prediction: its id. From here on it is paid for."""
         _job.set(str(job))
         asked_at = self._limiter.now()
@@ -129,12 +129,12 @@ class ReplicatePainter:
                 f"Replicate gave no id within {_CREATE_WITHIN_S:g} s",
                 code="replicate-timeout",
                 in_doubt=True,
-                blameless=self._limiter.unserved(asked_at),
+                blameless=self._limiter.record_failure(asked_at),
             ) from None
-        self._limiter.answered(asked_at)
+        self._limiter.record_success(asked_at)
         return str(prediction.id)
 
-    async def finish(self, job: UUID, prediction_id: str) -> Image | None:
+    async def fetch_image(self, job: UUID, prediction_id: str) -> GeneratedImage | None:
         """Wait for a created prediction and fetch what it made. None when it, or what it made, is gone by now."""
         _job.set(str(job))
         try:
@@ -158,7 +158,7 @@ class ReplicatePainter:
                 self._client.predictions.async_get(prediction_id), self._reads
             )
             if prediction.status == "succeeded":
-                return _first_url(prediction.output)
+                return _find_image_url(prediction.output)
             if prediction.status in ("failed", "canceled"):
                 raise Permanent(
                     f"Replicate: {prediction.status}: {prediction.error}", code="replicate-failed"
@@ -166,7 +166,7 @@ class ReplicatePainter:
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, _SLOWEST_POLL_S)
 
-    async def _fetch(self, url: str) -> Image:
+    async def _fetch(self, url: str) -> GeneratedImage:
         try:
             async with self._http.stream("GET", url) as answer:
                 if answer.status_code in _NO_LONGER_THERE:
@@ -175,7 +175,7 @@ class ReplicatePainter:
                     )
                 answer.raise_for_status()
                 media_type = answer.headers.get("content-type", "").split(";")[0]
-                return Image(content=await _at_most(answer, _LARGEST_IMAGE), media_type=media_type)
+                return GeneratedImage(content=await _read_limited(answer, _LARGEST_IMAGE), media_type=media_type)
         except httpx.HTTPError as error:
             raise Transient(
                 f"the image could not be fetched: {error}", code="replicate-fetch"
@@ -229,7 +229,7 @@ class ReplicatePainter:
             f"Replicate {what}",
             code=f"replicate-{code}",
             delay=delay,
-            blameless=limiter.unserved(asked_at),
+            blameless=limiter.record_failure(asked_at),
             in_doubt=in_doubt and limiter is self._limiter,
         )
 
@@ -239,12 +239,12 @@ class ReplicatePainter:
         status = error.status or 0
         creating = limiter is self._limiter
         if status in _ACCOUNT or (creating and status == 404):
-            return self._limiter.turned_away(
+            return self._limiter.trip_account(
                 _ACCOUNT.get(status, f"the model is not there: {error.detail}")
             )
         delay = _delay.get() if status in _SLOW_DOWN else None
         if status in _SLOW_DOWN:
-            limiter.cool_down(delay or _COOL_DOWN_S)
+            limiter.start_cool_down(delay or _COOL_DOWN_S)
         said = f"answered {status}: {error.detail}"
         if status in (408, 409, 429):
             return Transient(f"Replicate {said}", delay=delay, code=f"replicate-{status}")
@@ -257,7 +257,7 @@ class ReplicatePainter:
         )
 
 
-async def _at_most(answer: httpx.Response, size: int) -> bytes:
+async def _read_limited(answer: httpx.Response, size: int) -> bytes:
     content = bytearray()
     async for part in answer.aiter_bytes():
         content += part
@@ -266,7 +266,7 @@ async def _at_most(answer: httpx.Response, size: int) -> bytes:
     return bytes(content)
 
 
-def _first_url(output: Any) -> str:
+def _find_image_url(output: Any) -> str:
     first = output[0] if isinstance(output, list) and output else output
     url = getattr(first, "url", first)
     if not isinstance(url, str) or not url:

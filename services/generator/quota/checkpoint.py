@@ -15,7 +15,7 @@ LOOK_BACK_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Note:
+class Checkpoint:
     """What goes beside a partition's offset. `at` is `owner`'s clock, in seconds since the epoch."""
 
     owner: str
@@ -24,16 +24,16 @@ class Note:
     """By "provider/resource": what of the partition's bucket is left; negative is debt."""
 
 
-_NOTE = TypeAdapter(Note)
+_NOTE = TypeAdapter(Checkpoint)
 
 
-def write(note: Note) -> str:
+def encode_checkpoint(note: Checkpoint) -> str:
     """At most a few hundred characters: Kafka takes 4096."""
     rounded = {name: round(level, 3) for name, level in note.levels.items()}
-    return _NOTE.dump_json(Note(owner=note.owner, at=round(note.at, 6), levels=rounded)).decode()
+    return _NOTE.dump_json(Checkpoint(owner=note.owner, at=round(note.at, 6), levels=rounded)).decode()
 
 
-def read(text: str) -> Note | None:
+def decode_checkpoint(text: str) -> Checkpoint | None:
     """None where no owner has left a note that we understand: the bucket counts as empty then."""
     try:
         return _NOTE.validate_json(text)
@@ -41,8 +41,8 @@ def read(text: str) -> Note | None:
         return None
 
 
-def level_now(
-    note: Note | None,
+def restore_level(
+    note: Checkpoint | None,
     name: str,
     *,
     spent_since: float,

@@ -4,9 +4,9 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
-from services.generator.jobs.repository import GeneratorStore
+from services.generator.jobs.repository import GenerationRepository
 from services.generator.quota import checkpoint as rules
-from services.generator.quota.checkpoint import Note
+from services.generator.quota.checkpoint import Checkpoint
 from services.generator.quota.provider_limiter import ProviderLimiter
 from shared.observability.log import get_logger
 from shared.runtime.postgres import retry_while_unavailable
@@ -14,7 +14,7 @@ from shared.runtime.postgres import retry_while_unavailable
 log = get_logger(__name__)
 
 
-class Budget:
+class PartitionQuota:
     """All limiters of a worker. A worker owns `len(partitions) / total` of each."""
 
     def __init__(
@@ -22,7 +22,7 @@ class Budget:
         *,
         owner: str,
         limiters: Sequence[ProviderLimiter],
-        store: GeneratorStore,
+        store: GenerationRepository,
         total: int,
         burst_s: float,
         skew_s: float,
@@ -36,27 +36,27 @@ class Budget:
         self._owned = 0
 
     def pause(self) -> None:
-        """Spend nothing until the next `take_over`: the partitions are about to get new owners."""
+        """Spend nothing until the next `restore_from_checkpoints`: the partitions are about to get new owners."""
         for limiter in self._limiters:
             limiter.pause()
 
-    def lend_until(self, until: float) -> None:
+    def lease_until(self, until: float) -> None:
         """The partitions are ours until then (the loop's clock) unless we hear from Kafka again."""
         for limiter in self._limiters:
-            limiter.lend_until(until)
+            limiter.lease_until(until)
 
-    def note(self) -> str:
+    def build_checkpoint(self) -> str:
         """What to write beside each owned partition's offset: an equal part of what is left."""
         levels = {
             f"{limiter.provider}/{resource}": level / max(self._owned, 1)
             for limiter in self._limiters
             for resource, level in limiter.levels().items()
         }
-        return rules.write(Note(owner=self._owner, at=time.time(), levels=levels))
+        return rules.encode_checkpoint(Checkpoint(owner=self._owner, at=time.time(), levels=levels))
 
-    async def take_over(self, notes: Mapping[int, str]) -> None:
+    async def restore_from_checkpoints(self, notes: Mapping[int, str]) -> None:
         """Own these partitions, each with its last owner's note, from now on."""
-        read = {partition: rules.read(text) for partition, text in notes.items()}
+        read = {partition: rules.decode_checkpoint(text) for partition, text in notes.items()}
         since = {
             partition: note.at if note else time.time() - rules.LOOK_BACK_S
             for partition, note in read.items()
@@ -70,7 +70,7 @@ class Budget:
                 resource: self._level(f"{limiter.provider}/{resource}", rate, read, spent, now)
                 for resource, rate in limiter.rates().items()
             }
-            limiter.own(tuple(notes), len(notes) / self._total, levels)
+            limiter.assign_share(tuple(notes), len(notes) / self._total, levels)
             if notes:
                 rounded = {resource: round(level, 2) for resource, level in levels.items()}
                 log.info(
@@ -84,13 +84,13 @@ class Budget:
         self,
         name: str,
         rate: float,
-        notes: Mapping[int, Note | None],
+        notes: Mapping[int, Checkpoint | None],
         spent: Mapping[tuple[int, str], float],
         now: float,
     ) -> float:
         """What is left of one limit in all these partitions. `rate` is the account's, in units a second."""
         return sum(
-            rules.level_now(
+            rules.restore_level(
                 note,
                 name,
                 spent_since=spent.get((partition, name), 0.0),

@@ -14,11 +14,11 @@ _SLOWEST = 0.02
 _LEARN_EVERY_S = 5.0
 
 
-class Account:
+class ProviderBucket:
     """One resource of the account. `limit` is what we were told that it allows a minute."""
 
     def __init__(self, limit: float) -> None:
-        self.told = limit
+        self.configured_limit = limit
         """What it was set to."""
         self._capacity = limit
         self._level: float | None = None
@@ -27,13 +27,13 @@ class Account:
         """What leaves the bucket beyond what we know of, in units a second: another application, or (less than 0) what
         reservations have promised and calls have not taken."""
         self._missed = self._watched_s = 0.0
-        self.passed = 0.0
+        self.accrued = 0.0
         """What time has brought since the beginning: the refill, less what other workers took if they went our pace."""
 
     @property
     def limit(self) -> float:
         """Units a minute: what we were told, or less when the headers say that it is less."""
-        return min(self.told, self._capacity)
+        return min(self.configured_limit, self._capacity)
 
     @property
     def pace(self) -> float:
@@ -44,15 +44,15 @@ class Account:
         if part <= _TARGET:
             return max(part / _TARGET, _SLOWEST)
         if (
-            self._capacity > self.told
+            self._capacity > self.configured_limit
         ):  # whoever told us a lower limit does not want us to go faster
             return 1.0
         return 1.0 + (part - _TARGET) / (1.0 - _TARGET) * (_FASTEST - 1.0)
 
-    def seen(
+    def apply_headers(
         self, *, limit: float, remaining: float, passed_since: float, spent_since: float
     ) -> None:
-        """An answer's headers: what was left at a time since when so much has `passed`, and we have spent so much."""
+        """An answer's headers: what was left at a time since when so much has `accrued`, and we have spent so much."""
         if limit <= 0 or remaining < 0:  # some servers send -1 or 0 for: not known
             return
         self._capacity = limit
@@ -61,9 +61,9 @@ class Account:
             self._learn(self._level - level)
         self._level = level
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Nothing was heard for so long that the bucket is full again, unless others drain it: it is found out anew."""
-        self._capacity, self._level = self.told, None
+        self._capacity, self._level = self.configured_limit, None
         self._drain = self._missed = self._watched_s = 0.0
 
     def _learn(self, unexplained: float) -> None:
@@ -76,7 +76,7 @@ class Account:
         """Time passes for a worker that owns this share."""
         net = seconds * (self._capacity / 60 * (1.0 - (1.0 - share) * self.pace) - self._drain)
         self._watched_s += seconds
-        self.passed += net
+        self.accrued += net
         if self._level is not None:
             self._level = self._within(self._level + net)
 

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from math import inf
 
-from services.generator.providers.circuit_breaker import Circuit
-from services.generator.providers.headers import number
-from services.generator.quota.rules import Grant, Limiter, Ticket
+from services.generator.providers.circuit_breaker import CircuitBreaker
+from services.generator.providers.headers import parse_number
+from services.generator.quota.rules import Permit, RateLimiter, Reservation
 from shared.domain.errors import Transient
 from shared.domain.messages import LimiterReport
 from shared.observability.log import get_logger
@@ -42,18 +42,18 @@ class ProviderLimiter:
         self.provider = provider
         self._model = model
         self._loop = asyncio.get_running_loop()
-        self._rules = Limiter(limits, burst_s=burst_s, now=self._loop.time())
-        self._circuit = Circuit()
+        self._rules = RateLimiter(limits, burst_s=burst_s, now=self._loop.time())
+        self._circuit = CircuitBreaker()
         self._shut_by = ""
         self._closed = False
-        self._waiters: dict[Ticket, asyncio.Future[Grant]] = {}
+        self._waiters: dict[Reservation, asyncio.Future[Permit]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._share: float | None = None
         """None: not known yet, or in doubt while a rebalance goes on."""
         self._partitions: Sequence[int] = ()
         self._turn = 0
 
-    async def acquire(self, needs: Mapping[str, float], *, may_probe: bool = True) -> Grant:
+    async def acquire(self, needs: Mapping[str, float], *, may_probe: bool = True) -> Permit:
         """Wait for the turn of a call with these needs; they are spent when this returns.
 
         `Transient` while this worker owns no part of the budget (another has it, and is to have the job), while the
@@ -64,48 +64,48 @@ class ProviderLimiter:
             raise _stopping()
         if self._share == 0:
             raise _no_share()
-        if not self._circuit.admit(self._loop.time(), may_probe=may_probe):
+        if not self._circuit.allow_call(self._loop.time(), may_probe=may_probe):
             raise self._until_it_opens()
-        ticket = self._rules.ask(needs, self._loop.time())
+        ticket = self._rules.reserve(needs, self._loop.time())
         waiter = self._waiters[ticket] = self._loop.create_future()
         self._pump()
         try:
-            granted: Grant = await waiter
+            granted: Permit = await waiter
         except asyncio.CancelledError:
-            self._rules.leave(ticket)
+            self._rules.cancel_reservation(ticket)
             self._waiters.pop(ticket, None)
             self._pump()  # the next in line may fit where this one did not
             raise
         return granted
 
-    def is_fresh(self, grant: Grant) -> bool:
+    def is_valid(self, grant: Permit) -> bool:
         """Whether the call may still be made. A leave that was not used at once is void: the bucket has refilled since,
         and others may own it."""
         now = self._loop.time()
-        return now - grant.given_at <= _FRESH_S and self._rules.is_lent(now)
+        return now - grant.given_at <= _FRESH_S and self._rules.is_leased(now)
 
     def close(self) -> None:
         """Grant nothing more: the worker stops, and another is to have the jobs."""
         self._closed = True
         self._refuse(_stopping())
 
-    def own(self, partitions: Sequence[int], share: float, levels: Mapping[str, float]) -> None:
+    def assign_share(self, partitions: Sequence[int], share: float, levels: Mapping[str, float]) -> None:
         """Own this part (0 to 1) of the account's limits from now on, with what the last owners left of it."""
         self._partitions, self._share = partitions, share
-        self._rules.own(share, levels, self._loop.time())
+        self._rules.assign_share(share, levels, self._loop.time())
         if share <= 0:
             self._refuse(_no_share())
         self._pump()
 
     def pause(self) -> None:
-        """Grant nothing until the next `own`; calls wait."""
+        """Grant nothing until the next `assign_share`; calls wait."""
         self._share = None
         self._rules.pause(self._loop.time())
         self._pump()
 
-    def lend_until(self, until: float) -> None:
+    def lease_until(self, until: float) -> None:
         """The share is ours until then (the loop's clock)."""
-        self._rules.lend_until(until)
+        self._rules.lease_until(until)
         self._pump()
 
     def levels(self) -> dict[str, float]:
@@ -117,31 +117,31 @@ class ProviderLimiter:
         """The account's, in units a second."""
         return {resource: self._rules.limit(resource) / 60 for resource in self._rules.resources}
 
-    def seen(self, grant: Grant, headers: Mapping[str, str]) -> None:
+    def apply_headers(self, grant: Permit, headers: Mapping[str, str]) -> None:
         """Correct what we think of the account by an answer's `x-ratelimit-*` headers."""
         for resource in self._rules.resources:
-            limit = number(headers, f"x-ratelimit-limit-{resource}")
-            left = number(headers, f"x-ratelimit-remaining-{resource}")
+            limit = parse_number(headers, f"x-ratelimit-limit-{resource}")
+            left = parse_number(headers, f"x-ratelimit-remaining-{resource}")
             if limit is not None and left is not None:
                 before = self._rules.limit(resource)
-                self._rules.seen(
-                    grant.ticket, resource, limit=limit, remaining=left, now=self._loop.time()
+                self._rules.apply_headers(
+                    grant.reservation, resource, limit=limit, remaining=left, now=self._loop.time()
                 )
                 self._tell_limit(resource, before)
         self._pump()
 
-    def used_up(self, grant: Grant, used: Mapping[str, float]) -> None:
+    def record_usage(self, grant: Permit, used: Mapping[str, float]) -> None:
         """What the call has used, when its answer tells."""
-        self._rules.used_up(grant.ticket, used, self._loop.time())
+        self._rules.record_usage(grant.reservation, used, self._loop.time())
         self._pump()
 
-    def cool_down(self, seconds: float) -> None:
-        self._rules.cool_down(seconds, self._loop.time())
+    def start_cool_down(self, seconds: float) -> None:
+        self._rules.start_cool_down(seconds, self._loop.time())
 
-    def turned_away(self, why: str) -> Transient:
+    def trip_account(self, why: str) -> Transient:
         """The provider takes nothing from this account: nobody asks again for a while. `why` is for people."""
         self._shut_by = why
-        if self._circuit.trip(self._loop.time()):
+        if self._circuit.trip_account(self._loop.time()):
             log.error(
                 "the account is turned away: jobs wait",
                 provider=self.provider,
@@ -151,7 +151,7 @@ class ProviderLimiter:
             self._refuse(self._until_it_opens())
         return self._until_it_opens()
 
-    def unserved(self, asked_at: float) -> bool:
+    def record_failure(self, asked_at: float) -> bool:
         """A call that began then was not served. True while the provider is not asked: it is to blame, and no job."""
         if self._circuit.failed(asked_at, self._loop.time()):
             self._shut_by = "the provider does not serve"
@@ -160,10 +160,10 @@ class ProviderLimiter:
         return self._circuit.is_open
 
     def now(self) -> float:
-        """The clock of `answered` and `unserved`."""
+        """The clock of `record_success` and `record_failure`."""
         return self._loop.time()
 
-    def answered(self, asked_at: float) -> None:
+    def record_success(self, asked_at: float) -> None:
         """The provider has done what it was asked for at that time."""
         if self._circuit.close(asked_at):
             log.info("calls are served again", provider=self.provider)
@@ -173,14 +173,14 @@ class ProviderLimiter:
         return self._circuit.is_open
 
     @property
-    def wants_probe(self) -> bool:
+    def is_probe_due(self) -> bool:
         """Whether an open circuit would let one job find out."""
-        return self._circuit.wants_probe(self._loop.time())
+        return self._circuit.is_probe_due(self._loop.time())
 
-    def states(self) -> tuple[LimiterReport, ...]:
+    def build_reports(self) -> tuple[LimiterReport, ...]:
         """One state a resource, for the report."""
         now = self._loop.time()
-        cooling, waits = self._rules.cooling_for(now), self._rules.waits(now)
+        cooling, waits = self._rules.cool_down_left(now), self._rules.estimate_waits(now)
         return tuple(
             LimiterReport(
                 provider=self.provider,
@@ -201,7 +201,7 @@ class ProviderLimiter:
 
     @property
     def _retry_s(self) -> float:
-        return round(self._circuit.retry_in(self._loop.time()), 3)
+        return round(self._circuit.seconds_until_probe(self._loop.time()), 3)
 
     def _until_it_opens(self) -> Transient:
         return Transient(
@@ -224,21 +224,21 @@ class ProviderLimiter:
     def _refuse(self, error: Transient) -> None:
         """Send away all who wait."""
         for ticket, waiter in self._waiters.items():
-            self._rules.leave(ticket)
+            self._rules.cancel_reservation(ticket)
             if not waiter.done():
                 waiter.set_exception(error)
         self._waiters.clear()
 
-    def _made(self, ticket: Ticket) -> Grant:
+    def _made(self, ticket: Reservation) -> Permit:
         """Made in the moment of the grant: a note written before the waiter wakes up has this call in its level."""
         self._turn += 1
         partition = self._partitions[self._turn % len(self._partitions)]
-        return Grant(
+        return Permit(
             provider=self.provider,
             partition=partition,
             at=datetime.now(UTC),
-            ticket=ticket,
-            waited_s=self._loop.time() - ticket.asked_at,
+            reservation=ticket,
+            waited_s=self._loop.time() - ticket.requested_at,
             given_at=self._loop.time(),
         )
 
@@ -246,11 +246,11 @@ class ProviderLimiter:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        for ticket in self._rules.grant(self._loop.time()):
+        for ticket in self._rules.grant_ready(self._loop.time()):
             waiter = self._waiters.pop(ticket)
             if not waiter.done():
                 waiter.set_result(self._made(ticket))
-        wait = self._rules.next_grant_in(self._loop.time())
+        wait = self._rules.seconds_until_next_grant(self._loop.time())
         if wait is not None and wait != inf:
             self._timer = self._loop.call_later(max(wait, 0.001), self._pump)
 

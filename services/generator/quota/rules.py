@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from math import inf
 
-from services.generator.quota.provider_bucket import Account
+from services.generator.quota.provider_bucket import ProviderBucket
 
 _WINDOW_S = 60
 
 
 @dataclass(slots=True)
-class _Bucket:
-    account: Account
+class _TokenBucket:
+    account: ProviderBucket
     share: float = 0.0
     level: float = 0.0
     spent: float = 0.0
@@ -56,40 +56,40 @@ class _Bucket:
 
 
 @dataclass(slots=True, eq=False)
-class Ticket:
+class Reservation:
     """A call's place in the line."""
 
     needs: Mapping[str, float]
-    asked_at: float
+    requested_at: float
     spent: dict[str, float] = field(default_factory=dict)
     """What had been granted of each resource by then, this call included."""
-    passed: dict[str, float] = field(default_factory=dict)
+    accrued: dict[str, float] = field(default_factory=dict)
     """What time had brought each resource by then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Grant:
+class Permit:
     """The leave to make one call: of which provider's budget, and which partition's part of it."""
 
     provider: str
     partition: int
     at: datetime
     """By this worker's clock, as its notes are."""
-    ticket: Ticket
+    reservation: Reservation
     waited_s: float = 0.0
     given_at: float = 0.0
     """By the limiter's clock."""
 
 
-class Limiter:
+class RateLimiter:
     """`limits` are the account's, in units a minute, of which a share is ours. `now` is any monotonic clock."""
 
     def __init__(self, limits: Mapping[str, float], *, burst_s: float, now: float) -> None:
         self._burst_s = burst_s
         self._buckets = {
-            resource: _Bucket(account=Account(limit)) for resource, limit in limits.items()
+            resource: _TokenBucket(account=ProviderBucket(limit)) for resource, limit in limits.items()
         }
-        self._line: deque[Ticket] = deque()
+        self._line: deque[Reservation] = deque()
         self._spent: dict[str, deque[tuple[int, float]]] = {
             resource: deque() for resource in limits
         }
@@ -99,7 +99,7 @@ class Limiter:
         self._heard_at = now
         self._paused = True
 
-    def own(self, share: float, levels: Mapping[str, float], now: float) -> None:
+    def assign_share(self, share: float, levels: Mapping[str, float], now: float) -> None:
         """Own this part (0 to 1) of the account from now on, with what its last owners left (negative is debt)."""
         self._advance(now)
         self._paused = False
@@ -108,55 +108,55 @@ class Limiter:
             bucket.level = min(levels.get(resource, 0.0), bucket.capacity(self._burst_s))
 
     def pause(self, now: float) -> None:
-        """Grant nothing until the next `own`: the share is about to pass on."""
+        """Grant nothing until the next `assign_share`: the share is about to pass on."""
         self._advance(now)
         self._paused = True
 
-    def lend_until(self, until: float) -> None:
+    def lease_until(self, until: float) -> None:
         """The share is ours until then: afterwards somebody else may own it."""
         self._lent_until = until
 
-    def is_lent(self, now: float) -> bool:
+    def is_leased(self, now: float) -> bool:
         """Whether the share is still ours, as far as we have heard."""
         return now <= self._lent_until
 
-    def ask(self, needs: Mapping[str, float], now: float) -> Ticket:
+    def reserve(self, needs: Mapping[str, float], now: float) -> Reservation:
         """Stand in line. ValueError for a call that the account could never carry."""
         for resource, need in needs.items():
-            if need > (limit := self._buckets[resource].account.told):  # what headers say may pass
+            if need > (limit := self._buckets[resource].account.configured_limit):  # what headers say may pass
                 raise ValueError(
                     f"a call of {need:g} {resource} is over the limit of {limit:g} a minute"
                 )
-        ticket = Ticket(needs=dict(needs), asked_at=now)
+        ticket = Reservation(needs=dict(needs), requested_at=now)
         self._line.append(ticket)
         return ticket
 
-    def leave(self, ticket: Ticket) -> None:
+    def cancel_reservation(self, ticket: Reservation) -> None:
         """Leave the line without a grant."""
         if ticket in self._line:
             self._line.remove(ticket)
 
-    def grant(self, now: float) -> list[Ticket]:
+    def grant_ready(self, now: float) -> list[Reservation]:
         """Those at the head of the line whose needs are met; they are charged at once."""
         self._advance(now)
-        granted: list[Ticket] = []
+        granted: list[Reservation] = []
         while self._line and self._wait_s(now, {}, self._line[0]) <= 0:
             ticket = self._line.popleft()
             for resource, need in ticket.needs.items():
                 self._buckets[resource].take(need)
                 ticket.spent[resource] = self._buckets[resource].spent
-                ticket.passed[resource] = self._buckets[resource].account.passed
+                ticket.accrued[resource] = self._buckets[resource].account.accrued
                 self._note(resource, need, now)
             granted.append(ticket)
         return granted
 
-    def used_up(self, ticket: Ticket, used: Mapping[str, float], now: float) -> None:
+    def record_usage(self, ticket: Reservation, used: Mapping[str, float], now: float) -> None:
         """What a granted call has used after all: more than was reserved is spent as well, as a debt if need be."""
         self._advance(now)
         for resource, amount in used.items():
             bucket = self._buckets[resource]
             beyond = (
-                min(amount, bucket.account.told) - ticket.needs[resource]
+                min(amount, bucket.account.configured_limit) - ticket.needs[resource]
             )  # an answer may say anything
             if beyond > 0:
                 bucket.level -= (
@@ -164,14 +164,14 @@ class Limiter:
                 )
                 self._note(resource, beyond, now)
 
-    def next_grant_in(self, now: float) -> float | None:
+    def seconds_until_next_grant(self, now: float) -> float | None:
         """Seconds until the head of the line may go; None when nobody waits, infinite while nothing is ours."""
         if not self._line:
             return None
         self._advance(now)
         return self._wait_s(now, {}, self._line[0])
 
-    def waits(self, now: float) -> list[float]:
+    def estimate_waits(self, now: float) -> list[float]:
         """Seconds until each in the line may go, in its order, at the present pace."""
         self._advance(now)
         before: dict[str, float] = dict.fromkeys(self._buckets, 0.0)
@@ -182,25 +182,25 @@ class Limiter:
                 before[resource] += need
         return waits
 
-    def seen(
-        self, ticket: Ticket, resource: str, *, limit: float, remaining: float, now: float
+    def apply_headers(
+        self, ticket: Reservation, resource: str, *, limit: float, remaining: float, now: float
     ) -> None:
         """What the headers of a granted call's answer say of the account."""
         self._advance(now)
         self._heard_at = now
         bucket = self._buckets[resource]
-        bucket.account.seen(
+        bucket.account.apply_headers(
             limit=limit,
             remaining=remaining,
-            passed_since=bucket.account.passed - ticket.passed.get(resource, bucket.account.passed),
+            passed_since=bucket.account.accrued - ticket.accrued.get(resource, bucket.account.accrued),
             spent_since=bucket.spent - ticket.spent.get(resource, bucket.spent),
         )
 
-    def cool_down(self, seconds: float, now: float) -> None:
+    def start_cool_down(self, seconds: float, now: float) -> None:
         """The provider has said 429 or 503: grant nothing for a while."""
         self._cooling_until = max(self._cooling_until, now + seconds)
 
-    def cooling_for(self, now: float) -> float:
+    def cool_down_left(self, now: float) -> float:
         return max(0.0, self._cooling_until - now)
 
     @property
@@ -230,8 +230,8 @@ class Limiter:
             spent.popleft()
         return sum(amount for _, amount in spent)
 
-    def _wait_s(self, now: float, before: Mapping[str, float], ticket: Ticket) -> float:
-        if self._paused or not self.is_lent(now):
+    def _wait_s(self, now: float, before: Mapping[str, float], ticket: Reservation) -> float:
+        if self._paused or not self.is_leased(now):
             return inf
         needs = ticket.needs.items()
         waits = [
@@ -253,5 +253,5 @@ class Limiter:
             if (
                 now - self._heard_at > _WINDOW_S
             ):  # a whole bucket's refill ago: what we knew is no longer so
-                bucket.account.forget()
+                bucket.account.reset()
             bucket.refill(seconds, self._burst_s)

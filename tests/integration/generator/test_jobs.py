@@ -45,7 +45,7 @@ def start(backend: Backend, database: str, standins: StandIns, tmp_path: Path) -
             folder=tmp_path,
             **changes,
         )
-        async with running_service(lambda stop: service.run(settings, stop, name=name)):
+        async with running_service(lambda stop: service.run_worker(settings, stop, name=name)):
             yield
 
     return started

@@ -272,7 +272,7 @@ class _Wave:
                 start_scheduler(backend, self._database, worker_silence_s=3, lease_s=_LEASE_S)
             )
             await services.enter_async_context(
-                running_service(lambda stop: service.run(self._settings, stop, name="healthy"))
+                running_service(lambda stop: service.run_worker(self._settings, stop, name="healthy"))
             )
             with suppress(AssertionError):
                 await eventually(lambda: _all_done(backend, len(jobs)), timeout=60)

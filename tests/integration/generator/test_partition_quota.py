@@ -9,8 +9,8 @@ from typing import Any, cast
 from unittest.mock import AsyncMock
 
 from services.generator.jobs.consumer import TaskConsumer
-from services.generator.jobs.repository import GeneratorStore
-from services.generator.quota.partition_quota import Budget
+from services.generator.jobs.repository import GenerationRepository
+from services.generator.quota.partition_quota import PartitionQuota
 from services.generator.quota.provider_limiter import ProviderLimiter
 from shared.domain.job import Step
 from shared.kafka.topics import GENERATION
@@ -29,13 +29,13 @@ class Owner:
     """A worker's consumer, limiter and records, with no work to do."""
 
     limiter: ProviderLimiter
-    store: GeneratorStore
+    store: GenerationRepository
     consumer: TaskConsumer
     stop: asyncio.Event
     loop: asyncio.Task[None]
 
     async def owns_all(self) -> bool:
-        (state,) = self.limiter.states()
+        (state,) = self.limiter.build_reports()
         return state.share == _TPM
 
     async def freeze(self) -> None:
@@ -47,7 +47,7 @@ class Owner:
         """Begin a call far beyond the burst."""
         request = make_request()
         await backend.insert_dispatched(request)
-        claim = await self.store.claim(request.id)
+        claim = await self.store.claim_job(request.id)
         assert claim is not None
         await self.store.begin_step(
             claim, Step.OUTLINE, await self.limiter.acquire({"tokens": _CALL})
@@ -63,14 +63,14 @@ async def an_owner(backend: Backend, database: str, name: str) -> AsyncIterator[
     """One that has all partitions. On the way out it leaves the group as it is."""
     pool = await open_pool(PostgresSettings(database_url=database, db_pool_min=1), name=name)
     limiter = ProviderLimiter(provider="openai", model="m", limits={"tokens": _TPM}, burst_s=1.5)
-    store = GeneratorStore(pool, worker=name, lease_s=60)
+    store = GenerationRepository(pool, worker=name, lease_s=60)
     consumer = TaskConsumer(
         name=name,
         settings=backend.settings,
         slots=1,
         dead_letter_limit=1,
         publisher=backend.publisher,
-        budget=Budget(
+        budget=PartitionQuota(
             owner=name,
             limiters=[limiter],
             store=store,
@@ -78,7 +78,7 @@ async def an_owner(backend: Backend, database: str, name: str) -> AsyncIterator[
             burst_s=1.5,
             skew_s=1,
         ),
-        worker=cast(Any, SimpleNamespace(waiting=0, handle=AsyncMock(return_value=True))),
+        worker=cast(Any, SimpleNamespace(waiting=0, process_task=AsyncMock(return_value=True))),
         owned=lambda partitions: None,
     )
     await consumer.start()

@@ -8,7 +8,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from services.generator.jobs.repository import Claim, GeneratorStore, Post
+from services.generator.jobs.repository import Lease, GenerationRepository, BlogPost
 from services.ingest.auth.key_ring import Caller
 from services.ingest.jobs.repository import IngestStore
 from shared.domain.job import Step
@@ -22,7 +22,7 @@ SCHEDULER_SQL = Path(__file__).parents[3] / "services" / "scheduler" / "sql"
 RECOVERY = load_queries(SCHEDULER_SQL / "recovery.sql")
 SCHEDULER = load_queries(SCHEDULER_SQL / "scheduler.sql")
 LEASE_S = 60
-POST = Post(title="Tea", slug="tea", meta_description="", html="<p>", image_url=None)
+POST = BlogPost(title="Tea", slug="tea", meta_description="", html="<p>", image_url=None)
 
 
 @pytest.fixture
@@ -33,20 +33,20 @@ async def pool(database: str) -> AsyncIterator[asyncpg.Pool]:
 
 
 @pytest.fixture
-def store(pool: asyncpg.Pool) -> GeneratorStore:
-    return GeneratorStore(pool, worker="worker", lease_s=LEASE_S)
+def store(pool: asyncpg.Pool) -> GenerationRepository:
+    return GenerationRepository(pool, worker="worker", lease_s=LEASE_S)
 
 
-async def claimed(backend: Backend, store: GeneratorStore, name: str) -> Claim:
+async def claimed(backend: Backend, store: GenerationRepository, name: str) -> Lease:
     request = make_request(store=name)
     await backend.insert_dispatched(request)
-    claim = await store.claim(request.id)
+    claim = await store.claim_job(request.id)
     assert claim is not None
     return claim
 
 
 async def pay(
-    store: GeneratorStore, claim: Claim, step: Step, cost: int, state: str = "DONE"
+    store: GenerationRepository, claim: Lease, step: Step, cost: int, state: str = "DONE"
 ) -> None:
     await store.begin_step(claim, step, a_grant())
     await store.finish_step(claim, step, state=state, usage=Usage(cost_nanousd=cost), result={})
@@ -71,7 +71,7 @@ async def adds_up(backend: Backend) -> dict[str, int]:
 
 
 async def test_the_ledger_is_the_sum_of_the_bills_whatever_happens(
-    backend: Backend, pool: asyncpg.Pool, store: GeneratorStore
+    backend: Backend, pool: asyncpg.Pool, store: GenerationRepository
 ) -> None:
     done = await claimed(backend, store, "a")
     await pay(store, done, Step.OUTLINE, 30)
@@ -79,11 +79,11 @@ async def test_the_ledger_is_the_sum_of_the_bills_whatever_happens(
     await store.finish_step(
         done, Step.ARTICLE, state="DONE", usage=Usage(cost_nanousd=400), result={}
     )  # said twice
-    await store.complete(done, POST)
+    await store.complete_job(done, POST)
 
     failed = await claimed(backend, store, "a")
     await pay(store, failed, Step.OUTLINE, 5, state="FAILED")  # a refusal is billed, too
-    await store.fail(failed, code="content", reason="refused")
+    await store.fail_job(failed, code="content", reason="refused")
 
     lost = await claimed(backend, store, "b")
     await store.begin_step(lost, Step.OUTLINE, a_grant())
@@ -93,7 +93,7 @@ async def test_the_ledger_is_the_sum_of_the_bills_whatever_happens(
     await store.finish_step(
         lost, Step.OUTLINE, state="DONE", usage=late, result={}
     )  # both were paid
-    await store.give_back(again, delay_s=0, reason="try again")
+    await store.requeue_job(again, delay_s=0, reason="try again")
 
     cancelled = await claimed(backend, store, "b")
     await store.begin_step(cancelled, Step.OUTLINE, a_grant())
@@ -102,13 +102,13 @@ async def test_the_ledger_is_the_sum_of_the_bills_whatever_happens(
     await store.finish_step(
         cancelled, Step.OUTLINE, state="DONE", usage=Usage(cost_nanousd=8), result={}
     )
-    await store.let_go(cancelled)
+    await store.release_cancelled(cancelled)
 
     assert await adds_up(backend) == {"a": 435, "b": 138}
 
 
 async def test_a_call_under_way_is_waited_for_and_billed_however_often_its_job_is_cancelled(
-    backend: Backend, pool: asyncpg.Pool, store: GeneratorStore
+    backend: Backend, pool: asyncpg.Pool, store: GenerationRepository
 ) -> None:
     """Else the second retry begins beside a call that is paid for, and pays for it again."""
     ingest, shop = IngestStore(pool), Caller(store="a", name="a", key=b"hash")
@@ -123,7 +123,7 @@ async def test_a_call_under_way_is_waited_for_and_billed_however_often_its_job_i
     await store.finish_step(
         claim, Step.OUTLINE, state="DONE", usage=Usage(cost_nanousd=8), result={}
     )
-    assert await store.let_go(claim) is None, "of a later attempt it can say nothing"
+    assert await store.release_cancelled(claim) is None, "of a later attempt it can say nothing"
     (told,) = await backend.database.fetch(
         SCHEDULER["let_go_lost"], -2 * LEASE_S
     )  # the lease has ended
@@ -132,7 +132,7 @@ async def test_a_call_under_way_is_waited_for_and_billed_however_often_its_job_i
 
 
 async def test_what_a_restore_has_lost_is_booked_with_the_bill(
-    backend: Backend, store: GeneratorStore
+    backend: Backend, store: GenerationRepository
 ) -> None:
     claim = await claimed(backend, store, "a")
     await pay(store, claim, Step.OUTLINE, 30)
@@ -149,14 +149,14 @@ async def test_what_a_restore_has_lost_is_booked_with_the_bill(
     assert await adds_up(backend) == {"a": 130, "b": 9}
 
 
-async def test_a_month_keeps_what_was_paid_in_it(backend: Backend, store: GeneratorStore) -> None:
+async def test_a_month_keeps_what_was_paid_in_it(backend: Backend, store: GenerationRepository) -> None:
     claim = await claimed(backend, store, "a")
     await pay(store, claim, Step.OUTLINE, 30)
     await backend.database.execute(
         "UPDATE store_spend SET month = month - interval '1 month'"
     )  # a month goes by
     await pay(store, claim, Step.ARTICLE, 400)
-    await store.complete(claim, POST)
+    await store.complete_job(claim, POST)
     months = await backend.database.fetch("SELECT spent_nanousd FROM store_spend ORDER BY month")
     assert [row["spent_nanousd"] for row in months] == [30, 400]
     assert await adds_up(backend) == {"a": 430}

@@ -240,7 +240,7 @@ async def test_a_budget_from_the_first_post_to_the_bill(
     async with (
         start_ingest(backend, database, tmp_path) as one,
         start_ingest(backend, database, tmp_path) as other,
-        running_service(partial(generator.run, settings, name="worker")),
+        running_service(partial(generator.run_worker, settings, name="worker")),
     ):
         await change(one, operator, "PUT", monthlyCostUsd=2 * JOB / 1e9)
         jobs = [

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.generator.quota import checkpoint
-from services.generator.quota.checkpoint import Note
-from services.generator.quota.rules import Limiter
+from services.generator.quota.checkpoint import Checkpoint
+from services.generator.quota.rules import RateLimiter
 
 PARTITIONS = 4
 RATE = 10.0
@@ -26,8 +26,8 @@ class Owner:
     name: str
     skew: float
     partitions: tuple[int, ...] = ()
-    limiter: Limiter = field(
-        default_factory=lambda: Limiter({"tokens": PARTITIONS * RATE * 60}, burst_s=BURST_S, now=0)
+    limiter: RateLimiter = field(
+        default_factory=lambda: RateLimiter({"tokens": PARTITIONS * RATE * 60}, burst_s=BURST_S, now=0)
     )
     turn: int = 0
 
@@ -46,13 +46,13 @@ class Fleet:
 
     def note(self, owner: Owner) -> None:
         level = owner.limiter.level("tokens", self.now) / max(len(owner.partitions), 1)
-        text = checkpoint.write(
-            Note(owner=owner.name, at=self.now + owner.skew, levels={NAME: level})
+        text = checkpoint.encode_checkpoint(
+            Checkpoint(owner=owner.name, at=self.now + owner.skew, levels={NAME: level})
         )
         self.notes.update(dict.fromkeys(owner.partitions, text))
 
     def call(self, owner: Owner, tokens: float) -> None:
-        owner.limiter.ask({"tokens": tokens}, self.now)
+        owner.limiter.reserve({"tokens": tokens}, self.now)
         self.grant(owner)
 
     def grant(self, owner: Owner) -> None:
@@ -75,14 +75,14 @@ class Fleet:
                 p for p in range(PARTITIONS) if split[p] % len(self.owners) == number
             )
             level = sum(self.brought(owner, partition) for partition in owner.partitions)
-            owner.limiter.own(len(owner.partitions) / PARTITIONS, {"tokens": level}, self.now)
+            owner.limiter.assign_share(len(owner.partitions) / PARTITIONS, {"tokens": level}, self.now)
             self.grant(owner) if owner.partitions else None
 
     def brought(self, owner: Owner, partition: int) -> float:
-        note = checkpoint.read(self.notes.get(partition, ""))
+        note = checkpoint.decode_checkpoint(self.notes.get(partition, ""))
         since = note.at if note else 0.0
         spent = sum(tokens for where, at, tokens in self.calls if where == partition and at > since)
-        return checkpoint.level_now(
+        return checkpoint.restore_level(
             note,
             NAME,
             spent_since=spent,
@@ -155,19 +155,19 @@ def test_none_of_the_budget_is_lost_for_longer_than_the_clocks_may_differ() -> N
 
 
 def test_a_partition_that_stays_with_its_owner_loses_nothing() -> None:
-    note = Note(owner="w0", at=10.0, levels={NAME: 3.0})
-    same = checkpoint.level_now(
+    note = Checkpoint(owner="w0", at=10.0, levels={NAME: 3.0})
+    same = checkpoint.restore_level(
         note, NAME, spent_since=0, rate=1, burst_s=9, reader="w0", now=12, skew_s=SKEW_S
     )
-    other = checkpoint.level_now(
+    other = checkpoint.restore_level(
         note, NAME, spent_since=0, rate=1, burst_s=9, reader="w1", now=12, skew_s=SKEW_S
     )
     assert (same, other) == (5.0, 4.0)
 
 
 def test_the_debt_of_a_crash_is_found_again() -> None:
-    note = Note(owner="w0", at=10.0, levels={NAME: 2.0})
-    level = checkpoint.level_now(
+    note = Checkpoint(owner="w0", at=10.0, levels={NAME: 2.0})
+    level = checkpoint.restore_level(
         note, NAME, spent_since=100, rate=1, burst_s=2, reader="w1", now=13, skew_s=SKEW_S
     )
     assert level == 2 - 100 + 2
@@ -177,9 +177,9 @@ def test_the_debt_of_a_crash_is_found_again() -> None:
     "text", ["", "later versions write something else", '{"owner": 1}', "[]", "null"]
 )
 def test_a_note_that_nobody_understands_counts_as_empty(text: str) -> None:
-    assert checkpoint.read(text) is None
+    assert checkpoint.decode_checkpoint(text) is None
     levels = [
-        checkpoint.level_now(
+        checkpoint.restore_level(
             None, NAME, spent_since=spent, rate=1, burst_s=2, reader="w", now=0, skew_s=1
         )
         for spent in (0, 60, 65)
@@ -188,10 +188,10 @@ def test_a_note_that_nobody_understands_counts_as_empty(text: str) -> None:
 
 
 def test_a_note_is_short_and_comes_back() -> None:
-    note = Note(
+    note = Checkpoint(
         owner="generator-host-4711",
         at=1_700_000_000.123,
         levels={NAME: -1234.5, "replicate/requests": 0.1},
     )
-    assert checkpoint.read(checkpoint.write(note)) == note
-    assert len(checkpoint.write(note)) < 400
+    assert checkpoint.decode_checkpoint(checkpoint.encode_checkpoint(note)) == note
+    assert len(checkpoint.encode_checkpoint(note)) < 400

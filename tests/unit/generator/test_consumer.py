@@ -40,7 +40,7 @@ class OneBatch:
 async def test_what_comes_while_it_drains_is_not_committed(monkeypatch: pytest.MonkeyPatch) -> None:
     client = OneBatch()
     monkeypatch.setattr(kafka, "create_consumer", lambda *_, **__: client)
-    budget = cast(Any, SimpleNamespace(note=lambda: "a note", lend_until=lambda until: None))
+    budget = cast(Any, SimpleNamespace(note=lambda: "a note", lease_until=lambda until: None))
     consumer = TaskConsumer(
         name="w",
         settings=KafkaSettings(kafka_bootstrap_servers="127.0.0.1:1"),

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandbox.providers.bucket import MinuteBucket
-from services.generator.quota.provider_bucket import Account
-from services.generator.quota.rules import Limiter, Ticket
+from services.generator.quota.provider_bucket import ProviderBucket
+from services.generator.quota.rules import RateLimiter, Reservation
 
 LIMIT = 200_000.0
 CALL = 4_000.0
@@ -29,25 +29,25 @@ def run(
 ) -> Outcome:
     """Workers that always have work, against one bucket. `stranger`: tokens a minute of another application."""
     bucket, now, step = MinuteBucket(LIMIT, 0.0), 0.0, 0.1
-    fleet = [Limiter({"tokens": LIMIT}, burst_s=1.5, now=0.0) for _ in range(workers)]
-    answers: list[tuple[float, int, int, Ticket, float]] = []
+    fleet = [RateLimiter({"tokens": LIMIT}, burst_s=1.5, now=0.0) for _ in range(workers)]
+    answers: list[tuple[float, int, int, Reservation, float]] = []
     refused = number = 0
     used = ours = 0.0
     for limiter in fleet:
-        limiter.own(1 / workers, {}, 0.0)
+        limiter.assign_share(1 / workers, {}, 0.0)
         for _ in range(60):
-            limiter.ask({"tokens": CALL}, 0.0)
+            limiter.reserve({"tokens": CALL}, 0.0)
     while now < seconds:
         now += step
         while answers and answers[0][0] <= now:
             _, _, which, ticket, left = heapq.heappop(answers)
-            fleet[which].seen(ticket, "tokens", limit=LIMIT, remaining=left, now=now)
+            fleet[which].apply_headers(ticket, "tokens", limit=LIMIT, remaining=left, now=now)
         if stranger and bucket.wait_s(stranger / 60 * step, now) == 0:
             bucket.take(stranger / 60 * step, now)
             used += stranger / 60 * step if now > 60 else 0.0
         for which, limiter in enumerate(fleet):
-            for ticket in limiter.grant(now):
-                limiter.ask({"tokens": CALL}, now)
+            for ticket in limiter.grant_ready(now):
+                limiter.reserve({"tokens": CALL}, now)
                 number += 1
                 if bucket.wait_s(CALL * charged, now) > 0:
                     refused += 1
@@ -82,33 +82,33 @@ def test_another_application_gets_what_it_takes_and_we_the_rest(workers: int, pa
 
 
 def test_without_headers_the_pace_is_our_share() -> None:
-    assert Account(100).pace == 1.0
+    assert ProviderBucket(100).pace == 1.0
 
 
 @pytest.mark.parametrize(("limit", "remaining"), [(-1, -1), (0, 0), (100, -1)])
 def test_headers_that_say_nothing_change_nothing(limit: float, remaining: float) -> None:
-    account = Account(100)
-    account.seen(limit=limit, remaining=remaining, passed_since=0, spent_since=0)
+    account = ProviderBucket(100)
+    account.apply_headers(limit=limit, remaining=remaining, passed_since=0, spent_since=0)
     assert (account.pace, account.limit) == (1.0, 100)
 
 
 def test_a_lower_limit_in_the_headers_is_believed_and_a_higher_one_is_not_used() -> None:
-    account = Account(100)
-    account.seen(limit=50, remaining=50, passed_since=0, spent_since=0)
+    account = ProviderBucket(100)
+    account.apply_headers(limit=50, remaining=50, passed_since=0, spent_since=0)
     assert account.limit == 50
-    account.seen(limit=1_000, remaining=1_000, passed_since=0, spent_since=0)
+    account.apply_headers(limit=1_000, remaining=1_000, passed_since=0, spent_since=0)
     assert (account.limit, account.pace) == (100, 1.0)
 
 
 def test_what_was_heard_a_minute_ago_is_forgotten() -> None:
     """A limit that was low for a moment, or a neighbour who has left, must not hold us up for ever."""
-    limiter = Limiter({"tokens": 60_000}, burst_s=1.5, now=0)
-    limiter.own(1, {"tokens": 1_500}, 0)
-    ticket = limiter.ask({"tokens": 5_000}, 0)
-    assert limiter.grant(0) == [ticket]
-    limiter.seen(ticket, "tokens", limit=600, remaining=0, now=1)
+    limiter = RateLimiter({"tokens": 60_000}, burst_s=1.5, now=0)
+    limiter.assign_share(1, {"tokens": 1_500}, 0)
+    ticket = limiter.reserve({"tokens": 5_000}, 0)
+    assert limiter.grant_ready(0) == [ticket]
+    limiter.apply_headers(ticket, "tokens", limit=600, remaining=0, now=1)
     assert limiter.limit("tokens") == 600
-    waiting = limiter.ask({"tokens": 5_000}, 1)
-    assert limiter.grant(60) == []
-    assert limiter.grant(67) == [waiting]
+    waiting = limiter.reserve({"tokens": 5_000}, 1)
+    assert limiter.grant_ready(60) == []
+    assert limiter.grant_ready(67) == [waiting]
     assert limiter.limit("tokens") == 60_000

@@ -14,36 +14,36 @@ def limiter() -> ProviderLimiter:
 
 async def test_without_a_share_nobody_waits_for_ever() -> None:
     made = limiter()
-    made.own((), 0, {})
+    made.assign_share((), 0, {})
     with pytest.raises(Transient, match="owns no partition"):
         await made.acquire({"requests": 1})
 
 
 async def test_whoever_waits_when_the_last_partition_goes_is_told() -> None:
     made = limiter()
-    made.own((0,), 0.001, {})
+    made.assign_share((0,), 0.001, {})
     waiting = asyncio.create_task(made.acquire({"requests": 1}))
     await asyncio.sleep(0)
-    made.own((), 0, {})
+    made.assign_share((), 0, {})
     with pytest.raises(Transient, match="owns no partition"):
         await waiting
-    made.own((0,), 1, {})
-    assert all(state.queued == 0 for state in made.states())
+    made.assign_share((0,), 1, {})
+    assert all(state.queued == 0 for state in made.build_reports())
 
 
 async def test_a_leave_that_was_not_used_at_once_is_void(monkeypatch: pytest.MonkeyPatch) -> None:
     made = limiter()
-    made.own((0,), 1, {"requests": 1})
+    made.assign_share((0,), 1, {"requests": 1})
     grant = await made.acquire({"requests": 1})
-    assert made.is_fresh(grant)
+    assert made.is_valid(grant)
     later = made.now() + 3.1
     monkeypatch.setattr(made._loop, "time", lambda: later)
-    assert not made.is_fresh(grant)
+    assert not made.is_valid(grant)
 
 
 async def test_a_worker_that_stops_sends_away_who_waits_and_who_comes() -> None:
     made = limiter()
-    made.own((0,), 0.001, {})
+    made.assign_share((0,), 0.001, {})
     waiting = asyncio.create_task(made.acquire({"requests": 1}))
     await asyncio.sleep(0)
     made.close()
@@ -55,10 +55,10 @@ async def test_a_worker_that_stops_sends_away_who_waits_and_who_comes() -> None:
 
 async def test_an_outage_sends_all_away_and_blames_no_job() -> None:
     made = limiter()
-    made.own((0,), 0.001, {})
+    made.assign_share((0,), 0.001, {})
     waiting = asyncio.create_task(made.acquire({"requests": 1}))
     await asyncio.sleep(0)
-    assert [made.unserved(made.now()) for _ in range(5)] == [False] * 4 + [True]
+    assert [made.record_failure(made.now()) for _ in range(5)] == [False] * 4 + [True]
     with pytest.raises(Transient, match="does not serve") as error:
         await waiting
     assert error.value.blameless
