@@ -1,4 +1,4 @@
-"""`python -m services.generator`: one worker, until SIGTERM."""
+"""`python -m services.generator` runs one worker until SIGTERM."""
 
 import asyncio
 

@@ -1,16 +1,16 @@
-"""What a provider's headers say, where they say it."""
+"""Parses the headers of providers' answers."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from math import isfinite
 
-_LONGEST_S = 600.0
-"""Nobody waits longer for a word of theirs: it may be a mistake."""
+_MAX_DELAY_S = 600.0
+"""A longer requested delay is taken for a mistake and cut."""
 
 
 def parse_number(headers: Mapping[str, str], name: str) -> float | None:
-    """A header's number; None where there is no such header, or no number in it."""
+    """Return a header's number, or `None` if the header is missing or holds no number."""
     try:
         return float(headers.get(name, ""))
     except ValueError:
@@ -18,7 +18,10 @@ def parse_number(headers: Mapping[str, str], name: str) -> float | None:
 
 
 def parse_retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
-    """The seconds that a provider wants us to wait: `retry-after-ms`, or `Retry-After` in seconds or as a date."""
+    """Return the delay in seconds that a provider requests.
+
+    Reads `retry-after-ms`, or `Retry-After` in seconds or as a date.
+    """
     if (milliseconds := parse_number(headers, "retry-after-ms")) is not None:
         return _clamp(milliseconds / 1000)
     if (seconds := parse_number(headers, "retry-after")) is not None:
@@ -31,4 +34,4 @@ def parse_retry_after(headers: Mapping[str, str], now: datetime) -> float | None
 
 
 def _clamp(seconds: float) -> float | None:
-    return min(max(seconds, 0.0), _LONGEST_S) if isfinite(seconds) else None
+    return min(max(seconds, 0.0), _MAX_DELAY_S) if isfinite(seconds) else None

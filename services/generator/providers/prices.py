@@ -1,4 +1,4 @@
-"""What a call costs, in billionths of a US dollar: exact whole numbers, so that ledgers add up."""
+"""Computes the cost of calls in whole billionths of a US dollar, so that sums are exact."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ class Prices:
     image_usd: float
 
     def usage_of_tokens(self, input_tokens: int, output_tokens: int) -> Usage:
-        # A dollar for a million tokens is a thousand billionths for one.
+        # One dollar for a million tokens is a thousand billionths of a dollar for one token.
         cost = round(
             input_tokens * self.input_usd * 1_000 + output_tokens * self.output_usd * 1_000
         )
