@@ -159,7 +159,7 @@ class TaskConsumer:
             await self._commit_unless_rebalancing()
 
     def _leave_unfinished(self, batches: Batches) -> None:
-        """Start records and never finish them: no commit passes them, and the next owner runs them."""
+        """Start records and never finish them: no commit passes them, the next owner runs them."""
         for partition, records in batches.items():
             self._watermark_of(partition, records[0]).start_record(records[0].offset)
 
