@@ -24,7 +24,7 @@ from tests.support.processes import Hire, WorkerProcess, start_workers
 from tests.support.scheduler import start_scheduler
 
 JOBS = 120
-STORM_S, EVERY_S = 25.0, 2.5
+DURATION_S, EVERY_S = 25.0, 2.5
 _LIMITS = {"OPENAI_RPM": "400", "OPENAI_TPM": "1200000", "REPLICATE_RPM": "180"}
 _IMAGES_LEFT = 12
 """Requests in the account's bucket at the start: the burst, and one more call of each worker."""
@@ -83,7 +83,7 @@ async def test_rebalances_lose_no_job_and_pay_no_step_twice(
 async def _rebalance_often(hire: Hire) -> tuple[list[WorkerProcess], list[int]]:
     """Let workers join and the oldest leave in turns. Returns all workers and the exit codes."""
     workers, leaving = [await hire(**_WORKER), await hire(**_WORKER)], list[asyncio.Task[int]]()
-    for _ in range(round(STORM_S / EVERY_S / 2)):
+    for _ in range(round(DURATION_S / EVERY_S / 2)):
         await asyncio.sleep(EVERY_S)
         workers.append(await hire(**_WORKER))
         await asyncio.sleep(EVERY_S)
