@@ -328,7 +328,7 @@ async def test_job_leased_by_another_worker_is_awaited(
     assert standins.openai.bill(request.id)["calls"] == 0
 
 
-async def test_unreadable_record_becomes_dead_letter_and_work_continues(
+async def test_unreadable_record_becomes_a_dead_letter(
     backend: Backend, start: StartWorker
 ) -> None:
     topic = clients.namespace(backend.settings).topic(GENERATION)
