@@ -69,3 +69,24 @@ async def claim_again(backend: Backend, repository: GenerationRepository, lost: 
     assert lease is not None
     assert lease.attempt == lost.attempt + 1
     return lease
+
+
+async def check_spend(backend: Backend) -> dict[str, int]:
+    """Return the spend by store; assert that it equals the costs of steps and ended jobs."""
+
+    async def by_store(amounts: str) -> dict[str, int]:
+        query = (
+            f"SELECT store, sum(cost)::bigint AS cost FROM ({amounts}) AS amounts"
+            " GROUP BY 1 HAVING sum(cost) > 0"
+        )
+        return {row["store"]: row["cost"] for row in await backend.database.fetch(query)}
+
+    spend = await by_store("SELECT instance_id AS store, spent_nanousd AS cost FROM store_spend")
+    assert spend == await by_store(
+        "SELECT instance_id AS store, step.cost_nanousd AS cost"
+        " FROM blog_steps AS step JOIN blog_generations AS job ON job.id = job_id"
+    )
+    assert spend == await by_store(
+        "SELECT instance_id AS store, cost_nanousd AS cost FROM blog_generations"
+    )
+    return spend

@@ -18,7 +18,7 @@ from shared.domain.messages import Usage
 from shared.runtime.postgres import load_queries, open_pool
 from shared.runtime.settings import PostgresSettings
 from tests.support.backend import Backend, make_request
-from tests.support.generator import claim_again, make_permit
+from tests.support.generator import check_spend, claim_again, make_permit
 
 SCHEDULER_SQL = Path(__file__).parents[3] / "services" / "scheduler" / "sql"
 RECOVERY = load_queries(SCHEDULER_SQL / "recovery.sql")
@@ -54,27 +54,6 @@ async def pay(
     await repository.finish_step(
         lease, step, state=state, usage=Usage(cost_nanousd=cost), result={}
     )
-
-
-async def check_spend(backend: Backend) -> dict[str, int]:
-    """Return the spend by store; assert that it equals the costs of the steps and of the jobs."""
-
-    async def by_store(amounts: str) -> dict[str, int]:
-        query = (
-            f"SELECT store, sum(cost)::bigint AS cost FROM ({amounts}) AS amounts"
-            " GROUP BY 1 HAVING sum(cost) > 0"
-        )
-        return {row["store"]: row["cost"] for row in await backend.database.fetch(query)}
-
-    spend = await by_store("SELECT instance_id AS store, spent_nanousd AS cost FROM store_spend")
-    assert spend == await by_store(
-        "SELECT instance_id AS store, step.cost_nanousd AS cost"
-        " FROM blog_steps AS step JOIN blog_generations AS job ON job.id = job_id"
-    )
-    assert spend == await by_store(
-        "SELECT instance_id AS store, cost_nanousd AS cost FROM blog_generations"
-    )
-    return spend
 
 
 async def test_spend_is_the_sum_of_all_bills(

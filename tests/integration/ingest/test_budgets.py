@@ -14,12 +14,11 @@ from services.generator import service as generator
 from shared.domain.api_keys import create_key, create_operator_key
 from shared.domain.messages import AdmissionState, BlogRequested
 from shared.kafka.topics import CONTROL, REQUESTS
-from tests.integration.generator.test_spend_accounting import adds_up
 from tests.integration.ingest.test_admission import hears
 from tests.support.backend import Backend, database_unavailable, make_request, running_service
 from tests.support.eventually import eventually
 from tests.support.fake_providers import StandIns
-from tests.support.generator import worker_settings
+from tests.support.generator import check_spend, worker_settings
 from tests.support.ingest import GOOD, PATH, PROBLEM, Ingest, insert, start_ingest
 from tests.support.scheduler import leads, start_scheduler
 
@@ -273,7 +272,7 @@ async def test_a_budget_from_the_first_post_to_the_bill(
             await hears(one, 201)
             await hears(other, 201)
             await eventually(partial(_nothing_runs, backend))
-    assert (await adds_up(backend)).keys() == {"shop", "neighbour"}
+    assert (await check_spend(backend)).keys() == {"shop", "neighbour"}
     for row in await backend.database.fetch(
         "SELECT id, input_tokens + output_tokens AS tokens FROM blog_generations"
     ):
