@@ -28,6 +28,7 @@ from services.generator.providers.replicate import (
 )
 from services.generator.quota.partition_quota import PartitionQuota
 from services.generator.quota.provider_limiter import ProviderLimiter
+from services.generator.quota.repository import ProviderCallRepository
 from services.generator.settings import GeneratorSettings
 from shared.domain.errors import Unavailable
 from shared.kafka import clients
@@ -110,11 +111,12 @@ class _GeneratorService:
         )
         limiters = (text_limiter, image_limiter, read_limiter)
         self._paid_limiters = (text_limiter, image_limiter)
-        self._repository = GenerationRepository(pool, worker=name, lease_s=settings.lease_s)
+        repository = GenerationRepository(pool, worker=name, lease_s=settings.lease_s)
+        self._calls = ProviderCallRepository(pool)
         self._status = WorkerStatus()
         events = JobEventPublisher(publisher)
         steps = BlogSteps(
-            repository=self._repository,
+            repository=repository,
             text_provider=OpenAITextProvider(
                 openai, model=settings.openai_model, limiter=text_limiter, prices=prices
             ),
@@ -133,7 +135,7 @@ class _GeneratorService:
         self._worker = Worker(
             slots=settings.concurrent_blogs,
             max_attempts=settings.max_attempts,
-            repository=self._repository,
+            repository=repository,
             steps=steps,
             events=events,
             status=self._status,
@@ -150,7 +152,7 @@ class _GeneratorService:
         quota = PartitionQuota(
             owner=name,
             limiters=limiters,
-            repository=self._repository,
+            calls=self._calls,
             total=GENERATION.partitions,
             burst_s=settings.burst_s,
             skew_s=settings.clock_skew_s,
@@ -216,9 +218,7 @@ class _GeneratorService:
     async def _delete_old_calls(self) -> None:
         while True:
             await asyncio.sleep(_DELETE_CALLS_EVERY_S)
-            await retry_while_unavailable(
-                self._repository.delete_old_calls, task="delete old calls"
-            )
+            await retry_while_unavailable(self._calls.delete_old_calls, task="delete old calls")
 
 
 def _create_limiter(

@@ -1,10 +1,10 @@
-"""Calls PostgreSQL for the generator: one method for each query of `sql/jobs.sql`.
+"""Calls PostgreSQL for leases and steps: one method for each query of `sql/jobs.sql`.
 
 The lease fences every write. Calls that belong to a lease retry while PostgreSQL is unavailable: a
 paid answer must not be lost, nor paid for twice.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -178,19 +178,6 @@ class GenerationRepository:
         if row is None:
             raise LeaseLostError(f"job {lease.job}, attempt {lease.attempt}")
         return _saved_step(row)
-
-    async def spent_since(self, times: Mapping[int, datetime]) -> dict[tuple[int, str], float]:
-        """Sum the reservations since each time, by partition and "provider/resource"."""
-        rows = await self._pool.fetch(_QUERIES["spent_since"], list(times), list(times.values()))
-        return {
-            (row["partition"], f"{row['provider']}/{resource}"): row[resource]
-            for row in rows
-            for resource in ("requests", "tokens")
-        }
-
-    async def delete_old_calls(self) -> None:
-        """Delete records of provider calls that are older than 10 minutes."""
-        await self._pool.execute(_QUERIES["delete_old_calls"])
 
     async def save_external_id(self, lease: Lease, step: Step, external_id: str) -> None:
         await self._persist(lease, "save_external_id", lease.job, step, external_id)

@@ -4,7 +4,6 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
-from services.generator.jobs.repository import GenerationRepository
 from services.generator.quota.checkpoint import (
     LOOK_BACK_S,
     Checkpoint,
@@ -13,6 +12,7 @@ from services.generator.quota.checkpoint import (
     restore_level,
 )
 from services.generator.quota.provider_limiter import ProviderLimiter
+from services.generator.quota.repository import ProviderCallRepository
 from shared.observability.log import get_logger
 from shared.runtime.postgres import retry_while_unavailable
 
@@ -30,14 +30,14 @@ class PartitionQuota:
         *,
         owner: str,
         limiters: Sequence[ProviderLimiter],
-        repository: GenerationRepository,
+        calls: ProviderCallRepository,
         total: int,
         burst_s: float,
         skew_s: float,
     ) -> None:
         self._owner = owner
         self._limiters = limiters
-        self._repository = repository
+        self._calls = calls
         self._total = total
         self._burst_s = burst_s
         self._skew_s = skew_s
@@ -70,7 +70,7 @@ class PartitionQuota:
             for partition, checkpoint in checkpoints.items()
         }
         spent = await retry_while_unavailable(
-            lambda: self._repository.spent_since(_to_datetimes(since)), task="restore quota"
+            lambda: self._calls.spent_since(_to_datetimes(since)), task="restore quota"
         )
         now, self._owned = time.time(), len(checkpoints)
         for limiter in self._limiters:

@@ -13,6 +13,7 @@ from services.generator.jobs.repository import GenerationRepository
 from services.generator.jobs.status import WorkerStatus
 from services.generator.quota.partition_quota import PartitionQuota
 from services.generator.quota.provider_limiter import ProviderLimiter
+from services.generator.quota.repository import ProviderCallRepository
 from shared.domain.job import Step
 from shared.kafka.topics import GENERATION
 from shared.runtime.postgres import open_pool
@@ -73,7 +74,7 @@ async def start_owner(backend: Backend, database: str, name: str) -> AsyncIterat
         quota=PartitionQuota(
             owner=name,
             limiters=[limiter],
-            repository=repository,
+            calls=ProviderCallRepository(pool),
             total=GENERATION.partitions,
             burst_s=1.5,
             skew_s=1,

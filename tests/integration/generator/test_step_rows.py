@@ -7,6 +7,7 @@ import asyncpg
 import pytest
 
 from services.generator.jobs.repository import GenerationRepository, Lease, LeaseLostError
+from services.generator.quota.repository import ProviderCallRepository
 from shared.domain.job import Step
 from shared.domain.messages import Usage
 from shared.runtime.postgres import open_pool
@@ -19,10 +20,15 @@ FREE = Usage()
 
 
 @pytest.fixture
-async def repository(database: str) -> AsyncIterator[GenerationRepository]:
+async def pool(database: str) -> AsyncIterator[asyncpg.Pool]:
     settings = PostgresSettings.model_validate({"database_url": database, "db_pool_min": 1})
-    async with await open_pool(settings, name="worker") as pool:
-        yield GenerationRepository(pool, worker="worker", lease_s=60)
+    async with await open_pool(settings, name="worker") as opened:
+        yield opened
+
+
+@pytest.fixture
+def repository(pool: asyncpg.Pool) -> GenerationRepository:
+    return GenerationRepository(pool, worker="worker", lease_s=60)
 
 
 async def claim_new_job(backend: Backend, repository: GenerationRepository) -> Lease:
@@ -118,24 +124,25 @@ async def test_next_attempt_counts_unanswered_call_as_in_doubt(
 
 
 async def test_calls_are_recorded_for_next_partition_owner(
-    backend: Backend, repository: GenerationRepository
+    backend: Backend, pool: asyncpg.Pool, repository: GenerationRepository
 ) -> None:
     began = datetime.now(UTC)
     lease = await claim_new_job(backend, repository)
+    calls = ProviderCallRepository(pool)
     early, late = make_permit(), make_permit()
     await repository.begin_step(lease, Step.OUTLINE, early)
     for _ in range(2):  # repeated after a lost reply
         await repository.begin_step(lease, Step.ARTICLE, late)
-    assert await repository.spent_since({3: began, 4: began}) == {
+    assert await calls.spent_since({3: began, 4: began}) == {
         (3, "openai/requests"): 2,
         (3, "openai/tokens"): 1_400,
     }
-    assert await repository.spent_since({3: early.granted_at}) == {
+    assert await calls.spent_since({3: early.granted_at}) == {
         (3, "openai/requests"): 1,
         (3, "openai/tokens"): 700,
     }
-    await repository.delete_old_calls()
-    assert await repository.spent_since({3: late.granted_at}) == {}
+    await calls.delete_old_calls()
+    assert await calls.spent_since({3: late.granted_at}) == {}
 
 
 async def test_blameless_attempts_do_not_count(
