@@ -19,16 +19,16 @@ import httpx
 import psutil
 from openai import AsyncOpenAI
 
-from bench.account.audit import AMPLE
-from bench.account.ours import a_fleet, ended
-from bench.account.provider import Provider, a_provider
+from bench.account.decisions import AMPLE_LIMITS
+from bench.account.fleet import count_ended_jobs, start_fleet
+from bench.account.steady_provider import SteadyProvider, start_steady_provider
 from bench.result import Ratio, Result
 from bench.servers import a_kafka, a_postgres
 from sandbox.servers.postgres import a_connection
 from sandbox.system.home import free_port
 from services.generator.blog import prompts
 from services.generator.blog.article import Outline
-from services.generator.providers.openai import text_format
+from services.generator.providers.openai import build_text_format
 from shared.domain.api_keys import create_key
 from shared.domain.errors import Unavailable
 from shared.domain.job import SourceType
@@ -65,15 +65,15 @@ async def _run() -> Result:
             await stack.enter_async_context(a_kafka()),
             await stack.enter_async_context(a_postgres()),
         )
-        provider = await stack.enter_async_context(a_provider(latency_s=_LATENCY_S))
+        provider = await stack.enter_async_context(start_steady_provider(latency_s=_LATENCY_S))
         port = str(free_port())
         fleet = await stack.enter_async_context(
-            a_fleet(
+            start_fleet(
                 dsn=dsn,
                 bootstrap=bootstrap,
                 prefix="latency.",
                 url=provider.url,
-                limits=AMPLE,
+                limits=AMPLE_LIMITS,
                 backlog=0,
                 PORT=port,
             )
@@ -81,8 +81,8 @@ async def _run() -> Result:
         await asyncio.gather(fleet.start("ingest"), fleet.start("generator"))
         await asyncio.sleep(_SETTLE_S)
         times = await _measure(f"http://127.0.0.1:{port}", await _key(dsn), provider)
-        fleet.check()
-        done, failed = await ended(dsn)
+        fleet.check_processes()
+        done, failed = await count_ended_jobs(dsn)
     if failed or done < _WARM_UP + _PAIRS:
         raise Unavailable(
             f"{done} of {_WARM_UP + _PAIRS} blogs done, {failed} failed: the system was not idle"
@@ -95,7 +95,7 @@ async def _key(dsn: str) -> str:
         return await create_key(connection, "bench-store")
 
 
-async def _measure(ingest: str, key: str, provider: Provider) -> Times:
+async def _measure(ingest: str, key: str, provider: SteadyProvider) -> Times:
     """POSTs and direct calls in turn. The first ones open connections and fill caches, and do not count."""
     chance = random.Random(1)  # noqa: S311 - the same spacing in every run
     posts, direct = list[tuple[str, float, float]](), list[tuple[str, float]]()
@@ -113,7 +113,7 @@ async def _measure(ingest: str, key: str, provider: Provider) -> Times:
             direct.append(await _call(openai))
             await asyncio.sleep(chance.uniform(*_SPACING_S))
     busy = psutil.cpu_percent() / 100
-    arrived = provider.arrivals()
+    arrived = provider.read_arrivals()
     return Times(
         posted=[arrived[job] - at for job, at, _ in posts[_WARM_UP:]],
         answered=[answered - at for _, at, answered in posts[_WARM_UP:]],
@@ -147,10 +147,10 @@ async def _call(openai: AsyncOpenAI) -> tuple[str, float]:
     await openai.responses.create(
         model="gpt-4o-mini",
         instructions=prompts.OUTLINE_INSTRUCTIONS,
-        input=prompts.outline_input(request),
+        input=prompts.build_outline_input(request),
         max_output_tokens=prompts.OUTLINE_MAX_TOKENS,
         extra_headers={"X-Blogstream-Job": job},
-        text=text_format(Outline),
+        text=build_text_format(Outline),
     )
     return job, at
 

@@ -1,12 +1,13 @@
-"""How much of an account's budget is used, and how often is its limit broken?
+"""How much of an account's rate limit is used, and how often is the limit broken?
 
-The judge is llmock, an independent server with continuous buckets, a fresh one for every run; what counts is what it
-charged and refused. Ours runs as in production: scheduler and workers as processes, a real broker and database,
-always a backlog. Peers are one process each with 60 tasks that make the same kind of call. llmock fills in the
-schema that a call asks for, so our jobs end as they would with the real provider.
+llmock, an independent server with token buckets, decides and counts; every run starts a new one.
+The system runs as in production: scheduler and workers as processes, a real broker and database,
+always with a backlog. Each peer is one process with 60 tasks that make the same calls. llmock
+answers in the requested schema, so jobs end as with the real provider.
 
-BENCH_CASES="2 workers; litellm" runs the cases whose names hold one of these texts; BENCH_WINDOW=20-50 judges other
-seconds than 60 to 180. Either makes it a trial, whose result is shown and not recorded.
+BENCH_CASES="2 workers; litellm" runs the cases whose names contain one of these texts.
+BENCH_WINDOW=20-50 measures other seconds than 60 to 180. With either, the result is shown and not
+recorded.
 """
 
 import asyncio
@@ -19,20 +20,20 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from bench.account.audit import Audit, Limits, Window
-from bench.account.judge import Judge, a_judge
-from bench.account.ours import a_fleet, ended
-from bench.peers.crowd import a_crowd
+from bench.account.decisions import AccountLimits, DecisionLog, MeasuredWindow
+from bench.account.fleet import count_ended_jobs, start_fleet
+from bench.account.reference_provider import ReferenceProvider, start_reference_provider
+from bench.peers.load import run_load
 from bench.result import Ratio, Result
 from bench.servers import a_kafka, a_postgres
 from shared.domain.errors import Unavailable
 
-_BY_REQUESTS = Limits(rpm=600, tpm=20_000_000)
-_BY_TOKENS = Limits(rpm=60_000, tpm=200_000)
-_WINDOW = Window(since=60, until=180)
+_BY_REQUESTS = AccountLimits(rpm=600, tpm=20_000_000)
+_BY_TOKENS = AccountLimits(rpm=60_000, tpm=200_000)
+_WINDOW = MeasuredWindow(since=60, until=180)
 _BAR = 0.985
 _MISSED_AFTER_S = 13.0
-"""A consumer's session of ten seconds, and the heartbeat of three by which the others learn that one is gone."""
+"""The session timeout of ten seconds plus three seconds until the other workers notice."""
 
 _PEERS = {
     "openai SDK, its own retries": "sdk",
@@ -44,10 +45,14 @@ _PEERS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ours:
-    """Workers against an account; with `leaves`, one more joins in the window's first third, and one leaves later."""
+class WorkersCase:
+    """Workers on one account.
 
-    limits: Limits
+    With `leaves`, one more worker joins after a sixth of the window, and one leaves after half of
+    it.
+    """
+
+    limits: AccountLimits
     workers: int
     leaves: signal.Signals | None = None
 
@@ -58,58 +63,67 @@ class Ours:
         change = f", one more joins, one leaves ({self.leaves.name})" if self.leaves else ""
         return f"ours, {limit}, {many}{change}"
 
-    def bar(self, window: Window) -> float:
-        """A killed worker's share is lost until Kafka misses it; nothing else may be."""
+    def bar(self, window: MeasuredWindow) -> float:
+        """Return the required use.
+
+        A killed worker's share is lost until Kafka notices its death.
+        """
         if self.leaves is not signal.SIGKILL:
             return _BAR
         return _BAR - _MISSED_AFTER_S / (self.workers + 1) / (window.until - window.since)
 
 
 _OURS = (
-    *(Ours(limits=_BY_REQUESTS, workers=workers) for workers in (1, 2, 4)),
-    *(Ours(limits=_BY_REQUESTS, workers=2, leaves=how) for how in (signal.SIGTERM, signal.SIGKILL)),
-    *(Ours(limits=_BY_TOKENS, workers=workers) for workers in (1, 2, 4)),
+    *(WorkersCase(limits=_BY_REQUESTS, workers=workers) for workers in (1, 2, 4)),
+    *(
+        WorkersCase(limits=_BY_REQUESTS, workers=2, leaves=number)
+        for number in (signal.SIGTERM, signal.SIGKILL)
+    ),
+    *(WorkersCase(limits=_BY_TOKENS, workers=workers) for workers in (1, 2, 4)),
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
-    """One run's outcome; `ended` says what became of jobs or calls."""
+class CaseResult:
+    """The result of one case. `ended` describes the ended jobs or calls."""
 
     name: str
-    audit: Audit
-    use: float
+    decisions: DecisionLog
+    utilization: float
     ended: str
 
 
 def run() -> Result:
     return asyncio.run(
-        _run(chosen(os.environ.get("BENCH_CASES", "")), window(os.environ.get("BENCH_WINDOW", "")))
+        _run(
+            make_case_filter(os.environ.get("BENCH_CASES", "")),
+            parse_window(os.environ.get("BENCH_WINDOW", "")),
+        )
     )
 
 
-def chosen(texts: str) -> Callable[[str], bool]:
-    """Whether a case's name holds one of the texts between semicolons; all do when there are none."""
+def make_case_filter(texts: str) -> Callable[[str], bool]:
+    """Return a filter of case names by the texts between semicolons; without texts, all pass."""
     wanted = [text.strip().lower() for text in texts.split(";") if text.strip()]
     return lambda name: not wanted or any(text in name.lower() for text in wanted)
 
 
-def window(text: str) -> Window:
-    """The seconds of `20-50`; the default's when empty."""
+def parse_window(text: str) -> MeasuredWindow:
+    """Parse `20-50`; an empty text is the default window. Raises `Unavailable`."""
     if not text:
         return _WINDOW
     match = re.fullmatch(r"(\d+)-(\d+)", text)
     if match is None or int(match[1]) >= int(match[2]):
         raise Unavailable(
-            f"BENCH_WINDOW is {text!r}: it is two seconds after the first call, like 20-50"
+            f"BENCH_WINDOW is {text!r}; write two seconds after the first call, like 20-50"
         )
-    return Window(since=int(match[1]), until=int(match[2]))
+    return MeasuredWindow(since=int(match[1]), until=int(match[2]))
 
 
-async def _run(wanted: Callable[[str], bool], judged: Window) -> Result:
+async def _run(is_chosen: Callable[[str], bool], measured: MeasuredWindow) -> Result:
     rows: list[list[str]] = []
     ratios: list[Ratio] = []
-    ours = [case for case in _OURS if wanted(case.name)]
+    ours = [case for case in _OURS if is_chosen(case.name)]
     async with AsyncExitStack() as stack:
         if ours:
             bootstrap, dsn = (
@@ -117,64 +131,79 @@ async def _run(wanted: Callable[[str], bool], judged: Window) -> Result:
                 await stack.enter_async_context(a_postgres()),
             )
         for number, case in enumerate(ours):
-            seen = await _spend(
-                case.name, case.limits, judged, _our_spending(case, judged, bootstrap, dsn, number)
+            result = await _run_case(
+                case.name,
+                case.limits,
+                measured,
+                _spend_by_workers(case, measured, bootstrap, dsn, number),
             )
-            rows.append(_row(seen))
-            ratios += _judged(seen, case.bar(judged))
-    rows += [await _peer(name, judged) for name in filter(wanted, _PEERS)]
+            rows.append(_build_row(result))
+            ratios += _build_ratios(result, case.bar(measured))
+    rows += [await _run_peer(name, measured) for name in filter(is_chosen, _PEERS)]
     return Result(
-        question=f"How much of the budget is used, and how often is the limit broken? {_conditions(judged)}",
+        question="How much of the rate limit is used, and how often is it broken?"
+        f" {_describe_conditions(measured)}",
         header=["", "429s in the whole run", "use of the tighter limit", "calls granted", ""],
         rows=rows,
         ratios=ratios,
-        recorded=judged == _WINDOW and len(rows) == len(_OURS) + len(_PEERS),
+        recorded=measured == _WINDOW and len(rows) == len(_OURS) + len(_PEERS),
     )
 
 
-Spending = Callable[[Judge], Awaitable[str]]
+Spend = Callable[[ReferenceProvider], Awaitable[str]]
 
 
-async def _spend(name: str, limits: Limits, judged: Window, spending: Spending) -> Seen:
+async def _run_case(
+    name: str, limits: AccountLimits, measured: MeasuredWindow, spend: Spend
+) -> CaseResult:
     print(f"  {name} …", flush=True)
-    async with a_judge(limits) as judge:
-        ended = await spending(judge)
-        audit = await judge.audit()
-    seen = Seen(name=name, audit=audit, use=audit.use(limits, judged), ended=ended)
-    print(f"    {' · '.join(_row(seen)[1:])}", flush=True)
-    return seen
+    async with start_reference_provider(limits) as provider:
+        ended = await spend(provider)
+        decisions = await provider.read_decisions()
+    result = CaseResult(
+        name=name,
+        decisions=decisions,
+        utilization=decisions.utilization(limits, measured),
+        ended=ended,
+    )
+    print(f"    {' · '.join(_build_row(result)[1:])}", flush=True)
+    return result
 
 
-def _our_spending(case: Ours, judged: Window, bootstrap: str, dsn: str, number: int) -> Spending:
-    async def spend(judge: Judge) -> str:
-        async with a_fleet(
+def _spend_by_workers(
+    case: WorkersCase, measured: MeasuredWindow, bootstrap: str, dsn: str, number: int
+) -> Spend:
+    async def spend(provider: ReferenceProvider) -> str:
+        async with start_fleet(
             dsn=dsn,
             bootstrap=bootstrap,
             prefix=f"limits{number}.",
-            url=judge.url,
+            url=provider.url,
             limits=case.limits,
         ) as fleet:
             workers = await asyncio.gather(*(fleet.start("generator") for _ in range(case.workers)))
             if case.leaves is not None:
-                await judge.second(judged.part(1 / 6))
+                await provider.wait_until_second(measured.second_at(1 / 6))
                 await fleet.start("generator")
-                await judge.second(judged.part(1 / 2))
-                fleet.send_away(workers[0], case.leaves)
-            await judge.second(judged.until)
-            fleet.check()
-        return await _blogs(dsn)
+                await provider.wait_until_second(measured.second_at(1 / 2))
+                fleet.send_signal(workers[0], case.leaves)
+            await provider.wait_until_second(measured.until)
+            fleet.check_processes()
+        return await _describe_jobs(dsn)
 
     return spend
 
 
-async def _blogs(dsn: str) -> str:
-    done, failed = await ended(dsn)
+async def _describe_jobs(dsn: str) -> str:
+    done, failed = await count_ended_jobs(dsn)
     if not done or failed:
-        raise Unavailable(f"{done} blogs done, {failed} failed: this says nothing of the limiter")
+        raise Unavailable(
+            f"{done} blogs done, {failed} failed: the result says nothing about the limiter"
+        )
     return f"{done} blogs"
 
 
-async def _peer(name: str, judged: Window) -> list[str]:
+async def _run_peer(name: str, measured: MeasuredWindow) -> list[str]:
     try:
         peer: Any = import_module(f"bench.peers.{_PEERS[name]}")
     except ModuleNotFoundError as error:
@@ -188,35 +217,41 @@ async def _peer(name: str, judged: Window) -> list[str]:
             f"left out: {error.name} is not installed (requirements/bench.txt)",
         ]
 
-    async def spend(judge: Judge) -> str:
-        async with a_crowd(peer.caller, judge.url, _BY_REQUESTS) as tally:
-            await judge.second(judged.until)
-            return f"{tally.lost} calls given up"
+    async def spend(provider: ReferenceProvider) -> str:
+        async with run_load(peer.open_peer, provider.url, _BY_REQUESTS) as counts:
+            await provider.wait_until_second(measured.until)
+            return f"{counts.lost} calls given up"
 
-    return _row(await _spend(f"{name}, RPM 600", _BY_REQUESTS, judged, spend))
+    return _build_row(await _run_case(f"{name}, RPM 600", _BY_REQUESTS, measured, spend))
 
 
-def _row(seen: Seen) -> list[str]:
+def _build_row(result: CaseResult) -> list[str]:
     return [
-        seen.name,
-        f"{seen.audit.refused:,}",
-        f"{seen.use:.3f}",
-        f"{seen.audit.granted:,}",
-        seen.ended,
+        result.name,
+        f"{result.decisions.refused:,}",
+        f"{result.utilization:.3f}",
+        f"{result.decisions.granted:,}",
+        result.ended,
     ]
 
 
-def _judged(seen: Seen, bar: float) -> Sequence[Ratio]:
+def _build_ratios(result: CaseResult, bar: float) -> Sequence[Ratio]:
     return (
         Ratio(
-            what=f"{seen.name}: 429s",
-            seen=seen.audit.refused,
+            what=f"{result.name}: 429s",
+            seen=result.decisions.refused,
             bar="0",
-            held=seen.audit.refused == 0,
+            held=result.decisions.refused == 0,
         ),
-        Ratio(what=f"{seen.name}: use", seen=seen.use, bar=f"≥ {bar:.3f}", held=seen.use >= bar),
+        Ratio(
+            what=f"{result.name}: use",
+            seen=result.utilization,
+            bar=f"≥ {bar:.3f}",
+            held=result.utilization >= bar,
+        ),
     )
 
 
-def _conditions(judged: Window) -> str:
-    return f"(judged by llmock, 300 ms a call, seconds {judged.since:g} to {judged.until:g} after the first)"
+def _describe_conditions(measured: MeasuredWindow) -> str:
+    seconds = f"seconds {measured.since:g} to {measured.until:g} after the first"
+    return f"(measured by llmock, 300 ms a call, {seconds})"

@@ -15,9 +15,9 @@ from itertools import pairwise
 
 import psutil
 
-from bench.account.audit import AMPLE
-from bench.account.ours import Fleet, a_fleet, ended
-from bench.account.provider import a_provider
+from bench.account.decisions import AMPLE_LIMITS
+from bench.account.fleet import ServiceFleet, count_ended_jobs, start_fleet
+from bench.account.steady_provider import start_steady_provider
 from bench.result import Ratio, Result
 from bench.servers import a_kafka, a_postgres
 from sandbox.servers.postgres import a_connection
@@ -93,7 +93,7 @@ async def _run() -> Result:
 async def _grow(dsn: str, bootstrap: str) -> list[Seen]:
     """One fleet that doubles, a window at each size."""
     async with (
-        a_provider(latency_s=_CALL_S) as provider,
+        start_steady_provider(latency_s=_CALL_S) as provider,
         _fleet(dsn, bootstrap, "grow.", provider.url, slots=_SLOTS) as fleet,
     ):
         windows = list[Window]()
@@ -109,7 +109,7 @@ async def _grow(dsn: str, bootstrap: str) -> list[Seen]:
 async def _flat_out(dsn: str, bootstrap: str) -> Seen:
     """One worker as it is configured by default, and a provider that answers at once."""
     async with (
-        a_provider(latency_s=0) as provider,
+        start_steady_provider(latency_s=0) as provider,
         _fleet(
             dsn, bootstrap, "flat-out.", provider.url, slots=_FLAT_OUT_SLOTS, backlog=_FLAT_OUT_JOBS
         ) as fleet,
@@ -122,26 +122,26 @@ async def _flat_out(dsn: str, bootstrap: str) -> Seen:
 
 def _fleet(
     dsn: str, bootstrap: str, prefix: str, url: str, *, slots: int, backlog: int = 2_000
-) -> AbstractAsyncContextManager[Fleet]:
-    return a_fleet(
+) -> AbstractAsyncContextManager[ServiceFleet]:
+    return start_fleet(
         dsn=dsn,
         bootstrap=bootstrap,
         prefix=prefix,
         url=url,
-        limits=AMPLE,
+        limits=AMPLE_LIMITS,
         backlog=backlog,
         CONCURRENT_BLOGS=str(slots),
     )
 
 
-async def _window(fleet: Fleet, workers: int, seconds: float) -> Window:
+async def _window(fleet: ServiceFleet, workers: int, seconds: float) -> Window:
     print(f"  {workers} at work …", flush=True)
     psutil.cpu_percent()
     since, before = datetime.now(UTC), (fleet.cpu_s("generator"), fleet.cpu_s("scheduler"))
     await asyncio.sleep(seconds)
     until, after = datetime.now(UTC), (fleet.cpu_s("generator"), fleet.cpu_s("scheduler"))
     busy = psutil.cpu_percent() / 100
-    fleet.check()
+    fleet.check_processes()
     return Window(
         workers=workers,
         since=since,
@@ -153,7 +153,7 @@ async def _window(fleet: Fleet, workers: int, seconds: float) -> Window:
 
 
 async def _seen(dsn: str, window: Window, slots: int) -> Seen:
-    _, failed = await ended(dsn)
+    _, failed = await count_ended_jobs(dsn)
     async with a_connection(dsn) as connection:
         waiting: int = await connection.fetchval(_WAITING)
         counted = await connection.fetchrow(_COUNT, window.since, window.until)

@@ -1,1 +1,1 @@
-"""An account with limits: llmock holds it and writes down what it decides; ours spends from it."""
+"""A provider account with rate limits, and the fleet of services that spends from it."""

@@ -1,5 +1,6 @@
-"""Others' ways of staying within a provider's limits, one file each: 60 tasks of one process make our kind of call.
+"""Other clients that keep to a provider's rate limits, one module for each.
 
-Each file has `caller(url, limits)`: a context in which a question may be put, however long that waits. A call that
-the client gives up raises openai's error.
+60 tasks of one process make the calls of a worker. Each module has `open_peer(url, limits)`, a
+context manager that yields a function for one call, which may wait. A call that the client gives up
+raises the error of the openai SDK.
 """

@@ -1,4 +1,4 @@
-"""What all peers ask: the two calls of a blog as our worker makes them."""
+"""Generates the calls of all peers: the outline and article calls of a worker."""
 
 import itertools
 from collections.abc import Awaitable, Callable, Iterator
@@ -9,32 +9,32 @@ from typing import Any
 import orjson
 from pydantic import BaseModel
 
-from bench.account.audit import Limits
+from bench.account.decisions import AccountLimits
 from services.generator.blog import prompts
 from services.generator.blog.article import Article, Outline
-from services.generator.providers.openai import text_format
+from services.generator.providers.openai import build_text_format
 
 MODEL = "gpt-4o-mini"
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class ModelCall:
     """The arguments of `responses.create`, the model left out."""
 
     arguments: dict[str, Any]
 
     @property
     def tokens(self) -> int:
-        """What a careful client expects to be charged: four bytes a token, and all that may be answered."""
+        """The tokens a careful client reserves: four bytes a token, plus the maximum answer."""
         return len(orjson.dumps(self.arguments)) // 4 + int(self.arguments["max_output_tokens"])
 
 
-Ask = Callable[[Question], Awaitable[Any]]
-Caller = Callable[[str, Limits], AbstractAsyncContextManager[Ask]]
+SendCall = Callable[[ModelCall], Awaitable[Any]]
+OpenPeer = Callable[[str, AccountLimits], AbstractAsyncContextManager[SendCall]]
 
 
-def questions() -> Iterator[Question]:
-    """Outline, article, outline, article, without end."""
+def generate_calls() -> Iterator[ModelCall]:
+    """Yield outline and article calls in turn, without end."""
     description = "Green tea from Uji. " * 60
     outline = Outline(
         title="Tea", angle="At home", headings=["Water", "Leaves", "Time"], keywords=["tea"]
@@ -45,8 +45,8 @@ def questions() -> Iterator[Question]:
     )
     return itertools.cycle(
         (
-            _question(Outline, prompts.OUTLINE_INSTRUCTIONS, data, prompts.OUTLINE_MAX_TOKENS),
-            _question(
+            _build_call(Outline, prompts.OUTLINE_INSTRUCTIONS, data, prompts.OUTLINE_MAX_TOKENS),
+            _build_call(
                 Article,
                 prompts.ARTICLE_INSTRUCTIONS,
                 with_outline.decode(),
@@ -56,12 +56,14 @@ def questions() -> Iterator[Question]:
     )
 
 
-def _question(answer: type[BaseModel], instructions: str, data: str, max_tokens: int) -> Question:
-    return Question(
+def _build_call(
+    answer: type[BaseModel], instructions: str, data: str, max_tokens: int
+) -> ModelCall:
+    return ModelCall(
         {
             "instructions": instructions,
             "input": data,
             "max_output_tokens": max_tokens,
-            "text": text_format(answer),
+            "text": build_text_format(answer),
         }
     )

@@ -1,7 +1,8 @@
-"""The algorithm of the OpenAI cookbook's parallel loop, written anew.
+"""Peer: the algorithm of the OpenAI cookbook's parallel loop, reimplemented.
 
-Capacities of requests and tokens, full at first, refill with time up to the limit; a call goes when both suffice, one
-at a time. After a rate limit error all pause for 15 s; a call is tried five times.
+Capacities of requests and tokens start full and refill up to the limit. A call starts when both
+suffice, one at a time. After a rate limit error all calls pause for 15 s. A call is tried five
+times.
 """
 
 import asyncio
@@ -11,19 +12,19 @@ from contextlib import asynccontextmanager
 
 import openai
 
-from bench.account.audit import Limits
+from bench.account.decisions import AccountLimits
 from bench.peers import sdk
-from bench.peers.calls import Ask, Question
+from bench.peers.calls import ModelCall, SendCall
 
 _PAUSE_S = 15.0
 _ATTEMPTS = 5
-_LOOK_AGAIN_S = 0.001
+_CHECK_EVERY_S = 0.001
 
 
-class Capacity:
-    """What may be asked now. `clock` gives seconds."""
+class CookbookCapacity:
+    """The requests and tokens available now. `clock` returns seconds."""
 
-    def __init__(self, limits: Limits, clock: Callable[[], float]) -> None:
+    def __init__(self, limits: AccountLimits, clock: Callable[[], float]) -> None:
         self._limits = limits
         self._clock = clock
         self._requests, self._tokens = float(limits.rpm), float(limits.tpm)
@@ -31,7 +32,7 @@ class Capacity:
         self._paused_until = self._at
 
     def take(self, tokens: int) -> bool:
-        """Take a request and its tokens when both are there."""
+        """Take a request and its tokens if both are available."""
         now = self._clock()
         minutes, self._at = (now - self._at) / 60, now
         self._requests = min(self._requests + self._limits.rpm * minutes, self._limits.rpm)
@@ -47,23 +48,23 @@ class Capacity:
 
 
 @asynccontextmanager
-async def caller(url: str, limits: Limits) -> AsyncIterator[Ask]:
-    capacity = Capacity(limits, time.monotonic)
+async def open_peer(url: str, limits: AccountLimits) -> AsyncIterator[SendCall]:
+    capacity = CookbookCapacity(limits, time.monotonic)
     turn = asyncio.Lock()
-    async with sdk.caller(url, limits, max_retries=0) as ask_once:
+    async with sdk.open_peer(url, limits, max_retries=0) as call_sdk:
 
-        async def ask(question: Question) -> object:
+        async def send_call(call: ModelCall) -> object:
             for _ in range(_ATTEMPTS - 1):
                 try:
-                    return await ask_in_turn(question)
+                    return await call_in_turn(call)
                 except openai.RateLimitError:
                     capacity.pause()
-            return await ask_in_turn(question)
+            return await call_in_turn(call)
 
-        async def ask_in_turn(question: Question) -> object:
+        async def call_in_turn(call: ModelCall) -> object:
             async with turn:
-                while not capacity.take(question.tokens):
-                    await asyncio.sleep(_LOOK_AGAIN_S)
-            return await ask_once(question)
+                while not capacity.take(call.tokens):
+                    await asyncio.sleep(_CHECK_EVERY_S)
+            return await call_sdk(call)
 
-        yield ask
+        yield send_call

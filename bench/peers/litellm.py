@@ -1,6 +1,7 @@
-"""LiteLLM's router with a model's rpm and tpm enforced: counters by the minute of the clock.
+"""Peer: LiteLLM's router with enforced rpm and tpm of a model, counted by clock minutes.
 
-It refuses by itself what is over the limit; whoever is refused asks again a second later, until it is let through.
+The router rejects calls above the limit. A rejected call is repeated every second until it is
+accepted.
 """
 
 import asyncio
@@ -11,40 +12,38 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-os.environ.setdefault(
-    "LITELLM_LOCAL_MODEL_COST_MAP", "True"
-)  # or its import fetches a list of prices
+# Without this, the import of litellm downloads a list of prices.
+os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 
 import litellm
 import openai
 from litellm.router import Router
 
-from bench.account.audit import Limits
-from bench.peers.calls import MODEL, Ask, Question
+from bench.account.decisions import AccountLimits
+from bench.peers.calls import MODEL, ModelCall, SendCall
 
-_AGAIN_AFTER_S = 1.0
+_RETRY_AFTER_S = 1.0
 
 
 @asynccontextmanager
-async def caller(url: str, limits: Limits) -> AsyncIterator[Ask]:
+async def open_peer(url: str, limits: AccountLimits) -> AsyncIterator[SendCall]:
     litellm.suppress_debug_info = True
-    warnings.filterwarnings(
-        "ignore", "coroutine 'aresponses' was never awaited"
-    )  # its own, whenever it refuses
+    # litellm causes this warning whenever it rejects a call.
+    warnings.filterwarnings("ignore", "coroutine 'aresponses' was never awaited")
     logging.getLogger("LiteLLM Router").setLevel(logging.CRITICAL)
-    writer: dict[str, Any] = {"model": f"openai/{MODEL}", "api_key": "sk-bench", "api_base": url}
+    params: dict[str, Any] = {"model": f"openai/{MODEL}", "api_key": "sk-bench", "api_base": url}
     router = Router(
         model_list=[
-            {"model_name": MODEL, "litellm_params": writer | {"rpm": limits.rpm, "tpm": limits.tpm}}
+            {"model_name": MODEL, "litellm_params": params | {"rpm": limits.rpm, "tpm": limits.tpm}}
         ],
         optional_pre_call_checks=["enforce_model_rate_limits"],
     )
 
-    async def ask(question: Question) -> object:
+    async def send_call(call: ModelCall) -> object:
         while True:
             try:
-                return await router.aresponses(model=MODEL, **question.arguments)
+                return await router.aresponses(model=MODEL, **call.arguments)
             except openai.RateLimitError:
-                await asyncio.sleep(_AGAIN_AFTER_S)
+                await asyncio.sleep(_RETRY_AFTER_S)
 
-    yield ask
+    yield send_call

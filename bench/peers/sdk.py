@@ -1,22 +1,22 @@
-"""openai's SDK alone: its own two retries, after what Retry-After says."""
+"""Peer: the openai SDK alone, with its own two retries after `Retry-After`."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from openai import DEFAULT_MAX_RETRIES, AsyncOpenAI
 
-from bench.account.audit import Limits
-from bench.peers.calls import MODEL, Ask, Question
+from bench.account.decisions import AccountLimits
+from bench.peers.calls import MODEL, ModelCall, SendCall
 
 
 @asynccontextmanager
-async def caller(
-    url: str, limits: Limits, *, max_retries: int = DEFAULT_MAX_RETRIES
-) -> AsyncIterator[Ask]:
-    """It knows no limits: it learns them from 429s."""
+async def open_peer(
+    url: str, limits: AccountLimits, *, max_retries: int = DEFAULT_MAX_RETRIES
+) -> AsyncIterator[SendCall]:
+    """Open the SDK, which learns the limits from 429 answers."""
     async with AsyncOpenAI(api_key="sk-bench", base_url=url, max_retries=max_retries) as client:
 
-        async def ask(question: Question) -> object:
-            return await client.responses.create(model=MODEL, **question.arguments)
+        async def send_call(call: ModelCall) -> object:
+            return await client.responses.create(model=MODEL, **call.arguments)
 
-        yield ask
+        yield send_call

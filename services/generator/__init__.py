@@ -1,1 +1,4 @@
-"""generator: turns a job into a post. Claims it, pays for its steps within the limits, saves every answer."""
+"""The generator service: one process is one worker.
+
+It runs dispatched jobs within the rate limits.
+"""

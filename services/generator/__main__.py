@@ -1,4 +1,4 @@
-"""`python -m services.generator`: one worker, until SIGTERM."""
+"""`python -m services.generator` runs one worker until SIGTERM."""
 
 import asyncio
 
@@ -11,9 +11,9 @@ from shared.runtime.settings import process_name
 
 async def main(stop: asyncio.Event) -> None:
     settings = GeneratorSettings.from_environment()
-    log.configure_logging("generator", settings.log_level, secrets=settings.secrets())
-    tracing.configure_tracing("generator")
-    await service.run(settings, stop, name=process_name("generator"))
+    log.configure("generator", settings.log_level, secrets=settings.secrets())
+    tracing.configure("generator")
+    await service.run_worker(settings, stop, name=process_name("generator"))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Puts one worker together and runs it: start, work, drain."""
+"""Assembles one worker and runs it: start, work, drain."""
 
 import asyncio
 import random
@@ -10,19 +10,25 @@ import httpx
 from openai import AsyncOpenAI
 from replicate.client import Client
 
-from services.generator.blog.image_storage import FolderImageStore
-from services.generator.blog.prompts import largest_call
+from services.generator.blog.image_storage import FolderImageStorage
+from services.generator.blog.prompts import largest_call_tokens
 from services.generator.blog.steps import BlogSteps
 from services.generator.jobs.consumer import TaskConsumer
-from services.generator.jobs.reporter import Reporter
-from services.generator.jobs.repository import GeneratorStore
+from services.generator.jobs.events import JobEventPublisher
+from services.generator.jobs.reporter import WorkerReporter
+from services.generator.jobs.repository import GenerationRepository
+from services.generator.jobs.status import WorkerStatus
 from services.generator.jobs.worker import Worker
-from services.generator.providers import replicate as painting
-from services.generator.providers.openai import OpenAIWriter
+from services.generator.providers.openai import OpenAITextProvider
 from services.generator.providers.prices import Prices
-from services.generator.providers.replicate import ReplicatePainter
-from services.generator.quota.partition_quota import Budget
+from services.generator.providers.replicate import (
+    ReplicateImageProvider,
+    close_client,
+    create_client,
+)
+from services.generator.quota.partition_quota import PartitionQuota
 from services.generator.quota.provider_limiter import ProviderLimiter
+from services.generator.quota.repository import ProviderCallRepository
 from services.generator.settings import GeneratorSettings
 from shared.domain.errors import Unavailable
 from shared.kafka import clients
@@ -34,42 +40,47 @@ from shared.runtime.postgres import open_pool, retry_while_unavailable
 
 log = get_logger(__name__)
 
-_FORGET_EVERY_S = 60.0
-_CANCELLED_EVERY_S = 2.0
+_DELETE_CALLS_EVERY_S = 60.0
+_STOP_CANCELLED_EVERY_S = 2.0
 
 
-def check_budget(settings: GeneratorSettings) -> None:
-    """Debts stay harmless only while every partition's largest call fits the account at once."""
-    needed = GENERATION.partitions * largest_call()
+def check_quota(settings: GeneratorSettings) -> None:
+    """Raise `Unavailable` if the token limit cannot carry the largest call of every partition.
+
+    Each partition may be in debt for one such call at a time.
+    """
+    needed = GENERATION.partitions * largest_call_tokens()
     if needed > settings.openai_tpm:
         raise Unavailable(
-            f"OPENAI_TPM is {settings.openai_tpm:g}, and {GENERATION.partitions} partitions with calls of up to"
-            f" {largest_call()} tokens need {needed}: ask the provider for a higher limit"
+            f"OPENAI_TPM is {settings.openai_tpm:g}, and {GENERATION.partitions} partitions with"
+            f" calls of up to {largest_call_tokens()} tokens need {needed}: ask the provider for a"
+            " higher limit"
         )
 
 
-async def run(settings: GeneratorSettings, stop: asyncio.Event, *, name: str) -> None:
+async def run_worker(settings: GeneratorSettings, stop: asyncio.Event, *, name: str) -> None:
     """Run one worker until `stop` is set, then drain it. `name` is unique among workers."""
     log.info("[Blog Worker] Starting with parallel batch processing...")
     log.info(
-        f"[Blog Worker] Config: {settings.concurrent_blogs} concurrent, {settings.batch_size} batch size,"
-        f" {settings.max_per_instance} max per instance"
+        f"[Blog Worker] Config: {settings.concurrent_blogs} concurrent,"
+        f" {settings.batch_size} batch size, {settings.max_per_instance} max per instance"
     )
-    check_budget(settings)
+    check_quota(settings)
     pool = await open_pool(settings, name=name)
     await clients.ensure_topics(settings)
     async with (
         Publisher(settings, source=name) as publisher,
-        _clients(settings) as (openai, replicate, http),
+        _open_provider_clients(settings) as (openai, replicate, http),
     ):
+        service = _GeneratorService(settings, name, pool, publisher, openai, replicate, http)
         try:
-            await _Service(settings, name, pool, publisher, openai, replicate, http).run(stop)
+            await service.run_until_stopped(stop)
         finally:
             await pool.close()
     log.info("[Blog Worker] Stopped")
 
 
-class _Service:
+class _GeneratorService:
     def __init__(
         self,
         settings: GeneratorSettings,
@@ -86,63 +97,62 @@ class _Service:
             output_usd=settings.openai_output_price,
             image_usd=settings.replicate_price,
         )
-        texts = ProviderLimiter(
-            provider="openai",
-            model=settings.openai_model,
-            burst_s=settings.burst_s,
-            limits={"requests": settings.openai_rpm, "tokens": settings.openai_tpm},
+        text_limiter = _create_limiter(
+            settings,
+            "openai",
+            settings.openai_model,
+            {"requests": settings.openai_rpm, "tokens": settings.openai_tpm},
         )
-        pictures = ProviderLimiter(
-            provider="replicate",
-            model=settings.replicate_model,
-            burst_s=settings.burst_s,
-            limits={"requests": settings.replicate_rpm},
+        image_limiter = _create_limiter(
+            settings, "replicate", settings.replicate_model, {"requests": settings.replicate_rpm}
         )
-        reads = ProviderLimiter(
-            provider="replicate",
-            model=settings.replicate_model,
-            burst_s=settings.burst_s,
-            limits={"reads": settings.replicate_read_rpm},
+        read_limiter = _create_limiter(
+            settings, "replicate", settings.replicate_model, {"reads": settings.replicate_read_rpm}
         )
-        limiters = (texts, pictures, reads)
-        self._paid = (texts, pictures)
-        self._store = store = GeneratorStore(pool, worker=name, lease_s=settings.lease_s)
-        self._worker = Worker(
-            name=name,
-            slots=settings.concurrent_blogs,
-            max_attempts=settings.max_attempts,
-            store=store,
-            publisher=publisher,
-            changed=self._changed,
-            rng=random.Random(name),  # noqa: S311 - jitter, no secret
-        )
-        self._worker.steps = BlogSteps(
-            store=store,
-            writer=OpenAIWriter(openai, model=settings.openai_model, limiter=texts, prices=prices),
-            painter=ReplicatePainter(
+        limiters = (text_limiter, image_limiter, read_limiter)
+        self._paid_limiters = (text_limiter, image_limiter)
+        repository = GenerationRepository(pool, worker=name, lease_s=settings.lease_s)
+        self._calls = ProviderCallRepository(pool)
+        self._status = WorkerStatus()
+        events = JobEventPublisher(publisher)
+        steps = BlogSteps(
+            repository=repository,
+            text_provider=OpenAITextProvider(
+                openai, model=settings.openai_model, limiter=text_limiter, prices=prices
+            ),
+            image_provider=ReplicateImageProvider(
                 replicate,
                 http,
                 model=settings.replicate_model,
-                limiter=pictures,
-                reads=reads,
+                limiter=image_limiter,
+                reads=read_limiter,
                 timeout_s=settings.replicate_timeout_s,
             ),
-            images=FolderImageStore(settings.image_dir, settings.image_base_url),
+            image_storage=FolderImageStorage(settings.image_dir, settings.image_base_url),
             prices=prices,
-            step_done=self._worker.tell_step,
+            events=events,
         )
-        self._reporter = Reporter(
+        self._worker = Worker(
+            slots=settings.concurrent_blogs,
+            max_attempts=settings.max_attempts,
+            repository=repository,
+            steps=steps,
+            events=events,
+            status=self._status,
+            rng=random.Random(name),  # noqa: S311 - jitter, no secret
+        )
+        self._reporter = WorkerReporter(
             name=name,
             slots=settings.concurrent_blogs,
             standin=settings.standin,
-            worker=self._worker,
+            status=self._status,
             limiters=limiters,
             publisher=publisher,
         )
-        budget = Budget(
+        quota = PartitionQuota(
             owner=name,
             limiters=limiters,
-            store=store,
+            calls=self._calls,
             total=GENERATION.partitions,
             burst_s=settings.burst_s,
             skew_s=settings.clock_skew_s,
@@ -152,76 +162,77 @@ class _Service:
             settings=settings,
             slots=settings.concurrent_blogs,
             worker=self._worker,
+            status=self._status,
             publisher=publisher,
-            budget=budget,
+            quota=quota,
             dead_letter_limit=settings.dead_letter_limit,
-            owned=self._own,
         )
 
-    async def run(self, stop: asyncio.Event) -> None:
-        await self._consumer.start()
+    async def run_until_stopped(self, stop: asyncio.Event) -> None:
+        await self._consumer.join_group()
         loops = {
-            "reports": self._reporter.run(),
-            "heartbeat": self._reporter.log_heartbeat(),
-            "leases": self._keep_leases(),
-            "cancellations": self._stop_cancelled(),
-            "records of calls": self._forget_calls(),
+            "reports": self._reporter.publish_reports(),
+            "heartbeat": self._reporter.log_heartbeats(),
+            "leases": self._extend_leases(),
+            "cancellations": self._stop_cancelled_jobs(),
+            "records of calls": self._delete_old_calls(),
         }
         async with background_tasks(stop, **loops):
             log.info("[Blog Worker] Started successfully")
             try:
-                await self._consumer.run(stop)
-            finally:  # however it ends: what is paid for is to be saved, what is finished to be committed
+                await self._consumer.run_until_stopped(stop)
+            finally:  # after an error too: save paid answers and commit finished tasks
                 await self._drain()
 
     async def _drain(self) -> None:
         log.info(
-            "[Blog Worker] Draining", running=self._worker.running, seconds=self._settings.drain_s
+            "[Blog Worker] Draining", running=self._status.running, seconds=self._settings.drain_s
         )
-        self._reporter.draining = True
-        await self._reporter.report()
-        async with background_tasks(asyncio.Event(), group=self._consumer.hold()):
+        self._status.draining = True
+        await self._reporter.publish_report()
+        async with background_tasks(asyncio.Event(), group=self._consumer.hold_partitions()):
             await self._worker.drain(
                 self._settings.drain_s,
-                refuse=self._close_limits,
+                stop_calls=self._close_limiters,
                 calls_s=self._settings.openai_timeout_s,
             )
-        await self._consumer.finish()
-        self._reporter.say()
+        await self._consumer.leave_group()
+        self._reporter.log_heartbeat()
 
-    def _close_limits(self) -> None:
-        for limiter in self._paid:
+    def _close_limiters(self) -> None:
+        for limiter in self._paid_limiters:
             limiter.close()
 
-    async def _keep_leases(self) -> None:
+    async def _extend_leases(self) -> None:
         while True:
             await asyncio.sleep(self._settings.lease_s / 3)
-            await retry_while_unavailable(self._worker.heartbeat, what="leases")
+            await retry_while_unavailable(self._worker.extend_leases, task="extend leases")
 
-    async def _stop_cancelled(self) -> None:
+    async def _stop_cancelled_jobs(self) -> None:
         while True:
-            await asyncio.sleep(_CANCELLED_EVERY_S)
-            await retry_while_unavailable(self._worker.stop_cancelled, what="cancellations")
+            await asyncio.sleep(_STOP_CANCELLED_EVERY_S)
+            await retry_while_unavailable(
+                self._worker.stop_cancelled_jobs, task="stop cancelled jobs"
+            )
 
-    async def _forget_calls(self) -> None:
+    async def _delete_old_calls(self) -> None:
         while True:
-            await asyncio.sleep(_FORGET_EVERY_S)
-            await retry_while_unavailable(self._store.forget_calls, what="records of calls")
+            await asyncio.sleep(_DELETE_CALLS_EVERY_S)
+            await retry_while_unavailable(self._calls.delete_old_calls, task="delete old calls")
 
-    def _changed(self) -> None:
-        self._reporter.changed()
 
-    def _own(self, partitions: tuple[int, ...]) -> None:
-        self._reporter.partitions = partitions
-        self._reporter.changed()
+def _create_limiter(
+    settings: GeneratorSettings, provider: str, model: str, limits: dict[str, float]
+) -> ProviderLimiter:
+    return ProviderLimiter(provider=provider, model=model, limits=limits, burst_s=settings.burst_s)
 
 
 @asynccontextmanager
-async def _clients(
+async def _open_provider_clients(
     settings: GeneratorSettings,
 ) -> AsyncIterator[tuple[AsyncOpenAI, Client, httpx.AsyncClient]]:
-    """The vendors' SDKs, with their own retries off, and a plain client that fetches images."""
-    replicate = painting.build(
+    """Open the vendors' SDK clients without their own retries, and a client that fetches images."""
+    replicate = create_client(
         settings.replicate_api_token.get_secret_value(), settings.replicate_base_url
     )
     openai = AsyncOpenAI(
@@ -234,4 +245,4 @@ async def _clients(
         async with openai, httpx.AsyncClient(timeout=30, follow_redirects=True) as http:
             yield openai, replicate, http
     finally:
-        await painting.close(replicate)
+        await close_client(replicate)

@@ -1,4 +1,4 @@
-"""One suite through the real openai SDK, against our stand-in and against an independent server (llmock)."""
+"""The real openai SDK against the stand-in and against llmock, an independent server."""
 
 import os
 import subprocess
@@ -27,14 +27,14 @@ FORMAT: Any = {
 
 @pytest.fixture(scope="module")
 def narrow_standin() -> Iterator[str]:
-    """Our stand-in with 5 requests a minute."""
+    """Start the stand-in with 5 requests a minute."""
     with start_stand_ins(OPENAI_RPM="5", OPENAI_TPM="100000") as standins:
         yield f"{standins.openai.url}/v1"
 
 
 @pytest.fixture(scope="module")
 def narrow_llmock() -> Iterator[str]:
-    """llmock with 5 requests a minute."""
+    """Start llmock with 5 requests a minute."""
     port = free_port()
     program = Path(sys.executable).parent / "llmock"
     argv = (
@@ -64,14 +64,14 @@ def narrow_llmock() -> Iterator[str]:
 
 @pytest.fixture(params=["standin", "llmock"])
 async def client(request: pytest.FixtureRequest) -> AsyncIterator[AsyncOpenAI]:
-    """A client with a key of its own for each server: limits count by key or start anew."""
+    """Open a client with its own key for each server, because limits count by key."""
     url = request.getfixturevalue(f"narrow_{request.param}")
     key = f"sk-{request.node.name}"
-    async with AsyncOpenAI(api_key=key, base_url=url, max_retries=0) as made:
-        yield made
+    async with AsyncOpenAI(api_key=key, base_url=url, max_retries=0) as opened:
+        yield opened
 
 
-async def test_a_structured_answer_then_the_limit(client: AsyncOpenAI) -> None:
+async def test_structured_answer_then_rate_limit_error(client: AsyncOpenAI) -> None:
     raw = await client.responses.with_raw_response.create(
         model="gpt-4o-mini",
         instructions="Plan.",
@@ -91,24 +91,24 @@ async def test_a_structured_answer_then_the_limit(client: AsyncOpenAI) -> None:
     assert 0 <= int(raw.headers["x-ratelimit-remaining-requests"]) < 5
 
     with pytest.raises(openai.RateLimitError) as limited:
-        await _ask_often(client)
+        await _call_often(client)
     assert limited.value.status_code == 429
     assert limited.value.code == "rate_limit_exceeded"
     assert float(limited.value.response.headers["retry-after"]) > 0
 
 
-async def _ask_often(client: AsyncOpenAI) -> None:
+async def _call_often(client: AsyncOpenAI) -> None:
     for _ in range(10):
         await client.responses.create(model="gpt-4o-mini", input="more", max_output_tokens=16)
 
 
-def test_a_call_without_a_key_is_refused(narrow_standin: str) -> None:
+def test_call_without_key_is_rejected(narrow_standin: str) -> None:
     answer = httpx.post(f"{narrow_standin}/responses", json={"model": "gpt-4o-mini", "input": "x"})
     assert answer.status_code == 401
     assert answer.json()["error"]["code"] == "invalid_api_key"
 
 
-def test_the_standin_says_so_and_writes_the_same_again() -> None:
+def test_stand_in_names_itself_and_repeats_its_text() -> None:
     with start_stand_ins(OPENAI_RPM="6000", OPENAI_TPM="9000000") as standins:
         url = f"{standins.openai.url}/v1/responses"
         body = {

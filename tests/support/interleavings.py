@@ -12,7 +12,7 @@ from uuid import UUID
 import httpx
 from hypothesis import strategies as st
 
-from tests.support.scripted_provider import Wish
+from tests.support.scripted_provider import ProviderBehavior
 
 SHOPS = 2
 _AT_ONCE = 6
@@ -69,7 +69,7 @@ def draw_plans(moments: int) -> st.SearchStrategy[Plan]:
 
 def _acts() -> st.SearchStrategy[Act]:
     who: dict[str, Any] = {"shop": st.integers(0, SHOPS - 1), "via": st.integers(0, 1)}
-    wish = st.sampled_from([wish.value for wish in Wish])
+    wish = st.sampled_from([wish.value for wish in ProviderBehavior])
     key = st.none() | st.integers(0, 1)
     wishes = st.lists(wish, min_size=1, max_size=4).map(tuple)
     what = st.sampled_from(["cancel", "retry"])

@@ -1,7 +1,8 @@
-"""A worker that is stopped in order or dies in the middle of a call, as often as a test likes, on a played provider.
+"""A worker that a test stops or kills during a call and restarts, with a scripted provider.
 
-Jobs are worked on by the generator's own `Worker`, `BlogSteps` and `GeneratorStore`. Played are the provider and
-Kafka's consumer group: a new life gets the messages again that no life before it has finished. There are no images.
+The generator's own `Worker`, `BlogSteps` and `GenerationRepository` run the jobs. Scripted are the
+provider and Kafka's consumer group: a new instance receives the tasks that earlier instances have
+not finished. Jobs have no images.
 """
 
 import asyncio
@@ -13,14 +14,16 @@ from typing import Any, cast
 
 import asyncpg
 
-from services.generator.blog.image_storage import ImageStore
+from services.generator.blog.image_storage import ImageStorage
 from services.generator.blog.steps import BlogSteps
-from services.generator.jobs.reporter import Reporter
-from services.generator.jobs.repository import GeneratorStore
+from services.generator.jobs.events import JobEventPublisher
+from services.generator.jobs.reporter import WorkerReporter
+from services.generator.jobs.repository import GenerationRepository
+from services.generator.jobs.status import WorkerStatus
 from services.generator.jobs.worker import Worker
-from services.generator.providers.openai import OpenAIWriter
+from services.generator.providers.openai import OpenAITextProvider
 from services.generator.providers.prices import Prices
-from services.generator.providers.replicate import ReplicatePainter
+from services.generator.providers.replicate import ReplicateImageProvider
 from shared.domain.messages import GenerationTask
 from shared.kafka import clients
 from shared.kafka.topics import GENERATION
@@ -30,76 +33,77 @@ from tests.support.backend import Backend, running_service
 from tests.support.scripted_provider import ScriptedProvider, ScriptedTextProvider
 
 LEASE_S = 1.0
-_LOOKS_S = 0.2
+_CHECK_EVERY_S = 0.2
 _SLOTS = 8
 
 
-class _Store(GeneratorStore):
+class _ShieldedRepository(GenerationRepository):
     async def finish_step(self, *args: Any, **kwargs: Any) -> None:
-        """What has gone to the server is carried out there, though the sender dies: so every bill is on one side."""
+        """Complete the statement even if the worker dies, as the server does once it has it."""
         await asyncio.shield(super().finish_step(*args, **kwargs))
 
 
-class _NoPause(random.Random):
+class _NoJitter(random.Random):
     def random(self) -> float:
         return 0.0
 
 
-class _Life:
-    """One process of the worker, as it were."""
+class _WorkerInstance:
+    """The counterpart of one worker process."""
 
     def __init__(
         self, name: str, backend: Backend, pool: asyncpg.Pool, provider: ScriptedProvider
     ) -> None:
-        self._writer = ScriptedTextProvider(provider)
-        store = _Store(pool, worker=name, lease_s=LEASE_S)
-        self._worker = worker = Worker(
-            name=name,
+        self._text_provider = ScriptedTextProvider(provider)
+        repository = _ShieldedRepository(pool, worker=name, lease_s=LEASE_S)
+        events = JobEventPublisher(backend.publisher)
+        self._status = WorkerStatus(partitions=tuple(range(GENERATION.partitions)))
+        self._worker = Worker(
             slots=_SLOTS,
             max_attempts=1_000,
-            store=store,
-            publisher=backend.publisher,
-            changed=self._changed,
-            rng=_NoPause(),
+            repository=repository,
+            steps=BlogSteps(
+                repository=repository,
+                text_provider=cast(OpenAITextProvider, self._text_provider),
+                image_provider=cast(ReplicateImageProvider, None),
+                image_storage=cast(ImageStorage, None),
+                prices=Prices(input_usd=1, output_usd=1, image_usd=1),
+                events=events,
+            ),
+            events=events,
+            status=self._status,
+            rng=_NoJitter(),
         )
-        worker.steps = BlogSteps(
-            store=store,
-            writer=cast(OpenAIWriter, self._writer),
-            painter=cast(ReplicatePainter, None),
-            images=cast(ImageStore, None),
-            prices=Prices(input_usd=1, output_usd=1, image_usd=1),
-            step_done=worker.tell_step,
-        )
-        self._reporter = Reporter(
+        self._reporter = WorkerReporter(
             name=name,
             slots=_SLOTS,
             standin=True,
-            worker=worker,
+            status=self._status,
             limiters=(),
             publisher=backend.publisher,
         )
-        self._reporter.partitions = tuple(range(GENERATION.partitions))
         self._loops = [
-            asyncio.create_task(loop) for loop in (self._reporter.run(), self._look_after())
+            asyncio.create_task(loop)
+            for loop in (self._reporter.publish_reports(), self._extend_leases())
         ]
         self._jobs: list[asyncio.Task[None]] = []
         self.unfinished: list[GenerationTask] = []
 
-    def take(self, tasks: Iterable[GenerationTask]) -> None:
+    def start_tasks(self, tasks: Iterable[GenerationTask]) -> None:
         for task in tasks:
             self.unfinished.append(task)
-            self._jobs.append(asyncio.create_task(self._handle(task)))
+            self._jobs.append(asyncio.create_task(self._process(task)))
 
     async def stop(self) -> None:
-        """In order: what is being paid for is saved, and the rest handed back."""
-        self._reporter.draining = True
-        await self._reporter.report()
-        await self._worker.drain(0, refuse=self._writer.close, calls_s=5)
+        """Drain: save the answers of paid calls and requeue the other jobs."""
+        self._status.draining = True
+        await self._reporter.publish_report()
+        await self._worker.drain(0, stop_calls=self._text_provider.close, calls_s=5)
         await asyncio.gather(*self._jobs)
-        await self.die()
+        await self.kill()
 
-    async def die(self) -> None:
-        """Whatever it is doing. A fault of its own is the test's."""
+    async def kill(self) -> None:
+        """Cancel everything. Raises the error of a task that failed by itself."""
         tasks = [*self._loops, *self._jobs]
         for task in tasks:
             task.cancel()
@@ -107,58 +111,56 @@ class _Life:
             if outcome is not None and not isinstance(outcome, asyncio.CancelledError):
                 raise outcome
 
-    async def _handle(self, task: GenerationTask) -> None:
-        if await self._worker.handle(task):
+    async def _process(self, task: GenerationTask) -> None:
+        if await self._worker.process_task(task):
             self.unfinished.remove(task)
 
-    def _changed(self) -> None:
-        self._reporter.changed()
-
-    async def _look_after(self) -> None:
+    async def _extend_leases(self) -> None:
         while True:
-            await asyncio.sleep(_LOOKS_S)
-            await self._worker.heartbeat()
-            await self._worker.stop_cancelled()
+            await asyncio.sleep(_CHECK_EVERY_S)
+            await self._worker.extend_leases()
+            await self._worker.stop_cancelled_jobs()
 
 
 class RestartableWorker:
-    """One life after another, on one provider."""
+    """Runs one worker instance after another with the same provider."""
 
     def __init__(self, backend: Backend, pool: asyncpg.Pool) -> None:
         self.provider = ScriptedProvider()
         self._backend = backend
         self._pool = pool
         self._names = (f"worker-{number}" for number in count(1))
-        self._retiring: set[asyncio.Task[None]] = set()
-        self._life = self._born()
+        self._stopping: set[asyncio.Task[None]] = set()
+        self._instance = self._start_instance()
 
-    def _born(self) -> _Life:
-        return _Life(next(self._names), self._backend, self._pool, self.provider)
+    def _start_instance(self) -> _WorkerInstance:
+        return _WorkerInstance(next(self._names), self._backend, self._pool, self.provider)
 
     @property
     def idle(self) -> bool:
-        """It has finished with every message: nothing is left to save, to let go of, or to tell."""
-        return not self._retiring and not self._life.unfinished
+        """Whether every task is finished: nothing is left to save, release or publish."""
+        return not self._stopping and not self._instance.unfinished
 
     def restart(self) -> None:
-        """The next one begins while this one still stops."""
-        before, self._life = self._life, self._born()
-        retiring = asyncio.create_task(self._retire(before))
-        self._retiring.add(retiring)
+        """Start a new instance while the current one drains."""
+        before, self._instance = self._instance, self._start_instance()
+        self._stopping.add(asyncio.create_task(self._stop_instance(before)))
 
-    async def _retire(self, life: _Life) -> None:
-        await life.stop()
-        self._life.take(life.unfinished)
-        self._retiring.discard(asyncio.current_task())
+    async def _stop_instance(self, instance: _WorkerInstance) -> None:
+        await instance.stop()
+        self._instance.start_tasks(instance.unfinished)
+        task = asyncio.current_task()
+        assert task is not None
+        self._stopping.discard(task)
 
-    async def die(self) -> None:
-        """And begin anew."""
-        before, self._life = self._life, self._born()
-        await before.die()
-        self._life.take(before.unfinished)
+    async def kill(self) -> None:
+        """Kill the current instance and start a new one."""
+        before, self._instance = self._instance, self._start_instance()
+        await before.kill()
+        self._instance.start_tasks(before.unfinished)
 
-    async def work(self, stop: asyncio.Event) -> None:
-        """Take messages until told to stop."""
+    async def run_until_stopped(self, stop: asyncio.Event) -> None:
+        """Consume tasks until `stop` is set, then drain."""
         name = clients.namespace(self._backend.settings).topic(GENERATION)
         consumer = clients.create_consumer(self._backend.settings, name, group_id=None)
         await consumer.start()
@@ -166,13 +168,13 @@ class RestartableWorker:
             while not stop.is_set():
                 for records in (await consumer.getmany(timeout_ms=100)).values():
                     messages = map(clients.decode_record, records)
-                    self._life.take(
+                    self._instance.start_tasks(
                         message for message in messages if isinstance(message, GenerationTask)
                     )
         finally:
             await consumer.stop()
-            await asyncio.gather(*self._retiring)
-            await self._life.stop()
+            await asyncio.gather(*self._stopping)
+            await self._instance.stop()
 
 
 @asynccontextmanager
@@ -180,7 +182,7 @@ async def start_restartable_worker(
     backend: Backend, database: str
 ) -> AsyncIterator[RestartableWorker]:
     settings = PostgresSettings.model_validate({"database_url": database, "db_pool_min": 1})
-    async with await open_pool(settings, name="mortal") as pool:
+    async with await open_pool(settings, name="restartable worker") as pool:
         worker = RestartableWorker(backend, pool)
-        async with running_service(worker.work):
+        async with running_service(worker.run_until_stopped):
             yield worker

@@ -1,4 +1,4 @@
-"""A provider that a test plays: it does what a job's title says, and knows what it was asked and has billed."""
+"""A provider whose answers are scripted by the job's title. It counts calls and costs by job."""
 
 import asyncio
 from collections import Counter
@@ -10,8 +10,8 @@ from uuid import UUID
 from pydantic import BaseModel
 
 from services.generator.blog.article import Article, Outline, Section
-from services.generator.providers.openai import Call, PaidInVain
-from services.generator.quota.rules import Grant, Ticket
+from services.generator.providers.openai import TextCall, UnusableAnswer
+from services.generator.quota.rules import Permit, Reservation
 from shared.domain.errors import Permanent, Transient
 from shared.domain.messages import Usage
 from shared.kafka.topics import GENERATION
@@ -28,8 +28,8 @@ _ANSWERS: dict[type, BaseModel] = {
 }
 
 
-class Wish(StrEnum):
-    """What a job's title asks the provider for."""
+class ProviderBehavior(StrEnum):
+    """The provider's behaviour towards a job whose title contains the value."""
 
     FINE = "fine"
     BUSY_ONCE = "busy once"
@@ -38,7 +38,7 @@ class Wish(StrEnum):
 
 
 class ScriptedProvider:
-    """What all lives together have asked, and what they were billed, by job."""
+    """The calls and bills of all workers together, by job."""
 
     def __init__(self) -> None:
         self.asked: Counter[UUID] = Counter()
@@ -46,34 +46,34 @@ class ScriptedProvider:
         """Calls whose caller died before the answer came."""
         self.billed: Counter[UUID] = Counter()
         self.served: Counter[tuple[UUID, str]] = Counter()
-        """Answers that could be used, by job and step."""
+        """Usable answers, by job and step."""
         self.busy = asyncio.Event()
-        self._under_way = 0
+        self._in_progress = 0
 
-    async def answer(self, call: Call, usage: Usage) -> None:
-        """Return when the answer is there, and billed."""
+    async def answer(self, call: TextCall, usage: Usage) -> None:
+        """Return once the call is answered and billed."""
         self.asked[call.job] += 1
-        self._under_way += 1
+        self._in_progress += 1
         self.busy.set()
         try:
             await asyncio.sleep(_CALL_S)
-            if Wish.BUSY_ONCE in call.data and self.asked[call.job] == 1:
+            if ProviderBehavior.BUSY_ONCE in call.data and self.asked[call.job] == 1:
                 raise Transient("busy", code="busy", delay=0.0)
             self.billed[call.job] += usage.cost_nanousd
-            if Wish.DECLINED in call.data:
-                raise PaidInVain(Permanent("declined", code="declined"), usage)
+            if ProviderBehavior.DECLINED in call.data:
+                raise UnusableAnswer(Permanent("declined", code="declined"), usage)
             self.served[call.job, call.step] += 1
         except asyncio.CancelledError:
             self.lost[call.job] += 1
             raise
         finally:
-            self._under_way -= 1
-            if not self._under_way:
+            self._in_progress -= 1
+            if not self._in_progress:
                 self.busy.clear()
 
 
 class ScriptedTextProvider:
-    """One life's way to the provider, in the place of `OpenAIWriter`: no limit holds it up."""
+    """Replaces `OpenAITextProvider` in one worker, without rate limits."""
 
     def __init__(self, provider: ScriptedProvider) -> None:
         self._provider = provider
@@ -82,23 +82,24 @@ class ScriptedTextProvider:
     def close(self) -> None:
         self._closed = True
 
-    def is_fresh(self, grant: Grant) -> bool:
+    def is_valid(self, permit: Permit) -> bool:
         return True
 
-    async def wait_turn(self, call: Call, answer: type, *, may_probe: bool = True) -> Grant:
+    async def acquire_permit(
+        self, call: TextCall, answer: type, *, may_probe: bool = True
+    ) -> Permit:
         if self._closed:
             raise Transient("stopping", code="stopping", delay=0.0, blameless=True)
-        ticket = Ticket(needs={"requests": 1}, asked_at=0)
-        return Grant(
+        return Permit(
             provider="openai",
             partition=call.job.int % GENERATION.partitions,
-            at=datetime.now(UTC),
-            ticket=ticket,
+            granted_at=datetime.now(UTC),
+            reservation=Reservation(needs={"requests": 1}, requested_at=0),
         )
 
-    async def write(self, call: Call, answer: type, grant: Grant) -> tuple[Any, Usage]:
-        usage = Usage(
-            output_tokens=1, cost_nanousd=1_000_000 + self._provider.asked.total()
-        )  # no two bills are alike
+    async def write_text(self, call: TextCall, answer: type, permit: Permit) -> tuple[Any, Usage]:
+        # The number of calls makes every bill different.
+        cost = 1_000_000 + self._provider.asked.total()
+        usage = Usage(output_tokens=1, cost_nanousd=cost)
         await self._provider.answer(call, usage)
         return _ANSWERS[answer], usage

@@ -1,4 +1,7 @@
-"""What a model must answer, and how its answer becomes a page: everything it wrote is treated as hostile."""
+"""Defines the answers expected from a model and renders them as HTML.
+
+All model text is untrusted.
+"""
 
 import html
 import re
@@ -7,16 +10,16 @@ import unicodedata
 import nh3
 from pydantic import BaseModel, ConfigDict, Field
 
-_INLINE = {"strong", "em", "a"}
+_INLINE_TAGS = {"strong", "em", "a"}
 _ATTRIBUTES = {"a": {"href"}}
 _NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 
 
-class _Answer(BaseModel):
+class _ModelAnswer(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Outline(_Answer):
+class Outline(_ModelAnswer):
     """The plan of a post."""
 
     title: str = Field(min_length=1)
@@ -25,13 +28,13 @@ class Outline(_Answer):
     keywords: list[str]
 
 
-class Section(_Answer):
+class Section(_ModelAnswer):
     heading: str
     paragraphs: list[str]
 
 
-class Article(_Answer):
-    """The post itself. Paragraphs are plain text; markup within a line survives, the rest is taken out."""
+class Article(_ModelAnswer):
+    """The text of a post. Paragraphs are plain text; all markup except inline tags is removed."""
 
     title: str = Field(min_length=1)
     slug: str
@@ -39,20 +42,24 @@ class Article(_Answer):
     sections: list[Section] = Field(min_length=1)
 
 
-def render(article: Article) -> str:
-    """The article as sanitised HTML: the structure is ours; links by https only, no style, script or event."""
+def render_html(article: Article) -> str:
+    """Render an article as sanitised HTML.
+
+    Only this function adds block elements. Links are https only; styles, scripts and event handlers
+    are removed.
+    """
     parts = [f"<h1>{html.escape(article.title)}</h1>"]
     for section in article.sections:
         parts.append(f"<h2>{html.escape(section.heading)}</h2>")
-        parts += [f"<p>{_inline(paragraph)}</p>" for paragraph in section.paragraphs]
+        parts += [f"<p>{_clean_inline(paragraph)}</p>" for paragraph in section.paragraphs]
     return f"<article>{''.join(parts)}</article>"
 
 
-def _inline(text: str) -> str:
-    """Each paragraph by itself: what it opens it cannot leave open, and it closes nothing of ours."""
+def _clean_inline(text: str) -> str:
+    """Sanitise one paragraph on its own, so that its tags can neither leak out nor close ours."""
     return nh3.clean(
         text,
-        tags=_INLINE,
+        tags=_INLINE_TAGS,
         attributes=_ATTRIBUTES,
         url_schemes={"https"},
         url_relative="deny",
@@ -61,15 +68,15 @@ def _inline(text: str) -> str:
     )
 
 
-def without_nul(json: str) -> str:
-    """A JSON text without the character U+0000: PostgreSQL cannot store it, and the answer is paid for."""
+def strip_nul(json: str) -> str:
+    """Remove U+0000 from a JSON text. PostgreSQL cannot store it, and the answer is paid for."""
     return _NUL.sub(r"\1", json)
 
 
-def plain(text: str, limit: int) -> str:
-    """Text without markup and control characters, at most `limit` characters long, cut at a word."""
+def to_plain_text(text: str, limit: int) -> str:
+    """Strip markup and control characters, and cut the text at a word to `limit` characters."""
     stripped, before = text, ""
-    while stripped != before:  # what was escaped may be markup now
+    while stripped != before:  # unescaping may reveal markup
         before = stripped
         stripped = html.unescape(
             nh3.clean(before, tags=set(), clean_content_tags={"script", "style"})
@@ -78,9 +85,9 @@ def plain(text: str, limit: int) -> str:
     return words if len(words) <= limit else words[:limit].rsplit(" ", 1)[0]
 
 
-def slug(wanted: str, title: str) -> str:
-    """A slug of a to z, digits and hyphens, from what the model wanted or else from the title."""
-    for text in (wanted, title):
+def make_slug(proposed: str, title: str) -> str:
+    """Make a slug of a to z, digits and hyphens from the model's proposal, or from the title."""
+    for text in (proposed, title):
         ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
         made = re.sub(r"[^a-z0-9]+", "-", ascii_text).strip("-")[:80].strip("-")
         if made:

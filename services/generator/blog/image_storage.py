@@ -1,4 +1,4 @@
-"""Where hero images are kept: a folder by default; an object storage is another class with the same one method."""
+"""Stores hero images. The default is a folder; another storage implements the same method."""
 
 import asyncio
 import os
@@ -8,21 +8,24 @@ from typing import Protocol
 _SUFFIXES = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
 
 
-class ImageStore(Protocol):
-    async def put(self, store: str, name: str, content: bytes, media_type: str) -> str:
-        """Keep an image; where readers find it. The same name again replaces it."""
+class ImageStorage(Protocol):
+    async def save_image(self, store: str, name: str, content: bytes, media_type: str) -> str:
+        """Save an image and return its public URL. The same name again replaces the image."""
         ...
 
 
-class FolderImageStore:
-    """Images as files below one folder, a folder a store; something else serves them at `base_url`."""
+class FolderImageStorage:
+    """Stores images as files in one folder for each store.
+
+    A web server publishes it at `base_url`.
+    """
 
     def __init__(self, folder: Path, base_url: str) -> None:
         self._folder = folder
         self._base_url = base_url.rstrip("/")
 
-    async def put(self, store: str, name: str, content: bytes, media_type: str) -> str:
-        """OSError when it cannot be written. The file appears whole."""
+    async def save_image(self, store: str, name: str, content: bytes, media_type: str) -> str:
+        """Save an image atomically and return its URL. Raises `OSError`."""
         file = name + _SUFFIXES.get(media_type, ".bin")
         await asyncio.to_thread(self._write, self._folder / store / file, content)
         return f"{self._base_url}/{store}/{file}"

@@ -1,12 +1,13 @@
-"""The steps of a blog: outline, then article and hero image side by side, then assembly.
+"""Runs the steps of a job: outline, then article and hero image in parallel, then assembly.
 
-Before a call is paid for, the step is noted as STARTED; its answer is saved before anything else happens. A later
-attempt begins after the last saved answer; an image that was created is taken up by its id.
+Each paid call is recorded as STARTED before it begins, and its answer is saved before anything else
+happens. A later attempt continues after the last saved answer, and fetches an image that was
+already created by its id.
 """
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TypeVar
@@ -15,13 +16,25 @@ from uuid import UUID
 from pydantic import BaseModel
 
 from services.generator.blog import prompts
-from services.generator.blog.article import Article, Outline, plain, render, slug
-from services.generator.blog.image_storage import ImageStore
-from services.generator.jobs.repository import Claim, GeneratorStore, Post, SavedStep
-from services.generator.providers.openai import Call, OpenAIWriter, PaidInVain
+from services.generator.blog.article import (
+    Article,
+    Outline,
+    make_slug,
+    render_html,
+    to_plain_text,
+)
+from services.generator.blog.image_storage import ImageStorage
+from services.generator.jobs.events import JobEventPublisher
+from services.generator.jobs.repository import (
+    BlogPost,
+    GenerationRepository,
+    Lease,
+    SavedStep,
+)
+from services.generator.providers.openai import OpenAITextProvider, TextCall, UnusableAnswer
 from services.generator.providers.prices import Prices
-from services.generator.providers.replicate import Image, ReplicatePainter
-from services.generator.quota.rules import Grant
+from services.generator.providers.replicate import GeneratedImage, ReplicateImageProvider
+from services.generator.quota.rules import Permit
 from shared.domain.errors import Permanent, Transient
 from shared.domain.job import Step
 from shared.domain.messages import Usage
@@ -31,72 +44,74 @@ from shared.observability.log import get_logger
 log = get_logger(__name__)
 
 A = TypeVar("A", bound=BaseModel)
-_REPAIRS = 2
-"""Times that a step is asked for again within an attempt when its answer is cut off or breaks its schema."""
+_MAX_REPAIRS = 2
+"""Repeated calls of a step within an attempt, after cut-off answers or broken schemas."""
 
-_REASKS = 1
-"""Times that a call in doubt is made again, whether its worker died or its answer never came."""
+_MAX_IN_DOUBT = 1
+"""In-doubt calls of a step that are repeated, after a worker's death or a lost answer."""
 
-_WORTH_REPAINTING = {"replicate-failed", "replicate-aborted"}
-
-StepDone = Callable[[Claim, Step, float], Awaitable[None]]
-"""Hears of the step and of the seconds that its call had waited for the limits."""
+_RECREATE_AFTER = {"replicate-failed", "replicate-aborted"}
 
 
 class BlogSteps:
-    """Runs a claimed job's steps up to the assembled post. `step_done` hears of each step that was paid for."""
+    """Runs a leased job's steps up to the assembled post, and announces each paid step."""
 
     def __init__(
         self,
         *,
-        store: GeneratorStore,
-        writer: OpenAIWriter,
-        painter: ReplicatePainter,
-        images: ImageStore,
+        repository: GenerationRepository,
+        text_provider: OpenAITextProvider,
+        image_provider: ReplicateImageProvider,
+        image_storage: ImageStorage,
         prices: Prices,
-        step_done: StepDone,
+        events: JobEventPublisher,
     ) -> None:
-        self._store = store
-        self._writer = writer
-        self._painter = painter
-        self._images = images
+        self._repository = repository
+        self._text_provider = text_provider
+        self._image_provider = image_provider
+        self._image_storage = image_storage
         self._prices = prices
-        self._step_done = step_done
-        self._calls: Counter[UUID] = Counter()
+        self._events = events
+        self._paid_calls: Counter[UUID] = Counter()
 
-    def is_paying(self, job: UUID) -> bool:
-        """Whether a call of this job is under way that is billed, or its answer about to be saved."""
-        return self._calls[job] > 0
+    def has_paid_call(self, job: UUID) -> bool:
+        """Return whether a billed call of this job is in progress or its answer not yet saved."""
+        return self._paid_calls[job] > 0
 
-    async def run(self, claim: Claim) -> Post:
-        saved = await self._store.steps(claim)
-        request = claim.request
-        outline = await self._write(
-            claim,
+    async def write_post(self, lease: Lease) -> BlogPost:
+        """Run all steps that are not saved yet.
+
+        Raises `Transient`, `Permanent`, `LeaseLostError`.
+        """
+        saved = await self._repository.load_steps(lease)
+        request = lease.request
+        outline = await self._write_text(
+            lease,
             Step.OUTLINE,
             saved,
             Outline,
             prompts.OUTLINE_INSTRUCTIONS,
-            prompts.outline_input(request),
+            prompts.build_outline_input(request),
             prompts.OUTLINE_MAX_TOKENS,
         )
-        article_call = self._write(
-            claim,
+        article_call = self._write_text(
+            lease,
             Step.ARTICLE,
             saved,
             Article,
             prompts.ARTICLE_INSTRUCTIONS,
-            prompts.article_input(request, outline),
+            prompts.build_article_input(request, outline),
             prompts.ARTICLE_MAX_TOKENS,
         )
         if request.images == 0:
             return _assemble(await article_call, image_url=None)
-        article, image_url = await _both(article_call, self._paint(claim, saved, outline))
+        image_call = self._create_image(lease, saved, outline)
+        article, image_url = await _gather_both(article_call, image_call)
         return _assemble(article, image_url=image_url)
 
-    async def _write(
+    async def _write_text(
         self,
-        claim: Claim,
+        lease: Lease,
         step: Step,
         saved: dict[Step, SavedStep],
         answer: type[A],
@@ -106,236 +121,267 @@ class BlogSteps:
     ) -> A:
         if (known := saved.get(step)) is not None and known.done is not None:
             return answer.model_validate(known.done)
-        call = Call(
-            job=claim.job, step=step, instructions=instructions, data=data, max_tokens=max_tokens
+        call = TextCall(
+            job=lease.job, step=step, instructions=instructions, data=data, max_tokens=max_tokens
         )
-        for repair in range(_REPAIRS + 1):
+        for repair in range(_MAX_REPAIRS + 1):
             try:
-                with tracing.start_span(f"step {step}"):
-                    return await self._ask(claim, step, call, answer, known)
-            except PaidInVain as vain:
+                with tracing.span(f"step {step}"):
+                    return await self._call_with_permit(lease, step, call, answer, known)
+            except UnusableAnswer as unusable:
+                cause = unusable.cause
                 log.warning(
-                    "an answer was of no use", job=str(claim.job), step=step, reason=str(vain.cause)
+                    "provider answer unusable", job=str(lease.job), step=step, reason=str(cause)
                 )
-                if repair == _REPAIRS or (
-                    repair and isinstance(vain.cause, Permanent)
-                ):  # who declines twice means it
+                # A second refusal is final.
+                if repair == _MAX_REPAIRS or (repair and isinstance(cause, Permanent)):
                     raise Permanent(
-                        f"gave up after {repair + 1} answers: {vain.cause}", code=vain.cause.code
+                        f"gave up after {repair + 1} answers: {cause}", code=cause.code
                     ) from None
-                call = replace(call, instructions=prompts.repaired(instructions, str(vain.cause)))
+                instructions_with_hint = prompts.add_repair_hint(instructions, str(cause))
+                call = replace(call, instructions=instructions_with_hint)
         raise AssertionError("the last round returns or raises")
 
-    async def _ask(
-        self, claim: Claim, step: Step, call: Call, answer: type[A], known: SavedStep | None
+    async def _call_with_permit(
+        self,
+        lease: Lease,
+        step: Step,
+        call: TextCall,
+        answer: type[A],
+        known: SavedStep | None,
     ) -> A:
         while True:
-            with tracing.start_span("limiter wait"):
-                grant = await self._writer.wait_turn(call, answer, may_probe=_may_probe(known))
-            with self._paying(claim.job):
-                begun = await self._begin(claim, step, grant, known)
+            with tracing.span("limiter wait"):
+                permit = await self._text_provider.acquire_permit(
+                    call, answer, may_probe=_may_probe(known)
+                )
+            with self._count_paid_call(lease.job):
+                begun = await self._begin_step(lease, step, permit, known)
                 if begun.done is not None:
                     return answer.model_validate(begun.done)
-                if self._writer.is_fresh(grant):
-                    written = await self._call_writer(claim, step, call, answer, grant, begun)
+                if self._text_provider.is_valid(permit):
+                    written = await self._call_text_provider(
+                        lease, step, call, answer, permit, begun
+                    )
                     break
-            log.warning(
-                "a call's note took too long: it waits for its turn again",
-                job=str(claim.job),
-                step=step,
-            )
-        await self._step_done(claim, step, grant.waited_s)
+            _log_expired_permit(lease, step)
+        await self._events.publish_step_done(lease, step, permit.waited_s)
         return written
 
-    async def _call_writer(
-        self, claim: Claim, step: Step, call: Call, answer: type[A], grant: Grant, begun: SavedStep
+    async def _call_text_provider(
+        self,
+        lease: Lease,
+        step: Step,
+        call: TextCall,
+        answer: type[A],
+        permit: Permit,
+        begun: SavedStep,
     ) -> A:
         try:
-            with tracing.start_span("call openai", kind=tracing.CLIENT):
-                written, usage = await self._writer.write(call, answer, grant)
-        except PaidInVain as vain:
-            await self._store.finish_step(claim, step, state="FAILED", usage=vain.usage)
+            with tracing.span("call openai", kind=tracing.CLIENT):
+                written, usage = await self._text_provider.write_text(call, answer, permit)
+        except UnusableAnswer as unusable:
+            await self._repository.finish_step(lease, step, state="FAILED", usage=unusable.usage)
             raise
         except Exception as error:
-            await self._fail(claim, step, error, begun)
+            await self._record_failure(lease, step, error, begun)
             raise
-        await self._store.finish_step(
-            claim, step, state="DONE", usage=usage, result=written.model_dump()
+        await self._repository.finish_step(
+            lease, step, state="DONE", usage=usage, result=written.model_dump()
         )
         return written
 
-    async def _paint(self, claim: Claim, saved: dict[Step, SavedStep], outline: Outline) -> str:
-        before = saved.get(Step.IMAGE)
-        if before is not None and before.done is not None:
-            return str(before.done["url"])
-        with tracing.start_span(f"step {Step.IMAGE}"):
-            image, waited_s = await self._painted(claim, before, outline)
-        with self._paying(claim.job):
-            url = await self._images.put(
-                claim.request.store, str(claim.job), image.content, image.media_type
+    async def _create_image(
+        self, lease: Lease, saved: dict[Step, SavedStep], outline: Outline
+    ) -> str:
+        known = saved.get(Step.IMAGE)
+        if known is not None and known.done is not None:
+            return str(known.done["url"])
+        with tracing.span(f"step {Step.IMAGE}"):
+            image, waited_s = await self._fetch_or_create(lease, known, outline)
+        with self._count_paid_call(lease.job):
+            url = await self._image_storage.save_image(
+                lease.request.store, str(lease.job), image.content, image.media_type
             )
-            await self._store.finish_step(
-                claim, Step.IMAGE, state="DONE", usage=self._prices.of_image(), result={"url": url}
+            await self._repository.finish_step(
+                lease,
+                Step.IMAGE,
+                state="DONE",
+                usage=self._prices.usage_of_image(),
+                result={"url": url},
             )
-        await self._step_done(claim, Step.IMAGE, waited_s)
+        await self._events.publish_step_done(lease, Step.IMAGE, waited_s)
         return url
 
-    async def _painted(
-        self, claim: Claim, before: SavedStep | None, outline: Outline
-    ) -> tuple[Image, float]:
-        """The image, and how long its call had waited for the limits. One that fails is painted once more."""
+    async def _fetch_or_create(
+        self, lease: Lease, known: SavedStep | None, outline: Outline
+    ) -> tuple[GeneratedImage, float]:
+        """Return the image and the seconds that its call waited for a permit.
+
+        An image that the provider failed to create is created once more.
+        """
         try:
-            image = await self._painted_before(claim, before)
-            return (
-                (image, 0.0)
-                if image is not None
-                else await self._paint_anew(claim, outline, before)
-            )
+            image = await self._fetch_known_image(lease, known)
+            if image is not None:
+                return image, 0.0
+            return await self._create_new_image(lease, outline, known)
         except Permanent as error:
-            await self._store.finish_step(claim, Step.IMAGE, state="FAILED", usage=Usage())
-            if error.code not in _WORTH_REPAINTING:
+            await self._repository.finish_step(lease, Step.IMAGE, state="FAILED", usage=Usage())
+            if error.code not in _RECREATE_AFTER:
                 raise
-            log.warning("an image is painted once more", job=str(claim.job), reason=str(error))
+            log.warning("image failed, created again", job=str(lease.job), reason=str(error))
         try:
-            return await self._paint_anew(claim, outline, before)
+            return await self._create_new_image(lease, outline, known)
         except Permanent:
-            await self._store.finish_step(claim, Step.IMAGE, state="FAILED", usage=Usage())
+            await self._repository.finish_step(lease, Step.IMAGE, state="FAILED", usage=Usage())
             raise
 
-    async def _painted_before(self, claim: Claim, before: SavedStep | None) -> Image | None:
-        """What an earlier attempt had painted, if it did and the provider still has it."""
-        if before is None or before.external_id is None:
+    async def _fetch_known_image(
+        self, lease: Lease, known: SavedStep | None
+    ) -> GeneratedImage | None:
+        """Fetch the image of an earlier attempt, or return `None` if there is none any more."""
+        if known is None or known.external_id is None:
             return None
-        with self._paying(claim.job):
-            return await self._finish(claim, before.external_id)
+        with self._count_paid_call(lease.job):
+            return await self._fetch_prediction(lease, known.external_id)
 
-    async def _paint_anew(
-        self, claim: Claim, outline: Outline, before: SavedStep | None
-    ) -> tuple[Image, float]:
+    async def _create_new_image(
+        self, lease: Lease, outline: Outline, known: SavedStep | None
+    ) -> tuple[GeneratedImage, float]:
         while True:
-            with tracing.start_span("limiter wait"):
-                grant = await self._painter.wait_turn(may_probe=_may_probe(before))
-            with self._paying(claim.job):
-                begun = await self._begin(claim, Step.IMAGE, grant, before)
+            with tracing.span("limiter wait"):
+                permit = await self._image_provider.acquire_permit(may_probe=_may_probe(known))
+            with self._count_paid_call(lease.job):
+                begun = await self._begin_step(lease, Step.IMAGE, permit, known)
                 if begun.done is not None:
                     raise Transient(
-                        "an earlier attempt's image has come meanwhile",
+                        "an earlier attempt saved the image meanwhile",
                         code="image-came",
                         delay=0.0,
                     )
-                if begun.external_id is not None or self._painter.is_fresh(grant):
-                    prediction = begun.external_id or await self._create(claim, outline, begun)
-                    image = await self._finish(claim, prediction)
+                if begun.external_id is not None or self._image_provider.is_valid(permit):
+                    prediction = begun.external_id or await self._create_prediction(
+                        lease, outline, begun
+                    )
+                    image = await self._fetch_prediction(lease, prediction)
                     break
-            log.warning(
-                "a call's note took too long: it waits for its turn again",
-                job=str(claim.job),
-                step=Step.IMAGE,
-            )
+            _log_expired_permit(lease, Step.IMAGE)
         if image is None:
             raise Transient(
-                "Replicate no longer knows the prediction it made",
+                "Replicate no longer has the prediction that it created",
                 code="replicate-gone",
                 in_doubt=True,
             )
-        return image, grant.waited_s
+        return image, permit.waited_s
 
-    async def _create(self, claim: Claim, outline: Outline, begun: SavedStep) -> str:
+    async def _create_prediction(self, lease: Lease, outline: Outline, begun: SavedStep) -> str:
         try:
-            with tracing.start_span("call replicate", kind=tracing.CLIENT):
-                prediction = await self._painter.create(claim.job, prompts.image_prompt(outline))
+            with tracing.span("call replicate", kind=tracing.CLIENT):
+                prediction = await self._image_provider.create_prediction(
+                    lease.job, prompts.build_image_prompt(outline)
+                )
         except Exception as error:
-            await self._fail(claim, Step.IMAGE, error, begun)
+            await self._record_failure(lease, Step.IMAGE, error, begun)
             raise
-        await self._store.name_call(claim, Step.IMAGE, prediction)
+        await self._repository.save_external_id(lease, Step.IMAGE, prediction)
         return prediction
 
-    async def _finish(self, claim: Claim, prediction: str) -> Image | None:
-        """The image of a prediction; None, and its name forgotten, when it is gone: another is to be made."""
+    async def _fetch_prediction(self, lease: Lease, prediction: str) -> GeneratedImage | None:
+        """Fetch a prediction's image. If it is gone, clear its id and return `None`."""
         try:
-            with tracing.start_span("await replicate", kind=tracing.CLIENT):
-                image = await self._painter.finish(claim.job, prediction)
-        except Permanent:
-            await self._store.forget_call(
-                claim, Step.IMAGE, prediction
-            )  # another attempt needs another one
+            with tracing.span("await replicate", kind=tracing.CLIENT):
+                image = await self._image_provider.fetch_image(lease.job, prediction)
+        except Permanent:  # the next attempt needs a new prediction
+            await self._repository.clear_external_id(lease, Step.IMAGE, prediction)
             raise
         if image is None:
-            await self._store.forget_call(claim, Step.IMAGE, prediction)
+            await self._repository.clear_external_id(lease, Step.IMAGE, prediction)
             log.warning(
-                "a prediction is gone",
-                job=str(claim.job),
-                store=claim.request.store,
+                "prediction gone",
+                job=str(lease.job),
+                store=lease.request.store,
                 prediction=prediction,
             )
         return image
 
     @contextmanager
-    def _paying(self, job: UUID) -> Iterator[None]:
-        self._calls[job] += 1
+    def _count_paid_call(self, job: UUID) -> Iterator[None]:
+        self._paid_calls[job] += 1
         try:
             yield
         finally:
-            self._calls[job] -= 1
-            if not self._calls[job]:
-                del self._calls[job]
+            self._paid_calls[job] -= 1
+            if not self._paid_calls[job]:
+                del self._paid_calls[job]
 
-    async def _fail(self, claim: Claim, step: Step, error: Exception, begun: SavedStep) -> None:
-        """Note that a call has failed. Raises `Permanent` instead of its error when it has been in doubt too often."""
+    async def _record_failure(
+        self, lease: Lease, step: Step, error: Exception, begun: SavedStep
+    ) -> None:
+        """Record a failed call. Raises `Permanent` if the step has had too many in-doubt calls."""
         in_doubt = isinstance(error, Transient) and error.in_doubt
-        await self._store.finish_step(claim, step, state="FAILED", usage=Usage(), in_doubt=in_doubt)
-        if in_doubt and begun.in_doubt + 1 > _REASKS:
-            raise _doubted(step, begun.in_doubt + 1, str(error)) from error
+        await self._repository.finish_step(
+            lease, step, state="FAILED", usage=Usage(), in_doubt=in_doubt
+        )
+        if in_doubt and begun.in_doubt + 1 > _MAX_IN_DOUBT:
+            raise _in_doubt_error(step, begun.in_doubt + 1, str(error)) from error
 
-    async def _begin(
-        self, claim: Claim, step: Step, grant: Grant, before: SavedStep | None
+    async def _begin_step(
+        self, lease: Lease, step: Step, permit: Permit, known: SavedStep | None
     ) -> SavedStep:
-        """A call that a dead worker had begun may have been billed: it is made again once, and then no more."""
-        begun = await self._store.begin_step(claim, step, grant)
-        found = begun.in_doubt - (before.in_doubt if before is not None else 0)
-        if found <= 0 or begun.done is not None:
+        """Record that a call begins.
+
+        A call begun by a dead worker may have been billed: it is repeated once, and after that
+        `Permanent` is raised.
+        """
+        begun = await self._repository.begin_step(lease, step, permit)
+        newly_in_doubt = begun.in_doubt - (known.in_doubt if known is not None else 0)
+        if newly_in_doubt <= 0 or begun.done is not None:
             return begun
         log.warning(
-            "a call was begun by a worker that is gone, and its answer never saved",
-            job=str(claim.job),
-            store=claim.request.store,
+            "in-doubt call of a dead worker found",
+            job=str(lease.job),
+            store=lease.request.store,
             step=step,
             in_doubt=begun.in_doubt,
         )
-        if begun.in_doubt > _REASKS:
-            await self._store.finish_step(claim, step, state="FAILED", usage=Usage())
-            raise _doubted(step, begun.in_doubt, "its worker is gone")
+        if begun.in_doubt > _MAX_IN_DOUBT:
+            await self._repository.finish_step(lease, step, state="FAILED", usage=Usage())
+            raise _in_doubt_error(step, begun.in_doubt, "its worker is gone")
         return begun
 
 
-def _may_probe(before: SavedStep | None) -> bool:
-    """Whether a job may find out if a provider serves again: not one that would fail with one more call in doubt."""
-    return before is None or before.in_doubt < _REASKS
+def _may_probe(known: SavedStep | None) -> bool:
+    """Return whether the call may probe an open circuit: not if one more in-doubt call is fatal."""
+    return known is None or known.in_doubt < _MAX_IN_DOUBT
 
 
-def _doubted(step: Step, times: int, last: str) -> Permanent:
+def _log_expired_permit(lease: Lease, step: Step) -> None:
+    log.warning("permit expired before the call began, retrying", job=str(lease.job), step=step)
+
+
+def _in_doubt_error(step: Step, times: int, last: str) -> Permanent:
     return Permanent(
         f"the {step} was begun {times} times and never answered, perhaps billed each time: {last}",
         code="in-doubt",
     )
 
 
-async def _both(article: Awaitable[Article], image: Awaitable[str]) -> tuple[Article, str]:
-    """Wait for both even when one fails: what the other has paid for is to be saved."""
-    written, painted = await asyncio.gather(article, image, return_exceptions=True)
-    for outcome in (written, painted):
+async def _gather_both(article: Awaitable[Article], image: Awaitable[str]) -> tuple[Article, str]:
+    """Wait for both even if one fails, so that the paid answer of the other is saved."""
+    written, url = await asyncio.gather(article, image, return_exceptions=True)
+    for outcome in (written, url):
         if isinstance(outcome, BaseException):
             raise outcome
     assert isinstance(written, Article)
-    assert isinstance(painted, str)
-    return written, painted
+    assert isinstance(url, str)
+    return written, url
 
 
-def _assemble(article: Article, *, image_url: str | None) -> Post:
-    return Post(
-        title=plain(article.title, 200),
-        slug=slug(article.slug, article.title),
-        meta_description=plain(article.meta_description, 160),
-        html=render(article),
+def _assemble(article: Article, *, image_url: str | None) -> BlogPost:
+    return BlogPost(
+        title=to_plain_text(article.title, 200),
+        slug=make_slug(article.slug, article.title),
+        meta_description=to_plain_text(article.meta_description, 160),
+        html=render_html(article),
         image_url=image_url,
     )

@@ -1,21 +1,24 @@
-"""Which offset of a partition may be committed: the first record that is not finished, whatever finished after it."""
+"""Computes the offset of a partition that may be committed: the first unfinished record."""
 
 
-class FinishedPrefix:
-    """One partition's records in the order they came, finished in any order. The first to come is at `start`."""
+class CommitWatermark:
+    """Tracks the records of one partition.
+
+    Records start in offset order and finish in any order. `start` is the offset of the first one.
+    """
 
     def __init__(self, start: int) -> None:
-        self._open: set[int] = set()
+        self._unfinished: set[int] = set()
         self._next = start
 
-    def begin(self, offset: int) -> None:
-        self._open.add(offset)
+    def start_record(self, offset: int) -> None:
+        self._unfinished.add(offset)
         self._next = offset + 1
 
-    def finish(self, offset: int) -> None:
-        self._open.discard(offset)
+    def finish_record(self, offset: int) -> None:
+        self._unfinished.discard(offset)
 
     @property
-    def position(self) -> int:
-        """The offset to commit."""
-        return min(self._open, default=self._next)
+    def commit_offset(self) -> int:
+        """The offset to commit: every record before it is finished."""
+        return min(self._unfinished, default=self._next)

@@ -1,7 +1,8 @@
-"""The thin shell around Kafka: takes tasks while there are free slots, commits each partition's finished prefix.
+"""Consumes tasks from Kafka while slots are free, and commits each partition's watermark.
 
-Running jobs go on through a rebalance under their leases; the partitions that are owned decide the share of the budget,
-and each one's part of it stands beside its committed offset.
+Running jobs continue through a rebalance under their leases. The owned partitions determine the
+worker's share of the rate limits. The checkpoint of each partition's quota is stored with its
+committed offset.
 """
 
 import asyncio
@@ -13,9 +14,10 @@ from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
-from services.generator.jobs.commit_watermark import FinishedPrefix
+from services.generator.jobs.commit_watermark import CommitWatermark
+from services.generator.jobs.status import WorkerStatus
 from services.generator.jobs.worker import Worker
-from services.generator.quota.partition_quota import Budget
+from services.generator.quota.partition_quota import PartitionQuota
 from shared.domain.errors import InvalidMessage, Unavailable
 from shared.domain.messages import GenerationTask
 from shared.kafka import clients
@@ -31,14 +33,16 @@ Batches = Mapping[TopicPartition, Sequence[ConsumerRecord]]
 _COMMIT_EVERY_S = 1.0
 _COMMIT_WITHIN_S = 5.0
 _SESSION_S = 10.0
-"""After so long without a sign of us, Kafka gives our partitions, and their budget, to others."""
-_MARGIN_S = 1.0
+"""Without heartbeats for so long, Kafka gives the partitions and their quota to other workers."""
+_SESSION_MARGIN_S = 1.0
 _POLL_MS = 500
-_AWAY_PAUSE_S = 2.0
+_RETRY_PAUSE_S = 2.0
+_DEAD_LETTER_WINDOW_S = 60
+_FINISH_WITHIN_S = 10
 
 
 class TaskConsumer:
-    """Feeds a worker. `owned` hears of the partitions after every rebalance."""
+    """Feeds tasks to a worker, and keeps the owned partitions in `status`."""
 
     def __init__(
         self,
@@ -48,16 +52,16 @@ class TaskConsumer:
         slots: int,
         dead_letter_limit: int,
         worker: Worker,
+        status: WorkerStatus,
         publisher: Publisher,
-        budget: Budget,
-        owned: Callable[[tuple[int, ...]], None],
+        quota: PartitionQuota,
     ) -> None:
         self._settings = settings
         self._worker = worker
-        self._budget = budget
+        self._status = status
+        self._quota = quota
         self._slots = slots
         self._publisher = publisher
-        self._owned = owned
         self._group = clients.namespace(settings).group(GENERATOR_GROUP)
         self._topic = clients.namespace(settings).topic(GENERATION)
         self._consumer: AIOKafkaConsumer = clients.create_consumer(
@@ -66,102 +70,108 @@ class TaskConsumer:
             client_id=name,
             partition_assignment_strategy=[RangePartitionAssignor],
             session_timeout_ms=int(_SESSION_S * 1_000),
-            heartbeat_interval_ms=1_000,  # who hears late, pauses others
+            heartbeat_interval_ms=1_000,  # a member that notices a rebalance late delays all
         )
-        self._prefixes: dict[TopicPartition, FinishedPrefix] = {}
+        self._watermarks: dict[TopicPartition, CommitWatermark] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._slot_freed = asyncio.Event()
         self._committed_at = 0.0
-        self._taking_over: asyncio.Task[None] | None = None
-        self._taken_over = False
+        self._restoring_quota: asyncio.Task[None] | None = None
+        self._quota_restored = False
         self._loop = asyncio.get_running_loop()
-        self._put_aside = _Rate(limit=dead_letter_limit, within_s=60)
-        self._broken: Unavailable | None = None
+        self._dead_letters = _RecentCount(limit=dead_letter_limit, within_s=_DEAD_LETTER_WINDOW_S)
+        self._fatal: Unavailable | None = None
 
-    async def start(self) -> None:
-        """Join the group; returns once partitions are assigned (or the group has none for us)."""
+    async def join_group(self) -> None:
+        """Join the group. Returns once partitions are assigned, or the group has none left."""
         self._consumer.subscribe(
-            [self._topic], listener=_Rebalance(self._assigned, self._commit_before_rebalance)
+            [self._topic],
+            listener=_RebalanceListener(self._handle_assignment, self._commit_before_rebalance),
         )
         await self._consumer.start()
 
-    async def run(self, stop: asyncio.Event) -> None:
-        """Take tasks until told to stop. What was taken is not waited for: the worker drains."""
+    async def run_until_stopped(self, stop: asyncio.Event) -> None:
+        """Consume tasks until `stop` is set. Does not wait for tasks in progress: the drain does.
+
+        Raises `Unavailable` after too many unreadable records.
+        """
         while not stop.is_set():
             try:
-                await self._turn()
+                await self._poll_once()
             except (KafkaError, TimeoutError) as error:
                 log.error(
-                    "Kafka is away: taking no new jobs", reason=f"{type(error).__name__}: {error}"
+                    "dependency unavailable, retrying",
+                    task="consume tasks",
+                    reason=f"{type(error).__name__}: {error}",
                 )
-                await asyncio.sleep(_AWAY_PAUSE_S)
-        if self._broken is not None:
-            raise self._broken
+                await asyncio.sleep(_RETRY_PAUSE_S)
+        if self._fatal is not None:
+            raise self._fatal
 
-    async def hold(self) -> None:
-        """While the worker drains: take nothing, but stay in the group and keep the share that its jobs still spend."""
+    async def hold_partitions(self) -> None:
+        """Stay in the group during the drain, without consuming, until cancelled.
+
+        The worker keeps its quota, because its running jobs still spend it.
+        """
         while True:
             try:
                 self._consumer.pause(*self._consumer.assignment())
-                self._leave_to_others(
-                    await self._consumer.getmany(timeout_ms=0)
-                )  # a rebalance forgets the pause
+                # A rebalance removes the pause, so this poll may return records.
+                self._leave_unfinished(await self._consumer.getmany(timeout_ms=0))
                 await self._commit_unless_rebalancing()
             except (KafkaError, TimeoutError) as error:
                 log.warning(
-                    "Kafka is away while draining", reason=f"{type(error).__name__}: {error}"
+                    "dependency unavailable, retrying",
+                    task="hold partitions during drain",
+                    reason=f"{type(error).__name__}: {error}",
                 )
             await asyncio.sleep(_COMMIT_EVERY_S)
 
-    async def finish(self) -> None:
-        """After the worker has drained: wait for the last messages, commit, leave the group."""
+    async def leave_group(self) -> None:
+        """After the drain: wait up to 10 s for the last tasks, commit, and leave the group."""
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=10)
+            await asyncio.wait(self._tasks, timeout=_FINISH_WITHIN_S)
         await self._commit_before_rebalance()
         for task in self._tasks:
             task.cancel()
         await self._consumer.stop()
-        if self._taking_over is not None:  # a rebalance may have come between
-            self._taking_over.cancel()
+        if self._restoring_quota is not None:  # a rebalance may have started it meanwhile
+            self._restoring_quota.cancel()
 
-    async def _turn(self) -> None:
-        if self._broken is not None:
-            raise self._broken
-        if (
-            self._taking_over is not None
-            and self._taking_over.done()
-            and not self._taking_over.cancelled()
-        ):
-            self._taking_over.result()  # a fault of ours there must not go unheard
+    async def _poll_once(self) -> None:
+        if self._fatal is not None:
+            raise self._fatal
+        restoring = self._restoring_quota
+        if restoring is not None and restoring.done() and not restoring.cancelled():
+            restoring.result()  # raises the error of a bug
         free = self._slots - (len(self._tasks) - self._worker.waiting)
         if free > 0:
             self._consumer.resume(*self._consumer.paused())
-            self._take_all(await self._consumer.getmany(timeout_ms=_POLL_MS, max_records=free))
-        else:  # full: stay in the group by polling with everything paused, and wait for a slot
+            self._start_batches(await self._consumer.getmany(timeout_ms=_POLL_MS, max_records=free))
+        else:  # all slots are taken: poll with everything paused, which keeps the membership
             self._consumer.pause(*self._consumer.assignment())
-            self._take_all(
-                await self._consumer.getmany(timeout_ms=0)
-            )  # a rebalance forgets what was paused
+            # A rebalance removes the pause, so this poll may return records.
+            self._start_batches(await self._consumer.getmany(timeout_ms=0))
             self._slot_freed.clear()
             await wait_for_event(self._slot_freed, _COMMIT_EVERY_S)
         if time.monotonic() - self._committed_at > _COMMIT_EVERY_S:
             self._committed_at = time.monotonic()
             await self._commit_unless_rebalancing()
 
-    def _leave_to_others(self, batches: Batches) -> None:
-        """Begun here and never finished, so that no commit passes them: the next owner reads them."""
+    def _leave_unfinished(self, batches: Batches) -> None:
+        """Start records and never finish them: no commit passes them, the next owner runs them."""
         for partition, records in batches.items():
-            self._prefix(partition, records[0]).begin(records[0].offset)
+            self._watermark_of(partition, records[0]).start_record(records[0].offset)
 
-    def _take_all(self, batches: Batches) -> None:
-        """All of a batch, in one go: whatever was polled is begun, and no rebalance comes between."""
+    def _start_batches(self, batches: Batches) -> None:
+        """Start all polled records in one go, so that no rebalance comes between."""
         for partition, records in batches.items():
             for record in records:
-                self._take(partition, record)
+                self._start_record(partition, record)
 
-    def _take(self, partition: TopicPartition, record: ConsumerRecord) -> None:
-        prefix = self._prefix(partition, record)
-        prefix.begin(record.offset)
+    def _start_record(self, partition: TopicPartition, record: ConsumerRecord) -> None:
+        watermark = self._watermark_of(partition, record)
+        watermark.start_record(record.offset)
         try:
             message = clients.decode_record(record)
             if not isinstance(message, GenerationTask):
@@ -170,120 +180,132 @@ class TaskConsumer:
                 )
         except InvalidMessage as error:
             task = asyncio.create_task(
-                self._set_aside(record, error, prefix), name="a record that is put aside"
+                self._dead_letter(record, error, watermark), name="dead letter"
             )
         else:
             task = asyncio.create_task(
-                self._handle(message, prefix, record.offset), name=f"message of {message.job}"
+                self._process(message, watermark, record.offset), name=f"task of {message.job}"
             )
         self._tasks.add(task)
-        task.add_done_callback(self._handled)
+        task.add_done_callback(self._handle_task_end)
 
-    def _prefix(self, partition: TopicPartition, first: ConsumerRecord) -> FinishedPrefix:
-        return self._prefixes.setdefault(partition, FinishedPrefix(first.offset))
+    def _watermark_of(self, partition: TopicPartition, first: ConsumerRecord) -> CommitWatermark:
+        return self._watermarks.setdefault(partition, CommitWatermark(first.offset))
 
-    async def _handle(self, message: GenerationTask, prefix: FinishedPrefix, offset: int) -> None:
-        if await self._worker.handle(message):
-            prefix.finish(offset)
+    async def _process(
+        self, message: GenerationTask, watermark: CommitWatermark, offset: int
+    ) -> None:
+        if await self._worker.process_task(message):
+            watermark.finish_record(offset)
 
-    def _handled(self, task: asyncio.Task[None]) -> None:
+    def _handle_task_end(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         self._slot_freed.set()
         if not task.cancelled() and task.exception() is not None:
-            # The message stays unfinished, so it will be read again; the lease returns the job before that.
-            log.error("a job's handling ended in a fault of ours", exc_info=task.exception())
+            # The record stays unfinished and is read again. The lease expires before that.
+            log.error("task ended with a bug", exc_info=task.exception())
 
-    async def _set_aside(
-        self, record: ConsumerRecord, error: InvalidMessage, prefix: FinishedPrefix
+    async def _dead_letter(
+        self, record: ConsumerRecord, error: InvalidMessage, watermark: CommitWatermark
     ) -> None:
-        log.error("a record is put aside", reason=str(error))
-        while not await self._dead_lettered(record, error):
-            await asyncio.sleep(_AWAY_PAUSE_S)
-        prefix.finish(record.offset)
-        if self._put_aside.add(time.monotonic()):
-            self._broken = Unavailable(
-                f"too many records of {self._topic} cannot be read; see the dead-letter topic; stopped"
+        log.error("unreadable record moved to the dead letter queue", reason=str(error))
+        while not await self._publish_dead_letter(record, error):
+            await asyncio.sleep(_RETRY_PAUSE_S)
+        watermark.finish_record(record.offset)
+        if self._dead_letters.add(time.monotonic()):
+            self._fatal = Unavailable(
+                f"too many records of {self._topic} cannot be read; worker stopped;"
+                " see the dead-letter topic"
             )
 
-    async def _dead_lettered(self, record: ConsumerRecord, error: InvalidMessage) -> bool:
+    async def _publish_dead_letter(self, record: ConsumerRecord, error: InvalidMessage) -> bool:
         try:
-            await self._publisher.publish_dead_letter(record, error, group=self._group)
-        except (KafkaError, TimeoutError) as away:
-            log.warning("waiting to put a record aside", reason=f"{type(away).__name__}: {away}")
+            await self._publisher.dead_letter(record, error, group=self._group)
+        except (KafkaError, TimeoutError) as kafka_error:
+            log.warning(
+                "dependency unavailable, retrying",
+                task="publish dead letter",
+                reason=f"{type(kafka_error).__name__}: {kafka_error}",
+            )
             return False
         return True
 
     async def _commit_unless_rebalancing(self) -> None:
         try:
             await self._commit()
-        except (
-            CommitFailedError,
-            IllegalStateError,
-        ) as error:  # our partitions are on their way: we hear of it soon
-            log.info("not committed: the group rebalances", reason=str(error))
+        except (CommitFailedError, IllegalStateError) as error:
+            # The partitions are about to be revoked; the listener is called soon.
+            log.info("offsets not committed: the group rebalances", reason=str(error))
 
     async def _commit(self) -> None:
-        """Commit all partitions, moved or not: the budget moves all the time, and Kafka's answer is its lease."""
-        if not self._taken_over or not self._prefixes:
-            return  # what the last owner left is not known yet: it must not be overwritten
-        note, asked_at = self._budget.note(), self._loop.time()
+        """Commit all partitions, even without progress.
+
+        The quota changes all the time, and Kafka's answer extends the time for which it may be
+        spent.
+        """
+        if not self._quota_restored or not self._watermarks:
+            return  # the previous owner's checkpoint is not read yet: do not overwrite it
+        checkpoint, requested_at = self._quota.build_checkpoint(), self._loop.time()
         offsets = {
-            partition: (prefix.position, note) for partition, prefix in self._prefixes.items()
+            partition: (watermark.commit_offset, checkpoint)
+            for partition, watermark in self._watermarks.items()
         }
         await clients.commit_offsets(self._consumer, offsets, within_s=_COMMIT_WITHIN_S)
-        self._budget.lend_until(asked_at + _SESSION_S - _MARGIN_S)
+        self._quota.lease_until(requested_at + _SESSION_S - _SESSION_MARGIN_S)
 
     async def _commit_before_rebalance(self) -> None:
-        self._budget.pause()
+        self._quota.pause()
         try:
             await self._commit()
         except (KafkaError, TimeoutError) as error:
             log.warning(
-                "could not commit: some messages will be read again",
+                "offsets not committed: some tasks will be delivered again",
                 reason=f"{type(error).__name__}: {error}",
             )
-        self._taken_over = False
-        if self._taking_over is not None:
-            self._taking_over.cancel()
-        self._prefixes.clear()
+        self._quota_restored = False
+        if self._restoring_quota is not None:
+            self._restoring_quota.cancel()
+        self._watermarks.clear()
 
-    def _assigned(self, partitions: set[TopicPartition]) -> None:
+    def _handle_assignment(self, partitions: set[TopicPartition]) -> None:
         owned = tuple(sorted(partition.partition for partition in partitions))
         log.info("partitions assigned", partitions=list(owned))
-        self._budget.lend_until(self._loop.time() + _SESSION_S - _MARGIN_S)
-        self._taking_over = asyncio.create_task(
-            self._take_over(partitions), name="taking the budget over"
+        self._quota.lease_until(self._loop.time() + _SESSION_S - _SESSION_MARGIN_S)
+        self._restoring_quota = asyncio.create_task(
+            self._restore_quota(partitions), name="restore quota"
         )
-        self._owned(owned)
+        self._status.set_partitions(owned)
 
-    async def _take_over(self, partitions: set[TopicPartition]) -> None:
-        """Read what the partitions' last owners have left, beside their offsets; spend nothing before that."""
+    async def _restore_quota(self, partitions: set[TopicPartition]) -> None:
+        """Restore the quota from the checkpoints beside the offsets. No call starts before that."""
         while True:
             try:
-                notes = await self._notes(partitions) if partitions else {}
-                await self._budget.take_over(notes)
+                checkpoints = await self._fetch_checkpoints(partitions) if partitions else {}
+                await self._quota.restore_from_checkpoints(checkpoints)
             except (KafkaError, OSError, TimeoutError, Unavailable) as error:
                 log.warning(
-                    "waiting to take the budget over", reason=f"{type(error).__name__}: {error}"
+                    "dependency unavailable, retrying",
+                    task="restore quota",
+                    reason=f"{type(error).__name__}: {error}",
                 )
                 await asyncio.sleep(1)
             else:
-                self._taken_over = True
+                self._quota_restored = True
                 return
 
-    async def _notes(self, partitions: set[TopicPartition]) -> dict[int, str]:
+    async def _fetch_checkpoints(self, partitions: set[TopicPartition]) -> dict[int, str]:
         offsets = await clients.fetch_group_offsets(self._settings, self._group)
         for partition in partitions:
             known = offsets.get(partition)
             start = known.offset if known is not None else await self._consumer.position(partition)
-            self._prefixes.setdefault(partition, FinishedPrefix(start))
+            self._watermarks.setdefault(partition, CommitWatermark(start))
         return {
             p.partition: offsets[p].metadata if p in offsets else "" for p in sorted(partitions)
         }
 
 
-class _Rate:
-    """Counts happenings; true when more than `limit` fell within the last `within_s` seconds."""
+class _RecentCount:
+    """Counts events; `add` returns true if more than `limit` fell within `within_s` seconds."""
 
     def __init__(self, *, limit: int, within_s: float) -> None:
         self._limit = limit
@@ -295,7 +317,7 @@ class _Rate:
         return len(self._times) > self._limit
 
 
-class _Rebalance(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka ships no types
+class _RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka ships no types
     def __init__(
         self,
         assigned: Callable[[set[TopicPartition]], None],

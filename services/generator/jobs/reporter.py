@@ -1,4 +1,4 @@
-"""What the worker says of itself: a report every second and on change, a log line every thirty."""
+"""Publishes the worker's reports and logs its heartbeat line."""
 
 import asyncio
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from aiokafka.errors import KafkaError
 
-from services.generator.jobs.worker import Worker
+from services.generator.jobs.status import WorkerStatus
 from services.generator.quota.provider_limiter import ProviderLimiter
 from shared.domain.messages import WorkerReport
 from shared.kafka.publisher import OutgoingMessage, Publisher
@@ -16,13 +16,16 @@ from shared.runtime.lifecycle import wait_for_event
 
 log = get_logger(__name__)
 
-_EVERY_S = 1.0
-_NO_OFTENER_THAN_S = 0.1
-_HEARTBEAT_S = 30.0
+_REPORT_EVERY_S = 1.0
+_MIN_INTERVAL_S = 0.1
+_HEARTBEAT_EVERY_S = 30.0
 
 
-class Reporter:
-    """Reports until cancelled. `changed` asks for a report soon, not at once: changes come in crowds."""
+class WorkerReporter:
+    """Publishes a report every second, and 0.1 s after a change at the earliest.
+
+    The minimum interval bundles changes, because many jobs start and end together.
+    """
 
     def __init__(
         self,
@@ -30,69 +33,71 @@ class Reporter:
         name: str,
         slots: int,
         standin: bool,
-        worker: Worker,
+        status: WorkerStatus,
         limiters: Sequence[ProviderLimiter],
         publisher: Publisher,
     ) -> None:
-        self.partitions: tuple[int, ...] = ()
-        self.draining = False
         self._name = name
         self._slots = slots
         self._standin = standin
-        self._worker = worker
+        self._status = status
         self._limiters = limiters
         self._publisher = publisher
         self._started_at = datetime.now(UTC)
-        self._changed = asyncio.Event()
 
-    def changed(self) -> None:
-        self._changed.set()
-
-    async def run(self) -> None:
+    async def publish_reports(self) -> None:
+        """Publish reports until cancelled."""
         while True:
-            self._changed.clear()
-            await self.report()
-            await asyncio.sleep(_NO_OFTENER_THAN_S)
-            await wait_for_event(self._changed, _EVERY_S - _NO_OFTENER_THAN_S)
+            self._status.changed.clear()
+            await self.publish_report()
+            await asyncio.sleep(_MIN_INTERVAL_S)
+            await wait_for_event(self._status.changed, _REPORT_EVERY_S - _MIN_INTERVAL_S)
 
-    async def report(self) -> None:
+    async def publish_report(self) -> None:
+        """Publish one report; log a warning if Kafka does not accept it within 5 s."""
         try:
             await self._publisher.publish(
-                OutgoingMessage(topic=WORKERS, key=self._name, message=self._report()), timeout=5
+                Outgoing(topic=WORKERS, key=self._name, message=self._build_report()), timeout=5
             )
         except (KafkaError, TimeoutError) as error:
-            log.warning("a report was not published", reason=f"{type(error).__name__}: {error}")
+            log.warning("worker report not published", reason=f"{type(error).__name__}: {error}")
 
-    async def log_heartbeat(self) -> None:
+    async def log_heartbeats(self) -> None:
+        """Log the heartbeat line every 30 s until cancelled."""
         while True:
-            await asyncio.sleep(_HEARTBEAT_S)
-            self.say()
+            await asyncio.sleep(_HEARTBEAT_EVERY_S)
+            self.log_heartbeat()
 
-    def say(self) -> None:
-        """The heartbeat's line, also a worker's last word."""
+    def log_heartbeat(self) -> None:
+        """Log the heartbeat line once; it is also the last line of a worker."""
         log.info(
-            f"[Blog Worker] Heartbeat: {self._worker.running} running, {self._worker.done} done,"
-            f" {self._worker.failed} failed",
-            partitions=len(self.partitions),
-            refused=self._worker.refused,
+            f"[Blog Worker] Heartbeat: {self._status.running} running, {self._status.done} done,"
+            f" {self._status.failed} failed",
+            partitions=len(self._status.partitions),
+            refused=self._status.refused,
         )
 
-    def _open_slots(self) -> int:
-        """None while a provider's account has no money left, but for a job that finds out now and then."""
-        shut = [limiter for limiter in self._limiters if limiter.circuit_open]
-        if self.draining or any(not limiter.wants_probe for limiter in shut):
-            return 0
-        return self._worker.running + 1 if shut else self._slots
+    def _offered_slots(self) -> int:
+        """Return the slots to offer to the scheduler.
 
-    def _report(self) -> WorkerReport:
+        Returns 0 while a circuit breaker is open, except for one job when a probe is due.
+        """
+        open_circuits = [limiter for limiter in self._limiters if limiter.circuit_open]
+        if self._status.draining or any(not limiter.is_probe_due for limiter in open_circuits):
+            return 0
+        return self._status.running + 1 if open_circuits else self._slots
+
+    def _build_report(self) -> WorkerReport:
         return WorkerReport(
             worker=self._name,
             at=datetime.now(UTC),
             started_at=self._started_at,
-            partitions=self.partitions,
-            slots=self._open_slots(),
-            running=self._worker.running,
-            limiters=tuple(state for limiter in self._limiters for state in limiter.states()),
-            draining=self.draining,
+            partitions=self._status.partitions,
+            slots=self._offered_slots(),
+            running=self._status.running,
+            limiters=tuple(
+                report for limiter in self._limiters for report in limiter.build_reports()
+            ),
+            draining=self._status.draining,
             standin=self._standin,
         )

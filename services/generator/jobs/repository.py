@@ -1,9 +1,10 @@
-"""generator's calls to PostgreSQL, one method a query of sql/generator.sql. Every write is fenced by the claim.
+"""Calls PostgreSQL for leases and steps: one method for each query of `sql/jobs.sql`.
 
-Whatever belongs to a claim waits while PostgreSQL is away: what was paid for must not be lost, nor paid for again.
+The lease fences every write. Calls that belong to a lease retry while PostgreSQL is unavailable: a
+paid answer must not be lost, nor paid for twice.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,7 +14,7 @@ from uuid import UUID
 import asyncpg
 from pydantic import TypeAdapter, ValidationError
 
-from services.generator.quota.rules import Grant
+from services.generator.quota.rules import Permit
 from shared.domain.job import Status, Step
 from shared.domain.messages import BlogRequested, Usage
 from shared.observability.log import get_logger
@@ -25,18 +26,18 @@ _QUERIES = load_queries(Path(__file__).parent / "sql" / "jobs.sql")
 _REQUEST = TypeAdapter(BlogRequested)
 
 
-class ClaimLostError(Exception):
-    """Another worker, a cancellation or the scheduler has taken the job: nothing more may be written."""
+class LeaseLostError(Exception):
+    """The lease has ended, by cancellation or by the scheduler: no further write is allowed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
-    """The right to work on a job: `attempt` and `worker` fence every write."""
+class Lease:
+    """The right to run a job. `attempt` (the fencing token) and `worker` fence every write."""
 
     job: UUID
     attempt: int
     tries: int
-    """Attempts so far, this one included, but for those that ended through no fault of the job."""
+    """Attempts so far, including this one, without those that failed for no fault of the job."""
     worker: str
     request: BlogRequested
     created_at: datetime
@@ -46,20 +47,24 @@ class Claim:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SavedStep:
+    """A row of `blog_steps`."""
+
     state: str
     external_id: str | None
     result: dict[str, Any] | None
     in_doubt: int = 0
-    """Calls that were begun and never answered: perhaps paid in vain."""
+    """In-doubt calls: begun and never answered, perhaps billed."""
 
     @property
     def done(self) -> dict[str, Any] | None:
-        """The saved answer, if there is one."""
+        """The saved answer, or `None`."""
         return self.result if self.state == "DONE" else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Post:
+class BlogPost:
+    """The assembled post of a job."""
+
     title: str
     slug: str
     meta_description: str
@@ -68,23 +73,28 @@ class Post:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
-    """An attempt that was ended in the database: what the job has cost, and when it is to be tried again."""
+class AttemptEnd:
+    """The recorded end of an attempt: the cost of the job so far, and its earliest next start."""
 
     usage: Usage
     at: datetime
     not_before: datetime | None
 
 
-class GeneratorStore:
+class GenerationRepository:
+    """The SQL of one worker. `lease_s` is the duration of a lease in seconds."""
+
     def __init__(self, pool: asyncpg.Pool, *, worker: str, lease_s: float) -> None:
         self._pool = pool
         self._worker = worker
         self._lease_s = lease_s
 
-    async def claim(self, job: UUID) -> Claim | None:
-        """The right to work on a job; None when there is none to have. One whose request cannot be read ends here."""
-        row = await self._pool.fetchrow(_QUERIES["claim"], job, self._worker, self._lease_s)
+    async def claim_job(self, job: UUID) -> Lease | None:
+        """Claim a dispatched job. Returns `None` if it cannot be claimed.
+
+        A job whose stored request cannot be parsed fails here.
+        """
+        row = await self._pool.fetchrow(_QUERIES["claim_job"], job, self._worker, self._lease_s)
         if row is None:
             return None
         try:
@@ -92,7 +102,7 @@ class GeneratorStore:
         except ValidationError as error:
             await self._fail_unreadable(job, row["attempt"], error)
             return None
-        return Claim(
+        return Lease(
             job=job,
             attempt=row["attempt"],
             tries=row["tries"],
@@ -105,7 +115,7 @@ class GeneratorStore:
 
     async def _fail_unreadable(self, job: UUID, attempt: int, error: ValidationError) -> None:
         reason = f"the stored request cannot be read: {error.errors(include_url=False)[0]['msg']}"
-        log.error("a job is failed", job=str(job), reason=reason)
+        log.error("blog failed", job=str(job), code="unreadable", reason=reason)
         await self._pool.fetchrow(
             _QUERIES["end_attempt"],
             job,
@@ -118,83 +128,66 @@ class GeneratorStore:
             False,
         )
 
-    async def look(self, job: UUID) -> asyncpg.Record | None:
-        return await self._pool.fetchrow(_QUERIES["look"], job)
+    async def find_job(self, job: UUID) -> asyncpg.Record | None:
+        return await self._pool.fetchrow(_QUERIES["find_job"], job)
 
-    async def heartbeat(self, jobs: Sequence[UUID]) -> set[UUID]:
-        """The jobs that are still this worker's own."""
-        rows = await self._pool.fetch(_QUERIES["heartbeat"], self._worker, jobs, self._lease_s)
+    async def extend_leases(self, jobs: Sequence[UUID]) -> set[UUID]:
+        """Extend the leases of this worker's jobs. Returns the jobs that it still holds."""
+        rows = await self._pool.fetch(_QUERIES["extend_leases"], self._worker, jobs, self._lease_s)
         return {row["id"] for row in rows}
 
-    async def cancelled(self, jobs: Sequence[UUID]) -> set[UUID]:
-        """Those of the jobs that somebody has cancelled."""
-        return {row["id"] for row in await self._pool.fetch(_QUERIES["cancelled"], jobs)}
+    async def find_cancelled(self, jobs: Sequence[UUID]) -> set[UUID]:
+        """Return the cancelled ones of these jobs."""
+        return {row["id"] for row in await self._pool.fetch(_QUERIES["find_cancelled"], jobs)}
 
-    async def let_go(self, claim: Claim) -> asyncpg.Record | None:
-        """Say that this worker has stopped working on a job, should it be a cancelled one: what is true of it then."""
-        return await self._persist(claim, "let_go", claim.job, claim.attempt, claim.worker)
+    async def release_cancelled(self, lease: Lease) -> asyncpg.Record | None:
+        """Record that this worker has stopped a cancelled job.
 
-    async def steps(self, claim: Claim) -> dict[Step, SavedStep]:
-        """What is saved of a job's steps."""
-        rows = await retry_while_unavailable(
-            lambda: self._pool.fetch(_QUERIES["steps"], claim.job), **_about(claim)
+        Returns the job's row, or `None` if the job is not cancelled.
+        """
+        return await self._persist(
+            lease, "release_cancelled", lease.job, lease.attempt, lease.worker
         )
-        return {
-            Step(row["step"]): SavedStep(
-                state=row["state"],
-                external_id=row["external_id"],
-                result=row["result"],
-                in_doubt=row["in_doubt"],
-            )
-            for row in rows
-        }
 
-    async def begin_step(self, claim: Claim, step: Step, grant: Grant) -> SavedStep:
-        """Note that the step's call begins. What is known of it; `ClaimLostError` when it may not."""
-        needs = grant.ticket.needs
+    async def load_steps(self, lease: Lease) -> dict[Step, SavedStep]:
+        """Load the saved steps of a job."""
+        rows = await retry_while_unavailable(
+            lambda: self._pool.fetch(_QUERIES["load_steps"], lease.job), **_log_fields(lease)
+        )
+        return {Step(row["step"]): _saved_step(row) for row in rows}
+
+    async def begin_step(self, lease: Lease, step: Step, permit: Permit) -> SavedStep:
+        """Record that the step's call begins. Returns the saved step.
+
+        Raises `LeaseLostError` if the lease is lost.
+        """
+        needs = permit.reservation.needs
         row = await self._persist(
-            claim,
+            lease,
             "begin_step",
-            claim.job,
+            lease.job,
             step,
-            claim.attempt,
-            claim.worker,
-            grant.at,
-            grant.partition,
-            grant.provider,
+            lease.attempt,
+            lease.worker,
+            permit.granted_at,
+            permit.partition,
+            permit.provider,
             int(needs.get("requests", 0)),
             int(needs.get("tokens", 0)),
         )
         if row is None:
-            raise ClaimLostError(f"job {claim.job}, attempt {claim.attempt}")
-        return SavedStep(
-            state=row["state"],
-            external_id=row["external_id"],
-            result=row["result"],
-            in_doubt=row["in_doubt"],
-        )
+            raise LeaseLostError(f"job {lease.job}, attempt {lease.attempt}")
+        return _saved_step(row)
 
-    async def spent_since(self, times: Mapping[int, datetime]) -> dict[tuple[int, str], float]:
-        """What calls have reserved since a time, by partition and "provider/resource"."""
-        rows = await self._pool.fetch(_QUERIES["spent_since"], list(times), list(times.values()))
-        return {
-            (row["partition"], f"{row['provider']}/{resource}"): row[resource]
-            for row in rows
-            for resource in ("requests", "tokens")
-        }
+    async def save_external_id(self, lease: Lease, step: Step, external_id: str) -> None:
+        await self._persist(lease, "save_external_id", lease.job, step, external_id)
 
-    async def forget_calls(self) -> None:
-        await self._pool.execute(_QUERIES["forget_calls"])
-
-    async def name_call(self, claim: Claim, step: Step, external_id: str) -> None:
-        await self._persist(claim, "name_call", claim.job, step, external_id)
-
-    async def forget_call(self, claim: Claim, step: Step, external_id: str) -> None:
-        await self._persist(claim, "forget_call", claim.job, step, external_id)
+    async def clear_external_id(self, lease: Lease, step: Step, external_id: str) -> None:
+        await self._persist(lease, "clear_external_id", lease.job, step, external_id)
 
     async def finish_step(
         self,
-        claim: Claim,
+        lease: Lease,
         step: Step,
         *,
         state: str,
@@ -202,11 +195,14 @@ class GeneratorStore:
         result: dict[str, Any] | None = None,
         in_doubt: bool = False,
     ) -> None:
-        """Save a step's answer (`state` DONE) or its failure, and what it cost, or that nobody knows (`in_doubt`)."""
+        """Save a step's answer (`state` DONE) or failure, and its cost.
+
+        `in_doubt`: the call may have been billed, but its answer is lost.
+        """
         await self._persist(
-            claim,
+            lease,
             "finish_step",
-            claim.job,
+            lease.job,
             step,
             state,
             result,
@@ -214,69 +210,80 @@ class GeneratorStore:
             usage.output_tokens,
             usage.images,
             usage.cost_nanousd,
-            claim.attempt,
+            lease.attempt,
             in_doubt,
         )
 
-    async def complete(self, claim: Claim, post: Post) -> Ended:
-        """Post and DONE together, or `ClaimLostError` and neither."""
-        return await retry_while_unavailable(lambda: self._complete(claim, post), **_about(claim))
+    async def complete_job(self, lease: Lease, post: BlogPost) -> AttemptEnd:
+        """Save the post and the status DONE in one transaction, or raise `LeaseLostError`."""
+        return await retry_while_unavailable(
+            lambda: self._complete(lease, post), **_log_fields(lease)
+        )
 
-    async def fail(self, claim: Claim, *, code: str, reason: str) -> Ended:
-        return await self._end(claim, Status.FAILED, code=code, reason=reason)
+    async def fail_job(self, lease: Lease, *, code: str, reason: str) -> AttemptEnd:
+        return await self._end(lease, Status.FAILED, code=code, reason=reason)
 
-    async def give_back(
-        self, claim: Claim, *, delay_s: float, reason: str, blameless: bool = False
-    ) -> Ended:
-        """Return the job to the queue, not to be forwarded before `delay_s` seconds have passed."""
+    async def requeue_job(
+        self, lease: Lease, *, delay_s: float, reason: str, blameless: bool = False
+    ) -> AttemptEnd:
+        """Return the job to the queue. It is not dispatched again within `delay_s` seconds."""
         return await self._end(
-            claim, Status.PENDING, code="retry", reason=reason, delay_s=delay_s, blameless=blameless
+            lease, Status.PENDING, code="retry", reason=reason, delay_s=delay_s, blameless=blameless
         )
 
-    async def _persist(self, claim: Claim, query: str, *arguments: Any) -> asyncpg.Record | None:
+    async def _persist(self, lease: Lease, query: str, *arguments: Any) -> asyncpg.Record | None:
         return await retry_while_unavailable(
-            lambda: self._pool.fetchrow(_QUERIES[query], *arguments), **_about(claim)
+            lambda: self._pool.fetchrow(_QUERIES[query], *arguments), **_log_fields(lease)
         )
 
-    async def _end(self, claim: Claim, status: Status, **why: Any) -> Ended:
+    async def _end(self, lease: Lease, status: Status, **fields: Any) -> AttemptEnd:
         return await retry_while_unavailable(
-            lambda: _end(self._pool, claim, status, **why), **_about(claim)
+            lambda: _end_attempt(self._pool, lease, status, **fields), **_log_fields(lease)
         )
 
-    async def _complete(self, claim: Claim, post: Post) -> Ended:
+    async def _complete(self, lease: Lease, post: BlogPost) -> AttemptEnd:
         async with self._pool.acquire() as connection, connection.transaction():
-            await connection.execute(_QUERIES["finish_assembly"], claim.job, claim.attempt)
+            await connection.execute(_QUERIES["finish_assembly"], lease.job, lease.attempt)
             await connection.execute(
                 _QUERIES["save_post"],
-                claim.job,
+                lease.job,
                 post.title,
                 post.slug,
                 post.meta_description,
                 post.html,
                 post.image_url,
             )
-            return await _end(connection, claim, Status.DONE)
+            return await _end_attempt(connection, lease, Status.DONE)
 
 
-def _about(claim: Claim) -> dict[str, str]:
-    return {"job": str(claim.job), "store": claim.request.store}
+def _saved_step(row: asyncpg.Record) -> SavedStep:
+    return SavedStep(
+        state=row["state"],
+        external_id=row["external_id"],
+        result=row["result"],
+        in_doubt=row["in_doubt"],
+    )
 
 
-async def _end(
+def _log_fields(lease: Lease) -> dict[str, str]:
+    return {"job": str(lease.job), "store": lease.request.store}
+
+
+async def _end_attempt(
     database: Any,
-    claim: Claim,
+    lease: Lease,
     status: Status,
     *,
     code: str | None = None,
     reason: str | None = None,
     delay_s: float = 0.0,
     blameless: bool = False,
-) -> Ended:
+) -> AttemptEnd:
     row = await database.fetchrow(
         _QUERIES["end_attempt"],
-        claim.job,
-        claim.attempt,
-        claim.worker,
+        lease.job,
+        lease.attempt,
+        lease.worker,
         status,
         code,
         reason,
@@ -284,7 +291,7 @@ async def _end(
         blameless,
     )
     if row is None:
-        raise ClaimLostError(f"job {claim.job}, attempt {claim.attempt}")
+        raise LeaseLostError(f"job {lease.job}, attempt {lease.attempt}")
     usage = Usage(
         input_tokens=row["input_tokens"],
         output_tokens=row["output_tokens"],
@@ -292,4 +299,4 @@ async def _end(
         cost_nanousd=row["cost_nanousd"],
         in_doubt=row["in_doubt"],
     )
-    return Ended(usage=usage, at=row["at"], not_before=row["not_before"])
+    return AttemptEnd(usage=usage, at=row["at"], not_before=row["not_before"])

@@ -1,47 +1,50 @@
-"""What to do about a failed attempt: try again later, or fail the job with an honest reason."""
+"""Decides about a failed attempt: retry later, or fail the job with a reason."""
 
 from dataclasses import dataclass
 
 from shared.domain.errors import Permanent, Transient
 
 _FIRST_PAUSE_S = 2.0
-_LONGEST_PAUSE_S = 300.0
-_DOUBT_PAUSE_S = 10.0
-"""Before a call is made again whose answer never came: what cut it may be over by then."""
-_LONGEST_REASON = 2_000
-"""Characters: a provider's own words may be a whole page."""
+_MAX_PAUSE_S = 300.0
+_IN_DOUBT_PAUSE_S = 10.0
+"""The minimum pause before an in-doubt call is repeated, so that its cause can pass."""
+_MAX_REASON_CHARACTERS = 2_000
+"""A provider's error message may be a whole page."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Again:
+class RetryLater:
     delay_s: float
     reason: str
     blameless: bool = False
-    """Nothing about the job was the reason: it uses up none of its tries."""
+    """The job did not cause the failure: the attempt does not count towards its limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fail:
+class FailJob:
     code: str
     reason: str
 
 
-def judge(error: Exception, *, attempt: int, max_attempts: int, chance: float) -> Again | Fail:
-    """Judge what ended attempt number `attempt` (from 1). `chance` in [0, 1) spreads the pauses (full jitter).
+def decide_retry(
+    error: Exception, *, attempt: int, max_attempts: int, chance: float
+) -> RetryLater | FailJob:
+    """Decide about the error that ended attempt number `attempt` (from 1).
 
-    A provider's own delay is a minimum; the backoff doubles from 2 s to 5 minutes.
+    The backoff doubles from 2 s to 5 minutes. `chance` in [0, 1) spreads it (full jitter). A delay
+    requested by the provider is a minimum.
     """
-    said = str(error)[:_LONGEST_REASON]
+    reason = str(error)[:_MAX_REASON_CHARACTERS]
     if isinstance(error, Permanent):
-        return Fail(code=error.code, reason=said)
+        return FailJob(code=error.code, reason=reason)
     if not isinstance(error, Transient):
-        return Fail(code="internal", reason=f"{type(error).__name__}: {said}")
+        return FailJob(code="internal", reason=f"{type(error).__name__}: {reason}")
     if attempt >= max_attempts and not error.blameless:
-        return Fail(code=error.code, reason=f"gave up after {attempt} attempts: {said}")
+        return FailJob(code=error.code, reason=f"gave up after {attempt} attempts: {reason}")
     backoff = (
         _FIRST_PAUSE_S
         if error.blameless
-        else min(_FIRST_PAUSE_S * 2 ** (attempt - 1), _LONGEST_PAUSE_S)
+        else min(_FIRST_PAUSE_S * 2 ** (attempt - 1), _MAX_PAUSE_S)
     )
-    least = max(error.delay or 0.0, _DOUBT_PAUSE_S if error.in_doubt else 0.0)
-    return Again(delay_s=least + backoff * chance, reason=said, blameless=error.blameless)
+    minimum = max(error.delay or 0.0, _IN_DOUBT_PAUSE_S if error.in_doubt else 0.0)
+    return RetryLater(delay_s=minimum + backoff * chance, reason=reason, blameless=error.blameless)

@@ -1,28 +1,32 @@
-"""One job from its message to its outcome: claim, attempt, judge, apply, tell.
+"""Runs a job from its task to its outcome: claim, run the steps, decide, record, publish.
 
-`handle` returns when the message may count as finished: the outcome is in PostgreSQL and published, or it is none of
-our business any more.
+A task is finished when the job's outcome is in PostgreSQL and published, or when the job no longer
+concerns this worker.
 """
 
 import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from uuid import UUID
 
 from aiokafka.errors import KafkaError
 
 from services.generator.blog.steps import BlogSteps
-from services.generator.jobs.events import event_of
-from services.generator.jobs.repository import Claim, ClaimLostError, GeneratorStore, Post
-from services.generator.jobs.rules import Again, Fail, judge
+from services.generator.jobs.events import JobEventPublisher, build_event
+from services.generator.jobs.repository import (
+    BlogPost,
+    GenerationRepository,
+    Lease,
+    LeaseLostError,
+)
+from services.generator.jobs.rules import FailJob, RetryLater, decide_retry
+from services.generator.jobs.status import WorkerStatus
 from shared.domain.errors import Permanent, Transient
-from shared.domain.job import ENDED, Status, Step
+from shared.domain.job import ENDED, Status
 from shared.domain.job_events import event_from_row
 from shared.domain.messages import EventKind, GenerationTask, JobEvent
-from shared.kafka.publisher import OutgoingMessage, Publisher
-from shared.kafka.topics import RESULTS
 from shared.observability import tracing
 from shared.observability.log import get_logger
 from shared.runtime.lifecycle import wait_for_event
@@ -30,301 +34,265 @@ from shared.runtime.postgres import UNAVAILABLE_ERRORS
 
 log = get_logger(__name__)
 
-_LOOK_AGAIN_S = 5.0
-_AWAY_PAUSE_S = 1.0
-_HAND_BACK_S = 10.0
+_MAX_RECHECK_PAUSE_S = 5.0
+_RETRY_PAUSE_S = 1.0
+_REQUEUE_WITHIN_S = 10.0
 
 
-class HandedBackError(Exception):
-    """The worker stops: its job goes back to the queue and begins at once on another."""
+class JobRequeuedError(Exception):
+    """The worker stops: the job returns to the queue and may start at once on another worker."""
 
 
 @dataclass(slots=True, eq=False)
-class _Running:
-    task: asyncio.Task[Post]
+class _RunningJob:
+    task: asyncio.Task[BlogPost]
     ended: asyncio.Event
 
 
 class Worker:
-    """Runs at most `slots` jobs at once. `changed` is called when a slot is taken or given back."""
+    """Runs at most `slots` jobs at once, and keeps `status` up to date."""
 
     def __init__(
         self,
         *,
-        name: str,
         slots: int,
         max_attempts: int,
-        store: GeneratorStore,
-        publisher: Publisher,
-        changed: Callable[[], None],
+        repository: GenerationRepository,
+        steps: BlogSteps,
+        events: JobEventPublisher,
+        status: WorkerStatus,
         rng: random.Random,
     ) -> None:
-        self._name = name
         self._slots = asyncio.Semaphore(slots)
         self._max_attempts = max_attempts
-        self._store = store
-        self._publisher = publisher
-        self._changed = changed
+        self._repository = repository
+        self._steps = steps
+        self._events = events
+        self._status = status
         self._rng = rng
-        self._running: dict[UUID, _Running] = {}
+        self._running: dict[UUID, _RunningJob] = {}
         self._stopping = asyncio.Event()
-        self._handing_back = False
-        self.steps: BlogSteps
-        """Set by whoever builds the worker: the steps tell their events through it."""
-        self.done = self.failed = 0
-        self.refused = 0
-        """Messages of jobs that had been done, or called back, when we came to claim them: duplicates, mostly."""
+        self._requeueing = False
         self.waiting = 0
-        """Messages that wait for what another has claimed, or we have: they take no slot."""
+        """Tasks that wait for a job that this or another worker runs. They take no slot."""
 
-    @property
-    def running(self) -> int:
-        return len(self._running)
+    async def process_task(self, task: GenerationTask) -> bool:
+        """Run the task's job. Returns false if the worker stops before the task is finished.
 
-    async def handle(self, task: GenerationTask) -> bool:
-        """Work on a job until its message is finished; false when the worker stops before that.
-
-        PostgreSQL or Kafka being away only makes it wait.
+        Retries while PostgreSQL or Kafka is unavailable.
         """
         while not self._stopping.is_set():
-            mine = self._running.get(task.job)
-            if (
-                mine is not None
-            ):  # a rebalance brought the message of a job that this worker runs already
-                await self._aside(mine.ended.wait())
+            running = self._running.get(task.job)
+            if running is not None:  # a rebalance delivered the task of a running job again
+                await self._wait_without_slot(running.ended.wait())
                 continue
             try:
-                wait_s = await self._try(task)
+                wait_s = await self._try_task(task)
             except (*UNAVAILABLE_ERRORS, KafkaError) as error:
                 log.warning(
-                    "waiting: something is away",
+                    "dependency unavailable, retrying",
                     job=str(task.job),
+                    task="claim job",
                     reason=f"{type(error).__name__}: {error}",
                 )
-                await wait_for_event(self._stopping, _AWAY_PAUSE_S)
+                await wait_for_event(self._stopping, _RETRY_PAUSE_S)
                 continue
             if wait_s is None:
                 return True
-            await self._aside(wait_for_event(self._stopping, wait_s))
+            await self._wait_without_slot(wait_for_event(self._stopping, wait_s))
         return False
 
-    async def heartbeat(self) -> None:
-        """Prolong the leases of all running jobs; stop those that are no longer ours."""
+    async def extend_leases(self) -> None:
+        """Extend the leases of all running jobs; stop the jobs whose lease is lost."""
         jobs = list(self._running)
         if jobs:
-            self._stop(set(jobs) - await self._store.heartbeat(jobs))
+            self._stop_jobs(set(jobs) - await self._repository.extend_leases(jobs))
 
-    async def stop_cancelled(self) -> None:
-        """Stop the jobs that somebody has cancelled."""
+    async def stop_cancelled_jobs(self) -> None:
         if self._running:
-            self._stop(await self._store.cancelled(list(self._running)))
+            self._stop_jobs(await self._repository.find_cancelled(list(self._running)))
 
-    def _stop(self, jobs: Iterable[UUID]) -> None:
-        """One that is paying for a call goes on until it has the answer, and may begin no other."""
+    def _stop_jobs(self, jobs: Iterable[UUID]) -> None:
+        """Stop jobs; one with a paid call in progress continues until the call is answered.
+
+        Such a job cannot begin another call.
+        """
         for job in jobs:
             running = self._running.get(job)
-            if running is not None and not running.task.done() and not self.steps.is_paying(job):
-                log.warning("cancelled, or no longer ours: stopped working on it", job=str(job))
+            if (
+                running is not None
+                and not running.task.done()
+                and not self._steps.has_paid_call(job)
+            ):
+                log.warning("job stopped: cancelled, or its lease is lost", job=str(job))
                 running.task.cancel()
 
-    async def drain(self, seconds: float, *, refuse: Callable[[], None], calls_s: float) -> None:
-        """Let running jobs go on for a while, then hand back the rest: no call begins any more (`refuse`), and those
-        that are being paid for have `calls_s` seconds to end."""
+    async def drain(
+        self, seconds: float, *, stop_calls: Callable[[], None], calls_s: float
+    ) -> None:
+        """Let running jobs continue for `seconds`, then return the rest to the queue.
+
+        After that time `stop_calls` prevents new provider calls, and the calls in progress have
+        `calls_s` seconds to end.
+        """
         self._stopping.set()
-        await self._all_ended(seconds)
+        await self._wait_until_idle(seconds)
         if self._running:
-            log.info(
-                "calls that are paid for are waited for; all else is handed back",
-                jobs=len(self._running),
-            )
-            refuse()
-            await self._all_ended(calls_s)
-        self._handing_back = True
+            log.info("drain: waiting for paid calls, requeueing the rest", jobs=len(self._running))
+            stop_calls()
+            await self._wait_until_idle(calls_s)
+        self._requeueing = True
+        self._events.stop_retrying()
         for entry in list(self._running.values()):
             entry.task.cancel()
-        await self._all_ended(_HAND_BACK_S)
+        await self._wait_until_idle(_REQUEUE_WITHIN_S)
         if self._running:
-            log.error(
-                "jobs could not be handed back: their leases will run out", jobs=len(self._running)
-            )
+            log.error("jobs not requeued: their leases will expire", jobs=len(self._running))
 
-    async def _all_ended(self, within_s: float) -> None:
+    async def _wait_until_idle(self, within_s: float) -> None:
         waits = [asyncio.create_task(entry.ended.wait()) for entry in self._running.values()]
         if waits:
             _, late = await asyncio.wait(waits, timeout=within_s)
             for pending in late:
                 pending.cancel()
 
-    async def _aside(self, waiting: Awaitable[object]) -> None:
+    async def _wait_without_slot(self, waiting: Awaitable[object]) -> None:
         self.waiting += 1
         try:
             await waiting
         finally:
             self.waiting -= 1
 
-    async def tell_step(self, claim: Claim, step: Step, limit_wait_s: float) -> None:
-        """Announce a step that was paid for, and how long its call waited for the limits."""
-        event = event_of(claim, EventKind.STEP_DONE, Status.PROCESSING, step=step)
-        await self._tell_progress(replace(event, limit_wait_s=round(limit_wait_s, 3)))
-
-    async def _try(self, task: GenerationTask) -> float | None:
-        """None when the message is finished, else the seconds after which to look again."""
+    async def _try_task(self, task: GenerationTask) -> float | None:
+        """Return `None` when the task is finished, else the seconds to wait before a new try."""
         async with self._slots:
             if self._stopping.is_set():
                 return 0.0
             began_ns = time.time_ns()
-            claim = await self._store.claim(task.job)
-            if claim is not None:
-                about = tracing.job_attributes(claim.job, claim.request.store) | {
-                    "attempt": claim.attempt
-                }
-                parent, state = (
-                    task.traceparent or claim.request.traceparent,
-                    claim.request.tracestate,
-                )
-                with tracing.start_span("attempt", parent=parent, state=state, attributes=about):
-                    tracing.record_span("claim", began_ns=began_ns)
-                    if await self._run_unless_stopping(claim):
-                        return None
-        wait_s = await self._why_not(task)
+            lease = await self._repository.claim_job(task.job)
+            if lease is not None and await self._run_traced(lease, task, began_ns):
+                return None
+        wait_s = await self._find_recheck_pause(task)
         if wait_s is None:
-            self.refused += 1
+            self._status.refused += 1
         return wait_s
 
-    async def _run_unless_stopping(self, claim: Claim) -> bool:
-        if self._stopping.is_set():  # since the claim was asked for: nothing is begun any more
-            await self._tell_outcome(await self._apply(claim, HandedBackError()))
-            return True
-        return await self._run(claim)
+    async def _run_traced(self, lease: Lease, task: GenerationTask, began_ns: int) -> bool:
+        attributes = tracing.job_attributes(lease.job, lease.request.store) | {
+            "attempt": lease.attempt
+        }
+        parent = task.traceparent or lease.request.traceparent
+        state = lease.request.tracestate
+        with tracing.span("attempt", parent=parent, state=state, attributes=attributes):
+            tracing.record_span("claim", began_ns=began_ns)
+            if self._stopping.is_set():  # the drain began while the job was being claimed
+                event = await self._record_outcome(lease, JobRequeuedError())
+                await self._events.publish_outcome(event)
+                return True
+            return await self._run_job(lease)
 
-    async def _why_not(self, task: GenerationTask) -> float | None:
-        row = await self._store.look(task.job)
+    async def _find_recheck_pause(self, task: GenerationTask) -> float | None:
+        """Return the seconds until an unclaimed job is checked again; `None`: task finished."""
+        row = await self._repository.find_job(task.job)
         if row is None or (row["status"] == Status.PENDING and not row["forwarded"]):
-            return None  # a stale message: the job was called back since
+            return None  # the job was recalled: this task is stale
         if row["status"] in ENDED:
-            await self._publish(event_from_row(row))
+            await self._events.publish(event_from_row(row))
             return None
-        if row["status"] == Status.PROCESSING:  # somebody else's claim: wait for the outcome
-            return min(max(row["lease_left_s"] or 0.0, 0.5), _LOOK_AGAIN_S)
-        return _AWAY_PAUSE_S
+        if row["status"] == Status.PROCESSING:  # another worker holds the lease: wait for the end
+            return min(max(row["lease_left_s"] or 0.0, 0.5), _MAX_RECHECK_PAUSE_S)
+        return _RETRY_PAUSE_S
 
-    async def _run(self, claim: Claim) -> bool:
-        """Work on a claimed job until its outcome is told; false when the claim was lost on the way."""
-        entry = self._running[claim.job] = _Running(
-            task=asyncio.create_task(self._attempt(claim), name=f"job {claim.job}"),
+    async def _run_job(self, lease: Lease) -> bool:
+        """Run a leased job until its outcome is published. Returns false if the lease is lost."""
+        entry = self._running[lease.job] = _RunningJob(
+            task=asyncio.create_task(self._run_steps(lease), name=f"job {lease.job}"),
             ended=asyncio.Event(),
         )
-        self._changed()
+        self._status.set_running(len(self._running))
         try:
-            started = event_of(claim, EventKind.STARTED, Status.PROCESSING)
-            await self._tell_progress(replace(started, forwarded_at=claim.forwarded_at))
-            await self._tell_outcome(await self._apply(claim, await self._outcome(entry.task)))
-        except ClaimLostError:
+            await self._events.publish_started(lease)
+            outcome = await self._wait_for_outcome(entry.task)
+            await self._events.publish_outcome(await self._record_outcome(lease, outcome))
+        except LeaseLostError:
             log.warning(
-                "the claim is no longer ours: nothing written",
-                job=str(claim.job),
-                store=claim.request.store,
+                "lease lost: outcome not written", job=str(lease.job), store=lease.request.store
             )
-            await self._let_go(claim)
+            await self._release_if_cancelled(lease)
             return False
         else:
             return True
         finally:
             entry.task.cancel()
-            del self._running[claim.job]
+            del self._running[lease.job]
             entry.ended.set()
-            self._changed()
+            self._status.set_running(len(self._running))
 
-    async def _let_go(self, claim: Claim) -> None:
-        """A cancelled job's last call may have been billed after the cancellation was told: the end is told again."""
-        row = await self._store.let_go(claim)
+    async def _release_if_cancelled(self, lease: Lease) -> None:
+        """Publish the end of a cancelled job again: its last call may have been billed later."""
+        row = await self._repository.release_cancelled(lease)
         if row is not None:
-            await self._tell_outcome(event_from_row(row))
+            await self._events.publish_outcome(event_from_row(row))
 
-    async def _attempt(self, claim: Claim) -> Post:
-        if claim.tries > self._max_attempts:
+    async def _run_steps(self, lease: Lease) -> BlogPost:
+        if lease.tries > self._max_attempts:
             raise Permanent(
-                f"gave up after {claim.tries - 1} attempts: the last one ended with its worker",
+                f"gave up after {lease.tries - 1} attempts: the last one ended with its worker",
                 code="workers-lost",
             )
-        return await self.steps.run(claim)
+        return await self._steps.write_post(lease)
 
-    async def _outcome(self, task: asyncio.Task[Post]) -> Post | Exception:
+    async def _wait_for_outcome(self, task: asyncio.Task[BlogPost]) -> BlogPost | Exception:
         await asyncio.wait({task})
         if task.cancelled():
-            if self._handing_back:
-                return HandedBackError()
-            raise ClaimLostError("cancelled, or given to another")
+            if self._requeueing:
+                return JobRequeuedError()
+            raise LeaseLostError("cancelled, or leased to another worker")
         error = task.exception()
-        if isinstance(error, ClaimLostError):
+        if isinstance(error, LeaseLostError):
             raise error
         if error is not None and not isinstance(error, Exception):
             raise error
         return error or task.result()
 
-    async def _apply(self, claim: Claim, outcome: Post | Exception) -> JobEvent:
-        bound = log.bind(job=str(claim.job), store=claim.request.store, attempt=claim.attempt)
-        if isinstance(outcome, Post):
-            ended = await self._store.complete(claim, outcome)
-            self.done += 1
-            bound.info("blog done", cost_usd=ended.usage.cost_nanousd / 1e9)
-            return event_of(claim, EventKind.ENDED, Status.DONE, ended=ended)
-        verdict = self._judge(claim, outcome)
-        if isinstance(verdict, Again):
-            ended = await self._store.give_back(
-                claim, delay_s=verdict.delay_s, reason=verdict.reason, blameless=verdict.blameless
+    async def _record_outcome(self, lease: Lease, outcome: BlogPost | Exception) -> JobEvent:
+        """Write the outcome to PostgreSQL and return its event."""
+        job_log = log.bind(job=str(lease.job), store=lease.request.store, attempt=lease.attempt)
+        if isinstance(outcome, BlogPost):
+            end = await self._repository.complete_job(lease, outcome)
+            self._status.done += 1
+            job_log.info("blog done", cost_usd=end.usage.cost_nanousd / 1e9)
+            return build_event(lease, EventKind.ENDED, Status.DONE, end=end)
+        decision = self._decide(lease, outcome)
+        if isinstance(decision, RetryLater):
+            end = await self._repository.requeue_job(
+                lease,
+                delay_s=decision.delay_s,
+                reason=decision.reason,
+                blameless=decision.blameless,
             )
-            bound.warning(
-                "blog will be tried again", seconds=round(verdict.delay_s, 1), reason=verdict.reason
+            job_log.warning(
+                "blog requeued", seconds=round(decision.delay_s, 1), reason=decision.reason
             )
-            return event_of(
-                claim, EventKind.RETRY, Status.PENDING, ended=ended, error=verdict.reason
+            return build_event(
+                lease, EventKind.RETRY, Status.PENDING, end=end, error=decision.reason
             )
-        ended = await self._store.fail(claim, code=verdict.code, reason=verdict.reason)
-        self.failed += 1
-        bound.error("blog failed", code=verdict.code, reason=verdict.reason)
-        return event_of(claim, EventKind.ENDED, Status.FAILED, ended=ended, error=verdict.reason)
+        end = await self._repository.fail_job(lease, code=decision.code, reason=decision.reason)
+        self._status.failed += 1
+        job_log.error("blog failed", code=decision.code, reason=decision.reason)
+        return build_event(lease, EventKind.ENDED, Status.FAILED, end=end, error=decision.reason)
 
-    def _judge(self, claim: Claim, error: Exception) -> Again | Fail:
-        if isinstance(error, HandedBackError):
-            return Again(
-                delay_s=0.0, reason="the worker stopped and handed it back", blameless=True
+    def _decide(self, lease: Lease, error: Exception) -> RetryLater | FailJob:
+        if isinstance(error, JobRequeuedError):
+            return RetryLater(
+                delay_s=0.0, reason="the worker stopped and requeued the job", blameless=True
             )
         if isinstance(error, UNAVAILABLE_ERRORS):
-            error = Transient(f"the image folder or PostgreSQL was away: {error}", code="away")
-        if not isinstance(error, Transient | Permanent):
-            log.error("an attempt ended in a fault of ours", job=str(claim.job), exc_info=error)
-        return judge(
-            error, attempt=claim.tries, max_attempts=self._max_attempts, chance=self._rng.random()
-        )
-
-    async def _tell_progress(self, event: JobEvent) -> None:
-        """Only an eye on progress: it may get lost, the row is the truth."""
-        try:
-            await self._publish(event)
-        except (KafkaError, TimeoutError) as error:
-            log.warning(
-                "progress was not published",
-                job=str(event.job),
-                reason=f"{type(error).__name__}: {error}",
+            error = Transient(
+                f"the image folder or PostgreSQL was unavailable: {error}", code="away"
             )
-
-    async def _tell_outcome(self, event: JobEvent) -> None:
-        """Tell it, and go on trying while Kafka is away, unless the worker is about to end: the message comes again."""
-        while True:
-            try:
-                await self._publish(event)
-            except (KafkaError, TimeoutError) as error:
-                if self._handing_back:
-                    raise
-                log.warning(
-                    "waiting to publish an outcome",
-                    job=str(event.job),
-                    reason=f"{type(error).__name__}: {error}",
-                )
-                await asyncio.sleep(_AWAY_PAUSE_S)
-            else:
-                return
-
-    async def _publish(self, event: JobEvent) -> None:
-        await self._publisher.publish(OutgoingMessage(topic=RESULTS, key=event.store, message=event))
+        if not isinstance(error, Transient | Permanent):
+            log.error("attempt ended with a bug", job=str(lease.job), exc_info=error)
+        return decide_retry(
+            error, attempt=lease.tries, max_attempts=self._max_attempts, chance=self._rng.random()
+        )

@@ -1,1 +1,1 @@
-"""One file a vendor: its calls, its exceptions in our three words, nothing of it elsewhere."""
+"""Calls the AI providers: one module for each vendor, which also translates the vendor's errors."""

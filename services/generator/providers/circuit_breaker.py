@@ -1,21 +1,22 @@
-"""A circuit that opens when a provider is not to be asked: it turns the account away, or it does not serve at all.
+"""Decides whether a provider may be called.
 
-Nothing is asked for then, but for a probe now and then.
+The circuit opens when the provider rejects the account or fails several times in a row. While it is
+open, only an occasional probe is allowed.
 """
 
 from math import inf
 
-_ACCOUNT_FIRST_S = 60.0
-_ACCOUNT_LONGEST_S = 600.0
-_OUTAGE_FIRST_S = 5.0
-_OUTAGE_LONGEST_S = 60.0
-_FAILURES = 5
-"""So many calls in a row that were not served are an outage; fewer may be bad luck."""
+_ACCOUNT_FIRST_PAUSE_S = 60.0
+_ACCOUNT_MAX_PAUSE_S = 600.0
+_OUTAGE_FIRST_PAUSE_S = 5.0
+_OUTAGE_MAX_PAUSE_S = 60.0
+_OUTAGE_FAILURES = 5
+"""Consecutive failures that count as an outage."""
 _PROBE_EVERY_S = 10.0
 
 
-class Circuit:
-    """`now` is any monotonic clock, in seconds; `asked_at` is when a call began, by the same clock."""
+class CircuitBreaker:
+    """`now` is a monotonic clock in seconds, and `requested_at` a call's start by that clock."""
 
     def __init__(self) -> None:
         self._pause_s = 0.0
@@ -24,36 +25,43 @@ class Circuit:
         self._failures = 0
         self.is_open = False
 
-    def trip(self, now: float) -> bool:
-        """The provider turns the account away. True when this is news; another time the pause doubles."""
-        news = not self.is_open
-        if news or now >= self._probe_at - _PROBE_EVERY_S:  # many calls may be told at once
-            self._open(now, _ACCOUNT_FIRST_S, _ACCOUNT_LONGEST_S)
-        return news
+    def trip_account(self, now: float) -> bool:
+        """Open the circuit because the provider rejects the account.
 
-    def failed(self, asked_at: float, now: float) -> bool:
-        """A call was not served: a fault of the provider's, or no answer. True when the circuit opens with it."""
-        if self.is_open and asked_at < self._tripped_at:  # begun before we knew
+        Returns true if the circuit was closed. A rejected probe doubles the pause.
+        """
+        was_closed = not self.is_open
+        # Several calls may be rejected at once: they count as one.
+        if was_closed or now >= self._probe_at - _PROBE_EVERY_S:
+            self._open(now, _ACCOUNT_FIRST_PAUSE_S, _ACCOUNT_MAX_PAUSE_S)
+        return was_closed
+
+    def record_failure(self, requested_at: float, now: float) -> bool:
+        """Record a provider error or a missing answer. Returns true if this opens the circuit."""
+        if self.is_open and requested_at < self._tripped_at:  # begun before the circuit opened
             return False
         self._failures += 1
-        if not self.is_open and self._failures < _FAILURES:
+        if not self.is_open and self._failures < _OUTAGE_FAILURES:
             return False
-        news = not self.is_open
-        self._open(now, _OUTAGE_FIRST_S, _OUTAGE_LONGEST_S)
-        return news
+        was_closed = not self.is_open
+        self._open(now, _OUTAGE_FIRST_PAUSE_S, _OUTAGE_MAX_PAUSE_S)
+        return was_closed
 
-    def close(self, asked_at: float) -> bool:
-        """The provider has done what it was asked for. True when this is news."""
-        if asked_at < self._tripped_at:  # begun before the provider said so: it proves nothing
+    def record_success(self, requested_at: float) -> bool:
+        """Record a served call. Returns true if this closes the circuit."""
+        if requested_at < self._tripped_at:  # begun before the circuit opened: proves nothing
             return False
-        news, self.is_open, self._pause_s, self._failures = self.is_open, False, 0.0, 0
-        return news
+        was_open, self.is_open, self._pause_s, self._failures = self.is_open, False, 0.0, 0
+        return was_open
 
-    def wants_probe(self, now: float) -> bool:
+    def is_probe_due(self, now: float) -> bool:
         return self.is_open and now >= self._probe_at
 
-    def admit(self, now: float, *, may_probe: bool = True) -> bool:
-        """Whether a call may be made; an open circuit admits one probe every few seconds once its pause is over."""
+    def allow_call(self, now: float, *, may_probe: bool = True) -> bool:
+        """Return whether a call may be made.
+
+        After its pause an open circuit allows one probe every 10 s.
+        """
         if not self.is_open:
             return True
         if now < self._probe_at or not may_probe:
@@ -61,11 +69,12 @@ class Circuit:
         self._probe_at = now + _PROBE_EVERY_S
         return True
 
-    def retry_in(self, now: float) -> float:
+    def seconds_until_probe(self, now: float) -> float:
+        """Return the seconds until the next probe, at least 1, or 0 if the circuit is closed."""
         return max(self._probe_at - now, 1.0) if self.is_open else 0.0
 
-    def _open(self, now: float, first_s: float, longest_s: float) -> None:
-        self._pause_s = min(max(self._pause_s * 2, first_s), longest_s)
+    def _open(self, now: float, first_s: float, max_s: float) -> None:
+        self._pause_s = min(max(self._pause_s * 2, first_s), max_s)
         self._probe_at = now + self._pause_s
         self._tripped_at = now
         self.is_open = True

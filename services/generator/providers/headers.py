@@ -1,34 +1,37 @@
-"""What a provider's headers say, where they say it."""
+"""Parses the headers of providers' answers."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from math import isfinite
 
-_LONGEST_S = 600.0
-"""Nobody waits longer for a word of theirs: it may be a mistake."""
+_MAX_DELAY_S = 600.0
+"""A longer requested delay is taken for a mistake and cut."""
 
 
-def number(headers: Mapping[str, str], name: str) -> float | None:
-    """A header's number; None where there is no such header, or no number in it."""
+def parse_number(headers: Mapping[str, str], name: str) -> float | None:
+    """Return a header's number, or `None` if the header is missing or holds no number."""
     try:
         return float(headers.get(name, ""))
     except ValueError:
         return None
 
 
-def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
-    """The seconds that a provider wants us to wait: `retry-after-ms`, or `Retry-After` in seconds or as a date."""
-    if (milliseconds := number(headers, "retry-after-ms")) is not None:
-        return _sane(milliseconds / 1000)
-    if (seconds := number(headers, "retry-after")) is not None:
-        return _sane(seconds)
+def parse_retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
+    """Return the delay in seconds that a provider requests.
+
+    Reads `retry-after-ms`, or `Retry-After` in seconds or as a date.
+    """
+    if (milliseconds := parse_number(headers, "retry-after-ms")) is not None:
+        return _clamp(milliseconds / 1000)
+    if (seconds := parse_number(headers, "retry-after")) is not None:
+        return _clamp(seconds)
     try:
         date = parsedate_to_datetime(headers.get("retry-after", ""))
     except ValueError:
         return None
-    return _sane((date.replace(tzinfo=date.tzinfo or UTC) - now).total_seconds())
+    return _clamp((date.replace(tzinfo=date.tzinfo or UTC) - now).total_seconds())
 
 
-def _sane(seconds: float) -> float | None:
-    return min(max(seconds, 0.0), _LONGEST_S) if isfinite(seconds) else None
+def _clamp(seconds: float) -> float | None:
+    return min(max(seconds, 0.0), _MAX_DELAY_S) if isfinite(seconds) else None

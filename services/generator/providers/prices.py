@@ -1,4 +1,4 @@
-"""What a call costs, in billionths of a US dollar: exact whole numbers, so that ledgers add up."""
+"""Computes the cost of calls in whole billionths of a US dollar, so that sums are exact."""
 
 from dataclasses import dataclass
 
@@ -13,12 +13,12 @@ class Prices:
     output_usd: float
     image_usd: float
 
-    def of_tokens(self, input_tokens: int, output_tokens: int) -> Usage:
-        # A dollar for a million tokens is a thousand billionths for one.
+    def usage_of_tokens(self, input_tokens: int, output_tokens: int) -> Usage:
+        # One dollar for a million tokens is a thousand billionths of a dollar for one token.
         cost = round(
             input_tokens * self.input_usd * 1_000 + output_tokens * self.output_usd * 1_000
         )
         return Usage(input_tokens=input_tokens, output_tokens=output_tokens, cost_nanousd=cost)
 
-    def of_image(self) -> Usage:
+    def usage_of_image(self) -> Usage:
         return Usage(images=1, cost_nanousd=round(self.image_usd * 1e9))

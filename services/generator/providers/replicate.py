@@ -1,7 +1,7 @@
-"""Replicate: an image is a prediction that is created, polled and fetched.
+"""Calls Replicate: an image is a prediction that is created, polled and fetched.
 
-It is created without `Prefer: wait`: its id must be saved as soon as it exists, so that after a crash the same
-prediction is taken up again and not paid for twice.
+A prediction is created without `Prefer: wait`, because its id must be saved as soon as it exists:
+after a crash the same prediction is fetched and not paid for twice.
 """
 
 import asyncio
@@ -17,25 +17,25 @@ from pydantic.v1 import ValidationError  # the SDK validates with it
 from replicate.client import Client, RetryTransport
 from replicate.exceptions import ReplicateError
 
-from services.generator.providers.headers import retry_after
+from services.generator.providers.headers import parse_retry_after
 from services.generator.quota.provider_limiter import ProviderLimiter
-from services.generator.quota.rules import Grant
+from services.generator.quota.rules import Permit
 from shared.domain.errors import Permanent, Transient
 from shared.observability import tracing
 
 _COOL_DOWN_S = 5.0
-_CREATE_WITHIN_S = 30.0
-_FIRST_POLL_S = 1.0
-_SLOWEST_POLL_S = 5.0
-_LARGEST_IMAGE = 16 * 1024 * 1024
+_CREATE_TIMEOUT_S = 30.0
+_FIRST_POLL_PAUSE_S = 1.0
+_MAX_POLL_PAUSE_S = 5.0
+_MAX_IMAGE_BYTES = 16 * 1024 * 1024
 
 _GONE = {"replicate-404", "replicate-gone", "replicate-no-output"}
-"""The prediction, its file, or what it says of its file: all are removed after a while."""
+"""Replicate deletes predictions, their files and their outputs after a while."""
 
-_SLOW_DOWN = {429, 503}
-_NO_LONGER_THERE = {403, 404, 410}
-"""403 is what a signed address answers when its time is over."""
-_ACCOUNT = {
+_COOL_DOWN_STATUSES = {429, 503}
+_FILE_GONE_STATUSES = {403, 404, 410}
+"""An expired signed URL answers 403."""
+_ACCOUNT_STATUSES = {
     401: "the API token is refused",
     402: "the account has no money left",
     403: "the account may not use the model",
@@ -46,32 +46,34 @@ _delay: ContextVar[float | None] = ContextVar("replicate_delay", default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Image:
+class GeneratedImage:
+    """The file of a finished prediction."""
+
     content: bytes
     media_type: str
 
 
-async def _name_job(request: httpx.Request) -> None:
-    """A request hook for the client: the bill is read by job, and traces go on."""
+async def _add_request_headers(request: httpx.Request) -> None:
+    """Add the job id, by which bills are read, and the trace context. A request hook."""
     if _job.get():
         request.headers["X-Blogstream-Job"] = _job.get()
     request.headers.update(tracing.trace_headers())
 
 
-async def _keep_delay(response: httpx.Response) -> None:
-    """A response hook for the client: the SDK's errors have lost how long the provider wants us to wait."""
-    if response.status_code in _SLOW_DOWN:
-        _delay.set(retry_after(response.headers, datetime.now(UTC)))
+async def _store_delay(response: httpx.Response) -> None:
+    """Keep the `Retry-After` delay, which the SDK's errors lose. A response hook."""
+    if response.status_code in _COOL_DOWN_STATUSES:
+        _delay.set(parse_retry_after(response.headers, datetime.now(UTC)))
 
 
 _HOOKS: Mapping[str, list[Callable[[Any], Awaitable[None]]]] = {
-    "request": [_name_job],
-    "response": [_keep_delay],
+    "request": [_add_request_headers],
+    "response": [_store_delay],
 }
 
 
-def build(api_token: str, base_url: str | None) -> Client:
-    """The SDK's client, but that it does not repeat its reads up to ten times past our limiter."""
+def create_client(api_token: str, base_url: str | None) -> Client:
+    """Create the SDK's client without its own retries, which would bypass the limiter."""
     client = Client(api_token=api_token, base_url=base_url, event_hooks=_HOOKS)
     transport = client._async_client._transport
     assert isinstance(transport, RetryTransport)
@@ -79,15 +81,16 @@ def build(api_token: str, base_url: str | None) -> Client:
     return client
 
 
-async def close(client: Client) -> None:
-    """The SDK has no way to close its connections; its asynchronous client is ours alone."""
+async def close_client(client: Client) -> None:
+    """Close the connections of a client, for which the SDK has no method."""
     await client._async_client.aclose()
 
 
-class ReplicatePainter:
-    """Paints one image a job. `limiter` counts predictions, `reads` all other calls.
+class ReplicateImageProvider:
+    """Creates one image for a job.
 
-    `timeout_s` runs from the moment it is asked for; `http` fetches the finished file.
+    `limiter` counts predictions, `reads` all other calls. `http` fetches the finished file.
+    `timeout_s` limits polling and fetching together.
     """
 
     def __init__(
@@ -107,35 +110,35 @@ class ReplicatePainter:
         self._reads = reads
         self._timeout_s = timeout_s
 
-    def is_fresh(self, grant: Grant) -> bool:
-        """Whether the prediction may still be made, or is to wait for its turn once more."""
-        return self._limiter.is_fresh(grant)
+    def is_valid(self, permit: Permit) -> bool:
+        """Return whether the prediction may still be created; otherwise it needs a new permit."""
+        return self._limiter.is_valid(permit)
 
-    async def wait_turn(self, *, may_probe: bool = True) -> Grant:
-        """Wait until the limits allow another prediction."""
+    async def acquire_permit(self, *, may_probe: bool = True) -> Permit:
+        """Wait for a permit for one prediction."""
         return await self._limiter.acquire({"requests": 1}, may_probe=may_probe)
 
-    async def create(self, job: UUID, prompt: str) -> str:
-        """Create the prediction: its id. From here on it is paid for."""
+    async def create_prediction(self, job: UUID, prompt: str) -> str:
+        """Create a prediction and return its id. From now on it is paid for."""
         _job.set(str(job))
-        asked_at = self._limiter.now()
-        wanted = {"prompt": prompt, "aspect_ratio": "16:9", "output_format": "png"}
+        requested_at = self._limiter.now()
+        inputs = {"prompt": prompt, "aspect_ratio": "16:9", "output_format": "png"}
         try:
-            async with asyncio.timeout(_CREATE_WITHIN_S):
-                creating = self._client.models.predictions.async_create(self._model, input=wanted)
-                prediction = await self._call(creating, self._limiter)
+            async with asyncio.timeout(_CREATE_TIMEOUT_S):
+                call = self._client.models.predictions.async_create(self._model, input=inputs)
+                prediction = await self._call(call, self._limiter)
         except TimeoutError:
             raise Transient(
-                f"Replicate gave no id within {_CREATE_WITHIN_S:g} s",
+                f"Replicate returned no id within {_CREATE_TIMEOUT_S:g} s",
                 code="replicate-timeout",
                 in_doubt=True,
-                blameless=self._limiter.unserved(asked_at),
+                blameless=self._limiter.record_failure(requested_at),
             ) from None
-        self._limiter.answered(asked_at)
+        self._limiter.record_success(requested_at)
         return str(prediction.id)
 
-    async def finish(self, job: UUID, prediction_id: str) -> Image | None:
-        """Wait for a created prediction and fetch what it made. None when it, or what it made, is gone by now."""
+    async def fetch_image(self, job: UUID, prediction_id: str) -> GeneratedImage | None:
+        """Wait for a prediction and fetch its image. Returns `None` if either has been deleted."""
         _job.set(str(job))
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -151,122 +154,126 @@ class ReplicatePainter:
             ) from None
 
     async def _poll(self, prediction_id: str) -> str:
-        pause = _FIRST_POLL_S
+        pause = _FIRST_POLL_PAUSE_S
         while True:
             await self._reads.acquire({"reads": 1})
             prediction = await self._call(
                 self._client.predictions.async_get(prediction_id), self._reads
             )
             if prediction.status == "succeeded":
-                return _first_url(prediction.output)
+                return _find_image_url(prediction.output)
             if prediction.status in ("failed", "canceled"):
                 raise Permanent(
                     f"Replicate: {prediction.status}: {prediction.error}", code="replicate-failed"
                 )
             await asyncio.sleep(pause)
-            pause = min(pause * 1.5, _SLOWEST_POLL_S)
+            pause = min(pause * 1.5, _MAX_POLL_PAUSE_S)
 
-    async def _fetch(self, url: str) -> Image:
+    async def _fetch(self, url: str) -> GeneratedImage:
         try:
-            async with self._http.stream("GET", url) as answer:
-                if answer.status_code in _NO_LONGER_THERE:
+            async with self._http.stream("GET", url) as response:
+                if response.status_code in _FILE_GONE_STATUSES:
                     raise Permanent(
                         "Replicate: the image is no longer there", code="replicate-gone"
                     )
-                answer.raise_for_status()
-                media_type = answer.headers.get("content-type", "").split(";")[0]
-                return Image(content=await _at_most(answer, _LARGEST_IMAGE), media_type=media_type)
+                response.raise_for_status()
+                media_type = response.headers.get("content-type", "").split(";")[0]
+                return GeneratedImage(
+                    content=await _read_limited(response, _MAX_IMAGE_BYTES), media_type=media_type
+                )
         except httpx.HTTPError as error:
             raise Transient(
                 f"the image could not be fetched: {error}", code="replicate-fetch"
             ) from error
 
     async def _call(self, call: Awaitable[Any], limiter: ProviderLimiter) -> Any:
-        """What the call answers, or its failure in our words. `limiter` is the one that it was made under."""
-        asked_at = limiter.now()
+        """Await a call and translate its errors. `limiter` is the one that admitted the call."""
+        requested_at = limiter.now()
         try:
             return await call
         except ReplicateError as error:
-            raise self._translate(error, limiter, asked_at) from error
+            raise self._translate(error, limiter, requested_at) from error
         except httpx.HTTPError as error:
-            unheard = isinstance(
+            never_connected = isinstance(
                 error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout
             )
-            raise self._failed(
+            raise self._record_failure(
                 f"could not be reached: {error!r}",
                 "unreachable",
                 limiter,
-                asked_at,
-                in_doubt=not unheard,
+                requested_at,
+                in_doubt=not never_connected,
             ) from error
-        except (ValueError, TypeError, AttributeError) as error:  # the SDK lets them through
-            if isinstance(error, ValidationError) and "given=aborted" in str(
-                error
-            ):  # a status that the SDK lacks
+        except (ValueError, TypeError, AttributeError) as error:  # raised by the SDK
+            # The SDK does not know the status "aborted".
+            if isinstance(error, ValidationError) and "given=aborted" in str(error):
                 raise Permanent(
                     "Replicate: the prediction was aborted", code="replicate-aborted"
                 ) from error
-            raise self._failed(
-                f"answered with something unreadable: {error}",
+            raise self._record_failure(
+                f"sent an unreadable answer: {error}",
                 "unreadable",
                 limiter,
-                asked_at,
+                requested_at,
                 in_doubt=True,
             ) from error
 
-    def _failed(
+    def _record_failure(
         self,
-        what: str,
+        problem: str,
         code: str,
         limiter: ProviderLimiter,
-        asked_at: float,
+        requested_at: float,
         *,
         in_doubt: bool,
         delay: float | None = None,
     ) -> Transient:
-        """A call that was not served. Only one that creates a prediction is paid for, and so may be in doubt."""
+        """Record a failed call and build its error.
+
+        Only the creation of a prediction can be in doubt.
+        """
         return Transient(
-            f"Replicate {what}",
+            f"Replicate {problem}",
             code=f"replicate-{code}",
             delay=delay,
-            blameless=limiter.unserved(asked_at),
+            blameless=limiter.record_failure(requested_at),
             in_doubt=in_doubt and limiter is self._limiter,
         )
 
     def _translate(
-        self, error: ReplicateError, limiter: ProviderLimiter, asked_at: float
+        self, error: ReplicateError, limiter: ProviderLimiter, requested_at: float
     ) -> Transient | Permanent:
         status = error.status or 0
-        creating = limiter is self._limiter
-        if status in _ACCOUNT or (creating and status == 404):
-            return self._limiter.turned_away(
-                _ACCOUNT.get(status, f"the model is not there: {error.detail}")
+        is_creation = limiter is self._limiter
+        if status in _ACCOUNT_STATUSES or (is_creation and status == 404):
+            return self._limiter.trip_account(
+                _ACCOUNT_STATUSES.get(status, f"the model does not exist: {error.detail}")
             )
-        delay = _delay.get() if status in _SLOW_DOWN else None
-        if status in _SLOW_DOWN:
-            limiter.cool_down(delay or _COOL_DOWN_S)
-        said = f"answered {status}: {error.detail}"
+        delay = _delay.get() if status in _COOL_DOWN_STATUSES else None
+        if status in _COOL_DOWN_STATUSES:
+            limiter.start_cool_down(delay or _COOL_DOWN_S)
+        answer = f"answered {status}: {error.detail}"
         if status in (408, 409, 429):
-            return Transient(f"Replicate {said}", delay=delay, code=f"replicate-{status}")
+            return Transient(f"Replicate {answer}", delay=delay, code=f"replicate-{status}")
         if status >= 500 or status == 0:
-            return self._failed(
-                said, str(status), limiter, asked_at, in_doubt=status == 504, delay=delay
+            return self._record_failure(
+                answer, str(status), limiter, requested_at, in_doubt=status == 504, delay=delay
             )
         return Permanent(
             f"Replicate refused with {status}: {error.detail}", code=f"replicate-{status}"
         )
 
 
-async def _at_most(answer: httpx.Response, size: int) -> bytes:
+async def _read_limited(response: httpx.Response, max_bytes: int) -> bytes:
     content = bytearray()
-    async for part in answer.aiter_bytes():
+    async for part in response.aiter_bytes():
         content += part
-        if len(content) > size:
-            raise Permanent(f"the image is over {size:,} bytes", code="replicate-too-large")
+        if len(content) > max_bytes:
+            raise Permanent(f"the image is over {max_bytes:,} bytes", code="replicate-too-large")
     return bytes(content)
 
 
-def _first_url(output: Any) -> str:
+def _find_image_url(output: Any) -> str:
     first = output[0] if isinstance(output, list) and output else output
     url = getattr(first, "url", first)
     if not isinstance(url, str) or not url:

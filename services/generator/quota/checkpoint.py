@@ -1,8 +1,9 @@
-"""The budget travels with its partition: what an owner writes down, and what the next one makes of it.
+"""Encodes the quota checkpoint of a partition, and restores the level of its token bucket from it.
 
-A partition's bucket goes on through any change of owner: the note says its level at a time, calls begun after that
-time are on record, and what has passed since then refills it. So whatever all owners spend of a partition stays
-within one bucket's bound, and nothing is lost but the time by which two clocks may differ.
+A partition's bucket continues through any change of owner. The checkpoint holds its level at a
+time, the calls begun after that time are recorded in PostgreSQL, and the time since then refills
+it. So all owners together stay within the limit of one bucket. Nothing is lost except the time by
+which two clocks may differ.
 """
 
 from collections.abc import Mapping
@@ -11,38 +12,48 @@ from dataclasses import dataclass
 from pydantic import TypeAdapter, ValidationError
 
 LOOK_BACK_S = 60.0
-"""Where there is no note, calls of the last minute are counted, against a minute's refill."""
+"""Without a checkpoint, the calls of the last minute count against the refill of a minute."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Note:
-    """What goes beside a partition's offset. `at` is `owner`'s clock, in seconds since the epoch."""
+class Checkpoint:
+    """The metadata of a partition's committed offset.
+
+    `at` is the time by the clock of `owner`, in seconds since the epoch.
+    """
 
     owner: str
     at: float
     levels: Mapping[str, float]
-    """By "provider/resource": what of the partition's bucket is left; negative is debt."""
+    """The level of the partition's bucket for each "provider/resource"; negative is debt."""
 
 
-_NOTE = TypeAdapter(Note)
+_CHECKPOINT = TypeAdapter(Checkpoint)
 
 
-def write(note: Note) -> str:
-    """At most a few hundred characters: Kafka takes 4096."""
-    rounded = {name: round(level, 3) for name, level in note.levels.items()}
-    return _NOTE.dump_json(Note(owner=note.owner, at=round(note.at, 6), levels=rounded)).decode()
+def encode_checkpoint(checkpoint: Checkpoint) -> str:
+    """Encode a checkpoint in a few hundred characters; Kafka accepts 4096."""
+    rounded = Checkpoint(
+        owner=checkpoint.owner,
+        at=round(checkpoint.at, 6),
+        levels={name: round(level, 3) for name, level in checkpoint.levels.items()},
+    )
+    return _CHECKPOINT.dump_json(rounded).decode()
 
 
-def read(text: str) -> Note | None:
-    """None where no owner has left a note that we understand: the bucket counts as empty then."""
+def decode_checkpoint(text: str) -> Checkpoint | None:
+    """Decode a checkpoint.
+
+    Returns `None` if it is missing or unknown: the bucket counts as empty.
+    """
     try:
-        return _NOTE.validate_json(text)
+        return _CHECKPOINT.validate_json(text)
     except ValidationError:
         return None
 
 
-def level_now(
-    note: Note | None,
+def restore_level(
+    checkpoint: Checkpoint | None,
     name: str,
     *,
     spent_since: float,
@@ -52,11 +63,13 @@ def level_now(
     now: float,
     skew_s: float,
 ) -> float:
-    """A partition's level when `reader` takes it over. `rate` is the partition's, in units a second; `spent_since` is
-    on record for calls begun after the note; two owners' clocks may differ by `skew_s`.
+    """Compute the level of a partition's bucket for its new owner `reader`.
+
+    `rate` is the partition's, in units a second. `spent_since` is the cost of the recorded calls
+    begun after the checkpoint. The clocks of two owners may differ by `skew_s`.
     """
-    if note is None:
+    if checkpoint is None:
         return min(0.0, rate * LOOK_BACK_S - spent_since)
-    elapsed = now - note.at - (skew_s if note.owner != reader else 0.0)
-    level = note.levels.get(name, 0.0) - spent_since + rate * max(elapsed, 0.0)
+    elapsed = now - checkpoint.at - (skew_s if checkpoint.owner != reader else 0.0)
+    level = checkpoint.levels.get(name, 0.0) - spent_since + rate * max(elapsed, 0.0)
     return min(level, rate * burst_s)

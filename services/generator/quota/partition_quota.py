@@ -1,97 +1,107 @@
-"""The budget's way from owner to owner: written beside the partitions' offsets, taken up by whoever gets them next."""
+"""Moves the quota between workers with its partitions, as checkpoints beside the offsets."""
 
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
-from services.generator.jobs.repository import GeneratorStore
-from services.generator.quota import checkpoint as rules
-from services.generator.quota.checkpoint import Note
+from services.generator.quota.checkpoint import (
+    LOOK_BACK_S,
+    Checkpoint,
+    decode_checkpoint,
+    encode_checkpoint,
+    restore_level,
+)
 from services.generator.quota.provider_limiter import ProviderLimiter
+from services.generator.quota.repository import ProviderCallRepository
 from shared.observability.log import get_logger
 from shared.runtime.postgres import retry_while_unavailable
 
 log = get_logger(__name__)
 
 
-class Budget:
-    """All limiters of a worker. A worker owns `len(partitions) / total` of each."""
+class PartitionQuota:
+    """The quota of the owned partitions in all limiters of a worker.
+
+    A worker with n of `total` partitions owns n / `total` of each rate limit.
+    """
 
     def __init__(
         self,
         *,
         owner: str,
         limiters: Sequence[ProviderLimiter],
-        store: GeneratorStore,
+        calls: ProviderCallRepository,
         total: int,
         burst_s: float,
         skew_s: float,
     ) -> None:
         self._owner = owner
         self._limiters = limiters
-        self._store = store
+        self._calls = calls
         self._total = total
         self._burst_s = burst_s
         self._skew_s = skew_s
         self._owned = 0
 
     def pause(self) -> None:
-        """Spend nothing until the next `take_over`: the partitions are about to get new owners."""
+        """Spend nothing until the next restore: the partitions are about to get new owners."""
         for limiter in self._limiters:
             limiter.pause()
 
-    def lend_until(self, until: float) -> None:
-        """The partitions are ours until then (the loop's clock) unless we hear from Kafka again."""
+    def lease_until(self, until: float) -> None:
+        """Allow spending until `until` (loop clock), when Kafka may reassign the partitions."""
         for limiter in self._limiters:
-            limiter.lend_until(until)
+            limiter.lease_until(until)
 
-    def note(self) -> str:
-        """What to write beside each owned partition's offset: an equal part of what is left."""
+    def build_checkpoint(self) -> str:
+        """Build the checkpoint of each owned partition: an equal part of the current levels."""
         levels = {
             f"{limiter.provider}/{resource}": level / max(self._owned, 1)
             for limiter in self._limiters
             for resource, level in limiter.levels().items()
         }
-        return rules.write(Note(owner=self._owner, at=time.time(), levels=levels))
+        return encode_checkpoint(Checkpoint(owner=self._owner, at=time.time(), levels=levels))
 
-    async def take_over(self, notes: Mapping[int, str]) -> None:
-        """Own these partitions, each with its last owner's note, from now on."""
-        read = {partition: rules.read(text) for partition, text in notes.items()}
+    async def restore_from_checkpoints(self, texts: Mapping[int, str]) -> None:
+        """Own these partitions from now on, each with the checkpoint of its last owner."""
+        checkpoints = {partition: decode_checkpoint(text) for partition, text in texts.items()}
         since = {
-            partition: note.at if note else time.time() - rules.LOOK_BACK_S
-            for partition, note in read.items()
+            partition: checkpoint.at if checkpoint else time.time() - LOOK_BACK_S
+            for partition, checkpoint in checkpoints.items()
         }
         spent = await retry_while_unavailable(
-            lambda: self._store.spent_since(_times(since)), what="budget"
+            lambda: self._calls.spent_since(_to_datetimes(since)), task="restore quota"
         )
-        now, self._owned = time.time(), len(notes)
+        now, self._owned = time.time(), len(checkpoints)
         for limiter in self._limiters:
             levels = {
-                resource: self._level(f"{limiter.provider}/{resource}", rate, read, spent, now)
+                resource: self._restore_level(
+                    f"{limiter.provider}/{resource}", rate, checkpoints, spent, now
+                )
                 for resource, rate in limiter.rates().items()
             }
-            limiter.own(tuple(notes), len(notes) / self._total, levels)
-            if notes:
+            limiter.assign(tuple(checkpoints), len(checkpoints) / self._total, levels)
+            if checkpoints:
                 rounded = {resource: round(level, 2) for resource, level in levels.items()}
                 log.info(
-                    "budget taken over",
+                    "quota restored",
                     provider=limiter.provider,
-                    partitions=len(notes),
+                    partitions=len(checkpoints),
                     levels=rounded,
                 )
 
-    def _level(
+    def _restore_level(
         self,
         name: str,
         rate: float,
-        notes: Mapping[int, Note | None],
+        checkpoints: Mapping[int, Checkpoint | None],
         spent: Mapping[tuple[int, str], float],
         now: float,
     ) -> float:
-        """What is left of one limit in all these partitions. `rate` is the account's, in units a second."""
+        """Sum one limit's level over the partitions. `rate` is the account's, in units a second."""
         return sum(
-            rules.level_now(
-                note,
+            restore_level(
+                checkpoint,
                 name,
                 spent_since=spent.get((partition, name), 0.0),
                 rate=rate / self._total,
@@ -100,9 +110,9 @@ class Budget:
                 now=now,
                 skew_s=self._skew_s,
             )
-            for partition, note in notes.items()
+            for partition, checkpoint in checkpoints.items()
         )
 
 
-def _times(since: Mapping[int, float]) -> dict[int, datetime]:
+def _to_datetimes(since: Mapping[int, float]) -> dict[int, datetime]:
     return {partition: datetime.fromtimestamp(at, UTC) for partition, at in since.items()}

@@ -1,40 +1,40 @@
-"""The limiter's shell: calls wait here for their turn; the rules decide, a timer wakes them."""
+"""Lets calls wait for their permits: the rules decide, a timer wakes the waiters."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from math import inf
 
-from services.generator.providers.circuit_breaker import Circuit
-from services.generator.providers.headers import number
-from services.generator.quota.rules import Grant, Limiter, Ticket
+from services.generator.providers.circuit_breaker import CircuitBreaker
+from services.generator.providers.headers import parse_number
+from services.generator.quota.rules import Permit, RateLimiter, Reservation
 from shared.domain.errors import Transient
 from shared.domain.messages import LimiterReport
 from shared.observability.log import get_logger
 
 log = get_logger(__name__)
 
-_FRESH_S = 3.0
-"""Between a grant and its call there is one write to PostgreSQL."""
+_PERMIT_S = 3.0
+"""The validity of a permit: one write to PostgreSQL comes between the grant and its call."""
 
 
-def _no_share() -> Transient:
+def _no_quota_error() -> Transient:
     return Transient(
-        "this worker owns no partition, and so no part of the budget",
+        "this worker owns no partition, and so no quota",
         code="no-share",
         delay=0.0,
         blameless=True,
     )
 
 
-def _stopping() -> Transient:
+def _stopping_error() -> Transient:
     return Transient(
-        "the worker stopped and handed it back", code="stopping", delay=0.0, blameless=True
+        "the worker stopped and requeued the job", code="stopping", delay=0.0, blameless=True
     )
 
 
 class ProviderLimiter:
-    """One provider's budget in this worker. `acquire` returns once the call may be made."""
+    """Limits the calls to one provider by this worker's quota."""
 
     def __init__(
         self, *, provider: str, model: str, limits: Mapping[str, float], burst_s: float
@@ -42,145 +42,158 @@ class ProviderLimiter:
         self.provider = provider
         self._model = model
         self._loop = asyncio.get_running_loop()
-        self._rules = Limiter(limits, burst_s=burst_s, now=self._loop.time())
-        self._circuit = Circuit()
-        self._shut_by = ""
+        self._rules = RateLimiter(limits, burst_s=burst_s, now=self._loop.time())
+        self._circuit = CircuitBreaker()
+        self._open_reason = ""
         self._closed = False
-        self._waiters: dict[Ticket, asyncio.Future[Grant]] = {}
+        self._waiters: dict[Reservation, asyncio.Future[Permit]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._share: float | None = None
-        """None: not known yet, or in doubt while a rebalance goes on."""
+        """`None` before the first assignment and during a rebalance."""
         self._partitions: Sequence[int] = ()
-        self._turn = 0
+        self._permits_issued = 0
 
-    async def acquire(self, needs: Mapping[str, float], *, may_probe: bool = True) -> Grant:
-        """Wait for the turn of a call with these needs; they are spent when this returns.
+    async def acquire(self, needs: Mapping[str, float], *, may_probe: bool = True) -> Permit:
+        """Wait for a permit. The needs are charged when this returns.
 
-        `Transient` while this worker owns no part of the budget (another has it, and is to have the job), while the
-        provider is not to be asked (a call that must not fail again does not probe), and once the worker stops.
-        ValueError for a call over the account's limit.
+        Raises `Transient` if this worker owns no quota, while the circuit is open (unless the call
+        may be its probe), and once the worker stops. Raises `ValueError` for a call above the
+        account's limit.
         """
         if self._closed:
-            raise _stopping()
+            raise _stopping_error()
         if self._share == 0:
-            raise _no_share()
-        if not self._circuit.admit(self._loop.time(), may_probe=may_probe):
-            raise self._until_it_opens()
-        ticket = self._rules.ask(needs, self._loop.time())
-        waiter = self._waiters[ticket] = self._loop.create_future()
-        self._pump()
+            raise _no_quota_error()
+        if not self._circuit.allow_call(self._loop.time(), may_probe=may_probe):
+            raise self._circuit_open_error()
+        reservation = self._rules.reserve(needs, self._loop.time())
+        waiter = self._waiters[reservation] = self._loop.create_future()
+        self._grant_ready()
         try:
-            granted: Grant = await waiter
+            permit: Permit = await waiter
         except asyncio.CancelledError:
-            self._rules.leave(ticket)
-            self._waiters.pop(ticket, None)
-            self._pump()  # the next in line may fit where this one did not
+            self._rules.cancel_reservation(reservation)
+            self._waiters.pop(reservation, None)
+            self._grant_ready()  # the next reservation may fit
             raise
-        return granted
+        return permit
 
-    def is_fresh(self, grant: Grant) -> bool:
-        """Whether the call may still be made. A leave that was not used at once is void: the bucket has refilled since,
-        and others may own it."""
+    def is_valid(self, permit: Permit) -> bool:
+        """Return whether the call may still begin.
+
+        A permit expires after 3 s: the bucket has refilled since, and another worker may own it.
+        """
         now = self._loop.time()
-        return now - grant.given_at <= _FRESH_S and self._rules.is_lent(now)
+        return now - permit.granted_monotonic <= _PERMIT_S and self._rules.is_leased(now)
 
     def close(self) -> None:
-        """Grant nothing more: the worker stops, and another is to have the jobs."""
+        """Grant nothing more, because the worker stops: its jobs return to the queue."""
         self._closed = True
-        self._refuse(_stopping())
+        self._reject_waiters(_stopping_error())
 
-    def own(self, partitions: Sequence[int], share: float, levels: Mapping[str, float]) -> None:
-        """Own this part (0 to 1) of the account's limits from now on, with what the last owners left of it."""
+    def assign(self, partitions: Sequence[int], share: float, levels: Mapping[str, float]) -> None:
+        """Own this share (0 to 1) of the account's limits from now on, with the restored levels."""
         self._partitions, self._share = partitions, share
-        self._rules.own(share, levels, self._loop.time())
+        self._rules.assign_share(share, levels, self._loop.time())
         if share <= 0:
-            self._refuse(_no_share())
-        self._pump()
+            self._reject_waiters(_no_quota_error())
+        self._grant_ready()
 
     def pause(self) -> None:
-        """Grant nothing until the next `own`; calls wait."""
+        """Grant nothing until the next `assign`; calls wait."""
         self._share = None
         self._rules.pause(self._loop.time())
-        self._pump()
+        self._grant_ready()
 
-    def lend_until(self, until: float) -> None:
-        """The share is ours until then (the loop's clock)."""
-        self._rules.lend_until(until)
-        self._pump()
+    def lease_until(self, until: float) -> None:
+        """Limit grants to the time until `until` (the loop's clock)."""
+        self._rules.lease_until(until)
+        self._grant_ready()
 
     def levels(self) -> dict[str, float]:
-        """What may be spent at once, by resource; negative is debt."""
+        """Return the level of each resource's bucket; negative is debt."""
         now = self._loop.time()
         return {resource: self._rules.level(resource, now) for resource in self._rules.resources}
 
     def rates(self) -> dict[str, float]:
-        """The account's, in units a second."""
+        """Return the account's limit of each resource, in units a second."""
         return {resource: self._rules.limit(resource) / 60 for resource in self._rules.resources}
 
-    def seen(self, grant: Grant, headers: Mapping[str, str]) -> None:
-        """Correct what we think of the account by an answer's `x-ratelimit-*` headers."""
+    def apply_headers(self, permit: Permit, headers: Mapping[str, str]) -> None:
+        """Correct the model of the account by an answer's `x-ratelimit-*` headers."""
         for resource in self._rules.resources:
-            limit = number(headers, f"x-ratelimit-limit-{resource}")
-            left = number(headers, f"x-ratelimit-remaining-{resource}")
-            if limit is not None and left is not None:
+            limit = parse_number(headers, f"x-ratelimit-limit-{resource}")
+            remaining = parse_number(headers, f"x-ratelimit-remaining-{resource}")
+            if limit is not None and remaining is not None:
                 before = self._rules.limit(resource)
-                self._rules.seen(
-                    grant.ticket, resource, limit=limit, remaining=left, now=self._loop.time()
+                self._rules.apply_headers(
+                    permit.reservation,
+                    resource,
+                    limit=limit,
+                    remaining=remaining,
+                    now=self._loop.time(),
                 )
-                self._tell_limit(resource, before)
-        self._pump()
+                self._log_limit_change(resource, before)
+        self._grant_ready()
 
-    def used_up(self, grant: Grant, used: Mapping[str, float]) -> None:
-        """What the call has used, when its answer tells."""
-        self._rules.used_up(grant.ticket, used, self._loop.time())
-        self._pump()
+    def record_usage(self, permit: Permit, used: Mapping[str, float]) -> None:
+        """Record the usage that a call's answer reports."""
+        self._rules.record_usage(permit.reservation, used, self._loop.time())
+        self._grant_ready()
 
-    def cool_down(self, seconds: float) -> None:
-        self._rules.cool_down(seconds, self._loop.time())
+    def start_cool_down(self, seconds: float) -> None:
+        self._rules.start_cool_down(seconds, self._loop.time())
 
-    def turned_away(self, why: str) -> Transient:
-        """The provider takes nothing from this account: nobody asks again for a while. `why` is for people."""
-        self._shut_by = why
-        if self._circuit.trip(self._loop.time()):
+    def trip_account(self, reason: str) -> Transient:
+        """Open the circuit, because the provider rejects the account. Returns the call's error."""
+        self._open_reason = reason
+        if self._circuit.trip_account(self._loop.time()):
             log.error(
-                "the account is turned away: jobs wait",
+                "circuit opened: provider rejects the account, jobs wait",
                 provider=self.provider,
-                reason=why,
+                reason=reason,
                 retry_s=self._retry_s,
             )
-            self._refuse(self._until_it_opens())
-        return self._until_it_opens()
+            self._reject_waiters(self._circuit_open_error())
+        return self._circuit_open_error()
 
-    def unserved(self, asked_at: float) -> bool:
-        """A call that began then was not served. True while the provider is not asked: it is to blame, and no job."""
-        if self._circuit.failed(asked_at, self._loop.time()):
-            self._shut_by = "the provider does not serve"
-            log.error("an outage: jobs wait", provider=self.provider, seconds=self._retry_s)
-            self._refuse(self._until_it_opens())
+    def record_failure(self, requested_at: float) -> bool:
+        """Record that a call was not served.
+
+        Returns whether the circuit is open: then the provider is to blame, and not the job.
+        """
+        if self._circuit.record_failure(requested_at, self._loop.time()):
+            self._open_reason = "the provider does not serve calls"
+            log.error(
+                "circuit opened: provider outage, jobs wait",
+                provider=self.provider,
+                retry_s=self._retry_s,
+            )
+            self._reject_waiters(self._circuit_open_error())
         return self._circuit.is_open
 
-    def now(self) -> float:
-        """The clock of `answered` and `unserved`."""
-        return self._loop.time()
+    def record_success(self, requested_at: float) -> None:
+        """Record that a call begun at `requested_at` was served."""
+        if self._circuit.record_success(requested_at):
+            log.info("circuit closed: provider serves calls", provider=self.provider)
 
-    def answered(self, asked_at: float) -> None:
-        """The provider has done what it was asked for at that time."""
-        if self._circuit.close(asked_at):
-            log.info("calls are served again", provider=self.provider)
+    def now(self) -> float:
+        """Return the time by the clock of `record_success` and `record_failure`."""
+        return self._loop.time()
 
     @property
     def circuit_open(self) -> bool:
         return self._circuit.is_open
 
     @property
-    def wants_probe(self) -> bool:
-        """Whether an open circuit would let one job find out."""
-        return self._circuit.wants_probe(self._loop.time())
+    def is_probe_due(self) -> bool:
+        """Whether the open circuit would allow one call."""
+        return self._circuit.is_probe_due(self._loop.time())
 
-    def states(self) -> tuple[LimiterReport, ...]:
-        """One state a resource, for the report."""
+    def build_reports(self) -> tuple[LimiterReport, ...]:
+        """Build one report for each resource."""
         now = self._loop.time()
-        cooling, waits = self._rules.cooling_for(now), self._rules.waits(now)
+        cooling, waits = self._rules.cool_down_left(now), self._rules.estimate_waits(now)
         return tuple(
             LimiterReport(
                 provider=self.provider,
@@ -191,7 +204,7 @@ class ProviderLimiter:
                 level=round(self._rules.level(resource, now), 3),
                 used=self._rules.used(resource, now),
                 queued=self._rules.queued,
-                wait_s=_finite(waits[-1]) if waits else 0.0,
+                wait_s=_finite_or_none(waits[-1]) if waits else 0.0,
                 pace=round(self._rules.pace(resource), 3),
                 cooling_until=datetime.now(UTC) + timedelta(seconds=cooling) if cooling else None,
                 circuit_open=self._circuit.is_open,
@@ -201,59 +214,63 @@ class ProviderLimiter:
 
     @property
     def _retry_s(self) -> float:
-        return round(self._circuit.retry_in(self._loop.time()), 3)
+        return round(self._circuit.seconds_until_probe(self._loop.time()), 3)
 
-    def _until_it_opens(self) -> Transient:
+    def _circuit_open_error(self) -> Transient:
         return Transient(
-            f"{self.provider}: {self._shut_by}",
+            f"{self.provider}: {self._open_reason}",
             code="provider-unavailable",
             delay=self._retry_s,
             blameless=True,
         )
 
-    def _tell_limit(self, resource: str, before: float) -> None:
+    def _log_limit_change(self, resource: str, before: float) -> None:
         if (limit := self._rules.limit(resource)) != before:
             log.warning(
-                "the account's limit is not what was set",
+                "provider reports another rate limit",
                 provider=self.provider,
                 resource=resource,
                 set=before,
                 header=limit,
             )
 
-    def _refuse(self, error: Transient) -> None:
-        """Send away all who wait."""
-        for ticket, waiter in self._waiters.items():
-            self._rules.leave(ticket)
+    def _reject_waiters(self, error: Transient) -> None:
+        for reservation, waiter in self._waiters.items():
+            self._rules.cancel_reservation(reservation)
             if not waiter.done():
                 waiter.set_exception(error)
         self._waiters.clear()
 
-    def _made(self, ticket: Ticket) -> Grant:
-        """Made in the moment of the grant: a note written before the waiter wakes up has this call in its level."""
-        self._turn += 1
-        partition = self._partitions[self._turn % len(self._partitions)]
-        return Grant(
+    def _issue_permit(self, reservation: Reservation) -> Permit:
+        """Build the permit at the moment of the grant.
+
+        A checkpoint that is built before the waiter wakes up already includes this call.
+        """
+        self._permits_issued += 1
+        partition = self._partitions[self._permits_issued % len(self._partitions)]
+        now = self._loop.time()
+        return Permit(
             provider=self.provider,
             partition=partition,
-            at=datetime.now(UTC),
-            ticket=ticket,
-            waited_s=self._loop.time() - ticket.asked_at,
-            given_at=self._loop.time(),
+            granted_at=datetime.now(UTC),
+            reservation=reservation,
+            waited_s=now - reservation.requested_at,
+            granted_monotonic=now,
         )
 
-    def _pump(self) -> None:
+    def _grant_ready(self) -> None:
+        """Grant all reservations that are ready, and set the timer for the next one."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        for ticket in self._rules.grant(self._loop.time()):
-            waiter = self._waiters.pop(ticket)
+        for reservation in self._rules.grant_ready(self._loop.time()):
+            waiter = self._waiters.pop(reservation)
             if not waiter.done():
-                waiter.set_result(self._made(ticket))
-        wait = self._rules.next_grant_in(self._loop.time())
+                waiter.set_result(self._issue_permit(reservation))
+        wait = self._rules.seconds_until_next_grant(self._loop.time())
         if wait is not None and wait != inf:
-            self._timer = self._loop.call_later(max(wait, 0.001), self._pump)
+            self._timer = self._loop.call_later(max(wait, 0.001), self._grant_ready)
 
 
-def _finite(seconds: float) -> float | None:
+def _finite_or_none(seconds: float) -> float | None:
     return round(seconds, 3) if seconds != inf else None

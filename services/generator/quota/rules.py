@@ -1,11 +1,12 @@
-"""A limiter over several resources at once (requests and tokens a minute), strictly first in, first out.
+"""Limits calls by several token buckets at once, such as requests and tokens a minute.
 
-A call reserves the upper bound of all that it needs together, or waits; whoever came first goes first, so a large call
-is never starved by small ones. Buckets refill continuously and hold at most `burst_s` seconds of their rate. A call
-larger than that may go when the bucket is full, and leaves a debt that the refill pays off. Nothing is given back by
-our own reckoning: what a call did not use shows in the provider's headers, and quickens the pace.
+A call reserves the upper bound of all its needs together, or waits its turn. The oldest reservation
+goes first, so small calls never starve a large one. Buckets refill continuously and hold at most
+`burst_s` seconds of their rate. A larger call may go when the bucket is full, and leaves a debt
+that the refill pays off. The unused part of a reservation is not returned: it shows in the
+provider's headers and raises the pace.
 
-Nothing is granted before a share is owned, while a rebalance goes on, nor longer than the share was lent for.
+Nothing is granted before a share is assigned, during a rebalance, or after the share's lease.
 """
 
 from collections import deque
@@ -14,93 +15,101 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from math import inf
 
-from services.generator.quota.provider_bucket import Account
+from services.generator.quota.provider_bucket import ProviderBucket
 
 _WINDOW_S = 60
 
 
 @dataclass(slots=True)
-class _Bucket:
-    account: Account
+class _TokenBucket:
+    provider: ProviderBucket
     share: float = 0.0
     level: float = 0.0
     spent: float = 0.0
-    """All that was ever granted."""
+    """The sum of all grants."""
 
     @property
     def rate(self) -> float:
-        """Units a second that are ours."""
-        return self.account.limit * self.share / 60
+        """This worker's share of the limit, in units a second."""
+        return self.provider.limit * self.share / 60
 
     @property
-    def pace(self) -> float:
-        return self.rate * self.account.pace
+    def refill_rate(self) -> float:
+        return self.rate * self.provider.pace
 
     def capacity(self, burst_s: float) -> float:
         return self.rate * burst_s
 
     def refill(self, seconds: float, burst_s: float) -> None:
-        self.level = min(self.level + self.pace * seconds, self.capacity(burst_s))
-        self.account.advance(seconds, self.share)
+        self.level = min(self.level + self.refill_rate * seconds, self.capacity(burst_s))
+        self.provider.advance(seconds, self.share)
 
     def take(self, need: float) -> None:
         self.level -= need
         self.spent += need
-        self.account.spend(need)
+        self.provider.spend(need)
 
     def seconds_until(self, before: float, need: float, burst_s: float) -> float:
-        """How long until `need` may be taken after `before`; where it never fits, until the bucket is full."""
-        if self.rate <= 0:  # we own no partition: nothing is ours to spend
+        """Return the seconds until `need` is available after `before` has been taken.
+
+        A need above the capacity waits until the bucket is full.
+        """
+        if self.rate <= 0:  # this worker owns no partition
             return inf
-        return max(0.0, (before + min(need, self.capacity(burst_s)) - self.level) / self.pace)
+        missing = before + min(need, self.capacity(burst_s)) - self.level
+        return max(0.0, missing / self.refill_rate)
 
 
 @dataclass(slots=True, eq=False)
-class Ticket:
-    """A call's place in the line."""
+class Reservation:
+    """The upper bound of a call's cost, in the queue or granted."""
 
     needs: Mapping[str, float]
-    asked_at: float
-    spent: dict[str, float] = field(default_factory=dict)
-    """What had been granted of each resource by then, this call included."""
-    passed: dict[str, float] = field(default_factory=dict)
-    """What time had brought each resource by then."""
+    requested_at: float
+    spent_at_grant: dict[str, float] = field(default_factory=dict)
+    """The sum of all grants of each resource, including this one."""
+    accrued_at_grant: dict[str, float] = field(default_factory=dict)
+    """The `ProviderBucket.accrued` of each resource at the time of the grant."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Grant:
-    """The leave to make one call: of which provider's budget, and which partition's part of it."""
+class Permit:
+    """The right to start one call, on the quota of one partition."""
 
     provider: str
     partition: int
-    at: datetime
-    """By this worker's clock, as its notes are."""
-    ticket: Ticket
+    granted_at: datetime
+    """By this worker's clock, like its checkpoints."""
+    reservation: Reservation
     waited_s: float = 0.0
-    given_at: float = 0.0
-    """By the limiter's clock."""
+    granted_monotonic: float = 0.0
+    """By the limiter's clock, in seconds."""
 
 
-class Limiter:
-    """`limits` are the account's, in units a minute, of which a share is ours. `now` is any monotonic clock."""
+class RateLimiter:
+    """Grants reservations. `limits` are the account's, in units a minute; `now` is monotonic."""
 
     def __init__(self, limits: Mapping[str, float], *, burst_s: float, now: float) -> None:
         self._burst_s = burst_s
         self._buckets = {
-            resource: _Bucket(account=Account(limit)) for resource, limit in limits.items()
+            resource: _TokenBucket(provider=ProviderBucket(limit))
+            for resource, limit in limits.items()
         }
-        self._line: deque[Ticket] = deque()
-        self._spent: dict[str, deque[tuple[int, float]]] = {
+        self._queue: deque[Reservation] = deque()
+        self._recent: dict[str, deque[tuple[int, float]]] = {
             resource: deque() for resource in limits
         }
-        self._at = now
+        self._now = now
         self._cooling_until = now
-        self._lent_until = inf
-        self._heard_at = now
+        self._leased_until = inf
+        self._headers_at = now
         self._paused = True
 
-    def own(self, share: float, levels: Mapping[str, float], now: float) -> None:
-        """Own this part (0 to 1) of the account from now on, with what its last owners left (negative is debt)."""
+    def assign_share(self, share: float, levels: Mapping[str, float], now: float) -> None:
+        """Own this share (0 to 1) of the account from now on, with the restored levels.
+
+        A negative level is debt.
+        """
         self._advance(now)
         self._paused = False
         for resource, bucket in self._buckets.items():
@@ -108,150 +117,152 @@ class Limiter:
             bucket.level = min(levels.get(resource, 0.0), bucket.capacity(self._burst_s))
 
     def pause(self, now: float) -> None:
-        """Grant nothing until the next `own`: the share is about to pass on."""
+        """Grant nothing until the next `assign_share`: the share is about to move."""
         self._advance(now)
         self._paused = True
 
-    def lend_until(self, until: float) -> None:
-        """The share is ours until then: afterwards somebody else may own it."""
-        self._lent_until = until
+    def lease_until(self, until: float) -> None:
+        """Limit grants to the time until `until`: later another worker may own the share."""
+        self._leased_until = until
 
-    def is_lent(self, now: float) -> bool:
-        """Whether the share is still ours, as far as we have heard."""
-        return now <= self._lent_until
+    def is_leased(self, now: float) -> bool:
+        """Return whether this worker still owns the share, as far as it knows."""
+        return now <= self._leased_until
 
-    def ask(self, needs: Mapping[str, float], now: float) -> Ticket:
-        """Stand in line. ValueError for a call that the account could never carry."""
+    def reserve(self, needs: Mapping[str, float], now: float) -> Reservation:
+        """Queue a reservation. Raises `ValueError` for a call above the account's limit."""
         for resource, need in needs.items():
-            if need > (limit := self._buckets[resource].account.told):  # what headers say may pass
+            # A lower limit in the headers may be temporary.
+            if need > (limit := self._buckets[resource].provider.configured_limit):
                 raise ValueError(
                     f"a call of {need:g} {resource} is over the limit of {limit:g} a minute"
                 )
-        ticket = Ticket(needs=dict(needs), asked_at=now)
-        self._line.append(ticket)
-        return ticket
+        reservation = Reservation(needs=dict(needs), requested_at=now)
+        self._queue.append(reservation)
+        return reservation
 
-    def leave(self, ticket: Ticket) -> None:
-        """Leave the line without a grant."""
-        if ticket in self._line:
-            self._line.remove(ticket)
+    def cancel_reservation(self, reservation: Reservation) -> None:
+        """Remove a reservation from the queue, if it is not granted yet."""
+        if reservation in self._queue:
+            self._queue.remove(reservation)
 
-    def grant(self, now: float) -> list[Ticket]:
-        """Those at the head of the line whose needs are met; they are charged at once."""
+    def grant_ready(self, now: float) -> list[Reservation]:
+        """Grant and charge the first reservations of the queue whose needs are available."""
         self._advance(now)
-        granted: list[Ticket] = []
-        while self._line and self._wait_s(now, {}, self._line[0]) <= 0:
-            ticket = self._line.popleft()
-            for resource, need in ticket.needs.items():
-                self._buckets[resource].take(need)
-                ticket.spent[resource] = self._buckets[resource].spent
-                ticket.passed[resource] = self._buckets[resource].account.passed
-                self._note(resource, need, now)
-            granted.append(ticket)
+        granted: list[Reservation] = []
+        while self._queue and self._wait_s(now, {}, self._queue[0]) <= 0:
+            reservation = self._queue.popleft()
+            for resource, need in reservation.needs.items():
+                bucket = self._buckets[resource]
+                bucket.take(need)
+                reservation.spent_at_grant[resource] = bucket.spent
+                reservation.accrued_at_grant[resource] = bucket.provider.accrued
+                self._add_recent(resource, need, now)
+            granted.append(reservation)
         return granted
 
-    def used_up(self, ticket: Ticket, used: Mapping[str, float], now: float) -> None:
-        """What a granted call has used after all: more than was reserved is spent as well, as a debt if need be."""
+    def record_usage(self, reservation: Reservation, used: Mapping[str, float], now: float) -> None:
+        """Charge the usage of a granted call beyond its reservation, as debt if necessary."""
         self._advance(now)
         for resource, amount in used.items():
             bucket = self._buckets[resource]
-            beyond = (
-                min(amount, bucket.account.told) - ticket.needs[resource]
-            )  # an answer may say anything
-            if beyond > 0:
-                bucket.level -= (
-                    beyond  # and nothing of the account's: the headers have it in what is left
-                )
-                self._note(resource, beyond, now)
+            # The limit caps implausible answers.
+            excess = min(amount, bucket.provider.configured_limit) - reservation.needs[resource]
+            if excess > 0:
+                bucket.level -= excess  # the provider's bucket is corrected by the headers
+                self._add_recent(resource, excess, now)
 
-    def next_grant_in(self, now: float) -> float | None:
-        """Seconds until the head of the line may go; None when nobody waits, infinite while nothing is ours."""
-        if not self._line:
+    def seconds_until_next_grant(self, now: float) -> float | None:
+        """Return the seconds until the first reservation is granted.
+
+        `None` for an empty queue, infinite without a share.
+        """
+        if not self._queue:
             return None
         self._advance(now)
-        return self._wait_s(now, {}, self._line[0])
+        return self._wait_s(now, {}, self._queue[0])
 
-    def waits(self, now: float) -> list[float]:
-        """Seconds until each in the line may go, in its order, at the present pace."""
+    def estimate_waits(self, now: float) -> list[float]:
+        """Estimate the seconds until each queued reservation is granted, at the current pace."""
         self._advance(now)
         before: dict[str, float] = dict.fromkeys(self._buckets, 0.0)
         waits = list[float]()
-        for ticket in self._line:
-            waits.append(self._wait_s(now, before, ticket))
-            for resource, need in ticket.needs.items():
+        for reservation in self._queue:
+            waits.append(self._wait_s(now, before, reservation))
+            for resource, need in reservation.needs.items():
                 before[resource] += need
         return waits
 
-    def seen(
-        self, ticket: Ticket, resource: str, *, limit: float, remaining: float, now: float
+    def apply_headers(
+        self, reservation: Reservation, resource: str, *, limit: float, remaining: float, now: float
     ) -> None:
-        """What the headers of a granted call's answer say of the account."""
+        """Apply the rate limit headers of a granted call's answer."""
         self._advance(now)
-        self._heard_at = now
+        self._headers_at = now
         bucket = self._buckets[resource]
-        bucket.account.seen(
+        accrued = bucket.provider.accrued
+        bucket.provider.apply_headers(
             limit=limit,
             remaining=remaining,
-            passed_since=bucket.account.passed - ticket.passed.get(resource, bucket.account.passed),
-            spent_since=bucket.spent - ticket.spent.get(resource, bucket.spent),
+            accrued_since=accrued - reservation.accrued_at_grant.get(resource, accrued),
+            spent_since=bucket.spent - reservation.spent_at_grant.get(resource, bucket.spent),
         )
 
-    def cool_down(self, seconds: float, now: float) -> None:
-        """The provider has said 429 or 503: grant nothing for a while."""
+    def start_cool_down(self, seconds: float, now: float) -> None:
+        """Grant nothing for a while, because the provider answered 429 or 503."""
         self._cooling_until = max(self._cooling_until, now + seconds)
 
-    def cooling_for(self, now: float) -> float:
+    def cool_down_left(self, now: float) -> float:
         return max(0.0, self._cooling_until - now)
 
     @property
     def queued(self) -> int:
-        return len(self._line)
+        return len(self._queue)
 
     @property
     def resources(self) -> tuple[str, ...]:
         return tuple(self._buckets)
 
     def limit(self, resource: str) -> float:
-        """The account's, a minute."""
-        return self._buckets[resource].account.limit
+        """Return the account's limit in units a minute."""
+        return self._buckets[resource].provider.limit
 
     def pace(self, resource: str) -> float:
-        """How fast we go, in shares of the limit: 1 is our share exactly."""
-        return self._buckets[resource].account.pace
+        """Return the factor on the refill rate; 1 is exactly this worker's share."""
+        return self._buckets[resource].provider.pace
 
     def level(self, resource: str, now: float) -> float:
         self._advance(now)
         return self._buckets[resource].level
 
     def used(self, resource: str, now: float) -> float:
-        """Reserved in the last 60 seconds."""
-        spent = self._spent[resource]
-        while spent and spent[0][0] <= now - _WINDOW_S:
-            spent.popleft()
-        return sum(amount for _, amount in spent)
+        """Return the amount charged in the last 60 seconds."""
+        recent = self._recent[resource]
+        while recent and recent[0][0] <= now - _WINDOW_S:
+            recent.popleft()
+        return sum(amount for _, amount in recent)
 
-    def _wait_s(self, now: float, before: Mapping[str, float], ticket: Ticket) -> float:
-        if self._paused or not self.is_lent(now):
+    def _wait_s(self, now: float, before: Mapping[str, float], reservation: Reservation) -> float:
+        if self._paused or not self.is_leased(now):
             return inf
-        needs = ticket.needs.items()
+        needs = reservation.needs.items()
         waits = [
             self._buckets[name].seconds_until(before.get(name, 0.0), need, self._burst_s)
             for name, need in needs
         ]
         return max(*waits, self._cooling_until - now, 0.0)
 
-    def _note(self, resource: str, need: float, now: float) -> None:
-        spent, second = self._spent[resource], int(now)
-        if spent and spent[-1][0] == second:
-            need += spent.pop()[1]
-        spent.append((second, need))
+    def _add_recent(self, resource: str, amount: float, now: float) -> None:
+        recent, second = self._recent[resource], int(now)
+        if recent and recent[-1][0] == second:
+            amount += recent.pop()[1]
+        recent.append((second, amount))
 
     def _advance(self, now: float) -> None:
-        seconds = max(0.0, now - self._at)
-        self._at = max(self._at, now)
+        seconds = max(0.0, now - self._now)
+        self._now = max(self._now, now)
         for bucket in self._buckets.values():
-            if (
-                now - self._heard_at > _WINDOW_S
-            ):  # a whole bucket's refill ago: what we knew is no longer so
-                bucket.account.forget()
+            # A full bucket has refilled since the last headers: they are out of date.
+            if now - self._headers_at > _WINDOW_S:
+                bucket.provider.reset()
             bucket.refill(seconds, self._burst_s)

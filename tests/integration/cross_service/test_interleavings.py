@@ -24,10 +24,10 @@ from shared.domain.messages import EventKind, JobEvent
 from shared.kafka.topics import RESULTS
 from tests.support.interleaving_system import InterleavingRunner, InterleavingSystem
 from tests.support.interleavings import Act, Change, Ledger, Plan, Post, draw_plans
-from tests.support.scripted_provider import Wish
+from tests.support.scripted_provider import ProviderBehavior
 
 _ASKED_FOR = os.environ.get("INTERLEAVINGS")
-_ONE: list[Act] = [Post(shop=0, via=0, wish=Wish.FINE, key=None)]
+_ONE: list[Act] = [Post(shop=0, via=0, wish=ProviderBehavior.FINE, key=None)]
 
 Rows = Mapping[UUID, asyncpg.Record]
 Life = dict[tuple[int, EventKind], Status]
@@ -106,10 +106,10 @@ def _judge_life(row: asyncpg.Record, life: Life, books: Ledger, *, deaths: int) 
     cancelled = [at for at, state in life.items() if state is Status.CANCELLED]
     assert len(cancelled) == books.changed["cancel"][job], about
     if status == Status.FAILED:
-        declined = (row["error_code"], books.wishes[job]) == ("declined", Wish.DECLINED)
+        declined = (row["error_code"], books.wishes[job]) == ("declined", ProviderBehavior.DECLINED)
         assert declined or (row["error_code"] == "in-doubt" and deaths > 1), about
     elif status == Status.DONE:
-        assert books.wishes[job] != Wish.DECLINED, about
+        assert books.wishes[job] != ProviderBehavior.DECLINED, about
 
 
 async def _judge_money(stage: InterleavingSystem, shops: list[str], rows: Rows) -> None:

@@ -1,7 +1,8 @@
-"""A worker dies at every boundary of a job's steps; another finishes the job. Nothing is lost, nothing is paid twice.
+"""A worker dies at every boundary of a job's calls, and another worker finishes the job.
 
-A wave of workers, one for each boundary, is led to its boundaries in one consumer group, a job a worker, and gets its
-signals in one go: Kafka's session timeout is paid once a wave. Then a real scheduler and a healthy worker take over.
+Nothing is lost and nothing is paid twice. Each wave is a consumer group with one worker and one job
+for each boundary. All workers of a wave get their signals at the same time, so that Kafka's session
+timeout passes once a wave. Then a real scheduler and a healthy worker take over.
 """
 
 import asyncio
@@ -34,160 +35,159 @@ pytestmark = pytest.mark.timeout(600)  # the first test of each signal waits for
 
 _LEASE_S = 3
 _STEPS = ("outline", "article", "image")
-_TEXT = ("begin_step:{0}", "write:{0}", "finish_step:{0}", "publish:step-done:{0}")
-_IMAGE = (
+_TEXT_CALLS = ("begin_step:{0}", "write_text:{0}", "finish_step:{0}", "publish:step-done:{0}")
+_IMAGE_CALLS = (
     "begin_step:image",
-    "create:image",
-    "name_call:image",
-    "finish:image",
-    "put:image",
+    "create_prediction:image",
+    "save_external_id:image",
+    "fetch_image:image",
+    "save_image:image",
     "finish_step:image",
     "publish:step-done:image",
 )
-PLACES = (
-    "claim",
+CALLS = (
+    "claim_job",
     "publish:started",
-    *(place.format(step) for step in ("outline", "article") for place in _TEXT),
-    *_IMAGE,
-    "complete",
+    *(call.format(step) for step in ("outline", "article") for call in _TEXT_CALLS),
+    *_IMAGE_CALLS,
+    "complete_job",
     "publish:ended",
     "commit",
 )
-"""What a worker does for a job, in order."""
+"""The calls that a worker makes for a job, in order."""
 
 
-def _whens(place: str) -> tuple[str, ...]:
-    return (
-        ("before", "amid", "after")
-        if place.startswith(("write", "create"))
-        else ("before", "after")
-    )
+def _moments(call: str) -> tuple[str, ...]:
+    is_paid = call.startswith(("write_text", "create_prediction"))
+    return ("before", "during", "after") if is_paid else ("before", "after")
 
 
-BOUNDARIES = tuple(f"{when} {place}" for place in PLACES for when in _whens(place))
+BOUNDARIES = tuple(f"{when} {call}" for call in CALLS for when in _moments(call))
 WAVES = (BOUNDARIES[::2], BOUNDARIES[1::2])
 
 IN_DOUBT = {
-    boundary.format(step, call, named): (step, calls)
-    for step, call, named in (
-        ("outline", "write", "finish_step"),
-        ("article", "write", "finish_step"),
-        ("image", "create", "name_call"),
+    boundary.format(step, paid, saving): (step, calls)
+    for step, paid, saving in (
+        ("outline", "write_text", "finish_step"),
+        ("article", "write_text", "finish_step"),
+        ("image", "create_prediction", "save_external_id"),
     )
     for boundary, calls in {
         "after begin_step:{0}": {1},
         "before {1}:{0}": {1},
-        "amid {1}:{0}": {1, 2},
+        "during {1}:{0}": {1, 2},
         "after {1}:{0}": {2},
         "before {2}:{0}": {2},
     }.items()
 }
-"""The boundaries at which nobody can know whether a call was paid for: its step, and the calls there may have been."""
+"""The boundaries with an in-doubt call: its step, and the possible numbers of calls."""
 
 
 @dataclass(slots=True, eq=False)
-class Doomed:
-    """A worker that is to die at its boundary, which is its name, too."""
+class CrashingWorker:
+    """A worker that dies at its boundary, which is also its name."""
 
     boundary: str
     process: ForkServerProcess
-    wire: Connection
+    pipe: Connection
     output: Path
     arrived: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Left:
-    """What is found of a job in the end."""
+class JobAfterCrash:
+    """The end of one job, and of the worker that died during it."""
 
     arrived: bool
     exit_code: int | None
     row: dict[str, Any]
     posts: int
-    endings: int
-    """Different ones, by event id."""
+    outcomes: int
+    """Different outcomes, by event id."""
     calls: dict[str, int]
-    """What the providers have billed, by step."""
+    """The calls that the providers have billed, by step."""
     billed_tokens: int
     in_doubt: dict[str, int]
     output: str
 
 
-Walk = Callable[[signal.Signals], dict[str, Left]]
+Results = dict[str, JobAfterCrash]
+"""By boundary."""
+RunWaves = Callable[[signal.Signals], Results]
 
 
 @pytest.fixture(scope="module")
-def walk(
+def run_waves(
     kafka: str,
     postgres: str,
     template_database: str,
     standins: StandIns,
     tmp_path_factory: pytest.TempPathFactory,
-) -> Walk:
-    """A function that sends the signal at every boundary: what it left of each one's job."""
+) -> RunWaves:
+    """Return a function that sends a signal at every boundary and returns the results."""
 
-    def walked(number: signal.Signals) -> dict[str, Left]:
-        found: dict[str, Left] = {}
-        for index, wave in enumerate(WAVES):
+    def run(number: signal.Signals) -> Results:
+        results: Results = {}
+        for index, boundaries in enumerate(WAVES):
             with a_database(postgres, template_database) as database:
-                prefix, folder = (
-                    f"{number.name.lower()}-{index}.",
-                    tmp_path_factory.mktemp(number.name),
-                )
-                found |= asyncio.run(
-                    _Wave(kafka, prefix, database, standins, folder).run(wave, number)
-                )
-        return found
+                prefix = f"{number.name.lower()}-{index}."
+                folder = tmp_path_factory.mktemp(number.name)
+                wave = _Wave(kafka, prefix, database, standins, folder)
+                results |= asyncio.run(wave.run_workers(boundaries, number))
+        return results
 
-    return walked
+    return run
 
 
 @pytest.fixture(scope="module")
-def killed(walk: Walk) -> dict[str, Left]:
-    return walk(signal.SIGKILL)
+def killed(run_waves: RunWaves) -> Results:
+    return run_waves(signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
-def terminated(walk: Walk) -> dict[str, Left]:
-    return walk(signal.SIGTERM)
+def terminated(run_waves: RunWaves) -> Results:
+    return run_waves(signal.SIGTERM)
 
 
 @pytest.mark.parametrize("boundary", BOUNDARIES)
-def test_kill_9_repeats_at_most_the_call_in_flight(killed: dict[str, Left], boundary: str) -> None:
-    left = killed[boundary]
-    _came_to_one_end(left, exit_code=-signal.SIGKILL)
+def test_sigkill_repeats_at_most_the_call_in_progress(killed: Results, boundary: str) -> None:
+    result = killed[boundary]
+    _assert_ended_once(result, exit_code=-signal.SIGKILL)
     step, calls = IN_DOUBT.get(boundary, ("", {1}))
-    assert left.in_doubt == {each: int(each == step) for each in _STEPS}
-    assert left.calls == dict.fromkeys(_STEPS, 1) | ({step: left.calls[step]} if step else {})
-    assert left.calls.get(step, 1) in calls
+    repeated = {step: result.calls[step]} if step else {}
+    assert result.in_doubt == {each: int(each == step) for each in _STEPS}
+    assert result.calls == dict.fromkeys(_STEPS, 1) | repeated
+    assert result.calls.get(step, 1) in calls
 
 
 @pytest.mark.parametrize("boundary", BOUNDARIES)
-def test_sigterm_repeats_nothing(terminated: dict[str, Left], boundary: str) -> None:
-    left = terminated[boundary]
-    _came_to_one_end(left, exit_code=0)
-    assert left.in_doubt == dict.fromkeys(_STEPS, 0)
-    assert left.calls == dict.fromkeys(_STEPS, 1)
+def test_sigterm_repeats_no_call(terminated: Results, boundary: str) -> None:
+    result = terminated[boundary]
+    _assert_ended_once(result, exit_code=0)
+    assert result.in_doubt == dict.fromkeys(_STEPS, 0)
+    assert result.calls == dict.fromkeys(_STEPS, 1)
 
 
-def test_nothing_is_paid_for_after_the_drain(terminated: dict[str, Left]) -> None:
+def test_no_paid_call_begins_after_the_drain(terminated: Results) -> None:
     late = {
-        boundary for boundary, left in terminated.items() if crashing_worker.LATE in left.output
+        boundary
+        for boundary, result in terminated.items()
+        if crashing_worker.CALL_AFTER_DRAIN in result.output
     }
     assert late == set()
 
 
-def _came_to_one_end(left: Left, *, exit_code: int) -> None:
-    print(left.output)
-    assert left.arrived, "the worker never came to its boundary"
-    assert left.exit_code == exit_code
-    assert (left.row["status"], left.posts, left.endings) == ("DONE", 1, 1)
-    if set(left.calls.values()) == {1}:
-        assert left.row["input_tokens"] + left.row["output_tokens"] == left.billed_tokens
+def _assert_ended_once(result: JobAfterCrash, *, exit_code: int) -> None:
+    print(result.output)
+    assert result.arrived, "the worker never reached its boundary"
+    assert result.exit_code == exit_code
+    assert (result.row["status"], result.posts, result.outcomes) == ("DONE", 1, 1)
+    if set(result.calls.values()) == {1}:
+        assert result.row["input_tokens"] + result.row["output_tokens"] == result.billed_tokens
 
 
 class _Wave:
-    """One consumer group, in which a worker for each boundary dies and a healthy one finishes."""
+    """A consumer group with one crashing worker for each boundary, then a healthy one."""
 
     def __init__(
         self, bootstrap: str, prefix: str, database: str, standins: StandIns, folder: Path
@@ -205,82 +205,95 @@ class _Wave:
             lease_s=_LEASE_S,
         )
 
-    async def run(self, boundaries: tuple[str, ...], number: signal.Signals) -> dict[str, Left]:
+    async def run_workers(self, boundaries: tuple[str, ...], number: signal.Signals) -> Results:
         servers, prefix = self._settings.kafka_bootstrap_servers, self._settings.kafka_topic_prefix
         async with open_backend(servers, prefix, self._database) as backend:
-            doomed = [self._start(boundary, number) for boundary in boundaries]
+            workers = [self._start_worker(boundary, number) for boundary in boundaries]
             try:
-                jobs = await self._hand_out_jobs(backend, doomed)
-                await self._lead_to_their_boundaries(doomed)
+                jobs = await self._dispatch_jobs(backend, workers)
+                await self._run_to_boundaries(workers)
             finally:
-                for each in doomed:
-                    each.process.kill()  # those that are still there
-                    each.process.join()
-            await self._finish(backend, set(jobs.values()))
-            told = [
+                for worker in workers:
+                    worker.process.kill()  # if it is still alive
+                    worker.process.join()
+            await self._finish_jobs(backend, set(jobs.values()))
+            events = [
                 event
                 for _, event in await backend.read_records(RESULTS)
                 if isinstance(event, JobEvent)
             ]
             return {
-                each.boundary: await self._found(backend, each, jobs[each.boundary], told)
-                for each in doomed
+                worker.boundary: await self._read_result(
+                    backend, worker, jobs[worker.boundary], events
+                )
+                for worker in workers
             }
 
-    def _start(self, boundary: str, number: signal.Signals) -> Doomed:
+    def _start_worker(self, boundary: str, number: signal.Signals) -> CrashingWorker:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(
-            ["pytest", crashing_worker.__name__]
-        )  # imported once, not once a worker
-        ours, theirs = context.Pipe()
+        # The fork server imports these modules once, and not each worker.
+        context.set_forkserver_preload(["pytest", crashing_worker.__name__])
+        pipe, worker_pipe = context.Pipe()
         output = self._folder / f"{boundary}.log"
         process = context.Process(
-            target=crashing_worker.run,
-            args=(boundary, number, self._settings, boundary, theirs, output),
+            target=crashing_worker.run_crashing_worker,
+            args=(boundary, number, self._settings, boundary, worker_pipe, output),
             daemon=True,
         )
         process.start()
-        theirs.close()
-        return Doomed(boundary, process, ours, output)
+        worker_pipe.close()
+        return CrashingWorker(boundary, process, pipe, output)
 
-    async def _hand_out_jobs(self, backend: Backend, doomed: list[Doomed]) -> dict[str, UUID]:
-        """A job for each worker, in a partition that is its own: the jobs by boundary."""
+    async def _dispatch_jobs(
+        self, backend: Backend, workers: list[CrashingWorker]
+    ) -> dict[str, UUID]:
+        """Dispatch a job to a partition of each worker. Returns the jobs by boundary."""
         owned = await eventually(
-            lambda: _owned(backend, len(doomed)), every=0.5, timeout=90, what="a share for each"
+            lambda: _read_partitions(backend, len(workers)),
+            every=0.5,
+            timeout=90,
+            what="partitions for each worker",
         )
-        requests = {worker: _in_partition(partitions[0]) for worker, partitions in owned.items()}
+        requests = {
+            boundary: _make_request_in(partitions[0]) for boundary, partitions in owned.items()
+        }
         for request in requests.values():
             await backend.insert_dispatched(request)
-        return {worker: request.id for worker, request in requests.items()}
+        return {boundary: request.id for boundary, request in requests.items()}
 
-    async def _lead_to_their_boundaries(self, doomed: list[Doomed]) -> None:
-        def ended() -> bool:
-            return all(each.process.exitcode is not None for each in doomed if each.arrived)
+    async def _run_to_boundaries(self, workers: list[CrashingWorker]) -> None:
+        def have_ended() -> bool:
+            return all(worker.process.exitcode is not None for worker in workers if worker.arrived)
 
-        with suppress(AssertionError):  # one that does not arrive fails its own test
-            await eventually(lambda: all(each.wire.poll() for each in doomed), timeout=45)
-        for each in doomed:
-            each.arrived = each.wire.poll() and each.process.exitcode is None
-            if each.arrived:
-                each.wire.send("now")
-        await eventually(ended, timeout=60, what="the end of all workers")
+        with suppress(AssertionError):  # a worker that does not arrive fails its own test
+            await eventually(lambda: all(worker.pipe.poll() for worker in workers), timeout=45)
+        for worker in workers:
+            worker.arrived = worker.pipe.poll() and worker.process.exitcode is None
+            if worker.arrived:
+                worker.pipe.send("now")
+        await eventually(have_ended, timeout=60, what="the end of all workers")
 
-    async def _finish(self, backend: Backend, jobs: set[UUID]) -> None:
-        """Others take up what the dead have left. What is still missing then, the tests say."""
+    async def _finish_jobs(self, backend: Backend, jobs: set[UUID]) -> None:
+        """Run the jobs to their end with a scheduler and a healthy worker.
+
+        A job that does not end fails its own test.
+        """
         async with AsyncExitStack() as services:
             await services.enter_async_context(
                 start_scheduler(backend, self._database, worker_silence_s=3, lease_s=_LEASE_S)
             )
             await services.enter_async_context(
-                running_service(lambda stop: service.run(self._settings, stop, name="healthy"))
+                running_service(
+                    lambda stop: service.run_worker(self._settings, stop, name="healthy")
+                )
             )
             with suppress(AssertionError):
                 await eventually(lambda: _all_done(backend, len(jobs)), timeout=60)
-                await eventually(lambda: _all_told(backend, jobs), timeout=20, every=0.5)
+                await eventually(lambda: _all_published(backend, jobs), timeout=20, every=0.5)
 
-    async def _found(
-        self, backend: Backend, doomed: Doomed, job: UUID, told: list[JobEvent]
-    ) -> Left:
+    async def _read_result(
+        self, backend: Backend, worker: CrashingWorker, job: UUID, events: list[JobEvent]
+    ) -> JobAfterCrash:
         texts, images = self._standins.openai.bill(job), self._standins.replicate.bill(job)
         posts = await backend.database.fetchval(
             "SELECT count(*) FROM blog_posts WHERE job_id = $1", job
@@ -288,43 +301,42 @@ class _Wave:
         steps = await backend.database.fetch(
             "SELECT step, in_doubt FROM blog_steps WHERE job_id = $1", job
         )
-        return Left(
-            arrived=doomed.arrived,
-            exit_code=doomed.process.exitcode,
+        outcomes = {
+            event.event_id()
+            for event in events
+            if event.job == job and event.kind is EventKind.ENDED
+        }
+        return JobAfterCrash(
+            arrived=worker.arrived,
+            exit_code=worker.process.exitcode,
             row=dict(await backend.row(job)),
             posts=posts,
-            endings=len(
-                {
-                    event.event_id()
-                    for event in told
-                    if event.job == job and event.kind is EventKind.ENDED
-                }
-            ),
+            outcomes=len(outcomes),
             calls=texts["steps"] | images["steps"],
             billed_tokens=texts["tokens"],
             in_doubt={row["step"]: row["in_doubt"] for row in steps if row["step"] in _STEPS},
-            output=doomed.output.read_text(),
+            output=worker.output.read_text(),
         )
 
 
-async def _owned(backend: Backend, workers: int) -> dict[str, tuple[int, ...]]:
-    """The workers' partitions, once each has its share and there is no other's in it."""
+async def _read_partitions(backend: Backend, workers: int) -> dict[str, tuple[int, ...]]:
+    """Return the partitions by worker once they are split without overlap, else nothing."""
     reports = [
         message
         for _, message in await backend.read_records(WORKERS)
         if isinstance(message, WorkerReport)
     ]
     owned = {report.worker: report.partitions for report in reports}
-    shares = Counter(partition for partitions in owned.values() for partition in partitions)
-    settled = (
+    owners = Counter(partition for partitions in owned.values() for partition in partitions)
+    is_split = (
         len(owned) == workers
         and all(owned.values())
-        and shares == Counter(range(GENERATION.partitions))
+        and owners == Counter(range(GENERATION.partitions))
     )
-    return owned if settled else {}
+    return owned if is_split else {}
 
 
-def _in_partition(partition: int) -> BlogRequested:
+def _make_request_in(partition: int) -> BlogRequested:
     return next(
         request
         for request in iter(make_request, None)
@@ -339,8 +351,8 @@ async def _all_done(backend: Backend, jobs: int) -> bool:
     return bool(done == jobs)
 
 
-async def _all_told(backend: Backend, jobs: set[UUID]) -> bool:
-    told = [
+async def _all_published(backend: Backend, jobs: set[UUID]) -> bool:
+    events = [
         event for _, event in await backend.read_records(RESULTS) if isinstance(event, JobEvent)
     ]
-    return jobs <= {event.job for event in told if event.kind is EventKind.ENDED}
+    return jobs <= {event.job for event in events if event.kind is EventKind.ENDED}

@@ -1,4 +1,4 @@
-"""The budget on the real broker and database: whoever gets the partitions next finds what the last owner has spent."""
+"""The quota on the real broker and database: the next owner restores the spend of the last one."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,9 +9,11 @@ from typing import Any, cast
 from unittest.mock import AsyncMock
 
 from services.generator.jobs.consumer import TaskConsumer
-from services.generator.jobs.repository import GeneratorStore
-from services.generator.quota.partition_quota import Budget
+from services.generator.jobs.repository import GenerationRepository
+from services.generator.jobs.status import WorkerStatus
+from services.generator.quota.partition_quota import PartitionQuota
 from services.generator.quota.provider_limiter import ProviderLimiter
+from services.generator.quota.repository import ProviderCallRepository
 from shared.domain.job import Step
 from shared.kafka.topics import GENERATION
 from shared.runtime.postgres import open_pool
@@ -21,37 +23,36 @@ from tests.support.eventually import eventually
 
 _TPM = 600.0
 _CALL = 600.0
-"""A whole minute of the account's tokens: however long a new owner takes, part of the debt is still there."""
+"""A minute of the account's tokens, so that part of the debt remains however slow the new owner."""
 
 
 @dataclass(frozen=True, slots=True)
-class Owner:
-    """A worker's consumer, limiter and records, with no work to do."""
+class QuotaOwner:
+    """The consumer, limiter and repository of a worker without tasks."""
 
     limiter: ProviderLimiter
-    store: GeneratorStore
+    repository: GenerationRepository
     consumer: TaskConsumer
     stop: asyncio.Event
     loop: asyncio.Task[None]
 
     async def owns_all(self) -> bool:
-        (state,) = self.limiter.states()
+        (state,) = self.limiter.build_reports()
         return state.share == _TPM
 
     async def freeze(self) -> None:
-        """From here on it commits nothing."""
+        """Stop consuming, so that nothing is committed any more."""
         self.stop.set()
         await self.loop
 
-    async def call(self, backend: Backend) -> None:
-        """Begin a call far beyond the burst."""
+    async def begin_call(self, backend: Backend) -> None:
+        """Begin a call far above the burst."""
         request = make_request()
         await backend.insert_dispatched(request)
-        claim = await self.store.claim(request.id)
-        assert claim is not None
-        await self.store.begin_step(
-            claim, Step.OUTLINE, await self.limiter.acquire({"tokens": _CALL})
-        )
+        lease = await self.repository.claim_job(request.id)
+        assert lease is not None
+        permit = await self.limiter.acquire({"tokens": _CALL})
+        await self.repository.begin_step(lease, Step.OUTLINE, permit)
 
     @property
     def level(self) -> float:
@@ -59,31 +60,33 @@ class Owner:
 
 
 @asynccontextmanager
-async def an_owner(backend: Backend, database: str, name: str) -> AsyncIterator[Owner]:
-    """One that has all partitions. On the way out it leaves the group as it is."""
+async def start_owner(backend: Backend, database: str, name: str) -> AsyncIterator[QuotaOwner]:
+    """Start a worker that owns all partitions. At the end it stops without a commit."""
     pool = await open_pool(PostgresSettings(database_url=database, db_pool_min=1), name=name)
     limiter = ProviderLimiter(provider="openai", model="m", limits={"tokens": _TPM}, burst_s=1.5)
-    store = GeneratorStore(pool, worker=name, lease_s=60)
+    repository = GenerationRepository(pool, worker=name, lease_s=60)
     consumer = TaskConsumer(
         name=name,
         settings=backend.settings,
         slots=1,
         dead_letter_limit=1,
         publisher=backend.publisher,
-        budget=Budget(
+        quota=PartitionQuota(
             owner=name,
             limiters=[limiter],
-            store=store,
+            calls=ProviderCallRepository(pool),
             total=GENERATION.partitions,
             burst_s=1.5,
             skew_s=1,
         ),
-        worker=cast(Any, SimpleNamespace(waiting=0, handle=AsyncMock(return_value=True))),
-        owned=lambda partitions: None,
+        worker=cast(Any, SimpleNamespace(waiting=0, process_task=AsyncMock(return_value=True))),
+        status=WorkerStatus(),
     )
-    await consumer.start()
+    await consumer.join_group()
     stop = asyncio.Event()
-    owner = Owner(limiter, store, consumer, stop, asyncio.create_task(consumer.run(stop)))
+    owner = QuotaOwner(
+        limiter, repository, consumer, stop, asyncio.create_task(consumer.run_until_stopped(stop))
+    )
     try:
         await eventually(owner.owns_all)
         yield owner
@@ -94,26 +97,28 @@ async def an_owner(backend: Backend, database: str, name: str) -> AsyncIterator[
         await pool.close()
 
 
-def _is_in_debt(owner: Owner) -> bool:
+def _is_in_debt(owner: QuotaOwner) -> bool:
     return -_CALL < owner.level < -50
 
 
-async def test_the_next_owner_finds_the_debt_in_the_notes(backend: Backend, database: str) -> None:
-    async with an_owner(backend, database, "first") as first:
-        await first.call(backend)
+async def test_next_owner_restores_debt_from_the_checkpoints(
+    backend: Backend, database: str
+) -> None:
+    async with start_owner(backend, database, "first") as first:
+        await first.begin_call(backend)
         await first.freeze()
-        await first.consumer.finish()
+        await first.consumer.leave_group()
     await backend.database.execute("DELETE FROM provider_calls")
-    async with an_owner(backend, database, "second") as second:
+    async with start_owner(backend, database, "second") as second:
         assert _is_in_debt(second), second.level
 
 
-async def test_after_a_crash_the_next_owner_finds_the_debt_in_the_records(
+async def test_next_owner_of_crashed_worker_restores_debt_from_calls(
     backend: Backend, database: str
 ) -> None:
-    async with an_owner(backend, database, "first") as first:
+    async with start_owner(backend, database, "first") as first:
         await first.freeze()
-        await first.call(backend)
+        await first.begin_call(backend)
         assert _is_in_debt(first), first.level
-    async with an_owner(backend, database, "second") as second:
+    async with start_owner(backend, database, "second") as second:
         assert _is_in_debt(second), second.level

@@ -237,7 +237,7 @@ async def test_budget_holds_from_first_post_to_the_bill(
     async with (
         start_ingest(backend, database, tmp_path) as one,
         start_ingest(backend, database, tmp_path) as other,
-        running_service(partial(generator.run, settings, name="worker")),
+        running_service(partial(generator.run_worker, settings, name="worker")),
     ):
         await send_change(one, operator, "PUT", monthlyCostUsd=2 * JOB_COST / 1e9)
         # No scheduler leads yet, so admission is open.

@@ -176,7 +176,7 @@ async def running_worker(
     )
     async with (
         start_scheduler(backend, database),
-        running_service(lambda stop: service.run(settings, stop, name="worker-1")),
+        running_service(lambda stop: service.run_worker(settings, stop, name="worker-1")),
     ):
         yield
 

@@ -245,7 +245,7 @@ async def test_job_runs_from_post_to_webhook_with_two_roles(
         start_webhook_receiver() as receiver,
         start_ingest(backend, front, tmp_path, webhook_allow_loopback=True) as ingest,
         start_scheduler(backend, work),
-        running_service(partial(generator.run, settings, name="worker")),
+        running_service(partial(generator.run_worker, settings, name="worker")),
     ):
         job = (await ingest.post(GOOD | {"webhookUrl": receiver.url})).json()["id"]
         await eventually(lambda: backend.has_status(uuid.UUID(job), "DONE"), timeout=60)

@@ -10,10 +10,10 @@ from uuid import UUID, uuid4
 from shared.domain.job import Status
 from shared.domain.messages import EventKind, JobEvent
 from shared.kafka.topics import RESULTS
-from tests.integration.generator.test_spend_accounting import adds_up
 from tests.support.backend import Backend, make_request, open_backend
 from tests.support.eventually import eventually
 from tests.support.fake_providers import StandIns
+from tests.support.generator import check_spend
 from tests.support.ingest import insert
 from tests.support.processes import PROGRAMS, environment, run
 from tests.support.scheduler import count_reached
@@ -147,7 +147,7 @@ async def test_backup_restore_and_go_on(
             assert row["images"] == standins.replicate.bill(jobs[name])["calls"]
         doubted = "SELECT sum(in_doubt) FROM blog_steps WHERE job_id = $1"
         assert await shop.backend.database.fetchval(doubted, jobs["cut"]) == 1
-        assert (await adds_up(shop.backend)).keys() == {"shop"}, (
+        assert (await check_spend(shop.backend)).keys() == {"shop"}, (
             "a restore books nothing twice, a recovery what was lost"
         )
         await a_second_recovery_changes_nothing(shop, kafka, topic_prefix, database)

@@ -1,4 +1,4 @@
-"""The budget on its way from owner to owner: whatever happens, all owners together keep within one bucket's bound."""
+"""Checkpoints of the quota: all owners of a partition together keep within one bucket's limit."""
 
 from dataclasses import dataclass, field
 
@@ -6,9 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.generator.quota import checkpoint
-from services.generator.quota.checkpoint import Note
-from services.generator.quota.rules import Limiter
+from services.generator.quota.checkpoint import (
+    Checkpoint,
+    decode_checkpoint,
+    encode_checkpoint,
+    restore_level,
+)
+from services.generator.quota.rules import RateLimiter
 
 PARTITIONS = 4
 RATE = 10.0
@@ -20,70 +24,74 @@ NAME = "openai/tokens"
 
 
 @dataclass
-class Owner:
-    """A worker, by its own clock: `skew` ahead of the true time."""
+class SimulatedWorker:
+    """A worker whose clock is `skew` seconds ahead of the true time."""
 
     name: str
     skew: float
     partitions: tuple[int, ...] = ()
-    limiter: Limiter = field(
-        default_factory=lambda: Limiter({"tokens": PARTITIONS * RATE * 60}, burst_s=BURST_S, now=0)
+    limiter: RateLimiter = field(
+        default_factory=lambda: RateLimiter(
+            {"tokens": PARTITIONS * RATE * 60}, burst_s=BURST_S, now=0
+        )
     )
     turn: int = 0
 
 
 @dataclass
-class Fleet:
-    """Workers, the notes beside the offsets, and the records of calls, under a clock that the test sets."""
+class Simulation:
+    """Workers, the checkpoints beside the offsets, and the recorded calls, with a manual clock."""
 
-    owners: list[Owner]
+    owners: list[SimulatedWorker]
     now: float = 100.0
-    notes: dict[int, str] = field(default_factory=dict)
+    checkpoints: dict[int, str] = field(default_factory=dict)
     calls: list[tuple[int, float, float]] = field(default_factory=list)
     """Partition, the caller's clock, tokens."""
     spent: list[tuple[float, float]] = field(default_factory=list)
     """True time, tokens."""
 
-    def note(self, owner: Owner) -> None:
+    def save_checkpoint(self, owner: SimulatedWorker) -> None:
         level = owner.limiter.level("tokens", self.now) / max(len(owner.partitions), 1)
-        text = checkpoint.write(
-            Note(owner=owner.name, at=self.now + owner.skew, levels={NAME: level})
+        text = encode_checkpoint(
+            Checkpoint(owner=owner.name, at=self.now + owner.skew, levels={NAME: level})
         )
-        self.notes.update(dict.fromkeys(owner.partitions, text))
+        self.checkpoints.update(dict.fromkeys(owner.partitions, text))
 
-    def call(self, owner: Owner, tokens: float) -> None:
-        owner.limiter.ask({"tokens": tokens}, self.now)
+    def call(self, owner: SimulatedWorker, tokens: float) -> None:
+        owner.limiter.reserve({"tokens": tokens}, self.now)
         self.grant(owner)
 
-    def grant(self, owner: Owner) -> None:
-        for ticket in owner.limiter.grant(self.now):
+    def grant(self, owner: SimulatedWorker) -> None:
+        for reservation in owner.limiter.grant_ready(self.now):
             owner.turn += 1
             partition = owner.partitions[owner.turn % len(owner.partitions)]
-            self.calls.append((partition, self.now + owner.skew, ticket.needs["tokens"]))
-            self.spent.append((self.now, ticket.needs["tokens"]))
+            self.calls.append((partition, self.now + owner.skew, reservation.needs["tokens"]))
+            self.spent.append((self.now, reservation.needs["tokens"]))
 
     def rebalance(self, split: list[int], crashed: frozenset[int]) -> None:
-        """Partition n goes to owner split[n]. Who crashed wrote nothing down, and begins anew."""
+        """Give partition n to owner split[n]. A crashed owner saves no checkpoint and restarts."""
         for number, owner in enumerate(self.owners):
             if number in crashed:
-                self.owners[number] = Owner(name=owner.name + "'", skew=owner.skew)
+                self.owners[number] = SimulatedWorker(name=owner.name + "'", skew=owner.skew)
             else:
                 owner.limiter.pause(self.now)
-                self.note(owner)
+                self.save_checkpoint(owner)
         for number, owner in enumerate(self.owners):
             owner.partitions = tuple(
                 p for p in range(PARTITIONS) if split[p] % len(self.owners) == number
             )
-            level = sum(self.brought(owner, partition) for partition in owner.partitions)
-            owner.limiter.own(len(owner.partitions) / PARTITIONS, {"tokens": level}, self.now)
+            level = sum(self.restore_level(owner, partition) for partition in owner.partitions)
+            owner.limiter.assign_share(
+                len(owner.partitions) / PARTITIONS, {"tokens": level}, self.now
+            )
             self.grant(owner) if owner.partitions else None
 
-    def brought(self, owner: Owner, partition: int) -> float:
-        note = checkpoint.read(self.notes.get(partition, ""))
-        since = note.at if note else 0.0
+    def restore_level(self, owner: SimulatedWorker, partition: int) -> float:
+        saved = decode_checkpoint(self.checkpoints.get(partition, ""))
+        since = saved.at if saved else 0.0
         spent = sum(tokens for where, at, tokens in self.calls if where == partition and at > since)
-        return checkpoint.level_now(
-            note,
+        return restore_level(
+            saved,
             NAME,
             spent_since=spent,
             rate=RATE,
@@ -94,9 +102,9 @@ class Fleet:
         )
 
 
-happenings = st.lists(
+actions = st.lists(
     st.tuples(
-        st.sampled_from(["call", "call", "call", "note", "rebalance", "crash"]),
+        st.sampled_from(["call", "call", "call", "checkpoint", "rebalance", "crash"]),
         st.floats(0, 3),
         st.integers(0, 2),
         st.floats(1, LARGEST),
@@ -106,30 +114,36 @@ happenings = st.lists(
 )
 
 
-def play(script: list[tuple[str, float, int, float, list[int]]], skews: list[float]) -> Fleet:
-    fleet = Fleet([Owner(name=f"w{number}", skew=skew) for number, skew in enumerate(skews)])
-    fleet.rebalance([0, 1, 2, 0], frozenset())
-    for what, pause, which, tokens, split in script:
-        fleet.now += pause
-        owner = fleet.owners[which]
-        if what == "call":
-            fleet.call(owner, tokens)
-        elif what == "note" and owner.partitions:
-            fleet.note(owner)
-        elif what in ("rebalance", "crash"):
-            fleet.rebalance(split, frozenset({which}) if what == "crash" else frozenset())
-    return fleet
+def run_simulation(
+    script: list[tuple[str, float, int, float, list[int]]], skews: list[float]
+) -> Simulation:
+    simulation = Simulation(
+        [SimulatedWorker(name=f"w{number}", skew=skew) for number, skew in enumerate(skews)]
+    )
+    simulation.rebalance([0, 1, 2, 0], frozenset())
+    for action, pause, number, tokens, split in script:
+        simulation.now += pause
+        owner = simulation.owners[number]
+        if action == "call":
+            simulation.call(owner, tokens)
+        elif action == "checkpoint" and owner.partitions:
+            simulation.save_checkpoint(owner)
+        elif action in ("rebalance", "crash"):
+            simulation.rebalance(split, frozenset({number}) if action == "crash" else frozenset())
+    return simulation
 
 
-@given(happenings, st.lists(st.floats(-SKEW_S / 2, SKEW_S / 2), min_size=3, max_size=3))
+@given(actions, st.lists(st.floats(-SKEW_S / 2, SKEW_S / 2), min_size=3, max_size=3))
 @settings(max_examples=500, deadline=None)
-def test_what_all_owners_spend_in_any_window_is_the_limit_and_a_burst(
+def test_all_owners_stay_within_limit_and_burst(
     script: list[tuple[str, float, int, float, list[int]]], skews: list[float]
 ) -> None:
-    """Through rebalances, crashes, pauses and clocks that differ. A call over the burst runs into debt: each owner may
-    have one such beyond the bound at a time, and after a move each partition's debt is still owed.
+    """Holds through rebalances, crashes, pauses and clock skew.
+
+    A call above the burst causes debt. Each owner may exceed the limit by one such call at a time,
+    and the debt of a partition stays after a move.
     """
-    spent = play(script, skews).spent
+    spent = run_simulation(script, skews).spent
     for start in range(len(spent)):
         total = 0.0
         for at, tokens in spent[start:]:
@@ -138,37 +152,39 @@ def test_what_all_owners_spend_in_any_window_is_the_limit_and_a_burst(
             assert total <= bound + 1e-6
 
 
-def test_none_of_the_budget_is_lost_for_longer_than_the_clocks_may_differ() -> None:
-    """A partition that moves to and fro every two seconds still gives what it has, less one skew a move."""
-    fleet = Fleet([Owner(name="w0", skew=0.0), Owner(name="w1", skew=0.0)])
-    fleet.rebalance([0, 0, 0, 0], frozenset())
-    for second in range(60):
-        fleet.now += 1
-        owner = fleet.owners[second // 2 % 2]
-        if second % 2 == 0:
-            fleet.rebalance([second // 2 % 2] * PARTITIONS, frozenset())
-        for _ in range(100):
-            fleet.call(owner, 5)
-    moves, given_away = 30, sum(tokens for _, tokens in fleet.spent)
-    assert given_away >= PARTITIONS * RATE * (60 - moves * SKEW_S) - 5
-    assert given_away <= PARTITIONS * RATE * (60 + BURST_S)
-
-
-def test_a_partition_that_stays_with_its_owner_loses_nothing() -> None:
-    note = Note(owner="w0", at=10.0, levels={NAME: 3.0})
-    same = checkpoint.level_now(
-        note, NAME, spent_since=0, rate=1, burst_s=9, reader="w0", now=12, skew_s=SKEW_S
+def test_move_of_a_partition_costs_one_clock_skew_of_quota() -> None:
+    """Partitions that move every two seconds still grant their rate, minus one skew a move."""
+    simulation = Simulation(
+        [SimulatedWorker(name="w0", skew=0.0), SimulatedWorker(name="w1", skew=0.0)]
     )
-    other = checkpoint.level_now(
-        note, NAME, spent_since=0, rate=1, burst_s=9, reader="w1", now=12, skew_s=SKEW_S
+    simulation.rebalance([0, 0, 0, 0], frozenset())
+    for second in range(60):
+        simulation.now += 1
+        owner = simulation.owners[second // 2 % 2]
+        if second % 2 == 0:
+            simulation.rebalance([second // 2 % 2] * PARTITIONS, frozenset())
+        for _ in range(100):
+            simulation.call(owner, 5)
+    moves, granted = 30, sum(tokens for _, tokens in simulation.spent)
+    assert granted >= PARTITIONS * RATE * (60 - moves * SKEW_S) - 5
+    assert granted <= PARTITIONS * RATE * (60 + BURST_S)
+
+
+def test_partition_that_keeps_its_owner_loses_no_quota() -> None:
+    saved = Checkpoint(owner="w0", at=10.0, levels={NAME: 3.0})
+    same = restore_level(
+        saved, NAME, spent_since=0, rate=1, burst_s=9, reader="w0", now=12, skew_s=SKEW_S
+    )
+    other = restore_level(
+        saved, NAME, spent_since=0, rate=1, burst_s=9, reader="w1", now=12, skew_s=SKEW_S
     )
     assert (same, other) == (5.0, 4.0)
 
 
-def test_the_debt_of_a_crash_is_found_again() -> None:
-    note = Note(owner="w0", at=10.0, levels={NAME: 2.0})
-    level = checkpoint.level_now(
-        note, NAME, spent_since=100, rate=1, burst_s=2, reader="w1", now=13, skew_s=SKEW_S
+def test_debt_of_a_crashed_owner_is_restored() -> None:
+    saved = Checkpoint(owner="w0", at=10.0, levels={NAME: 2.0})
+    level = restore_level(
+        saved, NAME, spent_since=100, rate=1, burst_s=2, reader="w1", now=13, skew_s=SKEW_S
     )
     assert level == 2 - 100 + 2
 
@@ -176,22 +192,20 @@ def test_the_debt_of_a_crash_is_found_again() -> None:
 @pytest.mark.parametrize(
     "text", ["", "later versions write something else", '{"owner": 1}', "[]", "null"]
 )
-def test_a_note_that_nobody_understands_counts_as_empty(text: str) -> None:
-    assert checkpoint.read(text) is None
+def test_unreadable_checkpoint_counts_as_empty_bucket(text: str) -> None:
+    assert decode_checkpoint(text) is None
     levels = [
-        checkpoint.level_now(
-            None, NAME, spent_since=spent, rate=1, burst_s=2, reader="w", now=0, skew_s=1
-        )
+        restore_level(None, NAME, spent_since=spent, rate=1, burst_s=2, reader="w", now=0, skew_s=1)
         for spent in (0, 60, 65)
     ]
     assert levels == [0, 0, -5]
 
 
-def test_a_note_is_short_and_comes_back() -> None:
-    note = Note(
+def test_checkpoint_is_short_and_decodes_without_loss() -> None:
+    saved = Checkpoint(
         owner="generator-host-4711",
         at=1_700_000_000.123,
         levels={NAME: -1234.5, "replicate/requests": 0.1},
     )
-    assert checkpoint.read(checkpoint.write(note)) == note
-    assert len(checkpoint.write(note)) < 400
+    assert decode_checkpoint(encode_checkpoint(saved)) == saved
+    assert len(encode_checkpoint(saved)) < 400

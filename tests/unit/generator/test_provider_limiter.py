@@ -1,4 +1,4 @@
-"""The limiter's shell: whoever waits is let go when the budget goes."""
+"""The provider limiter rejects waiting calls when its quota, its circuit or its worker is gone."""
 
 import asyncio
 
@@ -8,58 +8,59 @@ from services.generator.quota.provider_limiter import ProviderLimiter
 from shared.domain.errors import Transient
 
 
-def limiter() -> ProviderLimiter:
+def make_limiter() -> ProviderLimiter:
     return ProviderLimiter(provider="openai", model="m", limits={"requests": 60}, burst_s=1)
 
 
-async def test_without_a_share_nobody_waits_for_ever() -> None:
-    made = limiter()
-    made.own((), 0, {})
+async def test_call_without_quota_is_rejected() -> None:
+    limiter = make_limiter()
+    limiter.assign((), 0, {})
     with pytest.raises(Transient, match="owns no partition"):
-        await made.acquire({"requests": 1})
+        await limiter.acquire({"requests": 1})
 
 
-async def test_whoever_waits_when_the_last_partition_goes_is_told() -> None:
-    made = limiter()
-    made.own((0,), 0.001, {})
-    waiting = asyncio.create_task(made.acquire({"requests": 1}))
+async def test_waiting_call_is_rejected_when_the_quota_moves() -> None:
+    limiter = make_limiter()
+    limiter.assign((0,), 0.001, {})
+    waiting = asyncio.create_task(limiter.acquire({"requests": 1}))
     await asyncio.sleep(0)
-    made.own((), 0, {})
+    limiter.assign((), 0, {})
     with pytest.raises(Transient, match="owns no partition"):
         await waiting
-    made.own((0,), 1, {})
-    assert all(state.queued == 0 for state in made.states())
+    limiter.assign((0,), 1, {})
+    assert all(state.queued == 0 for state in limiter.build_reports())
 
 
-async def test_a_leave_that_was_not_used_at_once_is_void(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = limiter()
-    made.own((0,), 1, {"requests": 1})
-    grant = await made.acquire({"requests": 1})
-    assert made.is_fresh(grant)
-    later = made.now() + 3.1
-    monkeypatch.setattr(made._loop, "time", lambda: later)
-    assert not made.is_fresh(grant)
+async def test_permit_expires_after_three_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    limiter = make_limiter()
+    limiter.assign((0,), 1, {"requests": 1})
+    permit = await limiter.acquire({"requests": 1})
+    assert limiter.is_valid(permit)
+    later = limiter.now() + 3.1
+    monkeypatch.setattr(limiter._loop, "time", lambda: later)
+    assert not limiter.is_valid(permit)
 
 
-async def test_a_worker_that_stops_sends_away_who_waits_and_who_comes() -> None:
-    made = limiter()
-    made.own((0,), 0.001, {})
-    waiting = asyncio.create_task(made.acquire({"requests": 1}))
+async def test_closed_limiter_rejects_waiting_and_new_calls() -> None:
+    limiter = make_limiter()
+    limiter.assign((0,), 0.001, {})
+    waiting = asyncio.create_task(limiter.acquire({"requests": 1}))
     await asyncio.sleep(0)
-    made.close()
-    for refused in (waiting, made.acquire({"requests": 1})):
+    limiter.close()
+    for call in (waiting, limiter.acquire({"requests": 1})):
         with pytest.raises(Transient, match="the worker stopped") as error:
-            await refused
+            await call
         assert (error.value.blameless, error.value.delay) == (True, 0)
 
 
-async def test_an_outage_sends_all_away_and_blames_no_job() -> None:
-    made = limiter()
-    made.own((0,), 0.001, {})
-    waiting = asyncio.create_task(made.acquire({"requests": 1}))
+async def test_outage_rejects_waiting_calls_without_blame() -> None:
+    limiter = make_limiter()
+    limiter.assign((0,), 0.001, {})
+    waiting = asyncio.create_task(limiter.acquire({"requests": 1}))
     await asyncio.sleep(0)
-    assert [made.unserved(made.now()) for _ in range(5)] == [False] * 4 + [True]
-    with pytest.raises(Transient, match="does not serve") as error:
+    failures = [limiter.record_failure(limiter.now()) for _ in range(5)]
+    assert failures == [False] * 4 + [True]
+    with pytest.raises(Transient, match="does not serve calls") as error:
         await waiting
     assert error.value.blameless
-    assert made.circuit_open
+    assert limiter.circuit_open

@@ -1,33 +1,33 @@
--- name: claim
--- Take a forwarded job. The new attempt's number fences all later writes. A claim whose lease has ended is not taken
--- over here: the scheduler alone judges that its worker is gone, and forwards the job again.
+-- name: claim_job
+-- Claims a dispatched job. The new attempt number fences all later writes. An expired lease is not taken over here:
+-- only the scheduler decides that a worker is gone, and dispatches the job again.
 UPDATE blog_generations
    SET status = 'PROCESSING', attempt = attempt + 1, worker = $2, lease_until = now() + make_interval(secs => $3),
        started_at = coalesce(started_at, now()), not_before = NULL
  WHERE id = $1 AND status = 'PENDING' AND forwarded_at IS NOT NULL
 RETURNING attempt, attempt - blameless AS tries, request, created_at, started_at, forwarded_at;
 
--- name: look
--- Why a job could not be claimed: what is true of it.
+-- name: find_job
+-- Returns the state of a job that could not be claimed.
 SELECT id, instance_id AS store, status, attempt, worker, forwarded_at IS NOT NULL AS forwarded, created_at, started_at,
        finished_at, not_before, error, input_tokens, output_tokens, images, cost_nanousd,
        (SELECT coalesce(sum(in_doubt), 0)::int FROM blog_steps WHERE job_id = id) AS in_doubt,
        extract(epoch FROM lease_until - now())::float8 AS lease_left_s
   FROM blog_generations WHERE id = $1;
 
--- name: heartbeat
--- Prolong the leases of this worker's ($1) running jobs; those not returned are no longer its own.
+-- name: extend_leases
+-- Extends the leases of running jobs ($2) of this worker ($1). Jobs that are not returned are no longer held by it.
 UPDATE blog_generations SET lease_until = now() + make_interval(secs => $3)
  WHERE id = ANY ($2::uuid[]) AND worker = $1 AND status = 'PROCESSING'
 RETURNING id;
 
--- name: cancelled
--- Which of these jobs ($1) somebody has cancelled.
+-- name: find_cancelled
+-- Returns the cancelled ones of these jobs ($1).
 SELECT id FROM blog_generations WHERE id = ANY ($1::uuid[]) AND status = 'CANCELLED';
 
--- name: let_go
--- The worker of a cancelled job has stopped: what the call that was in flight has cost is added, and a retry need not
--- wait for the end of the lease. Returns what is true of the job now.
+-- name: release_cancelled
+-- Records that the worker of a cancelled job has stopped: adds the cost of the call that was in progress, and lets a
+-- retry start before the end of the lease. Returns the job's state.
 UPDATE blog_generations AS job
    SET lease_until = NULL, input_tokens = bill.input_tokens, output_tokens = bill.output_tokens, images = bill.images,
        cost_nanousd = bill.cost_nanousd
@@ -37,14 +37,14 @@ RETURNING job.id, job.instance_id AS store, job.status, job.attempt, job.worker,
           job.finished_at, job.not_before, job.error, job.input_tokens, job.output_tokens, job.images, job.cost_nanousd,
           bill.in_doubt;
 
--- name: steps
--- What earlier attempts have saved.
+-- name: load_steps
+-- Returns the steps that earlier attempts have saved.
 SELECT step, state, external_id, result, in_doubt FROM blog_steps WHERE job_id = $1;
 
 -- name: begin_step
--- Note that a call is about to be paid for. Nothing is returned when the claim is lost. in_doubt counts calls that
--- earlier attempts began and that were never answered. A step that is DONE by now, by a late answer, stays so.
--- The call is put on record for whoever takes over its partition ($5 to $9) in the same breath.
+-- Records that a paid call is about to begin. Returns no row if the lease is lost. in_doubt counts the calls of earlier
+-- attempts that were begun and never answered. A step that a late answer has set to DONE stays DONE. The same statement
+-- records the call for the next owner of its partition ($5 to $9).
 WITH begun AS (
     INSERT INTO blog_steps AS step (job_id, step, state, attempt)
     SELECT id, $2, 'STARTED', attempt FROM blog_generations
@@ -64,30 +64,18 @@ WITH begun AS (
 )
 SELECT state, in_doubt, external_id, result FROM begun;
 
--- name: spent_since
--- What was begun in these partitions ($1), each since a time of its own ($2).
-SELECT call.partition, call.provider, sum(call.requests)::float8 AS requests, sum(call.tokens)::float8 AS tokens
-  FROM unnest($1::int[], $2::timestamptz[]) AS saved (partition, at)
-  JOIN provider_calls AS call ON call.partition = saved.partition AND call.started_at > saved.at
- GROUP BY call.partition, call.provider;
-
--- name: forget_calls
--- Records of calls that every owner has noted long since.
-DELETE FROM provider_calls WHERE started_at < now() - interval '10 minutes';
-
--- name: name_call
--- Save the provider's id of a call as soon as it exists ($3). Whoever holds the claim by now: it is paid for. But an
--- attempt that comes late does not take the place of another's.
+-- name: save_external_id
+-- Saves the provider's id of a call ($3) as soon as it exists, without a fence, because the call is paid for. A late
+-- attempt does not replace the id of another attempt.
 UPDATE blog_steps SET external_id = $3 WHERE job_id = $1 AND step = $2 AND external_id IS NULL;
 
--- name: forget_call
--- What the provider no longer has, or could not do, is to be made anew.
+-- name: clear_external_id
+-- Removes the id of a prediction that the provider has deleted or failed, so that a new one is created.
 UPDATE blog_steps SET external_id = NULL WHERE job_id = $1 AND step = $2 AND external_id = $3;
 
 -- name: finish_step
--- Save what attempt $9 of a step has brought and cost: once, however often it is said. A paid answer is saved whoever
--- holds the claim by now; what is DONE stays as it is, and only the bill grows. $10: whether nobody can say if it was
--- billed.
+-- Saves the answer and cost of attempt $9 of a step; repeating it changes nothing. A paid answer is saved without a
+-- fence. A step that is DONE keeps its answer, and only its cost grows. $10: whether the call is in doubt.
 UPDATE blog_steps
    SET state = CASE state WHEN 'DONE' THEN state ELSE $3 END,
        attempt = CASE state WHEN 'DONE' THEN attempt ELSE $9 END,
@@ -98,19 +86,19 @@ UPDATE blog_steps
  WHERE job_id = $1 AND step = $2 AND NOT (attempt = $9 AND state <> 'STARTED');
 
 -- name: finish_assembly
--- The last step has no call to pay for: it is noted when it is done.
+-- Records the last step when it is done: it has no paid call that must be recorded before.
 INSERT INTO blog_steps (job_id, step, state, attempt, finished_at) VALUES ($1, 'assemble', 'DONE', $2, now())
 ON CONFLICT (job_id, step) DO UPDATE SET state = 'DONE', attempt = excluded.attempt, finished_at = now();
 
 -- name: save_post
--- The finished post.
+-- Saves the finished post.
 INSERT INTO blog_posts (job_id, title, slug, meta_description, html, image_url) VALUES ($1, $2, $3, $4, $5, $6)
 ON CONFLICT (job_id) DO UPDATE
    SET title = excluded.title, slug = excluded.slug, meta_description = excluded.meta_description,
        html = excluded.html, image_url = excluded.image_url;
 
 -- name: end_attempt
--- Leave PROCESSING under the fence (id, attempt, worker), with all that the job's steps have cost so far.
+-- Leaves PROCESSING under the fence (id, attempt, worker), with the cost of all the job's steps so far.
 UPDATE blog_generations AS job
    SET status = $4, error_code = $5, error = $6, lease_until = NULL,
        not_before = CASE WHEN $4 = 'PENDING' THEN now() + make_interval(secs => $7) END,

@@ -1,4 +1,4 @@
-"""Ours as it runs: scheduler and workers as processes, a real broker and database, and always a backlog."""
+"""Runs scheduler and workers as processes, with a real broker and database and a backlog."""
 
 import asyncio
 import os
@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import psutil
 
-from bench.account.audit import Limits
+from bench.account.decisions import AccountLimits
 from sandbox.servers.postgres import a_connection
 from sandbox.system.process import Child, Death
 from sandbox.system.run_log import RunLog
@@ -28,45 +28,45 @@ from shared.kafka.topics import REQUESTS
 from shared.runtime.settings import KafkaSettings
 
 _JOBS = 2_000
-"""More than any case's account can write while the case lasts: there is always backlog."""
+"""More jobs than any case can finish, so that a backlog always remains."""
 _STORES = 20
 API_KEY = "sk-bench"
-_LONGEST_TEXT = 2_500
+_MAX_TEXT = 2_500
 
 
-class Fleet:
-    """The processes of one case."""
+class ServiceFleet:
+    """The processes of one benchmark case."""
 
     def __init__(self, variables: dict[str, str], log: RunLog) -> None:
         self._variables = variables
         self._log = log
         self._children: list[Child] = []
         self._deaths: dict[Child, asyncio.Task[Death]] = {}
-        self._sent_away: set[Child] = set()
+        self._signalled: set[Child] = set()
 
     async def start(self, service: str) -> Child:
-        """One more process of a service; returns once it is ready."""
+        """Start one more process of a service. Returns once it is ready."""
         spec = service_spec(service, f"{service}-{len(self._children)}", self._variables)
-        # What is left when a case is over has nothing to hand back: nobody looks at it any more.
+        # The jobs are not needed after the case, so no process drains.
         child = Child(replace(spec, stop_signal=signal.SIGKILL), self._log)
         self._children.append(child)
         await child.start()
         self._deaths[child] = asyncio.create_task(child.died())
         return child
 
-    def send_away(self, child: Child, how: signal.Signals) -> None:
+    def send_signal(self, child: Child, number: signal.Signals) -> None:
         assert child.pid is not None
-        self._sent_away.add(child)
-        os.kill(child.pid, how)
+        self._signalled.add(child)
+        os.kill(child.pid, number)
 
-    def check(self) -> None:
-        """`Unavailable` when a process has ended that nobody sent away."""
+    def check_processes(self) -> None:
+        """Raise `Unavailable` if a process has ended without a signal from this fleet."""
         for child, death in self._deaths.items():
-            if death.done() and child not in self._sent_away:
+            if death.done() and child not in self._signalled:
                 raise Unavailable(death.result().story())
 
     def cpu_s(self, service: str) -> float:
-        """Processor seconds that all processes of a service have used so far."""
+        """Return the processor seconds that all processes of a service have used so far."""
         processes = [
             psutil.Process(child.pid)
             for child in self._children
@@ -81,30 +81,33 @@ class Fleet:
 
 
 @asynccontextmanager
-async def a_fleet(
+async def start_fleet(
     *,
     dsn: str,
     bootstrap: str,
     prefix: str,
     url: str,
-    limits: Limits,
+    limits: AccountLimits,
     backlog: int = _JOBS,
     **variables: str,
-) -> AsyncIterator[Fleet]:
-    """A scheduler with a backlog of jobs, and no worker yet. `variables` are more settings of the services."""
+) -> AsyncIterator[ServiceFleet]:
+    """Start a scheduler with a backlog, without workers. `variables` are further settings."""
     settings = KafkaSettings(kafka_bootstrap_servers=bootstrap, kafka_topic_prefix=prefix)
     await clients.ensure_topics(settings)
     async with a_connection(dsn) as connection:
         await connection.execute(
-            "TRUNCATE blog_generations, provider_calls CASCADE"
-        )  # or the last case's jobs come first
+            "TRUNCATE blog_generations, provider_calls CASCADE"  # jobs of the last case
+        )
     async with Publisher(settings, source="bench") as publisher:
-        await publisher.publish_all(requests(random.Random(1), backlog), timeout=60)  # noqa: S311 - the same jobs in every run
+        rng = random.Random(1)  # noqa: S311 - the same jobs in every run
+        await publisher.publish_all(make_requests(rng, backlog), timeout=60)
     with (
         tempfile.TemporaryDirectory(prefix="blogstream-bench-") as name,
         RunLog(Path(name) / "app.log") as log,
     ):
-        fleet = Fleet(_variables(settings, dsn, url, limits, images=Path(name)) | variables, log)
+        fleet = ServiceFleet(
+            _build_variables(settings, dsn, url, limits, images=Path(name)) | variables, log
+        )
         try:
             await fleet.start("scheduler")
             yield fleet
@@ -112,8 +115,8 @@ async def a_fleet(
             await fleet.stop()
 
 
-async def ended(dsn: str) -> tuple[int, int]:
-    """How many blogs are done, and how many have failed."""
+async def count_ended_jobs(dsn: str) -> tuple[int, int]:
+    """Return the numbers of done and failed jobs."""
     async with a_connection(dsn) as connection:
         rows = await connection.fetch(
             "SELECT status, count(*) AS jobs FROM blog_generations GROUP BY status"
@@ -122,9 +125,9 @@ async def ended(dsn: str) -> tuple[int, int]:
     return counts.get("DONE", 0), counts.get("FAILED", 0)
 
 
-def requests(chance: random.Random, jobs: int) -> list[OutgoingMessage]:
-    """Jobs without images, with product texts of any length up to what a prompt takes."""
-    made = [
+def make_requests(rng: random.Random, jobs: int) -> list[Outgoing]:
+    """Make requests without images, with product texts of random length."""
+    requests = [
         BlogRequested(
             id=uuid4(),
             store=f"store-{number % _STORES}",
@@ -133,17 +136,15 @@ def requests(chance: random.Random, jobs: int) -> list[OutgoingMessage]:
             source_type=SourceType.PRODUCT,
             source_id=f"product-{number}",
             title="How to brew green tea at home",
-            product={
-                "description": ("Green tea from Uji. " * 200)[: chance.randrange(_LONGEST_TEXT)]
-            },
+            product={"description": ("Green tea from Uji. " * 200)[: rng.randrange(_MAX_TEXT)]},
         )
         for number in range(jobs)
     ]
-    return [OutgoingMessage(topic=REQUESTS, key=request.store, message=request) for request in made]
+    return [Outgoing(topic=REQUESTS, key=request.store, message=request) for request in requests]
 
 
-def _variables(
-    settings: KafkaSettings, dsn: str, url: str, limits: Limits, images: Path
+def _build_variables(
+    settings: KafkaSettings, dsn: str, url: str, limits: AccountLimits, images: Path
 ) -> dict[str, str]:
     return {
         "DATABASE_URL": dsn,

@@ -1,4 +1,4 @@
-"""The generator on the real broker and database, paid by stand-ins: what becomes of a job, and what it was billed."""
+"""Outcomes and bills of jobs, with the real broker and database and stand-in providers."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,7 +15,7 @@ from services.generator import service
 from services.generator.quota.provider_limiter import ProviderLimiter
 from shared.domain.errors import Unavailable
 from shared.domain.messages import BlogRequested, EventKind, JobEvent, WorkerReport
-from shared.kafka import clients as shared_kafka
+from shared.kafka import clients
 from shared.kafka.topics import DEAD_LETTER, GENERATION, RESULTS, WORKERS
 from tests.support.backend import (
     Backend,
@@ -28,12 +28,12 @@ from tests.support.eventually import eventually
 from tests.support.fake_providers import StandIns
 from tests.support.generator import worker_settings
 
-Start = Any
+StartWorker = Any
 
 
 @pytest.fixture
-def start(backend: Backend, database: str, standins: StandIns, tmp_path: Path) -> Start:
-    """A function that runs a worker for a block."""
+def start(backend: Backend, database: str, standins: StandIns, tmp_path: Path) -> StartWorker:
+    """Return a context manager that runs a worker."""
 
     @asynccontextmanager
     async def started(name: str = "worker-1", **changes: Any) -> AsyncIterator[None]:
@@ -45,13 +45,13 @@ def start(backend: Backend, database: str, standins: StandIns, tmp_path: Path) -
             folder=tmp_path,
             **changes,
         )
-        async with running_service(lambda stop: service.run(settings, stop, name=name)):
+        async with running_service(lambda stop: service.run_worker(settings, stop, name=name)):
             yield
 
     return started
 
 
-async def outcomes(backend: Backend, job: UUID) -> list[JobEvent]:
+async def read_outcomes(backend: Backend, job: UUID) -> list[JobEvent]:
     events = [
         event
         for _, event in await backend.read_records(RESULTS)
@@ -60,18 +60,18 @@ async def outcomes(backend: Backend, job: UUID) -> list[JobEvent]:
     return [event for event in events if event.kind in (EventKind.ENDED, EventKind.RETRY)]
 
 
-async def ends_as(backend: Backend, request: BlogRequested, status: str) -> None:
+async def wait_for_outcome(backend: Backend, request: BlogRequested, status: str) -> None:
     await eventually(lambda: backend.has_status(request.id, status), what=f"{request.id} {status}")
-    await eventually(lambda: outcomes(backend, request.id), every=0.5)
+    await eventually(lambda: read_outcomes(backend, request.id), every=0.5)
 
 
-async def test_a_job_becomes_a_post(
-    backend: Backend, start: Start, standins: StandIns, tmp_path: Path
+async def test_job_becomes_a_post(
+    backend: Backend, start: StartWorker, standins: StandIns, tmp_path: Path
 ) -> None:
     request = make_request(store="shop")
     async with start():
         await backend.insert_dispatched(request)
-        await ends_as(backend, request, "DONE")
+        await wait_for_outcome(backend, request, "DONE")
     row = await backend.row(request.id)
     post = await backend.database.fetchrow("SELECT * FROM blog_posts WHERE job_id = $1", request.id)
     assert post is not None
@@ -85,7 +85,7 @@ async def test_a_job_becomes_a_post(
     assert (row["images"], standins.replicate.bill(request.id)["calls"]) == (1, 1)
     assert row["cost_nanousd"] == row["input_tokens"] * 150 + row["output_tokens"] * 600 + 3_000_000
     assert row["finished_at"] is not None
-    (event,) = await outcomes(backend, request.id)
+    (event,) = await read_outcomes(backend, request.id)
     assert (event.status, event.attempt, event.usage.cost_nanousd) == (
         "DONE",
         1,
@@ -99,13 +99,13 @@ async def test_a_job_becomes_a_post(
     )
 
 
-async def test_a_job_without_an_image_pays_for_none(
-    backend: Backend, start: Start, standins: StandIns
+async def test_job_without_image_pays_for_none(
+    backend: Backend, start: StartWorker, standins: StandIns
 ) -> None:
     request = make_request(images=0)
     async with start():
         await backend.insert_dispatched(request)
-        await ends_as(backend, request, "DONE")
+        await wait_for_outcome(backend, request, "DONE")
     assert standins.replicate.bill(request.id)["calls"] == 0
     assert (
         await backend.database.fetchval(
@@ -115,18 +115,18 @@ async def test_a_job_without_an_image_pays_for_none(
     )
 
 
-async def test_a_passing_failure_goes_back_to_the_queue_and_keeps_what_was_paid(
-    backend: Backend, start: Start, standins: StandIns
+async def test_transient_failure_requeues_job_and_keeps_paid_steps(
+    backend: Backend, start: StartWorker, standins: StandIns
 ) -> None:
     request = make_request()
     standins.openai.script({"kind": "500", "job": str(request.id), "step": "article"})
     async with start():
         await backend.insert_dispatched(request)
-        await ends_as(backend, request, "PENDING")
+        await wait_for_outcome(backend, request, "PENDING")
         row = await backend.row(request.id)
         assert row["forwarded_at"] is None
         assert row["not_before"] is not None
-        (event,) = await outcomes(backend, request.id)
+        (event,) = await read_outcomes(backend, request.id)
         assert (event.kind, event.error) == (EventKind.RETRY, "OpenAI answered 500")
         assert event.usage.cost_nanousd > 0
         await backend.database.execute(
@@ -161,14 +161,19 @@ async def reports_no_slots(backend: Backend) -> bool:
         ("replicate", "402", {"outline", "article"}),
     ],
 )
-async def test_when_an_account_is_turned_away_jobs_wait_and_no_more_are_taken(
-    backend: Backend, start: Start, standins: StandIns, provider: str, fault: str, saved: set[str]
+async def test_rejected_account_requeues_jobs_and_offers_no_slots(
+    backend: Backend,
+    start: StartWorker,
+    standins: StandIns,
+    provider: str,
+    fault: str,
+    saved: set[str],
 ) -> None:
     request = make_request()
     getattr(standins, provider).script({"kind": fault, "job": str(request.id)})
     async with start():
         await backend.insert_dispatched(request)
-        await eventually(lambda: outcomes(backend, request.id), every=0.3)
+        await eventually(lambda: read_outcomes(backend, request.id), every=0.3)
         await eventually(partial(reports_no_slots, backend), every=0.3)
     row = await backend.row(request.id)
     assert (row["attempt"], row["blameless"]) == (1, 1)
@@ -181,14 +186,14 @@ async def test_when_an_account_is_turned_away_jobs_wait_and_no_more_are_taken(
 
 
 @pytest.mark.parametrize(("fault", "answers"), [("schema", 2), ("truncated", 2), ("refusal", 2)])
-async def test_an_answer_of_no_use_is_asked_for_again(
-    backend: Backend, start: Start, standins: StandIns, fault: str, answers: int
+async def test_unusable_answer_is_requested_again(
+    backend: Backend, start: StartWorker, standins: StandIns, fault: str, answers: int
 ) -> None:
     request = make_request(images=0)
     standins.openai.script({"kind": fault, "job": str(request.id), "step": "outline"})
     async with start():
         await backend.insert_dispatched(request)
-        await ends_as(backend, request, "DONE")
+        await wait_for_outcome(backend, request, "DONE")
     bill = standins.openai.bill(request.id)
     assert bill["steps"] == {"outline": answers, "article": 1}
     row = await backend.row(request.id)
@@ -204,9 +209,9 @@ async def test_an_answer_of_no_use_is_asked_for_again(
     ],
     ids=["refusal", "schema"],
 )
-async def test_a_lasting_failure_fails_with_its_reason(
+async def test_permanent_failure_fails_job_with_its_reason(
     backend: Backend,
-    start: Start,
+    start: StartWorker,
     standins: StandIns,
     faults: dict[str, Any],
     code: str,
@@ -216,7 +221,7 @@ async def test_a_lasting_failure_fails_with_its_reason(
     standins.openai.script({**faults, "job": str(request.id)})
     async with start():
         await backend.insert_dispatched(request)
-        await ends_as(backend, request, "FAILED")
+        await wait_for_outcome(backend, request, "FAILED")
     assert standins.openai.bill(request.id)["calls"] == answers
     row = await backend.row(request.id)
     assert row["error_code"] == code
@@ -224,68 +229,70 @@ async def test_a_lasting_failure_fails_with_its_reason(
     assert row["finished_at"] is not None
 
 
-async def test_a_task_sent_again_pays_nothing_and_says_the_same(
-    backend: Backend, start: Start, standins: StandIns
+async def test_duplicate_task_pays_nothing_and_repeats_the_event(
+    backend: Backend, start: StartWorker, standins: StandIns
 ) -> None:
     request = make_request()
     async with start():
         await backend.insert_dispatched(request)
-        await ends_as(backend, request, "DONE")
+        await wait_for_outcome(backend, request, "DONE")
         await backend.send_task(request)
         await backend.send_task(request)
-        await eventually(lambda: _has_said(backend, request.id, 3), every=0.5)
-    events = await outcomes(backend, request.id)
+        await eventually(lambda: _has_outcomes(backend, request.id, 3), every=0.5)
+    events = await read_outcomes(backend, request.id)
     assert len({event.event_id() for event in events}) == 1
     assert standins.openai.bill(request.id)["calls"] == 2
     assert standins.replicate.bill(request.id)["calls"] == 1
 
 
-async def _has_said(backend: Backend, job: UUID, times: int) -> bool:
-    return len(await outcomes(backend, job)) >= times
+async def _has_outcomes(backend: Backend, job: UUID, times: int) -> bool:
+    return len(await read_outcomes(backend, job)) >= times
 
 
-async def test_what_a_dead_worker_has_paid_for_is_not_paid_again(
-    backend: Backend, start: Start, standins: StandIns
+async def test_steps_paid_by_a_dead_worker_are_not_paid_again(
+    backend: Backend, start: StartWorker, standins: StandIns
 ) -> None:
-    """The rows of a worker that was killed after the outline and the image's creation, its job forwarded again."""
+    """The rows are those of a worker killed after the outline and the image's creation."""
     first = make_request()
     async with start():
         await backend.insert_dispatched(first)
-        await ends_as(backend, first, "DONE")
+        await wait_for_outcome(backend, first, "DONE")
         request = make_request()
-        await backend.database.execute(_WAITS_AGAIN, *_columns(request))
+        await backend.database.execute(_INSERT_RECLAIMABLE, *_columns(request))
         await backend.database.execute(
-            "INSERT INTO blog_steps (job_id, step, state, attempt, external_id, result, cost_nanousd)"
-            " SELECT $1, step, CASE step WHEN 'outline' THEN 'DONE' ELSE 'STARTED' END, 1, external_id,"
-            " CASE step WHEN 'outline' THEN result END, CASE step WHEN 'outline' THEN cost_nanousd ELSE 0 END"
+            "INSERT INTO blog_steps"
+            " (job_id, step, state, attempt, external_id, result, cost_nanousd)"
+            " SELECT $1, step, CASE step WHEN 'outline' THEN 'DONE' ELSE 'STARTED' END, 1,"
+            " external_id, CASE step WHEN 'outline' THEN result END,"
+            " CASE step WHEN 'outline' THEN cost_nanousd ELSE 0 END"
             " FROM blog_steps WHERE job_id = $2 AND step IN ('outline', 'image')",
             request.id,
             first.id,
         )
         await backend.send_task(request)
-        await ends_as(backend, request, "DONE")
+        await wait_for_outcome(backend, request, "DONE")
     assert standins.openai.bill(request.id)["steps"] == {"article": 1}
     assert standins.replicate.bill(request.id)["calls"] == 0
     assert (await backend.row(request.id))["attempt"] == 2
 
 
-async def test_an_answer_that_was_paid_for_while_postgresql_was_away_is_saved(
+async def test_paid_answer_is_saved_after_a_database_outage(
     backend: Backend,
-    start: Start,
+    start: StartWorker,
     standins: StandIns,
     postgres: str,
     database: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    said, request = LogCapture(capsys), make_request()
+    log, request = LogCapture(capsys), make_request()
     with standins.openai.latency(1_000):
         async with start(lease_s=1):
             await backend.insert_dispatched(request)
             await eventually(lambda: _step_started(backend, request.id, "article"))
             async with database_unavailable(postgres, database, "worker"):
                 await eventually(lambda: standins.openai.bill(request.id)["steps"].get("article"))
-                await eventually(partial(said.has, "retrying the write"))
-            await ends_as(backend, request, "DONE")
+                await eventually(partial(log.has, "waiting to save"))
+            await wait_for_outcome(backend, request, "DONE")
     row = await backend.row(request.id)
     bill = standins.openai.bill(request.id)
     assert bill["steps"] == {"outline": 1, "article": 1}
@@ -294,8 +301,8 @@ async def test_an_answer_that_was_paid_for_while_postgresql_was_away_is_saved(
     assert standins.replicate.bill(request.id)["calls"] == 1
 
 
-async def test_a_live_lease_is_respected_and_its_outcome_awaited(
-    backend: Backend, start: Start, standins: StandIns
+async def test_job_leased_by_another_worker_is_awaited(
+    backend: Backend, start: StartWorker, standins: StandIns
 ) -> None:
     request = make_request()
     await backend.insert_dispatched(request)
@@ -306,25 +313,25 @@ async def test_a_live_lease_is_respected_and_its_outcome_awaited(
     )
     async with start(concurrent_blogs=1):
         await eventually(lambda: backend.read_records(WORKERS), every=0.3)
-        await backend.insert_dispatched(
-            bystander := make_request()
-        )  # whoever only waits takes no slot from it
-        await ends_as(backend, bystander, "DONE")
+        other_job = make_request()
+        await backend.insert_dispatched(other_job)  # the waiting task takes no slot from it
+        await wait_for_outcome(backend, other_job, "DONE")
         assert (await backend.row(request.id))["worker"] == "other"
         assert standins.openai.bill(request.id)["calls"] == 0
         await backend.database.execute(
-            "UPDATE blog_generations SET status = 'FAILED', error = 'x', finished_at = now(), lease_until = NULL"
+            "UPDATE blog_generations"
+            " SET status = 'FAILED', error = 'x', finished_at = now(), lease_until = NULL"
             " WHERE id = $1",
             request.id,
         )
-        await ends_as(backend, request, "FAILED")
+        await wait_for_outcome(backend, request, "FAILED")
     assert standins.openai.bill(request.id)["calls"] == 0
 
 
-async def test_a_record_that_cannot_be_read_is_put_aside_and_work_goes_on(
-    backend: Backend, start: Start
+async def test_unreadable_record_becomes_a_dead_letter(
+    backend: Backend, start: StartWorker
 ) -> None:
-    topic = shared_kafka.namespace(backend.settings).topic(GENERATION)
+    topic = clients.namespace(backend.settings).topic(GENERATION)
     async with (
         AIOKafkaProducer(bootstrap_servers=backend.settings.kafka_bootstrap_servers) as producer,
         start(),
@@ -334,13 +341,13 @@ async def test_a_record_that_cannot_be_read_is_put_aside_and_work_goes_on(
         )
         request = make_request()
         await backend.insert_dispatched(request)
-        await ends_as(backend, request, "DONE")
+        await wait_for_outcome(backend, request, "DONE")
         ((key, value),) = await eventually(lambda: backend.read_records(DEAD_LETTER), every=0.5)
     assert (key, value) == ("x", b"not json")
 
 
-async def test_a_worker_that_stops_saves_the_call_that_it_pays_for_and_hands_back_the_rest(
-    backend: Backend, start: Start, standins: StandIns
+async def test_drain_saves_paid_call_and_requeues_job(
+    backend: Backend, start: StartWorker, standins: StandIns
 ) -> None:
     request = make_request()
     with standins.openai.latency(2_500):
@@ -350,7 +357,7 @@ async def test_a_worker_that_stops_saves_the_call_that_it_pays_for_and_hands_bac
     row = await backend.row(request.id)
     assert (row["status"], row["forwarded_at"], row["blameless"]) == ("PENDING", None, 1)
     assert await _step_state(backend, request.id, "outline", "DONE")
-    (event,) = await outcomes(backend, request.id)
+    (event,) = await read_outcomes(backend, request.id)
     assert event.kind is EventKind.RETRY
     await backend.database.execute(
         "UPDATE blog_generations SET forwarded_at = now() WHERE id = $1", request.id
@@ -369,8 +376,8 @@ async def _step_started(backend: Backend, job: UUID, step: str) -> bool:
     )
 
 
-async def _owners(backend: Backend) -> bool:
-    """Whether two workers have split the partitions between them."""
+async def _has_even_split(backend: Backend) -> bool:
+    """Return whether two workers own half of the partitions each."""
     latest = {
         report.worker: report
         for _, report in await backend.read_records(WORKERS)
@@ -379,12 +386,12 @@ async def _owners(backend: Backend) -> bool:
     return [len(report.partitions) for report in latest.values()] == [12, 12]
 
 
-async def test_two_workers_share_the_partitions_and_do_each_job_once(
-    backend: Backend, start: Start, standins: StandIns
+async def test_two_workers_share_partitions_and_run_each_job_once(
+    backend: Backend, start: StartWorker, standins: StandIns
 ) -> None:
     requests = [make_request(store=f"s{number % 3}") for number in range(12)]
     async with start("worker-1"), start("worker-2"):
-        await eventually(lambda: _owners(backend), every=0.5)
+        await eventually(lambda: _has_even_split(backend), every=0.5)
         for request in requests:
             await backend.insert_dispatched(request)
         for request in requests:
@@ -394,39 +401,39 @@ async def test_two_workers_share_the_partitions_and_do_each_job_once(
     assert all(standins.openai.bill(request.id)["calls"] == 2 for request in requests)
 
 
-async def test_a_prediction_that_is_gone_is_painted_anew(
-    backend: Backend, start: Start, standins: StandIns
+async def test_deleted_prediction_is_created_again(
+    backend: Backend, start: StartWorker, standins: StandIns
 ) -> None:
     request = make_request()
     async with start():
-        await backend.database.execute(_WAITS_AGAIN, *_columns(request))
+        await backend.database.execute(_INSERT_RECLAIMABLE, *_columns(request))
         await backend.database.execute(
             "INSERT INTO blog_steps (job_id, step, state, attempt, external_id)"
             " VALUES ($1, 'image', 'STARTED', 1, 'x')",
             request.id,
         )
         await backend.send_task(request)
-        await ends_as(backend, request, "DONE")
+        await wait_for_outcome(backend, request, "DONE")
     assert standins.replicate.bill(request.id)["calls"] == 1
 
 
-async def test_a_job_that_outlives_too_many_workers_fails_and_pays_nothing(
-    backend: Backend, start: Start, standins: StandIns
+async def test_job_that_loses_too_many_workers_fails_unpaid(
+    backend: Backend, start: StartWorker, standins: StandIns
 ) -> None:
     request = make_request()
     async with start(max_attempts=1):
-        await backend.database.execute(_WAITS_AGAIN, *_columns(request))
+        await backend.database.execute(_INSERT_RECLAIMABLE, *_columns(request))
         await backend.send_task(request)
-        await ends_as(backend, request, "FAILED")
+        await wait_for_outcome(backend, request, "FAILED")
     assert (await backend.row(request.id))["error_code"] == "workers-lost"
     assert standins.openai.bill(request.id)["calls"] == 0
 
 
-_WAITS_AGAIN = (
-    "INSERT INTO blog_generations (id, instance_id, source_type, source_id, request, created_at, attempt, worker,"
-    " forwarded_at) VALUES ($1, $2, $3, $4, $5, $6, 1, 'dead', now())"
+_INSERT_RECLAIMABLE = (
+    "INSERT INTO blog_generations (id, instance_id, source_type, source_id, request, created_at,"
+    " attempt, worker, forwarded_at) VALUES ($1, $2, $3, $4, $5, $6, 1, 'dead', now())"
 )
-"""A job that one worker has claimed and that was forwarded again since."""
+"""A job that a worker has claimed before, and that has been dispatched again."""
 
 
 def _columns(request: BlogRequested) -> tuple[Any, ...]:
@@ -440,42 +447,43 @@ def _columns(request: BlogRequested) -> tuple[Any, ...]:
     )
 
 
-async def test_a_call_in_doubt_is_made_again_once_and_then_no_more(
-    backend: Backend, start: Start, standins: StandIns
+async def test_call_lost_with_its_worker_is_repeated_once(
+    backend: Backend, start: StartWorker, standins: StandIns
 ) -> None:
-    """As two crashes leave it: begun twice, never answered. A third call would perhaps be the third that is paid."""
+    """Two crashes have left two calls without an answer. A third call may be billed as well."""
     request = make_request()
     await backend.insert_dispatched(request)
     await backend.database.execute(
         "UPDATE blog_generations SET attempt = 2 WHERE id = $1", request.id
     )
     await backend.database.execute(
-        "INSERT INTO blog_steps (job_id, step, state, attempt, in_doubt) VALUES ($1, 'outline', 'STARTED', 2, 1)",
+        "INSERT INTO blog_steps (job_id, step, state, attempt, in_doubt)"
+        " VALUES ($1, 'outline', 'STARTED', 2, 1)",
         request.id,
     )
     async with start():
-        await ends_as(backend, request, "FAILED")
+        await wait_for_outcome(backend, request, "FAILED")
     row = await backend.row(request.id)
     assert row["error_code"] == "in-doubt"
     assert "begun 2 times" in row["error"]
     assert standins.openai.bill(request.id)["calls"] == 0
 
 
-async def test_a_call_whose_answer_never_comes_is_made_again_once_and_then_no_more(
-    backend: Backend, start: Start, standins: StandIns
+async def test_call_without_answer_is_repeated_once(
+    backend: Backend, start: StartWorker, standins: StandIns
 ) -> None:
     request = make_request()
     standins.openai.script({"kind": "cut", "job": str(request.id), "step": "article", "count": 9})
     async with start():
         await backend.insert_dispatched(request)
-        await eventually(lambda: outcomes(backend, request.id), every=0.3)
+        await eventually(lambda: read_outcomes(backend, request.id), every=0.3)
         row = await backend.row(request.id)
         assert row["not_before"] > row["started_at"] + timedelta(seconds=9)
         await backend.database.execute(
             "UPDATE blog_generations SET forwarded_at = now() WHERE id = $1", request.id
         )
         await backend.send_task(request)
-        await ends_as(backend, request, "FAILED")
+        await wait_for_outcome(backend, request, "FAILED")
     row = await backend.row(request.id)
     assert (row["error_code"], row["attempt"]) == ("in-doubt", 2)
     assert "begun 2 times" in row["error"]
@@ -487,17 +495,18 @@ async def test_a_call_whose_answer_never_comes_is_made_again_once_and_then_no_mo
     )
 
 
-async def test_a_job_that_is_cancelled_ends_with_the_call_that_it_is_in(
-    backend: Backend, start: Start, standins: StandIns
+async def test_cancelled_job_ends_after_its_current_call(
+    backend: Backend, start: StartWorker, standins: StandIns
 ) -> None:
-    """What is paid for is saved, with its cost; nothing more is paid for."""
+    """The paid answer is saved with its cost, and no further call is made."""
     request = make_request(images=0)
     with standins.openai.latency(1_500):
         async with start(lease_s=1):
             await backend.insert_dispatched(request)
             await eventually(lambda: _step_started(backend, request.id, "outline"))
             await backend.database.execute(
-                "UPDATE blog_generations SET status = 'CANCELLED', lease_until = NULL, finished_at = now()"
+                "UPDATE blog_generations"
+                " SET status = 'CANCELLED', lease_until = NULL, finished_at = now()"
                 " WHERE id = $1",
                 request.id,
             )
@@ -521,26 +530,28 @@ async def _step_state(backend: Backend, job: UUID, step: str, state: str) -> boo
     )
 
 
-async def test_a_leave_that_was_not_used_at_once_is_taken_anew(
-    backend: Backend, start: Start, standins: StandIns, monkeypatch: pytest.MonkeyPatch
+async def test_expired_permit_is_acquired_again(
+    backend: Backend, start: StartWorker, standins: StandIns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As when PostgreSQL takes long to note that a call begins: the bucket has refilled, so the leave is void."""
-    stale = iter([True])
-    monkeypatch.setattr(ProviderLimiter, "is_fresh", lambda limiter, grant: not next(stale, False))
+    """A slow PostgreSQL delays the record of the call until the permit has expired."""
+    expired = iter([True])
+    monkeypatch.setattr(
+        ProviderLimiter, "is_fresh", lambda limiter, permit: not next(expired, False)
+    )
     request = make_request(images=0)
     async with start():
         await backend.insert_dispatched(request)
-        await ends_as(backend, request, "DONE")
+        await wait_for_outcome(backend, request, "DONE")
     assert standins.openai.bill(request.id)["steps"] == {"outline": 1, "article": 1}
     calls = await backend.database.fetchval(
         "SELECT count(*) FROM provider_calls WHERE job_id = $1 AND step = 'outline'", request.id
     )
-    assert calls == 2, "both leaves are on record: whoever takes over counts them"
+    assert calls == 2, "both permits are recorded, and the next owner counts them"
     assert (await backend.row(request.id))["attempt"] == 1
 
 
-async def test_an_outage_costs_jobs_no_tries(
-    backend: Backend, start: Start, standins: StandIns
+async def test_provider_outage_uses_up_no_attempts(
+    backend: Backend, start: StartWorker, standins: StandIns
 ) -> None:
     requests = [make_request(images=0) for _ in range(12)]
     standins.openai.script({"kind": "500", "count": 10_000})
@@ -565,39 +576,40 @@ async def _all_are(backend: Backend, status: str) -> bool:
     )
 
 
-async def test_a_worker_that_halts_over_unreadable_records_has_put_each_aside_once(
-    backend: Backend, start: Start
+async def test_worker_stopped_by_dead_letters_publishes_each_once(
+    backend: Backend, start: StartWorker
 ) -> None:
-    """And it has saved what it was at work on: whoever starts it again goes on behind them."""
-    topic = shared_kafka.namespace(backend.settings).topic(GENERATION)
+    """The committed offsets are saved, so a restarted worker continues after these records."""
+    topic = clients.namespace(backend.settings).topic(GENERATION)
     async with AIOKafkaProducer(
         bootstrap_servers=backend.settings.kafka_bootstrap_servers
     ) as producer:
         for number in range(6):
             await producer.send_and_wait(topic, b"garbage %d" % number, partition=number)
 
-    async def put_aside(at_least: int) -> bool:
+    async def has_dead_letters(at_least: int) -> bool:
         return len(await backend.read_records(DEAD_LETTER)) >= at_least
 
     with pytest.raises(Unavailable, match="cannot be read"):
         async with start(dead_letter_limit=3):
-            await eventually(partial(put_aside, 4), every=0.5)
+            await eventually(partial(has_dead_letters, 4), every=0.5)
     async with start("worker-2", dead_letter_limit=9):
         await backend.insert_dispatched(request := make_request(images=0))
-        await ends_as(backend, request, "DONE")
-        await eventually(partial(put_aside, 6), every=0.5)
+        await wait_for_outcome(backend, request, "DONE")
+        await eventually(partial(has_dead_letters, 6), every=0.5)
     values = [value for _, value in await backend.read_records(DEAD_LETTER)]
     assert sorted(map(bytes, values)) == [b"garbage %d" % number for number in range(6)]  # type: ignore[arg-type]
 
 
-async def test_a_job_whose_stored_request_cannot_be_read_fails_at_once(
-    backend: Backend, start: Start
+async def test_job_with_unreadable_request_fails_at_once(
+    backend: Backend, start: StartWorker
 ) -> None:
     request = make_request()
     async with start():
         await eventually(lambda: backend.read_records(WORKERS), every=0.3)
         await backend.database.execute(
-            "INSERT INTO blog_generations (id, instance_id, source_type, source_id, request, created_at, forwarded_at)"
+            "INSERT INTO blog_generations"
+            " (id, instance_id, source_type, source_id, request, created_at, forwarded_at)"
             " VALUES ($1, $2, $3, $4, $5, $6, now())",
             request.id,
             request.store,
@@ -607,5 +619,5 @@ async def test_a_job_whose_stored_request_cannot_be_read_fails_at_once(
             request.created_at,
         )
         await backend.send_task(request)
-        await ends_as(backend, request, "FAILED")
+        await wait_for_outcome(backend, request, "FAILED")
     assert (await backend.row(request.id))["error_code"] == "unreadable"

@@ -1,4 +1,4 @@
-"""What the judge wrote down, and what follows from it."""
+"""Holds the recorded decisions of the reference provider and computes results from them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,60 +6,60 @@ from typing import Self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """An account's limits a minute."""
+class AccountLimits:
+    """An account's rate limits: requests and tokens a minute."""
 
     rpm: int
     tpm: int
 
 
-AMPLE = Limits(rpm=60_000, tpm=400_000_000)
-"""So much that no call waits for it: the limiter's bucket begins empty, and has filled after some milliseconds."""
+AMPLE_LIMITS = AccountLimits(rpm=60_000, tpm=400_000_000)
+"""Limits that delay no call: the limiter's empty bucket fills within milliseconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Window:
-    """The judged time, in seconds after the first call."""
+class MeasuredWindow:
+    """The measured time, in seconds after the first call."""
 
     since: float
     until: float
 
-    def part(self, of: float) -> float:
-        """The second at which this part (0 to 1) of the window is over."""
-        return self.since + (self.until - self.since) * of
+    def second_at(self, fraction: float) -> float:
+        """Return the second at which this fraction (0 to 1) of the window is over."""
+        return self.since + (self.until - self.since) * fraction
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
-    """One call as the judge met it."""
+class RateDecision:
+    """The provider's decision about one call."""
 
     at: float
     tokens: int
     granted: bool
 
     @classmethod
-    def read(cls, line: str) -> Self:
+    def parse(cls, line: str) -> Self:
         at, tokens, granted = line.split()
         return cls(float(at), int(tokens), granted == "1")
 
 
 @dataclass(frozen=True, slots=True)
-class Audit:
+class DecisionLog:
     """All decisions of one run, in order."""
 
-    decisions: Sequence[Decision]
+    decisions: Sequence[RateDecision]
 
     @property
     def refused(self) -> int:
-        """429s, from the first call to the last."""
+        """The number of 429 answers in the whole run."""
         return sum(not decision.granted for decision in self.decisions)
 
     @property
     def granted(self) -> int:
         return len(self.decisions) - self.refused
 
-    def use(self, limits: Limits, window: Window) -> float:
-        """What was charged within the window, as a part of what the tighter limit gives in that time."""
+    def utilization(self, limits: AccountLimits, window: MeasuredWindow) -> float:
+        """Return the charged part (0 to 1) of the tighter limit within the window."""
         began = self.decisions[0].at
         charged = [
             decision

@@ -1,7 +1,9 @@
-"""`python -m bench.account.steady PORT LATENCY_MS FILE`: our stand-in for OpenAI, with two differences.
+"""Runs the stand-in for OpenAI with two differences.
 
-Every answer takes exactly as long, so that two runs differ by what is ours alone; and each call is noted as it comes,
-before anything of it is read.
+`python -m bench.account.steady_server PORT LATENCY_MS FILE`
+
+Every answer takes exactly the same time, so that only the system under test makes runs differ. Each
+call is recorded on arrival, before its body is read.
 """
 
 import asyncio
@@ -11,7 +13,7 @@ from pathlib import Path
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from bench.account.audit import AMPLE
+from bench.account.decisions import AMPLE_LIMITS
 from sandbox.providers.control import Control
 from sandbox.providers.openai import FAULTS, OpenAIStandin
 from shared.http import server
@@ -21,35 +23,35 @@ HOST = "127.0.0.1"
 _SEED = 1
 
 
-class SteadyControl(Control):
-    """A stand-in's state, without the spread around its latency."""
+class FixedLatencyControl(Control):
+    """A stand-in's state without jitter of its latency."""
 
     def latency_s(self) -> float:
         return self.latency_ms / 1000
 
 
-class Arrivals:
-    """Around an application; every call that names its job is a line: the monotonic clock, and the job."""
+class ArrivalRecorder:
+    """Writes a line for every call with a job header: the monotonic clock, and the job."""
 
     def __init__(self, app: ASGIApp, file: Path) -> None:
         self._app = app
-        self._notes = file.open("w", encoding="ascii", buffering=1)
+        self._records = file.open("w", encoding="ascii", buffering=1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         at = time.monotonic()
         job = dict(scope.get("headers", [])).get(b"x-blogstream-job")
         if job is not None:
-            self._notes.write(f"{at:.6f} {job.decode()}\n")
+            self._records.write(f"{at:.6f} {job.decode()}\n")
         await self._app(scope, receive, send)
 
 
 async def main(port: int, latency_ms: float, file: Path, stop: asyncio.Event) -> None:
-    limits = {"requests": float(AMPLE.rpm), "tokens": float(AMPLE.tpm)}
-    control = SteadyControl(
+    limits = {"requests": float(AMPLE_LIMITS.rpm), "tokens": float(AMPLE_LIMITS.tpm)}
+    control = FixedLatencyControl(
         provider="OpenAI", limits=limits, latency_ms=latency_ms, seed=_SEED, faults=FAULTS
     )
-    application = Arrivals(OpenAIStandin(control, seed=_SEED).application(), file)
-    await server.serve_http(application, server.open_listener(HOST, port), stop, grace_s=1)
+    application = ArrivalRecorder(OpenAIStandin(control, seed=_SEED).application(), file)
+    await server.serve(application, server.listen(HOST, port), stop, grace_s=1)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,33 @@
+"""Holds the state of a worker that its reports show."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True, eq=False)
+class WorkerStatus:
+    """The state of one worker. The worker and its consumer write it; the reporter reads it.
+
+    `changed` is set whenever a report should follow soon. The reporter clears it.
+    """
+
+    running: int = 0
+    """Jobs in progress."""
+    done: int = 0
+    failed: int = 0
+    refused: int = 0
+    """Tasks of jobs that had ended or been recalled before this worker claimed them.
+
+    Most are duplicates.
+    """
+    partitions: tuple[int, ...] = ()
+    draining: bool = False
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def set_running(self, jobs: int) -> None:
+        self.running = jobs
+        self.changed.set()
+
+    def set_partitions(self, partitions: tuple[int, ...]) -> None:
+        self.partitions = partitions
+        self.changed.set()
