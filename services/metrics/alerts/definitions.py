@@ -2,7 +2,7 @@
 
 from math import inf
 
-from services.metrics.alerts.rules import SECONDS, Alert, Level, Numbers, Severity, Worse
+from services.metrics.alerts.rules import SECONDS, Alert, AlertLevel, AlertInputs, Severity, BadSide
 from services.metrics.export import metric_definitions as defs
 from services.metrics.export.promql import increase, largest, series
 
@@ -11,7 +11,7 @@ WINDOW_MINUTES = 15
 
 THROUGHPUT_MINUTES = 5
 
-FEWEST_ENDED = 10
+MIN_ENDED_JOBS = 10
 """With fewer ended jobs than this in the window, no rate of failures is worth an alarm."""
 
 _FAILED = increase(defs.ENDED, WINDOW_MINUTES, state="FAILED")
@@ -26,27 +26,27 @@ _SCHEDULER_SILENT = (
 """An hour when we are there and have never heard of one."""
 
 
-def _done_per_minute(numbers: Numbers) -> float | None:
+def _done_per_minute(numbers: AlertInputs) -> float | None:
     """Nothing to do is as good as any speed."""
     if numbers.due is None or numbers.done_per_minute is None:
         return None
     return numbers.done_per_minute if numbers.due > 0 else inf
 
 
-def _warning(raise_at: float, clear_at: float) -> Level:
-    return Level(severity=Severity.WARNING, raise_at=raise_at, clear_at=clear_at)
+def _warning(raise_at: float, clear_at: float) -> AlertLevel:
+    return AlertLevel(severity=Severity.WARNING, raise_at=raise_at, clear_at=clear_at)
 
 
-def _critical(raise_at: float, clear_at: float) -> Level:
-    return Level(severity=Severity.CRITICAL, raise_at=raise_at, clear_at=clear_at)
+def _critical(raise_at: float, clear_at: float) -> AlertLevel:
+    return AlertLevel(severity=Severity.CRITICAL, raise_at=raise_at, clear_at=clear_at)
 
 
 ALERTS = (
     Alert(
         name="queue-long",
         unit="jobs",
-        says="{value} jobs wait",
-        means="More is asked for than is written. Add workers, or see which limit holds them up.",
+        summary="{value} jobs wait",
+        advice="More is asked for than is written. Add workers, or see which limit holds them up.",
         value=lambda numbers: numbers.pending,
         promql=largest(defs.PENDING, series(defs.PENDING)),
         levels=(_warning(1_000, 900), _critical(5_000, 4_500)),
@@ -56,8 +56,8 @@ ALERTS = (
     Alert(
         name="oldest-wait",
         unit=SECONDS,
-        says="a job has waited for {value}",
-        means="Some store's work does not get its turn: see the stores' waits, then the limiter.",
+        summary="a job has waited for {value}",
+        advice="Some store's work does not get its turn: see the stores' waits, then the limiter.",
         value=lambda numbers: numbers.oldest_wait_s,
         promql=largest(defs.OLDEST, series(defs.OLDEST)),
         levels=(_warning(1_800, 1_500), _critical(7_200, 6_000)),
@@ -67,10 +67,10 @@ ALERTS = (
     Alert(
         name="error-rate",
         unit="percent",
-        says=f"{{value}} % of the jobs of the last {WINDOW_MINUTES} minutes failed",
-        means="Over 20 % the plan is to roll back. The jobs' errors say why.",
+        summary=f"{{value}} % of the jobs of the last {WINDOW_MINUTES} minutes failed",
+        advice="Over 20 % the plan is to roll back. The jobs' errors say why.",
         value=lambda numbers: numbers.failed_percent,
-        promql=f"(100 * {_FAILED} / {_ENDED} and {_ENDED} >= {FEWEST_ENDED}) or vector(0)",
+        promql=f"(100 * {_FAILED} / {_ENDED} and {_ENDED} >= {MIN_ENDED_JOBS}) or vector(0)",
         levels=(_warning(5, 4), _critical(20, 16)),
         raise_after_s=15,
         clear_after_s=60,
@@ -78,11 +78,11 @@ ALERTS = (
     Alert(
         name="throughput-low",
         unit="jobs a minute",
-        says="{value} jobs a minute are done while others wait",
-        means="Under 5 a minute the plan is to roll back. See workers, limiter and circuit first.",
+        summary="{value} jobs a minute are done while others wait",
+        advice="Under 5 a minute the plan is to roll back. See workers, limiter and circuit first.",
         value=_done_per_minute,
         promql=f"({_DONE_PER_MINUTE}) and on() {largest(defs.DUE, series(defs.DUE))} > 0",
-        worse=Worse.UNDER,
+        bad_side=BadSide.BELOW,
         levels=(_critical(5, 6),),
         raise_after_s=300,
         clear_after_s=30,
@@ -90,8 +90,8 @@ ALERTS = (
     Alert(
         name="circuit-open",
         unit="limits",
-        says="a provider is not asked for now ({value} limits closed)",
-        means="An outage, no money, or a refused key: the log says which. Jobs wait and lose no try; one probes.",
+        summary="a provider is not asked for now ({value} limits closed)",
+        advice="An outage, no money, or a refused key: the log says which. Jobs wait and lose no try; one probes.",
         value=lambda numbers: numbers.open_circuits,
         promql=f"sum({largest(defs.CIRCUIT, series(defs.CIRCUIT))})",
         levels=(_critical(0, 0),),
@@ -101,11 +101,11 @@ ALERTS = (
     Alert(
         name="no-workers",
         unit="workers",
-        says="{value} workers are heard",
-        means="Nothing is written. Requests are accepted, and wait.",
+        summary="{value} workers are heard",
+        advice="Nothing is written. Requests are accepted, and wait.",
         value=lambda numbers: numbers.workers,
         promql=largest(defs.WORKERS, series(defs.WORKERS)),
-        worse=Worse.UNDER,
+        bad_side=BadSide.BELOW,
         levels=(_critical(1, 1),),
         raise_after_s=30,
         clear_after_s=5,
@@ -113,8 +113,8 @@ ALERTS = (
     Alert(
         name="slot-drift",
         unit="slots",
-        says=f"{{value}} slots were repaired in {WINDOW_MINUTES} minutes",
-        means="The scheduler's book of jobs in flight differed from PostgreSQL: events were lost, or there is a fault.",
+        summary=f"{{value}} slots were repaired in {WINDOW_MINUTES} minutes",
+        advice="The scheduler's book of jobs in flight differed from PostgreSQL: events were lost, or there is a fault.",
         value=lambda numbers: numbers.drifted,
         promql=increase(defs.DRIFTED, WINDOW_MINUTES),
         levels=(_warning(0, 0), _critical(50, 40)),
@@ -124,8 +124,8 @@ ALERTS = (
     Alert(
         name="in-doubt-calls",
         unit="calls",
-        says=f"{{value}} calls of the last {WINDOW_MINUTES} minutes may have been billed in vain",
-        means="Workers died, or answers were cut, between the call and its saved answer. Compare with the bill.",
+        summary=f"{{value}} calls of the last {WINDOW_MINUTES} minutes may have been billed in vain",
+        advice="Workers died, or answers were cut, between the call and its saved answer. Compare with the bill.",
         value=lambda numbers: numbers.in_doubt,
         promql=increase(defs.IN_DOUBT, WINDOW_MINUTES),
         levels=(_warning(0, 0), _critical(20, 10)),
@@ -135,8 +135,8 @@ ALERTS = (
     Alert(
         name="dead-letters",
         unit="records",
-        says="{value} records were put aside and nobody has looked after them",
-        means="No service could handle them. `./blogstream dead-letters list` says why, and replays or discards them.",
+        summary="{value} records were put aside and nobody has looked after them",
+        advice="No service could handle them. `./blogstream dead-letters list` says why, and replays or discards them.",
         value=lambda numbers: numbers.dead_letters,
         promql=largest(defs.DEAD_LETTERS, series(defs.DEAD_LETTERS)),
         levels=(_warning(0, 0),),
@@ -146,8 +146,8 @@ ALERTS = (
     Alert(
         name="miscounted",
         unit="jobs",
-        says="{value} jobs of the last day are counted other than PostgreSQL has them",
-        means="Events were lost: the numbers here are wrong, the jobs are not. `python -m services.metrics rebuild`.",
+        summary="{value} jobs of the last day are counted other than PostgreSQL has them",
+        advice="Events were lost: the numbers here are wrong, the jobs are not. `python -m services.metrics rebuild`.",
         value=lambda numbers: numbers.miscounted,
         promql=largest(defs.DRIFT_JOBS, series(defs.DRIFT_JOBS)),
         levels=(_warning(0, 0),),
@@ -157,8 +157,8 @@ ALERTS = (
     Alert(
         name="scheduler-silent",
         unit=SECONDS,
-        says="no scheduler was heard for {value}",
-        means="Nothing is admitted or forwarded, and the numbers of the queue are old. Is one running, and PostgreSQL?",
+        summary="no scheduler was heard for {value}",
+        advice="Nothing is admitted or forwarded, and the numbers of the queue are old. Is one running, and PostgreSQL?",
         value=lambda numbers: numbers.scheduler_silent_s,
         promql=_SCHEDULER_SILENT,
         levels=(_warning(15, 5), _critical(60, 5)),

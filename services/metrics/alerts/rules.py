@@ -4,7 +4,7 @@ Every level of an alert is a trigger of its own: it goes on when the value has b
 without a break, and off when it has been back at `clear_at` for so long. Between the two nothing changes, so a value
 that trembles around a threshold raises once. The alert's severity is that of its worst level that is on.
 
-While a value is unknown its alert stands as it stood: not to be able to look is no good news. After `UNKNOWN_FOR` it is
+While a value is unknown its alert stands as it stood: not to be able to look is no good news. After `UNKNOWN_LIMIT` it is
 taken back, and that is said: nobody knows any more whether it is true, and one that nothing can clear is no alert.
 """
 
@@ -21,24 +21,24 @@ class Severity(StrEnum):
     CRITICAL = "critical"
 
 
-_RANK = {severity: rank for rank, severity in enumerate(Severity, start=1)}
+_RANK = {severity: severity_rank for severity_rank, severity in enumerate(Severity, start=1)}
 
 
-UNKNOWN_FOR = timedelta(minutes=15)
+UNKNOWN_LIMIT = timedelta(minutes=15)
 
 SECONDS = "seconds"
 """The unit of values that are said as durations: nobody counts 2,460 seconds at night."""
 
 
-class Worse(StrEnum):
+class BadSide(StrEnum):
     """On which side of its thresholds a value is bad."""
 
-    OVER = ">"
-    UNDER = "<"
+    ABOVE = ">"
+    BELOW = "<"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Numbers:
+class AlertInputs:
     """All that is judged. None is unknown: nothing is raised by it."""
 
     pending: int | None
@@ -66,7 +66,7 @@ class Numbers:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Level:
+class AlertLevel:
     severity: Severity
     raise_at: float
     """Beyond this, in the alert's unit, it is raised."""
@@ -79,15 +79,15 @@ class Alert:
     name: str
     unit: str
     """jobs, seconds, percent, …: what value and thresholds are in."""
-    says: str
+    summary: str
     """One line for people; `{value}` stands for the value, of seconds with their unit."""
-    means: str
+    advice: str
     """What is at stake, and where to look first."""
-    value: Callable[[Numbers], float | None]
+    value: Callable[[AlertInputs], float | None]
     promql: str
     """The same value from the metrics that are exposed."""
-    worse: Worse = Worse.OVER
-    levels: tuple[Level, ...]
+    bad_side: BadSide = BadSide.ABOVE
+    levels: tuple[AlertLevel, ...]
     """Mildest first."""
     raise_after_s: float
     """Seconds that the value must be beyond `raise_at` without a break."""
@@ -96,18 +96,18 @@ class Alert:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trigger:
-    """One level. `against_since`: since when, without a break, the value has spoken for the other state."""
+class LevelState:
+    """One level. `opposed_since`: since when, without a break, the value has spoken for the other state."""
 
-    on: bool = False
-    against_since: datetime | None = None
+    is_raised: bool = False
+    opposed_since: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class State:
+class AlertState:
     """One alert as it stands."""
 
-    triggers: Mapping[Severity, Trigger] = field(default_factory=dict)
+    levels: Mapping[Severity, LevelState] = field(default_factory=dict)
     severity: Severity | None = None
     """None: not in force."""
     since: datetime | None = None
@@ -118,7 +118,7 @@ class State:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class AlertChange:
     """An alert came to have another severity: None is not in force."""
 
     alert: Alert
@@ -130,52 +130,52 @@ class Change:
     """It is taken back, because nobody knows its value any more; `value` is the last that was known."""
 
     @property
-    def worse(self) -> bool:
-        return rank(self.after) > rank(self.before)
+    def is_worse(self) -> bool:
+        return severity_rank(self.after) > severity_rank(self.before)
 
 
-def rank(severity: Severity | None) -> int:
+def severity_rank(severity: Severity | None) -> int:
     """0 is not in force; the higher, the worse."""
     return _RANK[severity] if severity is not None else 0
 
 
-def judge(
-    alert: Alert, state: State, value: float | None, now: datetime
-) -> tuple[State, Change | None]:
+def evaluate_alert(
+    alert: Alert, state: AlertState, value: float | None, now: datetime
+) -> tuple[AlertState, AlertChange | None]:
     """The alert after this value, and the change if its severity is another now. Call it about once a second."""
-    if value is None and state.known_at is not None and now - state.known_at >= UNKNOWN_FOR:
-        return State(), _taken_back(alert, state, now)
-    triggers = {
+    if value is None and state.known_at is not None and now - state.known_at >= UNKNOWN_LIMIT:
+        return AlertState(), _taken_back(alert, state, now)
+    levels = {
         level.severity: _step(
-            alert, level, state.triggers.get(level.severity, Trigger()), value, now
+            alert, level, state.levels.get(level.severity, LevelState()), value, now
         )
         for level in alert.levels
     }
     severity = max(
-        (level for level, trigger in triggers.items() if trigger.on), key=rank, default=None
+        (level for level, trigger in levels.items() if trigger.is_raised), key=severity_rank, default=None
     )
     known, known_at = (state.value, state.known_at) if value is None else (value, now)
     if severity is state.severity:
-        return replace(state, triggers=triggers, value=known, known_at=known_at), None
+        return replace(state, levels=levels, value=known, known_at=known_at), None
     assert known is not None  # an unknown value moves no trigger
-    change = Change(alert=alert, before=state.severity, after=severity, value=known, at=now)
+    change = AlertChange(alert=alert, before=state.severity, after=severity, value=known, at=now)
     since = now if severity else None
-    return State(
-        triggers=triggers, severity=severity, since=since, value=known, known_at=known_at
+    return AlertState(
+        levels=levels, severity=severity, since=since, value=known, known_at=known_at
     ), change
 
 
-def _taken_back(alert: Alert, state: State, now: datetime) -> Change | None:
+def _taken_back(alert: Alert, state: AlertState, now: datetime) -> AlertChange | None:
     if state.severity is None or state.value is None:
         return None
-    return Change(
+    return AlertChange(
         alert=alert, before=state.severity, after=None, value=state.value, at=now, unknown=True
     )
 
 
-def said(alert: Alert, value: float) -> str:
+def summary_text(alert: Alert, value: float) -> str:
     """The alert's line for people, with this value."""
-    return alert.says.format(value=_duration(value) if alert.unit == SECONDS else _amount(value))
+    return alert.summary.format(value=_duration(value) if alert.unit == SECONDS else _amount(value))
 
 
 def _amount(value: float) -> str:
@@ -188,28 +188,28 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7_200 else f"{_amount(seconds / 3_600)} h"
 
 
-def level_of(alert: Alert, severity: Severity) -> Level:
+def find_level(alert: Alert, severity: Severity) -> AlertLevel:
     return next(level for level in alert.levels if level.severity is severity)
 
 
 def _step(
-    alert: Alert, level: Level, trigger: Trigger, value: float | None, now: datetime
-) -> Trigger:
+    alert: Alert, level: AlertLevel, trigger: LevelState, value: float | None, now: datetime
+) -> LevelState:
     if value is None:
-        return replace(trigger, against_since=None)
-    against = _is_back(alert, level, value) if trigger.on else _is_beyond(alert, level, value)
+        return replace(trigger, opposed_since=None)
+    against = _is_back(alert, level, value) if trigger.is_raised else _is_beyond(alert, level, value)
     if not against:
-        return replace(trigger, against_since=None)
-    since = trigger.against_since or now
-    held = timedelta(seconds=alert.clear_after_s if trigger.on else alert.raise_after_s)
+        return replace(trigger, opposed_since=None)
+    since = trigger.opposed_since or now
+    held = timedelta(seconds=alert.clear_after_s if trigger.is_raised else alert.raise_after_s)
     return (
-        Trigger(on=not trigger.on) if now - since >= held else replace(trigger, against_since=since)
+        LevelState(is_raised=not trigger.is_raised) if now - since >= held else replace(trigger, opposed_since=since)
     )
 
 
-def _is_beyond(alert: Alert, level: Level, value: float) -> bool:
-    return value > level.raise_at if alert.worse is Worse.OVER else value < level.raise_at
+def _is_beyond(alert: Alert, level: AlertLevel, value: float) -> bool:
+    return value > level.raise_at if alert.bad_side is BadSide.ABOVE else value < level.raise_at
 
 
-def _is_back(alert: Alert, level: Level, value: float) -> bool:
-    return value <= level.clear_at if alert.worse is Worse.OVER else value >= level.clear_at
+def _is_back(alert: Alert, level: AlertLevel, value: float) -> bool:
+    return value <= level.clear_at if alert.bad_side is BadSide.ABOVE else value >= level.clear_at

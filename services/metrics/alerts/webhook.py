@@ -18,19 +18,19 @@ _FIRST_PAUSE_S = 0.5
 _TIMEOUT_S = 5.0
 
 
-class Webhook:
+class AlertWebhook:
     def __init__(self, url: str) -> None:
         self._url = url
         self._queue: asyncio.Queue[str] = asyncio.Queue(_QUEUED)
 
-    def send(self, text: str) -> None:
+    def enqueue(self, text: str) -> None:
         """Never waits. When far too many wait already, this one is dropped: the log has it."""
         try:
             self._queue.put_nowait(text)
         except asyncio.QueueFull:
             log.error("too many alerts wait for the webhook: one is dropped", text=text)
 
-    async def deliver(self) -> None:
+    async def deliver_until_cancelled(self) -> None:
         """Until cancelled."""
         async with httpx.AsyncClient(timeout=_TIMEOUT_S) as client:
             while True:

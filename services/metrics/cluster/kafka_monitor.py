@@ -8,7 +8,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
-from services.metrics.cluster.monitored import Watched
+from services.metrics.cluster.monitored_values import MonitoredValues
 from shared.domain.errors import Unavailable
 from shared.kafka import clients
 from shared.kafka.topics import (
@@ -36,15 +36,15 @@ _PAUSE_S = 5.0
 _AWAY = (KafkaError, OSError, TimeoutError, Unavailable)
 
 
-async def keep_lag(settings: KafkaSettings, watched: Watched, *, every_s: float) -> None:
+async def keep_lag(settings: KafkaSettings, monitored: MonitoredValues, *, every_s: float) -> None:
     """Until cancelled."""
     async with clients.create_consumer(settings) as consumer:
         while True:
-            await _unless_away(lambda: _look(settings, consumer, watched), what="the lag")
+            await _unless_away(lambda: _look(settings, consumer, monitored), what="the lag")
             await asyncio.sleep(every_s)
 
 
-async def _look(settings: KafkaSettings, consumer: AIOKafkaConsumer, watched: Watched) -> None:
+async def _look(settings: KafkaSettings, consumer: AIOKafkaConsumer, monitored: MonitoredValues) -> None:
     names = clients.namespace(settings)
     committed = {
         group: await clients.fetch_group_offsets(settings, names.group(group))
@@ -57,32 +57,32 @@ async def _look(settings: KafkaSettings, consumer: AIOKafkaConsumer, watched: Wa
         begins = await consumer.beginning_offsets(partitions)
         ends = await consumer.end_offsets(partitions)
         known = {partition: offset.offset for partition, offset in committed[group].items()}
-        watched.lag[stage] = sum(
+        monitored.lag[stage] = sum(
             max(ends[partition] - max(known.get(partition, 0), begins[partition]), 0)
             for partition in partitions
         )
 
 
-async def follow_dead_letters(settings: KafkaSettings, watched: Watched) -> None:
+async def follow_dead_letters(settings: KafkaSettings, monitored: MonitoredValues) -> None:
     """Until cancelled: read the whole topic, from its beginning, and count the letters that are open."""
-    letters = OpenLetters()
+    letters = OpenDeadLetters()
     name = clients.namespace(settings).topic(DEAD_LETTER)
     partitions = [TopicPartition(name, number) for number in range(DEAD_LETTER.partitions)]
     async with clients.create_consumer(settings) as consumer:
         consumer.assign(partitions)
         await consumer.seek_to_beginning()
         while True:
-            await _unless_away(lambda: _read(consumer, letters, watched), what="the dead letters")
+            await _unless_away(lambda: _read(consumer, letters, monitored), what="the dead letters")
 
 
-async def _read(consumer: AIOKafkaConsumer, letters: "OpenLetters", watched: Watched) -> None:
+async def _read(consumer: AIOKafkaConsumer, letters: "OpenDeadLetters", monitored: MonitoredValues) -> None:
     batches: dict[Any, list[ConsumerRecord]] = await consumer.getmany(timeout_ms=1_000)
     for record in (record for records in batches.values() for record in records):
         letters.add(record)
-    watched.dead_letters = len(letters)
+    monitored.dead_letters = len(letters)
 
 
-class OpenLetters:
+class OpenDeadLetters:
     """A letter is open until an empty record after it names it as handled (`shared.admin` writes those)."""
 
     def __init__(self) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import orjson
 
-from services.metrics.cluster.latest_reports import Board
+from services.metrics.cluster.latest_reports import LatestReports
 from services.metrics.counting.rules.aggregate import Aggregate
 from services.metrics.reconcile.rules import Drift
 from shared.domain.errors import InvalidMessage
@@ -28,11 +28,11 @@ _DEADLINE_S = 2.0
 PART_PATH = "/internal/part"
 TIMELINE_PATH = "/internal/jobs"
 
-Known = dict[str, Any]
+JsonObject = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class ProcessStats:
     """What one process counts. `stores` and `jobs` are the first and the latest, as many as were asked for."""
 
     partitions: tuple[int, ...]
@@ -42,7 +42,7 @@ class Part:
     stores_known: int
     malformed: int
     stores: Mapping[str, Aggregate]
-    jobs: list[Known] = field(default_factory=list)
+    jobs: list[JsonObject] = field(default_factory=list)
     drift: Drift | None = None
     """None of a process that does not compare."""
 
@@ -51,14 +51,14 @@ class Peers:
     """`addresses` names the others, as of now. What they hear of workers is told to `board`."""
 
     def __init__(
-        self, http: httpx.AsyncClient, *, addresses: Callable[[], list[str]], board: Board
+        self, http: httpx.AsyncClient, *, addresses: Callable[[], list[str]], reports: LatestReports
     ) -> None:
         self._http = http
         self._addresses = addresses
-        self._board = board
-        self._parts: dict[str, Part | None] = {}
+        self._reports = board
+        self._parts: dict[str, ProcessStats | None] = {}
 
-    def parts(self) -> list[Part]:
+    def parts(self) -> list[ProcessStats]:
         return [part for part in self._parts.values() if part is not None]
 
     def missing(self) -> list[str]:
@@ -80,7 +80,7 @@ class Peers:
             self._parts = found
             await asyncio.sleep(_EVERY_S)
 
-    async def fetch(self, *, stores: int, jobs: int) -> dict[str, Part | None]:
+    async def fetch(self, *, stores: int, jobs: int) -> dict[str, ProcessStats | None]:
         """Every other process's part by its address; None where there was no answer."""
         urls = self._addresses()
         answers = await asyncio.gather(
@@ -88,14 +88,14 @@ class Peers:
         )
         return {url: self._part(answer) for url, answer in zip(urls, answers, strict=True)}
 
-    async def timeline(self, job: str) -> Known | None:
+    async def timeline(self, job: str) -> JsonObject | None:
         """A job's timeline, from the process that knows it."""
         answers = await asyncio.gather(
             *(self._get(url, f"{TIMELINE_PATH}/{job}") for url in self._addresses())
         )
         return next((answer for answer in answers if answer), None)
 
-    async def _get(self, url: str, path: str, **query: int) -> Known | None:
+    async def _get(self, url: str, path: str, **query: int) -> JsonObject | None:
         try:
             async with asyncio.timeout(_DEADLINE_S):
                 answer = await self._http.get(url + path, params=query)
@@ -103,13 +103,13 @@ class Peers:
         except (httpx.HTTPError, TimeoutError, orjson.JSONDecodeError):
             return None
 
-    def _part(self, answer: Known | None) -> Part | None:
+    def _part(self, answer: JsonObject | None) -> ProcessStats | None:
         """None for no answer, or one of another version."""
         if answer is None:
             return None
         try:
             reports, drift = answer.pop("reports"), _drift(answer.pop("drift", None))
-            part = Part(**answer, drift=drift)
+            part = ProcessStats(**answer, drift=drift)
         except (KeyError, TypeError, ValueError):
             return None
         self._hear(reports)
@@ -122,14 +122,14 @@ class Peers:
             except InvalidMessage:
                 continue  # of another version
             if isinstance(report, WorkerReport | SchedulerReport):
-                self._board.hear(report)
+                self._reports.add_report(report)
 
 
-def _drift(told: Known | None) -> Drift | None:
+def _drift(told: JsonObject | None) -> Drift | None:
     return None if told is None else Drift(**told | {"at": datetime.fromisoformat(told["at"])})
 
 
-def encode(part: Part, board: Board) -> Known:
+def encode(part: ProcessStats, reports: LatestReports) -> JsonObject:
     """A part as it travels, with what was heard of workers."""
-    told = {name: getattr(part, name) for name in Part.__slots__}
-    return told | {"reports": [(report.TYPE, report) for report in board.reports()]}
+    told = {name: getattr(part, name) for name in ProcessStats.__slots__}
+    return told | {"reports": [(report.TYPE, report) for report in reports.reports()]}

@@ -23,8 +23,8 @@ def totals(reports: Iterable[WorkerReport]) -> dict[str, Any]:
             gathered[state.provider, state.model, state.resource].append((report, state))
     picture: dict[str, Any] = {}
     for (provider, model, resource), states in sorted(gathered.items()):
-        picture.setdefault(provider, {}).setdefault(model, {})[resource] = _total(states)
-    for resources in (resources for models in picture.values() for resources in models.values()):
+        stats.setdefault(provider, {}).setdefault(model, {})[resource] = _total(states)
+    for resources in (resources for models in stats.values() for resources in models.values()):
         resources[_scarcest(resources)]["binds"] = any(
             state["queued"] for state in resources.values()
         )
@@ -43,7 +43,7 @@ def _scarcest(resources: dict[str, dict[str, Any]]) -> str:
 def limited_by(picture: dict[str, Any], now: datetime) -> list[dict[str, str]]:
     """What keeps calls waiting in a picture by `totals`: `unavailable`, `cooling down`, or the resource that binds."""
     found = []
-    for provider, models in picture.items():
+    for provider, models in stats.items():
         for model, resources in models.items():
             if (by := _limit_of(resources, now)) is not None:
                 found.append({"provider": provider, "model": model, "by": by})

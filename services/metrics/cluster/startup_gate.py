@@ -3,17 +3,17 @@
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from services.metrics.cluster.latest_reports import Board
+from services.metrics.cluster.latest_reports import LatestReports
 
 _WITHIN = timedelta(seconds=3)
 """Who runs reports every second: after so many, silence says something as well."""
 
 
-class Opening:
+class StartupGate:
     """`recovered` says whether the tables are. Once open it stays so: of what falls silent later, the answers tell."""
 
-    def __init__(self, *, board: Board, recovered: Callable[[], bool]) -> None:
-        self._board = board
+    def __init__(self, *, reports: LatestReports, recovered: Callable[[], bool]) -> None:
+        self._reports = board
         self._recovered = recovered
         self._recovered_at: datetime | None = None
         self._open = False
@@ -21,6 +21,6 @@ class Opening:
     def is_open(self, now: datetime) -> bool:
         if not self._open and self._recovered():
             self._recovered_at = self._recovered_at or now
-            all_heard = self._board.scheduler_is_heard(now) and bool(self._board.alive(now))
+            all_heard = self._reports.scheduler_is_alive(now) and bool(self._reports.alive_workers(now))
             self._open = all_heard or now - self._recovered_at >= _WITHIN
         return self._open

@@ -1,10 +1,10 @@
-"""Grafana's board, from the declarations: first a tile for every alert, coloured by its levels, then every metric."""
+"""Grafana's reports, from the declarations: first a tile for every alert, coloured by its levels, then every metric."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from services.metrics.alerts.definitions import ALERTS
-from services.metrics.alerts.rules import Alert, Severity, Worse
+from services.metrics.alerts.rules import Alert, Severity, BadSide
 from services.metrics.export.metric_definitions import METRICS, Metric
 from services.metrics.export.promql import largest, quantile, series
 
@@ -66,7 +66,7 @@ def _tile(alert: Alert) -> Panel:
     return {
         "type": "stat",
         "title": alert.name,
-        "description": alert.means,
+        "description": alert.advice,
         "datasource": _DATASOURCE,
         "gridPos": {"w": 8, "h": 4},
         "targets": [_target(alert.promql, "", "A")],
@@ -88,7 +88,7 @@ def _tile(alert: Alert) -> Panel:
 
 def _steps(alert: Alert) -> list[dict[str, Any]]:
     """Grafana takes the colour of the last step that is at or below the value; the first has none below it."""
-    if alert.worse is Worse.OVER:
+    if alert.bad_side is BadSide.ABOVE:
         least = 1 if alert.unit in _COUNTED else 0  # "over 1000 jobs" is from 1001 on
         return [
             {"color": _GOOD, "value": None},

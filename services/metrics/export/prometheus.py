@@ -20,11 +20,11 @@ from prometheus_client.openmetrics.exposition import generate_latest as openmetr
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from services.metrics.cluster import rules
-from services.metrics.cluster.latest_reports import Board
+from services.metrics.cluster.latest_reports import LatestReports
 from services.metrics.counting.rules import aggregate, histogram
 from services.metrics.counting.rules.aggregate import Aggregate
 from services.metrics.export import metric_definitions as defs
-from services.metrics.http.view import Beside
+from services.metrics.cluster.view import Completeness
 from shared.domain.job import Status
 from shared.domain.messages import SchedulerReport, WorkerReport
 
@@ -33,10 +33,10 @@ OPENMETRICS_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 
 def render(
-    total: Aggregate, board: Board, now: datetime, beside: Beside, *, openmetrics: bool
+    total: Aggregate, reports: LatestReports, now: datetime, completeness: Completeness, *, openmetrics: bool
 ) -> bytes:
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collected(list(_families(total, board, now, beside))))
+    registry.register(_Collected(list(_families(total, reports, now, completeness))))
     if openmetrics:
         text: bytes = openmetrics_text(registry)  # type: ignore[no-untyped-call] # untyped in the library
         return text
@@ -51,19 +51,19 @@ class _Collected(Collector):
         return self._families
 
 
-def _families(total: Aggregate, board: Board, now: datetime, beside: Beside) -> Iterator[Metric]:
-    alive = board.alive(now)
-    if board.scheduler is not None:
-        yield from _order(board.scheduler, now)
-    if beside.complete:  # a part of the counts would look like counters that were reset, and rate() would add them anew
+def _families(total: Aggregate, reports: LatestReports, now: datetime, completeness: Completeness) -> Iterator[Metric]:
+    alive = reports.alive_workers(now)
+    if reports.scheduler is not None:
+        yield from _order(reports.scheduler, now)
+    if completeness.complete:  # a part of the counts would look like counters that were reset, and rate() would add them anew
         yield from _counted(total)
-        yield _counter(defs.MALFORMED, {(): beside.malformed})
+        yield _counter(defs.MALFORMED, {(): completeness.malformed})
     yield from _limits(alive, now)
     yield _gauge(defs.WORKERS, {(): len(alive)})
     running = sum(report.running for report in alive)
     slots = sum(report.slots for report in alive)
     yield _gauge(defs.SLOTS, {("running",): running, ("free",): max(0, slots - running)})
-    yield from _watched(beside)
+    yield from _watched(completeness)
 
 
 def _order(scheduler: SchedulerReport, now: datetime) -> Iterator[Metric]:
@@ -87,7 +87,7 @@ def _order(scheduler: SchedulerReport, now: datetime) -> Iterator[Metric]:
 def _counted(total: Aggregate) -> Iterator[Metric]:
     counts = total["counts"]
     yield _gauge(defs.JOBS, {(status.value,): counts.get(status.value, 0) for status in Status})
-    ended = aggregate.ended(total)
+    ended = aggregate.ends_by_status(total)
     yield _counter(
         defs.ENDED,
         {(status.value,): ended.get(status.value, 0) for status in (Status.DONE, Status.FAILED)},
@@ -104,7 +104,7 @@ def _counted(total: Aggregate) -> Iterator[Metric]:
 
 def _limits(alive: Sequence[WorkerReport], now: datetime) -> Iterator[Metric]:
     states = {
-        (provider, model, resource): total for provider, model, resource, total in rules.each(alive)
+        (provider, model, resource): total for provider, model, resource, total in rules.iterate_totals(alive)
     }
 
     def of_all(metric: defs.Metric, value: Callable[[dict[str, Any]], float]) -> Metric:
@@ -133,18 +133,18 @@ def _until(moment: datetime | None, now: datetime) -> float:
     return max((moment - now).total_seconds(), 0.0) if moment is not None else 0.0
 
 
-def _watched(beside: Beside) -> Iterator[Metric]:
-    watched = beside.watched
-    yield _gauge(defs.LAG, {(stage,): records for stage, records in watched.lag.items()})
-    if watched.dead_letters is not None:
-        yield _gauge(defs.DEAD_LETTERS, {(): watched.dead_letters})
-    if watched.drift is not None:
-        yield _gauge(defs.DRIFT_JOBS, {(): watched.drift.jobs})
-        yield _gauge(defs.DRIFT_COST, {(): watched.drift.cost_nanousd / 1e9})
+def _watched(completeness: Completeness) -> Iterator[Metric]:
+    monitored = completeness.monitored
+    yield _gauge(defs.LAG, {(stage,): records for stage, records in monitored.lag.items()})
+    if monitored.dead_letters is not None:
+        yield _gauge(defs.DEAD_LETTERS, {(): monitored.dead_letters})
+    if monitored.drift is not None:
+        yield _gauge(defs.DRIFT_JOBS, {(): monitored.drift.jobs})
+        yield _gauge(defs.DRIFT_COST, {(): monitored.drift.cost_nanousd / 1e9})
     yield _gauge(
-        defs.PROCESSES, {("answers",): beside.processes, ("missing",): len(beside.missing)}
+        defs.PROCESSES, {("answers",): completeness.processes, ("missing",): len(completeness.missing)}
     )
-    yield _gauge(defs.UNCOUNTED, {(): len(beside.uncounted)})
+    yield _gauge(defs.UNCOUNTED, {(): len(completeness.uncounted)})
 
 
 def _gauge(metric: defs.Metric, values: Mapping[tuple[str, ...], float]) -> Metric:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 
 from services.metrics.alerts.definitions import ALERTS
-from services.metrics.alerts.rules import SECONDS, Alert, Level
+from services.metrics.alerts.rules import SECONDS, Alert, AlertLevel
 from services.metrics.export import metric_definitions as defs
 from services.metrics.export.promql import series
 
@@ -25,9 +25,9 @@ def rule_name(alert: Alert) -> str:
     return "Blogstream" + "".join(word.title() for word in alert.name.split("-"))
 
 
-def expression(alert: Alert, level: Level) -> str:
+def expression(alert: Alert, level: AlertLevel) -> str:
     """True beyond `raise_at`; once it fires, until the value is back at `clear_at`, as the service itself judges."""
-    worse, value = alert.worse, f"({alert.promql})" if " " in alert.promql else alert.promql
+    worse, value = alert.bad_side, f"({alert.promql})" if " " in alert.promql else alert.promql
     raised = f"{value} {worse} {level.raise_at:g}"
     if level.raise_at == level.clear_at:
         return raised
@@ -40,14 +40,14 @@ def expression(alert: Alert, level: Level) -> str:
 def _rules() -> Iterator[str]:
     for alert in ALERTS:
         said_as = "humanizeDuration" if alert.unit == SECONDS else "humanize"
-        summary = alert.says.format(value=f"{{{{ $value | {said_as} }}}}")
+        summary = alert.summary.format(value=f"{{{{ $value | {said_as} }}}}")
         for level in alert.levels:
             yield _rule(
                 rule_name(alert),
                 expression(alert, level),
                 severity=level.severity,
                 summary=summary,
-                description=alert.means,
+                description=alert.advice,
                 raise_after_s=alert.raise_after_s,
                 clear_after_s=alert.clear_after_s,
             )

@@ -12,16 +12,16 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 
 from services.metrics.cluster import peers
-from services.metrics.cluster.cluster_stats import Whole
-from services.metrics.cluster.latest_reports import Board
+from services.metrics.cluster.cluster_stats import ClusterStats
+from services.metrics.cluster.latest_reports import LatestReports
 from services.metrics.cluster.peers import PART_PATH, TIMELINE_PATH
-from services.metrics.cluster.startup_gate import Opening
+from services.metrics.cluster.startup_gate import StartupGate
 from services.metrics.dashboard import files as page
 from services.metrics.export import prometheus
 from services.metrics.http import accept, query
 from services.metrics.http.job_relay import JobRelay
-from services.metrics.http.query import Number, UnknownQueryError
-from services.metrics.http.snapshot_stream import Feed
+from services.metrics.http.query import IntegerParameter, InvalidQueryError
+from services.metrics.http.snapshot_stream import SnapshotStream
 from shared.http.responses import JsonResponse, Problem
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -34,30 +34,30 @@ _FORMATS = {
 """Of `/metrics`, the preferred one first."""
 
 
-class Api:
+class MetricsApi:
     """`alerts` tells those in force, worst first; `crashed` and `ready` tell of the Faust app, whose end the web server
     would not notice; before the `opening` no number is told; the event feed ends with `stop`."""
 
     def __init__(
         self,
         *,
-        whole: Whole,
-        board: Board,
+        whole: ClusterStats,
+        reports: LatestReports,
         relay: JobRelay,
         alerts: Callable[[], list[dict[str, Any]]],
         crashed: Callable[[], bool],
         ready: Callable[[], bool],
-        opening: Opening,
+        opening: StartupGate,
         stop: asyncio.Event,
     ) -> None:
         self._whole = whole
-        self._board = board
+        self._reports = board
         self._relay = relay
         self._alerts = alerts
         self._crashed = crashed
         self._ready = ready
         self._opening = opening
-        self._feed = Feed(self._snapshot, stop)
+        self._feed = SnapshotStream(self._snapshot, stop)
 
     def application(self) -> Starlette:
         told = {
@@ -84,7 +84,7 @@ class Api:
         ]
         handlers = {
             Problem: _problem,
-            UnknownQueryError: _unknown_query,
+            InvalidQueryError: _unknown_query,
             HTTPException: _http_error,
         }
         return Starlette(routes=routes, exception_handlers=handlers)
@@ -123,9 +123,9 @@ class Api:
         openmetrics = wanted == "openmetrics"
         text = prometheus.render(
             self._whole.total(),
-            self._board,
+            self._reports,
             datetime.now(UTC),
-            self._whole.beside(),
+            self._whole.completeness(),
             openmetrics=openmetrics,
         )
         kind = prometheus.OPENMETRICS_TYPE if openmetrics else prometheus.TEXT_TYPE
@@ -142,8 +142,8 @@ class Api:
     async def stores(self, request: Request) -> Response:
         page = query.numbers(
             request.query_params.multi_items(),
-            limit=Number(default=200, low=1, high=1_000),
-            offset=Number(default=0, low=0, high=10_000_000),
+            limit=IntegerParameter(default=200, low=1, high=1_000),
+            offset=IntegerParameter(default=0, low=0, high=10_000_000),
         )
         return JsonResponse(await self._whole.stores(**page))
 
@@ -157,7 +157,7 @@ class Api:
 
     async def jobs(self, request: Request) -> Response:
         page = query.numbers(
-            request.query_params.multi_items(), limit=Number(default=20, low=1, high=100)
+            request.query_params.multi_items(), limit=IntegerParameter(default=20, low=1, high=100)
         )
         return JsonResponse(self._whole.jobs(**page))
 
@@ -185,10 +185,10 @@ class Api:
         """For the other processes: what this one counts."""
         asked = query.numbers(
             request.query_params.multi_items(),
-            stores=Number(default=0, low=0, high=20_000_000),
-            jobs=Number(default=0, low=0, high=100),
+            stores=IntegerParameter(default=0, low=0, high=20_000_000),
+            jobs=IntegerParameter(default=0, low=0, high=100),
         )
-        return JsonResponse(peers.encode(self._whole.part(**asked), self._board))
+        return JsonResponse(peers.encode(self._whole.part(**asked), self._reports))
 
     async def own_timeline(self, request: Request) -> Response:
         found = self._whole.own_timeline(request.path_params["job"])
@@ -221,7 +221,7 @@ async def _problem(request: Request, error: Exception) -> Response:
 
 
 async def _unknown_query(request: Request, error: Exception) -> Response:
-    assert isinstance(error, UnknownQueryError)
+    assert isinstance(error, InvalidQueryError)
     return Problem(422, "Unprocessable Content", errors=[*error.errors]).response()
 
 

@@ -1,4 +1,4 @@
-"""Query values: known names with values in range, or `UnknownQueryError` with what is wrong with each."""
+"""Query values: known names with values in range, or `InvalidQueryError` with what is wrong with each."""
 
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -8,7 +8,7 @@ Pairs = Sequence[tuple[str, str]]
 """Names and values, as they stand in the address."""
 
 
-class UnknownQueryError(Exception):
+class InvalidQueryError(Exception):
     """`errors` names each parameter at fault."""
 
     def __init__(self, errors: list[dict[str, str]]) -> None:
@@ -17,7 +17,7 @@ class UnknownQueryError(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Number:
+class IntegerParameter:
     """A whole number from `low` to `high`, or `default` when it is left out."""
 
     default: int
@@ -33,7 +33,7 @@ class Number:
         return f"must be a whole number from {self.low} to {self.high}"
 
 
-def numbers(query: Pairs, **wanted: Number) -> dict[str, int]:
+def numbers(query: Pairs, **wanted: IntegerParameter) -> dict[str, int]:
     """The value of each wanted parameter; all that is wrong is told at once."""
     errors = _unfit(query, wanted)
     values = {name: number.default for name, number in wanted.items()}
@@ -43,7 +43,7 @@ def numbers(query: Pairs, **wanted: Number) -> dict[str, int]:
         elif name in wanted:
             errors.append({"field": name, "detail": str(wanted[name])})
     if errors:
-        raise UnknownQueryError(errors)
+        raise InvalidQueryError(errors)
     return values
 
 
@@ -54,7 +54,7 @@ def choice(query: Pairs, name: str, choices: tuple[str, ...], default: str) -> s
     if value not in choices:
         errors.append({"field": name, "detail": f"must be one of {', '.join(choices)}"})
     if errors:
-        raise UnknownQueryError(errors)
+        raise InvalidQueryError(errors)
     return value
 
 

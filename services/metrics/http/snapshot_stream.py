@@ -18,7 +18,7 @@ _TYPE = "text/event-stream"
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
-class Feed:
+class SnapshotStream:
     """`snapshot` makes what is sent; the streams end when `stop` is set."""
 
     def __init__(

@@ -13,7 +13,7 @@ import asyncpg
 from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
-from services.metrics.cluster.monitored import Watched
+from services.metrics.cluster.monitored_values import MonitoredValues
 from services.metrics.counting.rules.aggregate import Aggregate
 from services.metrics.reconcile import rules
 from services.metrics.settings import MetricsSettings
@@ -37,12 +37,12 @@ class Reconciler:
         *,
         total: Callable[[], Aggregate],
         mine: Callable[[], bool],
-        watched: Watched,
+        monitored: MonitoredValues,
     ) -> None:
         self._settings = settings
         self._total = total
         self._mine = mine
-        self._watched = watched
+        self._watched = monitored
         self._previous: rules.Comparison | None = None
 
     async def run(self) -> None:

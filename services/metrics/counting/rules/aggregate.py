@@ -100,10 +100,10 @@ def add_to_summary(aggregate: Aggregate, change: Change) -> None:
     for name, more in zip(BILLED, change.billed, strict=True):
         aggregate[name] += more
     if change.wait_s is not None:
-        aggregate["wait"][histogram.bucket(change.wait_s)] += 1
+        aggregate["wait"][histogram.bucket_index(change.wait_s)] += 1
         aggregate["wait_ms"] += round(change.wait_s * 1000)
     if change.run_s is not None:
-        aggregate["run"][histogram.bucket(change.run_s)] += 1
+        aggregate["run"][histogram.bucket_index(change.run_s)] += 1
         aggregate["run_ms"] += round(change.run_s * 1000)
 
 
@@ -146,8 +146,8 @@ def window(
     return (
         sum(counts[0] for counts in recent),
         sum(counts[1] for counts in recent),
-        histogram.dense(counts[2] for counts in recent),
-        histogram.dense(counts[3] for counts in recent),
+        histogram.sum_sparse(counts[2] for counts in recent),
+        histogram.sum_sparse(counts[3] for counts in recent),
     )
 
 
@@ -167,7 +167,7 @@ def _add_to_windows(windows: dict[str, Window], number: int, change: Change, *, 
         counts[change.entered == Status.FAILED] += 1
     for place, seconds in ((2, change.wait_s), (3, change.run_s)):
         if seconds is not None:
-            index = str(histogram.bucket(seconds))
+            index = str(histogram.bucket_index(seconds))
             counts[place][index] = counts[place].get(index, 0) + 1
     _prune(windows, kept)
 

@@ -31,7 +31,7 @@ _OTHERS_KEPT = 64
 
 _usage_of = attrgetter(*BILLED)
 
-Seen = list[Any]
+JobState = list[Any]
 """[attempt, stage, at, status, whether the wait was counted, then what was billed]."""
 Shard = dict[str, Any]
 
@@ -49,7 +49,7 @@ def empty_shard() -> Shard:
     return {"jobs": {}, "gone": 0.0, "aggregate": aggregate.empty()}
 
 
-def into_shard(event: JobEvent, shard: Shard) -> Change | None:
+def fold_event(event: JobEvent, shard: Shard) -> Change | None:
     """Fold an event into its shard: what it adds, or None when it says nothing new."""
     job, jobs = str(event.job), shard["jobs"]
     since = shard.setdefault("since", event.at.timestamp())
@@ -59,13 +59,13 @@ def into_shard(event: JobEvent, shard: Shard) -> Change | None:
         return None
     jobs.pop(job, None)  # it comes last from now on
     change, jobs[job] = _change(event, stage, seen)
-    aggregate.add(shard["aggregate"], change)
+    aggregate.add_change(shard["aggregate"], change)
     if event.status in ENDED:
         _forget(shard)
     return change
 
 
-def _forgotten(event: JobEvent, *, since: float, gone: float) -> Seen | None:
+def _forgotten(event: JobEvent, *, since: float, gone: float) -> JobState | None:
     """What was kept of an ended job before it was forgotten, as the event tells that asks for it again. None when its
     end was not heard here (it is older than all that was), or the event itself is a repeat."""
     former = event.former
@@ -86,7 +86,7 @@ def _first_stage(event: JobEvent, gone: float) -> int | None:
     return _STAGES[event.kind] if event.at.timestamp() > gone else None
 
 
-def _stage(event: JobEvent, seen: Seen) -> int | None:
+def _stage(event: JobEvent, seen: JobState) -> int | None:
     """How far the event brings its job; None when that is no further than where it is. Within one attempt a job may be
     cancelled and asked for again, more than once: there, time decides."""
     attempt, stage, at = seen[:3]
@@ -105,14 +105,14 @@ def _stage(event: JobEvent, seen: Seen) -> int | None:
     return wanted if wanted > stage else None
 
 
-def _bills_more(event: JobEvent, seen: Seen) -> bool:
+def _bills_more(event: JobEvent, seen: JobState) -> bool:
     """Whether it is the end that is known, told again with what the last call of a cancelled job has cost."""
     known, billed = seen[3], seen[5:]
     return event.status.value == known and any(map(gt, _usage_of(event.usage), billed))
 
 
-def _change(event: JobEvent, stage: int, seen: Seen | None) -> tuple[Change, Seen]:
-    known: Seen = seen[3:] if seen is not None else [None, False, *[0] * len(BILLED)]
+def _change(event: JobEvent, stage: int, seen: JobState | None) -> tuple[Change, JobState]:
+    known: JobState = seen[3:] if seen is not None else [None, False, *[0] * len(BILLED)]
     left, waited, *billed = known
     now_billed = list(map(max, billed, _usage_of(event.usage)))
     wait_s = run_s = None
@@ -146,7 +146,7 @@ def _change(event: JobEvent, stage: int, seen: Seen | None) -> tuple[Change, See
 
 def _forget(shard: Shard) -> None:
     """Keep all jobs that go on, and of those that ended the latest."""
-    jobs: dict[str, Seen] = shard["jobs"]
+    jobs: dict[str, JobState] = shard["jobs"]
     done = [job for job, seen in jobs.items() if seen[3] == Status.DONE]
     others = [job for job, seen in jobs.items() if seen[3] in ENDED and seen[3] != Status.DONE]
     for job in [*done[:-_DONE_KEPT], *others[:-_OTHERS_KEPT]]:

@@ -15,7 +15,7 @@ def empty() -> Histogram:
     return [0] * (len(BOUNDS) + 1)
 
 
-def bucket(seconds: float) -> int:
+def bucket_index(seconds: float) -> int:
     return bisect_left(BOUNDS, seconds)
 
 
@@ -29,7 +29,7 @@ def merge(histograms: Iterable[Sequence[int]]) -> Histogram:
     return [sum(counts) for counts in zip(empty(), *histograms, strict=True)]
 
 
-def dense(parts: Iterable[Mapping[str, int]]) -> Histogram:
+def sum_sparse(parts: Iterable[Mapping[str, int]]) -> Histogram:
     """The sum of sparse histograms."""
     counts = empty()
     for part in parts:

@@ -9,7 +9,7 @@ from shared.domain.job import Status
 MINUTES = 60
 
 
-def of_last_hour(total: Aggregate, now: datetime) -> dict[str, Any]:
+def last_hour(total: Aggregate, now: datetime) -> dict[str, Any]:
     """Jobs done and failed in each of the last whole minutes, and those that waited at the end of each, oldest first.
 
     How many waited is found from how many wait now, back minute by minute: by how much the queue grew is what is kept.

@@ -27,7 +27,7 @@ class _Heard:
     changed: datetime
 
 
-class Recent:
+class RecentJobs:
     """The jobs that were heard of last, `kept` at the most."""
 
     def __init__(self, *, kept: int) -> None:
@@ -35,7 +35,7 @@ class Recent:
         self._jobs: OrderedDict[int, _Heard] = OrderedDict()
         """By the id's number: going through an ordered dict asks every key for its hash, and a UUID's is slow."""
 
-    def hear(self, event: JobEvent) -> None:
+    def add_report(self, event: JobEvent) -> None:
         heard = self._jobs.get(event.job.int)
         if heard is None:
             self._jobs[event.job.int] = _Heard([event], event.at)

@@ -15,18 +15,18 @@ _MOST = 2**53
 """No bill and no count is larger; JSON's numbers end there."""
 
 
-def believed(message: Message, now: datetime, *kinds: type[M]) -> M:
+def validate_message(message: Message, now: datetime, *kinds: type[M]) -> M:
     """The message, if it is one of these kinds and says what can be; else `InvalidMessage`."""
     if not isinstance(message, kinds):
         raise InvalidMessage(f"{message.TYPE} does not belong on this topic")
-    reason = fault(message, now)
+    reason = rejection_reason(message, now)
     if reason is not None:
         raise InvalidMessage(f"{message.TYPE}: {reason}")
     return message
 
 
-def fault(message: Message, now: datetime) -> str | None:
-    """Why a message is put aside, None for one to be believed."""
+def rejection_reason(message: Message, now: datetime) -> str | None:
+    """Why a message is put aside, None for one to be validate_message."""
     times = list(_times(message))
     if any(time.tzinfo is None for time in times):
         return "a time without a zone"

@@ -4,7 +4,7 @@ from collections import deque
 from datetime import datetime, timedelta
 
 
-class Growth:
+class CounterGrowth:
     """The first value is where it begins. One that is smaller than before began anew, at nothing."""
 
     def __init__(self, *, minutes: float) -> None:
@@ -12,7 +12,7 @@ class Growth:
         self._last: int | None = None
         self._steps: deque[tuple[datetime, int]] = deque()
 
-    def see(self, value: int | None, now: datetime) -> int | None:
+    def record(self, value: int | None, now: datetime) -> int | None:
         """The growth within the window, this value included; None while no value was ever known."""
         if value is not None:
             before = value if self._last is None else self._last

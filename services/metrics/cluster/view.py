@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from services.metrics.cluster import rules
-from services.metrics.cluster.monitored import Watched
+from services.metrics.cluster.monitored_values import MonitoredValues
 from services.metrics.counting.rules import aggregate, histogram, history
 from services.metrics.counting.rules.aggregate import Aggregate
 from shared.domain.job import Status
@@ -14,10 +14,10 @@ from shared.domain.messages import FairnessWindow, SchedulerReport, StoreQueueRe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Beside:
-    """What is shown beside the aggregates: what was watched, and how complete the answer is."""
+class Completeness:
+    """What is shown beside the aggregates: what was monitored, and how complete the answer is."""
 
-    watched: Watched
+    monitored: MonitoredValues
     malformed: int = 0
     processes: int = 1
     """Those whose numbers are in the answer."""
@@ -49,7 +49,7 @@ def overview(
     scheduler: SchedulerReport | None,
     workers: Sequence[WorkerReport],
     now: datetime,
-    beside: Beside,
+    completeness: Completeness,
 ) -> dict[str, Any]:
     """The state of the whole: what a person wants to see first."""
     windows = {name: _window(total, name, now) for name in ("minute", "hour", "day")}
@@ -67,16 +67,16 @@ def overview(
         "waitSeconds": _percentiles(total["wait"]),
         "runSeconds": _percentiles(total["run"]),
         "windows": windows,
-        "history": history.of_last_hour(total, now),
+        "history": history.last_hour(total, now),
         "usage": _usage(total),
         "costUsd": total["cost_nanousd"] / 1e9,
         "inDoubtCalls": total["in_doubt"],
         "openCircuits": sorted(
-            {f"{p}/{model}" for p, model, _, state in rules.each(workers) if state["circuitOpen"]}
+            {f"{p}/{model}" for p, model, _, state in rules.iterate_totals(workers) if state["circuitOpen"]}
         ),
         "standins": any(worker.standin for worker in workers),
         "workers": len(workers),
-        **_beside(beside),
+        **_completeness(completeness),
     }
 
 
@@ -104,7 +104,7 @@ def _window(total: Aggregate, name: str, now: datetime) -> dict[str, Any]:
         "hour": ("minutes", 60, 60),
         "day": ("hours", 3600, 24),
     }[name]
-    done, failed, waits, runs = aggregate.window(
+    done, failed, waits, runs = aggregate.sum_windows(
         total[kept], int(now.timestamp() // seconds) - count
     )
     return {
@@ -116,12 +116,12 @@ def _window(total: Aggregate, name: str, now: datetime) -> dict[str, Any]:
     }
 
 
-def _beside(beside: Beside) -> dict[str, Any]:
-    drift = beside.watched.drift
+def _completeness(completeness: Completeness) -> dict[str, Any]:
+    drift = completeness.monitored.drift
     return {
-        "lag": beside.watched.lag,
-        "deadLetters": beside.watched.dead_letters,
-        "malformedEvents": beside.malformed,
+        "lag": completeness.monitored.lag,
+        "deadLetters": completeness.monitored.dead_letters,
+        "malformedEvents": completeness.malformed,
         "drift": None
         if drift is None
         else {
@@ -131,10 +131,10 @@ def _beside(beside: Beside) -> dict[str, Any]:
             "hoursCompared": drift.hours,
         },
         "metrics": {
-            "processes": beside.processes,
-            "missing": beside.missing,
-            "uncountedPartitions": beside.uncounted,
-            "complete": beside.complete,
+            "processes": completeness.processes,
+            "missing": completeness.missing,
+            "uncountedPartitions": completeness.uncounted,
+            "complete": completeness.complete,
         },
     }
 
@@ -156,7 +156,7 @@ def stores(
 
     chosen = sorted({*aggregates, *queues}, key=rank)[:first]
     return [
-        _store(store, aggregates.get(store) or aggregate.summary(), queues.get(store), spent)
+        _store(store, aggregates.get(store) or aggregate.empty_summary(), queues.get(store), spent)
         for store in chosen
     ]
 

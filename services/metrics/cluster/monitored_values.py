@@ -1,4 +1,4 @@
-"""What is watched beside the events: the lag of each stage, open dead letters, drift."""
+"""What is monitored beside the events: the lag of each stage, open dead letters, drift."""
 
 from dataclasses import dataclass, field
 
@@ -6,7 +6,7 @@ from services.metrics.reconcile.rules import Drift
 
 
 @dataclass(slots=True, kw_only=True)
-class Watched:
+class MonitoredValues:
     """What was seen last. None: not looked at yet."""
 
     lag: dict[str, int] = field(default_factory=dict)
