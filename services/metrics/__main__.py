@@ -1,6 +1,7 @@
 """`python -m services.metrics`: counts and serves until SIGTERM.
 
-`python -m services.metrics rebuild`: makes the next start count all events that Kafka still has from scratch.
+`python -m services.metrics rebuild`: makes the next start count all events that Kafka still has
+from scratch.
 """
 
 import asyncio

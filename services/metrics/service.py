@@ -36,7 +36,10 @@ log = get_logger(__name__)
 
 
 async def run_until_stopped(settings: MetricsSettings, stop: asyncio.Event) -> None:
-    """Serve until `stop` is set. Raises `Unavailable` when the Faust app crashes: the process must then end."""
+    """Serve until `stop` is set.
+
+    Raises `Unavailable` when the Faust app crashes: the process must then end.
+    """
     listener = server.listen(settings.host, settings.metrics_port)
     await kafka.ensure_topics(settings)
     number = await table_generation.current(settings)

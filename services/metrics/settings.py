@@ -18,8 +18,8 @@ class MetricsSettings(KafkaSettings):
     metrics_advertised_url: str | None = Field(
         None,
         pattern=r"^https?://[^/\s]+$",
-        description="the URL by which other metrics processes reach this one; unset: HOST, or this machine's"
-        " address, and port",
+        description="the URL by which other metrics processes reach this one; unset: HOST, or this"
+        " machine's address, and port",
     )
     metrics_dir: Path = Field(
         Path(".metrics"), description="the folder of the table's files; each process needs its own"
@@ -29,7 +29,7 @@ class MetricsSettings(KafkaSettings):
     )
     alert_webhook_url: SecretStr | None = Field(
         None,
-        description="the URL that receives alerts in Slack's format; a secret, because anyone who knows it can post",
+        description="the URL that receives alerts in Slack's format; a secret, because it allows to post",
     )
     jobs_kept: Count = Field(
         5_000, description="jobs whose events are kept in memory for /api/jobs; about 3 KB each"
@@ -45,7 +45,8 @@ class MetricsSettings(KafkaSettings):
         60, description="seconds between two comparisons with PostgreSQL"
     )
     reconcile_settle_s: Seconds = Field(
-        5, description="seconds to wait for events that PostgreSQL's rows precede, before a comparison ends"
+        5,
+        description="seconds that a comparison waits for the events of PostgreSQL's rows",
     )
     lag_every_s: Seconds = Field(
         5, description="seconds between two measurements of the consumer groups' lag"

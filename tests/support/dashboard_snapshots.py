@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from services.metrics.alerts.definitions import ALERTS
-from services.metrics.alerts.evaluator import item
-from services.metrics.alerts.rules import Severity, State
+from services.metrics.alerts.evaluator import alert_json
+from services.metrics.alerts.rules import Severity, AlertState
 
 Snapshot = dict[str, Any]
 
@@ -241,7 +241,7 @@ def timeline(number: int, status: str, error: str | None = None) -> dict[str, An
 def _alert(name: str, severity: Severity, value: float, seconds: float) -> dict[str, Any]:
     """One of those that are declared, as the service tells it."""
     (alert,) = [alert for alert in ALERTS if alert.name == name]
-    told = item(alert, State(severity=severity, value=value))
+    told = alert_json(alert, AlertState(severity=severity, value=value))
     return told | {"since": ago(seconds)}
 
 

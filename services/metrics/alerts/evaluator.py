@@ -1,23 +1,23 @@
-"""Judges the numbers once a second, and says what was raised and cleared: to the log, the API and the webhook."""
+"""Evaluates all alerts once a second, and reports changes to the log, the API and the webhook."""
 
 import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+from services.metrics.alerts.counter_growth import CounterGrowth
 from services.metrics.alerts.definitions import (
     ALERTS,
     MIN_ENDED_JOBS,
     THROUGHPUT_MINUTES,
     WINDOW_MINUTES,
 )
-from services.metrics.alerts.counter_growth import CounterGrowth
 from services.metrics.alerts.rules import (
     Alert,
     AlertChange,
     AlertInputs,
-    Severity,
     AlertState,
+    Severity,
     evaluate_alert,
     find_level,
     severity_rank,
@@ -36,7 +36,11 @@ _EVERY_S = 1.0
 
 
 class AlertEvaluator:
-    """`webhook` hears of every change, if there is one and `tells` says that it is this process's part to tell."""
+    """Keeps the state of every alert.
+
+    `webhook`, if any, gets every change while `sends_notifications` is true: one process sends for
+    all.
+    """
 
     def __init__(
         self,
@@ -49,62 +53,66 @@ class AlertEvaluator:
         began_at: datetime,
     ) -> None:
         self._total = total
-        self._reports = board
-        self._watched = monitored
+        self._reports = reports
+        self._monitored = monitored
         self._webhook = webhook
-        self._sends_notifications = tells
+        self._sends_notifications = sends_notifications
         self._began_at = began_at
         self._states = {alert.name: AlertState() for alert in ALERTS}
         self._drifted = CounterGrowth(minutes=WINDOW_MINUTES)
         self._in_doubt = CounterGrowth(minutes=WINDOW_MINUTES)
 
     async def evaluate_until_cancelled(self, ready: Callable[[], bool]) -> None:
-        """Until cancelled. Nothing is judged while not all is counted: a table that fills would look like growth."""
+        """Evaluate once a second while `ready()`: a table that is being filled would look like
+        growth.
+        """
         while True:
             if ready():
                 self.evaluate_all(datetime.now(UTC))
             await asyncio.sleep(_EVERY_S)
 
     def evaluate_all(self, now: datetime) -> None:
-        numbers = self._numbers(now)
+        inputs = self._collect_inputs(now)
         for alert in ALERTS:
             self._states[alert.name], change = evaluate_alert(
-                alert, self._states[alert.name], alert.value(numbers), now
+                alert, self._states[alert.name], alert.value(inputs), now
             )
             if change is not None:
-                self._tell(change)
+                self._report_change(change)
 
     def active_alerts(self) -> list[dict[str, Any]]:
-        """Worst first, then the one that began first."""
-        standing = [
+        """Return the active alerts as JSON: the worst first, then the oldest."""
+        active = [
             (alert, state)
             for alert in ALERTS
             if (state := self._states[alert.name]).severity is not None
         ]
-        standing.sort(key=lambda one: (-severity_rank(one[1].severity), one[1].since))
-        return [alert_json(alert, state) for alert, state in standing]
+        active.sort(key=lambda one: (-severity_rank(one[1].severity), one[1].since))
+        return [alert_json(alert, state) for alert, state in active]
 
-    def _numbers(self, now: datetime) -> AlertInputs:
-        """What a silent scheduler said last is old: it counts as unknown."""
-        total, reports, monitored = self._total(), self._reports, self._watched()
+    def _collect_inputs(self, now: datetime) -> AlertInputs:
+        """Collect all values. Those of a silent scheduler count as unknown."""
+        total, reports, monitored = self._total(), self._reports, self._monitored()
         scheduler = reports.scheduler if reports.scheduler_is_alive(now) else None
         oldest = scheduler.oldest_pending_at if scheduler is not None else None
-        minutes = (
-            THROUGHPUT_MINUTES + now.timestamp() % 60 / 60
-        )  # whole ones, and the one that runs
-        done_lately, _ = aggregate.in_last_minutes(total, THROUGHPUT_MINUTES, now.timestamp())
+        # The whole minutes and the current one:
+        minutes = THROUGHPUT_MINUTES + now.timestamp() % 60 / 60
+        recently_done, _ = aggregate.in_last_minutes(total, THROUGHPUT_MINUTES, now.timestamp())
         done, failed = aggregate.in_last_minutes(total, WINDOW_MINUTES, now.timestamp())
+        ended = done + failed
         return AlertInputs(
             pending=scheduler.pending if scheduler is not None else None,
             due=scheduler.pending - scheduler.delayed if scheduler is not None else None,
             oldest_wait_s=((now - oldest).total_seconds() if oldest else 0.0)
             if scheduler is not None
             else None,
-            failed_percent=100 * failed / (done + failed) if done + failed >= MIN_ENDED_JOBS else 0.0,
-            done_per_minute=done_lately / minutes,
+            failed_percent=100 * failed / ended if ended >= MIN_ENDED_JOBS else 0.0,
+            done_per_minute=recently_done / minutes,
             open_circuits=reports.count_open_circuits(now),
             workers=len(reports.alive_workers(now)),
-            drifted=self._drifted.record(reports.scheduler.drifted if reports.scheduler else None, now),
+            drifted=self._drifted.record(
+                reports.scheduler.drifted if reports.scheduler else None, now
+            ),
             in_doubt=self._in_doubt.record(total.get("in_doubt", 0), now),
             dead_letters=monitored.dead_letters,
             miscounted=monitored.drift.jobs if monitored.drift is not None else None,
@@ -113,35 +121,35 @@ class AlertEvaluator:
             ).total_seconds(),
         )
 
-    def _tell(self, change: AlertChange) -> None:
+    def _report_change(self, change: AlertChange) -> None:
         alert, after = change.alert, change.after
-        known = {
+        fields = {
             "alert": alert.name,
             "value": change.value,
             "unit": alert.unit,
             "before": change.before,
         }
         if change.unknown:
-            log.warning("alert taken back: its value has been unknown for long", **known)
+            log.warning("alert withdrawn: its value has been unknown for too long", **fields)
         elif after is None:
-            log.info("alert cleared", **known)
+            log.info("alert cleared", **fields)
         elif change.is_worse:
-            speak = log.error if after is Severity.CRITICAL else log.warning
-            speak(
+            write = log.error if after is Severity.CRITICAL else log.warning
+            write(
                 "alert raised",
-                **known,
+                **fields,
                 severity=after,
                 threshold=find_level(alert, after).raise_at,
                 means=alert.advice,
             )
         else:
-            log.warning("alert eased", **known, severity=after)
+            log.warning("alert eased", **fields, severity=after)
         if self._webhook is not None and self._sends_notifications():
-            self._webhook.enqueue(_text(change))
+            self._webhook.enqueue(_chat_message(change))
 
 
 def alert_json(alert: Alert, state: AlertState) -> dict[str, Any]:
-    """An alert in force, as the API and the page tell it."""
+    """Return an active alert as the API and the dashboard show it."""
     assert state.severity is not None
     assert state.value is not None
     return {
@@ -156,11 +164,10 @@ def alert_json(alert: Alert, state: AlertState) -> dict[str, Any]:
     }
 
 
-def _text(change: AlertChange) -> str:
-    """For people, in a chat."""
-    alert = change.alert
+def _chat_message(change: AlertChange) -> str:
+    alert, summary = change.alert, summary_text(change.alert, change.value)
     if change.unknown:
-        return f"[unknown] {alert.name}: nobody can say any more; the last that was known: {summary_text(alert, change.value)}"
+        return f"[unknown] {alert.name}: the value is unknown; the last known one was: {summary}"
     if change.after is None:
-        return f"[cleared] {alert.name}: {summary_text(alert, change.value)}"
-    return f"[{change.after}] {alert.name}: {summary_text(alert, change.value)}. {alert.advice}"
+        return f"[cleared] {alert.name}: {summary}"
+    return f"[{change.after}] {alert.name}: {summary}. {alert.advice}"

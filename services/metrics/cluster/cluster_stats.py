@@ -1,4 +1,6 @@
-"""Statistics of the whole cluster: this process's state merged with that of its peers, as all endpoints show them."""
+"""Statistics of the whole cluster: this process's state merged with that of its peers, as all
+endpoints show them.
+"""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -96,7 +98,7 @@ class ClusterStats:
         )
 
     async def stores(self, *, limit: int = _STORES_SHOWN, offset: int = 0) -> dict[str, Any]:
-        """Return a page of the stores, those with the longest queues and the highest costs first."""
+        """Return a page of the stores, the longest queues and the highest costs first."""
         reports, stats = self._local.reports, self._local.stats
         peers, wanted = self._peers.known_stats(), limit + offset
         if peers and wanted > _STORES_SHOWN:
@@ -117,9 +119,7 @@ class ClusterStats:
 
     def workers(self) -> dict[str, Any]:
         now, reports = datetime.now(UTC), self._local.reports
-        return {
-            "items": view.workers(reports.alive_workers(now), reports.silent_workers(now), now)
-        }
+        return {"items": view.workers(reports.alive_workers(now), reports.silent_workers(now), now)}
 
     def rate_limiter(self) -> dict[str, Any]:
         now = datetime.now(UTC)
@@ -149,7 +149,9 @@ class ClusterStats:
         return view.contract_metrics(reports.scheduler, reports.alive_workers())
 
     def _without_overlaps(self, peers: Iterable[ProcessStats]) -> list[ProcessStats]:
-        """Leave out peers whose partitions are covered already: while partitions move, two processes may show one."""
+        """Leave out peers whose partitions are covered already: while partitions move, two
+        processes may show one.
+        """
         taken, kept = set(self._ownership().partitions), []
         for peer in peers:
             if taken.isdisjoint(peer.partitions):

@@ -1,4 +1,6 @@
-"""Values beside the counted events: consumer lag, open dead letters, drift, and the completeness of an answer."""
+"""Values beside the counted events: consumer lag, open dead letters, drift, and the completeness of
+an answer.
+"""
 
 from dataclasses import dataclass, field
 
@@ -32,5 +34,8 @@ class Completeness:
 
     @property
     def complete(self) -> bool:
-        """Whether the answer covers all partitions. Sums fall while a part is missing, and rise when it returns."""
+        """Whether the answer covers all partitions.
+
+        Sums fall while a part is missing, and rise when it returns.
+        """
         return not self.missing and not self.uncounted

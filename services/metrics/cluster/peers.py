@@ -1,7 +1,7 @@
 """The other metrics processes: once a second, the statistics of their partitions are fetched.
 
-Faust provides their addresses: each process's address travels in the consumer group's assignment. So after every
-rebalance all processes know where the other partitions are counted.
+Faust provides their addresses: each process's address travels in the consumer group's assignment.
+So after every rebalance all processes know where the other partitions are counted.
 """
 
 import asyncio
@@ -33,7 +33,9 @@ JsonObject = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessStats:
-    """The statistics of one process, as they travel in JSON. `stores` and `jobs` hold as many rows as requested."""
+    """The statistics of one process, as they travel in JSON. `stores` and `jobs` hold as many rows
+    as requested.
+    """
 
     partitions: tuple[int, ...]
     settled: bool
@@ -48,7 +50,9 @@ class ProcessStats:
 
 
 class Peers:
-    """Fetches from the current `addresses`, and adds the reports that peers have received to `reports`."""
+    """Fetches from the current `addresses`, and adds the reports that peers have received to
+    `reports`.
+    """
 
     def __init__(
         self, http: httpx.AsyncClient, *, addresses: Callable[[], list[str]], reports: LatestReports

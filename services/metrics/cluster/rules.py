@@ -1,7 +1,7 @@
 """Adds up the workers' reports about the providers' rate limits.
 
-A level below zero is debt. A worker's numbers are divided equally over the partitions that it owns, because it reports
-one sum for all of them.
+A level below zero is debt. A worker's numbers are divided equally over the partitions that it owns,
+because it reports one sum for all of them.
 """
 
 from collections import defaultdict
@@ -16,15 +16,15 @@ LimiterStates = list[tuple[WorkerReport, LimiterReport]]
 
 
 def limiter_totals(reports: Iterable[WorkerReport]) -> dict[str, Any]:
-    """{provider: {model: {resource: {limitPerMinute, usedLastMinute, usagePercent, …, byWorker, byPartition}}}}."""
+    """Return {provider: {model: {resource: {limitPerMinute, usedLastMinute, …, byPartition}}}}."""
     by_limit: dict[tuple[str, str, str], LimiterStates] = defaultdict(list)
     for report in reports:
         for state in report.limiters:
             by_limit[state.provider, state.model, state.resource].append((report, state))
     totals: dict[str, Any] = {}
     for (provider, model, resource), states in sorted(by_limit.items()):
-        stats.setdefault(provider, {}).setdefault(model, {})[resource] = _add_up(states)
-    for resources in (resources for models in stats.values() for resources in models.values()):
+        totals.setdefault(provider, {}).setdefault(model, {})[resource] = _add_up(states)
+    for resources in (resources for models in totals.values() for resources in models.values()):
         resources[_scarcest(resources)]["binds"] = any(
             state["queued"] for state in resources.values()
         )
@@ -43,12 +43,12 @@ def _scarcest(resources: dict[str, dict[str, Any]]) -> str:
 
 
 def find_bottlenecks(totals: dict[str, Any], now: datetime) -> list[dict[str, str]]:
-    """Return the cause of waiting calls by model: `unavailable`, `cooling down`, or the binding resource.
+    """Return why calls wait, by model: `unavailable`, `cooling down`, or the binding resource.
 
     `totals` comes from `limiter_totals`.
     """
     found = []
-    for provider, models in stats.items():
+    for provider, models in totals.items():
         for model, resources in models.items():
             if (cause := _find_bottleneck(resources, now)) is not None:
                 found.append({"provider": provider, "model": model, "by": cause})
@@ -64,7 +64,9 @@ def _find_bottleneck(resources: dict[str, dict[str, Any]], now: datetime) -> str
     return next((name for name, state in resources.items() if state["binds"]), None)
 
 
-def iterate_totals(reports: Iterable[WorkerReport]) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
+def iterate_totals(
+    reports: Iterable[WorkerReport],
+) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
     """Yield (provider, model, resource, its total from `limiter_totals`)."""
     for provider, models in limiter_totals(reports).items():
         for model, resources in models.items():
@@ -73,7 +75,9 @@ def iterate_totals(reports: Iterable[WorkerReport]) -> Iterator[tuple[str, str, 
 
 
 def usage_percent(reports: Iterable[WorkerReport], provider: str, resource: str) -> float:
-    """Return the use of a provider's limit in the last minute, in percent; the highest of several models."""
+    """Return the use of a provider's limit in the last minute, in percent; the highest of several
+    models.
+    """
     return max(
         (
             total["usagePercent"]
@@ -85,7 +89,10 @@ def usage_percent(reports: Iterable[WorkerReport], provider: str, resource: str)
 
 
 def queue_length(reports: Iterable[WorkerReport], provider: str) -> int:
-    """Return the number of calls that wait for a provider. A call waits for all resources at once and counts once."""
+    """Return the number of calls that wait for a provider.
+
+    A call waits for all resources at once and counts once.
+    """
     waiting: dict[tuple[str, str], int] = {}
     for report in reports:
         for state in (state for state in report.limiters if state.provider == provider):
@@ -140,7 +147,10 @@ def _worker_row(report: WorkerReport, state: LimiterReport) -> dict[str, Any]:
 
 
 def _partition_rows(report: WorkerReport, state: LimiterReport) -> list[dict[str, Any]]:
-    """Divide a worker's numbers over its partitions. The rows add up to the worker's numbers; `queued` stays whole."""
+    """Divide a worker's numbers over its partitions.
+
+    The rows add up to the worker's numbers; `queued` stays whole.
+    """
     parts = len(report.partitions)
     return [
         {

@@ -52,7 +52,11 @@ def overview(
         "costUsd": total["cost_nanousd"] / 1e9,
         "inDoubtCalls": total["in_doubt"],
         "openCircuits": sorted(
-            {f"{p}/{model}" for p, model, _, state in rules.iterate_totals(workers) if state["circuitOpen"]}
+            {
+                f"{p}/{model}"
+                for p, model, _, state in rules.iterate_totals(workers)
+                if state["circuitOpen"]
+            }
         ),
         "standins": any(worker.standin for worker in workers),
         "workers": len(workers),
@@ -128,7 +132,8 @@ def stores(
     spent: int,
     limit: int,
 ) -> list[dict[str, Any]]:
-    """Return up to `limit` rows of stores, those with the longest queues and the highest costs first.
+    """Return up to `limit` rows of stores, those with the longest queues and the highest costs
+    first.
 
     `spent` is the cost of all stores, for each store's share.
     """

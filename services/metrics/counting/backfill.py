@@ -28,7 +28,10 @@ RECORDS = 2_000
 async def restore_recent_jobs(
     settings: KafkaSettings, partitions: list[int], recent: RecentJobs
 ) -> None:
-    """Add the last records of these partitions to `recent`. Without Kafka, the list starts empty."""
+    """Add the last records of these partitions to `recent`.
+
+    Without Kafka, the list starts empty.
+    """
     name = clients.namespace(settings).topic(RESULTS)
     wanted = [TopicPartition(name, number) for number in partitions]
     try:

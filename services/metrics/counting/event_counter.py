@@ -1,8 +1,9 @@
 """The Faust app: two streams and one table, from which the rest of the service reads.
 
-The table's entries are shards: a part of one store's jobs together with their aggregate. The counters and the state that
-detects repeats are one value, so no crash can separate them. Entries belong to the partition of their events, so several
-processes share them as Kafka shares the partitions.
+The table's entries are shards: a part of one store's jobs together with their aggregate. The
+counters and the state that detects repeats are one value, so no crash can separate them. Entries
+belong to the partition of their events, so several processes share them as Kafka shares the
+partitions.
 """
 
 import asyncio
@@ -40,7 +41,10 @@ _BATCH_EVENTS = 250
 _BATCH_WITHIN_S = 0.1
 """The longest time that a received event waits for its batch."""
 _CHANGELOG_BUFFER = 5_000
-"""The most changes that may wait for the changelog. Faust's default of 100 is less than one batch."""
+"""The most changes that may wait for the changelog.
+
+Faust's default of 100 is less than one batch.
+"""
 
 _EXIT_BROKEN = 1
 
@@ -62,7 +66,10 @@ class LocalState:
 
 
 class EventCounter:
-    """Builds the Faust app, not started. The topics and the changelog of `generation` must exist before it starts."""
+    """Builds the Faust app, not started.
+
+    The topics and the changelog of `generation` must exist before it starts.
+    """
 
     def __init__(
         self, settings: MetricsSettings, local: LocalState, *, generation: int, folder: Path
@@ -100,7 +107,10 @@ class EventCounter:
         self._changelog = f"{names.group(METRICS_GROUP)}-{table_name(generation)}-changelog"
         self._results = names.topic(RESULTS)
         self._ends_at_assignment: dict[int, int] = {}
-        """By partition: its end offset when this process got it. Earlier events may be counted already."""
+        """By partition: its end offset when this process got it.
+
+        Earlier events may be counted already.
+        """
         self._next_offset: dict[int, int] = {}
         """By partition: the first offset that is not counted, since the assignment."""
         self._assignment = 0
@@ -112,7 +122,10 @@ class EventCounter:
         app.producer.buffer.max_messages = _CHANGELOG_BUFFER
 
     def remove_faust_monitor(self) -> None:
-        """Remove Faust's monitor, which measures every event for a page that is not served. Call after the start."""
+        """Remove Faust's monitor, which measures every event for a page that is not served.
+
+        Call after the start.
+        """
         self.app.sensors.remove(self.app.monitor)
 
     def owned_partitions(self) -> list[int]:
@@ -143,7 +156,7 @@ class EventCounter:
             await self._wait_for_producer()
 
     async def _count_partition(self, stream: Any, partition: int, group: list[Any]) -> None:
-        """Count the events of one partition, and before each gap in their offsets the skipped ones."""
+        """Count the events of one partition, and the skipped ones before each gap in the offsets."""
         stream._set_current_event(group[-1])  # the table writes to the current event's partition
         expected = (
             self._next_offset[partition]
@@ -164,7 +177,7 @@ class EventCounter:
         self._shards.save_counted_offset(expected)
 
     async def _wait_for_producer(self) -> None:
-        """Wait until Kafka's client has all changes: a commit waits for the client's records only."""
+        """Wait until Kafka's client has all changes: a commit waits for those records only."""
         while self.app.producer.buffer.size:
             await asyncio.sleep(0.001)
 
@@ -202,7 +215,10 @@ class EventCounter:
         self._shards.clear_cache()
 
     async def _on_table_recovered(self, *_: Any) -> None:
-        """Rebuild the statistics view from the recovered table. Crashes the app on failure, which Faust would hide."""
+        """Rebuild the statistics view from the recovered table.
+
+        Crashes the app on failure, which Faust would hide.
+        """
         assignment = self._assignment
         try:
             self._shards.clear_cache()
@@ -251,7 +267,8 @@ def count_events(
 ) -> None:
     """Fold events into the table, and write each shard once. Repeated events change nothing.
 
-    `save_all` also saves unchanged shards: a killed process may have written them to its disk but not to the changelog.
+    `save_all` also saves unchanged shards: a killed process may have written them to its disk but
+    not to the changelog.
     """
     changed: dict[bytes, fold.Shard] = {}
     changes = []

@@ -1,7 +1,9 @@
-"""Reads the records that Faust skipped: after a rebalance under load it may continue behind uncounted records.
+"""Reads the records that Faust skipped: after a rebalance under load it may continue behind
+uncounted records.
 
-Faust drops records that it had read but not processed, and takes the resulting gap for compaction. The partition's next
-event reveals the gap, so records dropped at the partition's end are counted with the next event.
+Faust drops records that it had read but not processed, and takes the resulting gap for compaction.
+The partition's next event reveals the gap, so records dropped at the partition's end are counted
+with the next event.
 """
 
 import asyncio
@@ -23,10 +25,9 @@ log = get_logger(__name__)
 _PAUSE_S = 1.0
 
 
-async def read_gap(
-    settings: KafkaSettings, partition: int, first: int, end: int
-) -> list[JobEvent]:
-    """Return the events of a partition from offset `first` to before `end`, as far as Kafka still has them.
+async def read_gap(settings: KafkaSettings, partition: int, first: int, end: int) -> list[JobEvent]:
+    """Return the events of a partition from offset `first` to before `end`, as far as Kafka still
+    has them.
 
     Retries while Kafka is unavailable.
     """

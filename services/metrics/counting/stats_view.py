@@ -1,7 +1,8 @@
 """The table's aggregates in memory: one per store and one total, read by every endpoint.
 
-Reading the table itself means a walk through all entries, too slow for a request. The view is built from the table once
-after each assignment of partitions, changes with the table, and covers the partitions that this process owns.
+Reading the table itself means a walk through all entries, too slow for a request. The view is built
+from the table once after each assignment of partitions, changes with the table, and covers the
+partitions that this process owns.
 """
 
 import asyncio
@@ -30,7 +31,9 @@ class StatsView:
         aggregate.add_change(self.total, change)
 
     def top_stores(self, limit: int, queued: Mapping[str, int]) -> dict[str, Aggregate]:
-        """Return up to `limit` stores: those with the longest queues, then those with the highest cost."""
+        """Return up to `limit` stores: those with the longest queues, then those with the highest
+        cost.
+        """
         waiting = sorted(
             (store for store in queued if store in self.stores), key=lambda store: -queued[store]
         )

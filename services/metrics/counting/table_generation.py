@@ -1,7 +1,8 @@
-"""Table generations: each rebuild creates a new one, with its own changelog, and reads all events again.
+"""Table generations: each rebuild creates a new one, with its own changelog, and reads all events
+again.
 
-A process finds the current generation by the existing changelog topics and keeps its files in a folder with that
-number. So files of an earlier generation on another process's disk are never used.
+A process finds the current generation by the existing changelog topics and keeps its files in a
+folder with that number. So files of an earlier generation on another process's disk are never used.
 """
 
 import re
@@ -41,7 +42,8 @@ async def current(settings: KafkaSettings) -> int:
 async def create_next(settings: KafkaSettings) -> int:
     """Create a new generation and return its number.
 
-    Raises `Unavailable` while a metrics process runs, because it would continue with the old generation.
+    Raises `Unavailable` while a metrics process runs, because it would continue with the old
+    generation.
     """
     admin = await clients.open_admin(settings)
     try:
@@ -59,8 +61,8 @@ async def create_next(settings: KafkaSettings) -> int:
 async def prepare_folder(settings: MetricsSettings, generation: int) -> Path:
     """Create this generation's folder, and remove those of earlier generations.
 
-    The folder's name includes the cluster's id: a cluster that lost its data starts with generation 1 again, and Faust
-    crashes when a store is ahead of its changelog.
+    The folder's name includes the cluster's id: a cluster that lost its data starts with generation
+    1 again, and Faust crashes when a store is ahead of its changelog.
     """
     root = settings.metrics_dir
     admin = await clients.open_admin(settings)
@@ -90,7 +92,10 @@ def _generations(settings: KafkaSettings, topics: Iterable[str]) -> list[int]:
 async def _create_changelog(
     admin: AIOKafkaAdminClient, settings: KafkaSettings, generation: int
 ) -> None:
-    """Create the changelog topic. Faust would create it with one replica, and its agents crash until it exists."""
+    """Create the changelog topic.
+
+    Faust would create it with one replica, and its agents crash until it exists.
+    """
     name = _changelog(settings, generation)
     brokers = len((await admin.describe_cluster())["brokers"])
     configs = {
@@ -120,8 +125,8 @@ async def _ensure_group_is_empty(admin: AIOKafkaAdminClient, settings: KafkaSett
     members = described[5]
     if members:
         raise Unavailable(
-            f"{len(members)} metrics processes are running: stop them first, then rebuild (a killed process stays a"
-            " member of the group for another 15 seconds)"
+            f"{len(members)} metrics processes are running: stop them first, then rebuild (a killed"
+            " process stays a member of the group for another 15 seconds)"
         )
 
 

@@ -1,4 +1,4 @@
-"""Alerts through the whole service: reports on the real broker raise them, and a chat's server hears of them once."""
+"""AlertEvaluator through the whole service: reports on the real broker raise them, and a chat's server hears of them once."""
 
 import asyncio
 import json

@@ -219,7 +219,7 @@ async def test_a_crash_of_the_stream_processor_ends_the_process(
     backend: Backend, tmp_path: Path
 ) -> None:
     settings = MetricsSettings(**backend.settings.model_dump(), metrics_dir=tmp_path / "tables")
-    folder = await table_generation.folder(settings, 1)
+    folder = await table_generation.prepare_folder(settings, 1)
     for number in range(RESULTS.partitions):  # stores that cannot be opened
         store = folder / "v1" / "tables" / f"shards-1-{number}.db"
         store.mkdir(parents=True)

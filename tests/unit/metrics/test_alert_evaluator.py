@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from services.metrics.alerts.evaluator import Alerts
-from services.metrics.alerts.webhook import Webhook
+from services.metrics.alerts.evaluator import AlertEvaluator
+from services.metrics.alerts.webhook import AlertWebhook
 from services.metrics.cluster import monitored as rules_watched
-from services.metrics.cluster.latest_reports import Board
+from services.metrics.cluster.latest_reports import LatestReports
 from services.metrics.reconcile.rules import Drift
 from services.metrics.settings import MetricsSettings
 from shared.domain.errors import Unavailable
@@ -26,21 +26,21 @@ ENDED = [event for number in range(18) for event in life(number)]
 FAILED = [event for number in range(18, 20) for event in life(number, failed=True)]
 
 
-class Watched:
-    """Alerts over a board and events that a test changes; a second passes with every look."""
+class MonitoredValues:
+    """AlertEvaluator over a board and events that a test changes; a second passes with every look."""
 
-    def __init__(self, total: dict[str, Any] | None = None, webhook: Webhook | None = None) -> None:
+    def __init__(self, total: dict[str, Any] | None = None, webhook: AlertWebhook | None = None) -> None:
         self.tells = True
-        self.board = Board(silence_s=10)
-        self.beside = rules_watched.Watched()
+        self.board = LatestReports(silence_s=10)
+        self.beside = rules_watched.MonitoredValues()
         self.total: dict[str, Any] = dict(total or NOTHING)
         self.now = NOW
-        self.alerts = Alerts(
+        self.alerts = AlertEvaluator(
             total=lambda: self.total,
-            board=self.board,
+            reports=self.reports,
             watched=lambda: self.beside,
             webhook=webhook,
-            tells=lambda: self.tells,
+            sends_notifications=lambda: self.tells,
             began_at=NOW,
         )
 
@@ -50,83 +50,83 @@ class Watched:
         for _ in range(count):
             self.now += timedelta(seconds=1)
             if worker is not None:
-                self.board.hear(replace(worker, at=self.now))
+                self.reports.add_report(replace(worker, at=self.now))
             if said is not None:
                 changes = {"oldest_pending_at": None} | said
-                self.board.hear(replace(scheduler(0, at=self.now), **changes))
-            self.alerts.look(self.now)
+                self.reports.add_report(replace(scheduler(0, at=self.now), **changes))
+            self.alerts.evaluate_all(self.now)
 
-    def in_force(self) -> dict[str, tuple[str, float]]:
-        return {item["name"]: (item["severity"], item["value"]) for item in self.alerts.in_force()}
+    def active_alerts(self) -> dict[str, tuple[str, float]]:
+        return {item["name"]: (item["severity"], item["value"]) for item in self.alerts.active_alerts()}
 
 
 def test_a_quiet_system_has_no_alert() -> None:
-    watched = Watched(folded(ENDED)[1])
+    watched = MonitoredValues(folded(ENDED)[1])
     watched.seconds(400, worker=report("w"), said={})
-    assert watched.in_force() == {}
+    assert watched.active_alerts() == {}
 
 
 def test_silence_is_told_of_workers_and_of_the_scheduler_and_what_it_said_before_is_not_judged() -> (
     None
 ):
-    watched = Watched()
+    watched = MonitoredValues()
     oldest = NOW - timedelta(seconds=1_790)  # half an hour, were it judged while nobody says so
     watched.seconds(10, worker=report("w"), said={"pending": 2_000, "oldest_pending_at": oldest})
-    assert watched.in_force() == {"queue-long": ("warning", 2_000)}
+    assert watched.active_alerts() == {"queue-long": ("warning", 2_000)}
     watched.seconds(75)
-    assert watched.in_force() == {
+    assert watched.active_alerts() == {
         "no-workers": ("critical", 0),
         "scheduler-silent": ("critical", 75),
         "queue-long": ("warning", 2_000),
     }
     watched.seconds(20, worker=report("w"), said={})
-    assert watched.in_force() == {}
+    assert watched.active_alerts() == {}
 
 
 def test_a_scheduler_that_was_never_heard_is_silent_since_we_began() -> None:
-    watched = Watched()
+    watched = MonitoredValues()
     watched.seconds(16, worker=report("w"))
-    assert watched.in_force() == {"scheduler-silent": ("warning", 16)}
+    assert watched.active_alerts() == {"scheduler-silent": ("warning", 16)}
 
 
 def test_failures_are_judged_by_their_share_and_few_ended_jobs_prove_nothing() -> None:
-    watched = Watched(folded(ENDED + FAILED)[1])
+    watched = MonitoredValues(folded(ENDED + FAILED)[1])
     watched.seconds(20, worker=report("w"), said={})
-    assert watched.in_force() == {"error-rate": ("warning", 10)}
-    watched = Watched(folded(FAILED)[1])
+    assert watched.active_alerts() == {"error-rate": ("warning", 10)}
+    watched = MonitoredValues(folded(FAILED)[1])
     watched.seconds(20, worker=report("w"), said={})
-    assert watched.in_force() == {}
+    assert watched.active_alerts() == {}
 
 
 def test_what_waits_for_its_hour_makes_no_alert() -> None:
-    watched = Watched()
+    watched = MonitoredValues()
     watched.seconds(400, worker=report("w"), said={"pending": 5, "delayed": 5})
-    assert watched.in_force() == {}
+    assert watched.active_alerts() == {}
     watched.seconds(301, worker=report("w"), said={"pending": 5, "delayed": 4})
-    assert watched.in_force() == {"throughput-low": ("critical", 0)}
+    assert watched.active_alerts() == {"throughput-low": ("critical", 0)}
 
 
 def test_the_speed_is_that_of_whole_minutes_and_of_the_one_that_runs() -> None:
-    watched = Watched(folded([event for number in range(30) for event in life(number)])[1])
+    watched = MonitoredValues(folded([event for number in range(30) for event in life(number)])[1])
     watched.now = NOW + timedelta(minutes=4, seconds=28)
     watched.seconds(300, worker=report("w"), said={"pending": 5})
-    assert watched.in_force() == {}, (
+    assert watched.active_alerts() == {}, (
         "30 of five minutes and a half are more than 5 a minute, until they are too old"
     )
     watched.seconds(300, worker=report("w"), said={"pending": 5})
-    assert watched.in_force() == {"throughput-low": ("critical", 0)}
+    assert watched.active_alerts() == {"throughput-low": ("critical", 0)}
 
 
 def test_money_repairs_and_doubt_are_told_at_once() -> None:
-    watched = Watched()
+    watched = MonitoredValues()
     watched.seconds(1, worker=report("w"), said={"drifted": 7})
-    assert watched.in_force() == {}, "what was repaired before we looked is history"
+    assert watched.active_alerts() == {}, "what was repaired before we looked is history"
     broke = replace(report("w"), limiters=(replace(report("w").limiters[0], circuit_open=True),))
     watched.total["in_doubt"] = 1
     watched.seconds(
         1, worker=broke, said={"drifted": 9, "oldest_pending_at": NOW - timedelta(hours=3)}
     )
-    assert watched.in_force() == {
+    assert watched.active_alerts() == {
         "circuit-open": ("critical", 1),
         "slot-drift": ("warning", 2),
         "in-doubt-calls": ("warning", 1),
@@ -134,7 +134,7 @@ def test_money_repairs_and_doubt_are_told_at_once() -> None:
     watched.seconds(
         16, worker=broke, said={"drifted": 9, "oldest_pending_at": NOW - timedelta(hours=3)}
     )
-    assert list(watched.in_force()) == [
+    assert list(watched.active_alerts()) == [
         "circuit-open",
         "oldest-wait",
         "slot-drift",
@@ -143,38 +143,38 @@ def test_money_repairs_and_doubt_are_told_at_once() -> None:
 
 
 def test_dead_letters_and_lost_events_are_told_once_they_are_looked_for() -> None:
-    watched = Watched()
+    watched = MonitoredValues()
     watched.seconds(10, worker=report("w"), said={})
-    assert watched.in_force() == {}, "nobody has looked yet"
+    assert watched.active_alerts() == {}, "nobody has looked yet"
     watched.beside.dead_letters = 3
     watched.beside.drift = Drift(at=NOW, hours=24, jobs=2, cost_nanousd=0)
     watched.seconds(10, worker=report("w"), said={})
-    assert watched.in_force() == {"miscounted": ("warning", 2), "dead-letters": ("warning", 3)}
+    assert watched.active_alerts() == {"miscounted": ("warning", 2), "dead-letters": ("warning", 3)}
     watched.beside.dead_letters = 0
     watched.seconds(10, worker=report("w"), said={})
-    assert watched.in_force() == {"miscounted": ("warning", 2)}
+    assert watched.active_alerts() == {"miscounted": ("warning", 2)}
 
 
 async def test_what_nobody_knows_any_more_is_taken_back_and_said() -> None:
-    async with start_chat_receiver() as chat, delivering(Webhook(chat.url)) as webhook:
-        watched = Watched(webhook=webhook)
+    async with start_chat_receiver() as chat, delivering(AlertWebhook(chat.url)) as webhook:
+        watched = MonitoredValues(webhook=webhook)
         watched.beside.drift = Drift(at=NOW, hours=24, jobs=2, cost_nanousd=0)
         watched.seconds(1, worker=report("w"), said={})
         watched.beside.drift = None
         watched.seconds(899, worker=report("w"), said={})
-        assert watched.in_force() == {"miscounted": ("warning", 2)}
+        assert watched.active_alerts() == {"miscounted": ("warning", 2)}
         watched.seconds(1, worker=report("w"), said={})
-        assert watched.in_force() == {}
+        assert watched.active_alerts() == {}
         await eventually(lambda: len(chat.heard) == 2)
     assert chat.heard[1].startswith("[unknown] miscounted")
 
 
 async def test_of_several_processes_one_tells_the_webhook() -> None:
-    async with start_chat_receiver() as chat, delivering(Webhook(chat.url)) as webhook:
-        watched = Watched(webhook=webhook)
+    async with start_chat_receiver() as chat, delivering(AlertWebhook(chat.url)) as webhook:
+        watched = MonitoredValues(webhook=webhook)
         watched.tells = False
         watched.seconds(10, worker=report("w"), said={"pending": 2_000})
-        assert watched.in_force() == {"queue-long": ("warning", 2_000)}
+        assert watched.active_alerts() == {"queue-long": ("warning", 2_000)}
         watched.tells = True
         watched.seconds(20, worker=report("w"), said={})
         await eventually(lambda: chat.heard)
@@ -184,9 +184,9 @@ async def test_of_several_processes_one_tells_the_webhook() -> None:
 async def test_what_a_chat_refuses_is_given_up_and_the_next_one_is_told(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    async with start_chat_receiver(404) as chat, delivering(Webhook(chat.url)) as webhook:
-        webhook.send("refused")
-        webhook.send("taken")
+    async with start_chat_receiver(404) as chat, delivering(AlertWebhook(chat.url)) as webhook:
+        webhook.enqueue("refused")
+        webhook.enqueue("taken")
         await eventually(lambda: chat.heard)
     assert (chat.heard, chat.tries) == (["taken"], 2)
     said = capsys.readouterr().out
@@ -195,9 +195,9 @@ async def test_what_a_chat_refuses_is_given_up_and_the_next_one_is_told(
 
 
 def test_what_waits_for_a_chat_has_a_bound(capsys: pytest.CaptureFixture[str]) -> None:
-    webhook = Webhook(f"http://127.0.0.1:1/{SECRET}")
+    webhook = AlertWebhook(f"http://127.0.0.1:1/{SECRET}")
     for number in range(200):
-        webhook.send(str(number))
+        webhook.enqueue(str(number))
     assert capsys.readouterr().out.count("one is dropped") == 100
 
 
@@ -217,8 +217,8 @@ def test_an_address_that_is_none_is_refused_at_the_start_without_being_said(
 
 
 @asynccontextmanager
-async def delivering(webhook: Webhook) -> AsyncIterator[Webhook]:
-    task = asyncio.create_task(webhook.deliver())
+async def delivering(webhook: AlertWebhook) -> AsyncIterator[AlertWebhook]:
+    task = asyncio.create_task(webhook.deliver_until_cancelled())
     yield webhook
     task.cancel()
     await asyncio.wait({task})

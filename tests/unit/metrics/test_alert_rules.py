@@ -1,4 +1,4 @@
-"""Alerts: one raise and one clear a crossing, none within the band, worse when the value is worse."""
+"""AlertEvaluator: one raise and one clear a crossing, none within the band, worse when the value is worse."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,24 +10,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.metrics.alerts.definitions import ALERTS
-from services.metrics.alerts.growth import Growth
+from services.metrics.alerts.counter_growth import CounterGrowth
 from services.metrics.alerts.rules import (
-    UNKNOWN_FOR,
+    UNKNOWN_LIMIT,
     Alert,
-    Change,
-    Level,
-    Numbers,
+    AlertChange,
+    AlertLevel,
+    AlertInputs,
     Severity,
-    State,
-    Worse,
-    judge,
-    rank,
-    said,
+    AlertState,
+    BadSide,
+    evaluate_alert,
+    severity_rank,
+    summary_text,
 )
 
 START = datetime(2026, 11, 25, 12, tzinfo=UTC)
 QUEUE = next(alert for alert in ALERTS if alert.name == "queue-long")
-QUIET = Numbers(
+QUIET = AlertInputs(
     pending=0,
     due=0,
     oldest_wait_s=0.0,
@@ -46,12 +46,12 @@ any_alert = st.sampled_from(ALERTS)
 
 
 def play(
-    alert: Alert, values: Sequence[float | None], state: State | None = None
-) -> tuple[State, list[Change]]:
+    alert: Alert, values: Sequence[float | None], state: AlertState | None = None
+) -> tuple[AlertState, list[AlertChange]]:
     """One value a second: how the alert stands afterwards, and what changed on the way."""
-    state, changes = state or State(), []
+    state, changes = state or AlertState(), []
     for second, value in enumerate(values):
-        state, change = judge(alert, state, value, START + timedelta(seconds=second))
+        state, change = evaluate_alert(alert, state, value, START + timedelta(seconds=second))
         if change is not None:
             changes.append(change)
     return state, changes
@@ -62,28 +62,28 @@ def long(alert: Alert, value: float) -> list[float | None]:
     return [value] * (int(max(alert.raise_after_s, alert.clear_after_s)) + 1)
 
 
-def beyond(alert: Alert, level: Level) -> float:
-    return level.raise_at + (1 if alert.worse is Worse.OVER else -1)
+def beyond(alert: Alert, level: AlertLevel) -> float:
+    return level.raise_at + (1 if alert.bad_side is BadSide.ABOVE else -1)
 
 
-def in_the_band(alert: Alert, level: Level) -> st.SearchStrategy[float]:
+def in_the_band(alert: Alert, level: AlertLevel) -> st.SearchStrategy[float]:
     """Values that raise nothing and clear nothing: beyond `clear_at`, and not beyond `raise_at`."""
     low, high = sorted((level.raise_at, level.clear_at))
     return st.floats(
-        low, high, exclude_min=alert.worse is Worse.OVER, exclude_max=alert.worse is Worse.UNDER
+        low, high, exclude_min=alert.bad_side is BadSide.ABOVE, exclude_max=alert.bad_side is BadSide.BELOW
     )
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
 def test_a_declaration_makes_sense(alert: Alert) -> None:
-    sign = 1 if alert.worse is Worse.OVER else -1
+    sign = 1 if alert.bad_side is BadSide.ABOVE else -1
     assert [level.severity for level in alert.levels] == sorted(
-        {one.severity for one in alert.levels}, key=rank
+        {one.severity for one in alert.levels}, key=severity_rank
     )
     thresholds = [sign * level.raise_at for level in alert.levels]
     assert thresholds == sorted(set(thresholds))
     assert all(sign * level.clear_at <= sign * level.raise_at for level in alert.levels)
-    assert "{value}" in alert.says
+    assert "{value}" in alert.summary
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
@@ -144,14 +144,14 @@ def test_a_worse_value_never_gives_a_milder_severity(
     alert: Alert, pairs: list[tuple[float, float]]
 ) -> None:
     milder: list[float | None] = [value for value, _ in pairs]
-    sign = 1 if alert.worse is Worse.OVER else -1
+    sign = 1 if alert.bad_side is BadSide.ABOVE else -1
     worse: list[float | None] = [value + sign * more for value, more in pairs]
-    one, other = State(), State()
+    one, other = AlertState(), AlertState()
     for second, (mild, bad) in enumerate(zip(milder, worse, strict=True)):
         now = START + timedelta(seconds=second)
-        one, _ = judge(alert, one, mild, now)
-        other, _ = judge(alert, other, bad, now)
-        assert rank(other.severity) >= rank(one.severity)
+        one, _ = evaluate_alert(alert, one, mild, now)
+        other, _ = evaluate_alert(alert, other, bad, now)
+        assert severity_rank(other.severity) >= severity_rank(one.severity)
 
 
 def test_a_peak_shorter_than_it_must_hold_is_no_alert() -> None:
@@ -176,19 +176,19 @@ def test_what_is_unknown_for_long_is_taken_back_and_raised_anew_by_what_is_known
 ) -> None:
     bad = long(alert, beyond(alert, alert.levels[0]))
     state, _ = play(alert, bad)
-    later = START + timedelta(seconds=len(bad) - 1) + UNKNOWN_FOR
-    assert judge(alert, state, None, later - timedelta(seconds=1)) == (state, None)
-    state, change = judge(alert, state, None, later)
+    later = START + timedelta(seconds=len(bad) - 1) + UNKNOWN_LIMIT
+    assert evaluate_alert(alert, state, None, later - timedelta(seconds=1)) == (state, None)
+    state, change = evaluate_alert(alert, state, None, later)
     assert change is not None
     assert (change.before, change.after, change.unknown) == (alert.levels[0].severity, None, True)
-    assert judge(alert, state, None, later + UNKNOWN_FOR)[1] is None, "it is said once"
+    assert evaluate_alert(alert, state, None, later + UNKNOWN_LIMIT)[1] is None, "it is said once"
     assert [again.after for again in play(alert, bad, state)[1]] == [alert.levels[0].severity]
 
 
 def test_it_worsens_and_eases_step_by_step() -> None:
     values = [value for level in (2_000.0, 6_000.0, 2_000.0, 0.0) for value in long(QUEUE, level)]
     state, changes = play(QUEUE, values)
-    steps = [(change.before, change.after, change.worse) for change in changes]
+    steps = [(change.before, change.after, change.is_worse) for change in changes]
     warning, critical = Severity.WARNING, Severity.CRITICAL
     assert steps == [
         (None, warning, True),
@@ -210,18 +210,18 @@ def test_no_speed_is_too_low_while_nothing_waits() -> None:
 def test_growth_is_what_came_within_the_window_also_when_the_counter_began_anew(
     steps: list[int],
 ) -> None:
-    growth, value = Growth(minutes=15), 100
-    assert growth.see(None, START) is None
-    assert growth.see(value, START) == 0
+    growth, value = CounterGrowth(minutes=15), 100
+    assert growth.record(None, START) is None
+    assert growth.record(value, START) == 0
     for second, step in enumerate(steps):
         value += step
-        growth.see(value, START + timedelta(seconds=second))
-    assert growth.see(None, START + timedelta(seconds=50)) == sum(steps)
-    assert growth.see(3, START + timedelta(seconds=60)) == sum(steps) + (3 if value > 3 else 0)
-    assert growth.see(3, START + timedelta(minutes=20)) == 0
+        growth.record(value, START + timedelta(seconds=second))
+    assert growth.record(None, START + timedelta(seconds=50)) == sum(steps)
+    assert growth.record(3, START + timedelta(seconds=60)) == sum(steps) + (3 if value > 3 else 0)
+    assert growth.record(3, START + timedelta(minutes=20)) == 0
 
 
 @pytest.mark.parametrize(("value", "words"), [(16.4, "16 s"), (2_460, "41 min"), (9_000, "2.5 h")])
 def test_a_long_time_is_said_so_that_it_can_be_grasped(value: float, words: str) -> None:
     (alert,) = [alert for alert in ALERTS if alert.name == "oldest-wait"]
-    assert said(alert, value) == f"a job has waited for {words}"
+    assert summary_text(alert, value) == f"a job has waited for {words}"

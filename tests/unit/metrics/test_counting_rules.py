@@ -18,16 +18,16 @@ from prometheus_client.openmetrics.parser import (
 from prometheus_client.parser import text_string_to_metric_families
 
 from services.metrics.cluster import rules
-from services.metrics.cluster.latest_reports import Board
-from services.metrics.cluster.monitored import Watched
-from services.metrics.counting.app import Memory, count
+from services.metrics.cluster.latest_reports import LatestReports
+from services.metrics.cluster.monitored_values import MonitoredValues
+from services.metrics.counting.event_counter import LocalState, count_events
 from services.metrics.counting.rules import aggregate, histogram
-from services.metrics.counting.rules.timeline import Recent
-from services.metrics.counting.shards import Shards
-from services.metrics.counting.stats_view import Picture
+from services.metrics.counting.rules.timeline import RecentJobs
+from services.metrics.counting.shards import ShardTable
+from services.metrics.counting.stats_view import StatsView
 from services.metrics.export import metric_definitions, prometheus
-from services.metrics.http import view
-from services.metrics.http.view import Beside
+from services.metrics.cluster import view
+from services.metrics.cluster.view import Completeness
 from services.metrics.reconcile.rules import Drift
 from shared.domain.budget import BudgetState
 from shared.domain.job import Status
@@ -86,8 +86,8 @@ def life(
     return events
 
 
-def a_memory(*, jobs: int = 100) -> Memory:
-    return Memory(board=Board(silence_s=10), picture=Picture(), recent=Recent(kept=jobs))
+def a_memory(*, jobs: int = 100) -> LocalState:
+    return LocalState(reports=LatestReports(silence_s=10), stats=StatsView(), recent=RecentJobs(kept=jobs))
 
 
 def later(events: list[JobEvent], seconds: float) -> list[JobEvent]:
@@ -107,13 +107,13 @@ def later(events: list[JobEvent], seconds: float) -> list[JobEvent]:
 def folded(events: list[JobEvent], *, at_once: int = 1) -> tuple[dict[str, Any], dict[str, Any]]:
     """(by store, in all) after these events, and the same from the table alone."""
     table: dict[bytes, bytes] = {}
-    shards = Shards(table, kept=2)
-    memory, redrawn = a_memory(), Picture()
+    shards = ShardTable(table, kept=2)
+    local, stats_are_current = a_memory(), StatsView()
     for first in range(0, len(events), at_once):
-        count(events[first : first + at_once], shards, memory)
-    asyncio.run(redrawn.redraw((key.decode(), value) for key, value in table.items()))
-    assert (redrawn.stores, redrawn.total) == (memory.picture.stores, memory.picture.total)
-    return memory.picture.stores, memory.picture.total
+        count_events(events[first : first + at_once], shards, local)
+    asyncio.run(stats_are_current.rebuild((key.decode(), value) for key, value in table.items()))
+    assert (stats_are_current.stores, stats_are_current.total) == (local.stats.stores, local.stats.total)
+    return local.stats.stores, local.stats.total
 
 
 def test_a_job_is_counted_where_it_stands() -> None:
@@ -175,20 +175,20 @@ def test_ends_are_counted_and_a_job_that_is_asked_for_again_takes_none_back() ->
 def test_what_was_written_before_ends_were_kept_begins_with_the_jobs_that_stand_ended() -> None:
     table: dict[bytes, bytes] = {}
     events = asked_again(1)
-    count(events[:-3] + life(2), Shards(table), a_memory())
+    count_events(events[:-3] + life(2), ShardTable(table), a_memory())
     for key, value in table.items():
         shard = orjson.loads(value)
         del shard["aggregate"]["ended"]
         table[key] = orjson.dumps(shard)
 
-    def redrawn() -> dict[str, Any]:
-        picture = Picture()
-        asyncio.run(picture.redraw((key.decode(), value) for key, value in table.items()))
-        return picture.total
+    def stats_are_current() -> dict[str, Any]:
+        picture = StatsView()
+        asyncio.run(stats.rebuild((key.decode(), value) for key, value in table.items()))
+        return stats.total
 
-    assert aggregate.ended(redrawn()) == {"DONE": 1, "FAILED": 1}
-    count(events[-3:], Shards(table), a_memory())
-    assert aggregate.ended(redrawn()) == {"DONE": 2, "FAILED": 1}
+    assert aggregate.ends_by_status(stats_are_current()) == {"DONE": 1, "FAILED": 1}
+    count_events(events[-3:], ShardTable(table), a_memory())
+    assert aggregate.ends_by_status(stats_are_current()) == {"DONE": 2, "FAILED": 1}
 
 
 def in_one_shard(
@@ -241,7 +241,7 @@ def test_a_forgotten_job_that_is_asked_for_again_counts_once(
     }
     assert (total["cost_nanousd"], total["images"]) == (100 * failures, failures + done)
     assert (sum(total["wait"]), sum(total["run"])) == (failures, failures + done)
-    assert {"DONE": 0} | aggregate.ended(total) == {"FAILED": failures, "DONE": done}
+    assert {"DONE": 0} | aggregate.ends_by_status(total) == {"FAILED": failures, "DONE": done}
 
 
 def test_a_former_end_that_was_never_heard_takes_nothing_back() -> None:
@@ -310,9 +310,9 @@ def report(worker: str, *, at: datetime = NOW, used: float = 100, queued: int = 
     )
 
 
-def beside() -> Beside:
+def beside() -> Completeness:
     drift = Drift(at=NOW, hours=24, jobs=0, cost_nanousd=0)
-    return Beside(watched=Watched(lag={"admit": 4}, dead_letters=2, drift=drift), malformed=1)
+    return Completeness(monitored=MonitoredValues(lag={"admit": 4}, dead_letters=2, drift=drift), malformed=1)
 
 
 ALL = beside()
@@ -362,7 +362,7 @@ def test_the_contracts_four_numbers() -> None:
 
 
 def test_limiter_totals_add_up_over_workers() -> None:
-    requests = rules.totals([report("w1"), report("w2", used=50)])["openai"]["m"]["requests"]
+    requests = rules.limiter_totals([report("w1"), report("w2", used=50)])["openai"]["m"]["requests"]
     assert (
         requests["usedLastMinute"]
         == 150
@@ -374,7 +374,7 @@ def test_limiter_totals_add_up_over_workers() -> None:
 
 def test_what_calls_wait_for_is_named() -> None:
     def named(*reports: WorkerReport) -> list[tuple[str, str]]:
-        return [(one["model"], one["by"]) for one in rules.limited_by(rules.totals(reports), NOW)]
+        return [(one["model"], one["by"]) for one in rules.find_bottlenecks(rules.limiter_totals(reports), NOW)]
 
     def changed(index: int, **to: Any) -> WorkerReport:
         states = list(report("w").limiters)
@@ -393,27 +393,27 @@ def test_what_calls_wait_for_is_named() -> None:
     assert named(changed(0, circuit_open=True, queued=0)) == [("m", "unavailable")]
     binding = [
         state["binds"]
-        for state in rules.totals([report("w1"), report("w2")])["openai"]["m"].values()
+        for state in rules.limiter_totals([report("w1"), report("w2")])["openai"]["m"].values()
     ]
     assert binding == [False, True]
 
 
 def test_a_silent_worker_is_shown_as_gone_and_left_out() -> None:
-    board = Board(silence_s=10)
-    board.hear(report("here"))
-    board.hear(report("gone", at=NOW - timedelta(seconds=11)))
-    board.hear(report("here", at=NOW - timedelta(seconds=5)))
-    assert [worker.worker for worker in board.alive(NOW)] == ["here"]
-    assert [worker.worker for worker in board.gone(NOW)] == ["gone"]
-    assert board.alive(NOW)[0].at == NOW
+    board = LatestReports(silence_s=10)
+    reports.add_report(report("here"))
+    reports.add_report(report("gone", at=NOW - timedelta(seconds=11)))
+    reports.add_report(report("here", at=NOW - timedelta(seconds=5)))
+    assert [worker.worker for worker in reports.alive_workers(NOW)] == ["here"]
+    assert [worker.worker for worker in reports.silent_workers(NOW)] == ["gone"]
+    assert reports.alive_workers(NOW)[0].at == NOW
 
 
 def test_the_newer_leader_is_believed() -> None:
-    board = Board(silence_s=10)
-    board.hear(scheduler(5, epoch=2))
-    board.hear(scheduler(9, epoch=1, at=NOW + timedelta(seconds=1)))
-    assert board.scheduler is not None
-    assert board.scheduler.pending == 5
+    board = LatestReports(silence_s=10)
+    reports.add_report(scheduler(5, epoch=2))
+    reports.add_report(scheduler(9, epoch=1, at=NOW + timedelta(seconds=1)))
+    assert reports.scheduler is not None
+    assert reports.scheduler.pending == 5
 
 
 def test_the_overview_and_the_stores() -> None:
@@ -432,12 +432,12 @@ def test_the_overview_and_the_stores() -> None:
     assert sum(row["costShare"] for row in rows) == pytest.approx(1)
 
 
-def exposed(shown: Beside = ALL, *, openmetrics: bool = False) -> str:
-    board = Board(silence_s=10)
-    board.hear(replace(report("w"), partitions=(0, 1)))
-    board.hear(scheduler(3))
+def exposed(shown: Completeness = ALL, *, openmetrics: bool = False) -> str:
+    board = LatestReports(silence_s=10)
+    reports.add_report(replace(report("w"), partitions=(0, 1)))
+    reports.add_report(scheduler(3))
     _, total = folded(life(1) + asked_again(2))
-    return prometheus.render(total, board, NOW, shown, openmetrics=openmetrics).decode()
+    return prometheus.render(total, reports, NOW, shown, openmetrics=openmetrics).decode()
 
 
 def test_the_prometheus_text_can_be_read_and_is_what_was_declared() -> None:
@@ -510,13 +510,13 @@ def test_every_metric_has_a_unit_or_counts_and_says_what_it_means() -> None:
 
 def test_a_store_with_many_jobs_stays_small_and_exact() -> None:
     table: dict[bytes, bytes] = {}
-    shards, memory = Shards(table), a_memory()
+    shards, memory = ShardTable(table), a_memory()
     events = [event for number in range(3_000) for event in later(life(number), number)]
     for again in (events, events[:5_000]):  # those that are forgotten come once more
         for first in range(0, len(again), 200):
-            count(again[first : first + 200], shards, memory)
-    assert memory.picture.stores["a"]["counts"]["DONE"] == 3_000
-    assert memory.picture.total["cost_nanousd"] == 300_000
+            count_events(again[first : first + 200], shards, local)
+    assert local.stats.stores["a"]["counts"]["DONE"] == 3_000
+    assert local.stats.total["cost_nanousd"] == 300_000
     assert max(len(orjson.loads(shard)["jobs"]) for shard in table.values()) <= 17
 
 
@@ -531,7 +531,7 @@ def test_a_workers_budget_is_divided_over_its_partitions_and_adds_up() -> None:
     other = replace(
         report("w2", used=50), partitions=(0, 4), limiters=(replace(one.limiters[0], level=-7.0),)
     )
-    requests = rules.totals([one, other])["openai"]["m"]["requests"]
+    requests = rules.limiter_totals([one, other])["openai"]["m"]["requests"]
     parts = requests["byPartition"]
     assert [part["partition"] for part in parts] == [0, 1, 2, 3, 4]
     for name in ("sharePerMinute", "usedLastMinute", "level", "debt", "queued"):

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from services.metrics.alerts.definitions import ALERTS
 from services.metrics.alerts.rules import Alert, Severity
-from services.metrics.cluster.latest_reports import Board
+from services.metrics.cluster.latest_reports import LatestReports
 from services.metrics.export import grafana, prometheus
 from services.metrics.export.files import files
 from services.metrics.export.metric_definitions import ENDED, METRICS
@@ -57,10 +57,10 @@ def selectors(expression: str) -> Iterator[promql_parser.VectorSelector]:
 
 def exposed() -> dict[str, set[str]]:
     """Every series that the service exposes, and its labels, by its own text read by Prometheus' parser."""
-    board = Board(silence_s=10)
-    board.hear(report("w"))
-    board.hear(scheduler(3))
-    text = prometheus.render(folded(life(1))[1], board, NOW, beside(), openmetrics=False).decode()
+    board = LatestReports(silence_s=10)
+    reports.add_report(report("w"))
+    reports.add_report(scheduler(3))
+    text = prometheus.render(folded(life(1))[1], reports, NOW, beside(), openmetrics=False).decode()
     known: dict[str, set[str]] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:

@@ -6,10 +6,10 @@ from datetime import timedelta
 
 import httpx
 
-from services.metrics.cluster.cluster_stats import Ownership, Whole
-from services.metrics.cluster.latest_reports import Board
-from services.metrics.cluster.monitored import Watched
-from services.metrics.cluster.peers import Part, Peers, encode
+from services.metrics.cluster.cluster_stats import PartitionOwnership, ClusterStats
+from services.metrics.cluster.latest_reports import LatestReports
+from services.metrics.cluster.monitored_values import MonitoredValues
+from services.metrics.cluster.peers import ProcessStats, Peers, encode
 from services.metrics.counting.rules import aggregate
 from services.metrics.reconcile.rules import Drift
 from shared.http.responses import JsonResponse
@@ -19,8 +19,8 @@ from tests.unit.metrics.test_counting_rules import NOW, a_memory
 FOUND = Drift(at=NOW, hours=24, jobs=4, cost_nanousd=7)
 
 
-def a_part(drift: Drift | None) -> Part:
-    return Part(
+def a_part(drift: Drift | None) -> ProcessStats:
+    return ProcessStats(
         partitions=(1,),
         settled=True,
         total=aggregate.empty(),
@@ -35,22 +35,22 @@ async def drift_told(by_peer: Drift | None, own: Drift | None) -> Drift | None:
     """What a process says whose peer, and which itself, has found this."""
 
     def answer(_: httpx.Request) -> httpx.Response:
-        told = encode(a_part(by_peer), Board(silence_s=10))
+        told = encode(a_part(by_peer), LatestReports(silence_s=10))
         return httpx.Response(200, content=bytes(JsonResponse(told).body))
 
     async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
-        peers = Peers(client, addresses=lambda: ["http://peer"], board=Board(silence_s=10))
-        whole = Whole(
-            memory=a_memory(),
+        peers = Peers(client, addresses=lambda: ["http://peer"], reports=LatestReports(silence_s=10))
+        whole = ClusterStats(
+            local=a_memory(),
             peers=peers,
-            watched=Watched(drift=own),
-            owned=lambda: Ownership(partitions=(0,), settled=True),
+            monitored=MonitoredValues(drift=own),
+            owned=lambda: PartitionOwnership(partitions=(0,), settled=True),
         )
         following = asyncio.create_task(peers.follow())
         await eventually(peers.parts)
         following.cancel()
-        assert whole.beside().watched == whole.watched()
-        return whole.watched().drift
+        assert whole.completeness().monitored == whole.monitored()
+        return whole.monitored().drift
 
 
 async def test_the_drift_that_one_process_finds_all_tell() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from sandbox.system.home import free_port
-from services.metrics.cluster.monitored import Watched
+from services.metrics.cluster.monitored_values import MonitoredValues
 from services.metrics.counting.rules import aggregate
 from services.metrics.reconcile.reconciler import Reconciler
 from services.metrics.settings import MetricsSettings
@@ -27,9 +27,9 @@ async def test_what_was_found_is_unknown_once_it_cannot_be_looked_for(
         database_url=f"postgresql://nobody@127.0.0.1:{free_port()}/none",
         reconcile_every_s=0.01,
     )
-    watched = Watched(drift=FOUND)
-    reconciler = Reconciler(settings, total=aggregate.empty, mine=lambda: mine, watched=watched)
+    monitored = MonitoredValues(drift=FOUND)
+    reconciler = Reconciler(settings, total=aggregate.empty, mine=lambda: mine, monitored=monitored)
     running = asyncio.create_task(reconciler.run())
-    await eventually(lambda: watched.drift is None)
+    await eventually(lambda: monitored.drift is None)
     assert not running.done()
     running.cancel()

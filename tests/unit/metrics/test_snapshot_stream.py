@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from services.metrics.http.snapshot_stream import Feed
+from services.metrics.http.snapshot_stream import SnapshotStream
 from shared.http.responses import JsonResponse, Problem
 from shared.http.server import listen, serve
 from tests.support.eventually import eventually
@@ -28,7 +28,7 @@ async def a_feed() -> AsyncIterator[int]:
     async def snapshot() -> dict[str, Any]:
         return {"overview": 1}
 
-    feed = Feed(snapshot, stop)
+    feed = SnapshotStream(snapshot, stop)
 
     async def events(request: Request) -> Response:
         return feed.head() if request.method == "HEAD" else feed.response()

@@ -2,8 +2,8 @@
 
 from datetime import timedelta
 
-from services.metrics.cluster.latest_reports import Board
-from services.metrics.cluster.startup_gate import Opening
+from services.metrics.cluster.latest_reports import LatestReports
+from services.metrics.cluster.startup_gate import StartupGate
 from tests.unit.metrics.test_counting_rules import NOW, report, scheduler
 
 
@@ -12,8 +12,8 @@ class Start:
 
     def __init__(self) -> None:
         self.recovered = True
-        self.board = Board(silence_s=10)
-        self.opening = Opening(board=self.board, recovered=lambda: self.recovered)
+        self.board = LatestReports(silence_s=10)
+        self.opening = StartupGate(reports=self.reports, recovered=lambda: self.recovered)
 
     def is_open_after(self, seconds: float) -> bool:
         return self.opening.is_open(NOW + timedelta(seconds=seconds))
@@ -22,24 +22,24 @@ class Start:
 def test_it_opens_once_the_scheduler_and_a_worker_were_heard() -> None:
     start = Start()
     assert not start.is_open_after(0)
-    start.board.hear(scheduler(4))
+    start.reports.add_report(scheduler(4))
     assert not start.is_open_after(0.1), "no worker would read as none"
-    start.board.hear(report("w"))
+    start.reports.add_report(report("w"))
     assert start.is_open_after(0.2)
 
 
 def test_what_was_said_long_ago_is_not_heard_now() -> None:
     start = Start()
-    start.board.hear(scheduler(4, at=NOW - timedelta(minutes=1)))
-    start.board.hear(report("w"))
+    start.reports.add_report(scheduler(4, at=NOW - timedelta(minutes=1)))
+    start.reports.add_report(report("w"))
     assert not start.is_open_after(0)
 
 
 def test_without_tables_it_stays_closed_and_the_wait_for_reports_begins_with_them() -> None:
     start = Start()
     start.recovered = False
-    start.board.hear(scheduler(4))
-    start.board.hear(report("w"))
+    start.reports.add_report(scheduler(4))
+    start.reports.add_report(report("w"))
     assert not start.is_open_after(9)
     start = Start()
     start.recovered = False
@@ -52,8 +52,8 @@ def test_without_tables_it_stays_closed_and_the_wait_for_reports_begins_with_the
 
 def test_once_open_it_stays_open() -> None:
     start = Start()
-    start.board.hear(scheduler(4))
-    start.board.hear(report("w"))
+    start.reports.add_report(scheduler(4))
+    start.reports.add_report(report("w"))
     assert start.is_open_after(1)
     start.recovered = False
     assert start.is_open_after(60), "of partitions that move and reports that end, the answers tell"

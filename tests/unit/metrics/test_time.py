@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.metrics.counting.rules import aggregate, fold
-from services.metrics.counting.rules.timeline import Recent
-from services.metrics.http import query, view
+from services.metrics.counting.rules.timeline import RecentJobs
+from services.metrics.http import query
+from services.metrics.cluster import view
 from services.metrics.reconcile.rules import Comparison, compare, hours_to_compare
 from shared.domain.job import Status
 from shared.domain.messages import EventKind, JobEvent
@@ -110,7 +111,7 @@ def test_what_was_counted_before_the_queue_was_is_read_all_the_same() -> None:
         total = aggregate.merge([shard["aggregate"]])
         told = view.overview(total, None, [], NOW, beside())["history"]
         assert (told["pending"], total["counts"].get("PENDING", 0)) == ([0] * 60, number - 1)
-        fold.into_shard(replace(life(number)[0], at=NOW), shard)
+        fold.fold_event(replace(life(number)[0], at=NOW), shard)
 
 
 @settings(max_examples=30)
@@ -142,9 +143,9 @@ def test_a_timeline_tells_all_steps_once_and_in_order() -> None:
         replace(step, step=name, at=started.at + timedelta(seconds=after), limit_wait_s=after / 2)
         for name, after in (("outline", 2), ("article", 8))
     ]
-    recent = Recent(kept=2)
+    recent = RecentJobs(kept=2)
     for event in [admitted, started, *steps, done, started, admitted, *steps]:
-        recent.hear(event)
+        recent.add_event(event)
     shown = recent.timeline(admitted.job)
     assert shown is not None
     assert [entry["kind"] for entry in shown["events"]] == [
@@ -160,22 +161,22 @@ def test_a_timeline_tells_all_steps_once_and_in_order() -> None:
     assert (shown["status"], shown["waitSeconds"], shown["costUsd"]) == ("DONE", 3.0, 100 / 1e9)
     assert shown["finishedAt"] == NOW
     for number in (2, 3):
-        recent.hear(life(number)[0])
+        recent.add_event(life(number)[0])
     assert recent.timeline(admitted.job) is None, "only so many are kept"
     assert {row["job"] for row in recent.jobs(10)} == {UUID(int=2), UUID(int=3)}
 
 
 def test_values_that_a_query_cannot_have_are_named() -> None:
-    number = query.Number(default=20, low=1, high=100)
+    number = query.IntegerParameter(default=20, low=1, high=100)
     assert query.numbers([("limit", "7")], limit=number) == {"limit": 7}
     assert query.numbers([], limit=number) == {"limit": 20}
     for wrong in ("0", "101", "-1", "1.5", "", "٣", "9" * 5_000):
-        with pytest.raises(query.UnknownQueryError) as caught:
+        with pytest.raises(query.InvalidQueryError) as caught:
             query.numbers([("limit", wrong), ("page", "1")], limit=number)
         assert [error["field"] for error in caught.value.errors] == ["page", "limit"]
-    with pytest.raises(query.UnknownQueryError, match="limit must not be given more than once"):
+    with pytest.raises(query.InvalidQueryError, match="limit must not be given more than once"):
         query.numbers([("limit", "7"), ("limit", "8")], limit=number)
-    with pytest.raises(query.UnknownQueryError, match="format must not be given more than once"):
+    with pytest.raises(query.InvalidQueryError, match="format must not be given more than once"):
         query.choice([("format", "a"), ("format", "a")], "format", ("a", "b"), "b")
 
 

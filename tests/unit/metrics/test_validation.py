@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.metrics.counting.app import count
-from services.metrics.counting.rules.validation import believed
-from services.metrics.counting.shards import Shards
+from services.metrics.counting.event_counter import count_events
+from services.metrics.counting.rules.validation import validate_message
+from services.metrics.counting.shards import ShardTable
 from shared.domain.errors import InvalidMessage
 from shared.domain.job import Status
 from shared.domain.messages import (
@@ -54,9 +54,9 @@ NAIVE = datetime(2026, 11, 24, 12)  # noqa: DTZ001 - as it must not be
 )
 def test_what_cannot_be_is_put_aside(message: Any, reason: str) -> None:
     with pytest.raises(InvalidMessage, match=reason):
-        believed(message, NOW, JobEvent, WorkerReport, SchedulerReport)
+        validate_message(message, NOW, JobEvent, WorkerReport, SchedulerReport)
     for fine in (EVENT, report("w"), scheduler(1)):
-        assert believed(fine, NOW, JobEvent, WorkerReport, SchedulerReport) is fine
+        assert validate_message(fine, NOW, JobEvent, WorkerReport, SchedulerReport) is fine
 
 
 _TIMES = st.one_of(
@@ -93,15 +93,15 @@ _NUMBERS = st.one_of(st.integers(), st.integers(0, 5))
     )
 )
 def test_nothing_that_is_believed_stops_the_counting(said: list[dict[str, Any]]) -> None:
-    shards, memory = Shards({}), a_memory()
+    shards, memory = ShardTable({}), a_memory()
     for words in said:
         value = json.dumps(
             json.loads(orjson.dumps(EVENT)) | words
         ).encode()  # which writes integers of any size
         try:
-            event = believed(decode(value, [("ce_type", JobEvent.TYPE.encode())]), NOW, JobEvent)
+            event = validate_message(decode(value, [("ce_type", JobEvent.TYPE.encode())]), NOW, JobEvent)
         except InvalidMessage:
             continue
-        count([event], shards, memory)
-        assert memory.recent.timeline(event.job) is not None
-    assert all(number >= 0 for number in memory.picture.total["counts"].values())
+        count_events([event], shards, local)
+        assert local.recent.timeline(event.job) is not None
+    assert all(number >= 0 for number in local.stats.total["counts"].values())

@@ -1,8 +1,9 @@
-"""Aggregates of events: of a store, a shard, a process, or the cluster. They can be merged and sent as JSON.
+"""Aggregates of events: of a store, a shard, a process, or the cluster. They can be merged and sent
+as JSON.
 
-A summary, kept for every store, has counts by status, usage, waits and runs. A full aggregate adds ends, windows by
-minute and hour, the growth of the queue in each minute, and cohorts: jobs by the hour of their request, for the
-comparison with PostgreSQL.
+A summary, kept for every store, has counts by status, usage, waits and runs. A full aggregate adds
+ends, windows by minute and hour, the growth of the queue in each minute, and cohorts: jobs by the
+hour of their request, for the comparison with PostgreSQL.
 """
 
 from collections.abc import Iterable, Sequence
@@ -70,8 +71,8 @@ def empty() -> Aggregate:
 def ends_by_status(aggregate: Aggregate) -> dict[str, int]:
     """Return how often jobs ended, by status.
 
-    Unlike `counts` these numbers never fall: a retried job that ends again counts twice. Aggregates written before this
-    field existed start with the jobs in an ended status.
+    Unlike `counts` these numbers never fall: a retried job that ends again counts twice. Aggregates
+    written before this field existed start with the jobs in an ended status.
     """
     known: dict[str, int] | None = aggregate.get("ended")
     return (
@@ -110,7 +111,10 @@ def add_change_to_summary(aggregate: Aggregate, change: StatsChange) -> None:
 
 
 def merge(aggregates: Iterable[Aggregate]) -> Aggregate:
-    """Return the sum of aggregates of shards, partitions or processes. Summaries count as having no windows."""
+    """Return the sum of aggregates of shards, partitions or processes.
+
+    Summaries count as having no windows.
+    """
     total = empty()
     for part in aggregates:
         merge_summary(total, part)
@@ -161,7 +165,9 @@ def _move_count(counts: dict[str, int], change: StatsChange) -> None:
     counts[change.new_status] = counts.get(change.new_status, 0) + 1
 
 
-def _add_to_windows(windows: dict[str, Window], number: int, change: StatsChange, *, kept: int) -> None:
+def _add_to_windows(
+    windows: dict[str, Window], number: int, change: StatsChange, *, kept: int
+) -> None:
     if not change.ends and change.wait_s is None:
         return
     counts = windows.setdefault(str(number), [0, 0, {}, {}])

@@ -1,9 +1,10 @@
 """Folds a job's events into a shard; repeated and late events change nothing.
 
-The shard keeps the last state of every unfinished job and of the latest ended ones. A job's position only grows. An
-event adds the difference between the job's new state and its old one, so counts and costs are exact however often an
-event is delivered. All forgotten jobs ended before a known time: an event of an unknown job before that time is a
-repeat. A retry of a forgotten job names its previous outcome, so that the outcome can be taken back.
+The shard keeps the last state of every unfinished job and of the latest ended ones. A job's
+position only grows. An event adds the difference between the job's new state and its old one, so
+counts and costs are exact however often an event is delivered. All forgotten jobs ended before a
+known time: an event of an unknown job before that time is a repeat. A retry of a forgotten job
+names its previous outcome, so that the outcome can be taken back.
 """
 
 from operator import attrgetter, gt, sub
@@ -37,7 +38,10 @@ Shard = dict[str, Any]
 
 
 def shard_key(event: JobEvent) -> str:
-    """Return the key of the job's shard. Several shards a store keep the value written for an event small."""
+    """Return the key of the job's shard.
+
+    Several shards a store keep the value written for an event small.
+    """
     return f"{event.store}|{event.job.int % _SHARDS}"
 
 
@@ -50,7 +54,10 @@ def empty_shard() -> Shard:
 
 
 def fold_event(event: JobEvent, shard: Shard) -> StatsChange | None:
-    """Fold an event into its shard. Returns the difference, or `None` for a repeated or late event."""
+    """Fold an event into its shard.
+
+    Returns the difference, or `None` for a repeated or late event.
+    """
     job, jobs = str(event.job), shard["jobs"]
     since = shard.setdefault("since", event.at.timestamp())
     known = jobs.get(job) or _restore_forgotten(event, since=since, gone=shard["gone"])
@@ -68,7 +75,8 @@ def fold_event(event: JobEvent, shard: Shard) -> StatsChange | None:
 def _restore_forgotten(event: JobEvent, *, since: float, gone: float) -> JobState | None:
     """Return a forgotten job's last state, as its retry event describes it.
 
-    Returns `None` when the shard never counted that outcome (it is older than the shard) or the event is a repeat.
+    Returns `None` when the shard never counted that outcome (it is older than the shard) or the
+    event is a repeat.
     """
     former = event.former
     if former is None or not since <= former.at.timestamp() <= gone < event.at.timestamp():
@@ -91,7 +99,8 @@ def _first_stage(event: JobEvent, gone: float) -> int | None:
 def _next_stage(event: JobEvent, known: JobState) -> int | None:
     """Return the job's stage after the event, or `None` when the event does not advance it.
 
-    Within one attempt a job can be cancelled and retried several times; then the event's time decides.
+    Within one attempt a job can be cancelled and retried several times; then the event's time
+    decides.
     """
     attempt, stage, at = known[:3]
     wanted = _STAGES[event.kind]
@@ -110,14 +119,14 @@ def _next_stage(event: JobEvent, known: JobState) -> int | None:
 
 
 def _costs_more(event: JobEvent, known: JobState) -> bool:
-    """Return whether the event repeats the known end with the cost of a cancelled job's last call added."""
+    """Return whether the event repeats the known end with the cost of a cancelled job's last call
+    added.
+    """
     status, billed = known[3], known[5:]
     return event.status.value == status and any(map(gt, _billed_usage(event.usage), billed))
 
 
-def _advance(
-    event: JobEvent, stage: int, known: JobState | None
-) -> tuple[StatsChange, JobState]:
+def _advance(event: JobEvent, stage: int, known: JobState | None) -> tuple[StatsChange, JobState]:
     before: JobState = known[3:] if known is not None else [None, False, *[0] * len(BILLED)]
     old_status, wait_counted, *billed = before
     now_billed = list(map(max, billed, _billed_usage(event.usage)))

@@ -1,4 +1,4 @@
-"""Histograms of seconds with fixed buckets, so that those of stores, minutes and processes add up."""
+"""Histograms of seconds with fixed buckets: those of stores, minutes and processes add up."""
 
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,7 +29,8 @@ def sum_sparse(parts: Iterable[Mapping[str, int]]) -> Histogram:
 
 
 def percentile(histogram: Sequence[int], percent: float) -> float | None:
-    """Return the value that `percent` of the observations do not exceed, interpolated within its bucket.
+    """Return the value that `percent` of the observations do not exceed, interpolated within its
+    bucket.
 
     Returns `None` for an empty histogram.
     """

@@ -10,10 +10,11 @@ MINUTES = 60
 
 
 def last_hour(total: Aggregate, now: datetime) -> dict[str, Any]:
-    """Return the jobs done, failed and pending at the end of each of the last whole minutes, oldest first.
+    """Return the jobs done, failed and pending at the end of each of the last whole minutes, oldest
+    first.
 
-    The aggregate keeps the growth of the queue in each minute. The pending jobs of a minute follow from those of now,
-    backwards.
+    The aggregate keeps the growth of the queue in each minute. The pending jobs of a minute follow
+    from those of now, backwards.
     """
     current = int(now.timestamp() // 60)
     minutes = range(current - MINUTES, current)

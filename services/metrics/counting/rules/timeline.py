@@ -35,7 +35,7 @@ class RecentJobs:
         self._jobs: OrderedDict[int, _JobEvents] = OrderedDict()
         """By the id's integer value: iteration hashes every key, and hashing a UUID is slow."""
 
-    def add_report(self, event: JobEvent) -> None:
+    def add_event(self, event: JobEvent) -> None:
         known = self._jobs.get(event.job.int)
         if known is None:
             self._jobs[event.job.int] = _JobEvents([event], event.at)

@@ -1,4 +1,6 @@
-"""Rejects messages that their schema allows but that would stop the counting or falsify it for good."""
+"""Rejects messages that their schema allows but that would stop the counting or falsify it for
+good.
+"""
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -10,13 +12,19 @@ from shared.domain.messages import JobEvent, Message, SchedulerReport, WorkerRep
 M = TypeVar("M", bound=Message)
 
 _AHEAD = timedelta(hours=1)
-"""The tolerated difference between clocks. A later time would push all true numbers out of the windows."""
+"""The tolerated difference between clocks.
+
+A later time would push all true numbers out of the windows.
+"""
 _MAX_NUMBER = 2**53
 """The largest count or cost, because JSON numbers are exact up to here."""
 
 
 def validate_message(message: Message, now: datetime, *kinds: type[M]) -> M:
-    """Return the message if it is of one of these kinds and plausible. Raises `InvalidMessage` otherwise."""
+    """Return the message if it is of one of these kinds and plausible.
+
+    Raises `InvalidMessage` otherwise.
+    """
     if not isinstance(message, kinds):
         raise InvalidMessage(f"{message.TYPE} does not belong on this topic")
     reason = rejection_reason(message, now)
