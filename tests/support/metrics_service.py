@@ -21,7 +21,7 @@ from shared.kafka.topics import RESULTS
 from tests.support import prometheus_text
 from tests.support.backend import Backend
 from tests.support.eventually import eventually
-from tests.unit.metrics.test_counting_rules import later, life
+from tests.support.metrics_events import shift_events, job_events
 
 KINDS = ["queued", "admitted", "started", "step-done", "ended"]
 
@@ -29,7 +29,7 @@ KINDS = ["queued", "admitted", "started", "step-done", "ended"]
 _ASKED_AT = datetime.now(UTC).replace(second=58, microsecond=0) - timedelta(minutes=3)
 """When all jobs are asked for: within the last hour, and three seconds before they are started. So they wait when the
 minute ends."""
-_LATER_S = (_ASKED_AT - life(0)[0].at).total_seconds()
+_LATER_S = (_ASKED_AT - job_events(0)[0].at).total_seconds()
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +139,10 @@ async def tell(backend: Backend, numbers: range, *, failed: bool = False, stores
     """All events of these jobs, those of one in order; the same jobs' are always the same, and each a moment after the
     one before: of many that ended at once, the last would be taken for repeats."""
     lives = (
-        (number, life(number, f"store-{number % stores}", failed=failed)) for number in numbers
+        (number, job_events(number, f"store-{number % stores}", failed=failed)) for number in numbers
     )
     events = [
-        event for number, events in lives for event in later(events, _LATER_S + number / 1_000)
+        event for number, events in lives for event in shift_events(events, _LATER_S + number / 1_000)
     ]
     outgoing = [Outgoing(topic=RESULTS, key=event.store, message=event) for event in events]
     await backend.publisher.publish_all(outgoing)

@@ -16,7 +16,7 @@ from tests.support.backend import Backend, running_service
 from tests.support.chat_receiver import SECRET, start_chat_receiver
 from tests.support.eventually import eventually
 from tests.support.processes import environment, is_ready, start_service_process
-from tests.unit.metrics.test_counting_rules import report, scheduler
+from tests.support.metrics_events import make_worker_report, make_scheduler_report
 
 
 class Reporting:
@@ -29,9 +29,9 @@ class Reporting:
     async def __call__(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
             now = datetime.now(UTC)
-            await self._backend.publish(WORKERS, "w1", report("w1", at=now))
+            await self._backend.publish(WORKERS, "w1", make_worker_report("w1", at=now))
             await self._backend.publish(
-                WORKERS, "s", replace(scheduler(self.pending, at=now), oldest_pending_at=now)
+                WORKERS, "s", replace(make_scheduler_report(self.pending, at=now), oldest_pending_at=now)
             )
             await asyncio.sleep(0.5)
 

@@ -19,7 +19,7 @@ from tests.support import prometheus_text
 from tests.support.backend import Backend
 from tests.support.eventually import eventually
 from tests.support.metrics_service import Metrics, metrics, rebuild, tell, timeline_of, variables
-from tests.unit.metrics.test_counting_rules import NOW, later, life, report
+from tests.support.metrics_events import NOW, shift_events, job_events, make_worker_report
 
 
 async def test_counts_are_exact_after_kills_at_random_and_the_same_from_the_changelog_and_from_scratch(
@@ -92,7 +92,7 @@ async def test_two_processes_show_what_one_would_and_say_when_one_is_gone(
                 jobs = (await each.json("/api/jobs?limit=100"))["items"]
                 assert len({job["job"] for job in jobs}) == 60
                 now = datetime.now(UTC)
-                await backend.publish(WORKERS, "w1", report("w1", at=now))
+                await backend.publish(WORKERS, "w1", make_worker_report("w1", at=now))
                 await eventually(partial(hears_a_worker, each))
             stores = [(await each.json("/api/stores"))["total"] for each in (one, other)]
             assert stores == [20, 20]
@@ -191,7 +191,7 @@ async def test_what_is_counted_is_compared_with_postgresql(
     known = {"DATABASE_URL": database, "RECONCILE_EVERY_S": "0.5", "RECONCILE_SETTLE_S": "0.5"}
     now = datetime.now(UTC)
     events = [
-        event for number in range(6) for event in later(life(number), (now - NOW).total_seconds())
+        event for number in range(6) for event in shift_events(job_events(number), (now - NOW).total_seconds())
     ]
     for event in events:
         await backend.publish(RESULTS, event.store, event)

@@ -27,7 +27,7 @@ from tests.support import prometheus_text
 from tests.support.backend import Backend, running_service
 from tests.support.eventually import eventually
 from tests.support.metrics_service import KINDS, Metrics, metrics, rebuild, tell
-from tests.unit.metrics.test_counting_rules import report, scheduler
+from tests.support.metrics_events import make_worker_report, make_scheduler_report
 
 
 @pytest.fixture
@@ -81,8 +81,8 @@ async def test_reports_become_the_contracts_numbers(backend: Backend, folder: Pa
 
         async def heard() -> bool:
             now = datetime.now(UTC)
-            await backend.publish(WORKERS, "w1", replace(report("w1", at=now), partitions=(0, 1)))
-            await backend.publish(WORKERS, "s", scheduler(7, at=now))
+            await backend.publish(WORKERS, "w1", replace(make_worker_report("w1", at=now), partitions=(0, 1)))
+            await backend.publish(WORKERS, "s", make_scheduler_report(7, at=now))
             found = await running.json("/metrics")
             return bool(found["blog_queue_size"] == 7 and found["openai_rpm_usage"] == 20.0)
 
@@ -247,8 +247,8 @@ async def test_after_a_kill_no_number_is_told_before_it_is_known(
         await refused.wait()
         while not stop.is_set():
             now = datetime.now(UTC)
-            await backend.publish(WORKERS, "w1", report("w1", at=now))
-            await backend.publish(WORKERS, "s", scheduler(4, at=now))
+            await backend.publish(WORKERS, "w1", make_worker_report("w1", at=now))
+            await backend.publish(WORKERS, "s", make_scheduler_report(4, at=now))
             await asyncio.sleep(0.5)  # as those do who report
 
     port = free_port()

@@ -19,11 +19,11 @@ from shared.domain.errors import Unavailable
 from shared.domain.messages import WorkerReport
 from tests.support.chat_receiver import SECRET, start_chat_receiver
 from tests.support.eventually import eventually
-from tests.unit.metrics.test_counting_rules import NOW, folded, life, report, scheduler
+from tests.support.metrics_events import NOW, count_in_new_table, job_events, make_worker_report, make_scheduler_report
 
-NOTHING = folded([])[1]
-ENDED = [event for number in range(18) for event in life(number)]
-FAILED = [event for number in range(18, 20) for event in life(number, failed=True)]
+NOTHING = count_in_new_table([])[1]
+ENDED = [event for number in range(18) for event in job_events(number)]
+FAILED = [event for number in range(18, 20) for event in job_events(number, failed=True)]
 
 
 class MonitoredValues:
@@ -53,7 +53,7 @@ class MonitoredValues:
                 self.reports.add_report(replace(worker, at=self.now))
             if said is not None:
                 changes = {"oldest_pending_at": None} | said
-                self.reports.add_report(replace(scheduler(0, at=self.now), **changes))
+                self.reports.add_report(replace(make_scheduler_report(0, at=self.now), **changes))
             self.alerts.evaluate_all(self.now)
 
     def active_alerts(self) -> dict[str, tuple[str, float]]:
@@ -61,8 +61,8 @@ class MonitoredValues:
 
 
 def test_a_quiet_system_has_no_alert() -> None:
-    watched = MonitoredValues(folded(ENDED)[1])
-    watched.seconds(400, worker=report("w"), said={})
+    watched = MonitoredValues(count_in_new_table(ENDED)[1])
+    watched.seconds(400, worker=make_worker_report("w"), said={})
     assert watched.active_alerts() == {}
 
 
@@ -71,7 +71,7 @@ def test_silence_is_told_of_workers_and_of_the_scheduler_and_what_it_said_before
 ):
     watched = MonitoredValues()
     oldest = NOW - timedelta(seconds=1_790)  # half an hour, were it judged while nobody says so
-    watched.seconds(10, worker=report("w"), said={"pending": 2_000, "oldest_pending_at": oldest})
+    watched.seconds(10, worker=make_worker_report("w"), said={"pending": 2_000, "oldest_pending_at": oldest})
     assert watched.active_alerts() == {"queue-long": ("warning", 2_000)}
     watched.seconds(75)
     assert watched.active_alerts() == {
@@ -79,49 +79,49 @@ def test_silence_is_told_of_workers_and_of_the_scheduler_and_what_it_said_before
         "scheduler-silent": ("critical", 75),
         "queue-long": ("warning", 2_000),
     }
-    watched.seconds(20, worker=report("w"), said={})
+    watched.seconds(20, worker=make_worker_report("w"), said={})
     assert watched.active_alerts() == {}
 
 
 def test_a_scheduler_that_was_never_heard_is_silent_since_we_began() -> None:
     watched = MonitoredValues()
-    watched.seconds(16, worker=report("w"))
+    watched.seconds(16, worker=make_worker_report("w"))
     assert watched.active_alerts() == {"scheduler-silent": ("warning", 16)}
 
 
 def test_failures_are_judged_by_their_share_and_few_ended_jobs_prove_nothing() -> None:
-    watched = MonitoredValues(folded(ENDED + FAILED)[1])
-    watched.seconds(20, worker=report("w"), said={})
+    watched = MonitoredValues(count_in_new_table(ENDED + FAILED)[1])
+    watched.seconds(20, worker=make_worker_report("w"), said={})
     assert watched.active_alerts() == {"error-rate": ("warning", 10)}
-    watched = MonitoredValues(folded(FAILED)[1])
-    watched.seconds(20, worker=report("w"), said={})
+    watched = MonitoredValues(count_in_new_table(FAILED)[1])
+    watched.seconds(20, worker=make_worker_report("w"), said={})
     assert watched.active_alerts() == {}
 
 
 def test_what_waits_for_its_hour_makes_no_alert() -> None:
     watched = MonitoredValues()
-    watched.seconds(400, worker=report("w"), said={"pending": 5, "delayed": 5})
+    watched.seconds(400, worker=make_worker_report("w"), said={"pending": 5, "delayed": 5})
     assert watched.active_alerts() == {}
-    watched.seconds(301, worker=report("w"), said={"pending": 5, "delayed": 4})
+    watched.seconds(301, worker=make_worker_report("w"), said={"pending": 5, "delayed": 4})
     assert watched.active_alerts() == {"throughput-low": ("critical", 0)}
 
 
 def test_the_speed_is_that_of_whole_minutes_and_of_the_one_that_runs() -> None:
-    watched = MonitoredValues(folded([event for number in range(30) for event in life(number)])[1])
+    watched = MonitoredValues(count_in_new_table([event for number in range(30) for event in job_events(number)])[1])
     watched.now = NOW + timedelta(minutes=4, seconds=28)
-    watched.seconds(300, worker=report("w"), said={"pending": 5})
+    watched.seconds(300, worker=make_worker_report("w"), said={"pending": 5})
     assert watched.active_alerts() == {}, (
         "30 of five minutes and a half are more than 5 a minute, until they are too old"
     )
-    watched.seconds(300, worker=report("w"), said={"pending": 5})
+    watched.seconds(300, worker=make_worker_report("w"), said={"pending": 5})
     assert watched.active_alerts() == {"throughput-low": ("critical", 0)}
 
 
 def test_money_repairs_and_doubt_are_told_at_once() -> None:
     watched = MonitoredValues()
-    watched.seconds(1, worker=report("w"), said={"drifted": 7})
+    watched.seconds(1, worker=make_worker_report("w"), said={"drifted": 7})
     assert watched.active_alerts() == {}, "what was repaired before we looked is history"
-    broke = replace(report("w"), limiters=(replace(report("w").limiters[0], circuit_open=True),))
+    broke = replace(make_worker_report("w"), limiters=(replace(make_worker_report("w").limiters[0], circuit_open=True),))
     watched.total["in_doubt"] = 1
     watched.seconds(
         1, worker=broke, said={"drifted": 9, "oldest_pending_at": NOW - timedelta(hours=3)}
@@ -144,14 +144,14 @@ def test_money_repairs_and_doubt_are_told_at_once() -> None:
 
 def test_dead_letters_and_lost_events_are_told_once_they_are_looked_for() -> None:
     watched = MonitoredValues()
-    watched.seconds(10, worker=report("w"), said={})
+    watched.seconds(10, worker=make_worker_report("w"), said={})
     assert watched.active_alerts() == {}, "nobody has looked yet"
     watched.beside.dead_letters = 3
     watched.beside.drift = Drift(at=NOW, hours=24, jobs=2, cost_nanousd=0)
-    watched.seconds(10, worker=report("w"), said={})
+    watched.seconds(10, worker=make_worker_report("w"), said={})
     assert watched.active_alerts() == {"miscounted": ("warning", 2), "dead-letters": ("warning", 3)}
     watched.beside.dead_letters = 0
-    watched.seconds(10, worker=report("w"), said={})
+    watched.seconds(10, worker=make_worker_report("w"), said={})
     assert watched.active_alerts() == {"miscounted": ("warning", 2)}
 
 
@@ -159,11 +159,11 @@ async def test_what_nobody_knows_any_more_is_taken_back_and_said() -> None:
     async with start_chat_receiver() as chat, delivering(AlertWebhook(chat.url)) as webhook:
         watched = MonitoredValues(webhook=webhook)
         watched.beside.drift = Drift(at=NOW, hours=24, jobs=2, cost_nanousd=0)
-        watched.seconds(1, worker=report("w"), said={})
+        watched.seconds(1, worker=make_worker_report("w"), said={})
         watched.beside.drift = None
-        watched.seconds(899, worker=report("w"), said={})
+        watched.seconds(899, worker=make_worker_report("w"), said={})
         assert watched.active_alerts() == {"miscounted": ("warning", 2)}
-        watched.seconds(1, worker=report("w"), said={})
+        watched.seconds(1, worker=make_worker_report("w"), said={})
         assert watched.active_alerts() == {}
         await eventually(lambda: len(chat.heard) == 2)
     assert chat.heard[1].startswith("[unknown] miscounted")
@@ -173,10 +173,10 @@ async def test_of_several_processes_one_tells_the_webhook() -> None:
     async with start_chat_receiver() as chat, delivering(AlertWebhook(chat.url)) as webhook:
         watched = MonitoredValues(webhook=webhook)
         watched.tells = False
-        watched.seconds(10, worker=report("w"), said={"pending": 2_000})
+        watched.seconds(10, worker=make_worker_report("w"), said={"pending": 2_000})
         assert watched.active_alerts() == {"queue-long": ("warning", 2_000)}
         watched.tells = True
-        watched.seconds(20, worker=report("w"), said={})
+        watched.seconds(20, worker=make_worker_report("w"), said={})
         await eventually(lambda: chat.heard)
     assert [text.split()[0] for text in chat.heard] == ["[cleared]"]
 

@@ -19,7 +19,7 @@ from services.metrics.export.files import files
 from services.metrics.export.metric_definitions import ENDED, METRICS
 from services.metrics.export.prometheus_rules import rule_name
 from services.metrics.export.promql import series
-from tests.unit.metrics.test_counting_rules import NOW, beside, folded, life, report, scheduler
+from tests.support.metrics_events import NOW, make_completeness, count_in_new_table, job_events, make_worker_report, make_scheduler_report
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
 PROMETHEUS_OWN = {"ALERTS": {"alertname", "severity", "alertstate"}}
@@ -58,9 +58,9 @@ def selectors(expression: str) -> Iterator[promql_parser.VectorSelector]:
 def exposed() -> dict[str, set[str]]:
     """Every series that the service exposes, and its labels, by its own text read by Prometheus' parser."""
     board = LatestReports(silence_s=10)
-    reports.add_report(report("w"))
-    reports.add_report(scheduler(3))
-    text = prometheus.render(folded(life(1))[1], reports, NOW, beside(), openmetrics=False).decode()
+    reports.add_report(make_worker_report("w"))
+    reports.add_report(make_scheduler_report(3))
+    text = prometheus.render(count_in_new_table(job_events(1))[1], reports, NOW, make_completeness(), openmetrics=False).decode()
     known: dict[str, set[str]] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:

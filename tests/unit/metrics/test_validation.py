@@ -24,9 +24,9 @@ from shared.domain.messages import (
     WorkerReport,
 )
 from shared.kafka.envelope import decode
-from tests.unit.metrics.test_counting_rules import NOW, a_memory, life, report, scheduler
+from tests.support.metrics_events import NOW, make_local_state, job_events, make_worker_report, make_scheduler_report
 
-EVENT = life(1)[-1]
+EVENT = job_events(1)[-1]
 NAIVE = datetime(2026, 11, 24, 12)  # noqa: DTZ001 - as it must not be
 
 
@@ -43,9 +43,9 @@ NAIVE = datetime(2026, 11, 24, 12)  # noqa: DTZ001 - as it must not be
         (replace(EVENT, at=NOW + timedelta(days=1)), "from the future"),
         (replace(EVENT, attempt=-1), "a number out of bounds"),
         (replace(EVENT, usage=Usage(cost_nanousd=10**30)), "a number out of bounds"),
-        (replace(report("w"), started_at=NAIVE), "a time without a zone"),
-        (replace(report("w"), at=NOW + timedelta(hours=2)), "from the future"),
-        (replace(scheduler(1), oldest_pending_at=NAIVE), "a time without a zone"),
+        (replace(make_worker_report("w"), started_at=NAIVE), "a time without a zone"),
+        (replace(make_worker_report("w"), at=NOW + timedelta(hours=2)), "from the future"),
+        (replace(make_scheduler_report(1), oldest_pending_at=NAIVE), "a time without a zone"),
         (
             GenerationTask(job=EVENT.job, store="a", forward=1, epoch=1, forwarded_at=NOW),
             "does not belong",
@@ -55,7 +55,7 @@ NAIVE = datetime(2026, 11, 24, 12)  # noqa: DTZ001 - as it must not be
 def test_what_cannot_be_is_put_aside(message: Any, reason: str) -> None:
     with pytest.raises(InvalidMessage, match=reason):
         validate_message(message, NOW, JobEvent, WorkerReport, SchedulerReport)
-    for fine in (EVENT, report("w"), scheduler(1)):
+    for fine in (EVENT, make_worker_report("w"), make_scheduler_report(1)):
         assert validate_message(fine, NOW, JobEvent, WorkerReport, SchedulerReport) is fine
 
 
@@ -93,7 +93,7 @@ _NUMBERS = st.one_of(st.integers(), st.integers(0, 5))
     )
 )
 def test_nothing_that_is_believed_stops_the_counting(said: list[dict[str, Any]]) -> None:
-    shards, memory = ShardTable({}), a_memory()
+    shards, memory = ShardTable({}), make_local_state()
     for words in said:
         value = json.dumps(
             json.loads(orjson.dumps(EVENT)) | words

@@ -23,7 +23,7 @@ from services.ingest.http.trace_context import TraceContext
 from shared.domain.messages import BlogRequested, WorkerReport
 from shared.kafka.envelope import decode, encode
 from shared.observability import tracing
-from tests.unit.metrics.test_counting_rules import report
+from tests.support.metrics_events import make_worker_report
 from tests.unit.shared.test_messages import example, headers
 
 CALLERS = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -148,7 +148,7 @@ def test_a_header_that_is_no_context_is_left_aside(garbage: bytes | None) -> Non
 
 
 def test_a_message_that_belongs_to_no_trace_takes_none() -> None:
-    value, sent = encode(report("w"), source="t", trace={"traceparent": CALLERS})
+    value, sent = encode(make_worker_report("w"), source="t", trace={"traceparent": CALLERS})
     assert isinstance(decode(value, sent), WorkerReport)
 
 
