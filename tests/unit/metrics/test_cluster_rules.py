@@ -37,7 +37,9 @@ def test_contract_metrics_have_four_numbers() -> None:
 
 
 def test_limiter_totals_add_up_over_workers() -> None:
-    requests = rules.limiter_totals([make_worker_report("w1"), make_worker_report("w2", used=50)])["openai"]["m"]["requests"]
+    requests = rules.limiter_totals([make_worker_report("w1"), make_worker_report("w2", used=50)])[
+        "openai"
+    ]["m"]["requests"]
     assert (
         requests["usedLastMinute"]
         == 150
@@ -49,7 +51,10 @@ def test_limiter_totals_add_up_over_workers() -> None:
 
 def test_bottleneck_of_waiting_calls_is_named() -> None:
     def named(*reports: WorkerReport) -> list[tuple[str, str]]:
-        return [(one["model"], one["by"]) for one in rules.find_bottlenecks(rules.limiter_totals(reports), NOW)]
+        return [
+            (one["model"], one["by"])
+            for one in rules.find_bottlenecks(rules.limiter_totals(reports), NOW)
+        ]
 
     def changed(index: int, **to: Any) -> WorkerReport:
         states = list(make_worker_report("w").limiters)
@@ -68,7 +73,9 @@ def test_bottleneck_of_waiting_calls_is_named() -> None:
     assert named(changed(0, circuit_open=True, queued=0)) == [("m", "unavailable")]
     binding = [
         state["binds"]
-        for state in rules.limiter_totals([make_worker_report("w1"), make_worker_report("w2")])["openai"]["m"].values()
+        for state in rules.limiter_totals([make_worker_report("w1"), make_worker_report("w2")])[
+            "openai"
+        ]["m"].values()
     ]
     assert binding == [False, True]
 
@@ -93,11 +100,13 @@ def test_report_of_newer_leader_wins() -> None:
 
 def test_overview_and_store_rows() -> None:
     stores, total = count_in_new_table(job_events(1) + job_events(2, "b", failed=True))
-    shown = view.overview(total, make_scheduler_report(3), [make_worker_report("w")], NOW, make_completeness())
+    shown = view.overview(
+        total, make_scheduler_report(3), [make_worker_report("w")], NOW, make_completeness()
+    )
     assert (shown["pending"], shown["jobs"]["DONE"], shown["failedPercent"]) == (3, 1, 50.0)
     assert (shown["storesWarned"], shown["storesStopped"]) == (2, 5)
     assert (shown["oldestWaitSeconds"], shown["standins"]) == (9.0, True)
-    rows = view.stores(stores, make_scheduler_report(3), spent=total["cost_nanousd"], first=10)
+    rows = view.stores(stores, make_scheduler_report(3), spent=total["cost_nanousd"], limit=10)
     assert [
         (row["store"], row["queued"], row["done"], row["failed"], row["budget"]) for row in rows
     ] == [
@@ -108,7 +117,9 @@ def test_overview_and_store_rows() -> None:
 
 
 def test_overview_shows_reported_fairness() -> None:
-    shown = view.overview(aggregate.empty(), make_scheduler_report(3), [], NOW, make_completeness())["fairness"]
+    shown = view.overview(
+        aggregate.empty(), make_scheduler_report(3), [], NOW, make_completeness()
+    )["fairness"]
     assert (shown["jain"], shown["largestGapUsd"], shown["lightSlowdown"]) == (0.98, 2.0, 1.02)
     assert view.overview(aggregate.empty(), None, [], NOW, make_completeness())["fairness"] is None
 
@@ -116,7 +127,9 @@ def test_overview_shows_reported_fairness() -> None:
 def test_worker_quota_is_divided_over_partitions() -> None:
     one = replace(make_worker_report("w1", queued=5), partitions=(3, 1, 2))
     other = replace(
-        make_worker_report("w2", used=50), partitions=(0, 4), limiters=(replace(one.limiters[0], level=-7.0),)
+        make_worker_report("w2", used=50),
+        partitions=(0, 4),
+        limiters=(replace(one.limiters[0], level=-7.0),),
     )
     requests = rules.limiter_totals([one, other])["openai"]["m"]["requests"]
     parts = requests["byPartition"]

@@ -85,9 +85,7 @@ def test_windows_of_minute_hour_and_day() -> None:
     st.lists(st.tuples(st.integers(0, 80), st.integers(0, 2), st.booleans()), max_size=30),
     st.randoms(),
 )
-def test_history_shows_last_hour_by_minute(
-    jobs: list[tuple[int, int, bool]], chance: Any
-) -> None:
+def test_history_shows_last_hour_by_minute(jobs: list[tuple[int, int, bool]], chance: Any) -> None:
     all_jobs = [
         shift_events(job_events(n, retries=retries), -60 * minutes)[: 1 if is_pending else None]
         for n, (minutes, retries, is_pending) in enumerate(jobs)
@@ -126,10 +124,15 @@ def test_old_shards_without_queue_growth_are_read() -> None:
 def test_statistics_of_several_processes_add_up(
     jobs: list[tuple[int, int]], processes: int
 ) -> None:
-    all_jobs = [shift_events(job_events(n, f"s{store}"), 60 * minute) for n, (minute, store) in enumerate(jobs)]
+    all_jobs = [
+        shift_events(job_events(n, f"s{store}"), 60 * minute)
+        for n, (minute, store) in enumerate(jobs)
+    ]
     _, total = count_in_new_table([event for job in all_jobs for event in job], batch=50)
     parts = [
-        count_in_new_table([event for job in all_jobs[number::processes] for event in job], batch=50)[1]
+        count_in_new_table(
+            [event for job in all_jobs[number::processes] for event in job], batch=50
+        )[1]
         for number in range(processes)
     ]
     merged = aggregate.merge(parts)

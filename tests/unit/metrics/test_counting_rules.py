@@ -2,7 +2,6 @@
 
 import asyncio
 from dataclasses import replace
-from datetime import timedelta
 from itertools import pairwise
 from random import Random
 from typing import Any
@@ -31,7 +30,9 @@ def test_job_counts_in_its_current_status() -> None:
     for length, counts in ((1, {"PENDING": 1}), (2, {"PENDING": 0, "PROCESSING": 1})):
         stores, _ = count_in_new_table(job_events(1)[:length])
         assert stores["a"]["counts"] == counts
-    stores, total = count_in_new_table(job_events(1) + job_events(2, failed=True) + job_events(3, "b", retries=2))
+    stores, total = count_in_new_table(
+        job_events(1) + job_events(2, failed=True) + job_events(3, "b", retries=2)
+    )
     assert {k: v for k, v in total["counts"].items() if v} == {"DONE": 2, "FAILED": 1}
     assert stores["b"]["cost_nanousd"] == 300
     assert total["cost_nanousd"] == 500
@@ -67,7 +68,9 @@ def test_ended_counts_never_fall_after_retry() -> None:
         "an ended count has fallen"
     )
     assert counts[-1] == {"DONE": 1, "FAILED": 2}
-    assert count_in_new_table(events + events)[1]["ended"] == counts[-1], "a repeated event has counted"
+    assert count_in_new_table(events + events)[1]["ended"] == counts[-1], (
+        "a repeated event has counted"
+    )
 
 
 def test_old_shards_without_ends_start_with_ended_jobs() -> None:
@@ -124,7 +127,8 @@ def test_retry_of_forgotten_job_counts_once(
     failures: int, retried_jobs: set[int], repeats: list[float], chance: Any
 ) -> None:
     jobs = [
-        job_and_retry_in_one_shard(number, number, retried=number in retried_jobs) for number in range(failures)
+        job_and_retry_in_one_shard(number, number, retried=number in retried_jobs)
+        for number in range(failures)
     ]
     before, after = ([event for parts in jobs for event in parts[half]] for half in (0, 1))
     events = before + after
@@ -143,7 +147,10 @@ def test_retry_of_forgotten_job_counts_once(
 
 
 def test_unknown_previous_outcome_is_not_subtracted() -> None:
-    jobs = [job_and_retry_in_one_shard(number, 60 * number, retried=number == 0) for number in range(100)]
+    jobs = [
+        job_and_retry_in_one_shard(number, 60 * number, retried=number == 0)
+        for number in range(100)
+    ]
     # Retention has deleted the first job's events before its retry.
     events = [event for before, _ in jobs[1:] for event in before] + jobs[0][1]
     counts = count_in_new_table(events)[1]["counts"]
@@ -187,7 +194,9 @@ def test_sparse_histograms_add_up() -> None:
 def test_shards_stay_small_and_exact_for_many_jobs() -> None:
     table: dict[bytes, bytes] = {}
     shards, local = ShardTable(table), make_local_state()
-    events = [event for number in range(3_000) for event in shift_events(job_events(number), number)]
+    events = [
+        event for number in range(3_000) for event in shift_events(job_events(number), number)
+    ]
     for batch in (events, events[:5_000]):  # then the forgotten ones repeatedly
         for first in range(0, len(batch), 200):
             count_events(batch[first : first + 200], shards, local)

@@ -1,4 +1,6 @@
-"""The Prometheus and OpenMetrics texts: their content, their form, and what an incomplete answer leaves out."""
+"""The Prometheus and OpenMetrics texts: their content, their form, and what an incomplete answer
+leaves out.
+"""
 
 from dataclasses import replace
 from typing import Any
@@ -31,7 +33,9 @@ def render_text(completeness: Completeness = COMPLETE, *, openmetrics: bool = Fa
     reports.add_report(replace(make_worker_report("w"), partitions=(0, 1)))
     reports.add_report(make_scheduler_report(3))
     _, total = count_in_new_table(job_events(1) + retried_job_events(2))
-    return prometheus.render_metrics(total, reports, NOW, completeness, openmetrics=openmetrics).decode()
+    return prometheus.render_metrics(
+        total, reports, NOW, completeness, openmetrics=openmetrics
+    ).decode()
 
 
 def test_prometheus_text_matches_declarations() -> None:

@@ -9,7 +9,10 @@ def cohorts(**numbers: int) -> dict[str, dict[str, int]]:
 
 
 def compare_repeatedly(*readings: tuple[int, int, int], name: str = "DONE") -> Comparison:
-    """Return the last of several comparisons. A reading is (counted before, truth, counted after)."""
+    """Return the last of several comparisons.
+
+    A reading is (counted before, truth, counted after).
+    """
     found: Comparison | None = None
     for reading in readings:
         before, truth, after = (cohorts(**{name: number}) for number in reading)

@@ -42,7 +42,9 @@ async def serve_stream() -> AsyncIterator[int]:
 
     routes = [Route("/events", events), Route("/health", health)]
     serving = asyncio.create_task(
-        serve(Starlette(routes=routes, exception_handlers={Problem: answer_problem}), listener, stop)
+        serve(
+            Starlette(routes=routes, exception_handlers={Problem: answer_problem}), listener, stop
+        )
     )
     try:
         yield listener.getsockname()[1]

@@ -1,4 +1,4 @@
-"""A process that has just started answers once it has reports, or after a short wait without any."""
+"""A started process answers once it has reports, or after a short wait without any."""
 
 from datetime import timedelta
 

@@ -1,4 +1,4 @@
-"""metrics and what it must not believe: whatever comes, it goes on counting, and counts nothing wrong."""
+"""Validation of messages: invalid ones never stop or falsify the counting."""
 
 import json
 from dataclasses import replace
@@ -24,10 +24,16 @@ from shared.domain.messages import (
     WorkerReport,
 )
 from shared.kafka.envelope import decode
-from tests.support.metrics_events import NOW, make_local_state, job_events, make_worker_report, make_scheduler_report
+from tests.support.metrics_events import (
+    NOW,
+    job_events,
+    make_local_state,
+    make_scheduler_report,
+    make_worker_report,
+)
 
 EVENT = job_events(1)[-1]
-NAIVE = datetime(2026, 11, 24, 12)  # noqa: DTZ001 - as it must not be
+NAIVE = datetime(2026, 11, 24, 12)  # noqa: DTZ001 - must be rejected
 
 
 @pytest.mark.parametrize(
@@ -52,11 +58,11 @@ NAIVE = datetime(2026, 11, 24, 12)  # noqa: DTZ001 - as it must not be
         ),
     ],
 )
-def test_what_cannot_be_is_put_aside(message: Any, reason: str) -> None:
+def test_implausible_message_is_rejected(message: Any, reason: str) -> None:
     with pytest.raises(InvalidMessage, match=reason):
         validate_message(message, NOW, JobEvent, WorkerReport, SchedulerReport)
-    for fine in (EVENT, make_worker_report("w"), make_scheduler_report(1)):
-        assert validate_message(fine, NOW, JobEvent, WorkerReport, SchedulerReport) is fine
+    for valid in (EVENT, make_worker_report("w"), make_scheduler_report(1)):
+        assert validate_message(valid, NOW, JobEvent, WorkerReport, SchedulerReport) is valid
 
 
 _TIMES = st.one_of(
@@ -92,14 +98,16 @@ _NUMBERS = st.one_of(st.integers(), st.integers(0, 5))
         max_size=6,
     )
 )
-def test_nothing_that_is_believed_stops_the_counting(said: list[dict[str, Any]]) -> None:
-    shards, memory = ShardTable({}), make_local_state()
-    for words in said:
+def test_valid_messages_never_stop_counting(changes: list[dict[str, Any]]) -> None:
+    shards, local = ShardTable({}), make_local_state()
+    for fields in changes:
         value = json.dumps(
-            json.loads(orjson.dumps(EVENT)) | words
+            json.loads(orjson.dumps(EVENT)) | fields
         ).encode()  # which writes integers of any size
         try:
-            event = validate_message(decode(value, [("ce_type", JobEvent.TYPE.encode())]), NOW, JobEvent)
+            event = validate_message(
+                decode(value, [("ce_type", JobEvent.TYPE.encode())]), NOW, JobEvent
+            )
         except InvalidMessage:
             continue
         count_events([event], shards, local)
