@@ -29,7 +29,7 @@ class MetricsSettings(KafkaSettings):
     )
     alert_webhook_url: SecretStr | None = Field(
         None,
-        description="the URL that receives alerts in Slack's format; a secret, because it allows to post",
+        description="the URL that receives alerts in Slack's format; a secret",
     )
     jobs_kept: Count = Field(
         5_000, description="jobs whose events are kept in memory for /api/jobs; about 3 KB each"

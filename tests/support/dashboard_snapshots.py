@@ -211,7 +211,7 @@ def alerts() -> Snapshot:
 
 
 def timeline(number: int, status: str, error: str | None = None) -> dict[str, Any]:
-    """A job that waited 9 s in its queue and 6.5 s for OpenAI's limit, and needed a second attempt."""
+    """A job that waited 9 s in its queue and 6.5 s for OpenAI's limit, and was retried once."""
     steps: tuple[tuple[float, str, dict[str, Any]], ...] = (
         (60.0, "queued", {}),
         (59.9, "admitted", {}),

@@ -156,7 +156,7 @@ class EventCounter:
             await self._wait_for_producer()
 
     async def _count_partition(self, stream: Any, partition: int, group: list[Any]) -> None:
-        """Count the events of one partition, and the skipped ones before each gap in the offsets."""
+        """Count the events of one partition, and the skipped ones in each gap of the offsets."""
         stream._set_current_event(group[-1])  # the table writes to the current event's partition
         expected = (
             self._next_offset[partition]

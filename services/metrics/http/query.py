@@ -1,4 +1,4 @@
-"""Parses query parameters: known names with valid values, else `InvalidQueryError` with all errors."""
+"""Parses query parameters; `InvalidQueryError` has all errors of a request."""
 
 from collections import Counter
 from collections.abc import Collection, Sequence

@@ -216,7 +216,7 @@ async def test_fairness_covers_competing_stores_only(browser: Browser, fake: Fak
         await expect(page.locator("#fairness")).to_contain_text("Jain 0.987 among 9 stores")
         window["contenders"] = 0
         await expect(page.locator("#fairness")).to_have_text(
-            "no contest in the last minute · light stores wait ×1.04"
+            "no competing stores in the last minute · light stores wait ×1.04"
         )
 
 
@@ -282,7 +282,7 @@ async def test_service_without_stream_is_polled(browser: Browser, fake: FakeMetr
     fake.snapshot = dashboard_snapshots.flood()
     fake.streams, fake.expects_errors = False, True
     async with open_page(browser, fake, state="polling") as page:
-        await expect(page.locator("#no-alerts")).to_contain_text("does not judge alerts")
+        await expect(page.locator("#no-alerts")).to_contain_text("does not evaluate alerts")
         await expect(page.locator("[data-of=jobs]")).to_have_text("This service lists no jobs.")
         fake.snapshot["overview"]["pending"] = 77
         await expect(tile(page, "Pending").locator(".value")).to_have_text("77")
@@ -327,7 +327,7 @@ async def test_job_is_retried_with_the_operator_key(browser: Browser, fake: Fake
         assert fake.actions == []
         await page.get_by_label("Operator key").fill(_KEY)
         await page.get_by_role("button", name="Retry").click()
-        await expect(page.locator("#answer")).to_have_text("It is tried again: PENDING.")
+        await expect(page.locator("#answer")).to_have_text("The job is retried: PENDING.")
         assert fake.actions == [(f"/api/jobs/{job}/retry", f"Bearer {_KEY}")]
         await expect(page.locator("#job-facts")).to_contain_text("PENDING")
         await expect(page.get_by_role("button", name="Retry")).to_be_disabled()
@@ -339,7 +339,7 @@ async def test_job_is_retried_with_the_operator_key(browser: Browser, fake: Fake
         await expect(page.get_by_role("button", name=f"Job {job}")).to_be_focused()
 
 
-async def test_a_job_is_cancelled_on_a_phone_and_a_refusal_is_shown(
+async def test_job_is_cancelled_on_a_phone_and_refusal_is_shown(
     browser: Browser, fake: FakeMetrics
 ) -> None:
     fake.snapshot, fake.expects_errors = dashboard_snapshots.flood(), True
@@ -360,7 +360,7 @@ async def test_a_job_is_cancelled_on_a_phone_and_a_refusal_is_shown(
         await page.screenshot(path=_PICTURES / "job-360-dark.png")
         fake.refusal = None
         await page.get_by_role("button", name="Cancel job").click()
-        await expect(page.locator("#answer")).to_have_text("It is cancelled: CANCELLED.")
+        await expect(page.locator("#answer")).to_have_text("The job is cancelled: CANCELLED.")
         assert fake.actions == [(f"/api/jobs/{job}/cancel", f"Bearer {_KEY}")] * 2
 
         await page.get_by_role("button", name="Close").click()
@@ -376,13 +376,15 @@ async def test_keyboard_reaches_every_control_with_visible_focus(
     selector = "main :is(button, input, summary, [tabindex='0']), header button"
     async with open_page(browser, fake) as page:
         controls = await page.locator(selector).evaluate_all(
-            "all => all.filter(one => one.checkVisibility()).map((one, index) => one.dataset.stop = String(index))"
+            "all => all.filter(one => one.checkVisibility())"
+            ".map((one, index) => one.dataset.stop = String(index))"
         )
         reached = set()
         for _ in range(len(controls) + 2):  # plus the skip link and the browser's own stop
             await page.keyboard.press("Tab")
             at, outline = await page.evaluate(
-                "[document.activeElement.dataset.stop, getComputedStyle(document.activeElement).outlineStyle]"
+                "[document.activeElement.dataset.stop,"
+                " getComputedStyle(document.activeElement).outlineStyle]"
             )
             if at is not None:
                 assert outline == "solid"

@@ -1,4 +1,4 @@
-"""metrics on the real broker: counts stay exact through kills and rebalances, or the gap is shown."""
+"""metrics on the real broker: exact counts through kills and rebalances, or a shown gap."""
 
 import asyncio
 import random
@@ -43,7 +43,7 @@ async def test_counts_are_exact_after_kills_recovery_and_rebuild(
     everything = {"DONE": published}
     async with start_metrics(backend, tmp_path / "tables") as running:
         await eventually(partial(running.has_counted, everything), timeout=90)
-        await publish_job_events(backend, range(published), stores=7)  # all of it once more
+        await publish_job_events(backend, range(published), stores=7)  # repeats all events
         await publish_job_events(backend, range(published, published + 1), stores=7)
         everything["DONE"] += 1
         await eventually(partial(running.has_counted, everything))
@@ -133,7 +133,7 @@ async def test_counts_are_exact_while_partitions_move(backend: Backend, tmp_path
         await asyncio.gather(publishing, return_exceptions=True)
         await publish_job_events(
             backend, range(published, published + 20), stores=11
-        )  # what was being published, in whole
+        )  # completes a cancelled batch
         await eventually(partial(has_done, one, published + 20), timeout=90)
         assert await one.has_counted({"DONE": published + 20})
     shutil.rmtree(tmp_path / "a")
@@ -153,9 +153,7 @@ async def shows_two_processes(running: MetricsProcess) -> bool:
 
 
 async def assert_ended_count_never_falls(running: MetricsProcess, jobs: int) -> None:
-    """As a scrape sees them: until another process has taken the partitions over, they are not
-    published.
-    """
+    """Scrape until the count is shown: it is left out until a process has taken over."""
     gaps, seen = 0, None
     while seen is None:
         families = prometheus_text.read((await running.http.get("/metrics?format=prometheus")).text)
@@ -187,7 +185,8 @@ async def overview_of_single_process(running: MetricsProcess) -> Any:
 
 INSERT_JOB = """
 INSERT INTO blog_generations
-    (id, instance_id, source_type, source_id, request, status, created_at, finished_at, cost_nanousd)
+    (id, instance_id, source_type, source_id, request, status, created_at, finished_at,
+     cost_nanousd)
 VALUES ($1, 'a', 'keyword', 'x', '{}', $2, $3, $3, $4)
 """
 

@@ -1,4 +1,4 @@
-// Numbers and times as a person reads them. Pure.
+// Formats numbers and times for people. Pure.
 
 const missing = (value) => value === null || value === undefined;
 
@@ -29,7 +29,7 @@ export const percent = (value, digits = 1) => (missing(value) ? "–" : `${value
 
 export const clock = (value) => new Date(value).toLocaleTimeString("en-GB");
 
-// A time of another day says which.
+// A time of another day includes its date.
 export function moment(value) {
   const then = new Date(value);
   const today = then.toDateString() === new Date().toDateString();
@@ -40,7 +40,7 @@ export const between = (from, to) => (Date.parse(to) - Date.parse(from)) / 1000;
 
 export const plural = (count, word) => `${number(count)} ${word}${count === 1 ? "" : "s"}`;
 
-// [0, 1, 2, 5] reads as "0–2, 5": a worker owns up to all 24.
+// Formats [0, 1, 2, 5] as "0–2, 5": a worker owns up to 24 partitions.
 export function ranges(numbers) {
   const runs = [];
   for (const value of [...numbers].sort((a, b) => a - b)) {
