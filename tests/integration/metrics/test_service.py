@@ -136,7 +136,7 @@ async def check_jobs_and_stream(backend: Backend, running: MetricsProcess) -> No
         "costUsd",
         "error",
     }
-    timeline = await running.json(f"/api/jobs/{latest['job']}/timeline")
+    timeline = await running.get_json(f"/api/jobs/{latest['job']}/timeline")
     assert timeline["waitSeconds"] == 3
     assert [event["kind"] for event in timeline["events"]] == KINDS
     assert (await running.get_json("/api/alerts"))["items"] == []
