@@ -1,5 +1,4 @@
-"""How many events a second does metrics count? The comparison: a bare loop that reads the same
-records into a dict.
+"""How many events a second does metrics count, compared with a bare loop that fills a dict?
 
 The loop reads from Kafka as fast as aiokafka allows, decodes the JSON and adds one to a number per
 store. It validates nothing, survives no crash and does not detect repeats. Metrics does all that,
@@ -329,9 +328,7 @@ async def _publish_load(publisher: Publisher) -> None:
 
 
 async def _measure_endpoints(http: httpx.AsyncClient) -> dict[str, float]:
-    """Return the 99th percentile in milliseconds by path, with two clients that call every endpoint
-    in turn.
-    """
+    """Return the 99th percentile in ms by path; two clients call all endpoints."""
     taken: dict[str, list[float]] = {path: [] for path in _PATHS}
     until = time.perf_counter() + _LOAD_S
 

@@ -1,5 +1,4 @@
-"""How many decisions a second go through the real topics? The comparison: a relay that only
-forwards the records.
+"""How many decisions a second go through the real topics, compared with a bare relay?
 
 The scheduler runs as in production: requests from Kafka become rows in PostgreSQL, are announced,
 ordered, marked as dispatched, and sent to partitions. The relay reads the same requests in equally

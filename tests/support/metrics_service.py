@@ -142,8 +142,7 @@ async def _ready(http: httpx.AsyncClient, process: asyncio.subprocess.Process) -
 async def publish_job_events(
     backend: Backend, numbers: range, *, failed: bool = False, stores: int = 3
 ) -> None:
-    """Publish all events of these jobs, in order for each job. Repeated calls publish identical
-    events.
+    """Publish all events of these jobs, in order for each job, always the same ones.
 
     Each job ends a moment after the one before: of many jobs with the same end, later ones would
     count as repeats.

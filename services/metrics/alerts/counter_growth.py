@@ -16,9 +16,7 @@ class CounterGrowth:
         self._steps: deque[tuple[datetime, int]] = deque()
 
     def record(self, value: int | None, now: datetime) -> int | None:
-        """Record a value and return the growth within the window; `None` while no value was ever
-        known.
-        """
+        """Record a value. Returns the growth within the window; `None` before the first value."""
         if value is not None:
             before = value if self._last is None else self._last
             if step := value - before if value >= before else value:

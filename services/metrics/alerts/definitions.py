@@ -1,6 +1,4 @@
-"""Every alert, declared once: the service evaluates them, and `deploy/` has files generated from
-them.
-"""
+"""Declares every alert once, for the service and for the generated files in `deploy/`."""
 
 from math import inf
 

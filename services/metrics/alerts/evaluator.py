@@ -63,9 +63,7 @@ class AlertEvaluator:
         self._in_doubt = CounterGrowth(minutes=WINDOW_MINUTES)
 
     async def evaluate_until_cancelled(self, ready: Callable[[], bool]) -> None:
-        """Evaluate once a second while `ready()`: a table that is being filled would look like
-        growth.
-        """
+        """Evaluate once a second while `ready()`: a table being filled would look like growth."""
         while True:
             if ready():
                 self.evaluate_all(datetime.now(UTC))

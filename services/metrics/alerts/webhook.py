@@ -1,5 +1,4 @@
-"""Sends alerts to a chat: one POST of `{"text": …}` for each, in order, in the format of Slack and
-its like.
+"""Sends alerts to a chat in Slack's format: one POST of `{"text": …}` for each, in order.
 
 Runs in its own task, so that alerts are evaluated without waiting for the chat's server. The URL is
 a secret: anyone who has it can post to the chat.

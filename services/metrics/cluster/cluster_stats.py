@@ -1,6 +1,4 @@
-"""Statistics of the whole cluster: this process's state merged with that of its peers, as all
-endpoints show them.
-"""
+"""Statistics of the whole cluster: this process's state merged with that of its peers."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -149,9 +147,7 @@ class ClusterStats:
         return view.contract_metrics(reports.scheduler, reports.alive_workers())
 
     def _without_overlaps(self, peers: Iterable[ProcessStats]) -> list[ProcessStats]:
-        """Leave out peers whose partitions are covered already: while partitions move, two
-        processes may show one.
-        """
+        """Leave out peers with partitions already covered: two processes may show a moving one."""
         taken, kept = set(self._ownership().partitions), []
         for peer in peers:
             if taken.isdisjoint(peer.partitions):

@@ -1,6 +1,4 @@
-"""Measures values that no event carries: the lag of each consumer group and the number of open dead
-letters.
-"""
+"""Measures the lag of each consumer group and the number of open dead letters."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -95,9 +93,7 @@ async def _read_letters(
 
 
 class OpenDeadLetters:
-    """A letter is open until a later empty record marks it as handled; `admin.dead_letters` writes
-    those.
-    """
+    """A letter is open until a later empty record of `admin.dead_letters` marks it as handled."""
 
     def __init__(self) -> None:
         self._open: set[str] = set()

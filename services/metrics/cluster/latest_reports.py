@@ -1,6 +1,4 @@
-"""The latest report of every worker and of the scheduler: the last value wins, so repeats change
-nothing.
-"""
+"""The latest report of every worker and of the scheduler; repeats change nothing."""
 
 from datetime import UTC, datetime, timedelta
 

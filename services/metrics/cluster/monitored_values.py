@@ -1,6 +1,4 @@
-"""Values beside the counted events: consumer lag, open dead letters, drift, and the completeness of
-an answer.
-"""
+"""Values beside the counts: lag, open dead letters, drift, completeness of an answer."""
 
 from dataclasses import dataclass, field
 

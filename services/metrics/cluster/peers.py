@@ -33,9 +33,7 @@ JsonObject = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessStats:
-    """The statistics of one process, as they travel in JSON. `stores` and `jobs` hold as many rows
-    as requested.
-    """
+    """The statistics of one process, as sent in JSON, with the requested number of rows."""
 
     partitions: tuple[int, ...]
     settled: bool
@@ -50,9 +48,7 @@ class ProcessStats:
 
 
 class Peers:
-    """Fetches from the current `addresses`, and adds the reports that peers have received to
-    `reports`.
-    """
+    """Fetches statistics from the current `addresses`. Peers' reports are added to `reports`."""
 
     def __init__(
         self, http: httpx.AsyncClient, *, addresses: Callable[[], list[str]], reports: LatestReports

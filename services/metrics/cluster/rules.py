@@ -75,9 +75,7 @@ def iterate_totals(
 
 
 def usage_percent(reports: Iterable[WorkerReport], provider: str, resource: str) -> float:
-    """Return the use of a provider's limit in the last minute, in percent; the highest of several
-    models.
-    """
+    """Return the use of a provider's limit in the last minute, in percent; the highest model."""
     return max(
         (
             total["usagePercent"]

@@ -1,6 +1,4 @@
-"""Decides when a process that has just started may answer: unknown values must not be shown as
-zero.
-"""
+"""Decides when a started process may answer: unknown values must not be shown as zero."""
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -8,9 +6,7 @@ from datetime import datetime, timedelta
 from services.metrics.cluster.latest_reports import LatestReports
 
 _REPORT_TIMEOUT = timedelta(seconds=3)
-"""Running workers and schedulers report every second, so after this time a missing report means
-that none runs.
-"""
+"""Workers and schedulers report every second; a missing report then means that none runs."""
 
 
 class StartupGate:

@@ -132,8 +132,7 @@ def stores(
     spent: int,
     limit: int,
 ) -> list[dict[str, Any]]:
-    """Return up to `limit` rows of stores, those with the longest queues and the highest costs
-    first.
+    """Return up to `limit` rows, the stores with the longest queues and highest costs first.
 
     `spent` is the cost of all stores, for each store's share.
     """

@@ -1,5 +1,4 @@
-"""Reads the records that Faust skipped: after a rebalance under load it may continue behind
-uncounted records.
+"""Reads records that Faust skipped: after a rebalance under load it may leave a gap.
 
 Faust drops records that it had read but not processed, and takes the resulting gap for compaction.
 The partition's next event reveals the gap, so records dropped at the partition's end are counted
@@ -26,8 +25,7 @@ _PAUSE_S = 1.0
 
 
 async def read_gap(settings: KafkaSettings, partition: int, first: int, end: int) -> list[JobEvent]:
-    """Return the events of a partition from offset `first` to before `end`, as far as Kafka still
-    has them.
+    """Return the events of a partition from offset `first` to before `end` that Kafka still has.
 
     Retries while Kafka is unavailable.
     """

@@ -31,9 +31,7 @@ class StatsView:
         aggregate.add_change(self.total, change)
 
     def top_stores(self, limit: int, queued: Mapping[str, int]) -> dict[str, Aggregate]:
-        """Return up to `limit` stores: those with the longest queues, then those with the highest
-        cost.
-        """
+        """Return up to `limit` stores: the longest queues first, then the highest costs."""
         waiting = sorted(
             (store for store in queued if store in self.stores), key=lambda store: -queued[store]
         )

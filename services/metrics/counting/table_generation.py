@@ -1,5 +1,4 @@
-"""Table generations: each rebuild creates a new one, with its own changelog, and reads all events
-again.
+"""Table generations: each rebuild creates one with a new changelog, and reads all events.
 
 A process finds the current generation by the existing changelog topics and keeps its files in a
 folder with that number. So files of an earlier generation on another process's disk are never used.

@@ -1,6 +1,4 @@
-"""Generates Grafana's dashboard: a tile for every alert, coloured by its levels, then a graph for
-every metric.
-"""
+"""Generates Grafana's dashboard: a coloured tile for every alert, a graph for every metric."""
 
 from collections.abc import Sequence
 from typing import Any

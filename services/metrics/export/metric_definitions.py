@@ -1,5 +1,4 @@
-"""Every metric's name, kind, labels and help text, declared once; the Prometheus text is generated
-from here.
+"""Declares every metric once: name, kind, labels and help text.
 
 Values are in base units. Labels have few values, and never name a store.
 """

@@ -26,9 +26,7 @@ def rule_name(alert: Alert) -> str:
 
 
 def expression(alert: Alert, level: AlertLevel) -> str:
-    """Return a condition that is true beyond `raise_at`, and once it fires until the value is back
-    at `clear_at`.
-    """
+    """Return a condition that fires beyond `raise_at` and holds until `clear_at`."""
     side, value = alert.bad_side, f"({alert.promql})" if " " in alert.promql else alert.promql
     raised = f"{value} {side} {level.raise_at:g}"
     if level.raise_at == level.clear_at:

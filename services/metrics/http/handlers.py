@@ -118,9 +118,7 @@ class MetricsApi:
         return answer
 
     async def metrics(self, request: Request) -> Response:
-        """Answer with the contract's JSON, or with Prometheus or OpenMetrics text by `Accept` or
-        `?format=`.
-        """
+        """Answer with the contract's JSON, or with text by `Accept` or `?format=`."""
         negotiated = accept.choose_media_type(",".join(request.headers.getlist("accept")), _FORMATS)
         chosen = query.parse_choice(
             request.query_params.multi_items(), "format", tuple(_FORMATS), negotiated

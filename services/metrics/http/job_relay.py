@@ -1,6 +1,4 @@
-"""Forwards an operator's cancel and retry to ingest with the caller's own key; metrics has no such
-right itself.
-"""
+"""Forwards an operator's cancel and retry to ingest with the caller's own key."""
 
 import asyncio
 from uuid import UUID

@@ -102,10 +102,9 @@ class Reconciler:
             await connection.close()
 
     async def _find_oldest_event(self) -> float | None:
-        """Return when the first records of the partitions that have lost records to retention were
-        written.
+        """Return the time of the first remaining record, the latest of all partitions cut by retention.
 
-        Returns the latest of these times, or `None` when no partition has lost records.
+        Returns `None` when no partition has lost records.
         """
         name = clients.namespace(self._settings).topic(RESULTS)
         partitions = [TopicPartition(name, number) for number in range(RESULTS.partitions)]

@@ -25,9 +25,7 @@ _NAMES = (*(status.value for status in sorted(ENDED)), LIVE, COST)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drift:
-    """The difference in jobs and money that the last two comparisons both found; 0 unless events
-    were lost.
-    """
+    """The difference that the last two comparisons both found; 0 unless events were lost."""
 
     at: datetime
     hours: int

@@ -1,6 +1,4 @@
-"""Alerts through the whole service: reports on the real broker raise them, and a chat gets each
-once.
-"""
+"""Alerts through the whole service: reports on the real broker raise, a chat gets each once."""
 
 import asyncio
 import json

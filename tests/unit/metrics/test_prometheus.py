@@ -1,6 +1,4 @@
-"""The Prometheus and OpenMetrics texts: their content, their form, and what an incomplete answer
-leaves out.
-"""
+"""The Prometheus and OpenMetrics texts: content, form, and incomplete answers."""
 
 from dataclasses import replace
 from typing import Any

@@ -1,5 +1,4 @@
-"""Aggregates of events: of a store, a shard, a process, or the cluster. They can be merged and sent
-as JSON.
+"""Aggregates of events of a store, shard, process or cluster, to be merged or sent as JSON.
 
 A summary, kept for every store, has counts by status, usage, waits and runs. A full aggregate adds
 ends, windows by minute and hour, the growth of the queue in each minute, and cohorts: jobs by the

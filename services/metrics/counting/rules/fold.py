@@ -119,9 +119,7 @@ def _next_stage(event: JobEvent, known: JobState) -> int | None:
 
 
 def _costs_more(event: JobEvent, known: JobState) -> bool:
-    """Return whether the event repeats the known end with the cost of a cancelled job's last call
-    added.
-    """
+    """Return whether the event is the known end with the cost of a last call added."""
     status, billed = known[3], known[5:]
     return event.status.value == status and any(map(gt, _billed_usage(event.usage), billed))
 

@@ -29,8 +29,7 @@ def sum_sparse(parts: Iterable[Mapping[str, int]]) -> Histogram:
 
 
 def percentile(histogram: Sequence[int], percent: float) -> float | None:
-    """Return the value that `percent` of the observations do not exceed, interpolated within its
-    bucket.
+    """Return a percentile of the observations, interpolated within its bucket.
 
     Returns `None` for an empty histogram.
     """

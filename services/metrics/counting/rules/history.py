@@ -10,8 +10,7 @@ MINUTES = 60
 
 
 def last_hour(total: Aggregate, now: datetime) -> dict[str, Any]:
-    """Return the jobs done, failed and pending at the end of each of the last whole minutes, oldest
-    first.
+    """Return the jobs done, failed and pending in each of the last minutes, oldest first.
 
     The aggregate keeps the growth of the queue in each minute. The pending jobs of a minute follow
     from those of now, backwards.

@@ -1,6 +1,4 @@
-"""Rejects messages that their schema allows but that would stop the counting or falsify it for
-good.
-"""
+"""Rejects messages that fit their schema but would stop or falsify the counting."""
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
