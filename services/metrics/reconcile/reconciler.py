@@ -102,7 +102,7 @@ class Reconciler:
             await connection.close()
 
     async def _find_oldest_event(self) -> float | None:
-        """Return the time of the first remaining record, the latest of all partitions cut by retention.
+        """Return the latest first-record time of all partitions that retention has cut.
 
         Returns `None` when no partition has lost records.
         """

@@ -7,10 +7,14 @@ const LEVELS = { critical: ["bad", "Critical"], warning: ["warn", "Warning"] };
 
 function createAlert(alert) {
   const [tone, word] = LEVELS[alert.severity] ?? LEVELS.warning;
-  return element("li", { class: `alert ${tone}` },
+  return element(
+    "li",
+    { class: `alert ${tone}` },
     element("span", { class: "level" }, word),
     element("span", { class: "what" }, element("b", {}, alert.name), element("span")),
-    element("span", { class: "since" }), element("span", { class: "means" }));
+    element("span", { class: "since" }),
+    element("span", { class: "means" }),
+  );
 }
 
 const UNITS = { seconds, percent: (value) => `${rate(value)} %` };
@@ -20,7 +24,8 @@ function thresholdNote({ threshold, unit }) {
   return threshold ? ` · limit ${(UNITS[unit] ?? rate)(threshold)}` : "";
 }
 
-const durationNote = (time) => `since ${moment(time)}, ${seconds(Math.max(0, (Date.now() - Date.parse(time)) / 1000))}`;
+const durationNote = (time) =>
+  `since ${moment(time)}, ${seconds(Math.max(0, (Date.now() - Date.parse(time)) / 1000))}`;
 
 function updateAlert(line, alert) {
   setText(line.querySelector(".what").lastElementChild, `${alert.summary}${thresholdNote(alert)}`);
@@ -28,11 +33,21 @@ function updateAlert(line, alert) {
   setText(line.querySelector(".means"), alert.means ?? "");
 }
 
-const summarize = (alerts) => (alerts.length ? `${alerts.length} active, worst first` : "No active alerts");
+const summarize = (alerts) =>
+  alerts.length ? `${alerts.length} active, worst first` : "No active alerts";
 
 export function showAlerts(alerts) {
-  updateList(byId("alerts"), alerts ?? [], (alert) => `${alert.name} ${alert.severity}`, createAlert, updateAlert);
+  updateList(
+    byId("alerts"),
+    alerts ?? [],
+    (alert) => `${alert.name} ${alert.severity}`,
+    createAlert,
+    updateAlert,
+  );
   const calm = byId("no-alerts");
   calm.className = !alerts ? "calm unknown" : alerts.length ? "calm some" : "calm";
-  setText(calm, alerts ? summarize(alerts) : "This service does not evaluate alerts: check the numbers below.");
+  setText(
+    calm,
+    alerts ? summarize(alerts) : "This service does not evaluate alerts: check the numbers below.",
+  );
 }

@@ -19,11 +19,14 @@ export function setText(node, value) {
   if (node.textContent !== value) node.textContent = value;
 }
 
-// Sets a length in percent through the object model: the page's security policy forbids inline styles in markup.
-export const setLength = (node, name, share) => node.style.setProperty(name, `${Math.max(0, Math.min(100, share)).toFixed(2)}%`);
+// Sets a length in percent through the object model: the page's security policy forbids inline
+// styles in markup.
+export const setLength = (node, name, share) =>
+  node.style.setProperty(name, `${Math.max(0, Math.min(100, share)).toFixed(2)}%`);
 
-// Shows `items` as children of `parent`: each is created once by its key, updated in place, and moved only when the
-// order changes. `held` keeps the order and all children, because a person may be about to click.
+// Shows `items` as children of `parent`: each is created once by its key, updated in place, and
+// moved only when the order changes. `held` keeps the order and all children, because a person may
+// be about to click.
 export function updateList(parent, items, key, create, update, { held = false } = {}) {
   const known = new Map([...parent.children].map((child) => [child.dataset.key, child]));
   const focused = parent.contains(document.activeElement) ? document.activeElement : null;
@@ -38,18 +41,26 @@ export function updateList(parent, items, key, create, update, { held = false } 
       child.dataset.key = name;
     }
     update(child, item);
-    if (!held && parent.children[position] !== child) parent.insertBefore(child, parent.children[position] ?? null);
+    if (!held && parent.children[position] !== child)
+      parent.insertBefore(child, parent.children[position] ?? null);
     position += 1;
   }
   if (held) return;
   for (const removed of known.values()) removed.remove();
-  if (focused?.isConnected && document.activeElement !== focused) focused.focus({ preventScroll: true });
+  if (focused?.isConnected && document.activeElement !== focused)
+    focused.focus({ preventScroll: true });
 }
 
-// Creates a table row; its first cell is the row header. Columns: {text(item) or render(cell, item), class, title(item)}.
+// Creates a table row; its first cell is the row header. Columns: {text(item) or render(cell,
+// item), class, title(item)}.
 export function createRow(columns) {
-  return element("tr", {}, ...columns.map((column, index) =>
-    element(index ? "td" : "th", { scope: index ? null : "row", class: column.class })));
+  return element(
+    "tr",
+    {},
+    ...columns.map((column, index) =>
+      element(index ? "td" : "th", { scope: index ? null : "row", class: column.class }),
+    ),
+  );
 }
 
 export function fillRow(tr, columns, item) {
@@ -63,7 +74,11 @@ export function fillRow(tr, columns, item) {
 
 // Shows a bar with a text behind it in a cell.
 export function showBar(cell, share, label, tone = "") {
-  if (!cell.firstElementChild) cell.append(element("span", { class: "bar", "aria-hidden": "true" }, element("i")), element("span"));
+  if (!cell.firstElementChild)
+    cell.append(
+      element("span", { class: "bar", "aria-hidden": "true" }, element("i")),
+      element("span"),
+    );
   const [track, shown] = cell.children;
   setAttribute(track, "class", `bar ${tone}`.trim());
   setLength(track.firstElementChild, "width", share);

@@ -11,7 +11,9 @@ export function rate(value) {
 
 export function compact(value) {
   if (missing(value)) return "–";
-  return value < 10000 ? number(Math.round(value)) : value.toLocaleString("en", { notation: "compact", maximumFractionDigits: 1 });
+  return value < 10000
+    ? number(Math.round(value))
+    : value.toLocaleString("en", { notation: "compact", maximumFractionDigits: 1 });
 }
 
 export function seconds(value) {
@@ -33,7 +35,9 @@ export const clock = (value) => new Date(value).toLocaleTimeString("en-GB");
 export function moment(value) {
   const then = new Date(value);
   const today = then.toDateString() === new Date().toDateString();
-  return today ? clock(value) : `${then.toLocaleDateString("en-GB", { day: "numeric", month: "short" })} ${clock(value).slice(0, 5)}`;
+  return today
+    ? clock(value)
+    : `${then.toLocaleDateString("en-GB", { day: "numeric", month: "short" })} ${clock(value).slice(0, 5)}`;
 }
 
 export const between = (from, to) => (Date.parse(to) - Date.parse(from)) / 1000;

@@ -1,4 +1,5 @@
-// The dialog of one job: its timeline and the operator's actions. Reloaded while the job is unfinished.
+// The dialog of one job: its timeline and the operator's actions. Reloaded while the job is
+// unfinished.
 
 import { byId, element, setText, showEmptyNote, updateList } from "./dom.js";
 import { fetchJson } from "./snapshots.js";
@@ -31,15 +32,32 @@ async function load() {
     const job = await fetchJson(`/api/jobs/${encodeURIComponent(requested.job)}/timeline`);
     if (open === requested) show(job);
   } catch (error) {
-    if (open === requested) showEmptyNote("timeline", error.status === 404 ? "No such job is known here." : `The job cannot be loaded: ${error.message}.`);
+    if (open === requested)
+      showEmptyNote(
+        "timeline",
+        error.status === 404
+          ? "No such job is known here."
+          : `The job cannot be loaded: ${error.message}.`,
+      );
   }
 }
 
 function show(job) {
   open.status = job.status;
-  const facts = { Store: job.store, Status: job.status, Attempt: String(job.attempt), Wait: seconds(job.waitSeconds), Cost: money(job.costUsd) };
-  updateList(byId("job-facts"), Object.entries(facts), ([name]) => name,
-    ([name]) => element("span", {}, `${name} `, element("b")), (fact, [, value]) => setText(fact.lastChild, value));
+  const facts = {
+    Store: job.store,
+    Status: job.status,
+    Attempt: String(job.attempt),
+    Wait: seconds(job.waitSeconds),
+    Cost: money(job.costUsd),
+  };
+  updateList(
+    byId("job-facts"),
+    Object.entries(facts),
+    ([name]) => name,
+    ([name]) => element("span", {}, `${name} `, element("b")),
+    (fact, [, value]) => setText(fact.lastChild, value),
+  );
   byId("job-error").hidden = !job.error;
   setText(byId("job-error"), job.error ?? "");
   showTimeline(job);
@@ -64,7 +82,9 @@ async function runAction(verb) {
 export function setUpJob() {
   setUpKey();
   byId("job-close").addEventListener("click", () => byId("job").close());
-  byId("job").addEventListener("close", () => { open = null; });
+  byId("job").addEventListener("close", () => {
+    open = null;
+  });
   byId("retry").addEventListener("click", () => runAction("retry"));
   byId("cancel").addEventListener("click", () => runAction("cancel"));
   byId("act").addEventListener("submit", (event) => event.preventDefault());
@@ -72,5 +92,7 @@ export function setUpJob() {
     event.preventDefault();
     openJob(byId("find-id").value.trim());
   });
-  setInterval(() => { if (MAY_CANCEL.has(open?.status)) load(); }, RELOAD_MS);
+  setInterval(() => {
+    if (MAY_CANCEL.has(open?.status)) load();
+  }, RELOAD_MS);
 }

@@ -1,6 +1,15 @@
 // The list of recent jobs. A row opens its job's dialog.
 
-import { byId, createRow, element, fillRow, setAttribute, setText, showEmptyNote, updateList } from "./dom.js";
+import {
+  byId,
+  createRow,
+  element,
+  fillRow,
+  setAttribute,
+  setText,
+  showEmptyNote,
+  updateList,
+} from "./dom.js";
 import { money, seconds } from "./format.js";
 import { openJob } from "./job.js";
 
@@ -11,7 +20,11 @@ let touchedAt = 0;
 
 function renderLink(cell, item) {
   if (cell.firstElementChild) return;
-  const button = element("button", { type: "button", class: "job-link", title: item.job, "aria-label": `Job ${item.job}` }, short(item.job));
+  const button = element(
+    "button",
+    { type: "button", class: "job-link", title: item.job, "aria-label": `Job ${item.job}` },
+    short(item.job),
+  );
   button.addEventListener("click", () => openJob(item.job));
   cell.append(button);
 }
@@ -37,14 +50,31 @@ const COLUMNS = [
 export function showJobs(jobs) {
   const body = byId("jobs");
   const held = Date.now() - touchedAt < HOLD_MS && body.children.length > 0;
-  updateList(body, jobs ?? [], (item) => item.job, () => createRow(COLUMNS), (tr, item) => fillRow(tr, COLUMNS, item), { held });
+  updateList(
+    body,
+    jobs ?? [],
+    (item) => item.job,
+    () => createRow(COLUMNS),
+    (tr, item) => fillRow(tr, COLUMNS, item),
+    { held },
+  );
   byId("jobs-held").hidden = !held;
-  showEmptyNote("jobs", jobs === null ? "This service lists no jobs." : jobs.length ? "" : "No job has been requested yet.");
+  showEmptyNote(
+    "jobs",
+    jobs === null
+      ? "This service lists no jobs."
+      : jobs.length
+        ? ""
+        : "No job has been requested yet.",
+  );
 }
 
-// Keeps the rows in place for a moment after the list was touched, so that they do not move under the pointer.
+// Keeps the rows in place for a moment after the list was touched, so that they do not move under
+// the pointer.
 export function setUpJobs() {
   for (const touch of ["pointermove", "pointerdown", "keydown", "focusin"]) {
-    byId("jobs").addEventListener(touch, () => { touchedAt = Date.now(); });
+    byId("jobs").addEventListener(touch, () => {
+      touchedAt = Date.now();
+    });
   }
 }

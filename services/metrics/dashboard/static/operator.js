@@ -19,14 +19,28 @@ function showAnswer(tone, words) {
 export async function requestAction(job, verb) {
   const key = byId("operator-key").value.trim();
   if (!key) {
-    showAnswer("bad", "Type an operator key first: ./blogstream keys create --operator NAME makes one.");
+    showAnswer(
+      "bad",
+      "Type an operator key first: ./blogstream keys create --operator NAME makes one.",
+    );
     return byId("operator-key").focus();
   }
   showAnswer("", verb === "retry" ? "Requesting a retry…" : "Requesting the cancel…");
   try {
-    const answer = await fetchJson(`/api/jobs/${encodeURIComponent(job)}/${verb}`, { method: "POST", headers: { Authorization: `Bearer ${key}` } });
-    showAnswer("good", `${verb === "retry" ? "The job is retried" : "The job is cancelled"}${answer.status ? `: ${answer.status}` : ""}.`);
+    const answer = await fetchJson(`/api/jobs/${encodeURIComponent(job)}/${verb}`, {
+      method: "POST",
+      headers: { Authorization: `Bearer ${key}` },
+    });
+    showAnswer(
+      "good",
+      `${verb === "retry" ? "The job is retried" : "The job is cancelled"}${answer.status ? `: ${answer.status}` : ""}.`,
+    );
   } catch (error) {
-    showAnswer("bad", error.status ? `Refused: ${error.message}` : "No answer: it is unknown whether the job has changed.");
+    showAnswer(
+      "bad",
+      error.status
+        ? `Refused: ${error.message}`
+        : "No answer: it is unknown whether the job has changed.",
+    );
   }
 }

@@ -15,7 +15,13 @@ import { setUpThemeSwitch } from "./theme_switch.js";
 import { showWorkers } from "./workers.js";
 
 const STALE_MS = 5000;
-const LABELS = { live: "Live", polling: "Live, polled", stale: "Stale", error: "No connection", loading: "Loading…" };
+const LABELS = {
+  live: "Live",
+  polling: "Live, polled",
+  stale: "Stale",
+  error: "No connection",
+  loading: "Loading…",
+};
 
 const SECTIONS = [
   ({ alerts }) => showAlerts(alerts),
@@ -26,8 +32,12 @@ const SECTIONS = [
   ({ providers }) => showLimits(providers),
   ({ workers }) => showWorkers(workers),
   ({ jobs }) => showJobs(jobs),
-  ({ overview }) => { byId("standins").hidden = !overview.standins; },
-  ({ alerts }) => { document.title = alerts?.length ? `(${alerts.length}) blogstream` : "blogstream"; },
+  ({ overview }) => {
+    byId("standins").hidden = !overview.standins;
+  },
+  ({ alerts }) => {
+    document.title = alerts?.length ? `(${alerts.length}) blogstream` : "blogstream";
+  },
 ];
 
 let receivedAt = 0;
@@ -63,8 +73,16 @@ function showFreshness() {
   setText(byId("feed-age"), stale ? `${Math.round(age / 1000)} s old` : "");
   const banner = byId("trouble");
   banner.hidden = !(stale || state === "error");
-  if (stale) setText(banner, `No numbers since ${clock(receivedAt)}: the numbers below are old. ${failure}`.trim());
-  else if (state === "error") setText(banner, `The metrics service cannot be reached; it is tried again every second. ${failure}`);
+  if (stale)
+    setText(
+      banner,
+      `No numbers since ${clock(receivedAt)}: the numbers below are old. ${failure}`.trim(),
+    );
+  else if (state === "error")
+    setText(
+      banner,
+      `The metrics service cannot be reached; it is tried again every second. ${failure}`,
+    );
 }
 
 setUpThemeSwitch();

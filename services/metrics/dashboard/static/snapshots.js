@@ -1,4 +1,5 @@
-// The source of snapshots: server-sent events, or polling of the JSON endpoints once a second when events fail.
+// The source of snapshots: server-sent events, or polling of the JSON endpoints once a second when
+// events fail.
 
 const POLL_MS = 1000;
 const RECONNECT_MS = 30000;
@@ -15,9 +16,10 @@ const ENDPOINTS = {
 };
 const OPTIONAL = new Set(["alerts", "jobs"]);
 
-const itemsOf = (value) => (Array.isArray(value) ? value : value?.items ?? null);
+const itemsOf = (value) => (Array.isArray(value) ? value : (value?.items ?? null));
 
-// Converts both sources to {overview, stores, workers, providers, limitedBy, alerts, jobs}; null for missing lists.
+// Converts both sources to {overview, stores, workers, providers, limitedBy, alerts, jobs}; null
+// for missing lists.
 function normalize(raw) {
   return {
     overview: raw.overview,
@@ -39,15 +41,20 @@ export async function fetchJson(path, options = {}) {
 }
 
 export class SnapshotSource {
-  #onSnapshot; #onFailure; #source = null; #timer = null; #absent = new Set(); #receivedAt = 0;
+  #onSnapshot;
+  #onFailure;
+  #source = null;
+  #timer = null;
+  #absent = new Set();
+  #receivedAt = 0;
 
   constructor({ onSnapshot, onFailure }) {
     this.#onSnapshot = onSnapshot;
     this.#onFailure = onFailure;
   }
 
-  // `?poll` in the address disables the stream: for proxies that buffer streams, and for screenshots, which wait until
-  // no request is open.
+  // `?poll` in the address disables the stream: for proxies that buffer streams, and for
+  // screenshots, which wait until no request is open.
   start() {
     if (new URLSearchParams(location.search).has("poll")) return this.#startPolling();
     this.#openStream();
@@ -69,7 +76,11 @@ export class SnapshotSource {
   // Starts polling when the open stream is silent, and reconnects a closed one.
   #checkStream() {
     if (Date.now() - this.#receivedAt > SILENT_MS) this.#startPolling();
-    if (this.#source.readyState === EventSource.CLOSED && Date.now() - this.#receivedAt > RECONNECT_MS) this.#openStream();
+    if (
+      this.#source.readyState === EventSource.CLOSED &&
+      Date.now() - this.#receivedAt > RECONNECT_MS
+    )
+      this.#openStream();
   }
 
   #startPolling() {
@@ -82,10 +93,19 @@ export class SnapshotSource {
       const names = Object.keys(ENDPOINTS).filter((name) => !this.#absent.has(name));
       const answers = await Promise.all(names.map((name) => this.#fetchEndpoint(name)));
       if (this.#timer !== timer) return; // the stream is back
-      this.#deliver(Object.fromEntries(names.map((name, index) => [name, answers[index]])), "polling");
+      this.#deliver(
+        Object.fromEntries(names.map((name, index) => [name, answers[index]])),
+        "polling",
+      );
     } catch (error) {
       if (this.#timer !== timer) return;
-      this.#onFailure(error.name === "TimeoutError" ? "The metrics service does not answer in time." : error.status ? `The metrics service answered ${error.message}.` : "The metrics service does not answer.");
+      this.#onFailure(
+        error.name === "TimeoutError"
+          ? "The metrics service does not answer in time."
+          : error.status
+            ? `The metrics service answered ${error.message}.`
+            : "The metrics service does not answer.",
+      );
     }
     this.#timer = setTimeout(() => this.#poll(), POLL_MS);
   }
