@@ -86,7 +86,8 @@ class Trend {
     setAttribute(
       this.#box,
       "aria-label",
-      `${this.#name}: now ${this.#format(this.#values[last])}, highest ${this.#format(top)} since ${clock(this.#times[0] * 1000)}`,
+      `${this.#name}: now ${this.#format(this.#values[last])}, highest ${this.#format(top)}` +
+        ` since ${clock(this.#times[0] * 1000)}`,
     );
   }
 

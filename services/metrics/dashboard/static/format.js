@@ -24,7 +24,8 @@ export function seconds(value) {
 
 export function money(value) {
   if (missing(value)) return "–";
-  return `$${value.toLocaleString("en", { minimumFractionDigits: 2, maximumFractionDigits: value < 10 ? 4 : 2 })}`;
+  const digits = { minimumFractionDigits: 2, maximumFractionDigits: value < 10 ? 4 : 2 };
+  return `$${value.toLocaleString("en", digits)}`;
 }
 
 export const percent = (value, digits = 1) => (missing(value) ? "–" : `${value.toFixed(digits)} %`);
@@ -35,9 +36,9 @@ export const clock = (value) => new Date(value).toLocaleTimeString("en-GB");
 export function moment(value) {
   const then = new Date(value);
   const today = then.toDateString() === new Date().toDateString();
-  return today
-    ? clock(value)
-    : `${then.toLocaleDateString("en-GB", { day: "numeric", month: "short" })} ${clock(value).slice(0, 5)}`;
+  if (today) return clock(value);
+  const day = then.toLocaleDateString("en-GB", { day: "numeric", month: "short" });
+  return `${day} ${clock(value).slice(0, 5)}`;
 }
 
 export const between = (from, to) => (Date.parse(to) - Date.parse(from)) / 1000;

@@ -60,7 +60,9 @@ function listFacts(overview) {
     { name: "Done in all", value: number(overview.jobs.DONE), tone: "" },
     {
       name: "Spent",
-      value: `${money(overview.costUsd)} on ${compact(usage.inputTokens + usage.outputTokens)} tokens and ${compact(usage.images)} images`,
+      value:
+        `${money(overview.costUsd)} on ${compact(usage.inputTokens + usage.outputTokens)} tokens` +
+        ` and ${compact(usage.images)} images`,
       tone: "",
     },
   ].filter(Boolean);

@@ -33,7 +33,8 @@ export async function requestAction(job, verb) {
     });
     showAnswer(
       "good",
-      `${verb === "retry" ? "The job is retried" : "The job is cancelled"}${answer.status ? `: ${answer.status}` : ""}.`,
+      `The job is ${verb === "retry" ? "retried" : "cancelled"}` +
+        `${answer.status ? `: ${answer.status}` : ""}.`,
     );
   } catch (error) {
     showAnswer(

@@ -28,7 +28,8 @@ function describeFairness(window) {
   const light =
     window.lightSlowdown === null ? "" : ` · light stores wait ×${window.lightSlowdown.toFixed(2)}`;
   if (window.contenders < 2) return `no competing stores in the last minute${light}`;
-  return `Jain ${window.jain.toFixed(3)} among ${plural(window.contenders, "store")} · largest gap ${money(window.largestGapUsd)}${light}`;
+  const jain = `Jain ${window.jain.toFixed(3)} among ${plural(window.contenders, "store")}`;
+  return `${jain} · largest gap ${money(window.largestGapUsd)}${light}`;
 }
 
 export function showStores(stores, window) {
