@@ -13,7 +13,7 @@ import {
 import { money, seconds } from "./format.js";
 import { openJob } from "./job.js";
 
-const TONES = { DONE: "good", FAILED: "bad", REJECTED: "bad" };
+const TONES = { DONE: "good", FAILED: "bad" };
 const HOLD_MS = 4000;
 
 let touchedAt = 0;

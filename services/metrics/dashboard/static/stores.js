@@ -34,13 +34,11 @@ function describeFairness(window) {
 
 export function showStores(stores, window) {
   const largest = Math.max(...stores.map((store) => store.costShare)) || 1;
-  const rows = stores
-    .slice(0, SHOWN)
-    .map((store) => ({
-      ...store,
-      share: 100 * store.costShare,
-      ofLargest: (100 * store.costShare) / largest,
-    }));
+  const rows = stores.slice(0, SHOWN).map((store) => ({
+    ...store,
+    share: 100 * store.costShare,
+    ofLargest: (100 * store.costShare) / largest,
+  }));
   updateList(
     byId("stores"),
     rows,
