@@ -1,9 +1,10 @@
-"""How many events a second does metrics count? Beside it: a bare loop that reads the same records into a dict.
+"""How many events a second does metrics count, compared with a bare loop that fills a dict?
 
-The loop reads what Kafka has as fast as aiokafka gives it, decodes the JSON and adds one to a number of the store: it
-checks nothing, survives nothing and tells no repeat from news. Metrics does all that, in the process that operators
-run, its tables on disk and their changelog on the broker. Then its endpoints are asked while events come in, with as
-many stores as a large system has, and its memory is looked at with ten times as many.
+The loop reads from Kafka as fast as aiokafka allows, decodes the JSON and adds one to a number per
+store. It validates nothing, survives no crash and does not detect repeats. Metrics does all that,
+as the process that operators run, with its table on disk and the changelog on the broker. Then its
+endpoints are called while events arrive, with as many stores as a large system has, and its memory
+is measured with ten times as many.
 """
 
 import asyncio
@@ -45,11 +46,11 @@ _STORES, _MANY_STORES = 10_000, 100_000
 _JOBS = 20_000
 _EVENTS_A_JOB = 6
 _IN_FLIGHT = 500
-_ASKED_FOR_S = 15.0
+_LOAD_S = 15.0
 _EVENTS_A_SECOND = 1_000
-"""While the endpoints are asked: what some eighty workers tell."""
-_PATIENCE_S = 240.0
-_AT_ONCE = 2_000
+"""The load while the endpoints are called: the events of about eighty workers."""
+_TIMEOUT_S = 240.0
+_BATCH_EVENTS = 2_000
 _PATHS = (
     "/api/overview",
     "/api/stores",
@@ -62,45 +63,48 @@ _PATHS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    counted: float
-    """Events a second."""
-    of_cpu: float
-    """Events a second of one core's time: what other processes on the machine do not change."""
+class MetricsMeasurement:
+    events_per_s: float
+    events_per_cpu_s: float
+    """Events per second of CPU time, which does not depend on other processes on the machine."""
     p99: dict[str, float]
     """Milliseconds by path."""
-    memory: tuple[float, float]
-    """MiB with so many stores, and with many."""
+    memory_mib: tuple[float, float]
+    """MiB with `_STORES` and with `_MANY_STORES` stores."""
 
 
 def run() -> Result:
-    return asyncio.run(_run())
+    return asyncio.run(_measure())
 
 
-async def _run() -> Result:
+async def _measure() -> Result:
     async with a_kafka() as bootstrap:
         settings = KafkaSettings(kafka_bootstrap_servers=bootstrap)
         await clients.ensure_topics(settings)
         async with Publisher(settings, source="bench") as publisher:
             await _publish(publisher, _interleaved(range(_JOBS)))
-            bare = await _bare(settings)
-            seen = await _metrics(settings, publisher)
-    part, worst = seen.counted / bare, max(seen.p99.values())
+            bare = await _measure_bare_loop(settings)
+            measured = await _measure_metrics(settings, publisher)
+    part, worst = measured.events_per_s / bare, max(measured.p99.values())
     return Result(
-        question=f"How many events a second does metrics count? ({_JOBS * _EVENTS_A_JOB:,} events, {_STORES:,} stores)",
+        question=f"How many events a second does metrics count? ({_JOBS * _EVENTS_A_JOB:,} events,"
+        f" {_STORES:,} stores)",
         header=["", ""],
         rows=[
             ["a bare loop with a dict", f"{bare:,.0f} events/s"],
-            ["metrics", f"{seen.counted:,.0f} events/s"],
-            ["metrics, for each second of one core", f"{seen.of_cpu:,.0f} events"],
-            *([f"GET {path}, p99", f"{value:.1f} ms"] for path, value in seen.p99.items()),
-            [f"memory with {_STORES:,} stores", f"{seen.memory[0]:,.0f} MiB"],
-            [f"memory with {_MANY_STORES:,} stores", f"{seen.memory[1]:,.0f} MiB"],
+            ["metrics", f"{measured.events_per_s:,.0f} events/s"],
+            ["metrics, for each second of one core", f"{measured.events_per_cpu_s:,.0f} events"],
+            *([f"GET {path}, p99", f"{value:.1f} ms"] for path, value in measured.p99.items()),
+            [f"memory with {_STORES:,} stores", f"{measured.memory_mib[0]:,.0f} MiB"],
+            [f"memory with {_MANY_STORES:,} stores", f"{measured.memory_mib[1]:,.0f} MiB"],
         ],
         ratios=[
             Ratio(what="metrics ÷ a bare loop", seen=part, bar="stated, none set", held=True),
             Ratio(
-                what="events a second", seen=seen.counted, bar="≥ 5,000", held=seen.counted >= 5_000
+                what="events a second",
+                seen=measured.events_per_s,
+                bar="≥ 5,000",
+                held=measured.events_per_s >= 5_000,
             ),
             Ratio(
                 what=f"slowest endpoint's p99 in ms, {_EVENTS_A_SECOND:,} events/s coming in",
@@ -112,9 +116,9 @@ async def _run() -> Result:
     )
 
 
-def _life(number: int, stores: int = _STORES) -> Iterator[JobEvent]:
-    """All events of a job that goes well."""
-    store, asked = f"store-{number % stores}", datetime.now(UTC) - timedelta(seconds=100)
+def _job_events(number: int, stores: int = _STORES) -> Iterator[JobEvent]:
+    """Yield all events of a successful job."""
+    store, requested_at = f"store-{number % stores}", datetime.now(UTC) - timedelta(seconds=100)
 
     def event(kind: EventKind, after_s: float, status: Status, step: str | None = None) -> JobEvent:
         return JobEvent(
@@ -123,11 +127,11 @@ def _life(number: int, stores: int = _STORES) -> Iterator[JobEvent]:
             kind=kind,
             status=status,
             attempt=int(after_s > 1),
-            at=asked + timedelta(seconds=after_s),
-            created_at=asked,
+            at=requested_at + timedelta(seconds=after_s),
+            created_at=requested_at,
             step=step,
             worker="worker-1",
-            started_at=asked + timedelta(seconds=3) if after_s >= 3 else None,
+            started_at=requested_at + timedelta(seconds=3) if after_s >= 3 else None,
             usage=Usage(input_tokens=900, output_tokens=1_500, images=1, cost_nanousd=4_000_000)
             if kind is EventKind.ENDED
             else Usage(),
@@ -141,26 +145,26 @@ def _life(number: int, stores: int = _STORES) -> Iterator[JobEvent]:
 
 
 def _interleaved(numbers: range) -> list[JobEvent]:
-    """The events of jobs of which so many are in flight at a time: those of one job do not come together."""
+    """Return the events of jobs with `_IN_FLIGHT` jobs in flight at a time."""
     blocks = (numbers[first : first + _IN_FLIGHT] for first in range(0, len(numbers), _IN_FLIGHT))
     return [
         event
         for block in blocks
-        for moment in zip(*map(_life, block), strict=True)
+        for moment in zip(*map(_job_events, block), strict=True)
         for event in moment
     ]
 
 
 async def _publish(publisher: Publisher, events: list[JobEvent]) -> None:
-    for first in range(0, len(events), _AT_ONCE):
-        batch = events[first : first + _AT_ONCE]
+    for first in range(0, len(events), _BATCH_EVENTS):
+        batch = events[first : first + _BATCH_EVENTS]
         await publisher.publish_all(
             [OutgoingMessage(topic=RESULTS, key=event.store, message=event) for event in batch]
         )
 
 
-async def _bare(settings: KafkaSettings) -> float:
-    """Events a second of a loop that only reads and adds."""
+async def _measure_bare_loop(settings: KafkaSettings) -> float:
+    """Return the events per second of a loop that only reads and adds."""
     counts: dict[str, int] = {}
     left = _JOBS * _EVENTS_A_JOB
     async with clients.create_consumer(
@@ -178,34 +182,33 @@ async def _bare(settings: KafkaSettings) -> float:
     return _JOBS * _EVENTS_A_JOB / (time.perf_counter() - began)
 
 
-async def _metrics(settings: KafkaSettings, publisher: Publisher) -> Seen:
-    async with _process(settings) as (process, http):
-        reporting = asyncio.create_task(
-            _report(publisher)
-        )  # it tells nothing before it has heard of anybody
+async def _measure_metrics(settings: KafkaSettings, publisher: Publisher) -> MetricsMeasurement:
+    async with _start_metrics(settings) as (process, http):
+        # Without reports, the startup gate stays closed for a while.
+        reporting = asyncio.create_task(_publish_reports(publisher))
         try:
-            counted, of_cpu = await _counting(process, http)
-            loading = asyncio.create_task(_load(publisher))
+            rate, cpu_rate = await _measure_counting(process, http)
+            loading = asyncio.create_task(_publish_load(publisher))
             try:
-                p99 = await _ask(http)
+                p99 = await _measure_endpoints(http)
             finally:
                 loading.cancel()
         finally:
             reporting.cancel()
         few = process.memory_info().rss / 2**20
-        done = await _done(http)
+        done = await _done_jobs(http)
         more = [
             event
             for number in range(10_000_000, 10_000_000 + _MANY_STORES)
-            for event in list(_life(number, _MANY_STORES))[:: _EVENTS_A_JOB - 1]
+            for event in list(_job_events(number, _MANY_STORES))[:: _EVENTS_A_JOB - 1]
         ]
         await _publish(publisher, more)
         await _until_done(http, done + _MANY_STORES)
-        return Seen(counted, of_cpu, p99, (few, process.memory_info().rss / 2**20))
+        return MetricsMeasurement(rate, cpu_rate, p99, (few, process.memory_info().rss / 2**20))
 
 
 @asynccontextmanager
-async def _process(
+async def _start_metrics(
     settings: KafkaSettings,
 ) -> AsyncIterator[tuple[psutil.Process, httpx.AsyncClient]]:
     port = free_port()
@@ -233,7 +236,7 @@ async def _process(
             await process.wait()
 
 
-async def _done(http: httpx.AsyncClient) -> int:
+async def _done_jobs(http: httpx.AsyncClient) -> int:
     try:
         answer = await http.get("/api/overview")
         return int(answer.json()["jobs"]["DONE"]) if answer.is_success else 0
@@ -242,35 +245,38 @@ async def _done(http: httpx.AsyncClient) -> int:
 
 
 async def _until_done(http: httpx.AsyncClient, jobs: int) -> None:
-    async with asyncio.timeout(_PATIENCE_S):
-        while await _done(http) < jobs:
+    async with asyncio.timeout(_TIMEOUT_S):
+        while await _done_jobs(http) < jobs:
             await asyncio.sleep(0.25)
 
 
-async def _counting(process: psutil.Process, http: httpx.AsyncClient) -> tuple[float, float]:
-    """Events a second, and for a second of CPU time, from the first that is seen to be counted to the last."""
+async def _measure_counting(
+    process: psutil.Process, http: httpx.AsyncClient
+) -> tuple[float, float]:
+    """Return events per second and per CPU second, from the first counted job to the last."""
     await _until_done(http, 1)
-    first, began, before = await _done(http), time.perf_counter(), process.cpu_times()
+    first, began, before = await _done_jobs(http), time.perf_counter(), process.cpu_times()
     await _until_done(http, _JOBS)
     events, after = (_JOBS - first) * _EVENTS_A_JOB, process.cpu_times()
-    worked = after.user + after.system - before.user - before.system
-    return events / (time.perf_counter() - began), events / worked
+    cpu_s = after.user + after.system - before.user - before.system
+    return events / (time.perf_counter() - began), events / cpu_s
 
 
-async def _report(publisher: Publisher) -> None:
-    """What twelve workers and the scheduler say once a second."""
+async def _publish_reports(publisher: Publisher) -> None:
+    """Publish the reports of twelve workers and a scheduler once a second."""
     while True:
         now = datetime.now(UTC)
         outgoing = [
-            OutgoingMessage(topic=WORKERS, key=f"worker-{n}", message=_worker(n, now)) for n in range(12)
+            Outgoing(topic=WORKERS, key=f"worker-{n}", message=_worker_report(n, now))
+            for n in range(12)
         ]
         await publisher.publish_all(
-            [*outgoing, OutgoingMessage(topic=WORKERS, key="scheduler", message=_scheduler(now))]
+            [*outgoing, Outgoing(topic=WORKERS, key="scheduler", message=_scheduler_report(now))]
         )
         await asyncio.sleep(1)
 
 
-def _worker(number: int, now: datetime) -> WorkerReport:
+def _worker_report(number: int, now: datetime) -> WorkerReport:
     states = tuple(
         LimiterReport(
             provider=provider,
@@ -298,7 +304,7 @@ def _worker(number: int, now: datetime) -> WorkerReport:
     )
 
 
-def _scheduler(now: datetime) -> SchedulerReport:
+def _scheduler_report(now: datetime) -> SchedulerReport:
     stores = tuple(
         StoreQueueReport(
             store=f"store-{number}", queued=1_000 - number, in_flight=2, served_nanousd=1
@@ -311,22 +317,22 @@ def _scheduler(now: datetime) -> SchedulerReport:
     )
 
 
-async def _load(publisher: Publisher) -> None:
-    """New jobs' events, evenly over the second."""
+async def _publish_load(publisher: Publisher) -> None:
+    """Publish new jobs' events at a constant rate."""
     number, began, sent = 1_000_000, time.perf_counter(), 0
     while True:
-        events = [event for job in range(number, number + 10) for event in _life(job)]
+        events = [event for job in range(number, number + 10) for event in _job_events(job)]
         await _publish(publisher, events)
         number, sent = number + 10, sent + len(events)
         await asyncio.sleep(max(began + sent / _EVENTS_A_SECOND - time.perf_counter(), 0))
 
 
-async def _ask(http: httpx.AsyncClient) -> dict[str, float]:
-    """Milliseconds that 99 of 100 answers take, by path: two dashboards that ask for everything, again and again."""
+async def _measure_endpoints(http: httpx.AsyncClient) -> dict[str, float]:
+    """Return the 99th percentile in ms by path; two clients call all endpoints."""
     taken: dict[str, list[float]] = {path: [] for path in _PATHS}
-    until = time.perf_counter() + _ASKED_FOR_S
+    until = time.perf_counter() + _LOAD_S
 
-    async def dashboard() -> None:
+    async def call_endpoints() -> None:
         while time.perf_counter() < until:
             for path in _PATHS:
                 began = time.perf_counter()
@@ -334,5 +340,5 @@ async def _ask(http: httpx.AsyncClient) -> dict[str, float]:
                 taken[path].append(1_000 * (time.perf_counter() - began))
                 await asyncio.sleep(0.02)
 
-    await asyncio.gather(dashboard(), dashboard())
+    await asyncio.gather(call_endpoints(), call_endpoints())
     return {path: quantiles(values, n=100)[98] for path, values in taken.items()}

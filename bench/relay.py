@@ -1,8 +1,9 @@
-"""How many decisions a second go through the real topics? Beside it: a relay that only passes the same records on.
+"""How many decisions a second go through the real topics, compared with a bare relay?
 
-The scheduler as it runs: requests from Kafka become rows in PostgreSQL, are announced, ordered, marked as forwarded,
-and sent to partitions. The relay reads the same requests in as large batches and sends on as many records as the
-scheduler does, one to the results and one to a partition, but decides, writes and encodes nothing.
+The scheduler runs as in production: requests from Kafka become rows in PostgreSQL, are announced,
+ordered, marked as dispatched, and sent to partitions. The relay reads the same requests in equally
+large batches and sends as many records as the scheduler, one to the results and one to a partition,
+but decides, writes and encodes nothing.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ from aiokafka.structs import TopicPartition
 from bench.result import Ratio, Result
 from bench.servers import a_kafka, a_postgres
 from sandbox.servers.postgres import a_connection
-from services.scheduler.__main__ import run_scheduler as run_scheduler
+from services.scheduler.__main__ import run as start_scheduler
 from services.scheduler.settings import SchedulerSettings
 from shared.domain.job import SourceType
 from shared.domain.messages import BlogRequested, WorkerReport
@@ -34,26 +35,32 @@ _STORES = 100
 _REPEATS = 5
 _BATCH = 500
 
-_PATIENCE_S = 60.0
+_TIMEOUT_S = 60.0
 
-Way = Callable[[KafkaSettings, str, asyncio.Event], Coroutine[None, None, None]]
+Forwarder = Callable[[KafkaSettings, str, asyncio.Event], Coroutine[None, None, None]]
 
 
 def run() -> Result:
-    lifecycle.tune_garbage_collection()  # as every process of ours does: both ways profit
-    return asyncio.run(_run())
+    lifecycle.tune_garbage_collection()  # as every service does; both sides profit
+    return asyncio.run(_measure())
 
 
-async def _run() -> Result:
+async def _measure() -> Result:
     async with a_kafka() as bootstrap, a_postgres() as dsn:
         pairs = []
         for turn in range(_REPEATS):
-            relayed_s = await _seconds(_relay, bootstrap, dsn, f"relay{turn}.")
-            pairs.append((relayed_s, await _seconds(_schedule, bootstrap, dsn, f"schedule{turn}.")))
+            relay_s = await _measure_seconds(_run_relay, bootstrap, dsn, f"relay{turn}.")
+            pairs.append(
+                (
+                    relay_s,
+                    await _measure_seconds(_run_scheduler, bootstrap, dsn, f"schedule{turn}."),
+                )
+            )
     relayed, decided = (_JOBS / median(column) for column in zip(*pairs, strict=True))
-    part = median(relayed_s / decided_s for relayed_s, decided_s in pairs)
+    part = median(relay_s / scheduler_s for relay_s, scheduler_s in pairs)
     return Result(
-        question=f"How many decisions a second go through the real topics? ({_JOBS:,} requests, BATCH_SIZE={_BATCH})",
+        question="How many decisions a second go through the real topics?"
+        f" ({_JOBS:,} requests, BATCH_SIZE={_BATCH})",
         header=["", ""],
         rows=[
             ["a bare relay", f"{relayed:,.0f} records/s"],
@@ -65,21 +72,21 @@ async def _run() -> Result:
     )
 
 
-async def _seconds(way: Way, bootstrap: str, dsn: str, prefix: str) -> float:
-    """From the first record that goes out to the last task, all requests being there before."""
+async def _measure_seconds(forward: Forwarder, bootstrap: str, dsn: str, prefix: str) -> float:
+    """Return the seconds from the first sent record to the last task; all requests exist before."""
     settings = KafkaSettings(kafka_bootstrap_servers=bootstrap, kafka_topic_prefix=prefix)
     await clients.ensure_topics(settings)
     async with Publisher(settings, source="bench") as publisher:
         await publisher.publish_all([_request(number) for number in range(_JOBS)], timeout=120)
         stop = asyncio.Event()
-        going = asyncio.create_task(way(settings, dsn, stop))
-        reporting = asyncio.create_task(_report(publisher))
+        forwarding = asyncio.create_task(forward(settings, dsn, stop))
+        reporting = asyncio.create_task(_publish_reports(publisher))
         try:
             return await _until_all_sent(settings)
         finally:
             reporting.cancel()
             stop.set()
-            await going
+            await forwarding
 
 
 def _request(number: int) -> OutgoingMessage:
@@ -95,8 +102,8 @@ def _request(number: int) -> OutgoingMessage:
     return OutgoingMessage(topic=REQUESTS, key=request.store, message=request)
 
 
-async def _report(publisher: Publisher) -> None:
-    """A worker with room for everything: what is measured is the order, not the credit."""
+async def _publish_reports(publisher: Publisher) -> None:
+    """Report a worker with slots for all jobs, so that credit does not limit the scheduler."""
     while True:
         now = datetime.now(UTC)
         report = WorkerReport(
@@ -111,23 +118,22 @@ async def _report(publisher: Publisher) -> None:
         await asyncio.sleep(1)
 
 
-async def _schedule(settings: KafkaSettings, dsn: str, stop: asyncio.Event) -> None:
+async def _run_scheduler(settings: KafkaSettings, dsn: str, stop: asyncio.Event) -> None:
     async with a_connection(dsn) as connection:
-        await connection.execute(
-            "TRUNCATE blog_generations CASCADE"
-        )  # or an earlier turn has all credit
+        # Jobs of an earlier turn would use up the credit.
+        await connection.execute("TRUNCATE blog_generations CASCADE")
     values = {
         "database_url": dsn,
         "worker_silence_s": 60,
         "max_pending_per_store": _JOBS,
         "batch_size": _BATCH,
     }
-    await run_scheduler(
+    await start_scheduler(
         SchedulerSettings.model_validate(settings.model_dump() | values), stop, "scheduler"
     )
 
 
-async def _relay(settings: KafkaSettings, _: str, stop: asyncio.Event) -> None:
+async def _run_relay(settings: KafkaSettings, _: str, stop: asyncio.Event) -> None:
     names = clients.namespace(settings)
     consumer = clients.create_consumer(
         settings, names.topic(REQUESTS), group_id=f"{settings.kafka_topic_prefix}relay"
@@ -145,14 +151,16 @@ async def _relay(settings: KafkaSettings, _: str, stop: asyncio.Event) -> None:
             futures = []
             for record in (record for records in batches.values() for record in records):
                 partition, sent = sent % GENERATION.partitions, sent + 1
-                said: dict[str, Any] = {
+                record_fields: dict[str, Any] = {
                     "value": record.value,
                     "key": record.key,
                     "headers": list(record.headers),
                 }
-                futures.append(await producer.send(names.topic(RESULTS), **said))
+                futures.append(await producer.send(names.topic(RESULTS), **record_fields))
                 futures.append(
-                    await producer.send(names.topic(GENERATION), **said, partition=partition)
+                    await producer.send(
+                        names.topic(GENERATION), **record_fields, partition=partition
+                    )
                 )
             await asyncio.gather(*futures)
             if batches:
@@ -161,19 +169,23 @@ async def _relay(settings: KafkaSettings, _: str, stop: asyncio.Event) -> None:
 
 async def _until_all_sent(settings: KafkaSettings) -> float:
     consumer: AIOKafkaConsumer = clients.create_consumer(settings)
-    async with consumer, asyncio.timeout(_PATIENCE_S):
-        while not await _written(consumer, clients.namespace(settings).topic(RESULTS), RESULTS):
+    async with consumer, asyncio.timeout(_TIMEOUT_S):
+        while not await _count_records(
+            consumer, clients.namespace(settings).topic(RESULTS), RESULTS
+        ):
             await asyncio.sleep(0.01)
         began = time.perf_counter()
         while (
-            await _written(consumer, clients.namespace(settings).topic(GENERATION), GENERATION)
+            await _count_records(
+                consumer, clients.namespace(settings).topic(GENERATION), GENERATION
+            )
             < _JOBS
         ):
             await asyncio.sleep(0.01)
         return time.perf_counter() - began
 
 
-async def _written(consumer: AIOKafkaConsumer, name: str, topic: Topic) -> int:
+async def _count_records(consumer: AIOKafkaConsumer, name: str, topic: Topic) -> int:
     ends = await consumer.end_offsets(
         [TopicPartition(name, number) for number in range(topic.partitions)]
     )

@@ -1,1 +1,4 @@
-"""metrics: what is going on. Faust tables over results, the latest reports of workers, JSON, Prometheus and a page."""
+"""metrics: statistics of all jobs, as JSON, Prometheus text and a dashboard.
+
+A Faust table holds the counters. The latest reports of workers and scheduler stay in memory.
+"""

@@ -1,5 +1,8 @@
-"""`python -m services.metrics`: aggregates and serves until SIGTERM. `python -m services.metrics rebuild`: counts all
-events that Kafka still has from scratch, from the next start on."""
+"""`python -m services.metrics`: counts and serves until SIGTERM.
+
+`python -m services.metrics rebuild`: makes the next start count all events that Kafka still has
+from scratch.
+"""
 
 import asyncio
 import sys
@@ -16,16 +19,16 @@ _USAGE = "usage: python -m services.metrics [rebuild]"
 
 async def main(stop: asyncio.Event) -> None:
     settings = MetricsSettings.from_environment()
-    log.configure_logging("metrics", settings.log_level, secrets=settings.secrets())
-    await service.run(settings, stop)
+    log.configure("metrics", settings.log_level, secrets=settings.secrets())
+    await service.run_until_stopped(settings, stop)
 
 
 async def rebuild(_: asyncio.Event) -> None:
-    """Set back what is counted. `Unavailable` while a process counts."""
+    """Create the next table generation. `Unavailable` while a metrics process runs."""
     settings = MetricsSettings.from_environment()
     log.configure_logging("metrics", settings.log_level, secrets=settings.secrets())
     await clients.ensure_topics(settings)
-    number = await table_generation.begin_next(settings)
+    number = await table_generation.create_next(settings)
     log.get_logger(__name__).info(
         "the next start of metrics counts all events from scratch", generation=number
     )

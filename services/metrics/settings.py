@@ -1,4 +1,4 @@
-"""metrics' settings."""
+"""Settings of the metrics service."""
 
 import socket
 from pathlib import Path
@@ -7,7 +7,7 @@ from pydantic import Field, SecretStr, field_validator
 
 from shared.runtime.settings import Count, KafkaSettings, Seconds
 
-_EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - compared with, not listened on
+_EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound
 
 
 class MetricsSettings(KafkaSettings):
@@ -18,36 +18,38 @@ class MetricsSettings(KafkaSettings):
     metrics_advertised_url: str | None = Field(
         None,
         pattern=r"^https?://[^/\s]+$",
-        description="where other metrics processes reach this one; unset: HOST, or this machine's address, and port",
+        description="the URL by which other metrics processes reach this one; unset: HOST, or this"
+        " machine's address, and port",
     )
     metrics_dir: Path = Field(
-        Path(".metrics"), description="the folder of the tables' stores; one process each"
+        Path(".metrics"), description="the folder of the table's files; each process needs its own"
     )
     worker_silence_s: Seconds = Field(
         10, description="seconds without a report after which a worker counts as gone"
     )
     alert_webhook_url: SecretStr | None = Field(
         None,
-        description="where alerts are posted as Slack takes them; whoever knows it may post there: a secret",
+        description="the URL that receives alerts in Slack's format; a secret",
     )
     jobs_kept: Count = Field(
         5_000, description="jobs whose events are kept in memory for /api/jobs; about 3 KB each"
     )
     ingest_url: str = Field(
-        "http://127.0.0.1:3000", description="where an operator's cancel and retry go to"
+        "http://127.0.0.1:3000", description="the URL of ingest, for an operator's cancel and retry"
     )
     database_url: SecretStr | None = Field(
         None,
-        description="PostgreSQL, to compare what was counted with what is true; unset: nothing is compared",
+        description="PostgreSQL, to compare the counted jobs with; unset: no comparison",
     )
     reconcile_every_s: Seconds = Field(
         60, description="seconds between two comparisons with PostgreSQL"
     )
     reconcile_settle_s: Seconds = Field(
-        5, description="seconds for the events of what PostgreSQL shows to arrive"
+        5,
+        description="seconds that a comparison waits for the events of PostgreSQL's rows",
     )
     lag_every_s: Seconds = Field(
-        5, description="seconds between two looks at the consumer groups' lag"
+        5, description="seconds between two measurements of the consumer groups' lag"
     )
 
     @field_validator("alert_webhook_url")
@@ -70,7 +72,7 @@ class MetricsSettings(KafkaSettings):
 
 
 def _this_machine() -> str:
-    """The address that this machine's name stands for, as in a container."""
+    """Resolve this machine's host name, as in a container."""
     try:
         return socket.gethostbyname(socket.gethostname())
     except OSError:

@@ -1,4 +1,4 @@
-"""A chat's server on this machine, which takes what is posted to it as Slack does."""
+"""A local chat server that accepts messages in Slack's format."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,20 +17,23 @@ SECRET = "T0-very-secret"
 
 @dataclass(slots=True)
 class ChatReceiver:
-    """A chat's server: answers with `answers` first, then with 200. `heard` is what it took, `tries` all that came."""
+    """Answers with the statuses in `answers` first, then with 200.
+
+    `received` has the accepted texts; `requests` counts all requests.
+    """
 
     answers: list[int]
     url: str = ""
-    tries: int = 0
-    heard: list[str] = field(default_factory=list)
+    requests: int = 0
+    received: list[str] = field(default_factory=list)
 
-    async def take(self, request: Request) -> Response:
-        self.tries += 1
+    async def receive(self, request: Request) -> Response:
+        self.requests += 1
         status = self.answers.pop(0) if self.answers else 200
         if status == 200:
             body = await request.json()
             assert list(body) == ["text"]
-            self.heard.append(body["text"])
+            self.received.append(body["text"])
         return Response(status_code=status)
 
 
@@ -38,6 +41,6 @@ class ChatReceiver:
 async def start_chat_receiver(*answers: int) -> AsyncIterator[ChatReceiver]:
     chat, listener = ChatReceiver(list(answers)), server.open_listener("127.0.0.1", 0)
     chat.url = f"http://127.0.0.1:{listener.getsockname()[1]}/services/{SECRET}"
-    application = Starlette(routes=[Route(f"/services/{SECRET}", chat.take, methods=["POST"])])
-    async with running_service(lambda stop: server.serve_http(application, listener, stop)):
+    application = Starlette(routes=[Route(f"/services/{SECRET}", chat.receive, methods=["POST"])])
+    async with running_service(lambda stop: server.serve(application, listener, stop)):
         yield chat

@@ -1,14 +1,14 @@
-"""What the metrics service tells the page, in situations that an operator meets: snapshots as `/api/events` sends them.
+"""Snapshots as `/api/events` sends them, for situations that an operator meets.
 
-Each call gives a fresh one, which a test may change. Times are of now, as the page reads them.
+Each call returns a new one, which a test may change. All times are relative to now.
 """
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from services.metrics.alerts.definitions import ALERTS
-from services.metrics.alerts.evaluator import item
-from services.metrics.alerts.rules import Severity, State
+from services.metrics.alerts.evaluator import alert_json
+from services.metrics.alerts.rules import AlertState, Severity
 
 Snapshot = dict[str, Any]
 
@@ -24,7 +24,7 @@ def job_id(number: int) -> str:
 
 
 def idle() -> Snapshot:
-    """Two workers, nothing to do, nothing ever asked for."""
+    """Two workers and no jobs at all."""
     overview = {
         "at": ago(0),
         "pending": 0,
@@ -67,9 +67,9 @@ def idle() -> Snapshot:
 
 
 def flood() -> Snapshot:
-    """One shop asks for far more than all others, which are served all the same."""
-    scene = idle()
-    scene["overview"] |= {
+    """One store requests far more than all others; all are served fairly."""
+    snapshot = idle()
+    snapshot["overview"] |= {
         "pending": 1412,
         "inFlight": 78,
         "storesWaiting": 9,
@@ -83,7 +83,7 @@ def flood() -> Snapshot:
         "costUsd": 8.1234,
         "usage": _usage(9_123_456),
         "standins": True,
-        "jobs": scene["overview"]["jobs"]
+        "jobs": snapshot["overview"]["jobs"]
         | {"PENDING": 1412, "PROCESSING": 78, "DONE": 2310, "FAILED": 12},
         "fairness": {
             "beganAt": ago(60),
@@ -109,7 +109,7 @@ def flood() -> Snapshot:
         "green-tea-garden",
         "harbour-books",
     )
-    scene["stores"] = [
+    snapshot["stores"] = [
         _store("mega-mart", queued=1349, running=20, done=640, share=0.13, wait=(160.0, 380.0))
     ] + [
         _store(
@@ -122,14 +122,14 @@ def flood() -> Snapshot:
         )
         for number, name in enumerate(small)
     ]
-    scene["workers"] = [
+    snapshot["workers"] = [
         _worker(name, number, running=36 + 6 * number) for number, name in enumerate(_WORKERS)
     ]
-    scene["rateLimiter"] = _limits(82)
-    scene["rateLimiter"]["limitedBy"] = [
+    snapshot["rateLimiter"] = _limits(82)
+    snapshot["rateLimiter"]["limitedBy"] = [
         {"provider": "openai", "model": "gpt-4o-mini", "by": "tokens"}
     ]
-    openai = scene["rateLimiter"]["rateLimiter"]["openai"]["gpt-4o-mini"]
+    openai = snapshot["rateLimiter"]["rateLimiter"]["openai"]["gpt-4o-mini"]
     for limit in openai.values():
         limit |= {"queued": 12, "longestWaitS": 9.4}
     openai["tokens"] |= {"binds": True, "level": -1_240.0}
@@ -143,43 +143,43 @@ def flood() -> Snapshot:
         "DONE",
         "CANCELLED",
     )
-    scene["jobs"] = [_job(number, status) for number, status in enumerate(statuses)]
-    return scene
+    snapshot["jobs"] = [_job(number, status) for number, status in enumerate(statuses)]
+    return snapshot
 
 
 def provider_down() -> Snapshot:
-    """OpenAI's account has no money left; Replicate asked for a pause; a worker is gone."""
-    scene = flood()
-    scene["overview"] |= {
+    """OpenAI's account has no money left, Replicate asked for a cool-down, and a worker is gone."""
+    snapshot = flood()
+    snapshot["overview"] |= {
         "pending": 5320,
         "donePerMinute": 0.8,
         "oldestWaitSeconds": 2460.0,
         "standins": False,
     }
-    scene["overview"] |= {
+    snapshot["overview"] |= {
         "deadLetters": 3,
         "inDoubtCalls": 2,
         "lag": {"scheduler": 40, "metrics": 12},
         "inFlight": 36,
     }
-    scene["overview"]["metrics"] |= {"complete": False, "missing": ["10.0.0.7:3001"]}
-    scene["overview"] |= {
+    snapshot["overview"]["metrics"] |= {"complete": False, "missing": ["10.0.0.7:3001"]}
+    snapshot["overview"] |= {
         "failedPercent": 22.4,
         "failedLastHour": 212,
         "doneLastHour": 734,
         "workers": 1,
     }
-    scene["rateLimiter"] = _limits(0.4)
-    scene["rateLimiter"]["limitedBy"] = [
+    snapshot["rateLimiter"] = _limits(0.4)
+    snapshot["rateLimiter"]["limitedBy"] = [
         {"provider": "openai", "model": "gpt-4o-mini", "by": "unavailable"},
         {"provider": "replicate", "model": "black-forest-labs/flux-schnell", "by": "cooling down"},
     ]
-    scene["overview"]["history"] = _history(
+    snapshot["overview"]["history"] = _history(
         [55 + number % 7 for number in range(45)]
         + [max(0, 50 - 12 * number) for number in range(15)],
         [2 * number for number in range(45)] + [90 + 350 * number for number in range(15)],
     )
-    providers = scene["rateLimiter"]["rateLimiter"]
+    providers = snapshot["rateLimiter"]["rateLimiter"]
     for limit in providers["openai"]["gpt-4o-mini"].values():
         limit["circuitOpen"] = True
     providers["replicate"]["black-forest-labs/flux-schnell"]["images"] |= {
@@ -188,25 +188,30 @@ def provider_down() -> Snapshot:
         "longestWaitS": 44.0,
         "binds": True,
     }
-    scene["workers"][1] |= {"alive": False, "heardSecondsAgo": 48.2, "partitions": [], "running": 0}
-    scene["alerts"] = [
+    snapshot["workers"][1] |= {
+        "alive": False,
+        "heardSecondsAgo": 48.2,
+        "partitions": [],
+        "running": 0,
+    }
+    snapshot["alerts"] = [
         _alert("circuit-open", Severity.CRITICAL, 2, 610),
         _alert("error-rate", Severity.CRITICAL, 22.4, 480),
         _alert("queue-long", Severity.CRITICAL, 5320, 94),
         _alert("oldest-wait", Severity.WARNING, 2460, 660),
     ]
-    return scene
+    return snapshot
 
 
 def alerts() -> Snapshot:
-    """A flood that has passed the first threshold."""
-    scene = flood()
-    scene["alerts"] = [_alert("queue-long", Severity.WARNING, 1412, 122)]
-    return scene
+    """A flood with a warning about the long queue."""
+    snapshot = flood()
+    snapshot["alerts"] = [_alert("queue-long", Severity.WARNING, 1412, 122)]
+    return snapshot
 
 
 def timeline(number: int, status: str, error: str | None = None) -> dict[str, Any]:
-    """A job that waited 9 s in its queue and 6.5 s for OpenAI's limit, and needed a second try."""
+    """A job that waited 9 s in its queue and 6.5 s for OpenAI's limit, and was retried once."""
     steps: tuple[tuple[float, str, dict[str, Any]], ...] = (
         (60.0, "queued", {}),
         (59.9, "admitted", {}),
@@ -239,10 +244,10 @@ def timeline(number: int, status: str, error: str | None = None) -> dict[str, An
 
 
 def _alert(name: str, severity: Severity, value: float, seconds: float) -> dict[str, Any]:
-    """One of those that are declared, as the service tells it."""
+    """Return a declared alert as the service shows it."""
     (alert,) = [alert for alert in ALERTS if alert.name == name]
-    told = item(alert, State(severity=severity, value=value))
-    return told | {"since": ago(seconds)}
+    shown = alert_json(alert, AlertState(severity=severity, value=value))
+    return shown | {"since": ago(seconds)}
 
 
 def _job(number: int, status: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A stage for the page: its real files and headers, and a metrics service that tells what a test scripts."""
+"""A fake metrics service: the dashboard's real files and headers, with scripted data."""
 
 import asyncio
 import socket
@@ -21,7 +21,7 @@ from tests.support import dashboard_snapshots
 from tests.support.dashboard_snapshots import Snapshot
 
 _EVERY_S = 0.1
-_NAMES = {
+_DATA_PATHS = {
     "/api/overview": "overview",
     "/api/stores": "stores",
     "/api/workers": "workers",
@@ -33,42 +33,42 @@ _NAMES = {
 
 @dataclass(slots=True)
 class FakeMetrics:
-    """What the page is told; a test changes it as it goes."""
+    """The data that the page gets; a test changes it at any time."""
 
     url: str
     snapshot: Snapshot = field(default_factory=dashboard_snapshots.idle)
     streams: bool = True
     """False: `/api/events`, `/api/alerts` and `/api/jobs` do not exist, as in an older service."""
     silent: bool = False
-    """Nothing is told any more: the stream stays open, and the endpoints answer 503."""
-    late_s: float = 0
-    """By how much its clock is ahead."""
-    faulty: bool = False
-    """Some answers are errors on purpose, which a browser notes in its console."""
-    asked: Counter[str] = field(default_factory=Counter)
-    """How often each endpoint was."""
+    """Sends no data: the stream stays open, and the endpoints answer 503."""
+    clock_ahead_s: float = 0
+    """Seconds that its clock is ahead."""
+    expects_errors: bool = False
+    """Some answers are errors on purpose; a browser logs them in its console."""
+    requests: Counter[str] = field(default_factory=Counter)
+    """The number of requests by path."""
     timelines: dict[str, dict[str, Any]] = field(default_factory=dict)
-    acts: list[tuple[str, str]] = field(default_factory=list)
-    """(path, Authorization) of every retry and cancel that was asked for."""
+    actions: list[tuple[str, str]] = field(default_factory=list)
+    """(path, Authorization) of every requested retry and cancel."""
     refusal: Problem | None = None
-    """What retry and cancel answer; None: 200."""
+    """The answer of retry and cancel; `None`: 200."""
 
     def routes(self) -> list[Route]:
-        asked = [Route(path, self._answer) for path in _NAMES]
-        acting = Route("/api/jobs/{job}/{verb}", self._act, methods=["POST"])
+        data = [Route(path, self._answer) for path in _DATA_PATHS]
+        action = Route("/api/jobs/{job}/{verb}", self._answer_action, methods=["POST"])
         return [
             Route("/api/events", self._events),
-            *asked,
+            *data,
             Route("/api/jobs/{job}/timeline", self._timeline),
-            acting,
+            action,
         ]
 
     async def _events(self, request: Request) -> Response:
         if not self.streams:
             raise Problem(404, "Not Found")
-        return StreamingResponse(self._told(), media_type="text/event-stream")
+        return StreamingResponse(self._snapshots(), media_type="text/event-stream")
 
-    async def _told(self) -> AsyncIterator[bytes]:
+    async def _snapshots(self) -> AsyncIterator[bytes]:
         while True:
             if not self.silent:
                 yield b"event: snapshot\ndata: " + orjson.dumps(self._now()) + b"\n\n"
@@ -76,18 +76,19 @@ class FakeMetrics:
 
     def _now(self) -> Snapshot:
         return self.snapshot | {
-            "overview": self.snapshot["overview"] | {"at": dashboard_snapshots.ago(-self.late_s)}
+            "overview": self.snapshot["overview"]
+            | {"at": dashboard_snapshots.ago(-self.clock_ahead_s)}
         }
 
     async def _answer(self, request: Request) -> Response:
-        name = _NAMES[request.url.path]
-        self.asked[request.url.path] += 1
+        name = _DATA_PATHS[request.url.path]
+        self.requests[request.url.path] += 1
         if self.silent:
             raise Problem(503, "Service Unavailable", detail="the tables are not recovered yet")
         if not self.streams and name in ("alerts", "jobs"):
             raise Problem(404, "Not Found")
-        said = self._now()[name]
-        return JsonResponse({"items": said} if isinstance(said, list) else said)
+        data = self._now()[name]
+        return JsonResponse({"items": data} if isinstance(data, list) else data)
 
     async def _timeline(self, request: Request) -> Response:
         found = self.timelines.get(request.path_params["job"])
@@ -95,8 +96,8 @@ class FakeMetrics:
             raise Problem(404, "Not Found", detail="no such job")
         return JsonResponse(found)
 
-    async def _act(self, request: Request) -> Response:
-        self.acts.append((request.url.path, request.headers.get("authorization", "")))
+    async def _answer_action(self, request: Request) -> Response:
+        self.actions.append((request.url.path, request.headers.get("authorization", "")))
         if self.refusal is not None:
             raise self.refusal
         job = self.timelines[request.path_params["job"]]
@@ -106,16 +107,16 @@ class FakeMetrics:
 
 @asynccontextmanager
 async def serve_fake_metrics() -> AsyncIterator[FakeMetrics]:
-    """A running stage, on a port of its own."""
-    listener: socket.socket = server.open_listener("127.0.0.1", 0)
-    stage = FakeMetrics(f"http://127.0.0.1:{listener.getsockname()[1]}/")
+    """Serve a fake on a free port."""
+    listener: socket.socket = server.listen("127.0.0.1", 0)
+    fake = FakeMetrics(f"http://127.0.0.1:{listener.getsockname()[1]}/")
     app = Starlette(
-        routes=[*files.routes(), *stage.routes()], exception_handlers={Problem: _problem}
+        routes=[*files.routes(), *fake.routes()], exception_handlers={Problem: _problem}
     )
     stop = asyncio.Event()
     serving = asyncio.create_task(server.serve_http(app, listener, stop, grace_s=0.1))
     try:
-        yield stage
+        yield fake
     finally:
         stop.set()
         await serving

@@ -1,4 +1,4 @@
-"""metrics as a process, as a test runs it and asks it."""
+"""Runs metrics as a process, for integration tests."""
 
 import asyncio
 import os
@@ -21,42 +21,44 @@ from shared.kafka.topics import RESULTS
 from tests.support import prometheus_text
 from tests.support.backend import Backend
 from tests.support.eventually import eventually
-from tests.unit.metrics.test_counting_rules import later, life
+from tests.support.metrics_events import job_events, shift_events
 
 KINDS = ["queued", "admitted", "started", "step-done", "ended"]
 
 
-_ASKED_AT = datetime.now(UTC).replace(second=58, microsecond=0) - timedelta(minutes=3)
-"""When all jobs are asked for: within the last hour, and three seconds before they are started. So they wait when the
-minute ends."""
-_LATER_S = (_ASKED_AT - life(0)[0].at).total_seconds()
+_REQUESTED_AT = datetime.now(UTC).replace(second=58, microsecond=0) - timedelta(minutes=3)
+"""The request time of all jobs: within the last hour, three seconds before their start.
+
+So all jobs are pending at the end of that minute.
+"""
+_SHIFT_S = (_REQUESTED_AT - job_events(0)[0].at).total_seconds()
 
 
 @dataclass(frozen=True, slots=True)
-class Metrics:
-    """A running process of the service."""
+class MetricsProcess:
+    """A running metrics process and its HTTP client."""
 
     process: asyncio.subprocess.Process
     http: httpx.AsyncClient
     url: str
 
-    async def json(self, path: str) -> Any:
+    async def get_json(self, path: str) -> Any:
         answer = await self.http.get(path)
         answer.raise_for_status()
         return answer.json()
 
-    async def numbers(self) -> dict[str, Any]:
-        """All that is counted of jobs, without what moves with the clock."""
-        overview = await self.json("/api/overview")
-        known = {
+    async def get_counts(self) -> dict[str, Any]:
+        """Return all counts of jobs, without values that depend on the clock."""
+        overview = await self.get_json("/api/overview")
+        fields = {
             name: overview[name]
             for name in ("jobs", "waitSeconds", "runSeconds", "usage", "costUsd", "windows")
         }
-        stores = (await self.json("/api/stores?limit=1000"))["items"]
+        stores = (await self.get_json("/api/stores?limit=1000"))["items"]
         minutes = _by_minute(overview["history"])
         families = prometheus_text.read((await self.http.get("/metrics?format=prometheus")).text)
         ended = families["blogstream_jobs_ended"].samples
-        return known | {
+        return fields | {
             "minutes": minutes,
             "ended": ended,
             "stores": sorted(stores, key=lambda row: row["store"]),
@@ -67,12 +69,12 @@ class Metrics:
         await self.process.wait()
 
     async def has_counted(self, expected: dict[str, int]) -> bool:
-        jobs = (await self.json("/api/overview"))["jobs"]
+        jobs = (await self.get_json("/api/overview"))["jobs"]
         return {status: count for status, count in jobs.items() if count} == expected
 
 
 def _by_minute(history: dict[str, Any]) -> dict[str, dict[datetime, int]]:
-    """What is told of the last hour, without the minutes in which nothing was: those move with the clock."""
+    """Return the history without its empty minutes, which depend on the clock."""
     began = datetime.fromisoformat(history["from"])
     return {
         name: {
@@ -84,7 +86,7 @@ def _by_minute(history: dict[str, Any]) -> dict[str, dict[datetime, int]]:
     }
 
 
-def variables(backend: Backend, folder: Path) -> dict[str, str]:
+def process_variables(backend: Backend, folder: Path) -> dict[str, str]:
     return {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": str(ROOT),
@@ -95,24 +97,26 @@ def variables(backend: Backend, folder: Path) -> dict[str, str]:
     }
 
 
-async def rebuild(backend: Backend, folder: Path) -> int:
-    """The command: its exit code."""
+async def run_rebuild(backend: Backend, folder: Path) -> int:
+    """Run the rebuild command and return its exit code."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "services.metrics",
         "rebuild",
-        env=variables(backend, folder),
+        env=process_variables(backend, folder),
         stdout=DEVNULL,
     )
     return await process.wait()
 
 
 @asynccontextmanager
-async def metrics(backend: Backend, folder: Path, **more: str) -> AsyncIterator[Metrics]:
-    """`more` are variables of its environment."""
+async def start_metrics(
+    backend: Backend, folder: Path, **more: str
+) -> AsyncIterator[MetricsProcess]:
+    """Start a process and wait until it is ready. `more` are environment variables."""
     port = int(more.get("METRICS_PORT") or free_port())
-    environment = variables(backend, folder) | {"METRICS_PORT": str(port)}
+    environment = process_variables(backend, folder) | {"METRICS_PORT": str(port)}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "services.metrics", env=environment | more, stdout=DEVNULL
     )
@@ -120,7 +124,7 @@ async def metrics(backend: Backend, folder: Path, **more: str) -> AsyncIterator[
     try:
         async with httpx.AsyncClient(base_url=url, timeout=10) as http:
             await eventually(partial(_ready, http, process), timeout=60)
-            yield Metrics(process, http, url)
+            yield MetricsProcess(process, http, url)
     finally:
         if process.returncode is None:
             process.terminate()
@@ -135,19 +139,27 @@ async def _ready(http: httpx.AsyncClient, process: asyncio.subprocess.Process) -
         return False
 
 
-async def tell(backend: Backend, numbers: range, *, failed: bool = False, stores: int = 3) -> None:
-    """All events of these jobs, those of one in order; the same jobs' are always the same, and each a moment after the
-    one before: of many that ended at once, the last would be taken for repeats."""
-    lives = (
-        (number, life(number, f"store-{number % stores}", failed=failed)) for number in numbers
+async def publish_job_events(
+    backend: Backend, numbers: range, *, failed: bool = False, stores: int = 3
+) -> None:
+    """Publish all events of these jobs, in order for each job, always the same ones.
+
+    Each job ends a moment after the one before: of many jobs with the same end, later ones would
+    count as repeats.
+    """
+    jobs = (
+        (number, job_events(number, f"store-{number % stores}", failed=failed))
+        for number in numbers
     )
     events = [
-        event for number, events in lives for event in later(events, _LATER_S + number / 1_000)
+        event
+        for number, events in jobs
+        for event in shift_events(events, _SHIFT_S + number / 1_000)
     ]
     outgoing = [OutgoingMessage(topic=RESULTS, key=event.store, message=event) for event in events]
     await backend.publisher.publish_all(outgoing)
 
 
-async def timeline_of(running: Metrics, job: str) -> Any:
+async def get_timeline(running: MetricsProcess, job: str) -> Any:
     answer = await running.http.get(f"/api/jobs/{job}/timeline")
     return answer.json() if answer.is_success else None

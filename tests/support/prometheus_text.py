@@ -1,4 +1,4 @@
-"""A reader of Prometheus's text format of our own, as strict as promtool: it shares nothing with what writes it."""
+"""An independent reader of Prometheus' text format, as strict as promtool."""
 
 import re
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ Labels = tuple[tuple[str, str], ...]
 
 
 @dataclass(slots=True)
-class Family:
+class MetricFamily:
     name: str
     kind: str
     help: str
@@ -23,21 +23,24 @@ class Family:
         return self.samples[self.name + suffix, tuple(sorted(labels.items()))]
 
 
-def read(text: str) -> dict[str, Family]:
-    """The families by name (a counter's without `_total`). AssertionError for what a scraper or a linter would mind."""
-    families: dict[str, Family] = {}
+def read(text: str) -> dict[str, MetricFamily]:
+    """Return the families by name (a counter's without `_total`).
+
+    Asserts the rules of scrapers and linters.
+    """
+    families: dict[str, MetricFamily] = {}
     assert text.endswith("\n")
     lines = iter(text.splitlines())
     for line in lines:
         if line.startswith("# HELP "):
-            name, _, told = line.removeprefix("# HELP ").partition(" ")
+            name, _, help_text = line.removeprefix("# HELP ").partition(" ")
             kind_name, kind = next(lines).removeprefix("# TYPE ").split(" ")
             assert kind_name == name
             name = name.removesuffix("_total")
             assert name not in families, f"{name} twice"
-            assert told, f"{name} says nothing of itself"
+            assert help_text, f"{name} has no help text"
             assert not _NOT_BASE_UNITS.search(name), f"{name} is not in base units"
-            family = families[name] = Family(name, kind, told)
+            family = families[name] = MetricFamily(name, kind, help_text)
             continue
         _add_sample(family, line)
     for family in families.values():
@@ -46,7 +49,7 @@ def read(text: str) -> dict[str, Family]:
     return families
 
 
-def _add_sample(family: Family, line: str) -> None:
+def _add_sample(family: MetricFamily, line: str) -> None:
     matched = _SAMPLE.fullmatch(line)
     assert matched, f"not a sample: {line!r}"
     name, labels, value = matched.groups()
@@ -61,7 +64,7 @@ def _add_sample(family: Family, line: str) -> None:
         assert float(value) >= 0, f"{key} is negative"
 
 
-def _check_histogram(family: Family) -> None:
+def _check_histogram(family: MetricFamily) -> None:
     buckets = [
         (float(dict(labels)["le"]), value)
         for (name, labels), value in family.samples.items()
@@ -69,6 +72,6 @@ def _check_histogram(family: Family) -> None:
     ]
     assert buckets == sorted(buckets), f"{family.name}: buckets are not in order, or do not grow"
     assert buckets[-1] == (float("inf"), family.value("_count")), (
-        f"{family.name}: the last bucket is not all"
+        f"{family.name}: the last bucket differs from the count"
     )
     assert ("_sum" in "".join(name for name, _ in family.samples)) == (buckets[-1][1] >= 0)

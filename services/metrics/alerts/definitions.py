@@ -1,18 +1,18 @@
-"""Every alert, declared once: what the service judges, and what the files in `deploy/` are made from."""
+"""Declares every alert once, for the service and for the generated files in `deploy/`."""
 
 from math import inf
 
-from services.metrics.alerts.rules import SECONDS, Alert, Level, Numbers, Severity, Worse
+from services.metrics.alerts.rules import SECONDS, Alert, AlertInputs, AlertLevel, BadSide, Severity
 from services.metrics.export import metric_definitions as defs
 from services.metrics.export.promql import increase, largest, series
 
 WINDOW_MINUTES = 15
-"""Over which failures, repairs and doubtful calls are counted."""
+"""The window for failures, repaired slots and in-doubt calls."""
 
 THROUGHPUT_MINUTES = 5
 
-FEWEST_ENDED = 10
-"""With fewer ended jobs than this in the window, no rate of failures is worth an alarm."""
+MIN_ENDED_JOBS = 10
+"""With fewer ended jobs in the window, the failure rate raises no alert."""
 
 _FAILED = increase(defs.ENDED, WINDOW_MINUTES, state="FAILED")
 _ENDED = increase(defs.ENDED, WINDOW_MINUTES)
@@ -23,31 +23,33 @@ _DONE_PER_MINUTE = (
 _SCHEDULER_SILENT = (
     f"min({series(defs.SCHEDULER_AGE)}) or {largest(defs.WORKERS, series(defs.WORKERS))} * 0 + 3600"
 )
-"""An hour when we are there and have never heard of one."""
+"""The value is 3600 s while metrics runs and no scheduler has ever reported."""
 
 
-def _done_per_minute(numbers: Numbers) -> float | None:
-    """Nothing to do is as good as any speed."""
-    if numbers.due is None or numbers.done_per_minute is None:
+def _done_per_minute(inputs: AlertInputs) -> float | None:
+    """Return the throughput; infinite while no job is due."""
+    if inputs.due is None or inputs.done_per_minute is None:
         return None
-    return numbers.done_per_minute if numbers.due > 0 else inf
+    return inputs.done_per_minute if inputs.due > 0 else inf
 
 
-def _warning(raise_at: float, clear_at: float) -> Level:
-    return Level(severity=Severity.WARNING, raise_at=raise_at, clear_at=clear_at)
+def _warning(raise_at: float, clear_at: float) -> AlertLevel:
+    return AlertLevel(severity=Severity.WARNING, raise_at=raise_at, clear_at=clear_at)
 
 
-def _critical(raise_at: float, clear_at: float) -> Level:
-    return Level(severity=Severity.CRITICAL, raise_at=raise_at, clear_at=clear_at)
+def _critical(raise_at: float, clear_at: float) -> AlertLevel:
+    return AlertLevel(severity=Severity.CRITICAL, raise_at=raise_at, clear_at=clear_at)
 
 
 ALERTS = (
     Alert(
         name="queue-long",
         unit="jobs",
-        says="{value} jobs wait",
-        means="More is asked for than is written. Add workers, or see which limit holds them up.",
-        value=lambda numbers: numbers.pending,
+        summary="{value} jobs wait",
+        advice=(
+            "More jobs arrive than are finished. Add workers, or check which limit slows them down."
+        ),
+        value=lambda inputs: inputs.pending,
         promql=largest(defs.PENDING, series(defs.PENDING)),
         levels=(_warning(1_000, 900), _critical(5_000, 4_500)),
         raise_after_s=5,
@@ -56,9 +58,9 @@ ALERTS = (
     Alert(
         name="oldest-wait",
         unit=SECONDS,
-        says="a job has waited for {value}",
-        means="Some store's work does not get its turn: see the stores' waits, then the limiter.",
-        value=lambda numbers: numbers.oldest_wait_s,
+        summary="a job has waited for {value}",
+        advice="A store's jobs are not dispatched. Check the stores' waits, then the rate limits.",
+        value=lambda inputs: inputs.oldest_wait_s,
         promql=largest(defs.OLDEST, series(defs.OLDEST)),
         levels=(_warning(1_800, 1_500), _critical(7_200, 6_000)),
         raise_after_s=15,
@@ -67,10 +69,10 @@ ALERTS = (
     Alert(
         name="error-rate",
         unit="percent",
-        says=f"{{value}} % of the jobs of the last {WINDOW_MINUTES} minutes failed",
-        means="Over 20 % the plan is to roll back. The jobs' errors say why.",
-        value=lambda numbers: numbers.failed_percent,
-        promql=f"(100 * {_FAILED} / {_ENDED} and {_ENDED} >= {FEWEST_ENDED}) or vector(0)",
+        summary=f"{{value}} % of the jobs of the last {WINDOW_MINUTES} minutes failed",
+        advice="Above 20 % the plan is to roll back. The jobs' errors show the cause.",
+        value=lambda inputs: inputs.failed_percent,
+        promql=f"(100 * {_FAILED} / {_ENDED} and {_ENDED} >= {MIN_ENDED_JOBS}) or vector(0)",
         levels=(_warning(5, 4), _critical(20, 16)),
         raise_after_s=15,
         clear_after_s=60,
@@ -78,11 +80,14 @@ ALERTS = (
     Alert(
         name="throughput-low",
         unit="jobs a minute",
-        says="{value} jobs a minute are done while others wait",
-        means="Under 5 a minute the plan is to roll back. See workers, limiter and circuit first.",
+        summary="{value} jobs a minute are done while others wait",
+        advice=(
+            "Below 5 a minute the plan is to roll back. Check workers, rate limits and"
+            " circuit breakers first."
+        ),
         value=_done_per_minute,
         promql=f"({_DONE_PER_MINUTE}) and on() {largest(defs.DUE, series(defs.DUE))} > 0",
-        worse=Worse.UNDER,
+        bad_side=BadSide.BELOW,
         levels=(_critical(5, 6),),
         raise_after_s=300,
         clear_after_s=30,
@@ -90,9 +95,12 @@ ALERTS = (
     Alert(
         name="circuit-open",
         unit="limits",
-        says="a provider is not asked for now ({value} limits closed)",
-        means="An outage, no money, or a refused key: the log says which. Jobs wait and lose no try; one probes.",
-        value=lambda numbers: numbers.open_circuits,
+        summary="calls to a provider are stopped ({value} limits with an open circuit breaker)",
+        advice=(
+            "An outage, an account without money, or a rejected key: the log has the cause."
+            " Jobs wait without losing an attempt; one call probes for recovery."
+        ),
+        value=lambda inputs: inputs.open_circuits,
         promql=f"sum({largest(defs.CIRCUIT, series(defs.CIRCUIT))})",
         levels=(_critical(0, 0),),
         raise_after_s=0,
@@ -101,11 +109,11 @@ ALERTS = (
     Alert(
         name="no-workers",
         unit="workers",
-        says="{value} workers are heard",
-        means="Nothing is written. Requests are accepted, and wait.",
-        value=lambda numbers: numbers.workers,
+        summary="{value} workers report",
+        advice="No posts are written. Requests are accepted and wait.",
+        value=lambda inputs: inputs.workers,
         promql=largest(defs.WORKERS, series(defs.WORKERS)),
-        worse=Worse.UNDER,
+        bad_side=BadSide.BELOW,
         levels=(_critical(1, 1),),
         raise_after_s=30,
         clear_after_s=5,
@@ -113,9 +121,12 @@ ALERTS = (
     Alert(
         name="slot-drift",
         unit="slots",
-        says=f"{{value}} slots were repaired in {WINDOW_MINUTES} minutes",
-        means="The scheduler's book of jobs in flight differed from PostgreSQL: events were lost, or there is a fault.",
-        value=lambda numbers: numbers.drifted,
+        summary=f"{{value}} slots were repaired in {WINDOW_MINUTES} minutes",
+        advice=(
+            "The scheduler's jobs in flight differed from PostgreSQL: events were lost, or"
+            " there is a bug."
+        ),
+        value=lambda inputs: inputs.drifted,
         promql=increase(defs.DRIFTED, WINDOW_MINUTES),
         levels=(_warning(0, 0), _critical(50, 40)),
         raise_after_s=0,
@@ -124,9 +135,14 @@ ALERTS = (
     Alert(
         name="in-doubt-calls",
         unit="calls",
-        says=f"{{value}} calls of the last {WINDOW_MINUTES} minutes may have been billed in vain",
-        means="Workers died, or answers were cut, between the call and its saved answer. Compare with the bill.",
-        value=lambda numbers: numbers.in_doubt,
+        summary=(
+            f"{{value}} calls of the last {WINDOW_MINUTES} minutes may have been billed in vain"
+        ),
+        advice=(
+            "Workers died or connections broke between a call and its saved answer. Compare"
+            " with the provider's bill."
+        ),
+        value=lambda inputs: inputs.in_doubt,
         promql=increase(defs.IN_DOUBT, WINDOW_MINUTES),
         levels=(_warning(0, 0), _critical(20, 10)),
         raise_after_s=0,
@@ -135,9 +151,12 @@ ALERTS = (
     Alert(
         name="dead-letters",
         unit="records",
-        says="{value} records were put aside and nobody has looked after them",
-        means="No service could handle them. `./blogstream dead-letters list` says why, and replays or discards them.",
-        value=lambda numbers: numbers.dead_letters,
+        summary="{value} records are in the dead letter queue",
+        advice=(
+            "No service could process them. `./blogstream dead-letters list` shows why;"
+            " `replay` or `discard` them."
+        ),
+        value=lambda inputs: inputs.dead_letters,
         promql=largest(defs.DEAD_LETTERS, series(defs.DEAD_LETTERS)),
         levels=(_warning(0, 0),),
         raise_after_s=5,
@@ -146,9 +165,12 @@ ALERTS = (
     Alert(
         name="miscounted",
         unit="jobs",
-        says="{value} jobs of the last day are counted other than PostgreSQL has them",
-        means="Events were lost: the numbers here are wrong, the jobs are not. `python -m services.metrics rebuild`.",
-        value=lambda numbers: numbers.miscounted,
+        summary="{value} jobs of the last day are counted differently in PostgreSQL",
+        advice=(
+            "Events were lost: the numbers here are wrong, the jobs are not. Run `python -m"
+            " services.metrics rebuild`."
+        ),
+        value=lambda inputs: inputs.miscounted,
         promql=largest(defs.DRIFT_JOBS, series(defs.DRIFT_JOBS)),
         levels=(_warning(0, 0),),
         raise_after_s=0,
@@ -157,9 +179,12 @@ ALERTS = (
     Alert(
         name="scheduler-silent",
         unit=SECONDS,
-        says="no scheduler was heard for {value}",
-        means="Nothing is admitted or forwarded, and the numbers of the queue are old. Is one running, and PostgreSQL?",
-        value=lambda numbers: numbers.scheduler_silent_s,
+        summary="no report from a scheduler for {value}",
+        advice=(
+            "No job is admitted or dispatched, and the queue numbers are old. Check that a"
+            " scheduler and PostgreSQL run."
+        ),
+        value=lambda inputs: inputs.scheduler_silent_s,
         promql=_SCHEDULER_SILENT,
         levels=(_warning(15, 5), _critical(60, 5)),
         raise_after_s=0,

@@ -1,31 +1,31 @@
-"""Judges the numbers once a second, and says what was raised and cleared: to the log, the API and the webhook."""
+"""Evaluates all alerts once a second, and reports changes to the log, the API and the webhook."""
 
 import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+from services.metrics.alerts.counter_growth import CounterGrowth
 from services.metrics.alerts.definitions import (
     ALERTS,
-    FEWEST_ENDED,
+    MIN_ENDED_JOBS,
     THROUGHPUT_MINUTES,
     WINDOW_MINUTES,
 )
-from services.metrics.alerts.growth import Growth
 from services.metrics.alerts.rules import (
     Alert,
-    Change,
-    Numbers,
+    AlertChange,
+    AlertInputs,
+    AlertState,
     Severity,
-    State,
-    judge,
-    level_of,
-    rank,
-    said,
+    evaluate_alert,
+    find_level,
+    severity_rank,
+    summary_text,
 )
-from services.metrics.alerts.webhook import Webhook
-from services.metrics.cluster.latest_reports import Board
-from services.metrics.cluster.monitored import Watched
+from services.metrics.alerts.webhook import AlertWebhook
+from services.metrics.cluster.latest_reports import LatestReports
+from services.metrics.cluster.monitored_values import MonitoredValues
 from services.metrics.counting.rules import aggregate
 from services.metrics.counting.rules.aggregate import Aggregate
 from shared.observability.log import get_logger
@@ -35,132 +35,137 @@ log = get_logger(__name__)
 _EVERY_S = 1.0
 
 
-class Alerts:
-    """`webhook` hears of every change, if there is one and `tells` says that it is this process's part to tell."""
+class AlertEvaluator:
+    """Keeps the state of every alert.
+
+    `webhook`, if any, gets every change while `sends_notifications` is true: one process sends for
+    all.
+    """
 
     def __init__(
         self,
         *,
         total: Callable[[], Aggregate],
-        board: Board,
-        watched: Callable[[], Watched],
-        webhook: Webhook | None,
-        tells: Callable[[], bool],
+        reports: LatestReports,
+        monitored: Callable[[], MonitoredValues],
+        webhook: AlertWebhook | None,
+        sends_notifications: Callable[[], bool],
         began_at: datetime,
     ) -> None:
         self._total = total
-        self._board = board
-        self._watched = watched
+        self._reports = reports
+        self._monitored = monitored
         self._webhook = webhook
-        self._tells = tells
+        self._sends_notifications = sends_notifications
         self._began_at = began_at
-        self._states = {alert.name: State() for alert in ALERTS}
-        self._drifted = Growth(minutes=WINDOW_MINUTES)
-        self._in_doubt = Growth(minutes=WINDOW_MINUTES)
+        self._states = {alert.name: AlertState() for alert in ALERTS}
+        self._drifted = CounterGrowth(minutes=WINDOW_MINUTES)
+        self._in_doubt = CounterGrowth(minutes=WINDOW_MINUTES)
 
-    async def watch(self, ready: Callable[[], bool]) -> None:
-        """Until cancelled. Nothing is judged while not all is counted: a table that fills would look like growth."""
+    async def evaluate_until_cancelled(self, ready: Callable[[], bool]) -> None:
+        """Evaluate once a second while `ready()`: a table being filled would look like growth."""
         while True:
             if ready():
-                self.look(datetime.now(UTC))
+                self.evaluate_all(datetime.now(UTC))
             await asyncio.sleep(_EVERY_S)
 
-    def look(self, now: datetime) -> None:
-        numbers = self._numbers(now)
+    def evaluate_all(self, now: datetime) -> None:
+        inputs = self._collect_inputs(now)
         for alert in ALERTS:
-            self._states[alert.name], change = judge(
-                alert, self._states[alert.name], alert.value(numbers), now
+            self._states[alert.name], change = evaluate_alert(
+                alert, self._states[alert.name], alert.value(inputs), now
             )
             if change is not None:
-                self._tell(change)
+                self._report_change(change)
 
-    def in_force(self) -> list[dict[str, Any]]:
-        """Worst first, then the one that began first."""
-        standing = [
+    def active_alerts(self) -> list[dict[str, Any]]:
+        """Return the active alerts as JSON: the worst first, then the oldest."""
+        active = [
             (alert, state)
             for alert in ALERTS
             if (state := self._states[alert.name]).severity is not None
         ]
-        standing.sort(key=lambda one: (-rank(one[1].severity), one[1].since))
-        return [item(alert, state) for alert, state in standing]
+        active.sort(key=lambda one: (-severity_rank(one[1].severity), one[1].since))
+        return [alert_json(alert, state) for alert, state in active]
 
-    def _numbers(self, now: datetime) -> Numbers:
-        """What a silent scheduler said last is old: it counts as unknown."""
-        total, board, watched = self._total(), self._board, self._watched()
-        scheduler = board.scheduler if board.scheduler_is_heard(now) else None
+    def _collect_inputs(self, now: datetime) -> AlertInputs:
+        """Collect all values. Those of a silent scheduler count as unknown."""
+        total, reports, monitored = self._total(), self._reports, self._monitored()
+        scheduler = reports.scheduler if reports.scheduler_is_alive(now) else None
         oldest = scheduler.oldest_pending_at if scheduler is not None else None
-        minutes = (
-            THROUGHPUT_MINUTES + now.timestamp() % 60 / 60
-        )  # whole ones, and the one that runs
-        done_lately, _ = aggregate.in_last_minutes(total, THROUGHPUT_MINUTES, now.timestamp())
+        # The whole minutes and the current one:
+        minutes = THROUGHPUT_MINUTES + now.timestamp() % 60 / 60
+        recently_done, _ = aggregate.in_last_minutes(total, THROUGHPUT_MINUTES, now.timestamp())
         done, failed = aggregate.in_last_minutes(total, WINDOW_MINUTES, now.timestamp())
-        return Numbers(
+        ended = done + failed
+        return AlertInputs(
             pending=scheduler.pending if scheduler is not None else None,
             due=scheduler.pending - scheduler.delayed if scheduler is not None else None,
             oldest_wait_s=((now - oldest).total_seconds() if oldest else 0.0)
             if scheduler is not None
             else None,
-            failed_percent=100 * failed / (done + failed) if done + failed >= FEWEST_ENDED else 0.0,
-            done_per_minute=done_lately / minutes,
-            open_circuits=board.open_circuits(now),
-            workers=len(board.alive(now)),
-            drifted=self._drifted.see(board.scheduler.drifted if board.scheduler else None, now),
-            in_doubt=self._in_doubt.see(total.get("in_doubt", 0), now),
-            dead_letters=watched.dead_letters,
-            miscounted=watched.drift.jobs if watched.drift is not None else None,
+            failed_percent=100 * failed / ended if ended >= MIN_ENDED_JOBS else 0.0,
+            done_per_minute=recently_done / minutes,
+            open_circuits=reports.count_open_circuits(now),
+            workers=len(reports.alive_workers(now)),
+            drifted=self._drifted.record(
+                reports.scheduler.drifted if reports.scheduler else None, now
+            ),
+            in_doubt=self._in_doubt.record(total.get("in_doubt", 0), now),
+            dead_letters=monitored.dead_letters,
+            miscounted=monitored.drift.jobs if monitored.drift is not None else None,
             scheduler_silent_s=(
-                now - (board.scheduler.at if board.scheduler else self._began_at)
+                now - (reports.scheduler.at if reports.scheduler else self._began_at)
             ).total_seconds(),
         )
 
-    def _tell(self, change: Change) -> None:
+    def _report_change(self, change: AlertChange) -> None:
         alert, after = change.alert, change.after
-        known = {
+        fields = {
             "alert": alert.name,
             "value": change.value,
             "unit": alert.unit,
             "before": change.before,
         }
         if change.unknown:
-            log.warning("alert taken back: its value has been unknown for long", **known)
+            log.warning("alert withdrawn: its value has been unknown for too long", **fields)
         elif after is None:
-            log.info("alert cleared", **known)
-        elif change.worse:
-            speak = log.error if after is Severity.CRITICAL else log.warning
-            speak(
+            log.info("alert cleared", **fields)
+        elif change.is_worse:
+            write = log.error if after is Severity.CRITICAL else log.warning
+            write(
                 "alert raised",
-                **known,
+                **fields,
                 severity=after,
-                threshold=level_of(alert, after).raise_at,
-                means=alert.means,
+                threshold=find_level(alert, after).raise_at,
+                means=alert.advice,
             )
         else:
-            log.warning("alert eased", **known, severity=after)
-        if self._webhook is not None and self._tells():
-            self._webhook.send(_text(change))
+            log.warning("alert eased", **fields, severity=after)
+        if self._webhook is not None and self._sends_notifications():
+            self._webhook.enqueue(_chat_message(change))
 
 
-def item(alert: Alert, state: State) -> dict[str, Any]:
-    """An alert in force, as the API and the page tell it."""
+def alert_json(alert: Alert, state: AlertState) -> dict[str, Any]:
+    """Return an active alert as the API and the dashboard show it."""
     assert state.severity is not None
     assert state.value is not None
     return {
         "name": alert.name,
         "severity": state.severity,
-        "summary": said(alert, state.value),
-        "means": alert.means,
+        "summary": summary_text(alert, state.value),
+        "means": alert.advice,
         "value": round(state.value, 2),
-        "threshold": level_of(alert, state.severity).raise_at,
+        "threshold": find_level(alert, state.severity).raise_at,
         "unit": alert.unit,
         "since": state.since,
     }
 
 
-def _text(change: Change) -> str:
-    """For people, in a chat."""
-    alert = change.alert
+def _chat_message(change: AlertChange) -> str:
+    alert, summary = change.alert, summary_text(change.alert, change.value)
     if change.unknown:
-        return f"[unknown] {alert.name}: nobody can say any more; the last that was known: {said(alert, change.value)}"
+        return f"[unknown] {alert.name}: the value is unknown; the last known one was: {summary}"
     if change.after is None:
-        return f"[cleared] {alert.name}: {said(alert, change.value)}"
-    return f"[{change.after}] {alert.name}: {said(alert, change.value)}. {alert.means}"
+        return f"[cleared] {alert.name}: {summary}"
+    return f"[{change.after}] {alert.name}: {summary}. {alert.advice}"

@@ -1,11 +1,12 @@
-"""How alerts are raised and cleared; which there are is declared in `alerts`.
+"""How alerts are raised and cleared; `definitions` declares the alerts.
 
-Every level of an alert is a trigger of its own: it goes on when the value has been beyond `raise_at` for so long
-without a break, and off when it has been back at `clear_at` for so long. Between the two nothing changes, so a value
-that trembles around a threshold raises once. The alert's severity is that of its worst level that is on.
+Every level of an alert is raised when the value has been beyond `raise_at` for `raise_after_s`
+without a break, and cleared when it has been back at `clear_at` for `clear_after_s`. Between the
+two thresholds nothing changes (hysteresis), so a value that fluctuates around a threshold raises
+the alert once. The alert's severity is that of its worst raised level.
 
-While a value is unknown its alert stands as it stood: not to be able to look is no good news. After `UNKNOWN_FOR` it is
-taken back, and that is said: nobody knows any more whether it is true, and one that nothing can clear is no alert.
+While a value is unknown, its alert stays as it is, because a missing value is no good news. After
+`UNKNOWN_LIMIT` the alert is withdrawn and the withdrawal is reported: no value could ever clear it.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,102 +25,105 @@ class Severity(StrEnum):
 _RANK = {severity: rank for rank, severity in enumerate(Severity, start=1)}
 
 
-UNKNOWN_FOR = timedelta(minutes=15)
+UNKNOWN_LIMIT = timedelta(minutes=15)
 
 SECONDS = "seconds"
-"""The unit of values that are said as durations: nobody counts 2,460 seconds at night."""
+"""The unit of values that are shown as durations with a readable unit: 41 min instead of 2,460."""
 
 
-class Worse(StrEnum):
-    """On which side of its thresholds a value is bad."""
+class BadSide(StrEnum):
+    """The side of its thresholds on which a value is bad."""
 
-    OVER = ">"
-    UNDER = "<"
+    ABOVE = ">"
+    BELOW = "<"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Numbers:
-    """All that is judged. None is unknown: nothing is raised by it."""
+class AlertInputs:
+    """All values that alerts are evaluated on. `None` is unknown and raises nothing."""
 
     pending: int | None
-    """Jobs that wait, those that are not due yet included."""
+    """Waiting jobs, including those that are not due yet."""
     due: int | None
-    """Jobs that wait and could go."""
+    """Waiting jobs that could be dispatched now."""
     oldest_wait_s: float | None
-    """Seconds since the job that has waited longest could have gone."""
+    """Seconds since the longest waiting job became due."""
     failed_percent: float | None
-    """Failed ÷ ended over the last quarter of an hour; 0 when too few have ended to say."""
+    """Failed ÷ ended jobs over the last 15 minutes; 0 when too few have ended."""
     done_per_minute: float | None
     """Over the last five minutes."""
     open_circuits: int
-    """Limits of providers that are not asked for now."""
+    """Provider limits whose circuit breaker is open."""
     workers: int
     drifted: int | None
-    """Slots that were repaired in the last quarter of an hour."""
+    """Slots repaired in the last 15 minutes."""
     in_doubt: int | None
-    """Calls of the last quarter of an hour of which nobody can say whether they were billed."""
+    """In-doubt calls of the last 15 minutes: they may have been billed."""
     dead_letters: int | None
-    """Records put aside that nobody has replayed or discarded."""
+    """Dead letters that are neither replayed nor discarded."""
     miscounted: int | None
-    """Jobs that metrics counts other than PostgreSQL has them."""
+    """Jobs whose count differs from PostgreSQL."""
     scheduler_silent_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Level:
+class AlertLevel:
     severity: Severity
     raise_at: float
-    """Beyond this, in the alert's unit, it is raised."""
+    """The level is raised beyond this value, in the alert's unit."""
     clear_at: float
-    """At this, or on its good side, it is cleared."""
+    """The level is cleared at this value or on its good side."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alert:
     name: str
     unit: str
-    """jobs, seconds, percent, …: what value and thresholds are in."""
-    says: str
-    """One line for people; `{value}` stands for the value, of seconds with their unit."""
-    means: str
-    """What is at stake, and where to look first."""
-    value: Callable[[Numbers], float | None]
+    """The unit of value and thresholds: jobs, seconds, percent, …"""
+    summary: str
+    """One line for people; `{value}` stands for the value. Durations include their unit."""
+    advice: str
+    """What is at stake and where to look first."""
+    value: Callable[[AlertInputs], float | None]
     promql: str
-    """The same value from the metrics that are exposed."""
-    worse: Worse = Worse.OVER
-    levels: tuple[Level, ...]
+    """The same value, computed from the exposed metrics."""
+    bad_side: BadSide = BadSide.ABOVE
+    levels: tuple[AlertLevel, ...]
     """Mildest first."""
     raise_after_s: float
     """Seconds that the value must be beyond `raise_at` without a break."""
     clear_after_s: float
-    """Seconds that it must be back without a break."""
+    """Seconds that the value must be back at `clear_at` without a break."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trigger:
-    """One level. `against_since`: since when, without a break, the value has spoken for the other state."""
+class LevelState:
+    """The state of one level.
 
-    on: bool = False
-    against_since: datetime | None = None
+    `opposed_since`: the start of the unbroken time in which the value opposes this state.
+    """
+
+    is_raised: bool = False
+    opposed_since: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class State:
-    """One alert as it stands."""
+class AlertState:
+    """The state of one alert."""
 
-    triggers: Mapping[Severity, Trigger] = field(default_factory=dict)
+    levels: Mapping[Severity, LevelState] = field(default_factory=dict)
     severity: Severity | None = None
-    """None: not in force."""
+    """`None`: not active."""
     since: datetime | None = None
-    """When it came to have this severity."""
+    """The start of this severity."""
     value: float | None = None
-    """The last that was known."""
+    """The last known value."""
     known_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
-    """An alert came to have another severity: None is not in force."""
+class AlertChange:
+    """An alert's change of severity; `None` is not active."""
 
     alert: Alert
     before: Severity | None
@@ -127,55 +131,60 @@ class Change:
     value: float
     at: datetime
     unknown: bool = False
-    """It is taken back, because nobody knows its value any more; `value` is the last that was known."""
+    """The alert is withdrawn because its value is unknown; `value` is the last known one."""
 
     @property
-    def worse(self) -> bool:
-        return rank(self.after) > rank(self.before)
+    def is_worse(self) -> bool:
+        return severity_rank(self.after) > severity_rank(self.before)
 
 
-def rank(severity: Severity | None) -> int:
-    """0 is not in force; the higher, the worse."""
+def severity_rank(severity: Severity | None) -> int:
+    """Return 0 for not active, and higher numbers for worse severities."""
     return _RANK[severity] if severity is not None else 0
 
 
-def judge(
-    alert: Alert, state: State, value: float | None, now: datetime
-) -> tuple[State, Change | None]:
-    """The alert after this value, and the change if its severity is another now. Call it about once a second."""
-    if value is None and state.known_at is not None and now - state.known_at >= UNKNOWN_FOR:
-        return State(), _taken_back(alert, state, now)
-    triggers = {
-        level.severity: _step(
-            alert, level, state.triggers.get(level.severity, Trigger()), value, now
+def evaluate_alert(
+    alert: Alert, state: AlertState, value: float | None, now: datetime
+) -> tuple[AlertState, AlertChange | None]:
+    """Return the alert's state after this value, and the change of its severity, if any.
+
+    Call it about once a second.
+    """
+    if value is None and state.known_at is not None and now - state.known_at >= UNKNOWN_LIMIT:
+        return AlertState(), _withdrawal(alert, state, now)
+    levels = {
+        level.severity: _advance_level(
+            alert, level, state.levels.get(level.severity, LevelState()), value, now
         )
         for level in alert.levels
     }
     severity = max(
-        (level for level, trigger in triggers.items() if trigger.on), key=rank, default=None
+        (severity for severity, level in levels.items() if level.is_raised),
+        key=severity_rank,
+        default=None,
     )
     known, known_at = (state.value, state.known_at) if value is None else (value, now)
     if severity is state.severity:
-        return replace(state, triggers=triggers, value=known, known_at=known_at), None
-    assert known is not None  # an unknown value moves no trigger
-    change = Change(alert=alert, before=state.severity, after=severity, value=known, at=now)
+        return replace(state, levels=levels, value=known, known_at=known_at), None
+    assert known is not None  # an unknown value changes no level
+    change = AlertChange(alert=alert, before=state.severity, after=severity, value=known, at=now)
     since = now if severity else None
-    return State(
-        triggers=triggers, severity=severity, since=since, value=known, known_at=known_at
+    return AlertState(
+        levels=levels, severity=severity, since=since, value=known, known_at=known_at
     ), change
 
 
-def _taken_back(alert: Alert, state: State, now: datetime) -> Change | None:
+def _withdrawal(alert: Alert, state: AlertState, now: datetime) -> AlertChange | None:
     if state.severity is None or state.value is None:
         return None
-    return Change(
+    return AlertChange(
         alert=alert, before=state.severity, after=None, value=state.value, at=now, unknown=True
     )
 
 
-def said(alert: Alert, value: float) -> str:
-    """The alert's line for people, with this value."""
-    return alert.says.format(value=_duration(value) if alert.unit == SECONDS else _amount(value))
+def summary_text(alert: Alert, value: float) -> str:
+    """Return the alert's summary with this value."""
+    return alert.summary.format(value=_duration(value) if alert.unit == SECONDS else _amount(value))
 
 
 def _amount(value: float) -> str:
@@ -188,28 +197,28 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7_200 else f"{_amount(seconds / 3_600)} h"
 
 
-def level_of(alert: Alert, severity: Severity) -> Level:
+def find_level(alert: Alert, severity: Severity) -> AlertLevel:
     return next(level for level in alert.levels if level.severity is severity)
 
 
-def _step(
-    alert: Alert, level: Level, trigger: Trigger, value: float | None, now: datetime
-) -> Trigger:
+def _advance_level(
+    alert: Alert, level: AlertLevel, state: LevelState, value: float | None, now: datetime
+) -> LevelState:
     if value is None:
-        return replace(trigger, against_since=None)
-    against = _is_back(alert, level, value) if trigger.on else _is_beyond(alert, level, value)
-    if not against:
-        return replace(trigger, against_since=None)
-    since = trigger.against_since or now
-    held = timedelta(seconds=alert.clear_after_s if trigger.on else alert.raise_after_s)
-    return (
-        Trigger(on=not trigger.on) if now - since >= held else replace(trigger, against_since=since)
-    )
+        return replace(state, opposed_since=None)
+    opposes = _is_back(alert, level, value) if state.is_raised else _is_beyond(alert, level, value)
+    if not opposes:
+        return replace(state, opposed_since=None)
+    since = state.opposed_since or now
+    required = timedelta(seconds=alert.clear_after_s if state.is_raised else alert.raise_after_s)
+    if now - since >= required:
+        return LevelState(is_raised=not state.is_raised)
+    return replace(state, opposed_since=since)
 
 
-def _is_beyond(alert: Alert, level: Level, value: float) -> bool:
-    return value > level.raise_at if alert.worse is Worse.OVER else value < level.raise_at
+def _is_beyond(alert: Alert, level: AlertLevel, value: float) -> bool:
+    return value > level.raise_at if alert.bad_side is BadSide.ABOVE else value < level.raise_at
 
 
-def _is_back(alert: Alert, level: Level, value: float) -> bool:
-    return value <= level.clear_at if alert.worse is Worse.OVER else value >= level.clear_at
+def _is_back(alert: Alert, level: AlertLevel, value: float) -> bool:
+    return value <= level.clear_at if alert.bad_side is BadSide.ABOVE else value >= level.clear_at

@@ -1,7 +1,7 @@
-"""Tells a chat of alerts: one POST of `{"text": …}` each, in order, as Slack and those like it take it.
+"""Sends alerts to a chat in Slack's format: one POST of `{"text": …}` for each, in order.
 
-In a task of its own, so that judging never waits for somebody else's server. The address is a secret: who has it may
-speak in the chat.
+Runs in its own task, so that alerts are evaluated without waiting for the chat's server. The URL is
+a secret: anyone who has it can post to the chat.
 """
 
 import asyncio
@@ -12,32 +12,34 @@ from shared.observability.log import get_logger
 
 log = get_logger(__name__)
 
-_QUEUED = 100
+_QUEUE_SIZE = 100
 _TRIES = 6
 _FIRST_PAUSE_S = 0.5
 _TIMEOUT_S = 5.0
 
 
-class Webhook:
+class AlertWebhook:
     def __init__(self, url: str) -> None:
         self._url = url
-        self._queue: asyncio.Queue[str] = asyncio.Queue(_QUEUED)
+        self._queue: asyncio.Queue[str] = asyncio.Queue(_QUEUE_SIZE)
 
-    def send(self, text: str) -> None:
-        """Never waits. When far too many wait already, this one is dropped: the log has it."""
+    def enqueue(self, text: str) -> None:
+        """Queue a message without waiting.
+
+        When the queue is full, the message is dropped and logged.
+        """
         try:
             self._queue.put_nowait(text)
         except asyncio.QueueFull:
-            log.error("too many alerts wait for the webhook: one is dropped", text=text)
+            log.error("alert webhook queue is full: message dropped", text=text)
 
-    async def deliver(self) -> None:
-        """Until cancelled."""
+    async def deliver_until_cancelled(self) -> None:
         async with httpx.AsyncClient(timeout=_TIMEOUT_S) as client:
             while True:
                 await self._deliver(client, await self._queue.get())
 
     async def _deliver(self, client: httpx.AsyncClient, text: str) -> None:
-        """A few tries, each after a longer pause: about a quarter of a minute in all, then it is given up."""
+        """Try up to six times with growing pauses, about 15 seconds in all, then give up."""
         reason = ""
         for attempt in range(_TRIES):
             if attempt:
@@ -52,4 +54,4 @@ class Webhook:
             reason = f"answered {status}"
             if status < 500 and status not in (408, 429):
                 break
-        log.error("the webhook did not take an alert: given up", reason=reason, text=text)
+        log.error("alert webhook delivery failed: given up", reason=reason, text=text)

@@ -1,4 +1,4 @@
-"""Watches what no event tells: how far each consumer group lags behind, and which dead letters are open."""
+"""Measures the lag of each consumer group and the number of open dead letters."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -8,7 +8,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
-from services.metrics.cluster.monitored import Watched
+from services.metrics.cluster.monitored_values import MonitoredValues
 from shared.domain.errors import Unavailable
 from shared.kafka import clients
 from shared.kafka.topics import (
@@ -33,18 +33,24 @@ _STAGES: dict[str, tuple[str, Topic]] = {
     "count": (METRICS_GROUP, RESULTS),
 }
 _PAUSE_S = 5.0
-_AWAY = (KafkaError, OSError, TimeoutError, Unavailable)
+_UNAVAILABLE_ERRORS = (KafkaError, OSError, TimeoutError, Unavailable)
 
 
-async def keep_lag(settings: KafkaSettings, watched: Watched, *, every_s: float) -> None:
-    """Until cancelled."""
+async def monitor_lag(
+    settings: KafkaSettings, monitored: MonitoredValues, *, every_s: float
+) -> None:
+    """Measure the lag of every stage until cancelled."""
     async with clients.create_consumer(settings) as consumer:
         while True:
-            await _unless_away(lambda: _look(settings, consumer, watched), what="the lag")
+            await _run_or_pause(
+                lambda: _measure_lag(settings, consumer, monitored), task="measure lag"
+            )
             await asyncio.sleep(every_s)
 
 
-async def _look(settings: KafkaSettings, consumer: AIOKafkaConsumer, watched: Watched) -> None:
+async def _measure_lag(
+    settings: KafkaSettings, consumer: AIOKafkaConsumer, monitored: MonitoredValues
+) -> None:
     names = clients.namespace(settings)
     committed = {
         group: await clients.fetch_group_offsets(settings, names.group(group))
@@ -57,33 +63,37 @@ async def _look(settings: KafkaSettings, consumer: AIOKafkaConsumer, watched: Wa
         begins = await consumer.beginning_offsets(partitions)
         ends = await consumer.end_offsets(partitions)
         known = {partition: offset.offset for partition, offset in committed[group].items()}
-        watched.lag[stage] = sum(
+        monitored.lag[stage] = sum(
             max(ends[partition] - max(known.get(partition, 0), begins[partition]), 0)
             for partition in partitions
         )
 
 
-async def follow_dead_letters(settings: KafkaSettings, watched: Watched) -> None:
-    """Until cancelled: read the whole topic, from its beginning, and count the letters that are open."""
-    letters = OpenLetters()
+async def monitor_dead_letters(settings: KafkaSettings, monitored: MonitoredValues) -> None:
+    """Read the whole dead letter queue and count the open letters, until cancelled."""
+    letters = OpenDeadLetters()
     name = clients.namespace(settings).topic(DEAD_LETTER)
     partitions = [TopicPartition(name, number) for number in range(DEAD_LETTER.partitions)]
     async with clients.create_consumer(settings) as consumer:
         consumer.assign(partitions)
         await consumer.seek_to_beginning()
         while True:
-            await _unless_away(lambda: _read(consumer, letters, watched), what="the dead letters")
+            await _run_or_pause(
+                lambda: _read_letters(consumer, letters, monitored), task="count dead letters"
+            )
 
 
-async def _read(consumer: AIOKafkaConsumer, letters: "OpenLetters", watched: Watched) -> None:
+async def _read_letters(
+    consumer: AIOKafkaConsumer, letters: "OpenDeadLetters", monitored: MonitoredValues
+) -> None:
     batches: dict[Any, list[ConsumerRecord]] = await consumer.getmany(timeout_ms=1_000)
     for record in (record for records in batches.values() for record in records):
-        letters.add(record)
-    watched.dead_letters = len(letters)
+        letters.add_record(record)
+    monitored.dead_letters = len(letters)
 
 
-class OpenLetters:
-    """A letter is open until an empty record after it names it as handled (`shared.admin` writes those)."""
+class OpenDeadLetters:
+    """A letter is open until a later empty record of `admin.dead_letters` marks it as handled."""
 
     def __init__(self) -> None:
         self._open: set[str] = set()
@@ -91,7 +101,7 @@ class OpenLetters:
     def __len__(self) -> int:
         return len(self._open)
 
-    def add(self, record: ConsumerRecord) -> None:
+    def add_record(self, record: ConsumerRecord) -> None:
         headers = dict(record.headers)
         handled = headers.get("dlq_handled")
         if record.value is None and handled and not headers.get("dlq_topic"):
@@ -100,9 +110,15 @@ class OpenLetters:
             self._open.add(f"{record.partition}-{record.offset}")
 
 
-async def _unless_away(work: Callable[[], Awaitable[None]], *, what: str) -> None:
+async def _run_or_pause(work: Callable[[], Awaitable[None]], *, task: str) -> None:
+    """Run `work`; log an unavailable Kafka and wait before the next try."""
     try:
         await work()
-    except _AWAY as error:
-        log.warning("could not look", what=what, reason=f"{type(error).__name__}: {error}")
+    except _UNAVAILABLE_ERRORS as error:
+        log.warning(
+            "dependency unavailable, retrying",
+            dependency="kafka",
+            task=task,
+            reason=f"{type(error).__name__}: {error}",
+        )
         await asyncio.sleep(_PAUSE_S)

@@ -1,7 +1,7 @@
-"""The other metrics processes: what each counts of its own partitions is fetched once a second.
+"""The other metrics processes: once a second, the statistics of their partitions are fetched.
 
-Who they are, Faust tells: each process's address travels in the group's assignment, so that after every rebalance all
-know where the rest of the partitions is counted.
+Faust provides their addresses: each process's address travels in the consumer group's assignment.
+So after every rebalance all processes know where the other partitions are counted.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import orjson
 
-from services.metrics.cluster.latest_reports import Board
+from services.metrics.cluster.latest_reports import LatestReports
 from services.metrics.counting.rules.aggregate import Aggregate
 from services.metrics.reconcile.rules import Drift
 from shared.domain.errors import InvalidMessage
@@ -25,77 +25,76 @@ log = get_logger(__name__)
 
 _EVERY_S = 1.0
 _DEADLINE_S = 2.0
-PART_PATH = "/internal/part"
+STATS_PATH = "/internal/part"
 TIMELINE_PATH = "/internal/jobs"
 
-Known = dict[str, Any]
+JsonObject = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """What one process counts. `stores` and `jobs` are the first and the latest, as many as were asked for."""
+class ProcessStats:
+    """The statistics of one process, as sent in JSON, with the requested number of rows."""
 
     partitions: tuple[int, ...]
     settled: bool
-    """False while it takes over partitions: its numbers are not those of its partitions yet."""
+    """False while the process takes over partitions: its numbers do not cover them yet."""
     total: Aggregate
     stores_known: int
     malformed: int
     stores: Mapping[str, Aggregate]
-    jobs: list[Known] = field(default_factory=list)
+    jobs: list[JsonObject] = field(default_factory=list)
     drift: Drift | None = None
-    """None of a process that does not compare."""
+    """`None` from a process that does not compare."""
 
 
 class Peers:
-    """`addresses` names the others, as of now. What they hear of workers is told to `board`."""
+    """Fetches statistics from the current `addresses`. Peers' reports are added to `reports`."""
 
     def __init__(
-        self, http: httpx.AsyncClient, *, addresses: Callable[[], list[str]], board: Board
+        self, http: httpx.AsyncClient, *, addresses: Callable[[], list[str]], reports: LatestReports
     ) -> None:
         self._http = http
         self._addresses = addresses
-        self._board = board
-        self._parts: dict[str, Part | None] = {}
+        self._reports = reports
+        self._stats: dict[str, ProcessStats | None] = {}
 
-    def parts(self) -> list[Part]:
-        return [part for part in self._parts.values() if part is not None]
+    def known_stats(self) -> list[ProcessStats]:
+        return [stats for stats in self._stats.values() if stats is not None]
 
     def missing(self) -> list[str]:
-        """Those that do not answer: what they count is missing from the whole."""
-        return [url for url, part in self._parts.items() if part is None]
+        """Return the addresses of the peers that do not answer."""
+        return [url for url, stats in self._stats.items() if stats is None]
 
-    async def follow(self) -> None:
-        """Until cancelled."""
+    async def poll_until_cancelled(self) -> None:
         while True:
-            found = await self.fetch(stores=200, jobs=100)
-            for url in found.keys() - self._parts.keys():
-                log.info("another metrics process counts too", url=url)
+            found = await self.fetch_stats(stores=200, jobs=100)
+            for url in found.keys() - self._stats.keys():
+                log.info("metrics peer found", url=url)
             for url in [
                 url
-                for url, part in found.items()
-                if part is None and self._parts.get(url) is not None
+                for url, stats in found.items()
+                if stats is None and self._stats.get(url) is not None
             ]:
-                log.warning("a metrics process does not answer: what it counts is missing", url=url)
-            self._parts = found
+                log.warning("metrics peer does not answer: its counts are missing", url=url)
+            self._stats = found
             await asyncio.sleep(_EVERY_S)
 
-    async def fetch(self, *, stores: int, jobs: int) -> dict[str, Part | None]:
-        """Every other process's part by its address; None where there was no answer."""
+    async def fetch_stats(self, *, stores: int, jobs: int) -> dict[str, ProcessStats | None]:
+        """Return every peer's statistics by its address; `None` for a peer without an answer."""
         urls = self._addresses()
         answers = await asyncio.gather(
-            *(self._get(url, PART_PATH, stores=stores, jobs=jobs) for url in urls)
+            *(self._get(url, STATS_PATH, stores=stores, jobs=jobs) for url in urls)
         )
-        return {url: self._part(answer) for url, answer in zip(urls, answers, strict=True)}
+        return {url: self._decode_stats(answer) for url, answer in zip(urls, answers, strict=True)}
 
-    async def timeline(self, job: str) -> Known | None:
-        """A job's timeline, from the process that knows it."""
+    async def fetch_timeline(self, job: str) -> JsonObject | None:
+        """Return a job's timeline from the peer that has it."""
         answers = await asyncio.gather(
             *(self._get(url, f"{TIMELINE_PATH}/{job}") for url in self._addresses())
         )
         return next((answer for answer in answers if answer), None)
 
-    async def _get(self, url: str, path: str, **query: int) -> Known | None:
+    async def _get(self, url: str, path: str, **query: int) -> JsonObject | None:
         try:
             async with asyncio.timeout(_DEADLINE_S):
                 answer = await self._http.get(url + path, params=query)
@@ -103,33 +102,33 @@ class Peers:
         except (httpx.HTTPError, TimeoutError, orjson.JSONDecodeError):
             return None
 
-    def _part(self, answer: Known | None) -> Part | None:
-        """None for no answer, or one of another version."""
+    def _decode_stats(self, answer: JsonObject | None) -> ProcessStats | None:
+        """Return `None` for a missing answer and for one of another version."""
         if answer is None:
             return None
         try:
-            reports, drift = answer.pop("reports"), _drift(answer.pop("drift", None))
-            part = Part(**answer, drift=drift)
+            reports, drift = answer.pop("reports"), _decode_drift(answer.pop("drift", None))
+            stats = ProcessStats(**answer, drift=drift)
         except (KeyError, TypeError, ValueError):
             return None
-        self._hear(reports)
-        return part
+        self._add_reports(reports)
+        return stats
 
-    def _hear(self, reports: list[tuple[str, Any]]) -> None:
+    def _add_reports(self, reports: list[tuple[str, Any]]) -> None:
         for kind, value in reports:
             try:
                 report = decode_message(orjson.dumps(value), [("ce_type", kind.encode())])
             except InvalidMessage:
                 continue  # of another version
             if isinstance(report, WorkerReport | SchedulerReport):
-                self._board.hear(report)
+                self._reports.add_report(report)
 
 
-def _drift(told: Known | None) -> Drift | None:
-    return None if told is None else Drift(**told | {"at": datetime.fromisoformat(told["at"])})
+def _decode_drift(value: JsonObject | None) -> Drift | None:
+    return None if value is None else Drift(**value | {"at": datetime.fromisoformat(value["at"])})
 
 
-def encode(part: Part, board: Board) -> Known:
-    """A part as it travels, with what was heard of workers."""
-    told = {name: getattr(part, name) for name in Part.__slots__}
-    return told | {"reports": [(report.TYPE, report) for report in board.reports()]}
+def encode_stats(stats: ProcessStats, reports: LatestReports) -> JsonObject:
+    """Return the JSON form of a process's statistics, with all reports that it has received."""
+    fields = {name: getattr(stats, name) for name in ProcessStats.__slots__}
+    return fields | {"reports": [(report.TYPE, report) for report in reports.all_reports()]}

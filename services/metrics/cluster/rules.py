@@ -1,7 +1,7 @@
-"""The workers' reports as one picture of the providers' limits. Totals are sums over the workers that are heard.
+"""Adds up the workers' reports about the providers' rate limits.
 
-Levels below zero are debt: a worker's level is the sum of both. What a worker has is divided equally over the
-partitions that it owns, for its budget is one bucket whose parts it does not tell apart.
+A level below zero is debt. A worker's numbers are divided equally over the partitions that it owns,
+because it reports one sum for all of them.
 """
 
 from collections import defaultdict
@@ -12,45 +12,50 @@ from typing import Any
 from shared.domain.messages import LimiterReport, WorkerReport
 from shared.kafka.topics import GENERATION
 
-States = list[tuple[WorkerReport, LimiterReport]]
+LimiterStates = list[tuple[WorkerReport, LimiterReport]]
 
 
-def totals(reports: Iterable[WorkerReport]) -> dict[str, Any]:
-    """{provider: {model: {resource: {limitPerMinute, usedLastMinute, usagePercent, …, byWorker, byPartition}}}}."""
-    gathered: dict[tuple[str, str, str], States] = defaultdict(list)
+def limiter_totals(reports: Iterable[WorkerReport]) -> dict[str, Any]:
+    """Return {provider: {model: {resource: {limitPerMinute, usedLastMinute, …, byPartition}}}}."""
+    by_limit: dict[tuple[str, str, str], LimiterStates] = defaultdict(list)
     for report in reports:
         for state in report.limiters:
-            gathered[state.provider, state.model, state.resource].append((report, state))
-    picture: dict[str, Any] = {}
-    for (provider, model, resource), states in sorted(gathered.items()):
-        picture.setdefault(provider, {}).setdefault(model, {})[resource] = _total(states)
-    for resources in (resources for models in picture.values() for resources in models.values()):
+            by_limit[state.provider, state.model, state.resource].append((report, state))
+    totals: dict[str, Any] = {}
+    for (provider, model, resource), states in sorted(by_limit.items()):
+        totals.setdefault(provider, {}).setdefault(model, {})[resource] = _add_up(states)
+    for resources in (resources for models in totals.values() for resources in models.values()):
         resources[_scarcest(resources)]["binds"] = any(
             state["queued"] for state in resources.values()
         )
-    return picture
+    return totals
 
 
 def _scarcest(resources: dict[str, dict[str, Any]]) -> str:
-    """A call waits for all of a model's resources at once, hence for that of which the least of a minute's part is
-    left."""
+    """Return the resource with the smallest level relative to its share of a minute.
+
+    A call waits for all of a model's resources at once, hence for this one.
+    """
     return min(
         resources,
         key=lambda name: resources[name]["level"] / (resources[name]["sharePerMinute"] or 1),
     )
 
 
-def limited_by(picture: dict[str, Any], now: datetime) -> list[dict[str, str]]:
-    """What keeps calls waiting in a picture by `totals`: `unavailable`, `cooling down`, or the resource that binds."""
+def find_bottlenecks(totals: dict[str, Any], now: datetime) -> list[dict[str, str]]:
+    """Return why calls wait, by model: `unavailable`, `cooling down`, or the binding resource.
+
+    `totals` comes from `limiter_totals`.
+    """
     found = []
-    for provider, models in picture.items():
+    for provider, models in totals.items():
         for model, resources in models.items():
-            if (by := _limit_of(resources, now)) is not None:
-                found.append({"provider": provider, "model": model, "by": by})
+            if (cause := _find_bottleneck(resources, now)) is not None:
+                found.append({"provider": provider, "model": model, "by": cause})
     return found
 
 
-def _limit_of(resources: dict[str, dict[str, Any]], now: datetime) -> str | None:
+def _find_bottleneck(resources: dict[str, dict[str, Any]], now: datetime) -> str | None:
     states = resources.values()
     if any(state["circuitOpen"] for state in states):
         return "unavailable"
@@ -59,20 +64,22 @@ def _limit_of(resources: dict[str, dict[str, Any]], now: datetime) -> str | None
     return next((name for name, state in resources.items() if state["binds"]), None)
 
 
-def each(reports: Iterable[WorkerReport]) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
-    """(provider, model, resource, what `totals` says of it)."""
-    for provider, models in totals(reports).items():
+def iterate_totals(
+    reports: Iterable[WorkerReport],
+) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
+    """Yield (provider, model, resource, its total from `limiter_totals`)."""
+    for provider, models in limiter_totals(reports).items():
         for model, resources in models.items():
             for resource, total in resources.items():
                 yield provider, model, resource, total
 
 
 def usage_percent(reports: Iterable[WorkerReport], provider: str, resource: str) -> float:
-    """How much of the account's limit a minute was used in the last minute: of several models, the fullest."""
+    """Return the use of a provider's limit in the last minute, in percent; the highest model."""
     return max(
         (
             total["usagePercent"]
-            for p, _, r, total in each(reports)
+            for p, _, r, total in iterate_totals(reports)
             if (p, r) == (provider, resource)
         ),
         default=0.0,
@@ -80,20 +87,23 @@ def usage_percent(reports: Iterable[WorkerReport], provider: str, resource: str)
 
 
 def queue_length(reports: Iterable[WorkerReport], provider: str) -> int:
-    """Calls that wait for a provider's limiter: each waits for all resources in one line, so it counts once."""
-    lines: dict[tuple[str, str], int] = {}
+    """Return the number of calls that wait for a provider.
+
+    A call waits for all resources at once and counts once.
+    """
+    waiting: dict[tuple[str, str], int] = {}
     for report in reports:
         for state in (state for state in report.limiters if state.provider == provider):
-            line = (report.worker, state.model)
-            lines[line] = max(lines.get(line, 0), state.queued)
-    return sum(lines.values())
+            limiter = (report.worker, state.model)
+            waiting[limiter] = max(waiting.get(limiter, 0), state.queued)
+    return sum(waiting.values())
 
 
-def _total(states: States) -> dict[str, Any]:
+def _add_up(states: LimiterStates) -> dict[str, Any]:
     limit = max(state.limit for _, state in states)
     used = sum(state.used for _, state in states)
     partitions = sorted(
-        (part for pair in states for part in _by_partition(*pair)),
+        (part for pair in states for part in _partition_rows(*pair)),
         key=lambda part: part["partition"],
     )
     return {
@@ -110,7 +120,7 @@ def _total(states: States) -> dict[str, Any]:
         ),
         "circuitOpen": any(state.circuit_open for _, state in states),
         "binds": False,
-        "byWorker": [_of_worker(report, state) for report, state in states],
+        "byWorker": [_worker_row(report, state) for report, state in states],
         "byPartition": partitions,
         "unownedPartitions": sorted(
             set(range(GENERATION.partitions)) - {part["partition"] for part in partitions}
@@ -118,7 +128,7 @@ def _total(states: States) -> dict[str, Any]:
     }
 
 
-def _of_worker(report: WorkerReport, state: LimiterReport) -> dict[str, Any]:
+def _worker_row(report: WorkerReport, state: LimiterReport) -> dict[str, Any]:
     return {
         "worker": report.worker,
         "partitions": report.partitions,
@@ -134,8 +144,11 @@ def _of_worker(report: WorkerReport, state: LimiterReport) -> dict[str, Any]:
     }
 
 
-def _by_partition(report: WorkerReport, state: LimiterReport) -> list[dict[str, Any]]:
-    """A worker's numbers over its partitions: they add up to the worker's, a call's place in the line stays whole."""
+def _partition_rows(report: WorkerReport, state: LimiterReport) -> list[dict[str, Any]]:
+    """Divide a worker's numbers over its partitions.
+
+    The rows add up to the worker's numbers; `queued` stays whole.
+    """
     parts = len(report.partitions)
     return [
         {

@@ -1,19 +1,22 @@
-"""When a process that has just started may be asked: what it has not heard of yet must not be told as nothing."""
+"""Decides when a started process may answer: unknown values must not be shown as zero."""
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from services.metrics.cluster.latest_reports import Board
+from services.metrics.cluster.latest_reports import LatestReports
 
-_WITHIN = timedelta(seconds=3)
-"""Who runs reports every second: after so many, silence says something as well."""
+_REPORT_TIMEOUT = timedelta(seconds=3)
+"""Workers and schedulers report every second; a missing report then means that none runs."""
 
 
-class Opening:
-    """`recovered` says whether the tables are. Once open it stays so: of what falls silent later, the answers tell."""
+class StartupGate:
+    """Opens once and stays open. `recovered` returns whether the tables are recovered.
 
-    def __init__(self, *, board: Board, recovered: Callable[[], bool]) -> None:
-        self._board = board
+    Reports that stop later are visible in the answers themselves.
+    """
+
+    def __init__(self, *, reports: LatestReports, recovered: Callable[[], bool]) -> None:
+        self._reports = reports
         self._recovered = recovered
         self._recovered_at: datetime | None = None
         self._open = False
@@ -21,6 +24,8 @@ class Opening:
     def is_open(self, now: datetime) -> bool:
         if not self._open and self._recovered():
             self._recovered_at = self._recovered_at or now
-            all_heard = self._board.scheduler_is_heard(now) and bool(self._board.alive(now))
-            self._open = all_heard or now - self._recovered_at >= _WITHIN
+            has_reports = self._reports.scheduler_is_alive(now) and bool(
+                self._reports.alive_workers(now)
+            )
+            self._open = has_reports or now - self._recovered_at >= _REPORT_TIMEOUT
         return self._open

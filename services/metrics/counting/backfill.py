@@ -1,6 +1,6 @@
-"""Hears the end of the results again after a start, so that /api/jobs knows what happened before it.
+"""Reads the end of the results topic again after a start, so that /api/jobs shows earlier jobs.
 
-Counts are in the table; what is kept of single jobs is in memory only, and comes back this way.
+The table keeps the counters. Events of single jobs are in memory only, and come back this way.
 """
 
 import asyncio
@@ -10,8 +10,8 @@ from typing import Any
 from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
-from services.metrics.counting.rules.timeline import Recent
-from services.metrics.counting.rules.validation import believed
+from services.metrics.counting.rules.timeline import RecentJobs
+from services.metrics.counting.rules.validation import validate_message
 from shared.domain.errors import InvalidMessage
 from shared.domain.messages import JobEvent
 from shared.kafka import clients
@@ -22,37 +22,40 @@ from shared.runtime.settings import KafkaSettings
 log = get_logger(__name__)
 
 RECORDS = 2_000
-"""Of each partition: about three hundred jobs."""
+"""Records read of each partition: about three hundred jobs."""
 
 
-async def hear_again(settings: KafkaSettings, partitions: list[int], recent: Recent) -> None:
-    """The last records of these partitions, up to now. When Kafka is away, the list begins empty."""
+async def restore_recent_jobs(
+    settings: KafkaSettings, partitions: list[int], recent: RecentJobs
+) -> None:
+    """Add the last records of these partitions to `recent`.
+
+    Without Kafka, the list starts empty.
+    """
     name = clients.namespace(settings).topic(RESULTS)
     wanted = [TopicPartition(name, number) for number in partitions]
     try:
         async with clients.create_consumer(settings) as consumer:
             consumer.assign(wanted)
-            begins, left = (
-                await consumer.beginning_offsets(wanted),
-                await consumer.end_offsets(wanted),
-            )
+            begins = await consumer.beginning_offsets(wanted)
+            ends = await consumer.end_offsets(wanted)
             for partition in wanted:
-                consumer.seek(partition, max(begins[partition], left[partition] - RECORDS))
+                consumer.seek(partition, max(begins[partition], ends[partition] - RECORDS))
             while any(
-                [await consumer.position(partition) < left[partition] for partition in wanted]
+                [await consumer.position(partition) < ends[partition] for partition in wanted]
             ):
-                _hear(await consumer.getmany(timeout_ms=500, max_records=200), recent)
+                _add_events(await consumer.getmany(timeout_ms=500, max_records=200), recent)
                 await asyncio.sleep(0)
     except (KafkaError, OSError, TimeoutError) as error:
         log.warning(
-            "the latest jobs could not be heard again", reason=f"{type(error).__name__}: {error}"
+            "the recent jobs could not be restored", reason=f"{type(error).__name__}: {error}"
         )
 
 
-def _hear(batches: dict[Any, Any], recent: Recent) -> None:
+def _add_events(batches: dict[Any, Any], recent: RecentJobs) -> None:
     now = datetime.now(UTC)
     for record in (record for records in batches.values() for record in records):
         try:
-            recent.hear(believed(clients.decode_record(record), now, JobEvent))
+            recent.add_event(validate_message(clients.decode_record(record), now, JobEvent))
         except InvalidMessage:
-            continue  # counted where it is counted
+            continue  # the event counter has logged it

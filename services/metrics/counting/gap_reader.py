@@ -1,7 +1,8 @@
-"""Reads the records that Faust has left out: after a rebalance under load it may go on behind what was never counted.
+"""Reads records that Faust skipped: after a rebalance under load it may leave a gap.
 
-(It drops what it had read and not worked on, and takes the gap that this leaves for one that compaction made. The gap
-shows with the partition's next event: what was dropped at the partition's end is counted no earlier.)
+Faust drops records that it had read but not processed, and takes the resulting gap for compaction.
+The partition's next event reveals the gap, so records dropped at the partition's end are counted
+with the next event.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ from datetime import UTC, datetime
 from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
-from services.metrics.counting.rules.validation import believed
+from services.metrics.counting.rules.validation import validate_message
 from shared.domain.errors import InvalidMessage
 from shared.domain.messages import JobEvent
 from shared.kafka import clients
@@ -23,24 +24,26 @@ log = get_logger(__name__)
 _PAUSE_S = 1.0
 
 
-async def read(settings: KafkaSettings, partition: int, first: int, end: int) -> list[JobEvent]:
-    """The events of a partition from one offset up to another, those that Kafka still has; waits while it is away."""
+async def read_gap(settings: KafkaSettings, partition: int, first: int, end: int) -> list[JobEvent]:
+    """Return the events of a partition from offset `first` to before `end` that Kafka still has.
+
+    Retries while Kafka is unavailable.
+    """
+    topic_partition = TopicPartition(clients.namespace(settings).topic(RESULTS), partition)
     while True:
         try:
-            return await _read(
-                settings,
-                TopicPartition(clients.namespace(settings).topic(RESULTS), partition),
-                first,
-                end,
-            )
+            return await _read_once(settings, topic_partition, first, end)
         except (KafkaError, OSError) as error:
             log.warning(
-                "waiting to read what was left out", reason=f"{type(error).__name__}: {error}"
+                "dependency unavailable, retrying",
+                dependency="kafka",
+                task="read skipped events",
+                reason=f"{type(error).__name__}: {error}",
             )
             await asyncio.sleep(_PAUSE_S)
 
 
-async def _read(
+async def _read_once(
     settings: KafkaSettings, partition: TopicPartition, first: int, end: int
 ) -> list[JobEvent]:
     events: list[JobEvent] = []
@@ -55,13 +58,13 @@ async def _read(
             ):
                 try:
                     events.append(
-                        believed(clients.decode_record(record), datetime.now(UTC), JobEvent)
+                        validate_message(clients.decode_record(record), datetime.now(UTC), JobEvent)
                     )
                 except InvalidMessage as error:
-                    log.warning("an event is put aside", reason=error.reason)
+                    log.warning("invalid event skipped", reason=error.reason)
     if events:
         log.warning(
-            "events were left out, and are counted now",
+            "skipped events found and counted",
             partition=partition.partition,
             events=len(events),
         )

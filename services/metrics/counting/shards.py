@@ -1,4 +1,4 @@
-"""The table's entries as shards: read, kept decoded while they are in use, written whole."""
+"""The table's entries as shards: read, cached decoded while in use, and written whole."""
 
 from collections import OrderedDict
 from collections.abc import Iterator, MutableMapping
@@ -8,20 +8,20 @@ import orjson
 from services.metrics.counting.rules import fold
 from services.metrics.counting.rules.fold import Shard
 
-_POSITION = b"\0position"
-"""A key that no shard has: each partition has its own store."""
+_OFFSET_KEY = b"\0position"
+"""Differs from every shard's key. Each partition has its own store, hence its own entry."""
 
 
-class Shards:
-    """Over any mapping of bytes. The shards used last, `kept` of them, need not be read and decoded again."""
+class ShardTable:
+    """Shards in any mapping of bytes. Caches the `kept` most recently used ones decoded."""
 
     def __init__(self, table: MutableMapping[bytes, bytes], *, kept: int = 4_000) -> None:
         self._table = table
         self._kept = kept
         self._decoded: OrderedDict[bytes, Shard] = OrderedDict()
 
-    def get(self, key: bytes) -> Shard:
-        """The shard, to be changed and saved; a new one when there is none."""
+    def load(self, key: bytes) -> Shard:
+        """Return the shard, to be changed and saved; an empty one when the table has none."""
         shard = self._decoded.get(key)
         if shard is not None:
             self._decoded.move_to_end(key)
@@ -37,16 +37,16 @@ class Shards:
     def save(self, key: bytes, shard: Shard) -> None:
         self._table[key] = orjson.dumps(shard)
 
-    def position(self) -> int:
-        """Up to which offset the current event's partition is counted."""
-        return int(self._table.get(_POSITION, b"0"))
+    def counted_offset(self) -> int:
+        """Return the first offset of the current event's partition that is not counted yet."""
+        return int(self._table.get(_OFFSET_KEY, b"0"))
 
-    def save_position(self, offset: int) -> None:
-        self._table[_POSITION] = str(offset).encode()
+    def save_counted_offset(self, offset: int) -> None:
+        self._table[_OFFSET_KEY] = str(offset).encode()
 
-    def forget(self) -> None:
-        """Read the table again: its partitions have moved."""
+    def clear_cache(self) -> None:
+        """Drop all decoded shards, because the table's partitions have moved."""
         self._decoded.clear()
 
     def entries(self) -> Iterator[tuple[str, bytes]]:
-        return ((key.decode(), value) for key, value in self._table.items() if key != _POSITION)
+        return ((key.decode(), value) for key, value in self._table.items() if key != _OFFSET_KEY)

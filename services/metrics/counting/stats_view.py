@@ -1,7 +1,8 @@
-"""The table's aggregates in memory: by store and in all, changed with the table, read by every endpoint.
+"""The table's aggregates in memory: one per store and one total, read by every endpoint.
 
-Reading the table itself goes through all of its entries, too much for a request. The picture is made from it once,
-after each assignment of partitions, and holds no more than this process owns.
+Reading the table itself means a walk through all entries, too slow for a request. The view is built
+from the table once after each assignment of partitions, changes with the table, and covers the
+partitions that this process owns.
 """
 
 import asyncio
@@ -11,26 +12,26 @@ from heapq import nlargest
 import orjson
 
 from services.metrics.counting.rules import aggregate, fold
-from services.metrics.counting.rules.aggregate import Aggregate, Change
+from services.metrics.counting.rules.aggregate import Aggregate, StatsChange
 
-_AT_ONCE = 200
+_MERGED_AT_ONCE = 200
 
 
-class Picture:
-    """`stores` has the summary of every store, `total` the whole of all."""
+class StatsView:
+    """`stores` has every store's summary, `total` the aggregate of all stores."""
 
     def __init__(self) -> None:
         self.stores: dict[str, Aggregate] = {}
         self.total = aggregate.empty()
 
-    def change(self, store: str, change: Change) -> None:
+    def apply_change(self, store: str, change: StatsChange) -> None:
         if store not in self.stores:
-            self.stores[store] = aggregate.summary()
-        aggregate.add_to_summary(self.stores[store], change)
-        aggregate.add(self.total, change)
+            self.stores[store] = aggregate.empty_summary()
+        aggregate.add_change_to_summary(self.stores[store], change)
+        aggregate.add_change(self.total, change)
 
-    def first(self, limit: int, queued: Mapping[str, int]) -> dict[str, Aggregate]:
-        """The stores to show first: those with the longest queues, then those that cost most."""
+    def top_stores(self, limit: int, queued: Mapping[str, int]) -> dict[str, Aggregate]:
+        """Return up to `limit` stores: the longest queues first, then the highest costs."""
         waiting = sorted(
             (store for store in queued if store in self.stores), key=lambda store: -queued[store]
         )
@@ -39,21 +40,25 @@ class Picture:
         found |= nlargest(limit - len(found), others, key=lambda one: one[1]["cost_nanousd"])
         return found
 
-    async def redraw(
+    async def rebuild(
         self, entries: Iterable[tuple[str, bytes]], wanted: Callable[[], bool] = lambda: True
     ) -> bool:
-        """Make it anew from all entries of the table; the loop gets its turns in between. False, and the picture stays,
-        when that is `wanted` no more."""
+        """Build the view from all entries of the table, and yield to the event loop in between.
+
+        Returns False and keeps the old view as soon as `wanted()` is false.
+        """
         stores: dict[str, Aggregate] = {}
-        wholes = [aggregate.empty()]
+        totals = [aggregate.empty()]
         for number, (key, value) in enumerate(entries, start=1):
             part = orjson.loads(value)["aggregate"]
-            aggregate.merge_into(stores.setdefault(fold.store_of(key), aggregate.summary()), part)
-            wholes.append(part)
-            if number % _AT_ONCE == 0:
-                wholes = [aggregate.merge(wholes)]
+            aggregate.merge_summary(
+                stores.setdefault(fold.store_of(key), aggregate.empty_summary()), part
+            )
+            totals.append(part)
+            if number % _MERGED_AT_ONCE == 0:
+                totals = [aggregate.merge(totals)]
                 await asyncio.sleep(0)
             if not wanted():
                 return False
-        self.stores, self.total = stores, aggregate.merge(wholes)
+        self.stores, self.total = stores, aggregate.merge(totals)
         return True

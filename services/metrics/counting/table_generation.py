@@ -1,7 +1,7 @@
-"""The tables' generation: each rebuild begins a new one, with a changelog of its own and all events read again.
+"""Table generations: each rebuild creates one with a new changelog, and reads all events.
 
-A process finds the generation by the changelog topics that exist, and keeps its store in a folder of that number: what
-another process's disk still holds of an earlier one is never mistaken for the present.
+A process finds the current generation by the existing changelog topics and keeps its files in a
+folder with that number. So files of an earlier generation on another process's disk are never used.
 """
 
 import re
@@ -13,7 +13,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError
 from aiokafka.structs import TopicPartition
 
-from services.metrics.counting.app import table_name
+from services.metrics.counting.event_counter import table_name
 from services.metrics.settings import MetricsSettings
 from shared.domain.errors import Unavailable
 from shared.kafka import clients
@@ -25,37 +25,44 @@ log = get_logger(__name__)
 
 
 async def current(settings: KafkaSettings) -> int:
-    """The generation that counts; the first begins here when there is none."""
+    """Return the current generation. Creates the first one when there is none."""
     admin = await clients.open_admin(settings)
     try:
         known = _generations(settings, await admin.list_topics())
         if known:
             return max(known)
-        await _read_all_again(settings)
-        await _create(admin, settings, 1)
+        await _rewind_group(settings)
+        await _create_changelog(admin, settings, 1)
         return 1
     finally:
         await admin.close()
 
 
-async def begin_next(settings: KafkaSettings) -> int:
-    """Begin a new generation: its number. `Unavailable` while a process counts, for it would go on with the old one."""
+async def create_next(settings: KafkaSettings) -> int:
+    """Create a new generation and return its number.
+
+    Raises `Unavailable` while a metrics process runs, because it would continue with the old
+    generation.
+    """
     admin = await clients.open_admin(settings)
     try:
-        await _ensure_nobody_counts(admin, settings)
+        await _ensure_group_is_empty(admin, settings)
         known = _generations(settings, await admin.list_topics())
-        await _read_all_again(settings)
-        following = max(known, default=0) + 1
-        await _create(admin, settings, following)
+        await _rewind_group(settings)
+        new = max(known, default=0) + 1
+        await _create_changelog(admin, settings, new)
         await admin.delete_topics([_changelog(settings, number) for number in known])
-        return following
+        return new
     finally:
         await admin.close()
 
 
-async def folder(settings: MetricsSettings, generation: int) -> Path:
-    """This generation's folder; what earlier ones have left is removed. It bears the cluster's id: one that has lost
-    its data begins with the first generation again, and a store that is ahead of its changelog would end the app."""
+async def prepare_folder(settings: MetricsSettings, generation: int) -> Path:
+    """Create this generation's folder, and remove those of earlier generations.
+
+    The folder's name includes the cluster's id: a cluster that lost its data starts with generation
+    1 again, and Faust crashes when a store is ahead of its changelog.
+    """
     root = settings.metrics_dir
     admin = await clients.open_admin(settings)
     try:
@@ -81,8 +88,13 @@ def _generations(settings: KafkaSettings, topics: Iterable[str]) -> list[int]:
     return [int(found[1]) for name in topics if (found := pattern.fullmatch(name))]
 
 
-async def _create(admin: AIOKafkaAdminClient, settings: KafkaSettings, generation: int) -> None:
-    """Faust would make it with one replica, and an agent that meets it before that ends."""
+async def _create_changelog(
+    admin: AIOKafkaAdminClient, settings: KafkaSettings, generation: int
+) -> None:
+    """Create the changelog topic.
+
+    Faust would create it with one replica, and its agents crash until it exists.
+    """
     name = _changelog(settings, generation)
     brokers = len((await admin.describe_cluster())["brokers"])
     configs = {
@@ -106,19 +118,19 @@ async def _create(admin: AIOKafkaAdminClient, settings: KafkaSettings, generatio
     await clients.wait_until_listed(admin, {name})
 
 
-async def _ensure_nobody_counts(admin: AIOKafkaAdminClient, settings: KafkaSettings) -> None:
+async def _ensure_group_is_empty(admin: AIOKafkaAdminClient, settings: KafkaSettings) -> None:
     group = clients.namespace(settings).group(METRICS_GROUP)
     (described,) = (await admin.describe_consumer_groups([group]))[0].groups
     members = described[5]
     if members:
         raise Unavailable(
-            f"processes that count at the moment: {len(members)}; stop them first, then rebuild (a process that was"
-            " killed is a member for another 15 seconds)"
+            f"{len(members)} metrics processes are running: stop them first, then rebuild (a killed"
+            " process stays a member of the group for another 15 seconds)"
         )
 
 
-async def _read_all_again(settings: KafkaSettings) -> None:
-    """Set the group back to the first event that Kafka still has."""
+async def _rewind_group(settings: KafkaSettings) -> None:
+    """Set the consumer group's offsets to the first events that Kafka still has."""
     names = clients.namespace(settings)
     partitions = [
         TopicPartition(names.topic(RESULTS), number) for number in range(RESULTS.partitions)
@@ -129,8 +141,8 @@ async def _read_all_again(settings: KafkaSettings) -> None:
             await clients.commit_offsets(
                 consumer, await consumer.beginning_offsets(partitions), within_s=20
             )
-        except KafkaError as error:  # another process begins at the same time, and has done it
+        except KafkaError as error:  # another process starts at the same time and has done it
             log.info(
-                "the group's offsets are left as they are",
+                "the group's offsets stay unchanged",
                 reason=f"{type(error).__name__}: {error}",
             )

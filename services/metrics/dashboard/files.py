@@ -1,4 +1,4 @@
-"""The dashboard's files: ours from `static`, the chart library's from the package that carries it."""
+"""Serves the dashboard's files: ours from `static`, the chart library from its Python package."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,24 +13,27 @@ _STATIC = Path(__file__).parent / "static"
 _HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"}
 _PAGE_HEADERS = _HEADERS | {
     "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:;"
-        " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self';"
+        " img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
     "Referrer-Policy": "no-referrer",
 }
 
 
 def routes() -> list[Route | Mount]:
-    """`/`, `/static` and `/vendor`. No data: the page reads that from the JSON endpoints."""
+    """Return the routes of `/`, `/static` and `/vendor`.
+
+    The page reads its data from the JSON endpoints.
+    """
     return [
         Route("/", _page),
-        Mount("/static", _Files(directory=_STATIC)),
-        Mount("/vendor/uplot", _Files(directory=_uplot())),
+        Mount("/static", _StaticFiles(directory=_STATIC)),
+        Mount("/vendor/uplot", _StaticFiles(directory=_uplot_folder())),
     ]
 
 
-class _Files(StaticFiles):
-    """Asked for again at each load (a 304 is cheap), so that no page runs with modules of two versions."""
+class _StaticFiles(StaticFiles):
+    """Revalidated at each load (a 304 is cheap), so that no page mixes modules of two versions."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         response = await super().get_response(path, scope)
@@ -42,9 +45,9 @@ async def _page(request: Request) -> Response:
     return FileResponse(_STATIC / "index.html", headers=_PAGE_HEADERS)
 
 
-def _uplot() -> Path:
-    """The folder of uPlot's script and style sheet. The package is looked up, and its own Python is not imported."""
+def _uplot_folder() -> Path:
+    """Return the folder of uPlot's script and style sheet, without importing the package."""
     package = find_spec("youplot")
     assert package is not None, "requirements/services.txt installs it"
-    assert package.origin is not None, "an ordinary package, which has a file"
+    assert package.origin is not None, "a regular package has a file"
     return Path(package.origin).parent / "vendor"

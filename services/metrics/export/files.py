@@ -1,16 +1,16 @@
-"""The files in `deploy/` that are made."""
+"""The generated files in `deploy/`."""
 
 import orjson
 
 from services.metrics.export import grafana, prometheus_rules
 
 
-def files() -> dict[str, str]:
-    """Their texts, by name within `deploy/`."""
+def generate_files() -> dict[str, str]:
+    """Return the texts by name within `deploy/`."""
     return {
-        "prometheus/rules.yml": prometheus_rules.text(),
+        "prometheus/rules.yml": prometheus_rules.render_rules(),
         "grafana/blogstream.json": orjson.dumps(
-            grafana.board(), option=orjson.OPT_INDENT_2
+            grafana.build_dashboard(), option=orjson.OPT_INDENT_2
         ).decode()
         + "\n",
     }

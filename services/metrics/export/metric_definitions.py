@@ -1,13 +1,13 @@
-"""Every metric's name, kind, labels and meaning, declared once: the Prometheus text is made from here.
+"""Declares every metric once: name, kind, labels and help text.
 
-Base units; labels with few values only, never a store.
+Values are in base units. Labels have few values, and never name a store.
 """
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Metric:
+class MetricDefinition:
     name: str
     kind: str
     """gauge, counter or histogram."""
@@ -17,173 +17,192 @@ class Metric:
 
 _LIMIT = ("provider", "model", "resource")
 
-PENDING = Metric(
+PENDING = MetricDefinition(
     name="blogstream_jobs_pending",
     kind="gauge",
-    help="Jobs that wait, as the active scheduler has them.",
+    help="Waiting jobs, as the leading scheduler reports them.",
 )
-DUE = Metric(
+DUE = MetricDefinition(
     name="blogstream_jobs_due",
     kind="gauge",
-    help="Jobs that wait and could go: nothing holds them.",
+    help="Waiting jobs that could be dispatched now.",
 )
-IN_FLIGHT = Metric(
-    name="blogstream_jobs_in_flight", kind="gauge", help="Jobs forwarded and not settled."
+IN_FLIGHT = MetricDefinition(
+    name="blogstream_jobs_in_flight", kind="gauge", help="Jobs dispatched and not yet ended."
 )
-OLDEST = Metric(
+OLDEST = MetricDefinition(
     name="blogstream_oldest_pending_age_seconds",
     kind="gauge",
-    help="Seconds since the job that has waited longest could have gone.",
+    help="Seconds since the longest waiting job became due.",
 )
-BUDGETS = Metric(
+BUDGETS = MetricDefinition(
     name="blogstream_store_budgets",
     kind="gauge",
     labels=("state",),
-    help="Stores whose monthly budgets are nearly spent, or stop them.",
+    help="Stores whose monthly budget is nearly spent (warning) or stops them (stopped).",
 )
-JOBS = Metric(
+JOBS = MetricDefinition(
     name="blogstream_jobs",
     kind="gauge",
-    help="Jobs by state, of all events kept.",
+    help="Jobs by state, over all events in Kafka.",
     labels=("state",),
 )
-ENDED = Metric(
+ENDED = MetricDefinition(
     name="blogstream_jobs_ended",
     kind="counter",
     labels=("state",),
-    help="Ends of jobs, by state: one that is asked for again and ends again counts twice.",
+    help="Ended jobs by state; a retried job that ends again counts twice.",
 )
-TOKENS = Metric(
+TOKENS = MetricDefinition(
     name="blogstream_tokens", kind="counter", help="Tokens billed.", labels=("direction",)
 )
-IMAGES = Metric(name="blogstream_images", kind="counter", help="Images billed.")
-COST = Metric(name="blogstream_cost_usd", kind="counter", help="US dollars billed.")
-IN_DOUBT = Metric(
+IMAGES = MetricDefinition(name="blogstream_images", kind="counter", help="Images billed.")
+COST = MetricDefinition(name="blogstream_cost_usd", kind="counter", help="US dollars billed.")
+IN_DOUBT = MetricDefinition(
     name="blogstream_in_doubt_calls",
     kind="counter",
-    help="Provider calls of which nobody can say whether they were billed.",
+    help="Provider calls that may have been billed although their answer was lost.",
 )
-WAIT = Metric(
+WAIT = MetricDefinition(
     name="blogstream_wait_seconds",
     kind="histogram",
     help="Seconds from the request to the first claim.",
 )
-RUN = Metric(
+RUN = MetricDefinition(
     name="blogstream_run_seconds", kind="histogram", help="Seconds from the first claim to the end."
 )
-LIMITER_LIMIT = Metric(
+LIMITER_LIMIT = MetricDefinition(
     name="blogstream_limiter_limit_per_second",
     kind="gauge",
     labels=_LIMIT,
-    help="What the account's limit allows a second, in the resource's unit.",
+    help="The account's rate limit per second, in the resource's unit.",
 )
-LIMITER_USE = Metric(
+LIMITER_USE = MetricDefinition(
     name="blogstream_limiter_used_ratio",
     kind="gauge",
     labels=_LIMIT,
-    help="Used in the last minute ÷ the account's limit.",
+    help="Use in the last minute divided by the account's rate limit.",
 )
-LIMITER_QUEUE = Metric(
+LIMITER_QUEUE = MetricDefinition(
     name="blogstream_limiter_queue",
     kind="gauge",
     labels=_LIMIT,
-    help="Calls waiting for a limiter.",
+    help="Calls that wait for a permit.",
 )
-LIMITER_LEVEL = Metric(
+LIMITER_LEVEL = MetricDefinition(
     name="blogstream_limiter_level",
     kind="gauge",
     labels=(*_LIMIT, "partition"),
-    help="What may be spent at once of a partition's part of the limit, in the resource's unit; negative is debt.",
+    help="Level of a partition's quota, in the resource's unit; a negative level is debt.",
 )
-LIMITER_DEBT = Metric(
+LIMITER_DEBT = MetricDefinition(
     name="blogstream_limiter_debt",
     kind="gauge",
     labels=(*_LIMIT, "partition"),
-    help="What a partition's part of the limit is overdrawn by, in the resource's unit.",
+    help="Debt of a partition's quota, in the resource's unit.",
 )
-LIMITER_UNOWNED = Metric(
+LIMITER_UNOWNED = MetricDefinition(
     name="blogstream_limiter_unowned_partitions",
     kind="gauge",
     labels=_LIMIT,
-    help="Partitions whose part of the limit no worker owns.",
+    help="Partitions whose quota no worker owns.",
 )
-COOLING = Metric(
+COOLING = MetricDefinition(
     name="blogstream_limiter_cooling_seconds",
     kind="gauge",
     labels=_LIMIT,
-    help="Seconds for which a provider has asked to be left alone.",
+    help="Seconds left of the cool-down that the provider asked for.",
 )
-CIRCUIT = Metric(
+CIRCUIT = MetricDefinition(
     name="blogstream_circuit_open",
     kind="gauge",
     labels=_LIMIT,
-    help="1 while a provider is not asked: an outage, an account without money, a refused key or model; else 0.",
+    help=(
+        "1 while the circuit breaker is open (an outage, an account without money, a rejected"
+        " key or model), else 0."
+    ),
 )
-JAIN = Metric(
+JAIN = MetricDefinition(
     name="blogstream_fairness_jain_ratio",
     kind="gauge",
-    help="Jain's index of money per weight over the accounts that had work waiting all of the last window.",
+    help=(
+        "Jain's index of cost per weight over the accounts with waiting jobs during the whole"
+        " last window."
+    ),
 )
-GAP = Metric(
+GAP = MetricDefinition(
     name="blogstream_fairness_largest_gap_usd",
     kind="gauge",
-    help="US dollars per weight between the account that got most in the last window and the one that got least.",
+    help=(
+        "Largest difference of cost per weight, in US dollars, between two accounts in the"
+        " last window."
+    ),
 )
-SLOWDOWN = Metric(
+SLOWDOWN = MetricDefinition(
     name="blogstream_fairness_light_slowdown_ratio",
     kind="gauge",
-    help="Light stores' time to a post in the last window, over the same without the wait.",
+    help=(
+        "Time to a post for light stores in the last window, divided by the same time without"
+        " waiting."
+    ),
 )
-DRIFTED = Metric(
+DRIFTED = MetricDefinition(
     name="blogstream_slots_drifted",
     kind="counter",
-    help="Slots held that differed from PostgreSQL and were repaired, since the active scheduler began.",
+    help=(
+        "Slots that differed from PostgreSQL and were repaired since the leading scheduler started."
+    ),
 )
-SCHEDULER_AGE = Metric(
+SCHEDULER_AGE = MetricDefinition(
     name="blogstream_scheduler_report_age_seconds",
     kind="gauge",
-    help="Seconds since the active scheduler was heard.",
+    help="Seconds since the latest report of the leading scheduler.",
 )
-WORKERS = Metric(
-    name="blogstream_workers", kind="gauge", help="Generator processes heard in the last seconds."
+WORKERS = MetricDefinition(
+    name="blogstream_workers", kind="gauge", help="Workers with a report in the last seconds."
 )
-SLOTS = Metric(
+SLOTS = MetricDefinition(
     name="blogstream_worker_slots", kind="gauge", help="Slots of all workers.", labels=("state",)
 )
-LAG = Metric(
+LAG = MetricDefinition(
     name="blogstream_lag_records",
     kind="gauge",
     labels=("stage",),
     help="Records that a stage has not committed yet.",
 )
-DEAD_LETTERS = Metric(
+DEAD_LETTERS = MetricDefinition(
     name="blogstream_dead_letters_open",
     kind="gauge",
-    help="Dead letters that nobody has replayed or discarded.",
+    help="Dead letters that are neither replayed nor discarded.",
 )
-MALFORMED = Metric(
+MALFORMED = MetricDefinition(
     name="blogstream_malformed_events",
     kind="counter",
-    help="Events that could not be understood since the start.",
+    help="Invalid events since the start.",
 )
-DRIFT_JOBS = Metric(
+DRIFT_JOBS = MetricDefinition(
     name="blogstream_metrics_drift_jobs",
     kind="gauge",
-    help="Jobs of the last day counted other than PostgreSQL has them, twice in a row: 0 unless events got lost, absent"
-    " until it was compared twice.",
+    help=(
+        "Jobs of the last day whose count differed from PostgreSQL twice in a row; 0 unless"
+        " events were lost, absent before the second comparison."
+    ),
 )
-DRIFT_COST = Metric(
+DRIFT_COST = MetricDefinition(
     name="blogstream_metrics_drift_usd",
     kind="gauge",
-    help="US dollars of the last day counted other than PostgreSQL has them, twice in a row.",
+    help="US dollars of the last day that differed from PostgreSQL twice in a row.",
 )
-PROCESSES = Metric(
+PROCESSES = MetricDefinition(
     name="blogstream_metrics_processes",
     kind="gauge",
     labels=("state",),
-    help="Processes that count: those whose numbers are in this answer, and those that do not answer.",
+    help=(
+        "Metrics processes whose numbers are in this answer (answers) and that do not answer"
+        " (missing)."
+    ),
 )
-UNCOUNTED = Metric(
+UNCOUNTED = MetricDefinition(
     name="blogstream_metrics_uncounted_partitions",
     kind="gauge",
     help="Partitions of blog.results whose numbers are missing from this answer.",

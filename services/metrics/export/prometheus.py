@@ -1,6 +1,6 @@
-"""The Prometheus text, made at each scrape from the same aggregates as the JSON.
+"""Renders the Prometheus text at each scrape, from the same aggregates as the JSON.
 
-What is counted of jobs is left out while not all of it is at hand; how much is missing, gauges say.
+The counts of jobs are left out while a part of them is missing. Gauges show how much is missing.
 """
 
 from collections import defaultdict
@@ -20,11 +20,11 @@ from prometheus_client.openmetrics.exposition import generate_latest as openmetr
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from services.metrics.cluster import rules
-from services.metrics.cluster.latest_reports import Board
+from services.metrics.cluster.latest_reports import LatestReports
+from services.metrics.cluster.monitored_values import Completeness
 from services.metrics.counting.rules import aggregate, histogram
 from services.metrics.counting.rules.aggregate import Aggregate
 from services.metrics.export import metric_definitions as defs
-from services.metrics.http.view import Beside
 from shared.domain.job import Status
 from shared.domain.messages import SchedulerReport, WorkerReport
 
@@ -32,18 +32,23 @@ TEXT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 
-def render(
-    total: Aggregate, board: Board, now: datetime, beside: Beside, *, openmetrics: bool
+def render_metrics(
+    total: Aggregate,
+    reports: LatestReports,
+    now: datetime,
+    completeness: Completeness,
+    *,
+    openmetrics: bool,
 ) -> bytes:
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collected(list(_families(total, board, now, beside))))
+    registry.register(_FixedCollector(list(_families(total, reports, now, completeness))))
     if openmetrics:
         text: bytes = openmetrics_text(registry)  # type: ignore[no-untyped-call] # untyped in the library
         return text
     return prometheus_text(registry)
 
 
-class _Collected(Collector):
+class _FixedCollector(Collector):
     def __init__(self, families: list[Metric]) -> None:
         self._families = families
 
@@ -51,22 +56,25 @@ class _Collected(Collector):
         return self._families
 
 
-def _families(total: Aggregate, board: Board, now: datetime, beside: Beside) -> Iterator[Metric]:
-    alive = board.alive(now)
-    if board.scheduler is not None:
-        yield from _order(board.scheduler, now)
-    if beside.complete:  # a part of the counts would look like counters that were reset, and rate() would add them anew
-        yield from _counted(total)
-        yield _counter(defs.MALFORMED, {(): beside.malformed})
-    yield from _limits(alive, now)
+def _families(
+    total: Aggregate, reports: LatestReports, now: datetime, completeness: Completeness
+) -> Iterator[Metric]:
+    alive = reports.alive_workers(now)
+    if reports.scheduler is not None:
+        yield from _scheduler_families(reports.scheduler, now)
+    # A part of the counts would look like reset counters, and rate() would count them again.
+    if completeness.complete:
+        yield from _job_families(total)
+        yield _counter(defs.MALFORMED, {(): completeness.malformed})
+    yield from _limiter_families(alive, now)
     yield _gauge(defs.WORKERS, {(): len(alive)})
     running = sum(report.running for report in alive)
     slots = sum(report.slots for report in alive)
     yield _gauge(defs.SLOTS, {("running",): running, ("free",): max(0, slots - running)})
-    yield from _watched(beside)
+    yield from _monitored_families(completeness)
 
 
-def _order(scheduler: SchedulerReport, now: datetime) -> Iterator[Metric]:
+def _scheduler_families(scheduler: SchedulerReport, now: datetime) -> Iterator[Metric]:
     oldest, fairness = scheduler.oldest_pending_at, scheduler.fairness
     yield _gauge(defs.PENDING, {(): scheduler.pending})
     yield _gauge(defs.DUE, {(): scheduler.pending - scheduler.delayed})
@@ -84,10 +92,10 @@ def _order(scheduler: SchedulerReport, now: datetime) -> Iterator[Metric]:
         yield _gauge(defs.SLOWDOWN, {(): fairness.light_slowdown or 1.0})
 
 
-def _counted(total: Aggregate) -> Iterator[Metric]:
+def _job_families(total: Aggregate) -> Iterator[Metric]:
     counts = total["counts"]
     yield _gauge(defs.JOBS, {(status.value,): counts.get(status.value, 0) for status in Status})
-    ended = aggregate.ended(total)
+    ended = aggregate.ends_by_status(total)
     yield _counter(
         defs.ENDED,
         {(status.value,): ended.get(status.value, 0) for status in (Status.DONE, Status.FAILED)},
@@ -102,66 +110,67 @@ def _counted(total: Aggregate) -> Iterator[Metric]:
     yield _histogram(defs.RUN, total["run"], total["run_ms"] / 1000)
 
 
-def _limits(alive: Sequence[WorkerReport], now: datetime) -> Iterator[Metric]:
+def _limiter_families(alive: Sequence[WorkerReport], now: datetime) -> Iterator[Metric]:
     states = {
-        (provider, model, resource): total for provider, model, resource, total in rules.each(alive)
+        (provider, model, resource): total
+        for provider, model, resource, total in rules.iterate_totals(alive)
     }
 
-    def of_all(metric: defs.Metric, value: Callable[[dict[str, Any]], float]) -> Metric:
+    def by_limit(metric: defs.MetricDefinition, value: Callable[[dict[str, Any]], float]) -> Metric:
         return _gauge(metric, {labels: value(state) for labels, state in states.items()})
 
-    def by_partition(metric: defs.Metric, name: str) -> Metric:
-        values: dict[tuple[str, ...], float] = defaultdict(
-            float
-        )  # two workers may claim one while it moves
+    def by_partition(metric: defs.MetricDefinition, name: str) -> Metric:
+        # While a partition moves, two workers may report it.
+        values: dict[tuple[str, ...], float] = defaultdict(float)
         for labels, state in states.items():
             for part in state["byPartition"]:
                 values[*labels, str(part["partition"])] += part[name]
         return _gauge(metric, values)
 
-    yield of_all(defs.LIMITER_LIMIT, lambda state: state["limitPerMinute"] / 60)
-    yield of_all(defs.LIMITER_USE, lambda state: state["usagePercent"] / 100)
-    yield of_all(defs.LIMITER_QUEUE, lambda state: state["queued"])
-    yield of_all(defs.LIMITER_UNOWNED, lambda state: len(state["unownedPartitions"]))
-    yield of_all(defs.COOLING, lambda state: _until(state["coolingUntil"], now))
-    yield of_all(defs.CIRCUIT, lambda state: float(state["circuitOpen"]))
+    yield by_limit(defs.LIMITER_LIMIT, lambda state: state["limitPerMinute"] / 60)
+    yield by_limit(defs.LIMITER_USE, lambda state: state["usagePercent"] / 100)
+    yield by_limit(defs.LIMITER_QUEUE, lambda state: state["queued"])
+    yield by_limit(defs.LIMITER_UNOWNED, lambda state: len(state["unownedPartitions"]))
+    yield by_limit(defs.COOLING, lambda state: _seconds_until(state["coolingUntil"], now))
+    yield by_limit(defs.CIRCUIT, lambda state: float(state["circuitOpen"]))
     yield by_partition(defs.LIMITER_LEVEL, "level")
     yield by_partition(defs.LIMITER_DEBT, "debt")
 
 
-def _until(moment: datetime | None, now: datetime) -> float:
+def _seconds_until(moment: datetime | None, now: datetime) -> float:
     return max((moment - now).total_seconds(), 0.0) if moment is not None else 0.0
 
 
-def _watched(beside: Beside) -> Iterator[Metric]:
-    watched = beside.watched
-    yield _gauge(defs.LAG, {(stage,): records for stage, records in watched.lag.items()})
-    if watched.dead_letters is not None:
-        yield _gauge(defs.DEAD_LETTERS, {(): watched.dead_letters})
-    if watched.drift is not None:
-        yield _gauge(defs.DRIFT_JOBS, {(): watched.drift.jobs})
-        yield _gauge(defs.DRIFT_COST, {(): watched.drift.cost_nanousd / 1e9})
+def _monitored_families(completeness: Completeness) -> Iterator[Metric]:
+    monitored = completeness.monitored
+    yield _gauge(defs.LAG, {(stage,): records for stage, records in monitored.lag.items()})
+    if monitored.dead_letters is not None:
+        yield _gauge(defs.DEAD_LETTERS, {(): monitored.dead_letters})
+    if monitored.drift is not None:
+        yield _gauge(defs.DRIFT_JOBS, {(): monitored.drift.jobs})
+        yield _gauge(defs.DRIFT_COST, {(): monitored.drift.cost_nanousd / 1e9})
     yield _gauge(
-        defs.PROCESSES, {("answers",): beside.processes, ("missing",): len(beside.missing)}
+        defs.PROCESSES,
+        {("answers",): completeness.processes, ("missing",): len(completeness.missing)},
     )
-    yield _gauge(defs.UNCOUNTED, {(): len(beside.uncounted)})
+    yield _gauge(defs.UNCOUNTED, {(): len(completeness.uncounted)})
 
 
-def _gauge(metric: defs.Metric, values: Mapping[tuple[str, ...], float]) -> Metric:
+def _gauge(metric: defs.MetricDefinition, values: Mapping[tuple[str, ...], float]) -> Metric:
     family = GaugeMetricFamily(metric.name, metric.help, labels=metric.labels)
     for labels, value in values.items():
         family.add_metric(labels, value)
     return family
 
 
-def _counter(metric: defs.Metric, values: Mapping[tuple[str, ...], float]) -> Metric:
+def _counter(metric: defs.MetricDefinition, values: Mapping[tuple[str, ...], float]) -> Metric:
     family = CounterMetricFamily(metric.name, metric.help, labels=metric.labels)
     for labels, value in values.items():
         family.add_metric(labels, value)
     return family
 
 
-def _histogram(metric: defs.Metric, counts: list[int], seconds: float) -> Metric:
+def _histogram(metric: defs.MetricDefinition, counts: list[int], seconds: float) -> Metric:
     bounds = [str(float(bound)) for bound in histogram.BOUNDS] + ["+Inf"]
     buckets = list(zip(bounds, map(float, accumulate(counts)), strict=True))
     family = HistogramMetricFamily(metric.name, metric.help)

@@ -1,4 +1,4 @@
-"""The HTTP side: shows the whole, of this process and its peers, and serves the page."""
+"""The HTTP endpoints: statistics of the cluster, health checks, and the dashboard."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -12,16 +12,16 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 
 from services.metrics.cluster import peers
-from services.metrics.cluster.cluster_stats import Whole
-from services.metrics.cluster.latest_reports import Board
-from services.metrics.cluster.peers import PART_PATH, TIMELINE_PATH
-from services.metrics.cluster.startup_gate import Opening
+from services.metrics.cluster.cluster_stats import ClusterStats
+from services.metrics.cluster.latest_reports import LatestReports
+from services.metrics.cluster.peers import STATS_PATH, TIMELINE_PATH
+from services.metrics.cluster.startup_gate import StartupGate
 from services.metrics.dashboard import files as page
 from services.metrics.export import prometheus
 from services.metrics.http import accept, query
 from services.metrics.http.job_relay import JobRelay
-from services.metrics.http.query import Number, UnknownQueryError
-from services.metrics.http.snapshot_stream import Feed
+from services.metrics.http.query import IntegerParameter, InvalidQueryError
+from services.metrics.http.snapshot_stream import SnapshotStream
 from shared.http.responses import JsonResponse, Problem
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -31,38 +31,41 @@ _FORMATS = {
     "openmetrics": "application/openmetrics-text",
     "prometheus": "text/plain",
 }
-"""Of `/metrics`, the preferred one first."""
+"""Formats of `/metrics`, the default first."""
 
 
-class Api:
-    """`alerts` tells those in force, worst first; `crashed` and `ready` tell of the Faust app, whose end the web server
-    would not notice; before the `opening` no number is told; the event feed ends with `stop`."""
+class MetricsApi:
+    """Statistics are refused with 503 until `gate` opens.
+
+    `alerts` returns the active alerts, the worst first. `crashed` and `ready` return the state of
+    the Faust app, whose end the web server would not notice. The event stream ends with `stop`.
+    """
 
     def __init__(
         self,
         *,
-        whole: Whole,
-        board: Board,
+        cluster: ClusterStats,
+        reports: LatestReports,
         relay: JobRelay,
         alerts: Callable[[], list[dict[str, Any]]],
         crashed: Callable[[], bool],
         ready: Callable[[], bool],
-        opening: Opening,
+        gate: StartupGate,
         stop: asyncio.Event,
     ) -> None:
-        self._whole = whole
-        self._board = board
+        self._cluster = cluster
+        self._reports = reports
         self._relay = relay
         self._alerts = alerts
         self._crashed = crashed
         self._ready = ready
-        self._opening = opening
-        self._feed = Feed(self._snapshot, stop)
+        self._gate = gate
+        self._stream = SnapshotStream(self._snapshot, stop)
 
     def application(self) -> Starlette:
-        told = {
+        gated = {
             "/metrics": self.metrics,
-            "/api/rate-limiter/stats": self.limiter,
+            "/api/rate-limiter/stats": self.rate_limiter,
             "/api/overview": self.overview,
             "/api/stores": self.stores,
             "/api/workers": self.workers,
@@ -76,15 +79,15 @@ class Api:
             Route("/health", self.health),
             Route("/livez", self.live),
             Route("/readyz", self.ready),
-            *(Route(path, self._once_open(endpoint)) for path, endpoint in told.items()),
+            *(Route(path, self._behind_gate(endpoint)) for path, endpoint in gated.items()),
             Route("/api/jobs/{job:uuid}/cancel", self.cancel, methods=["POST"]),
             Route("/api/jobs/{job:uuid}/retry", self.retry, methods=["POST"]),
-            Route(PART_PATH, self.part),
-            Route(f"{TIMELINE_PATH}/{{job:uuid}}", self.own_timeline),
+            Route(STATS_PATH, self.process_stats),
+            Route(f"{TIMELINE_PATH}/{{job:uuid}}", self.local_timeline),
         ]
         handlers = {
             Problem: _problem,
-            UnknownQueryError: _unknown_query,
+            InvalidQueryError: _unknown_query,
             HTTPException: _http_error,
         }
         return Starlette(routes=routes, exception_handlers=handlers)
@@ -99,120 +102,125 @@ class Api:
 
     async def ready(self, request: Request) -> Response:
         if self._crashed() or not self._ready():
-            raise _not_yet("the tables are not recovered yet")
-        self._ensure_open()
+            raise _not_ready("the tables are not recovered yet")
+        self._require_open_gate()
         return JsonResponse({"status": "ready"})
 
-    def _ensure_open(self) -> None:
-        if not self._opening.is_open(datetime.now(UTC)):
-            raise _not_yet("just started: what is counted and who runs is not known yet")
+    def _require_open_gate(self) -> None:
+        if not self._gate.is_open(datetime.now(UTC)):
+            raise _not_ready("just started: counts and running processes are not known yet")
 
-    def _once_open(self, endpoint: Endpoint) -> Endpoint:
+    def _behind_gate(self, endpoint: Endpoint) -> Endpoint:
         async def answer(request: Request) -> Response:
-            self._ensure_open()
+            self._require_open_gate()
             return await endpoint(request)
 
         return answer
 
     async def metrics(self, request: Request) -> Response:
-        """The contract's JSON; Prometheus or OpenMetrics text when `Accept` or `?format=` asks for it."""
-        asked = accept.preferred(",".join(request.headers.getlist("accept")), _FORMATS)
-        wanted = query.choice(request.query_params.multi_items(), "format", tuple(_FORMATS), asked)
-        if wanted == "json":
-            return JsonResponse(self._whole.contract(), headers={"Vary": "Accept"})
-        openmetrics = wanted == "openmetrics"
-        text = prometheus.render(
-            self._whole.total(),
-            self._board,
+        """Answer with the contract's JSON, or with text by `Accept` or `?format=`."""
+        negotiated = accept.choose_media_type(",".join(request.headers.getlist("accept")), _FORMATS)
+        chosen = query.parse_choice(
+            request.query_params.multi_items(), "format", tuple(_FORMATS), negotiated
+        )
+        if chosen == "json":
+            return JsonResponse(self._cluster.contract_metrics(), headers={"Vary": "Accept"})
+        openmetrics = chosen == "openmetrics"
+        text = prometheus.render_metrics(
+            self._cluster.total(),
+            self._reports,
             datetime.now(UTC),
-            self._whole.beside(),
+            self._cluster.completeness(),
             openmetrics=openmetrics,
         )
-        kind = prometheus.OPENMETRICS_TYPE if openmetrics else prometheus.TEXT_TYPE
-        return Response(text, headers={"Content-Type": kind, "Vary": "Accept"})
+        content_type = prometheus.OPENMETRICS_TYPE if openmetrics else prometheus.TEXT_TYPE
+        return Response(text, headers={"Content-Type": content_type, "Vary": "Accept"})
 
-    async def limiter(self, request: Request) -> Response:
-        query.numbers(request.query_params.multi_items())
-        return JsonResponse(self._whole.limiter())
+    async def rate_limiter(self, request: Request) -> Response:
+        query.parse_integers(request.query_params.multi_items())
+        return JsonResponse(self._cluster.rate_limiter())
 
     async def overview(self, request: Request) -> Response:
-        query.numbers(request.query_params.multi_items())
-        return JsonResponse(self._whole.overview())
+        query.parse_integers(request.query_params.multi_items())
+        return JsonResponse(self._cluster.overview())
 
     async def stores(self, request: Request) -> Response:
-        page = query.numbers(
+        page = query.parse_integers(
             request.query_params.multi_items(),
-            limit=Number(default=200, low=1, high=1_000),
-            offset=Number(default=0, low=0, high=10_000_000),
+            limit=IntegerParameter(default=200, low=1, high=1_000),
+            offset=IntegerParameter(default=0, low=0, high=10_000_000),
         )
-        return JsonResponse(await self._whole.stores(**page))
+        return JsonResponse(await self._cluster.stores(**page))
 
     async def workers(self, request: Request) -> Response:
-        query.numbers(request.query_params.multi_items())
-        return JsonResponse(self._whole.workers())
+        query.parse_integers(request.query_params.multi_items())
+        return JsonResponse(self._cluster.workers())
 
     async def alerts(self, request: Request) -> Response:
-        query.numbers(request.query_params.multi_items())
-        return JsonResponse(self._alerts_now())
+        query.parse_integers(request.query_params.multi_items())
+        return JsonResponse(self._alerts_json())
 
     async def jobs(self, request: Request) -> Response:
-        page = query.numbers(
-            request.query_params.multi_items(), limit=Number(default=20, low=1, high=100)
+        page = query.parse_integers(
+            request.query_params.multi_items(), limit=IntegerParameter(default=20, low=1, high=100)
         )
-        return JsonResponse(self._whole.jobs(**page))
+        return JsonResponse(self._cluster.jobs(**page))
 
     async def timeline(self, request: Request) -> Response:
-        query.numbers(request.query_params.multi_items())
-        found = await self._whole.timeline(request.path_params["job"])
+        query.parse_integers(request.query_params.multi_items())
+        found = await self._cluster.timeline(request.path_params["job"])
         if found is None:
             raise Problem(
-                404, "Not Found", detail="nothing was heard of this job, or it is too long ago"
+                404, "Not Found", detail="no events of this job are known; they may be too old"
             )
         return JsonResponse(found)
 
     async def cancel(self, request: Request) -> Response:
-        return await self._relay.post(request, request.path_params["job"], "cancel")
+        return await self._relay.forward_action(request, request.path_params["job"], "cancel")
 
     async def retry(self, request: Request) -> Response:
-        return await self._relay.post(request, request.path_params["job"], "retry")
+        return await self._relay.forward_action(request, request.path_params["job"], "retry")
 
     async def events(self, request: Request) -> Response:
-        """Server-sent events: a snapshot of all that the page shows, about once a second."""
-        query.numbers(request.query_params.multi_items())
-        return self._feed.head() if request.method == "HEAD" else self._feed.response()
-
-    async def part(self, request: Request) -> Response:
-        """For the other processes: what this one counts."""
-        asked = query.numbers(
-            request.query_params.multi_items(),
-            stores=Number(default=0, low=0, high=20_000_000),
-            jobs=Number(default=0, low=0, high=100),
+        """Send server-sent events: a snapshot of the whole dashboard about once a second."""
+        query.parse_integers(request.query_params.multi_items())
+        return (
+            self._stream.head_response()
+            if request.method == "HEAD"
+            else self._stream.open_response()
         )
-        return JsonResponse(peers.encode(self._whole.part(**asked), self._board))
 
-    async def own_timeline(self, request: Request) -> Response:
-        found = self._whole.own_timeline(request.path_params["job"])
+    async def process_stats(self, request: Request) -> Response:
+        """Answer a peer with the statistics of this process."""
+        limits = query.parse_integers(
+            request.query_params.multi_items(),
+            stores=IntegerParameter(default=0, low=0, high=20_000_000),
+            jobs=IntegerParameter(default=0, low=0, high=100),
+        )
+        return JsonResponse(peers.encode_stats(self._cluster.local_stats(**limits), self._reports))
+
+    async def local_timeline(self, request: Request) -> Response:
+        found = self._cluster.local_timeline(request.path_params["job"])
         if found is None:
             raise Problem(404, "Not Found")
         return JsonResponse(found)
 
     async def _snapshot(self) -> dict[str, Any]:
         return {
-            "overview": self._whole.overview(),
-            "stores": await self._whole.stores(),
-            "workers": self._whole.workers(),
-            "rateLimiter": self._whole.limiter(),
-            "alerts": self._alerts_now(),
-            "jobs": self._whole.jobs(),
+            "overview": self._cluster.overview(),
+            "stores": await self._cluster.stores(),
+            "workers": self._cluster.workers(),
+            "rateLimiter": self._cluster.rate_limiter(),
+            "alerts": self._alerts_json(),
+            "jobs": self._cluster.jobs(),
         }
 
-    def _alerts_now(self) -> dict[str, Any]:
-        """Those in force, worst first."""
+    def _alerts_json(self) -> dict[str, Any]:
         return {"items": self._alerts(), "at": datetime.now(UTC)}
 
 
-def _not_yet(why: str) -> Problem:
-    return Problem(503, "Service Unavailable", detail=why, headers={"Retry-After": "1"})
+def _not_ready(detail: str) -> Problem:
+    return Problem(503, "Service Unavailable", detail=detail, headers={"Retry-After": "1"})
 
 
 async def _problem(request: Request, error: Exception) -> Response:
@@ -221,7 +229,7 @@ async def _problem(request: Request, error: Exception) -> Response:
 
 
 async def _unknown_query(request: Request, error: Exception) -> Response:
-    assert isinstance(error, UnknownQueryError)
+    assert isinstance(error, InvalidQueryError)
     return Problem(422, "Unprocessable Content", errors=[*error.errors]).response()
 
 

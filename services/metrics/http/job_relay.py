@@ -1,4 +1,4 @@
-"""Passes an operator's cancel and retry on to ingest, with the caller's own key: metrics itself may do neither."""
+"""Forwards an operator's cancel and retry to ingest with the caller's own key."""
 
 import asyncio
 from uuid import UUID
@@ -10,7 +10,7 @@ from starlette.responses import Response
 from shared.http.responses import Problem
 
 _DEADLINE_S = 10.0
-_PASSED_BACK = ("content-type", "retry-after", "www-authenticate")
+_RETURNED_HEADERS = ("content-type", "retry-after", "www-authenticate")
 
 
 class JobRelay:
@@ -18,18 +18,20 @@ class JobRelay:
         self._http = http
         self._base_url = base_url.rstrip("/")
 
-    async def post(self, request: Request, job: UUID, action: str) -> Response:
-        """ingest's answer as it came; 502 when it is away."""
+    async def forward_action(self, request: Request, job: UUID, action: str) -> Response:
+        """Return ingest's answer unchanged. Raises 502 when ingest is unavailable."""
         key = request.headers.get("authorization")
-        headers = {b"Authorization": key.encode("latin-1")} if key is not None else {}
+        key_header = {b"Authorization": key.encode("latin-1")} if key is not None else {}
         try:
             async with asyncio.timeout(_DEADLINE_S):
                 answer = await self._http.post(
-                    f"{self._base_url}/api/blog-generation/{job}/{action}", headers=headers
+                    f"{self._base_url}/api/blog-generation/{job}/{action}", headers=key_header
                 )
         except (httpx.HTTPError, TimeoutError) as error:
             raise Problem(
-                502, "Bad Gateway", detail=f"ingest is away: {type(error).__name__}"
+                502, "Bad Gateway", detail=f"ingest is unavailable: {type(error).__name__}"
             ) from None
-        passed = {name: answer.headers[name] for name in _PASSED_BACK if name in answer.headers}
-        return Response(answer.content, answer.status_code, headers=passed)
+        headers = {
+            name: answer.headers[name] for name in _RETURNED_HEADERS if name in answer.headers
+        }
+        return Response(answer.content, answer.status_code, headers=headers)

@@ -1,15 +1,15 @@
-"""Query values: known names with values in range, or `UnknownQueryError` with what is wrong with each."""
+"""Parses query parameters; `InvalidQueryError` has all errors of a request."""
 
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 Pairs = Sequence[tuple[str, str]]
-"""Names and values, as they stand in the address."""
+"""Names and values in the order of the URL."""
 
 
-class UnknownQueryError(Exception):
-    """`errors` names each parameter at fault."""
+class InvalidQueryError(Exception):
+    """`errors` has one entry for each invalid parameter."""
 
     def __init__(self, errors: list[dict[str, str]]) -> None:
         super().__init__("; ".join(f"{error['field']} {error['detail']}" for error in errors))
@@ -17,14 +17,14 @@ class UnknownQueryError(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Number:
-    """A whole number from `low` to `high`, or `default` when it is left out."""
+class IntegerParameter:
+    """A whole number from `low` to `high`; `default` when it is absent."""
 
     default: int
     low: int
     high: int
 
-    def read(self, text: str) -> int | None:
+    def parse(self, text: str) -> int | None:
         if not text.isascii() or not text.isdecimal() or len(text) > 9:
             return None
         return int(text) if self.low <= int(text) <= self.high else None
@@ -33,32 +33,35 @@ class Number:
         return f"must be a whole number from {self.low} to {self.high}"
 
 
-def numbers(query: Pairs, **wanted: Number) -> dict[str, int]:
-    """The value of each wanted parameter; all that is wrong is told at once."""
-    errors = _unfit(query, wanted)
-    values = {name: number.default for name, number in wanted.items()}
+def parse_integers(query: Pairs, **wanted: IntegerParameter) -> dict[str, int]:
+    """Return the value of each wanted parameter.
+
+    Raises `InvalidQueryError` with all errors at once.
+    """
+    errors = _name_errors(query, wanted)
+    values = {name: parameter.default for name, parameter in wanted.items()}
     for name, text in dict(query).items():
-        if name in wanted and (value := wanted[name].read(text)) is not None:
+        if name in wanted and (value := wanted[name].parse(text)) is not None:
             values[name] = value
         elif name in wanted:
             errors.append({"field": name, "detail": str(wanted[name])})
     if errors:
-        raise UnknownQueryError(errors)
+        raise InvalidQueryError(errors)
     return values
 
 
-def choice(query: Pairs, name: str, choices: tuple[str, ...], default: str) -> str:
-    """One of a few words; no other parameter is known beside it."""
-    errors = _unfit(query, (name,))
+def parse_choice(query: Pairs, name: str, choices: tuple[str, ...], default: str) -> str:
+    """Return the value of the only known parameter, one of `choices`."""
+    errors = _name_errors(query, (name,))
     value = dict(query).get(name, default)
     if value not in choices:
         errors.append({"field": name, "detail": f"must be one of {', '.join(choices)}"})
     if errors:
-        raise UnknownQueryError(errors)
+        raise InvalidQueryError(errors)
     return value
 
 
-def _unfit(query: Pairs, wanted: Collection[str]) -> list[dict[str, str]]:
+def _name_errors(query: Pairs, wanted: Collection[str]) -> list[dict[str, str]]:
     times = Counter(name for name, _ in query)
     unknown = [
         {"field": name, "detail": "is not a known parameter"}

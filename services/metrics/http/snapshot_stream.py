@@ -1,4 +1,4 @@
-"""The feed of the page: one snapshot a second, made once for all who listen."""
+"""The dashboard's event stream: one snapshot a second, created once for all listeners."""
 
 import asyncio
 import time
@@ -13,13 +13,13 @@ from shared.http.responses import Problem
 from shared.runtime.lifecycle import wait_for_event
 
 _EVERY_S = 1.0
-_LISTENERS = 100
+_MAX_LISTENERS = 100
 _TYPE = "text/event-stream"
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
-class Feed:
-    """`snapshot` makes what is sent; the streams end when `stop` is set."""
+class SnapshotStream:
+    """Sends the results of `snapshot`. The streams end when `stop` is set."""
 
     def __init__(
         self, snapshot: Callable[[], Awaitable[dict[str, Any]]], stop: asyncio.Event
@@ -27,58 +27,57 @@ class Feed:
         self._snapshot = snapshot
         self._stop = stop
         self._listeners = 0
-        self._made = b""
-        self._made_at = float("-inf")
-        self._making = asyncio.Lock()
+        self._encoded = b""
+        self._encoded_at = float("-inf")
+        self._encoding = asyncio.Lock()
 
-    def response(self) -> Response:
-        if self._listeners >= _LISTENERS:
+    def open_response(self) -> Response:
+        if self._listeners >= _MAX_LISTENERS:
             raise Problem(
                 503,
                 "Service Unavailable",
-                detail="too many listen already",
+                detail="too many listeners",
                 headers={"Retry-After": "10"},
             )
-        self._listeners += (
-            1  # at once: of many that come together, none may see the same last place
-        )
-        return _Stream(self._events(), gone=self._gone)
+        # Counted before the stream starts, so that simultaneous requests cannot exceed the limit.
+        self._listeners += 1
+        return _EventStreamResponse(self._events(), on_close=self._listener_left)
 
-    def head(self) -> Response:
-        """What a stream begins with: who asks for no more would wait for its end."""
+    def head_response(self) -> Response:
+        """Return a stream's headers only, so that a HEAD request does not wait for the end."""
         return Response(media_type=_TYPE, headers=_HEADERS)
 
-    def _gone(self) -> None:
+    def _listener_left(self) -> None:
         self._listeners -= 1
 
     async def _events(self) -> AsyncIterator[bytes]:
         yield b"retry: 2000\n\n"
         while not self._stop.is_set():
-            yield await self._latest()
+            yield await self._latest_event()
             await wait_for_event(self._stop, _EVERY_S)
 
-    async def _latest(self) -> bytes:
-        async with self._making:
-            if time.monotonic() - self._made_at >= _EVERY_S / 2:
+    async def _latest_event(self) -> bytes:
+        async with self._encoding:
+            if time.monotonic() - self._encoded_at >= _EVERY_S / 2:
                 data = orjson.dumps(
                     await self._snapshot(), option=orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS
                 )
-                self._made, self._made_at = (
+                self._encoded, self._encoded_at = (
                     b"event: snapshot\ndata: " + data + b"\n\n",
                     time.monotonic(),
                 )
-            return self._made
+            return self._encoded
 
 
-class _Stream(StreamingResponse):
-    """Calls `gone` when it has ended, however that was."""
+class _EventStreamResponse(StreamingResponse):
+    """Calls `on_close` when the stream ends for any reason."""
 
-    def __init__(self, events: AsyncIterator[bytes], *, gone: Callable[[], None]) -> None:
+    def __init__(self, events: AsyncIterator[bytes], *, on_close: Callable[[], None]) -> None:
         super().__init__(events, media_type=_TYPE, headers=_HEADERS)
-        self._gone = gone
+        self._on_close = on_close
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._gone()
+            self._on_close()

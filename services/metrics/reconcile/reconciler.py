@@ -1,6 +1,6 @@
-"""Compares what was counted with PostgreSQL, now and then; `rules/drift.py` says how it tells drift from delay.
+"""Compares the counted jobs with PostgreSQL periodically; `rules.py` tells drift from delay.
 
-One process of all does it: the one that owns the first partition of the results.
+One process compares for all: the owner of the first partition of the results.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ import asyncpg
 from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
-from services.metrics.cluster.monitored import Watched
+from services.metrics.cluster.monitored_values import MonitoredValues
 from services.metrics.counting.rules.aggregate import Aggregate
 from services.metrics.reconcile import rules
 from services.metrics.settings import MetricsSettings
@@ -25,68 +25,73 @@ from shared.runtime.postgres import ALL_STORES, STORE_SETTING, UNAVAILABLE_ERROR
 log = get_logger(__name__)
 
 _QUERIES = load_queries(Path(__file__).parent / "sql" / "reconcile.sql")
-_QUERY_WITHIN_S = 20.0
+_QUERY_TIMEOUT_S = 20.0
 
 
 class Reconciler:
-    """`total` is the whole of all processes; `mine` whether this process is the one to compare, and all is counted."""
+    """`total` returns the cluster's aggregate.
+
+    `may_compare` returns whether this process compares for all and every partition is counted.
+    """
 
     def __init__(
         self,
         settings: MetricsSettings,
         *,
         total: Callable[[], Aggregate],
-        mine: Callable[[], bool],
-        watched: Watched,
+        may_compare: Callable[[], bool],
+        monitored: MonitoredValues,
     ) -> None:
         self._settings = settings
         self._total = total
-        self._mine = mine
-        self._watched = watched
+        self._may_compare = may_compare
+        self._monitored = monitored
         self._previous: rules.Comparison | None = None
 
-    async def run(self) -> None:
-        """Until cancelled."""
+    async def compare_periodically(self) -> None:
+        """Compare until cancelled. Returns at once without a DATABASE_URL."""
         if self._settings.database_url is None:
-            log.warning("DATABASE_URL is not set: what is counted is not compared with PostgreSQL")
+            log.warning("DATABASE_URL is not set: counts are not compared with PostgreSQL")
             return
         while True:
             await asyncio.sleep(self._settings.reconcile_every_s)
-            if not self._mine():
-                self._previous = self._watched.drift = None
+            if not self._may_compare():
+                self._previous = self._monitored.drift = None
                 continue
             try:
                 await self._compare()
             except (*UNAVAILABLE_ERRORS, asyncpg.PostgresError, KafkaError) as error:
-                self._watched.drift = None  # it may be anything by now
+                self._monitored.drift = None  # an old value says nothing about now
                 log.warning(
-                    "could not compare with PostgreSQL", reason=f"{type(error).__name__}: {error}"
+                    "dependency unavailable, retrying",
+                    task="compare with PostgreSQL",
+                    reason=f"{type(error).__name__}: {error}",
                 )
 
     async def _compare(self) -> None:
         now = datetime.now(UTC)
-        hours = rules.hours_to_compare(await self._oldest_event(), now.timestamp())
+        hours = rules.hours_to_compare(await self._find_oldest_event(), now.timestamp())
         before = deepcopy(self._total()["cohorts"])
-        truth = await self._truth(hours)
+        truth = await self._query_cohorts(hours)
         await asyncio.sleep(self._settings.reconcile_settle_s)
         after = self._total()["cohorts"]
-        if not self._mine():
+        if not self._may_compare():
             return
         self._previous = rules.compare(before, truth, after, hours, now, self._previous)
-        found = self._watched.drift = self._previous.drift
-        if found is not None and (found.jobs or found.cost_nanousd):
+        drift = self._monitored.drift = self._previous.drift
+        if drift is not None and (drift.jobs or drift.cost_nanousd):
             log.error(
-                "counted other than PostgreSQL has it",
-                jobs=found.jobs,
-                cost_usd=found.cost_nanousd / 1e9,
+                "counts differ from PostgreSQL",
+                jobs=drift.jobs,
+                cost_usd=drift.cost_nanousd / 1e9,
             )
 
-    async def _truth(self, hours: range) -> rules.Cohorts:
+    async def _query_cohorts(self, hours: range) -> rules.Cohorts:
         assert self._settings.database_url is not None
         connection = await asyncpg.connect(
             self._settings.database_url.get_secret_value(),
-            timeout=_QUERY_WITHIN_S,
-            command_timeout=_QUERY_WITHIN_S,
+            timeout=_QUERY_TIMEOUT_S,
+            command_timeout=_QUERY_TIMEOUT_S,
             server_settings={STORE_SETTING: ALL_STORES},
         )
         try:
@@ -96,8 +101,11 @@ class Reconciler:
         finally:
             await connection.close()
 
-    async def _oldest_event(self) -> float | None:
-        """When the first record was written of those partitions that have lost some to retention."""
+    async def _find_oldest_event(self) -> float | None:
+        """Return the latest first-record time of all partitions that retention has cut.
+
+        Returns `None` when no partition has lost records.
+        """
         name = clients.namespace(self._settings).topic(RESULTS)
         partitions = [TopicPartition(name, number) for number in range(RESULTS.partitions)]
         async with clients.create_consumer(self._settings) as consumer:
@@ -107,7 +115,7 @@ class Reconciler:
             )
             cut = [partition for partition in partitions if begins[partition] > 0]
             if any(begins[partition] == ends[partition] for partition in cut):
-                return datetime.now(UTC).timestamp()  # all of it is gone, as of now
+                return datetime.now(UTC).timestamp()  # a partition has lost all its records
             consumer.assign(cut)
             times: list[float] = []
             for partition in cut:
@@ -116,5 +124,5 @@ class Reconciler:
                 times += [
                     record.timestamp / 1000 for records in found.values() for record in records
                 ]
-            missed = len(times) < len(cut)
-        return datetime.now(UTC).timestamp() if missed else max(times, default=None)
+            incomplete = len(times) < len(cut)
+        return datetime.now(UTC).timestamp() if incomplete else max(times, default=None)

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import Phase, example, given, note, settings
 
 from services.metrics.counting.rules.aggregate import merge
-from services.metrics.counting.rules.fold import Shard, empty_shard, into_shard, shard_key
+from services.metrics.counting.rules.fold import Shard, empty_shard, fold_event, shard_key
 from shared.domain.job import TRANSITIONS, Status
 from shared.domain.messages import EventKind, JobEvent
 from shared.kafka.topics import RESULTS
@@ -136,7 +136,7 @@ def _counted(events: list[JobEvent]) -> Counter[str]:
     """By the rules of metrics."""
     shards: defaultdict[str, Shard] = defaultdict(empty_shard)
     for event in events:
-        into_shard(event, shards[shard_key(event)])
+        fold_event(event, shards[shard_key(event)])
     return +Counter(merge(shard["aggregate"] for shard in shards.values())["counts"])
 
 

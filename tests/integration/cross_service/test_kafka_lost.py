@@ -15,7 +15,7 @@ from sandbox.system.run_log import RunLog
 from tests.support.backend import open_backend
 from tests.support.eventually import eventually
 from tests.support.fake_providers import StandIns
-from tests.support.metrics_service import metrics
+from tests.support.metrics_service import start_metrics
 from tests.support.processes import environment, run
 from tests.support.servers import execute
 from tests.support.shop import ShopClient, start_shop
@@ -95,7 +95,7 @@ async def test_everything_goes_on_with_an_empty_broker(
     async with (
         a_broker(folder) as bootstrap,
         start_shop(bootstrap, "lost.", database, standins, tmp_path, **quick) as shop,
-        metrics(shop.backend, tables) as counting,
+        start_metrics(shop.backend, tables) as counting,
     ):
         ended = [await shop.submit(**{"Idempotency-Key": "tea"}), await shop.submit()]
         async with shop.running_worker():
@@ -110,7 +110,7 @@ async def test_everything_goes_on_with_an_empty_broker(
         a_broker(folder) as bootstrap,
         told_again(bootstrap, "lost.", database),
         start_shop(bootstrap, "lost.", database, standins, tmp_path, **quick) as shop,
-        metrics(shop.backend, tables) as counting,
+        start_metrics(shop.backend, tables) as counting,
     ):
         await eventually(partial(door_is_closed, shop), what="a door that is closed again")
         async with shop.running_worker():

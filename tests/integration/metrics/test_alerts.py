@@ -1,4 +1,4 @@
-"""Alerts through the whole service: reports on the real broker raise them, and a chat's server hears of them once."""
+"""Alerts through the whole service: reports on the real broker raise, a chat gets each once."""
 
 import asyncio
 import json
@@ -15,12 +15,12 @@ from shared.kafka.topics import WORKERS
 from tests.support.backend import Backend, running_service
 from tests.support.chat_receiver import SECRET, start_chat_receiver
 from tests.support.eventually import eventually
+from tests.support.metrics_events import make_scheduler_report, make_worker_report
 from tests.support.processes import environment, is_ready, start_service_process
-from tests.unit.metrics.test_counting_rules import report, scheduler
 
 
-class Reporting:
-    """A scheduler and a worker that say every half second how they are."""
+class FakeReporters:
+    """Publishes reports of a scheduler and a worker every half second."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
@@ -29,18 +29,20 @@ class Reporting:
     async def __call__(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
             now = datetime.now(UTC)
-            await self._backend.publish(WORKERS, "w1", report("w1", at=now))
+            await self._backend.publish(WORKERS, "w1", make_worker_report("w1", at=now))
             await self._backend.publish(
-                WORKERS, "s", replace(scheduler(self.pending, at=now), oldest_pending_at=now)
+                WORKERS,
+                "s",
+                replace(make_scheduler_report(self.pending, at=now), oldest_pending_at=now),
             )
             await asyncio.sleep(0.5)
 
 
-async def test_a_long_queue_raises_worsens_and_clears_and_a_chat_hears_of_each_once(
+async def test_queue_alert_raises_worsens_clears_and_reaches_chat(
     backend: Backend, database: str, tmp_path: Path
 ) -> None:
-    output, reporting, port = tmp_path / "log", Reporting(backend), free_port()
-    async with start_chat_receiver(503, 500) as chat, running_service(reporting):
+    output, reporters, port = tmp_path / "log", FakeReporters(backend), free_port()
+    async with start_chat_receiver(503, 500) as chat, running_service(reporters):
         variables = environment(backend, database) | {
             "METRICS_PORT": str(port),
             "METRICS_DIR": str(tmp_path / "tables"),
@@ -52,32 +54,35 @@ async def test_a_long_queue_raises_worsens_and_clears_and_a_chat_hears_of_each_o
             httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,
         ):
             await eventually(partial(is_ready, client), timeout=60)
-            await _rise_and_fall(reporting, client)
-            await eventually(lambda: len(chat.heard) == 3)
-    assert [text.split()[0] for text in chat.heard] == ["[warning]", "[critical]", "[cleared]"]
-    assert chat.heard[0].startswith("[warning] queue-long: 1,001 jobs wait")
-    assert chat.tries == 5
+            await _raise_and_lower_queue(reporters, client)
+            await eventually(lambda: len(chat.received) == 3)
+    assert [text.split()[0] for text in chat.received] == ["[warning]", "[critical]", "[cleared]"]
+    assert chat.received[0].startswith("[warning] queue-long: 1,001 jobs wait")
+    assert chat.requests == 5
     text = output.read_text()
-    said = [json.loads(line) for line in text.splitlines() if '"alert' in line]
-    events = [line["event"] for line in said if line.get("alert") == "queue-long"]
+    lines = [json.loads(line) for line in text.splitlines() if '"alert' in line]
+    events = [line["event"] for line in lines if line.get("alert") == "queue-long"]
     assert events == ["alert raised", "alert raised", "alert cleared"]
-    assert "httpx" in text or "HTTP Request" in text, "the client's own lines were to be heard"
+    assert "httpx" in text or "HTTP Request" in text, "the HTTP client must log at this level"
     assert SECRET not in text
 
 
-async def _rise_and_fall(reporting: Reporting, client: httpx.AsyncClient) -> None:
-    async def stands(*severities: str) -> Any:
-        """What is in force, once it is this; nothing else may ever be."""
+async def _raise_and_lower_queue(reporters: FakeReporters, client: httpx.AsyncClient) -> None:
+    async def active_items(*severities: str) -> Any:
+        """Return the active alerts once they have these severities.
+
+        No other alert may be active.
+        """
         items = (await client.get("/api/alerts")).json()["items"]
         assert {item["name"] for item in items} <= {"queue-long"}, items
         return [items] if [item["severity"] for item in items] == list(severities) else None
 
-    assert await stands() == [[]]
-    reporting.pending = 1_001
-    ((warning,),) = await eventually(lambda: stands("warning"))
+    assert await active_items() == [[]]
+    reporters.pending = 1_001
+    ((warning,),) = await eventually(lambda: active_items("warning"))
     assert (warning["value"], warning["threshold"], warning["unit"]) == (1_001, 1_000, "jobs")
-    reporting.pending = 5_001
-    ((critical,),) = await eventually(lambda: stands("critical"))
+    reporters.pending = 5_001
+    ((critical,),) = await eventually(lambda: active_items("critical"))
     assert critical["since"] > warning["since"]
-    reporting.pending = 900
-    await eventually(stands)
+    reporters.pending = 900
+    await eventually(active_items)

@@ -1,4 +1,4 @@
-"""metrics as a process on the real broker: exact numbers, through repeats, garbage and kill -9."""
+"""metrics as a process on the real broker: exact counts, endpoints, startup and the page."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -26,8 +26,14 @@ from shared.kafka.topics import RESULTS, WORKERS
 from tests.support import prometheus_text
 from tests.support.backend import Backend, running_service
 from tests.support.eventually import eventually
-from tests.support.metrics_service import KINDS, Metrics, metrics, rebuild, tell
-from tests.unit.metrics.test_counting_rules import report, scheduler
+from tests.support.metrics_events import make_scheduler_report, make_worker_report
+from tests.support.metrics_service import (
+    KINDS,
+    MetricsProcess,
+    publish_job_events,
+    run_rebuild,
+    start_metrics,
+)
 
 
 @pytest.fixture
@@ -35,13 +41,13 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "tables"
 
 
-async def test_counts_are_exact_through_repeats_garbage_and_a_kill(
+async def test_counts_are_exact_after_repeats_garbage_and_a_kill(
     backend: Backend, folder: Path
 ) -> None:
     topic = shared_kafka.namespace(backend.settings).topic(RESULTS)
-    async with metrics(backend, folder) as first:
-        await tell(backend, range(10))
-        await tell(backend, range(5))
+    async with start_metrics(backend, folder) as first:
+        await publish_job_events(backend, range(10))
+        await publish_job_events(backend, range(5))
         async with AIOKafkaProducer(
             bootstrap_servers=backend.settings.kafka_bootstrap_servers
         ) as producer:
@@ -49,45 +55,49 @@ async def test_counts_are_exact_through_repeats_garbage_and_a_kill(
             await producer.send_and_wait(topic, None, key=b"store-1")
             headers = [("ce_type", b"blogstream.job-event.v9")]
             await producer.send_and_wait(topic, b"{}", key=b"store-2", headers=headers)
-        await tell(backend, range(10, 12), failed=True)
+        await publish_job_events(backend, range(10, 12), failed=True)
         await eventually(partial(first.has_counted, {"DONE": 10, "FAILED": 2}))
-        assert (await first.json("/api/overview"))["malformedEvents"] == 3
-        assert (await rebuild(backend, folder)) == 3, "a rebuild is refused while a process counts"
+        assert (await first.get_json("/api/overview"))["malformedEvents"] == 3
+        assert (await run_rebuild(backend, folder)) == 3, (
+            "a rebuild is refused while a process runs"
+        )
         await first.kill()
-    await tell(backend, range(12, 15))
-    async with metrics(backend, folder) as second:
+    await publish_job_events(backend, range(12, 15))
+    async with start_metrics(backend, folder) as second:
         await eventually(partial(second.has_counted, {"DONE": 13, "FAILED": 2}), timeout=60)
-        await tell(backend, range(15))
-        await tell(backend, range(20, 21))
+        await publish_job_events(backend, range(15))
+        await publish_job_events(backend, range(20, 21))
         await eventually(partial(second.has_counted, {"DONE": 14, "FAILED": 2}))
-        overview = await second.json("/api/overview")
+        overview = await second.get_json("/api/overview")
         assert overview["usage"] == {"inputTokens": 160, "outputTokens": 320, "images": 16}
-        stores = (await second.json("/api/stores"))["items"]
+        stores = (await second.get_json("/api/stores"))["items"]
         assert sum(store["done"] for store in stores) == 14
         assert {store["store"] for store in stores} == {"store-0", "store-1", "store-2"}
 
 
-async def test_reports_become_the_contracts_numbers(backend: Backend, folder: Path) -> None:
+async def test_endpoints_show_reports_and_jobs(backend: Backend, folder: Path) -> None:
     async with (
-        an_ingest() as ingest,
-        metrics(backend, folder, INGEST_URL=ingest.url) as running,
+        serve_fake_ingest() as ingest,
+        start_metrics(backend, folder, INGEST_URL=ingest.url) as running,
     ):
-        assert await running.json("/metrics") == {
+        assert await running.get_json("/metrics") == {
             "blog_queue_size": 0,
             "openai_rpm_usage": 0.0,
             "openai_tpm_usage": 0.0,
             "openai_queue_length": 0,
         }
 
-        async def heard() -> bool:
+        async def reports_are_shown() -> bool:
             now = datetime.now(UTC)
-            await backend.publish(WORKERS, "w1", replace(report("w1", at=now), partitions=(0, 1)))
-            await backend.publish(WORKERS, "s", scheduler(7, at=now))
-            found = await running.json("/metrics")
+            await backend.publish(
+                WORKERS, "w1", replace(make_worker_report("w1", at=now), partitions=(0, 1))
+            )
+            await backend.publish(WORKERS, "s", make_scheduler_report(7, at=now))
+            found = await running.get_json("/metrics")
             return bool(found["blog_queue_size"] == 7 and found["openai_rpm_usage"] == 20.0)
 
-        await eventually(heard, every=0.3)
-        stats = await running.json("/api/rate-limiter/stats")
+        await eventually(reports_are_shown, every=0.3)
+        stats = await running.get_json("/api/rate-limiter/stats")
         assert stats["status"] == "ok"
         tokens = stats["rateLimiter"]["openai"]["m"]["tokens"]
         assert tokens["limitPerMinute"] == 200_000
@@ -95,7 +105,7 @@ async def test_reports_become_the_contracts_numbers(backend: Backend, folder: Pa
             sum(part["sharePerMinute"] for part in tokens["byPartition"])
             == tokens["sharePerMinute"]
         )
-        (worker,) = (await running.json("/api/workers"))["items"]
+        (worker,) = (await running.get_json("/api/workers"))["items"]
         assert (worker["worker"], worker["slots"], worker["alive"]) == ("w1", 50, True)
         text = (await running.http.get("/metrics", headers={"Accept": "text/plain"})).text
         assert prometheus_text.read(text)["blogstream_jobs_pending"].value() == 7
@@ -104,16 +114,16 @@ async def test_reports_become_the_contracts_numbers(backend: Backend, folder: Pa
             .headers["content-type"]
             .startswith("text/plain")
         )
-        await tells_of_jobs(backend, running)
-        await refuses_unknown_values(running)
-        await passes_cancel_and_retry_on(running, ingest)
+        await check_jobs_and_stream(backend, running)
+        await check_invalid_queries(running)
+        await check_cancel_and_retry(running, ingest)
 
 
-async def tells_of_jobs(backend: Backend, running: Metrics) -> None:
-    await tell(backend, range(30))
+async def check_jobs_and_stream(backend: Backend, running: MetricsProcess) -> None:
+    await publish_job_events(backend, range(30))
     await eventually(partial(running.has_counted, {"DONE": 30}))
-    assert len((await running.json("/api/jobs"))["items"]) == 20
-    (latest,) = (await running.json("/api/jobs?limit=1"))["items"]
+    assert len((await running.get_json("/api/jobs"))["items"]) == 20
+    (latest,) = (await running.get_json("/api/jobs?limit=1"))["items"]
     assert set(latest) >= {
         "job",
         "store",
@@ -126,15 +136,16 @@ async def tells_of_jobs(backend: Backend, running: Metrics) -> None:
         "costUsd",
         "error",
     }
-    timeline = await running.json(f"/api/jobs/{latest['job']}/timeline")
+    timeline = await running.get_json(f"/api/jobs/{latest['job']}/timeline")
     assert timeline["waitSeconds"] == 3
     assert [event["kind"] for event in timeline["events"]] == KINDS
-    assert (await running.json("/api/alerts"))["items"] == []
-    async with running.http.stream("GET", "/api/events") as feed:
-        assert feed.headers["content-type"].startswith("text/event-stream")
-        lines = feed.aiter_lines()
+    assert (await running.get_json("/api/alerts"))["items"] == []
+    async with running.http.stream("GET", "/api/events") as stream:
+        assert stream.headers["content-type"].startswith("text/event-stream")
+        lines = stream.aiter_lines()
         snapshots = [
-            orjson.loads(line.removeprefix("data: ")) async for line in aislice(lines, "data: ", 2)
+            orjson.loads(line.removeprefix("data: "))
+            async for line in take_lines(lines, "data: ", 2)
         ]
     for snapshot in snapshots:
         assert set(snapshot) == {"overview", "stores", "workers", "rateLimiter", "alerts", "jobs"}
@@ -148,8 +159,8 @@ async def tells_of_jobs(backend: Backend, running: Metrics) -> None:
     assert snapshots[0]["overview"]["at"] < snapshots[1]["overview"]["at"]
 
 
-async def aislice(lines: AsyncIterator[str], prefix: str, count: int) -> AsyncIterator[str]:
-    """The first so many lines that begin so."""
+async def take_lines(lines: AsyncIterator[str], prefix: str, count: int) -> AsyncIterator[str]:
+    """Yield the first `count` lines with this prefix."""
     async for line in lines:
         if line.startswith(prefix):
             yield line
@@ -158,7 +169,7 @@ async def aislice(lines: AsyncIterator[str], prefix: str, count: int) -> AsyncIt
                 return
 
 
-async def refuses_unknown_values(running: Metrics) -> None:
+async def check_invalid_queries(running: MetricsProcess) -> None:
     wrong = (
         "/metrics?format=xml",
         "/metrics?format=json&x=1",
@@ -189,7 +200,7 @@ async def refuses_unknown_values(running: Metrics) -> None:
         assert (await running.http.get(path)).status_code == 404, path
 
 
-async def passes_cancel_and_retry_on(running: Metrics, ingest: "Ingest") -> None:
+async def check_cancel_and_retry(running: MetricsProcess, ingest: "FakeIngest") -> None:
     job = UUID(int=1)
     for action, status in (("cancel", 200), ("retry", 409)):
         answer = await running.http.post(
@@ -201,28 +212,28 @@ async def passes_cancel_and_retry_on(running: Metrics, ingest: "Ingest") -> None
         )
     assert (await running.http.post(f"/api/jobs/{job}/cancel")).json()["key"] is None
     ingest.stop.set()
-    await eventually(partial(_says_that_ingest_is_away, running, job))
+    await eventually(partial(_answers_bad_gateway, running, job))
     assert (await running.http.get(f"/api/jobs/{job}/cancel")).status_code == 405
 
 
-async def _says_that_ingest_is_away(running: Metrics, job: UUID) -> bool:
+async def _answers_bad_gateway(running: MetricsProcess, job: UUID) -> bool:
     return (await running.http.post(f"/api/jobs/{job}/cancel")).status_code == 502
 
 
 @dataclass(frozen=True, slots=True)
-class Ingest:
+class FakeIngest:
     url: str
     stop: asyncio.Event
 
 
 @asynccontextmanager
-async def an_ingest() -> AsyncIterator[Ingest]:
-    """What answers in ingest's place: it tells what it was asked."""
+async def serve_fake_ingest() -> AsyncIterator[FakeIngest]:
+    """Serve a fake ingest that answers with the requested action and the key."""
 
     async def act(request: Request) -> Response:
         action = request.path_params["action"]
-        told = {"action": action, "key": request.headers.get("authorization")}
-        return JsonResponse(told, status_code=200 if action == "cancel" else 409)
+        echo = {"action": action, "key": request.headers.get("authorization")}
+        return JsonResponse(echo, status_code=200 if action == "cancel" else 409)
 
     port, stop = free_port(), asyncio.Event()
     application = Starlette(
@@ -231,64 +242,64 @@ async def an_ingest() -> AsyncIterator[Ingest]:
     listener = shared_http.open_listener("127.0.0.1", port)
     serving = asyncio.create_task(shared_http.serve_http(application, listener, stop))
     try:
-        yield Ingest(f"http://127.0.0.1:{port}", stop)
+        yield FakeIngest(f"http://127.0.0.1:{port}", stop)
     finally:
         stop.set()
         await serving
 
 
-async def test_after_a_kill_no_number_is_told_before_it_is_known(
+async def test_restarted_process_refuses_until_numbers_are_known(
     backend: Backend, folder: Path
 ) -> None:
-    """Nobody reports before the new process has said that it does not know: so it must say so, however quick it is."""
+    """Reports start only after the new process has answered 503, so it must answer 503 first."""
     refused = asyncio.Event()
 
     async def report_all(stop: asyncio.Event) -> None:
         await refused.wait()
         while not stop.is_set():
             now = datetime.now(UTC)
-            await backend.publish(WORKERS, "w1", report("w1", at=now))
-            await backend.publish(WORKERS, "s", scheduler(4, at=now))
-            await asyncio.sleep(0.5)  # as those do who report
+            await backend.publish(WORKERS, "w1", make_worker_report("w1", at=now))
+            await backend.publish(WORKERS, "s", make_scheduler_report(4, at=now))
+            await asyncio.sleep(0.5)  # the interval of real reports
 
     port = free_port()
-    async with metrics(backend, folder, METRICS_PORT=str(port)) as first:
-        await tell(backend, range(10))
+    async with start_metrics(backend, folder, METRICS_PORT=str(port)) as first:
+        await publish_job_events(backend, range(10))
         await eventually(partial(first.has_counted, {"DONE": 10}))
         await first.kill()
-    asking = asyncio.create_task(first_answers(first.url, refused))
-    async with running_service(report_all), metrics(backend, folder, METRICS_PORT=str(port)):
-        await asyncio.wait_for(asking, 60)
+    checking = asyncio.create_task(check_first_answers(first.url, refused))
+    async with running_service(report_all), start_metrics(backend, folder, METRICS_PORT=str(port)):
+        await asyncio.wait_for(checking, 60)
 
 
-async def first_answers(url: str, refused: asyncio.Event) -> None:
-    """Until a process that starts is ready: it says that it does not know yet, or what it tells is true."""
+async def check_first_answers(url: str, refused: asyncio.Event) -> None:
+    """Assert until the process is ready that every answer is either 503 or true."""
     async with httpx.AsyncClient(base_url=url) as http:
         try:
-            await _first_answers(http, refused)
+            await _check_until_ready(http, refused)
         finally:
-            refused.set()  # nobody is kept waiting by a failure
+            refused.set()  # lets the reports start after a failure too
 
 
-async def _first_answers(http: httpx.AsyncClient, refused: asyncio.Event) -> None:
+async def _check_until_ready(http: httpx.AsyncClient, refused: asyncio.Event) -> None:
     while True:
         try:
             live, ready = await http.get("/livez"), await http.get("/readyz")
-            told = [
+            answers = [
                 await http.get(path)
                 for path in ("/metrics", "/api/overview", "/metrics?format=prometheus")
             ]
         except httpx.TransportError:
-            await asyncio.sleep(0.02)  # it does not listen yet
+            await asyncio.sleep(0.02)  # not listening yet
             continue
         assert live.status_code == 200
         for answer, is_true in zip(
-            (ready, *told), (is_ready, has_the_queue, has_all, has_the_worker), strict=True
+            (ready, *answers), (is_ready, has_the_queue, has_all, has_the_worker), strict=True
         ):
-            assert is_true(answer) if answer.is_success else says_to_come_back(answer), answer.text
+            assert is_true(answer) if answer.is_success else is_retry_later(answer), answer.text
         if ready.is_success:
-            assert refused.is_set(), "it could not know yet"
-            assert all(answer.is_success for answer in told)
+            assert refused.is_set(), "ready before any report"
+            assert all(answer.is_success for answer in answers)
             return
         refused.set()
 
@@ -302,20 +313,20 @@ def has_the_queue(answer: httpx.Response) -> bool:
 
 
 def has_all(answer: httpx.Response) -> bool:
-    told = answer.json()
-    return bool((told["pending"], told["workers"], told["jobs"]["DONE"]) == (4, 1, 10))
+    overview = answer.json()
+    return bool((overview["pending"], overview["workers"], overview["jobs"]["DONE"]) == (4, 1, 10))
 
 
 def has_the_worker(answer: httpx.Response) -> bool:
     return prometheus_text.read(answer.text)["blogstream_workers"].value() == 1
 
 
-def says_to_come_back(answer: httpx.Response) -> bool:
+def is_retry_later(answer: httpx.Response) -> bool:
     return (answer.status_code, answer.headers["retry-after"]) == (503, "1")
 
 
-async def test_the_page_is_served_with_a_strict_policy(backend: Backend, folder: Path) -> None:
-    async with metrics(backend, folder) as running:
+async def test_page_is_served_with_strict_security_policy(backend: Backend, folder: Path) -> None:
+    async with start_metrics(backend, folder) as running:
         page = await running.http.get("/")
         assert page.status_code == 200
         assert "default-src 'none'" in page.headers["content-security-policy"]

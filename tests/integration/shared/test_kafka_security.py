@@ -16,7 +16,7 @@ from shared.kafka.topics import GENERATOR_GROUP, METRICS_GROUP, REQUESTS
 from tests.support.backend import Backend, make_request, open_backend
 from tests.support.eventually import eventually
 from tests.support.ingest import GOOD, start_ingest
-from tests.support.metrics_service import metrics, tell
+from tests.support.metrics_service import publish_job_events, start_metrics
 from tests.support.processes import environment
 from tests.support.secured_kafka import PASSWORD, SecuredKafka
 
@@ -70,8 +70,8 @@ async def test_metrics_counts_over_tls(
             "certificate": broker.certificate_address,
         }[way]
     }
-    async with metrics(secured_backend, tmp_path / "tables", **known) as running:
-        await tell(secured_backend, range(5))
+    async with start_metrics(secured_backend, tmp_path / "tables", **known) as running:
+        await publish_job_events(secured_backend, range(5))
         await eventually(partial(running.has_counted, {"DONE": 5}))
         group = clients.namespace(secured_backend.settings).group(METRICS_GROUP)
         assert (

@@ -1,10 +1,10 @@
-"""Which form of the metrics a client gets by its `Accept` header."""
+"""Content negotiation by the `Accept` header."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.metrics.http.accept import preferred
+from services.metrics.http.accept import choose_media_type
 
 OFFERED = {
     "json": "application/json",
@@ -23,7 +23,7 @@ PROMETHEUS_2 = (
         ("", "json"),
         ("*/*", "json"),
         ("text/html", "json"),
-        ("application/json, text/plain, */*", "json"),  # as axios asks
+        ("application/json, text/plain, */*", "json"),  # the default of axios
         ("text/plain, */*", "prometheus"),
         ("Text/Plain ; version=0.0.4", "prometheus"),
         ("text/*", "prometheus"),
@@ -37,10 +37,10 @@ PROMETHEUS_2 = (
         ("text/plain;q=much, application/json;q=0.1", "json"),
     ],
 )
-def test_the_weights_decide(header: str, name: str) -> None:
-    assert preferred(header, OFFERED) == name
+def test_highest_weight_wins(header: str, name: str) -> None:
+    assert choose_media_type(header, OFFERED) == name
 
 
 @given(st.text(alphabet="aplictonjsxe/*;,=q01. -", max_size=60))
-def test_anything_can_be_asked(header: str) -> None:
-    assert preferred(header, OFFERED) in OFFERED
+def test_any_header_gets_an_offered_type(header: str) -> None:
+    assert choose_media_type(header, OFFERED) in OFFERED

@@ -1,4 +1,4 @@
-"""What is committed in `deploy/` is what the declarations make, and says nothing of a metric that there is not."""
+"""The files in `deploy/` match the declarations, and name only exposed metrics."""
 
 import re
 from collections.abc import Iterator
@@ -13,26 +13,35 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from services.metrics.alerts.definitions import ALERTS
 from services.metrics.alerts.rules import Alert, Severity
-from services.metrics.cluster.latest_reports import Board
+from services.metrics.cluster.latest_reports import LatestReports
 from services.metrics.export import grafana, prometheus
-from services.metrics.export.files import files
+from services.metrics.export.files import generate_files
 from services.metrics.export.metric_definitions import ENDED, METRICS
 from services.metrics.export.prometheus_rules import rule_name
 from services.metrics.export.promql import series
-from tests.unit.metrics.test_counting_rules import NOW, beside, folded, life, report, scheduler
+from tests.support.metrics_events import (
+    NOW,
+    count_in_new_table,
+    job_events,
+    make_completeness,
+    make_scheduler_report,
+    make_worker_report,
+)
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
 PROMETHEUS_OWN = {"ALERTS": {"alertname", "severity", "alertstate"}}
 
 
 def rules() -> list[dict[str, Any]]:
-    (group,) = yaml.safe_load(files()["prometheus/rules.yml"])["groups"]
+    (group,) = yaml.safe_load(generate_files()["prometheus/rules.yml"])["groups"]
     found: list[dict[str, Any]] = group["rules"]
     return found
 
 
 def panels() -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = orjson.loads(files()["grafana/blogstream.json"])["panels"]
+    found: list[dict[str, Any]] = orjson.loads(generate_files()["grafana/blogstream.json"])[
+        "panels"
+    ]
     return found
 
 
@@ -55,12 +64,14 @@ def selectors(expression: str) -> Iterator[promql_parser.VectorSelector]:
     return iter(found)
 
 
-def exposed() -> dict[str, set[str]]:
-    """Every series that the service exposes, and its labels, by its own text read by Prometheus' parser."""
-    board = Board(silence_s=10)
-    board.hear(report("w"))
-    board.hear(scheduler(3))
-    text = prometheus.render(folded(life(1))[1], board, NOW, beside(), openmetrics=False).decode()
+def exposed_series() -> dict[str, set[str]]:
+    """Return every exposed series and its labels, as Prometheus' parser reads the text."""
+    reports = LatestReports(silence_s=10)
+    reports.add_report(make_worker_report("w"))
+    reports.add_report(make_scheduler_report(3))
+    text = prometheus.render_metrics(
+        count_in_new_table(job_events(1))[1], reports, NOW, make_completeness(), openmetrics=False
+    ).decode()
     known: dict[str, set[str]] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
@@ -68,23 +79,23 @@ def exposed() -> dict[str, set[str]]:
     return known
 
 
-@pytest.mark.parametrize("name", files())
-def test_what_is_committed_is_what_is_made(name: str) -> None:
-    told = "run `python -m services.metrics.export`"
-    assert (DEPLOY / name).read_text(encoding="utf-8") == files()[name], told
+@pytest.mark.parametrize("name", generate_files())
+def test_committed_file_is_up_to_date(name: str) -> None:
+    hint = "run `python -m services.metrics.export`"
+    assert (DEPLOY / name).read_text(encoding="utf-8") == generate_files()[name], hint
 
 
 @pytest.mark.parametrize("expression", expressions())
-def test_an_expression_is_promql_over_series_that_are_exposed(expression: str) -> None:
-    known = exposed() | PROMETHEUS_OWN
+def test_expression_is_promql_over_exposed_series(expression: str) -> None:
+    known = exposed_series() | PROMETHEUS_OWN
     for selector in selectors(expression):
         assert selector.name in known
         assert {matcher.name for matcher in selector.matchers.matchers} <= known[selector.name]
 
 
-def test_every_metric_that_is_declared_is_exposed_and_on_the_board() -> None:
+def test_every_metric_is_exposed_and_on_the_dashboard() -> None:
     known, shown = (
-        exposed(),
+        exposed_series(),
         " ".join(target["expr"] for panel in panels() for target in panel.get("targets", ())),
     )
     for metric in METRICS:
@@ -95,27 +106,27 @@ def test_every_metric_that_is_declared_is_exposed_and_on_the_board() -> None:
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
-def test_an_alert_has_a_rule_for_each_level_with_its_thresholds_and_times(alert: Alert) -> None:
+def test_alert_has_a_rule_for_each_level(alert: Alert) -> None:
     own = [rule for rule in rules() if rule["alert"] == rule_name(alert)]
     assert [rule["labels"]["severity"] for rule in own] == [
         level.severity for level in alert.levels
     ]
     for rule, level in zip(own, alert.levels, strict=True):
-        assert f" {alert.worse} {level.raise_at:g}" in rule["expr"]
+        assert f" {alert.bad_side} {level.raise_at:g}" in rule["expr"]
         assert (
             level.raise_at == level.clear_at
-        ) or f" {alert.worse} {level.clear_at:g} and" in rule["expr"]
+        ) or f" {alert.bad_side} {level.clear_at:g} and" in rule["expr"]
         assert (rule["for"], rule["keep_firing_for"]) == (
             f"{alert.raise_after_s:g}s",
             f"{alert.clear_after_s:g}s",
         )
-        assert rule["annotations"]["description"] == alert.means
+        assert rule["annotations"]["description"] == alert.advice
     (tile,) = [panel for panel in panels() if panel["title"] == alert.name]
     colours = {step["color"] for step in tile["fieldConfig"]["defaults"]["thresholds"]["steps"]}
     assert len(colours) == len(alert.levels) + 1
 
 
-def test_the_rules_have_the_form_that_prometheus_asks_for() -> None:
+def test_rules_have_the_form_of_prometheus() -> None:
     names = [(rule["alert"], rule["labels"]["severity"]) for rule in rules()]
     assert len(names) == len(set(names)) == sum(len(alert.levels) for alert in ALERTS) + 1
     for rule in rules():
@@ -125,12 +136,12 @@ def test_the_rules_have_the_form_that_prometheus_asks_for() -> None:
         assert set(rule["annotations"]) == {"summary", "description"}
 
 
-def test_the_boards_panels_have_ids_and_do_not_lie_on_each_other() -> None:
-    board = grafana.board()
-    ids = [panel["id"] for panel in board["panels"]]
+def test_dashboard_panels_do_not_overlap() -> None:
+    dashboard = grafana.build_dashboard()
+    ids = [panel["id"] for panel in dashboard["panels"]]
     assert ids == list(range(1, len(ids) + 1))
     taken: set[tuple[int, int]] = set()
-    for panel in board["panels"]:
+    for panel in dashboard["panels"]:
         place = panel["gridPos"]
         assert place["x"] + place["w"] <= 24
         cells = {

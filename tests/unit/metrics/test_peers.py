@@ -1,4 +1,4 @@
-"""What one metrics process finds out by itself, its peers tell too."""
+"""Drift that one metrics process finds is shown by its peers too."""
 
 import asyncio
 from dataclasses import replace
@@ -6,21 +6,19 @@ from datetime import timedelta
 
 import httpx
 
-from services.metrics.cluster.cluster_stats import Ownership, Whole
-from services.metrics.cluster.latest_reports import Board
-from services.metrics.cluster.monitored import Watched
-from services.metrics.cluster.peers import Part, Peers, encode
+from services.metrics.cluster.cluster_stats import ClusterStats, PartitionOwnership
+from services.metrics.cluster.latest_reports import LatestReports
+from services.metrics.cluster.monitored_values import MonitoredValues
+from services.metrics.cluster.peers import Peers, ProcessStats, encode_stats
 from services.metrics.counting.rules import aggregate
 from services.metrics.reconcile.rules import Drift
 from shared.http.responses import JsonResponse
 from tests.support.eventually import eventually
-from tests.unit.metrics.test_counting_rules import NOW, a_memory
-
-FOUND = Drift(at=NOW, hours=24, jobs=4, cost_nanousd=7)
+from tests.support.metrics_events import DRIFT, NOW, make_local_state
 
 
-def a_part(drift: Drift | None) -> Part:
-    return Part(
+def make_process_stats(drift: Drift | None) -> ProcessStats:
+    return ProcessStats(
         partitions=(1,),
         settled=True,
         total=aggregate.empty(),
@@ -31,33 +29,33 @@ def a_part(drift: Drift | None) -> Part:
     )
 
 
-async def drift_told(by_peer: Drift | None, own: Drift | None) -> Drift | None:
-    """What a process says whose peer, and which itself, has found this."""
+async def shown_drift(*, of_peer: Drift | None, own: Drift | None) -> Drift | None:
+    """Return the drift that a process shows after its peer and itself found these."""
 
     def answer(_: httpx.Request) -> httpx.Response:
-        told = encode(a_part(by_peer), Board(silence_s=10))
-        return httpx.Response(200, content=bytes(JsonResponse(told).body))
+        body = encode_stats(make_process_stats(of_peer), LatestReports(silence_s=10))
+        return httpx.Response(200, content=bytes(JsonResponse(body).body))
 
     async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
-        peers = Peers(client, addresses=lambda: ["http://peer"], board=Board(silence_s=10))
-        whole = Whole(
-            memory=a_memory(),
+        reports = LatestReports(silence_s=10)
+        peers = Peers(client, addresses=lambda: ["http://peer"], reports=reports)
+        cluster = ClusterStats(
+            local=make_local_state(),
             peers=peers,
-            watched=Watched(drift=own),
-            owned=lambda: Ownership(partitions=(0,), settled=True),
+            monitored=MonitoredValues(drift=own),
+            ownership=lambda: PartitionOwnership(partitions=(0,), settled=True),
         )
-        following = asyncio.create_task(peers.follow())
-        await eventually(peers.parts)
-        following.cancel()
-        assert whole.beside().watched == whole.watched()
-        return whole.watched().drift
+        polling = asyncio.create_task(peers.poll_until_cancelled())
+        await eventually(peers.known_stats)
+        polling.cancel()
+        assert cluster.completeness().monitored == cluster.monitored()
+        return cluster.monitored().drift
 
 
-async def test_the_drift_that_one_process_finds_all_tell() -> None:
-    assert await drift_told(FOUND, None) == FOUND
-    assert await drift_told(None, FOUND) == FOUND
-    assert await drift_told(None, None) is None
-    later = replace(FOUND, at=NOW + timedelta(seconds=1), jobs=0)
-    assert await drift_told(FOUND, later) == later == await drift_told(later, FOUND), (
-        "the one who compares now"
-    )
+async def test_all_processes_show_the_latest_drift() -> None:
+    assert await shown_drift(of_peer=DRIFT, own=None) == DRIFT
+    assert await shown_drift(of_peer=None, own=DRIFT) == DRIFT
+    assert await shown_drift(of_peer=None, own=None) is None
+    later = replace(DRIFT, at=NOW + timedelta(seconds=1), jobs=0)
+    assert await shown_drift(of_peer=DRIFT, own=later) == later
+    assert await shown_drift(of_peer=later, own=DRIFT) == later

@@ -1,59 +1,60 @@
-"""A process that has just started tells nothing before it knows, and does not wait for what is not there."""
+"""A started process answers once it has reports, or after a short wait without any."""
 
 from datetime import timedelta
 
-from services.metrics.cluster.latest_reports import Board
-from services.metrics.cluster.startup_gate import Opening
-from tests.unit.metrics.test_counting_rules import NOW, report, scheduler
+from services.metrics.cluster.latest_reports import LatestReports
+from services.metrics.cluster.startup_gate import StartupGate
+from tests.support.metrics_events import NOW, make_scheduler_report, make_worker_report
 
 
-class Start:
-    """A process whose clock, tables and board a test sets."""
+class StartingProcess:
+    """A gate whose clock, tables and reports a test controls."""
 
-    def __init__(self) -> None:
-        self.recovered = True
-        self.board = Board(silence_s=10)
-        self.opening = Opening(board=self.board, recovered=lambda: self.recovered)
+    def __init__(self, *, recovered: bool = True) -> None:
+        self.recovered = recovered
+        self.reports = LatestReports(silence_s=10)
+        self._gate = StartupGate(reports=self.reports, recovered=lambda: self.recovered)
 
     def is_open_after(self, seconds: float) -> bool:
-        return self.opening.is_open(NOW + timedelta(seconds=seconds))
+        return self._gate.is_open(NOW + timedelta(seconds=seconds))
 
 
-def test_it_opens_once_the_scheduler_and_a_worker_were_heard() -> None:
-    start = Start()
-    assert not start.is_open_after(0)
-    start.board.hear(scheduler(4))
-    assert not start.is_open_after(0.1), "no worker would read as none"
-    start.board.hear(report("w"))
-    assert start.is_open_after(0.2)
+def test_gate_opens_after_reports_of_scheduler_and_worker() -> None:
+    process = StartingProcess()
+    assert not process.is_open_after(0)
+    process.reports.add_report(make_scheduler_report(4))
+    assert not process.is_open_after(0.1), "an unknown worker would be shown as none"
+    process.reports.add_report(make_worker_report("w"))
+    assert process.is_open_after(0.2)
 
 
-def test_what_was_said_long_ago_is_not_heard_now() -> None:
-    start = Start()
-    start.board.hear(scheduler(4, at=NOW - timedelta(minutes=1)))
-    start.board.hear(report("w"))
-    assert not start.is_open_after(0)
+def test_old_reports_do_not_open_the_gate() -> None:
+    process = StartingProcess()
+    process.reports.add_report(make_scheduler_report(4, at=NOW - timedelta(minutes=1)))
+    process.reports.add_report(make_worker_report("w"))
+    assert not process.is_open_after(0)
 
 
-def test_without_tables_it_stays_closed_and_the_wait_for_reports_begins_with_them() -> None:
-    start = Start()
-    start.recovered = False
-    start.board.hear(scheduler(4))
-    start.board.hear(report("w"))
-    assert not start.is_open_after(9)
-    start = Start()
-    start.recovered = False
-    assert not start.is_open_after(100)
-    start.recovered = True
-    assert not start.is_open_after(101)
-    assert not start.is_open_after(103.9)
-    assert start.is_open_after(104), "where nobody reports, that is what there is to tell"
+def test_gate_stays_closed_until_tables_are_recovered() -> None:
+    process = StartingProcess(recovered=False)
+    process.reports.add_report(make_scheduler_report(4))
+    process.reports.add_report(make_worker_report("w"))
+    assert not process.is_open_after(9)
 
 
-def test_once_open_it_stays_open() -> None:
-    start = Start()
-    start.board.hear(scheduler(4))
-    start.board.hear(report("w"))
-    assert start.is_open_after(1)
-    start.recovered = False
-    assert start.is_open_after(60), "of partitions that move and reports that end, the answers tell"
+def test_wait_for_reports_begins_with_recovered_tables() -> None:
+    process = StartingProcess(recovered=False)
+    assert not process.is_open_after(100)
+    process.recovered = True
+    assert not process.is_open_after(101)
+    assert not process.is_open_after(103.9)
+    assert process.is_open_after(104), "without reports, no worker is the true answer"
+
+
+def test_open_gate_stays_open() -> None:
+    process = StartingProcess()
+    process.reports.add_report(make_scheduler_report(4))
+    process.reports.add_report(make_worker_report("w"))
+    assert process.is_open_after(1)
+    process.recovered = False
+    assert process.is_open_after(60), "the answers themselves show missing partitions and reports"

@@ -1,4 +1,4 @@
-"""metrics and what it must not believe: whatever comes, it goes on counting, and counts nothing wrong."""
+"""Validation of messages: invalid ones never stop or falsify the counting."""
 
 import json
 from dataclasses import replace
@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.metrics.counting.app import count
-from services.metrics.counting.rules.validation import believed
-from services.metrics.counting.shards import Shards
+from services.metrics.counting.event_counter import count_events
+from services.metrics.counting.rules.validation import validate_message
+from services.metrics.counting.shards import ShardTable
 from shared.domain.errors import InvalidMessage
 from shared.domain.job import Status
 from shared.domain.messages import (
@@ -23,11 +23,17 @@ from shared.domain.messages import (
     Usage,
     WorkerReport,
 )
-from shared.kafka.envelope import decode_message
-from tests.unit.metrics.test_counting_rules import NOW, a_memory, life, report, scheduler
+from shared.kafka.envelope import decode
+from tests.support.metrics_events import (
+    NOW,
+    job_events,
+    make_local_state,
+    make_scheduler_report,
+    make_worker_report,
+)
 
-EVENT = life(1)[-1]
-NAIVE = datetime(2026, 11, 24, 12)  # noqa: DTZ001 - as it must not be
+EVENT = job_events(1)[-1]
+NAIVE = datetime(2026, 11, 24, 12)  # noqa: DTZ001 - must be rejected
 
 
 @pytest.mark.parametrize(
@@ -43,20 +49,20 @@ NAIVE = datetime(2026, 11, 24, 12)  # noqa: DTZ001 - as it must not be
         (replace(EVENT, at=NOW + timedelta(days=1)), "from the future"),
         (replace(EVENT, attempt=-1), "a number out of bounds"),
         (replace(EVENT, usage=Usage(cost_nanousd=10**30)), "a number out of bounds"),
-        (replace(report("w"), started_at=NAIVE), "a time without a zone"),
-        (replace(report("w"), at=NOW + timedelta(hours=2)), "from the future"),
-        (replace(scheduler(1), oldest_pending_at=NAIVE), "a time without a zone"),
+        (replace(make_worker_report("w"), started_at=NAIVE), "a time without a zone"),
+        (replace(make_worker_report("w"), at=NOW + timedelta(hours=2)), "from the future"),
+        (replace(make_scheduler_report(1), oldest_pending_at=NAIVE), "a time without a zone"),
         (
             GenerationTask(job=EVENT.job, store="a", forward=1, epoch=1, forwarded_at=NOW),
             "does not belong",
         ),
     ],
 )
-def test_what_cannot_be_is_put_aside(message: Any, reason: str) -> None:
+def test_implausible_message_is_rejected(message: Any, reason: str) -> None:
     with pytest.raises(InvalidMessage, match=reason):
-        believed(message, NOW, JobEvent, WorkerReport, SchedulerReport)
-    for fine in (EVENT, report("w"), scheduler(1)):
-        assert believed(fine, NOW, JobEvent, WorkerReport, SchedulerReport) is fine
+        validate_message(message, NOW, JobEvent, WorkerReport, SchedulerReport)
+    for valid in (EVENT, make_worker_report("w"), make_scheduler_report(1)):
+        assert validate_message(valid, NOW, JobEvent, WorkerReport, SchedulerReport) is valid
 
 
 _TIMES = st.one_of(
@@ -92,16 +98,18 @@ _NUMBERS = st.one_of(st.integers(), st.integers(0, 5))
         max_size=6,
     )
 )
-def test_nothing_that_is_believed_stops_the_counting(said: list[dict[str, Any]]) -> None:
-    shards, memory = Shards({}), a_memory()
-    for words in said:
+def test_valid_messages_never_stop_counting(changes: list[dict[str, Any]]) -> None:
+    shards, local = ShardTable({}), make_local_state()
+    for fields in changes:
         value = json.dumps(
-            json.loads(orjson.dumps(EVENT)) | words
+            json.loads(orjson.dumps(EVENT)) | fields
         ).encode()  # which writes integers of any size
         try:
-            event = believed(decode_message(value, [("ce_type", JobEvent.TYPE.encode())]), NOW, JobEvent)
+            event = validate_message(
+                decode(value, [("ce_type", JobEvent.TYPE.encode())]), NOW, JobEvent
+            )
         except InvalidMessage:
             continue
-        count([event], shards, memory)
-        assert memory.recent.timeline(event.job) is not None
-    assert all(number >= 0 for number in memory.picture.total["counts"].values())
+        count_events([event], shards, local)
+        assert local.recent.timeline(event.job) is not None
+    assert all(number >= 0 for number in local.stats.total["counts"].values())

@@ -1,8 +1,8 @@
-"""What events add up to: for a store, a shard of one, a process, or all. Aggregates merge, and travel as JSON.
+"""Aggregates of events of a store, shard, process or cluster, to be merged or sent as JSON.
 
-A summary holds what is kept for every store: counts by state, usage, waits and runs. The whole adds ends, windows by
-minute and hour, by how much the queue grew in each minute, and cohorts: jobs by the hour in which they were asked for,
-to compare with PostgreSQL.
+A summary, kept for every store, has counts by status, usage, waits and runs. A full aggregate adds
+ends, windows by minute and hour, the growth of the queue in each minute, and cohorts: jobs by the
+hour of their request, for the comparison with PostgreSQL.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,40 +19,40 @@ BILLED = ("input_tokens", "output_tokens", "images", "cost_nanousd", "in_doubt")
 """The fields of `Usage`."""
 _COST = BILLED.index("cost_nanousd")
 _PENDING = Status.PENDING.value
-_WORKED_ON = (Status.DONE.value, Status.FAILED.value)
+_WORK_ENDED = (Status.DONE.value, Status.FAILED.value)
 
 Aggregate = dict[str, Any]
 Window = list[Any]
-"""[done, failed, waits, runs], the last two sparse histograms."""
+"""[done, failed, waits, runs]; waits and runs are sparse histograms."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
-    """What an event adds to the aggregates of its store and of all."""
+class StatsChange:
+    """The difference that one event makes to the aggregates."""
 
-    left: str | None
-    """The status that the job leaves, None when it is new."""
-    entered: str
+    old_status: str | None
+    """The job's status before the event; `None` for a new job."""
+    new_status: str
     billed: Sequence[int]
-    """What was billed beside what had been known, in the order of `BILLED`."""
+    """The increase of the billed amounts, in the order of `BILLED`."""
     minute: int
-    """The minute of the event, counted from the epoch."""
+    """Minutes from the epoch to the event."""
     cohort: int
-    """The hour in which the job was asked for, counted from the epoch."""
+    """Hours from the epoch to the job's request."""
     wait_s: float | None = None
     run_s: float | None = None
 
     @property
     def ends(self) -> bool:
-        return self.left != self.entered and self.entered in _WORKED_ON
+        return self.old_status != self.new_status and self.new_status in _WORK_ENDED
 
     @property
-    def queued(self) -> int:
-        """By how much the queue grows: -1, 0 or 1."""
-        return (self.entered == _PENDING) - (self.left == _PENDING)
+    def queue_growth(self) -> int:
+        """The growth of the queue: -1, 0 or 1."""
+        return (self.new_status == _PENDING) - (self.old_status == _PENDING)
 
 
-def summary() -> Aggregate:
+def empty_summary() -> Aggregate:
     return {
         "counts": {},
         "wait": histogram.empty(),
@@ -64,57 +64,62 @@ def summary() -> Aggregate:
 
 
 def empty() -> Aggregate:
-    return summary() | {"ended": {}, "minutes": {}, "hours": {}, "queued": {}, "cohorts": {}}
+    return empty_summary() | {"ended": {}, "minutes": {}, "hours": {}, "queued": {}, "cohorts": {}}
 
 
-def ended(aggregate: Aggregate) -> dict[str, int]:
-    """How often a job ended, by state: unlike `counts` it never falls, for a job that is asked for again and ends again
-    counts twice. What was written before this was kept begins with the jobs that stand ended."""
+def ends_by_status(aggregate: Aggregate) -> dict[str, int]:
+    """Return how often jobs ended, by status.
+
+    Unlike `counts` these numbers never fall: a retried job that ends again counts twice. Aggregates
+    written before this field existed start with the jobs in an ended status.
+    """
     known: dict[str, int] | None = aggregate.get("ended")
     return (
-        {status: aggregate["counts"].get(status, 0) for status in _WORKED_ON}
+        {status: aggregate["counts"].get(status, 0) for status in _WORK_ENDED}
         if known is None
         else known
     )
 
 
-def add(aggregate: Aggregate, change: Change) -> None:
-    """Add a change to a whole aggregate."""
-    ends = aggregate["ended"] = ended(aggregate)  # before the counts change
+def add_change(aggregate: Aggregate, change: StatsChange) -> None:
+    """Add a change to a full aggregate."""
+    ends = aggregate["ended"] = ends_by_status(aggregate)  # before the counts change
     if change.ends:
-        ends[change.entered] = ends.get(change.entered, 0) + 1
-    add_to_summary(aggregate, change)
+        ends[change.new_status] = ends.get(change.new_status, 0) + 1
+    add_change_to_summary(aggregate, change)
     _add_to_windows(aggregate["minutes"], change.minute, change, kept=MINUTES_KEPT)
     _add_to_windows(aggregate["hours"], change.minute // 60, change, kept=HOURS_KEPT)
-    _add_to_queued(
-        aggregate.setdefault("queued", {}), change
-    )  # what was written before this was kept has none
+    # Aggregates written before this field existed lack it.
+    _add_queue_growth(aggregate.setdefault("queued", {}), change)
     cohort = aggregate["cohorts"].setdefault(str(change.cohort), {"cost": 0})
-    _move(cohort, change)
+    _move_count(cohort, change)
     cohort["cost"] += change.billed[_COST]
     _prune(aggregate["cohorts"], COHORTS_KEPT)
 
 
-def add_to_summary(aggregate: Aggregate, change: Change) -> None:
-    _move(aggregate["counts"], change)
+def add_change_to_summary(aggregate: Aggregate, change: StatsChange) -> None:
+    _move_count(aggregate["counts"], change)
     for name, more in zip(BILLED, change.billed, strict=True):
         aggregate[name] += more
     if change.wait_s is not None:
-        aggregate["wait"][histogram.bucket(change.wait_s)] += 1
+        aggregate["wait"][histogram.bucket_index(change.wait_s)] += 1
         aggregate["wait_ms"] += round(change.wait_s * 1000)
     if change.run_s is not None:
-        aggregate["run"][histogram.bucket(change.run_s)] += 1
+        aggregate["run"][histogram.bucket_index(change.run_s)] += 1
         aggregate["run_ms"] += round(change.run_s * 1000)
 
 
 def merge(aggregates: Iterable[Aggregate]) -> Aggregate:
-    """The sum of several aggregates: shards, partitions, or processes; summaries count as wholes without windows."""
+    """Return the sum of aggregates of shards, partitions or processes.
+
+    Summaries count as having no windows.
+    """
     total = empty()
     for part in aggregates:
-        merge_into(total, part)
+        merge_summary(total, part)
         for name, kept in (("minutes", MINUTES_KEPT), ("hours", HOURS_KEPT)):
             _merge_windows(total[name], part.get(name, {}), kept)
-        _sum_into(total["ended"], ended(part))
+        _sum_into(total["ended"], ends_by_status(part))
         _sum_into(total["queued"], part.get("queued", {}))
         _prune(total["queued"], MINUTES_KEPT)
         for hour, cohort in part.get("cohorts", {}).items():
@@ -123,8 +128,8 @@ def merge(aggregates: Iterable[Aggregate]) -> Aggregate:
     return total
 
 
-def merge_into(total: Aggregate, part: Aggregate) -> None:
-    """Add a part's summary."""
+def merge_summary(total: Aggregate, part: Aggregate) -> None:
+    """Add the summary fields of `part` to `total`."""
     _sum_into(total["counts"], part["counts"])
     for name in ("wait", "run"):
         total[name] = [one + other for one, other in zip(total[name], part[name], strict=True)]
@@ -133,49 +138,51 @@ def merge_into(total: Aggregate, part: Aggregate) -> None:
 
 
 def in_last_minutes(aggregate: Aggregate, minutes: int, now: float) -> tuple[int, int]:
-    """(done, failed) within the last whole `minutes` and the one that runs."""
-    done, failed, _, _ = window(aggregate["minutes"], int(now // 60) - minutes)
+    """Return (done, failed) of the last `minutes` whole minutes and the current one."""
+    done, failed, _, _ = sum_windows(aggregate["minutes"], int(now // 60) - minutes)
     return done, failed
 
 
-def window(
+def sum_windows(
     windows: dict[str, Window], first: int
 ) -> tuple[int, int, histogram.Histogram, histogram.Histogram]:
-    """(done, failed, waits, runs) of all windows from number `first` on."""
+    """Return (done, failed, waits, runs) of all windows from number `first` on."""
     recent = [counts for number, counts in windows.items() if int(number) >= first]
     return (
         sum(counts[0] for counts in recent),
         sum(counts[1] for counts in recent),
-        histogram.dense(counts[2] for counts in recent),
-        histogram.dense(counts[3] for counts in recent),
+        histogram.sum_sparse(counts[2] for counts in recent),
+        histogram.sum_sparse(counts[3] for counts in recent),
     )
 
 
-def _move(counts: dict[str, int], change: Change) -> None:
-    if change.left == change.entered:
+def _move_count(counts: dict[str, int], change: StatsChange) -> None:
+    if change.old_status == change.new_status:
         return
-    if change.left is not None:
-        counts[change.left] = counts.get(change.left, 0) - 1
-    counts[change.entered] = counts.get(change.entered, 0) + 1
+    if change.old_status is not None:
+        counts[change.old_status] = counts.get(change.old_status, 0) - 1
+    counts[change.new_status] = counts.get(change.new_status, 0) + 1
 
 
-def _add_to_windows(windows: dict[str, Window], number: int, change: Change, *, kept: int) -> None:
+def _add_to_windows(
+    windows: dict[str, Window], number: int, change: StatsChange, *, kept: int
+) -> None:
     if not change.ends and change.wait_s is None:
         return
     counts = windows.setdefault(str(number), [0, 0, {}, {}])
     if change.ends:
-        counts[change.entered == Status.FAILED] += 1
-    for place, seconds in ((2, change.wait_s), (3, change.run_s)):
+        counts[change.new_status == Status.FAILED] += 1
+    for index, seconds in ((2, change.wait_s), (3, change.run_s)):
         if seconds is not None:
-            index = str(histogram.bucket(seconds))
-            counts[place][index] = counts[place].get(index, 0) + 1
+            bucket = str(histogram.bucket_index(seconds))
+            counts[index][bucket] = counts[index].get(bucket, 0) + 1
     _prune(windows, kept)
 
 
-def _add_to_queued(queued: dict[str, int], change: Change) -> None:
-    if change.queued:
+def _add_queue_growth(queued: dict[str, int], change: StatsChange) -> None:
+    if change.queue_growth:
         minute = str(change.minute)
-        queued[minute] = queued.get(minute, 0) + change.queued
+        queued[minute] = queued.get(minute, 0) + change.queue_growth
         _prune(queued, MINUTES_KEPT)
 
 
@@ -195,7 +202,7 @@ def _sum_into(total: dict[str, int], part: dict[str, int]) -> None:
 
 
 def _prune(windows: dict[str, Any], kept: int) -> None:
-    """Forget all but the latest numbers."""
+    """Remove all but the latest `kept` windows."""
     if len(windows) > kept:
         first = max(map(int, windows)) - kept
         for number in [number for number in windows if int(number) <= first]:

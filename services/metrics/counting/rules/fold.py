@@ -1,16 +1,17 @@
-"""Folds a job's events into a shard, so that an event heard twice, or late, changes nothing.
+"""Folds a job's events into a shard; repeated and late events change nothing.
 
-For every job that goes on, and for the latest that ended, the last state is kept: its position only ever grows. What
-an event adds is the difference between the job's new state and the one before, so counts and bills are exact however
-often it comes. Of jobs that were forgotten, all happened before a known time: what is unknown and older is a repeat.
-Who asks for one of them again says how it had ended, so that this is taken back.
+The shard keeps the last state of every unfinished job and of the latest ended ones. A job's
+position only grows. An event adds the difference between the job's new state and its old one, so
+counts and costs are exact however often an event is delivered. All forgotten jobs ended before a
+known time: an event of an unknown job before that time is a repeat. A retry of a forgotten job
+names its previous outcome, so that the outcome can be taken back.
 """
 
 from operator import attrgetter, gt, sub
 from typing import Any
 
 from services.metrics.counting.rules import aggregate
-from services.metrics.counting.rules.aggregate import BILLED, Change
+from services.metrics.counting.rules.aggregate import BILLED, StatsChange
 from shared.domain.job import ENDED, Status
 from shared.domain.messages import EventKind, JobEvent
 
@@ -21,23 +22,26 @@ _STAGES = {
     EventKind.RETRY: 3,
     EventKind.ENDED: 4,
 }
-_ASKED_AGAIN = 5
-"""An ended job that somebody has asked for again: it waits, and its attempt's number is still the old one."""
+_RETRY_REQUESTED = 5
+"""The stage of an ended job after a retry request: it waits, still with the old attempt number."""
 
 _SHARDS = 16
 _DONE_KEPT = 16
 _OTHERS_KEPT = 64
-"""Failed and cancelled jobs of a shard: they may be asked for again."""
+"""Failed and cancelled jobs kept in a shard, because they can be retried."""
 
-_usage_of = attrgetter(*BILLED)
+_billed_usage = attrgetter(*BILLED)
 
-Seen = list[Any]
-"""[attempt, stage, at, status, whether the wait was counted, then what was billed]."""
+JobState = list[Any]
+"""[attempt, stage, time, status, whether the wait is counted, then the billed amounts]."""
 Shard = dict[str, Any]
 
 
 def shard_key(event: JobEvent) -> str:
-    """A store's jobs are spread over shards, so that an event rewrites little, however many jobs the store has."""
+    """Return the key of the job's shard.
+
+    Several shards a store keep the value written for an event small.
+    """
     return f"{event.store}|{event.job.int % _SHARDS}"
 
 
@@ -49,25 +53,31 @@ def empty_shard() -> Shard:
     return {"jobs": {}, "gone": 0.0, "aggregate": aggregate.empty()}
 
 
-def into_shard(event: JobEvent, shard: Shard) -> Change | None:
-    """Fold an event into its shard: what it adds, or None when it says nothing new."""
+def fold_event(event: JobEvent, shard: Shard) -> StatsChange | None:
+    """Fold an event into its shard.
+
+    Returns the difference, or `None` for a repeated or late event.
+    """
     job, jobs = str(event.job), shard["jobs"]
     since = shard.setdefault("since", event.at.timestamp())
-    seen = jobs.get(job) or _forgotten(event, since=since, gone=shard["gone"])
-    stage = _stage(event, seen) if seen is not None else _first_stage(event, shard["gone"])
+    known = jobs.get(job) or _restore_forgotten(event, since=since, gone=shard["gone"])
+    stage = _next_stage(event, known) if known is not None else _first_stage(event, shard["gone"])
     if stage is None:
         return None
-    jobs.pop(job, None)  # it comes last from now on
-    change, jobs[job] = _change(event, stage, seen)
-    aggregate.add(shard["aggregate"], change)
+    jobs.pop(job, None)  # makes it the last in the order
+    change, jobs[job] = _advance(event, stage, known)
+    aggregate.add_change(shard["aggregate"], change)
     if event.status in ENDED:
-        _forget(shard)
+        _forget_old_jobs(shard)
     return change
 
 
-def _forgotten(event: JobEvent, *, since: float, gone: float) -> Seen | None:
-    """What was kept of an ended job before it was forgotten, as the event tells that asks for it again. None when its
-    end was not heard here (it is older than all that was), or the event itself is a repeat."""
+def _restore_forgotten(event: JobEvent, *, since: float, gone: float) -> JobState | None:
+    """Return a forgotten job's last state, as its retry event describes it.
+
+    Returns `None` when the shard never counted that outcome (it is older than the shard) or the
+    event is a repeat.
+    """
     former = event.former
     if former is None or not since <= former.at.timestamp() <= gone < event.at.timestamp():
         return None
@@ -78,7 +88,7 @@ def _forgotten(event: JobEvent, *, since: float, gone: float) -> Seen | None:
         at,
         former.status.value,
         former.begun,
-        *_usage_of(event.usage),
+        *_billed_usage(event.usage),
     ]
 
 
@@ -86,68 +96,70 @@ def _first_stage(event: JobEvent, gone: float) -> int | None:
     return _STAGES[event.kind] if event.at.timestamp() > gone else None
 
 
-def _stage(event: JobEvent, seen: Seen) -> int | None:
-    """How far the event brings its job; None when that is no further than where it is. Within one attempt a job may be
-    cancelled and asked for again, more than once: there, time decides."""
-    attempt, stage, at = seen[:3]
+def _next_stage(event: JobEvent, known: JobState) -> int | None:
+    """Return the job's stage after the event, or `None` when the event does not advance it.
+
+    Within one attempt a job can be cancelled and retried several times; then the event's time
+    decides.
+    """
+    attempt, stage, at = known[:3]
     wanted = _STAGES[event.kind]
     if event.attempt != attempt:
         return wanted if event.attempt > attempt else None
     later = event.at.timestamp() > at
     if stage == _STAGES[EventKind.ENDED]:
-        if _bills_more(event, seen):
+        if _costs_more(event, known):
             return _STAGES[EventKind.ENDED]
-        return _ASKED_AGAIN if event.status is Status.PENDING and later else None
-    if stage == _ASKED_AGAIN:
+        return _RETRY_REQUESTED if event.status is Status.PENDING and later else None
+    if stage == _RETRY_REQUESTED:
         return wanted if event.kind is EventKind.ENDED and later else None
     if event.kind is EventKind.STEP_DONE and stage == _STAGES[EventKind.STARTED]:
-        return None  # it runs, as is known: most events are of this kind, and need no write
+        return None  # the job is known to run; most events are of this kind and need no write
     return wanted if wanted > stage else None
 
 
-def _bills_more(event: JobEvent, seen: Seen) -> bool:
-    """Whether it is the end that is known, told again with what the last call of a cancelled job has cost."""
-    known, billed = seen[3], seen[5:]
-    return event.status.value == known and any(map(gt, _usage_of(event.usage), billed))
+def _costs_more(event: JobEvent, known: JobState) -> bool:
+    """Return whether the event is the known end with the cost of a last call added."""
+    status, billed = known[3], known[5:]
+    return event.status.value == status and any(map(gt, _billed_usage(event.usage), billed))
 
 
-def _change(event: JobEvent, stage: int, seen: Seen | None) -> tuple[Change, Seen]:
-    known: Seen = seen[3:] if seen is not None else [None, False, *[0] * len(BILLED)]
-    left, waited, *billed = known
-    now_billed = list(map(max, billed, _usage_of(event.usage)))
+def _advance(event: JobEvent, stage: int, known: JobState | None) -> tuple[StatsChange, JobState]:
+    before: JobState = known[3:] if known is not None else [None, False, *[0] * len(BILLED)]
+    old_status, wait_counted, *billed = before
+    now_billed = list(map(max, billed, _billed_usage(event.usage)))
     wait_s = run_s = None
-    if event.started_at is not None and not waited:
+    if event.started_at is not None and not wait_counted:
         wait_s = max((event.started_at - event.created_at).total_seconds(), 0)
     if (
         event.started_at is not None
         and event.kind is EventKind.ENDED
-        and left != event.status.value
+        and old_status != event.status.value
     ):
         run_s = max((event.at - event.started_at).total_seconds(), 0)
-    change = Change(
-        left=left,
-        entered=event.status.value,
+    change = StatsChange(
+        old_status=old_status,
+        new_status=event.status.value,
         billed=list(map(sub, now_billed, billed)),
         minute=int(event.at.timestamp() // 60),
         cohort=int(event.created_at.timestamp() // 3600),
         wait_s=wait_s,
         run_s=run_s,
     )
-    waited = waited or wait_s is not None
     return change, [
         event.attempt,
         stage,
         event.at.timestamp(),
         event.status.value,
-        waited,
+        wait_counted or wait_s is not None,
         *now_billed,
     ]
 
 
-def _forget(shard: Shard) -> None:
-    """Keep all jobs that go on, and of those that ended the latest."""
-    jobs: dict[str, Seen] = shard["jobs"]
-    done = [job for job, seen in jobs.items() if seen[3] == Status.DONE]
-    others = [job for job, seen in jobs.items() if seen[3] in ENDED and seen[3] != Status.DONE]
+def _forget_old_jobs(shard: Shard) -> None:
+    """Keep all unfinished jobs and the latest ended ones."""
+    jobs: dict[str, JobState] = shard["jobs"]
+    done = [job for job, known in jobs.items() if known[3] == Status.DONE]
+    others = [job for job, known in jobs.items() if known[3] in ENDED and known[3] != Status.DONE]
     for job in [*done[:-_DONE_KEPT], *others[:-_OTHERS_KEPT]]:
         shard["gone"] = max(shard["gone"], jobs.pop(job)[2])

@@ -1,4 +1,4 @@
-"""The last hour by minute: what a chart shows at once to a person who has just opened the page."""
+"""The last hour minute by minute, for the charts of a dashboard that has just been opened."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -9,13 +9,14 @@ from shared.domain.job import Status
 MINUTES = 60
 
 
-def of_last_hour(total: Aggregate, now: datetime) -> dict[str, Any]:
-    """Jobs done and failed in each of the last whole minutes, and those that waited at the end of each, oldest first.
+def last_hour(total: Aggregate, now: datetime) -> dict[str, Any]:
+    """Return the jobs done, failed and pending in each of the last minutes, oldest first.
 
-    How many waited is found from how many wait now, back minute by minute: by how much the queue grew is what is kept.
+    The aggregate keeps the growth of the queue in each minute. The pending jobs of a minute follow
+    from those of now, backwards.
     """
-    running = int(now.timestamp() // 60)
-    minutes = range(running - MINUTES, running)
+    current = int(now.timestamp() // 60)
+    minutes = range(current - MINUTES, current)
     ended = [total["minutes"].get(str(minute), (0, 0)) for minute in minutes]
     return {
         "from": datetime.fromtimestamp(60 * minutes.start, UTC),
@@ -27,10 +28,9 @@ def of_last_hour(total: Aggregate, now: datetime) -> dict[str, Any]:
 
 
 def _pending(total: Aggregate, minutes: range) -> list[int]:
-    waiting, found = total["counts"].get(Status.PENDING.value, 0), []
+    pending, found = total["counts"].get(Status.PENDING.value, 0), []
     for minute in reversed(minutes):
-        waiting -= total["queued"].get(str(minute + 1), 0)
-        found.append(
-            max(waiting, 0)
-        )  # below nothing only where the growth of old times was not kept
+        pending -= total["queued"].get(str(minute + 1), 0)
+        # Negative only where aggregates of an older version lack the growth.
+        found.append(max(pending, 0))
     return found[::-1]

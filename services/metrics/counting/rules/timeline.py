@@ -1,6 +1,6 @@
-"""The latest jobs with all that was heard of them: for a person who asks what became of one.
+"""The most recent jobs with their events, for the list of jobs and the timeline of one.
 
-A bounded number is kept, in memory; after a start they are heard again from the end of the topic.
+A bounded number is kept in memory. After a start they are restored from the end of the topic.
 """
 
 from collections import OrderedDict
@@ -16,56 +16,56 @@ from shared.domain.job import ENDED
 from shared.domain.messages import EventKind, JobEvent
 
 EVENTS_KEPT = 100
-"""Of one job: a post takes six to eight, and three a further attempt."""
+"""Events kept of one job: a post takes six to eight, each further attempt about three."""
 
 
 @dataclass(slots=True)
-class _Heard:
-    """What was heard of a job, as it came, and the time of the latest of it."""
+class _JobEvents:
+    """A job's events in the order of arrival, and the time of the latest one."""
 
     events: list[JobEvent]
     changed: datetime
 
 
-class Recent:
-    """The jobs that were heard of last, `kept` at the most."""
+class RecentJobs:
+    """The jobs with the latest events, at most `kept`."""
 
     def __init__(self, *, kept: int) -> None:
         self._kept = kept
-        self._jobs: OrderedDict[int, _Heard] = OrderedDict()
-        """By the id's number: going through an ordered dict asks every key for its hash, and a UUID's is slow."""
+        self._jobs: OrderedDict[int, _JobEvents] = OrderedDict()
+        """By the id's integer value: iteration hashes every key, and hashing a UUID is slow."""
 
-    def hear(self, event: JobEvent) -> None:
-        heard = self._jobs.get(event.job.int)
-        if heard is None:
-            self._jobs[event.job.int] = _Heard([event], event.at)
+    def add_event(self, event: JobEvent) -> None:
+        known = self._jobs.get(event.job.int)
+        if known is None:
+            self._jobs[event.job.int] = _JobEvents([event], event.at)
             if len(self._jobs) > self._kept:
                 self._jobs.popitem(last=False)
             return
         self._jobs.move_to_end(event.job.int)
-        heard.changed = max(heard.changed, event.at)
-        heard.events.append(event)
-        if len(heard.events) > EVENTS_KEPT:
-            heard.events = _in_order(heard.events)[-EVENTS_KEPT:]
+        known.changed = max(known.changed, event.at)
+        known.events.append(event)
+        if len(known.events) > EVENTS_KEPT:
+            known.events = _in_order(known.events)[-EVENTS_KEPT:]
 
-    def jobs(self, limit: int) -> list[dict[str, Any]]:
-        """The jobs that changed last, the latest first."""
+    def latest_rows(self, limit: int) -> list[dict[str, Any]]:
+        """Return rows of the jobs that changed last, the latest first."""
         latest = nlargest(limit, self._jobs.values(), key=attrgetter("changed"))
-        return [job(_in_order(heard.events)) for heard in latest]
+        return [job_row(_in_order(known.events)) for known in latest]
 
     def timeline(self, wanted: UUID) -> dict[str, Any] | None:
-        heard = self._jobs.get(wanted.int)
-        return timeline(_in_order(heard.events)) if heard else None
+        known = self._jobs.get(wanted.int)
+        return job_timeline(_in_order(known.events)) if known else None
 
 
 def _in_order(events: Iterable[JobEvent]) -> list[JobEvent]:
-    """Each event once, by time; a repeat has the id and the time of the first."""
+    """Return each event once, sorted by time. A repeat has the same id and time."""
     once = {(event.event_id(), event.at): event for event in events}
     return sorted(once.values(), key=lambda event: (event.attempt, event.at))
 
 
-def job(events: list[JobEvent]) -> dict[str, Any]:
-    """A row of the list, from a job's events in order."""
+def job_row(events: list[JobEvent]) -> dict[str, Any]:
+    """Return a job's row for the list, from its events in order."""
     last = events[-1]
     started = next((event.started_at for event in events if event.started_at is not None), None)
     return {
@@ -83,12 +83,12 @@ def job(events: list[JobEvent]) -> dict[str, Any]:
     }
 
 
-def timeline(events: list[JobEvent]) -> dict[str, Any]:
-    """A job and all that was heard of it, from the request to the end."""
+def job_timeline(events: list[JobEvent]) -> dict[str, Any]:
+    """Return a job's row with all its events, from the request to the end."""
     first = events[0]
-    told = [_entry(first.created_at, "queued", attempt=0)]
-    told += [entry for event in events for entry in _entries(event)]
-    return job(events) | {"events": sorted(told, key=lambda entry: entry["at"])}
+    entries = [_entry(first.created_at, "queued", attempt=0)]
+    entries += [entry for event in events for entry in _entries(event)]
+    return job_row(events) | {"events": sorted(entries, key=lambda entry: entry["at"])}
 
 
 def _entries(event: JobEvent) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What a message must not say, though its schema allows it: it would stop the counting, or spoil it for good."""
+"""Rejects messages that fit their schema but would stop or falsify the counting."""
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -10,23 +10,29 @@ from shared.domain.messages import JobEvent, Message, SchedulerReport, WorkerRep
 M = TypeVar("M", bound=Message)
 
 _AHEAD = timedelta(hours=1)
-"""A clock may be ahead by so much. A later time would push everything that is true out of the windows."""
-_MOST = 2**53
-"""No bill and no count is larger; JSON's numbers end there."""
+"""The tolerated difference between clocks.
+
+A later time would push all true numbers out of the windows.
+"""
+_MAX_NUMBER = 2**53
+"""The largest count or cost, because JSON numbers are exact up to here."""
 
 
-def believed(message: Message, now: datetime, *kinds: type[M]) -> M:
-    """The message, if it is one of these kinds and says what can be; else `InvalidMessage`."""
+def validate_message(message: Message, now: datetime, *kinds: type[M]) -> M:
+    """Return the message if it is of one of these kinds and plausible.
+
+    Raises `InvalidMessage` otherwise.
+    """
     if not isinstance(message, kinds):
         raise InvalidMessage(f"{message.TYPE} does not belong on this topic")
-    reason = fault(message, now)
+    reason = rejection_reason(message, now)
     if reason is not None:
         raise InvalidMessage(f"{message.TYPE}: {reason}")
     return message
 
 
-def fault(message: Message, now: datetime) -> str | None:
-    """Why a message is put aside, None for one to be believed."""
+def rejection_reason(message: Message, now: datetime) -> str | None:
+    """Return why a message is invalid, or `None` for a valid one."""
     times = list(_times(message))
     if any(time.tzinfo is None for time in times):
         return "a time without a zone"
@@ -42,7 +48,7 @@ def fault(message: Message, now: datetime) -> str | None:
             usage.cost_nanousd,
             usage.in_doubt,
         )
-        if min(numbers) < 0 or max(numbers) > _MOST:
+        if min(numbers) < 0 or max(numbers) > _MAX_NUMBER:
             return "a number out of bounds"
     return None
 

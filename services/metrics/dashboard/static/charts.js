@@ -1,14 +1,16 @@
-// Two lines over the last hour, drawn by uPlot (a plain script, hence a global): a point a minute for the time before
-// the page was opened, as the service tells it, then one a second.
+// Two charts of the last hour, drawn by uPlot (a plain script, hence a global). The time before the
+// page was opened comes from the service with one point a minute; then one point a second is added.
 
-import { attribute, byId, text } from "./dom.js";
+import { byId, setAttribute, setText } from "./dom.js";
 import { clock, compact, rate } from "./format.js";
-import { BAND, FAIR } from "./now.js";
+import { BAND, THRESHOLDS } from "./tiles.js";
 
-const SPAN_S = 3660; // an hour, and the minute that runs
-const GAP_S = 90; // without news for so long (a laptop that slept), and the past is taken from the service again
+const SPAN_S = 3660; // an hour and the current minute
+// After a longer gap (as after a laptop's sleep) the service's history is used again.
+const GAP_S = 90;
 
-// Colours are read when drawn, by way of a probe: the palette's are light-dark() pairs, which only a property resolves.
+// Colours are read at drawing time through a probe element: only a property resolves the palette's
+// light-dark() pairs.
 const probe = document.createElement("i");
 probe.hidden = true;
 document.body.append(probe);
@@ -18,61 +20,84 @@ function colour(name) {
 }
 
 class Trend {
-  #box; #now; #name; #show; #times = []; #values = []; #plot = null; #beside;
+  #box;
+  #now;
+  #name;
+  #format;
+  #times = [];
+  #values = [];
+  #plot = null;
+  #hooks;
 
-  constructor(id, name, show, beside) {
+  constructor(id, name, format, hooks) {
     this.#box = byId(id);
     this.#now = byId(`${id}-now`);
     this.#name = name;
-    this.#show = show;
-    this.#beside = beside;
+    this.#format = format;
+    this.#hooks = hooks;
     new ResizeObserver(() => this.#plot?.setSize(this.#size())).observe(this.#box);
   }
 
-  // `past`: pairs of a time and a value.
-  add(at, value, past) {
+  // Adds a point. `past` has pairs of time and value for the time before the first point.
+  addPoint(at, value, past) {
     if (value === null || value === undefined) return;
     const since = at - this.#times.at(-1);
-    if (!(since >= 0 && since <= GAP_S)) this.#begin(past.filter(([time]) => time < at), at);
-    const place = since === 0 ? this.#times.length - 1 : this.#times.length;
-    this.#times[place] = at;
-    this.#values[place] = value;
-    this.#forget(at - SPAN_S);
+    if (!(since >= 0 && since <= GAP_S))
+      this.#restart(
+        past.filter(([time]) => time < at),
+        at,
+      );
+    const index = since === 0 ? this.#times.length - 1 : this.#times.length;
+    this.#times[index] = at;
+    this.#values[index] = value;
+    this.#dropBefore(at - SPAN_S);
     const data = [this.#times, this.#values];
     if (this.#plot) this.#plot.setData(data);
     else if (globalThis.uPlot) this.#plot = new globalThis.uPlot(this.#options(), data, this.#box);
-    else text(this.#box, "The chart library is not served.");
-    this.#say(this.#values.length - 1);
+    else setText(this.#box, "The chart library is not served.");
+    this.#showValue(this.#values.length - 1);
   }
 
-  #begin(past, at) {
-    const points = past.length ? past : [[at - 60, null]]; // a minute to the left of the first, so that time has a scale
+  #restart(past, at) {
+    // An empty minute before the first point gives the time axis a scale.
+    const points = past.length ? past : [[at - 60, null]];
     this.#times = points.map(([time]) => time);
     this.#values = points.map(([, value]) => value);
   }
 
-  #forget(before) {
-    const gone = this.#times.findIndex((time) => time >= before);
-    this.#times.splice(0, gone);
-    this.#values.splice(0, gone);
+  #dropBefore(before) {
+    const count = this.#times.findIndex((time) => time >= before);
+    this.#times.splice(0, count);
+    this.#values.splice(0, count);
   }
 
   redraw() {
     this.#plot?.redraw(false);
   }
 
-  #say(index) {
-    const last = this.#values.length - 1, top = Math.max(...this.#values);
+  #showValue(index) {
+    const last = this.#values.length - 1,
+      top = Math.max(...this.#values);
     const when = index === last ? "now" : clock(this.#times[index] * 1000);
-    text(this.#now, `${when} ${this.#show(this.#values[index])} · highest ${this.#show(top)}`);
-    attribute(this.#box, "aria-label", `${this.#name}: now ${this.#show(this.#values[last])}, highest ${this.#show(top)} since ${clock(this.#times[0] * 1000)}`);
+    setText(
+      this.#now,
+      `${when} ${this.#format(this.#values[index])} · highest ${this.#format(top)}`,
+    );
+    setAttribute(
+      this.#box,
+      "aria-label",
+      `${this.#name}: now ${this.#format(this.#values[last])}, highest ${this.#format(top)}` +
+        ` since ${clock(this.#times[0] * 1000)}`,
+    );
   }
 
   #size = () => ({ width: this.#box.clientWidth, height: this.#box.clientHeight });
 
   #options() {
     const axis = {
-      stroke: () => colour("--quiet"), font: "11px sans-serif", ticks: { show: false },
+      stroke: () => colour("--quiet"),
+      font: "11px sans-serif",
+      ticks: { show: false },
       grid: { stroke: () => colour("--line"), width: 1 },
     };
     return {
@@ -83,14 +108,43 @@ class Trend {
       scales: {
         y: { range: (plot, low, high) => [0, Math.max(high * 1.15, 5)] },
       },
-      series: [{}, { stroke: () => colour("--accent"), width: 2, fill: () => colour("--accent-soft"), points: { size: 6, fill: () => colour("--accent"), filter: (plot) => [plot.data[0].length - 1] } }],
+      series: [
+        {},
+        {
+          stroke: () => colour("--accent"),
+          width: 2,
+          fill: () => colour("--accent-soft"),
+          points: {
+            size: 6,
+            fill: () => colour("--accent"),
+            filter: (plot) => [plot.data[0].length - 1],
+          },
+        },
+      ],
       axes: [
-        { ...axis, values: (plot, at, axis, space, step) => at.map((value) => clock(value * 1000).slice(0, step < 60 ? 8 : 5)), incrs: [15, 30, 60, 120, 300, 600, 1800], space: 80, size: 24, grid: { show: false } },
-        { ...axis, values: (plot, at) => at.map(compact), size: 40, space: 30, incrs: [1, 2, 5, 10, 20, 25, 50, 100, 200, 250, 500, 1000, 2000, 2500, 5000, 10000, 25000, 50000] },
+        {
+          ...axis,
+          values: (plot, at, axis, space, step) =>
+            at.map((value) => clock(value * 1000).slice(0, step < 60 ? 8 : 5)),
+          incrs: [15, 30, 60, 120, 300, 600, 1800],
+          space: 80,
+          size: 24,
+          grid: { show: false },
+        },
+        {
+          ...axis,
+          values: (plot, at) => at.map(compact),
+          size: 40,
+          space: 30,
+          incrs: [
+            1, 2, 5, 10, 20, 25, 50, 100, 200, 250, 500, 1000, 2000, 2500, 5000, 10000, 25000,
+            50000,
+          ],
+        },
       ],
       hooks: {
-        ...this.#beside,
-        setCursor: [(plot) => this.#say(plot.cursor.idx ?? this.#values.length - 1)],
+        ...this.#hooks,
+        setCursor: [(plot) => this.#showValue(plot.cursor.idx ?? this.#values.length - 1)],
       },
     };
   }
@@ -98,27 +152,36 @@ class Trend {
 
 let workers = 0;
 
-// The band that operators expect, behind the line, and its name, over the grid.
-function band(plot) {
-  const { ctx, bbox: { left, width } } = plot, [from, to] = edges(plot);
+// Draws the expected band behind the line, and its name above the grid.
+function drawBand(plot) {
+  const {
+      ctx,
+      bbox: { left, width },
+    } = plot,
+    [from, to] = bandEdges(plot);
   ctx.fillStyle = colour("--raised");
   ctx.fillRect(left, from, width, to - from);
 }
 
-function bandName(plot) {
-  const [from, to] = edges(plot);
-  if (to > from) caption(plot, "expected", plot.bbox.left, to, "--raised");
+function drawBandName(plot) {
+  const [from, to] = bandEdges(plot);
+  if (to > from) drawCaption(plot, "expected", plot.bbox.left, to, "--raised");
 }
 
-function edges(plot) {
+function bandEdges(plot) {
   const { top, height } = plot.bbox;
-  return [BAND[1], BAND[0]].map((each) => Math.max(top, Math.min(top + height, plot.valToPos(each * workers, "y", true))));
+  return [BAND[1], BAND[0]].map((each) =>
+    Math.max(top, Math.min(top + height, plot.valToPos(each * workers, "y", true))),
+  );
 }
 
-// Where the alerts begin, once the numbers come near.
-function thresholds(plot) {
-  const { ctx, bbox: { left, top, width } } = plot;
-  for (const [index, value] of FAIR.queue.entries()) {
+// Draws the alert thresholds that are within the scale.
+function drawThresholds(plot) {
+  const {
+    ctx,
+    bbox: { left, top, width },
+  } = plot;
+  for (const [index, value] of THRESHOLDS.queue.entries()) {
     const at = plot.valToPos(value, "y", true);
     if (at < top) continue;
     ctx.strokeStyle = colour(index ? "--bad" : "--warn");
@@ -129,16 +192,21 @@ function thresholds(plot) {
     ctx.lineTo(left + width, at);
     ctx.stroke();
     ctx.setLineDash([]);
-    caption(plot, index ? "critical" : "warning", left, at, "--panel");
+    drawCaption(plot, index ? "critical" : "warning", left, at, "--panel");
   }
 }
 
-// On a plate of the ground's colour, so that no line of the grid goes through it.
-function caption({ ctx, bbox }, words, left, bottom, ground) {
+// Draws a caption on a filled rectangle, so that no grid line crosses it.
+function drawCaption({ ctx, bbox }, words, left, bottom, ground) {
   if (bottom - bbox.top < 18 * devicePixelRatio) return;
   ctx.font = `${11 * devicePixelRatio}px sans-serif`;
   ctx.fillStyle = colour(ground);
-  ctx.fillRect(left + 4 * devicePixelRatio, bottom - 16 * devicePixelRatio, ctx.measureText(words).width + 4 * devicePixelRatio, 15 * devicePixelRatio);
+  ctx.fillRect(
+    left + 4 * devicePixelRatio,
+    bottom - 16 * devicePixelRatio,
+    ctx.measureText(words).width + 4 * devicePixelRatio,
+    15 * devicePixelRatio,
+  );
   ctx.fillStyle = colour("--quiet");
   ctx.textAlign = "left";
   ctx.textBaseline = "alphabetic";
@@ -146,27 +214,34 @@ function caption({ ctx, bbox }, words, left, bottom, ground) {
 }
 
 const trends = {
-  rate: new Trend("rate", "Done a minute", rate, { drawClear: [band], drawAxes: [bandName] }),
-  pending: new Trend("pending", "Pending", compact, { drawAxes: [thresholds] }),
+  rate: new Trend("rate", "Done a minute", rate, {
+    drawClear: [drawBand],
+    drawAxes: [drawBandName],
+  }),
+  pending: new Trend("pending", "Pending", compact, { drawAxes: [drawThresholds] }),
 };
 
-// What is told of each minute stands at its end.
-function past(history, name) {
+// Returns the history as points at the end of each minute.
+function historyPoints(history, name) {
   const from = Date.parse(history?.from) / 1000;
-  return (history?.[name] ?? []).map((value, index) => [from + history.stepSeconds * (index + 1), value]);
+  return (history?.[name] ?? []).map((value, index) => [
+    from + history.stepSeconds * (index + 1),
+    value,
+  ]);
 }
 
-// As the number of now is: the mean of five minutes.
-const smoothed = (points) => points.map(([at], index) => {
-  const latest = points.slice(Math.max(0, index - 4), index + 1);
-  return [at, latest.reduce((sum, [, value]) => sum + value, 0) / latest.length];
-});
+// Averages five minutes, as the current rate does.
+const smooth = (points) =>
+  points.map(([at], index) => {
+    const latest = points.slice(Math.max(0, index - 4), index + 1);
+    return [at, latest.reduce((sum, [, value]) => sum + value, 0) / latest.length];
+  });
 
 export function showTrends(overview) {
   workers = overview.workers;
   const at = Math.round(Date.parse(overview.at) / 1000);
-  trends.rate.add(at, overview.donePerMinute, smoothed(past(overview.history, "done")));
-  trends.pending.add(at, overview.pending, past(overview.history, "pending"));
+  trends.rate.addPoint(at, overview.donePerMinute, smooth(historyPoints(overview.history, "done")));
+  trends.pending.addPoint(at, overview.pending, historyPoints(overview.history, "pending"));
 }
 
 export function redraw() {

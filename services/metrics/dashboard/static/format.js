@@ -1,4 +1,4 @@
-// Numbers and times as a person reads them. Pure.
+// Formats numbers and times for people. Pure.
 
 const missing = (value) => value === null || value === undefined;
 
@@ -11,7 +11,9 @@ export function rate(value) {
 
 export function compact(value) {
   if (missing(value)) return "–";
-  return value < 10000 ? number(Math.round(value)) : value.toLocaleString("en", { notation: "compact", maximumFractionDigits: 1 });
+  return value < 10000
+    ? number(Math.round(value))
+    : value.toLocaleString("en", { notation: "compact", maximumFractionDigits: 1 });
 }
 
 export function seconds(value) {
@@ -22,25 +24,28 @@ export function seconds(value) {
 
 export function money(value) {
   if (missing(value)) return "–";
-  return `$${value.toLocaleString("en", { minimumFractionDigits: 2, maximumFractionDigits: value < 10 ? 4 : 2 })}`;
+  const digits = { minimumFractionDigits: 2, maximumFractionDigits: value < 10 ? 4 : 2 };
+  return `$${value.toLocaleString("en", digits)}`;
 }
 
 export const percent = (value, digits = 1) => (missing(value) ? "–" : `${value.toFixed(digits)} %`);
 
 export const clock = (value) => new Date(value).toLocaleTimeString("en-GB");
 
-// A time of another day says which.
+// A time of another day includes its date.
 export function moment(value) {
   const then = new Date(value);
   const today = then.toDateString() === new Date().toDateString();
-  return today ? clock(value) : `${then.toLocaleDateString("en-GB", { day: "numeric", month: "short" })} ${clock(value).slice(0, 5)}`;
+  if (today) return clock(value);
+  const day = then.toLocaleDateString("en-GB", { day: "numeric", month: "short" });
+  return `${day} ${clock(value).slice(0, 5)}`;
 }
 
 export const between = (from, to) => (Date.parse(to) - Date.parse(from)) / 1000;
 
 export const plural = (count, word) => `${number(count)} ${word}${count === 1 ? "" : "s"}`;
 
-// [0, 1, 2, 5] reads as "0–2, 5": a worker owns up to all 24.
+// Formats [0, 1, 2, 5] as "0–2, 5": a worker owns up to 24 partitions.
 export function ranges(numbers) {
   const runs = [];
   for (const value of [...numbers].sort((a, b) => a - b)) {

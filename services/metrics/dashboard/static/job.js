@@ -1,76 +1,98 @@
-// The dialog of one job: its timeline, and what an operator may do with it. Read again while the job goes on.
+// The dialog of one job: its timeline and the operator's actions. Reloaded while the job is
+// unfinished.
 
-import { byId, element, empty, keyed, text } from "./dom.js";
-import { read } from "./feed.js";
+import { byId, element, setText, showEmptyNote, updateList } from "./dom.js";
+import { fetchJson } from "./snapshots.js";
 import { money, seconds } from "./format.js";
-import { act, setUpKey } from "./operator.js";
+import { requestAction, setUpKey } from "./operator.js";
 import { showTimeline } from "./timeline.js";
 
-const EVERY_MS = 2000;
+const RELOAD_MS = 2000;
 const MAY_RETRY = new Set(["FAILED", "CANCELLED"]);
 const MAY_CANCEL = new Set(["PENDING", "PROCESSING"]);
 
-let open = null; // {job, status}: what the dialog shows; null when it is closed
+let open = null; // {job, status} of the shown job; null while the dialog is closed
 
 export async function openJob(job) {
   open = { job, status: null };
-  text(byId("answer"), "");
-  text(byId("job-title"), `Job ${job}`);
-  text(byId("job-facts"), "");
+  setText(byId("answer"), "");
+  setText(byId("job-title"), `Job ${job}`);
+  setText(byId("job-facts"), "");
   byId("job-error").hidden = true;
   showTimeline(null);
-  empty("timeline", "Loading…");
-  allow(null);
+  showEmptyNote("timeline", "Loading…");
+  enableActions(null);
   if (!byId("job").open) byId("job").showModal();
   await load();
 }
 
 async function load() {
-  const asked = open;
+  const requested = open;
   try {
-    const job = await read(`/api/jobs/${encodeURIComponent(asked.job)}/timeline`);
-    if (open === asked) show(job);
+    const job = await fetchJson(`/api/jobs/${encodeURIComponent(requested.job)}/timeline`);
+    if (open === requested) show(job);
   } catch (error) {
-    if (open === asked) empty("timeline", error.status === 404 ? "No such job is known here." : `It cannot be read: ${error.message}.`);
+    if (open === requested)
+      showEmptyNote(
+        "timeline",
+        error.status === 404
+          ? "No such job is known here."
+          : `The job cannot be loaded: ${error.message}.`,
+      );
   }
 }
 
 function show(job) {
   open.status = job.status;
-  const facts = { Store: job.store, Status: job.status, Try: String(job.attempt), Wait: seconds(job.waitSeconds), Cost: money(job.costUsd) };
-  keyed(byId("job-facts"), Object.entries(facts), ([name]) => name,
-    ([name]) => element("span", {}, `${name} `, element("b")), (fact, [, value]) => text(fact.lastChild, value));
+  const facts = {
+    Store: job.store,
+    Status: job.status,
+    Attempt: String(job.attempt),
+    Wait: seconds(job.waitSeconds),
+    Cost: money(job.costUsd),
+  };
+  updateList(
+    byId("job-facts"),
+    Object.entries(facts),
+    ([name]) => name,
+    ([name]) => element("span", {}, `${name} `, element("b")),
+    (fact, [, value]) => setText(fact.lastChild, value),
+  );
   byId("job-error").hidden = !job.error;
-  text(byId("job-error"), job.error ?? "");
+  setText(byId("job-error"), job.error ?? "");
   showTimeline(job);
-  empty("timeline", job.events.length ? "" : "Nothing has happened to it yet.");
-  allow(job.status);
+  showEmptyNote("timeline", job.events.length ? "" : "No events yet.");
+  enableActions(job.status);
 }
 
-function allow(status) {
+function enableActions(status) {
   byId("retry").disabled = !MAY_RETRY.has(status);
   byId("cancel").disabled = !MAY_CANCEL.has(status);
 }
 
-async function ask(verb) {
+async function runAction(verb) {
   const { job, status } = open;
-  allow(null);
-  await act(job, verb);
+  enableActions(null);
+  await requestAction(job, verb);
   if (open?.job !== job) return;
-  allow(status);
+  enableActions(status);
   await load();
 }
 
 export function setUpJob() {
   setUpKey();
   byId("job-close").addEventListener("click", () => byId("job").close());
-  byId("job").addEventListener("close", () => { open = null; });
-  byId("retry").addEventListener("click", () => ask("retry"));
-  byId("cancel").addEventListener("click", () => ask("cancel"));
+  byId("job").addEventListener("close", () => {
+    open = null;
+  });
+  byId("retry").addEventListener("click", () => runAction("retry"));
+  byId("cancel").addEventListener("click", () => runAction("cancel"));
   byId("act").addEventListener("submit", (event) => event.preventDefault());
   byId("find").addEventListener("submit", (event) => {
     event.preventDefault();
     openJob(byId("find-id").value.trim());
   });
-  setInterval(() => { if (MAY_CANCEL.has(open?.status)) load(); }, EVERY_MS);
+  setInterval(() => {
+    if (MAY_CANCEL.has(open?.status)) load();
+  }, RELOAD_MS);
 }

@@ -1,32 +1,47 @@
-// Retry and cancel, with the operator's key: kept for this tab alone, and sent nowhere else.
+// Retry and cancel with the operator's key, which is kept for this tab and sent nowhere else.
 
-import { attribute, byId, text } from "./dom.js";
-import { read } from "./feed.js";
+import { byId, setAttribute, setText } from "./dom.js";
+import { fetchJson } from "./snapshots.js";
 
-const KEPT = "operator-key";
+const STORAGE_KEY = "operator-key";
 
 export function setUpKey() {
   const field = byId("operator-key");
-  field.value = sessionStorage.getItem(KEPT) ?? "";
-  field.addEventListener("change", () => sessionStorage.setItem(KEPT, field.value.trim()));
+  field.value = sessionStorage.getItem(STORAGE_KEY) ?? "";
+  field.addEventListener("change", () => sessionStorage.setItem(STORAGE_KEY, field.value.trim()));
 }
 
-function say(tone, words) {
-  attribute(byId("answer"), "class", tone);
-  text(byId("answer"), words);
+function showAnswer(tone, words) {
+  setAttribute(byId("answer"), "class", tone);
+  setText(byId("answer"), words);
 }
 
-export async function act(job, verb) {
+export async function requestAction(job, verb) {
   const key = byId("operator-key").value.trim();
   if (!key) {
-    say("bad", "Type an operator key first: ./blogstream keys create --operator NAME makes one.");
+    showAnswer(
+      "bad",
+      "Type an operator key first: ./blogstream keys create --operator NAME makes one.",
+    );
     return byId("operator-key").focus();
   }
-  say("", verb === "retry" ? "Asking for a retry…" : "Asking to cancel…");
+  showAnswer("", verb === "retry" ? "Requesting a retry…" : "Requesting the cancel…");
   try {
-    const answer = await read(`/api/jobs/${encodeURIComponent(job)}/${verb}`, { method: "POST", headers: { Authorization: `Bearer ${key}` } });
-    say("good", `${verb === "retry" ? "It is tried again" : "It is cancelled"}${answer.status ? `: ${answer.status}` : ""}.`);
+    const answer = await fetchJson(`/api/jobs/${encodeURIComponent(job)}/${verb}`, {
+      method: "POST",
+      headers: { Authorization: `Bearer ${key}` },
+    });
+    showAnswer(
+      "good",
+      `The job is ${verb === "retry" ? "retried" : "cancelled"}` +
+        `${answer.status ? `: ${answer.status}` : ""}.`,
+    );
   } catch (error) {
-    say("bad", error.status ? `Refused: ${error.message}` : "Nobody answers: nothing was changed, or it is not known.");
+    showAnswer(
+      "bad",
+      error.status
+        ? `Refused: ${error.message}`
+        : "No answer: it is unknown whether the job has changed.",
+    );
   }
 }

@@ -1,75 +1,93 @@
-// Wires the feed to the parts of the page, and says how old the numbers are.
+// Connects the snapshots with the sections of the page, and shows how old the numbers are.
 
 import { showAlerts } from "./alerts.js";
 import { showTrends } from "./charts.js";
-import { attribute, byId, text } from "./dom.js";
-import { Feed } from "./feed.js";
+import { byId, setAttribute, setText } from "./dom.js";
+import { SnapshotSource } from "./snapshots.js";
 import { clock } from "./format.js";
 import { showHealth } from "./health.js";
 import { setUpJob } from "./job.js";
 import { setUpJobs, showJobs } from "./jobs.js";
 import { showLimits } from "./limits.js";
-import { showNow } from "./now.js";
+import { showTiles } from "./tiles.js";
 import { showStores } from "./stores.js";
-import { setUpSwitch } from "./switch.js";
+import { setUpThemeSwitch } from "./theme_switch.js";
 import { showWorkers } from "./workers.js";
 
 const STALE_MS = 5000;
-const SAID = { live: "Live", polling: "Live, polled", stale: "Stale", error: "No connection", loading: "Loading…" };
+const LABELS = {
+  live: "Live",
+  polling: "Live, polled",
+  stale: "Stale",
+  error: "No connection",
+  loading: "Loading…",
+};
 
-const PARTS = [
+const SECTIONS = [
   ({ alerts }) => showAlerts(alerts),
-  ({ overview, limitedBy }) => showNow(overview, limitedBy),
+  ({ overview, limitedBy }) => showTiles(overview, limitedBy),
   ({ overview }) => showHealth(overview),
   ({ overview }) => showTrends(overview),
   ({ stores, overview }) => showStores(stores, overview.fairness),
   ({ providers }) => showLimits(providers),
   ({ workers }) => showWorkers(workers),
   ({ jobs }) => showJobs(jobs),
-  ({ overview }) => { byId("standins").hidden = !overview.standins; },
-  ({ alerts }) => { document.title = alerts?.length ? `(${alerts.length}) blogstream` : "blogstream"; },
+  ({ overview }) => {
+    byId("standins").hidden = !overview.standins;
+  },
+  ({ alerts }) => {
+    document.title = alerts?.length ? `(${alerts.length}) blogstream` : "blogstream";
+  },
 ];
 
-let heardAt = 0;
-let way = "loading";
-let trouble = "";
+let receivedAt = 0;
+let mode = "loading";
+let failure = "";
 
-function heard(snapshot, by) {
-  heardAt = Date.now();
-  way = by;
-  trouble = "";
-  for (const show of PARTS) {
+function onSnapshot(snapshot, by) {
+  receivedAt = Date.now();
+  mode = by;
+  failure = "";
+  for (const show of SECTIONS) {
     try {
       show(snapshot);
     } catch (error) {
-      console.error(error); // what one part cannot read must not hide the others
+      console.error(error); // an error in one section must not hide the others
     }
   }
   byId("main").setAttribute("aria-busy", "false");
-  freshness();
+  showFreshness();
 }
 
-function failed(why) {
-  trouble = why;
-  freshness();
+function onFailure(message) {
+  failure = message;
+  showFreshness();
 }
 
-function freshness() {
-  const age = Date.now() - heardAt;
-  const stale = heardAt > 0 && age > STALE_MS;
-  const state = stale ? "stale" : heardAt ? way : trouble ? "error" : "loading";
-  attribute(document.body, "data-state", state);
-  text(byId("feed"), SAID[state]);
-  text(byId("feed-age"), stale ? `${Math.round(age / 1000)} s old` : "");
+function showFreshness() {
+  const age = Date.now() - receivedAt;
+  const stale = receivedAt > 0 && age > STALE_MS;
+  const state = stale ? "stale" : receivedAt ? mode : failure ? "error" : "loading";
+  setAttribute(document.body, "data-state", state);
+  setText(byId("feed"), LABELS[state]);
+  setText(byId("feed-age"), stale ? `${Math.round(age / 1000)} s old` : "");
   const banner = byId("trouble");
   banner.hidden = !(stale || state === "error");
-  if (stale) text(banner, `No numbers since ${clock(heardAt)}: those below are old. ${trouble}`.trim());
-  else if (state === "error") text(banner, `The metrics service cannot be read, and is asked again every second. ${trouble}`);
+  if (stale)
+    setText(
+      banner,
+      `No numbers since ${clock(receivedAt)}: the numbers below are old. ${failure}`.trim(),
+    );
+  else if (state === "error")
+    setText(
+      banner,
+      `The metrics service cannot be reached; it is tried again every second. ${failure}`,
+    );
 }
 
-setUpSwitch();
+setUpThemeSwitch();
 setUpJob();
 setUpJobs();
-showNow(null, []);
-new Feed({ heard, failed }).start();
-setInterval(freshness, 500);
+showTiles(null, []);
+new SnapshotSource({ onSnapshot, onFailure }).start();
+setInterval(showFreshness, 500);

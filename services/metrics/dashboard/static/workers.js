@@ -1,30 +1,62 @@
-// Workers and their heartbeat: one that is silent, or drains, is named as such.
+// The table of workers with heartbeat and slots; silent and draining workers are marked.
 
-import { attribute, bar, byId, empty, fill, keyed, row, text } from "./dom.js";
+import {
+  byId,
+  createRow,
+  fillRow,
+  setAttribute,
+  setText,
+  showBar,
+  showEmptyNote,
+  updateList,
+} from "./dom.js";
 import { plural, ranges, seconds } from "./format.js";
 
-function heartbeat(cell, worker) {
-  const [tone, word] = worker.alive ? ["good", `${seconds(worker.heardSecondsAgo)} ago`] : ["bad", `gone ${seconds(worker.heardSecondsAgo)}`];
-  attribute(cell, "class", worker.alive ? "" : `toned ${tone}`);
-  text(cell, word);
+function renderHeartbeat(cell, worker) {
+  const [tone, word] = worker.alive
+    ? ["good", `${seconds(worker.heardSecondsAgo)} ago`]
+    : ["bad", `gone ${seconds(worker.heardSecondsAgo)}`];
+  setAttribute(cell, "class", worker.alive ? "" : `toned ${tone}`);
+  setText(cell, word);
 }
 
-function slots(cell, worker) {
-  if (worker.draining) bar(cell, 100, `drains ${worker.running}`, "warn");
-  else bar(cell, worker.slots ? 100 * worker.running / worker.slots : 0, `${worker.running} of ${worker.slots}`);
+function renderSlots(cell, worker) {
+  if (worker.draining) showBar(cell, 100, `drains ${worker.running}`, "warn");
+  else
+    showBar(
+      cell,
+      worker.slots ? (100 * worker.running) / worker.slots : 0,
+      `${worker.running} of ${worker.slots}`,
+    );
 }
 
 const COLUMNS = [
   { text: (worker) => worker.worker, title: (worker) => worker.worker },
-  { paint: heartbeat },
-  { paint: slots },
+  { render: renderHeartbeat },
+  { render: renderSlots },
   { text: (worker) => ranges(worker.partitions), class: "spare" },
 ];
 
 export function showWorkers(workers) {
-  keyed(byId("workers"), workers, (worker) => worker.worker, () => row(COLUMNS), (tr, worker) => fill(tr, COLUMNS, worker));
+  updateList(
+    byId("workers"),
+    workers,
+    (worker) => worker.worker,
+    () => createRow(COLUMNS),
+    (tr, worker) => fillRow(tr, COLUMNS, worker),
+  );
   const alive = workers.filter((worker) => worker.alive);
   const sum = (name) => alive.reduce((total, worker) => total + worker[name], 0);
-  text(byId("workers-sum"), workers.length ? `${alive.length} alive · ${sum("running")} of ${plural(sum("slots"), "slot")} in use` : "");
-  empty("workers", workers.length ? "" : "No worker is heard: nothing is being written. Start one with ./blogstream run generator.");
+  setText(
+    byId("workers-sum"),
+    workers.length
+      ? `${alive.length} alive · ${sum("running")} of ${plural(sum("slots"), "slot")} in use`
+      : "",
+  );
+  showEmptyNote(
+    "workers",
+    workers.length
+      ? ""
+      : "No worker reports, so no posts are written. Start one with ./blogstream run generator.",
+  );
 }

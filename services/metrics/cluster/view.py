@@ -1,41 +1,21 @@
-"""What the endpoints say: aggregates and reports become JSON. Pure."""
+"""Turns aggregates and reports into the JSON of the endpoints. Pure."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from services.metrics.cluster import rules
-from services.metrics.cluster.monitored import Watched
+from services.metrics.cluster.monitored_values import Completeness
 from services.metrics.counting.rules import aggregate, histogram, history
 from services.metrics.counting.rules.aggregate import Aggregate
 from shared.domain.job import Status
 from shared.domain.messages import FairnessWindow, SchedulerReport, StoreQueueReport, WorkerReport
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Beside:
-    """What is shown beside the aggregates: what was watched, and how complete the answer is."""
-
-    watched: Watched
-    malformed: int = 0
-    processes: int = 1
-    """Those whose numbers are in the answer."""
-    missing: tuple[str, ...] = ()
-    """Addresses of those that do not answer."""
-    uncounted: tuple[int, ...] = ()
-    """Partitions of the results that nobody counts at the moment, or nobody who answers."""
-
-    @property
-    def complete(self) -> bool:
-        """Whether the whole is at hand: without a part of it, sums fall, and rise when it comes back."""
-        return not self.missing and not self.uncounted
-
-
 def contract_metrics(
     scheduler: SchedulerReport | None, workers: Sequence[WorkerReport]
 ) -> dict[str, Any]:
-    """The four numbers that operators have always read; usages in percent."""
+    """Return the four numbers of the original `/metrics` contract; usages in percent."""
     return {
         "blog_queue_size": scheduler.pending if scheduler else 0,
         "openai_rpm_usage": rules.usage_percent(workers, "openai", "requests"),
@@ -49,15 +29,15 @@ def overview(
     scheduler: SchedulerReport | None,
     workers: Sequence[WorkerReport],
     now: datetime,
-    beside: Beside,
+    completeness: Completeness,
 ) -> dict[str, Any]:
-    """The state of the whole: what a person wants to see first."""
+    """Return the state of the whole system, for the top of the dashboard."""
     windows = {name: _window(total, name, now) for name in ("minute", "hour", "day")}
     done_5, _ = aggregate.in_last_minutes(total, 5, now.timestamp())
     done_60, failed_60 = aggregate.in_last_minutes(total, 60, now.timestamp())
     return {
         "at": now,
-        **_of_scheduler(scheduler, now),
+        **_scheduler_fields(scheduler, now),
         "jobs": {status.value: total["counts"].get(status.value, 0) for status in Status},
         "doneLastMinute": aggregate.in_last_minutes(total, 1, now.timestamp())[0],
         "donePerMinute": round(done_5 / 5, 1),
@@ -67,20 +47,24 @@ def overview(
         "waitSeconds": _percentiles(total["wait"]),
         "runSeconds": _percentiles(total["run"]),
         "windows": windows,
-        "history": history.of_last_hour(total, now),
+        "history": history.last_hour(total, now),
         "usage": _usage(total),
         "costUsd": total["cost_nanousd"] / 1e9,
         "inDoubtCalls": total["in_doubt"],
         "openCircuits": sorted(
-            {f"{p}/{model}" for p, model, _, state in rules.each(workers) if state["circuitOpen"]}
+            {
+                f"{p}/{model}"
+                for p, model, _, state in rules.iterate_totals(workers)
+                if state["circuitOpen"]
+            }
         ),
         "standins": any(worker.standin for worker in workers),
         "workers": len(workers),
-        **_beside(beside),
+        **_completeness_fields(completeness),
     }
 
 
-def _of_scheduler(scheduler: SchedulerReport | None, now: datetime) -> dict[str, Any]:
+def _scheduler_fields(scheduler: SchedulerReport | None, now: datetime) -> dict[str, Any]:
     oldest = scheduler.oldest_pending_at if scheduler else None
     return {
         "pending": scheduler.pending if scheduler else None,
@@ -97,14 +81,16 @@ def _of_scheduler(scheduler: SchedulerReport | None, now: datetime) -> dict[str,
 
 
 def _window(total: Aggregate, name: str, now: datetime) -> dict[str, Any]:
-    """The last minute, hour or day, with the part of it that runs: a minute's windows begin with minutes, a day's with
-    hours."""
+    """Return the numbers of the last minute, hour or day.
+
+    Windows start at whole minutes, for the day at whole hours, and include the current one.
+    """
     kept, seconds, count = {
         "minute": ("minutes", 60, 1),
         "hour": ("minutes", 60, 60),
         "day": ("hours", 3600, 24),
     }[name]
-    done, failed, waits, runs = aggregate.window(
+    done, failed, waits, runs = aggregate.sum_windows(
         total[kept], int(now.timestamp() // seconds) - count
     )
     return {
@@ -116,12 +102,12 @@ def _window(total: Aggregate, name: str, now: datetime) -> dict[str, Any]:
     }
 
 
-def _beside(beside: Beside) -> dict[str, Any]:
-    drift = beside.watched.drift
+def _completeness_fields(completeness: Completeness) -> dict[str, Any]:
+    drift = completeness.monitored.drift
     return {
-        "lag": beside.watched.lag,
-        "deadLetters": beside.watched.dead_letters,
-        "malformedEvents": beside.malformed,
+        "lag": completeness.monitored.lag,
+        "deadLetters": completeness.monitored.dead_letters,
+        "malformedEvents": completeness.malformed,
         "drift": None
         if drift is None
         else {
@@ -131,10 +117,10 @@ def _beside(beside: Beside) -> dict[str, Any]:
             "hoursCompared": drift.hours,
         },
         "metrics": {
-            "processes": beside.processes,
-            "missing": beside.missing,
-            "uncountedPartitions": beside.uncounted,
-            "complete": beside.complete,
+            "processes": completeness.processes,
+            "missing": completeness.missing,
+            "uncountedPartitions": completeness.uncounted,
+            "complete": completeness.complete,
         },
     }
 
@@ -144,19 +130,21 @@ def stores(
     scheduler: SchedulerReport | None,
     *,
     spent: int,
-    first: int,
+    limit: int,
 ) -> list[dict[str, Any]]:
-    """Fairness by store: what waits, what runs, what was done, and each one's share of the money that was `spent`. The
-    `first` so many, those with the longest queues and the largest bills before all."""
+    """Return up to `limit` rows, the stores with the longest queues and highest costs first.
+
+    `spent` is the cost of all stores, for each store's share.
+    """
     queues = {queue.store: queue for queue in scheduler.stores} if scheduler else {}
 
     def rank(store: str) -> tuple[int, int, str]:
         queue, known = queues.get(store), aggregates.get(store)
         return (-queue.queued if queue else 0, -known["cost_nanousd"] if known else 0, store)
 
-    chosen = sorted({*aggregates, *queues}, key=rank)[:first]
+    chosen = sorted({*aggregates, *queues}, key=rank)[:limit]
     return [
-        _store(store, aggregates.get(store) or aggregate.summary(), queues.get(store), spent)
+        _store(store, aggregates.get(store) or aggregate.empty_summary(), queues.get(store), spent)
         for store in chosen
     ]
 

@@ -1,19 +1,22 @@
-"""By how much a counter has grown of late, when all that is known are its values now and then."""
+"""The growth of a counter within a time window, from its successive values."""
 
 from collections import deque
 from datetime import datetime, timedelta
 
 
-class Growth:
-    """The first value is where it begins. One that is smaller than before began anew, at nothing."""
+class CounterGrowth:
+    """The first value is the base.
+
+    A value smaller than the one before means that the counter restarted at zero.
+    """
 
     def __init__(self, *, minutes: float) -> None:
         self._window = timedelta(minutes=minutes)
         self._last: int | None = None
         self._steps: deque[tuple[datetime, int]] = deque()
 
-    def see(self, value: int | None, now: datetime) -> int | None:
-        """The growth within the window, this value included; None while no value was ever known."""
+    def record(self, value: int | None, now: datetime) -> int | None:
+        """Record a value. Returns the growth within the window; `None` before the first value."""
         if value is not None:
             before = value if self._last is None else self._last
             if step := value - before if value >= before else value:
