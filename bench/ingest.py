@@ -30,8 +30,8 @@ import orjson
 import psutil
 
 from bench.result import Ratio, Result
-from bench.servers import a_kafka, a_postgres, a_process, a_redis
-from sandbox.servers.postgres import a_connection
+from bench.servers import running_kafka, running_postgres, running_process, running_redis
+from sandbox.servers.postgres import open_connection
 from sandbox.system.environment import process_environment
 from sandbox.system.home import ROOT, free_port
 from shared.domain.api_keys import create_key
@@ -53,7 +53,7 @@ _BARS = {_BARE: 0.85, _CELERY: 3.0}
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
+class IntakeApp:
     """What takes requests in. `keyed`: clients send an Idempotency-Key."""
 
     name: str
@@ -63,7 +63,7 @@ class Door:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class IntakeWindow:
     """A window: requests accepted a second, and by a second of the app's own processor time; the 99th percentile."""
 
     accepted: float
@@ -82,7 +82,7 @@ def _rounds() -> int:
 async def _run(window_s: float, rounds: int) -> Result:
     async with AsyncExitStack() as stack:
         doors, keys = await _doors(stack)
-        seen: dict[str, list[Seen]] = {door.name: [] for door in doors}
+        seen: dict[str, list[IntakeWindow]] = {door.name: [] for door in doors}
         for _ in range(rounds):
             for door in doors:
                 seen[door.name].append(await _ask(door, keys, window_s))
@@ -95,15 +95,15 @@ async def _run(window_s: float, rounds: int) -> Result:
     )
 
 
-async def _doors(stack: AsyncExitStack) -> tuple[Sequence[Door], str]:
+async def _doors(stack: AsyncExitStack) -> tuple[Sequence[IntakeApp], str]:
     """All of them, listening, and the stores' names and keys, a line each."""
     bootstrap, dsn = (
-        await stack.enter_async_context(a_kafka()),
-        await stack.enter_async_context(a_postgres()),
+        await stack.enter_async_context(running_kafka()),
+        await stack.enter_async_context(running_postgres()),
     )
     settings = KafkaSettings(kafka_bootstrap_servers=bootstrap)
     await clients.ensure_topics(settings)
-    async with a_connection(dsn) as connection:
+    async with open_connection(dsn) as connection:
         keys = [
             f"store-{number} {await create_key(connection, f'store-{number}')}\n"
             for number in range(_STORES)
@@ -123,14 +123,14 @@ async def _doors(stack: AsyncExitStack) -> tuple[Sequence[Door], str]:
         await _open(
             stack,
             _BARE,
-            "bench.intake.bare",
+            "bench.intake.starlette_aiokafka",
             bootstrap,
             clients.namespace(settings).topic(REQUESTS),
         ),
-        Door(_KEYED, ours.port, ours.pid, keyed=True),
+        IntakeApp(_KEYED, ours.port, ours.pid, keyed=True),
     ]
     if (binary := _redis()) is not None:
-        broker = await stack.enter_async_context(a_redis(binary))
+        broker = await stack.enter_async_context(running_redis(binary))
         doors.append(await _open(stack, _CELERY, "bench.intake.fastapi_celery", broker))
     return doors, "".join(keys)
 
@@ -141,11 +141,11 @@ async def _open(
     module: str,
     *arguments: str,
     variables: dict[str, str] | None = None,
-) -> Door:
+) -> IntakeApp:
     port = free_port()
     said = () if variables else (str(port), *arguments)
     child = await stack.enter_async_context(
-        a_process(
+        running_process(
             module,
             *said,
             ready_at=f"http://127.0.0.1:{port}/readyz",
@@ -153,7 +153,7 @@ async def _open(
         )
     )
     assert child.pid is not None
-    return Door(name, port, child.pid)
+    return IntakeApp(name, port, child.pid)
 
 
 def _redis() -> Path | None:
@@ -164,14 +164,14 @@ def _redis() -> Path | None:
     return Path(package.origin).parent / "bin" / "redis-server"
 
 
-async def _ask(door: Door, keys: str, window_s: float) -> Seen:
+async def _ask(door: IntakeApp, keys: str, window_s: float) -> IntakeWindow:
     process = psutil.Process(door.pid)
     used = _cpu_s(process)
     keyed = ["keyed"] if door.keyed else []
     clients = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        "bench.intake.crowd",
+        "bench.intake.load_clients",
         str(door.port),
         str(_CLIENTS),
         str(window_s),
@@ -186,7 +186,7 @@ async def _ask(door: Door, keys: str, window_s: float) -> Seen:
             f"{door.name} answered {seen['statuses']}: this says nothing of its speed"
         )
     accepted, all_of_it = seen["statuses"]["201"], seen["asked"]
-    return Seen(
+    return IntakeWindow(
         accepted=accepted / window_s,
         of_cpu=all_of_it / (_cpu_s(process) - used),
         p99_ms=seen["p99Ms"],
@@ -198,7 +198,7 @@ def _cpu_s(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
-def _row(name: str, windows: Sequence[Seen]) -> list[str]:
+def _row(name: str, windows: Sequence[IntakeWindow]) -> list[str]:
     accepted, of_cpu = (
         median(seen.accepted for seen in windows),
         median(seen.of_cpu for seen in windows),
@@ -211,12 +211,12 @@ def _row(name: str, windows: Sequence[Seen]) -> list[str]:
     ]
 
 
-def _left_out(seen: dict[str, list[Seen]]) -> list[list[str]]:
+def _left_out(seen: dict[str, list[IntakeWindow]]) -> list[list[str]]:
     missing = [_CELERY, "left out: its packages are not installed (requirements/bench.txt)", "", ""]
     return [] if _CELERY in seen else [missing]
 
 
-def _ratio(seen: dict[str, list[Seen]], peer: str) -> Ratio:
+def _ratio(seen: dict[str, list[IntakeWindow]], peer: str) -> Ratio:
     part = median(
         ours.accepted / theirs.accepted
         for ours, theirs in zip(seen[_OURS], seen[peer], strict=True)

@@ -23,8 +23,8 @@ from bench.account.audit import AMPLE
 from bench.account.ours import a_fleet, ended
 from bench.account.provider import Provider, a_provider
 from bench.result import Ratio, Result
-from bench.servers import a_kafka, a_postgres
-from sandbox.servers.postgres import a_connection
+from bench.servers import running_kafka, running_postgres
+from sandbox.servers.postgres import open_connection
 from sandbox.system.home import free_port
 from services.generator.blog import prompts
 from services.generator.blog.article import Outline
@@ -49,7 +49,7 @@ def run() -> Result:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Times:
+class LatencyTimes:
     """Seconds from the send to the first byte at the provider; and to the 201, of those that are POSTs."""
 
     posted: Sequence[float]
@@ -62,8 +62,8 @@ class Times:
 async def _run() -> Result:
     async with AsyncExitStack() as stack:
         bootstrap, dsn = (
-            await stack.enter_async_context(a_kafka()),
-            await stack.enter_async_context(a_postgres()),
+            await stack.enter_async_context(running_kafka()),
+            await stack.enter_async_context(running_postgres()),
         )
         provider = await stack.enter_async_context(a_provider(latency_s=_LATENCY_S))
         port = str(free_port())
@@ -91,11 +91,11 @@ async def _run() -> Result:
 
 
 async def _key(dsn: str) -> str:
-    async with a_connection(dsn) as connection:
+    async with open_connection(dsn) as connection:
         return await create_key(connection, "bench-store")
 
 
-async def _measure(ingest: str, key: str, provider: Provider) -> Times:
+async def _measure(ingest: str, key: str, provider: Provider) -> LatencyTimes:
     """POSTs and direct calls in turn. The first ones open connections and fill caches, and do not count."""
     chance = random.Random(1)  # noqa: S311 - the same spacing in every run
     posts, direct = list[tuple[str, float, float]](), list[tuple[str, float]]()
@@ -114,7 +114,7 @@ async def _measure(ingest: str, key: str, provider: Provider) -> Times:
             await asyncio.sleep(chance.uniform(*_SPACING_S))
     busy = psutil.cpu_percent() / 100
     arrived = provider.arrivals()
-    return Times(
+    return LatencyTimes(
         posted=[arrived[job] - at for job, at, _ in posts[_WARM_UP:]],
         answered=[answered - at for _, at, answered in posts[_WARM_UP:]],
         direct=[arrived[job] - at for job, at in direct[_WARM_UP:]],
@@ -155,7 +155,7 @@ async def _call(openai: AsyncOpenAI) -> tuple[str, float]:
     return job, at
 
 
-def _result(times: Times) -> Result:
+def _result(times: LatencyTimes) -> Result:
     rows = [
         ["POST to the provider's first byte", *_cells(times.posted)],
         ["of that, until the 201", *_cells(times.answered)],

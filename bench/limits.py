@@ -24,7 +24,7 @@ from bench.account.judge import Judge, a_judge
 from bench.account.ours import a_fleet, ended
 from bench.peers.crowd import a_crowd
 from bench.result import Ratio, Result
-from bench.servers import a_kafka, a_postgres
+from bench.servers import running_kafka, running_postgres
 from shared.domain.errors import Unavailable
 
 _BY_REQUESTS = Limits(rpm=600, tpm=20_000_000)
@@ -113,8 +113,8 @@ async def _run(wanted: Callable[[str], bool], judged: Window) -> Result:
     async with AsyncExitStack() as stack:
         if ours:
             bootstrap, dsn = (
-                await stack.enter_async_context(a_kafka()),
-                await stack.enter_async_context(a_postgres()),
+                await stack.enter_async_context(running_kafka()),
+                await stack.enter_async_context(running_postgres()),
             )
         for number, case in enumerate(ours):
             seen = await _spend(

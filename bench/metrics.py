@@ -23,7 +23,7 @@ import orjson
 import psutil
 
 from bench.result import Ratio, Result
-from bench.servers import a_kafka
+from bench.servers import running_kafka
 from sandbox.system.environment import process_environment
 from sandbox.system.home import ROOT, free_port
 from shared.domain.job import Status
@@ -78,7 +78,7 @@ def run() -> Result:
 
 
 async def _run() -> Result:
-    async with a_kafka() as bootstrap:
+    async with running_kafka() as bootstrap:
         settings = KafkaSettings(kafka_bootstrap_servers=bootstrap)
         await clients.ensure_topics(settings)
         async with Publisher(settings, source="bench") as publisher:

@@ -17,8 +17,8 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.structs import TopicPartition
 
 from bench.result import Ratio, Result
-from bench.servers import a_kafka, a_postgres
-from sandbox.servers.postgres import a_connection
+from bench.servers import running_kafka, running_postgres
+from sandbox.servers.postgres import open_connection
 from services.scheduler.__main__ import run as run_scheduler
 from services.scheduler.settings import SchedulerSettings
 from shared.domain.job import SourceType
@@ -45,7 +45,7 @@ def run() -> Result:
 
 
 async def _run() -> Result:
-    async with a_kafka() as bootstrap, a_postgres() as dsn:
+    async with running_kafka() as bootstrap, running_postgres() as dsn:
         pairs = []
         for turn in range(_REPEATS):
             relayed_s = await _seconds(_relay, bootstrap, dsn, f"relay{turn}.")
@@ -112,7 +112,7 @@ async def _report(publisher: Publisher) -> None:
 
 
 async def _schedule(settings: KafkaSettings, dsn: str, stop: asyncio.Event) -> None:
-    async with a_connection(dsn) as connection:
+    async with open_connection(dsn) as connection:
         await connection.execute(
             "TRUNCATE blog_generations CASCADE"
         )  # or an earlier turn has all credit

@@ -19,8 +19,8 @@ from bench.account.audit import AMPLE
 from bench.account.ours import Fleet, a_fleet, ended
 from bench.account.provider import a_provider
 from bench.result import Ratio, Result
-from bench.servers import a_kafka, a_postgres
-from sandbox.servers.postgres import a_connection
+from bench.servers import running_kafka, running_postgres
+from sandbox.servers.postgres import open_connection
 from shared.domain.errors import Unavailable
 
 _WORKERS = (1, 2, 4, 8)
@@ -46,7 +46,7 @@ _WAITING = "SELECT count(*) FROM blog_generations WHERE status = 'PENDING' AND f
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Window:
+class CpuWindow:
     """What was used of processors in a time: by all workers, by the scheduler, and of the whole machine (0 to 1)."""
 
     workers: int
@@ -62,10 +62,10 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
+class ThroughputWindow:
     """A window, the blogs that were written in it, and the part of all slots that was at work."""
 
-    window: Window
+    window: CpuWindow
     slots: int
     blogs: float
     slot_s: float
@@ -84,19 +84,19 @@ def run() -> Result:
 
 
 async def _run() -> Result:
-    async with a_kafka() as bootstrap, a_postgres() as dsn:
+    async with running_kafka() as bootstrap, running_postgres() as dsn:
         grown = await _grow(dsn, bootstrap)
         flat_out = await _flat_out(dsn, bootstrap)
     return _result(grown, flat_out)
 
 
-async def _grow(dsn: str, bootstrap: str) -> list[Seen]:
+async def _grow(dsn: str, bootstrap: str) -> list[ThroughputWindow]:
     """One fleet that doubles, a window at each size."""
     async with (
         a_provider(latency_s=_CALL_S) as provider,
         _fleet(dsn, bootstrap, "grow.", provider.url, slots=_SLOTS) as fleet,
     ):
-        windows = list[Window]()
+        windows = list[CpuWindow]()
         for workers in _WORKERS:
             already = windows[-1].workers if windows else 0
             await asyncio.gather(*(fleet.start("generator") for _ in range(workers - already)))
@@ -106,7 +106,7 @@ async def _grow(dsn: str, bootstrap: str) -> list[Seen]:
         return [await _seen(dsn, window, _SLOTS) for window in windows]
 
 
-async def _flat_out(dsn: str, bootstrap: str) -> Seen:
+async def _flat_out(dsn: str, bootstrap: str) -> ThroughputWindow:
     """One worker as it is configured by default, and a provider that answers at once."""
     async with (
         a_provider(latency_s=0) as provider,
@@ -134,7 +134,7 @@ def _fleet(
     )
 
 
-async def _window(fleet: Fleet, workers: int, seconds: float) -> Window:
+async def _window(fleet: Fleet, workers: int, seconds: float) -> CpuWindow:
     print(f"  {workers} at work …", flush=True)
     psutil.cpu_percent()
     since, before = datetime.now(UTC), (fleet.cpu_s("generator"), fleet.cpu_s("scheduler"))
@@ -142,7 +142,7 @@ async def _window(fleet: Fleet, workers: int, seconds: float) -> Window:
     until, after = datetime.now(UTC), (fleet.cpu_s("generator"), fleet.cpu_s("scheduler"))
     busy = psutil.cpu_percent() / 100
     fleet.check()
-    return Window(
+    return CpuWindow(
         workers=workers,
         since=since,
         until=until,
@@ -152,9 +152,9 @@ async def _window(fleet: Fleet, workers: int, seconds: float) -> Window:
     )
 
 
-async def _seen(dsn: str, window: Window, slots: int) -> Seen:
+async def _seen(dsn: str, window: CpuWindow, slots: int) -> ThroughputWindow:
     _, failed = await ended(dsn)
-    async with a_connection(dsn) as connection:
+    async with open_connection(dsn) as connection:
         waiting: int = await connection.fetchval(_WAITING)
         counted = await connection.fetchrow(_COUNT, window.since, window.until)
     if failed or not waiting:
@@ -162,10 +162,10 @@ async def _seen(dsn: str, window: Window, slots: int) -> Seen:
             f"{failed} blogs failed, {waiting} are left: this says nothing of the workers"
         )
     assert counted is not None
-    return Seen(window=window, slots=slots, blogs=counted["blogs"], slot_s=counted["slot_s"])
+    return ThroughputWindow(window=window, slots=slots, blogs=counted["blogs"], slot_s=counted["slot_s"])
 
 
-def _result(grown: list[Seen], flat_out: Seen) -> Result:
+def _result(grown: list[ThroughputWindow], flat_out: ThroughputWindow) -> Result:
     doublings = [
         (more.window.workers, more.a_minute / (2 * fewer.a_minute))
         for fewer, more in pairwise(grown)
@@ -215,7 +215,7 @@ def _result(grown: list[Seen], flat_out: Seen) -> Result:
     )
 
 
-def _row(name: str, seen: Seen, efficiency: str) -> list[str]:
+def _row(name: str, seen: ThroughputWindow, efficiency: str) -> list[str]:
     window = seen.window
     return [
         name,

@@ -12,34 +12,34 @@ from migrations import runner
 from sandbox.servers import kafka, postgres
 from sandbox.system.environment import process_environment
 from sandbox.system.home import ROOT, free_port
-from sandbox.system.process import Child, Spec
+from sandbox.system.process import ChildProcess, ProcessSpec
 from sandbox.system.run_log import RunLog
 
 
 @asynccontextmanager
-async def a_postgres() -> AsyncIterator[str]:
+async def running_postgres() -> AsyncIterator[str]:
     """A migrated database: its DSN."""
-    async with _server(postgres.prepare) as dsn:
+    async with _server(postgres.prepare_server) as dsn:
         await runner.up(dsn)
         yield dsn
 
 
 @asynccontextmanager
-async def a_kafka() -> AsyncIterator[str]:
+async def running_kafka() -> AsyncIterator[str]:
     """A broker: its bootstrap address."""
-    async with _server(kafka.prepare) as bootstrap:
+    async with _server(kafka.prepare_server) as bootstrap:
         yield bootstrap
 
 
-Prepare = Callable[[Path, Callable[[str], None]], tuple[Spec, str]]
+Prepare = Callable[[Path, Callable[[str], None]], tuple[ProcessSpec, str]]
 
 
 @asynccontextmanager
-async def a_process(
+async def running_process(
     module: str, *arguments: str, ready_at: str, variables: Mapping[str, str] | None = None
-) -> AsyncIterator[Child]:
+) -> AsyncIterator[ChildProcess]:
     """`python -m MODULE ARGUMENTS`, from when it answers at an address until the block ends."""
-    spec = Spec(
+    spec = ProcessSpec(
         name=module,
         argv=(sys.executable, "-m", module, *arguments),
         env=process_environment({"PYTHONPATH": str(ROOT), **(variables or {})}),
@@ -52,7 +52,7 @@ async def a_process(
 
 
 @asynccontextmanager
-async def a_redis(binary: Path) -> AsyncIterator[str]:
+async def running_redis(binary: Path) -> AsyncIterator[str]:
     """A Redis that writes every command to its file before it answers, as Kafka does: its URL.
 
     Neither waits for the disk: what either has acknowledged outlives its process, not a loss of power.
@@ -74,7 +74,7 @@ async def a_redis(binary: Path) -> AsyncIterator[str]:
             "--appendfsync",
             "everysec",
         )
-        spec = Spec(
+        spec = ProcessSpec(
             name="redis",
             argv=argv,
             env=process_environment({}),
@@ -94,9 +94,9 @@ async def _server(prepare: Prepare) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def _running(spec: Spec, folder: Path) -> AsyncIterator[Child]:
+async def _running(spec: ProcessSpec, folder: Path) -> AsyncIterator[ChildProcess]:
     with RunLog(folder / "server.log", None) as log:
-        child = Child(spec, log)
+        child = ChildProcess(spec, log)
         await child.start()
         try:
             yield child

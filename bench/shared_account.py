@@ -14,7 +14,7 @@ from bench.account.audit import Decision, Limits
 from bench.account.judge import Judge, a_judge
 from bench.account.ours import API_KEY, a_fleet
 from bench.result import Ratio, Result
-from bench.servers import a_kafka, a_postgres
+from bench.servers import running_kafka, running_postgres
 
 _LIMITS = Limits(rpm=600, tpm=20_000_000)
 _COMES, _GOES, _END = 60, 120, 180
@@ -29,7 +29,7 @@ def run() -> Result:
 
 
 async def _run() -> Result:
-    async with a_kafka() as bootstrap, a_postgres() as dsn, a_judge(_LIMITS) as judge:
+    async with running_kafka() as bootstrap, running_postgres() as dsn, a_judge(_LIMITS) as judge:
         async with a_fleet(
             dsn=dsn, bootstrap=bootstrap, prefix="shared.", url=judge.url, limits=_LIMITS
         ) as fleet:

@@ -5,7 +5,7 @@ import time
 from datetime import UTC, datetime
 
 from bench.result import Ratio, Result
-from bench.servers import a_postgres
+from bench.servers import running_postgres
 from services.scheduler.dispatch.rules import Credit
 from services.scheduler.fair_queue.queue import FairOrder
 from services.scheduler.leadership.restore import rebuild
@@ -29,7 +29,7 @@ def run() -> Result:
 
 
 async def _run() -> Result:
-    async with a_postgres() as dsn:
+    async with running_postgres() as dsn:
         settings = PostgresSettings.model_validate({"database_url": dsn, "db_pool_min": 1})
         async with await open_pool(settings, name="bench") as pool:
             await pool.execute(_FILL, _ROWS, _STORES, datetime.now(UTC))

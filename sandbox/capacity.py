@@ -7,7 +7,7 @@ from shared.kafka.topics import GENERATION
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Account:
+class ProviderLimits:
     """What the providers allow a minute."""
 
     openai_rpm: float
@@ -16,7 +16,7 @@ class Account:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Blog:
+class BlogDemand:
     """What one blog takes."""
 
     seconds: float
@@ -29,7 +29,7 @@ class Blog:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class CapacityPlan:
     ceilings: dict[str, float]
     """Blogs a minute that each limit allows."""
     limited_by: str
@@ -44,7 +44,7 @@ class Plan:
     """Whether that many workers can carry it."""
 
 
-def plan(wanted: float, account: Account, blog: Blog, *, concurrent: int) -> Plan:
+def plan_capacity(wanted: float, account: ProviderLimits, blog: BlogDemand, *, concurrent: int) -> CapacityPlan:
     """For `wanted` blogs a minute, with `concurrent` slots a worker."""
     ceilings = {
         "OPENAI_RPM": _ceiling(account.openai_rpm, blog.calls),
@@ -55,7 +55,7 @@ def plan(wanted: float, account: Account, blog: Blog, *, concurrent: int) -> Pla
     written = min(wanted, ceilings[tightest])
     slots = written * blog.seconds / 60
     workers = max(1, ceil(slots / concurrent))
-    return Plan(
+    return CapacityPlan(
         ceilings=ceilings,
         limited_by=tightest if ceilings[tightest] < wanted else "nothing",
         blogs_per_minute=written,

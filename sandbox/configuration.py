@@ -57,7 +57,7 @@ class Variable:
     meaning: str
 
 
-def variables(settings: type[Settings]) -> Iterator[Variable]:
+def list_variables(settings: type[Settings]) -> Iterator[Variable]:
     """In the order of their declaration, the shared ones first."""
     schema = settings.model_json_schema()["properties"]
     for name, field in settings.model_fields.items():
@@ -69,11 +69,11 @@ def variables(settings: type[Settings]) -> Iterator[Variable]:
         )
 
 
-def text() -> str:
+def render_page() -> str:
     """The whole file."""
     readers: dict[Variable, list[str]] = {}
     for reader, settings in READERS.items():
-        for variable in variables(settings):
+        for variable in list_variables(settings):
             readers.setdefault(variable, []).append(reader)
     by_readers = sorted(
         readers.items(), key=lambda item: (-len(item[1]), list(READERS).index(item[1][0]))
@@ -98,7 +98,7 @@ def _kind(schema: Mapping[str, Any]) -> str:
         "integer": "whole number",
         "number": "number",
         "boolean": "true or false",
-        "string": "text",
+        "string": "render_page",
     }
     formats = {"password": "secret", "path": "path"}
     word = formats.get(shape.get("format", ""), words[shape["type"]])
@@ -120,5 +120,5 @@ def _default(field: FieldInfo) -> str:
 
 
 if __name__ == "__main__":
-    FILE.write_text(text(), encoding="utf-8")
+    FILE.write_text(render_page(), encoding="utf-8")
     print(FILE)

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 
 from bench.account.audit import Audit, Decision, Limits
-from bench.servers import a_process
+from bench.servers import running_process
 from sandbox.system.home import free_port
 from shared.domain.errors import Unavailable
 
@@ -70,5 +70,5 @@ async def a_judge(limits: Limits) -> AsyncIterator[Judge]:
         file, port = Path(name) / "decisions", free_port()
         url = f"http://127.0.0.1:{port}"
         arguments = (str(port), str(limits.rpm), str(limits.tpm), str(file))
-        async with a_process("bench.account.server", *arguments, ready_at=f"{url}/health"):
+        async with running_process("bench.account.server", *arguments, ready_at=f"{url}/health"):
             yield Judge(url, file)

@@ -15,8 +15,8 @@ from uuid import uuid4
 import psutil
 
 from bench.account.audit import Limits
-from sandbox.servers.postgres import a_connection
-from sandbox.system.process import Child, Death
+from sandbox.servers.postgres import open_connection
+from sandbox.system.process import ChildProcess, ProcessExit
 from sandbox.system.run_log import RunLog
 from sandbox.system.system import service_spec
 from shared.domain.errors import Unavailable
@@ -40,21 +40,21 @@ class Fleet:
     def __init__(self, variables: dict[str, str], log: RunLog) -> None:
         self._variables = variables
         self._log = log
-        self._children: list[Child] = []
-        self._deaths: dict[Child, asyncio.Task[Death]] = {}
-        self._sent_away: set[Child] = set()
+        self._children: list[ChildProcess] = []
+        self._deaths: dict[ChildProcess, asyncio.Task[ProcessExit]] = {}
+        self._sent_away: set[ChildProcess] = set()
 
-    async def start(self, service: str) -> Child:
+    async def start(self, service: str) -> ChildProcess:
         """One more process of a service; returns once it is ready."""
         spec = service_spec(service, f"{service}-{len(self._children)}", self._variables)
         # What is left when a case is over has nothing to hand back: nobody looks at it any more.
-        child = Child(replace(spec, stop_signal=signal.SIGKILL), self._log)
+        child = ChildProcess(replace(spec, stop_signal=signal.SIGKILL), self._log)
         self._children.append(child)
         await child.start()
-        self._deaths[child] = asyncio.create_task(child.died())
+        self._deaths[child] = asyncio.create_task(child.wait_until_exit())
         return child
 
-    def send_away(self, child: Child, how: signal.Signals) -> None:
+    def send_away(self, child: ChildProcess, how: signal.Signals) -> None:
         assert child.pid is not None
         self._sent_away.add(child)
         os.kill(child.pid, how)
@@ -63,7 +63,7 @@ class Fleet:
         """`Unavailable` when a process has ended that nobody sent away."""
         for child, death in self._deaths.items():
             if death.done() and child not in self._sent_away:
-                raise Unavailable(death.result().story())
+                raise Unavailable(death.result().describe())
 
     def cpu_s(self, service: str) -> float:
         """Processor seconds that all processes of a service have used so far."""
@@ -94,7 +94,7 @@ async def a_fleet(
     """A scheduler with a backlog of jobs, and no worker yet. `variables` are more settings of the services."""
     settings = KafkaSettings(kafka_bootstrap_servers=bootstrap, kafka_topic_prefix=prefix)
     await clients.ensure_topics(settings)
-    async with a_connection(dsn) as connection:
+    async with open_connection(dsn) as connection:
         await connection.execute(
             "TRUNCATE blog_generations, provider_calls CASCADE"
         )  # or the last case's jobs come first
@@ -114,7 +114,7 @@ async def a_fleet(
 
 async def ended(dsn: str) -> tuple[int, int]:
     """How many blogs are done, and how many have failed."""
-    async with a_connection(dsn) as connection:
+    async with open_connection(dsn) as connection:
         rows = await connection.fetch(
             "SELECT status, count(*) AS jobs FROM blog_generations GROUP BY status"
         )

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from bench.servers import a_process
+from bench.servers import running_process
 from sandbox.system.home import free_port
 
 
@@ -32,5 +32,5 @@ async def a_provider(*, latency_s: float) -> AsyncIterator[Provider]:
         file, port = Path(name) / "arrivals", free_port()
         url = f"http://127.0.0.1:{port}"
         arguments = (str(port), f"{latency_s * 1000:g}", str(file))
-        async with a_process("bench.account.steady", *arguments, ready_at=url):
+        async with running_process("bench.account.steady", *arguments, ready_at=url):
             yield Provider(url, file)

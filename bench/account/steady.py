@@ -12,7 +12,7 @@ from pathlib import Path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bench.account.audit import AMPLE
-from sandbox.providers.control import Control
+from sandbox.providers.control import StandinControl
 from sandbox.providers.openai import FAULTS, OpenAIStandin
 from shared.http import server
 from shared.runtime import lifecycle
@@ -21,7 +21,7 @@ HOST = "127.0.0.1"
 _SEED = 1
 
 
-class SteadyControl(Control):
+class SteadyControl(StandinControl):
     """A stand-in's state, without the spread around its latency."""
 
     def latency_s(self) -> float:

@@ -14,17 +14,17 @@ from celery import Celery
 from fastapi import FastAPI
 from pydantic import BaseModel, Field
 
-from bench.intake.crowd import PATH
+from bench.intake.load_clients import PATH
 
 
-class Body(BaseModel):
+class BlogBody(BaseModel):
     source_type: str = Field(alias="sourceType")
     source_id: str = Field(alias="sourceId", min_length=1, max_length=200)
     title: str | None = None
     keywords: list[str] = []
 
 
-class Answer(BaseModel):
+class AcceptedJob(BaseModel):
     id: UUID
     status: str
     store: str
@@ -44,10 +44,10 @@ def application(broker: str) -> FastAPI:
         return
 
     @app.post(PATH, status_code=201)
-    async def submit(body: Body) -> Answer:
+    async def submit(body: BlogBody) -> AcceptedJob:
         job = uuid4()
         write_blog.delay(str(job), body.model_dump())
-        return Answer(id=job, status="PENDING", store="bench")
+        return AcceptedJob(id=job, status="PENDING", store="bench")
 
     return app
 

@@ -31,13 +31,13 @@ COMMANDS = {
 }
 
 
-class Application(Protocol):
+class CommandApplication(Protocol):
     """What carries out a command and ends the process: Typer's, or `shared.admin`."""
 
     def __call__(self, *, args: Sequence[str], prog_name: str) -> object: ...
 
 
-def usage() -> str:
+def usage_text() -> str:
     width = max(map(len, COMMANDS))
     lines = (f"  {name:<{width}}  {what}" for name, what in COMMANDS.items())
     return (
@@ -47,21 +47,21 @@ def usage() -> str:
     )
 
 
-def module(command: str) -> str:
+def module_name(command: str) -> str:
     """The file of a command: Python's names have no hyphens."""
     return f"sandbox.cli.{command.replace('-', '_')}"
 
 
 def main(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(usage())
+        print(usage_text())
         return 0 if arguments else 2
     name, *rest = arguments
     if name not in COMMANDS:
-        print(f"blogstream: no command {name!r}\n\n{usage()}", file=sys.stderr)
+        print(f"blogstream: no command {name!r}\n\n{usage_text()}", file=sys.stderr)
         return 2
     try:
-        application: Application = import_module(module(name)).application
+        application: CommandApplication = import_module(module_name(name)).application
         application(args=rest, prog_name=f"./blogstream {name}")  # exits by itself
     except Unavailable as error:
         print(f"blogstream: {error}", file=sys.stderr)

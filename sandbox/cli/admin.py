@@ -4,10 +4,10 @@ import sys
 from collections.abc import Sequence
 
 from admin.__main__ import run
-from sandbox.cli.common import variable
+from sandbox.cli.common import require_variable
 
 
-class Administration:
+class AdminCommand:
     """One of its commands, called as the frame calls all."""
 
     def __init__(self, command: str) -> None:
@@ -18,6 +18,6 @@ class Administration:
             run(
                 [self._command, *args],
                 prog=prog_name.removesuffix(f" {self._command}"),
-                variable=variable,
+                variable=require_variable,
             )
         )

@@ -8,7 +8,7 @@ import orjson
 import typer
 from pydantic import Field
 
-from sandbox.capacity import Account, Blog, Plan, plan
+from sandbox.capacity import ProviderLimits, BlogDemand, CapacityPlan, plan_capacity
 from services.generator.settings import GeneratorSettings
 from shared.runtime.settings import FlowSettings
 
@@ -46,13 +46,13 @@ def capacity(
     OPENAI_RPM, OPENAI_TPM, REPLICATE_RPM and CONCURRENT_BLOGS count as they are set in the environment.
     """
     limits = _Limits.from_environment()
-    account = Account(
+    account = ProviderLimits(
         openai_rpm=limits.openai_rpm,
         openai_tpm=limits.openai_tpm,
         replicate_rpm=limits.replicate_rpm,
     )
-    blog = Blog(seconds=seconds, calls=calls, tokens=tokens, images=images)
-    made = plan(blogs, account, blog, concurrent=limits.concurrent_blogs)
+    blog = BlogDemand(seconds=seconds, calls=calls, tokens=tokens, images=images)
+    made = plan_capacity(blogs, account, blog, concurrent=limits.concurrent_blogs)
     print(
         orjson.dumps(asdict(made)).decode()
         if as_json
@@ -61,7 +61,7 @@ def capacity(
     raise typer.Exit(0 if made.limited_by == "nothing" and made.enough else 1)
 
 
-def _lines(made: Plan, concurrent: int) -> list[str]:
+def _lines(made: CapacityPlan, concurrent: int) -> list[str]:
     lines = [
         f"{name:<14} allows {f'{ceiling:,.1f}' if isfinite(ceiling) else 'any number of'} blogs a minute"
         for name, ceiling in made.ceilings.items()

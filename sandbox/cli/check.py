@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sandbox.cli.common import say
+from sandbox.cli.common import print_line
 from sandbox.system.home import ROOT
 
 application = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -38,7 +38,7 @@ def check(
     stages = _STATIC if no_tests else _STATIC | {"tests": _TESTS}
     outcomes = {name: _stage(name, list(map(str, argv))) for name, argv in stages.items()}
     failed = [name for name, passed in outcomes.items() if not passed]
-    say(
+    print_line(
         f"the gate: {', '.join(failed)} failed"
         if failed
         else f"the gate: {', '.join(outcomes)} passed"
@@ -49,5 +49,5 @@ def check(
 def _stage(name: str, argv: list[str]) -> bool:
     began = time.monotonic()
     passed = subprocess.run(argv, cwd=ROOT, check=False).returncode == 0
-    say(f"{'ok    ' if passed else 'FAILED'} {name} ({time.monotonic() - began:.1f} s)")
+    print_line(f"{'ok    ' if passed else 'FAILED'} {name} ({time.monotonic() - began:.1f} s)")
     return passed

@@ -14,7 +14,7 @@ from shared.domain.errors import Unavailable
 T = TypeVar("T")
 
 
-def say(line: str) -> None:
+def print_line(line: str) -> None:
     """One line to the person; to stderr, so that stdout stays for results."""
     print(line, file=sys.stderr, flush=True)
 
@@ -24,7 +24,7 @@ def running_home() -> tuple[Home, dict[str, Any]]:
     home = current_home()
     state = home.read_state()
     if not state or not is_running(int(state["supervisor"])):
-        left = leftovers.of(home.path, leftovers.running())
+        left = leftovers.find_leftovers(home.path, leftovers.running_processes())
         if left:
             raise Unavailable(
                 f"the supervisor of {home.path} was killed and left {len(left)} processes running;"
@@ -34,7 +34,7 @@ def running_home() -> tuple[Home, dict[str, Any]]:
     return home, state
 
 
-def variable(name: str) -> str:
+def require_variable(name: str) -> str:
     """A variable of the environment, or of this home's running system."""
     value = os.environ.get(name) or current_home().read_env().get(name)
     if not value:
@@ -55,5 +55,5 @@ def run_until_signal(main: Callable[[asyncio.Event], Awaitable[T]]) -> T:
     return asyncio.run(guarded())
 
 
-def wait_for(main: Coroutine[Any, Any, T]) -> T:
+def run_coroutine(main: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(main)

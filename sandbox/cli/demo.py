@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from sandbox.cli.common import run_until_signal, say
+from sandbox.cli.common import run_until_signal, print_line
 from sandbox.cli.up import start_detached
 from sandbox.demo import run as demo_run
-from sandbox.demo import shops
-from sandbox.demo.run import Finished
+from sandbox.demo import stores
+from sandbox.demo.run import DemoResult
 from sandbox.system import system
 from sandbox.system.environment import choose_ports, standins_needed
 from sandbox.system.home import Home, current_home
@@ -41,16 +41,16 @@ def demo(
 
     Exit 0 only if every job ended DONE.
     """
-    wanted = _exports(csv) if csv else shops.built_in()
+    wanted = _exports(csv) if csv else stores.built_in_stores()
     home = current_home().prepare()
     for provider in standins_needed(os.environ):
-        say(
+        print_line(
             f"no key for {provider}: a STAND-IN writes, no AI provider is called and nothing is paid"
         )
     if keep:
         start_detached(home, ["up", "--any-port", "--generators", str(generators)])
         finished = asyncio.run(_run(home, home.read_env(), wanted))
-        say(
+        print_line(
             f"left running, dashboard on {home.read_state()['urls']['dashboard']}; `./blogstream down` stops it"
         )
     else:
@@ -59,7 +59,7 @@ def demo(
     raise typer.Exit(0 if finished.all_done else 1)
 
 
-def _exports(paths: Sequence[Path]) -> list[shops.Shop]:
+def _exports(paths: Sequence[Path]) -> list[stores.DemoStore]:
     found = [_export(path) for path in paths]
     twice = [name for name, count in Counter(shop.name for shop in found).items() if count > 1]
     if twice:
@@ -69,36 +69,36 @@ def _exports(paths: Sequence[Path]) -> list[shops.Shop]:
     return found
 
 
-def _export(path: Path) -> shops.Shop:
+def _export(path: Path) -> stores.DemoStore:
     try:
-        shop = shops.from_export(path)
+        shop = stores.store_from_export(path)
     except UnicodeDecodeError as error:
         raise Unavailable(f"{path}: is not UTF-8 text (byte {error.start})") from None
     except (OSError, ValueError) as error:
         raise Unavailable(f"{path}: {error}") from None
     for fault in shop.faults:
-        say(f"{path.name} {fault}: left out")
+        print_line(f"{path.name} {fault}: left out")
     if not shop.requests:
         raise Unavailable(f"{path}: holds no product that can be written about")
     return shop
 
 
-def _run_and_stop(home: Home, generators: int, wanted: Sequence[shops.Shop]) -> Finished:
+def _run_and_stop(home: Home, generators: int, wanted: Sequence[stores.DemoStore]) -> DemoResult:
     """Run the system and the demo in this process: whatever ends either ends both."""
-    plan = system.Plan(
-        home=home, ports=choose_ports(os.environ, any_free=True), generators=generators, say=say
+    plan = system.SystemOptions(
+        home=home, ports=choose_ports(os.environ, any_free=True), generators=generators, report=print_line
     )
-    outcome: list[Finished] = []
+    outcome: list[DemoResult] = []
 
     async def both(stop: asyncio.Event) -> None:
         ready = asyncio.Event()
         running = asyncio.create_task(
-            system.run(plan, stop, started=lambda _: ready.set(), console=None), name="system"
+            system.run_system(plan, stop, started=lambda _: ready.set(), console=None), name="system"
         )
         waiting = asyncio.create_task(ready.wait())
         await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
-        finished: Finished | BaseException | None = None
+        finished: DemoResult | BaseException | None = None
         if ready.is_set() and not stop.is_set():
             work = asyncio.create_task(_run(home, home.read_env(), wanted), name="demo")
             await asyncio.wait({running, work}, return_when=asyncio.FIRST_COMPLETED)
@@ -121,9 +121,9 @@ def _run_and_stop(home: Home, generators: int, wanted: Sequence[shops.Shop]) -> 
     return outcome[0]
 
 
-async def _run(home: Home, variables: dict[str, str], wanted: Sequence[shops.Shop]) -> Finished:
+async def _run(home: Home, variables: dict[str, str], wanted: Sequence[stores.DemoStore]) -> DemoResult:
     total = sum(len(shop.requests) for shop in wanted)
-    say(
+    print_line(
         f"{total} requests from {len(wanted)} stores; dashboard on http://127.0.0.1:{variables['METRICS_PORT']}/"
     )
     columns = (
@@ -144,23 +144,23 @@ async def _run(home: Home, variables: dict[str, str], wanted: Sequence[shops.Sho
             bar.update(task, completed=ended, counts=text)
             if not sys.stderr.isatty() and ended * 10 // max(total, 1) != last_said:
                 last_said = ended * 10 // max(total, 1)
-                say(f"{ended} of {total} ended: {text}")
+                print_line(f"{ended} of {total} ended: {text}")
 
-        return await demo_run.run(
+        return await demo_run.run_demo(
             home, variables, wanted, progress=progress, standins=bool(variables.get("STANDIN"))
         )
 
 
-def _show(home: Home, finished: Finished) -> None:
+def _show(home: Home, finished: DemoResult) -> None:
     table = Table(
-        title=f"{sum(s.asked for s in finished.stores)} blogs in {finished.seconds:.0f} s"
+        title=f"{sum(s.requested for s in finished.stores)} blogs in {finished.seconds:.0f} s"
     )
     for column in ("store", "asked", "done", "failed", "wait p50", "wait p95", "tokens", "cost"):
         table.add_column(column, justify="left" if column == "store" else "right", no_wrap=True)
     for store in finished.stores:
         table.add_row(
             store.store,
-            str(store.asked),
+            str(store.requested),
             str(store.done),
             str(store.failed),
             _seconds(store.wait_p50_s),

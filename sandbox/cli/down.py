@@ -12,7 +12,7 @@ application = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @application.command()
 def down() -> None:
     """Stop the system that runs in this home. Running jobs finish or go back to the queue."""
-    if current_home().end_leftovers():
+    if current_home().stop_leftovers():
         return
     home, state = running_home()
     stop_detached(home, int(state["supervisor"]))

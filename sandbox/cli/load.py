@@ -12,8 +12,8 @@ import httpx
 import orjson
 import typer
 
-from sandbox.cli.common import say, variable, wait_for
-from sandbox.servers.postgres import a_connection
+from sandbox.cli.common import print_line, require_variable, run_coroutine
+from sandbox.servers.postgres import open_connection
 from sandbox.system.home import current_home
 from shared.domain.job import ENDED, Status
 
@@ -24,7 +24,7 @@ _START_WITHIN_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Judgement:
+class LoadCheck:
     expectation: str
     seen: str
     held: bool
@@ -37,7 +37,7 @@ def load(
     as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
 ) -> None:
     """Send requests at a steady pace, wait for all to end, and judge what is promised. Exit 1 if one fails."""
-    judged = wait_for(_run(requests, interval))
+    judged = run_coroutine(_run(requests, interval))
     if as_json:
         print(orjson.dumps(judged).decode())
     else:
@@ -48,10 +48,10 @@ def load(
     raise typer.Exit(0 if all(judgement.held for judgement in judged) else 1)
 
 
-async def _run(requests: int, interval: float) -> list[Judgement]:
+async def _run(requests: int, interval: float) -> list[LoadCheck]:
     prefix = f"test-load-{uuid4().hex[:8]}-"
     began, rejected_before = time.monotonic(), await _rejected()
-    async with a_connection(variable("DATABASE_URL")) as connection:
+    async with open_connection(require_variable("DATABASE_URL")) as connection:
         statuses, highest, first_start = await _send_and_watch(
             connection, prefix, requests, interval, began
         )
@@ -61,23 +61,23 @@ async def _run(requests: int, interval: float) -> list[Judgement]:
     done = sum(row["jobs"] for row in rows if row["status"] == Status.DONE)
     ended = ", ".join(f"{row['status']} {row['jobs']}" for row in rows) or "none"
     return [
-        Judgement(expectation="all 201", seen=_answers(statuses), held=set(statuses) == {201}),
-        Judgement(
+        LoadCheck(expectation="all 201", seen=_answers(statuses), held=set(statuses) == {201}),
+        LoadCheck(
             expectation="work starts at once",
             seen=_text(first_start),
             held=first_start < _START_WITHIN_S,
         ),
-        Judgement(
+        LoadCheck(
             expectation="queue rises to about the number sent",
             seen=f"{highest} at the most",
             held=highest > 0,
         ),
-        Judgement(
+        LoadCheck(
             expectation=f"all DONE within {_PATIENCE_S:.0f} s",
             seen=f"{ended} after {seconds:.0f} s",
             held=done == requests and seconds <= _PATIENCE_S,
         ),
-        Judgement(
+        LoadCheck(
             expectation="no rate-limit error from a provider",
             seen="not counted: real providers"
             if rejected is None
@@ -112,8 +112,8 @@ async def _send_and_watch(
 
 
 async def _send(prefix: str, requests: int, interval: float) -> list[int]:
-    url = f"http://127.0.0.1:{variable('PORT')}/api/blog-generation"
-    headers = {"Authorization": f"Bearer {variable('TEST_TOKEN')}"}
+    url = f"http://127.0.0.1:{require_variable('PORT')}/api/blog-generation"
+    headers = {"Authorization": f"Bearer {require_variable('TEST_TOKEN')}"}
     async with httpx.AsyncClient(timeout=30, headers=headers) as http:
 
         async def one(number: int) -> int:
@@ -124,7 +124,7 @@ async def _send(prefix: str, requests: int, interval: float) -> list[int]:
         for number in range(requests):
             tasks.append(asyncio.create_task(one(number)))
             await asyncio.sleep(interval)
-        say(f"{requests} requests sent")
+        print_line(f"{requests} requests sent")
         return list(await asyncio.gather(*tasks))
 
 

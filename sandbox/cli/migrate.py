@@ -6,7 +6,7 @@ import typer
 
 from migrations.__main__ import execute
 from migrations.settings import MigrationSettings
-from sandbox.cli.common import variable, wait_for
+from sandbox.cli.common import require_variable, run_coroutine
 
 application = typer.Typer(
     add_completion=False,
@@ -17,23 +17,23 @@ application = typer.Typer(
 
 
 def _settings() -> MigrationSettings:
-    os.environ["DATABASE_URL"] = variable("DATABASE_URL")
+    os.environ["DATABASE_URL"] = require_variable("DATABASE_URL")
     return MigrationSettings.from_environment()
 
 
 @application.command()
 def status() -> None:
     """Which are applied, and when."""
-    wait_for(execute("status", _settings()))
+    run_coroutine(execute("status", _settings()))
 
 
 @application.command()
 def up() -> None:
     """Apply all that are missing. Several at once do no harm."""
-    wait_for(execute("up", _settings()))
+    run_coroutine(execute("up", _settings()))
 
 
 @application.command()
 def down(steps: int = typer.Option(1, min=1, help="how many to revert")) -> None:
     """Revert the newest. Tables go with their data: back up before."""
-    wait_for(execute("down", _settings(), steps))
+    run_coroutine(execute("down", _settings(), steps))

@@ -8,10 +8,10 @@ from typing import Annotated
 import orjson
 import typer
 
-from sandbox.cli.common import run_until_signal, running_home, say
+from sandbox.cli.common import run_until_signal, running_home, print_line
 from sandbox.system.home import Home, free_port, write_atomically
-from sandbox.system.process import Child
-from sandbox.system.run_log import RunLog, readable
+from sandbox.system.process import ChildProcess
+from sandbox.system.run_log import RunLog, format_log_line
 from sandbox.system.system import service_spec
 
 application = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -37,11 +37,11 @@ async def _run(home: Home, service: str, stop: asyncio.Event) -> int:
     if service in ("ingest", "metrics"):
         port_name = "PORT" if service == "ingest" else "METRICS_PORT"
         variables[port_name] = os.environ.get(port_name) or str(free_port())
-        say(f"{service} on http://127.0.0.1:{variables[port_name]}")
+        print_line(f"{service} on http://127.0.0.1:{variables[port_name]}")
         if service == "metrics":  # a table store has one owner
             variables["METRICS_DIR"] = str(home.path / f"metrics-{variables[port_name]}")
-    with RunLog(home.log, lambda line: say(readable(line))) as log:
-        child = Child(service_spec(service, name, variables), log)
+    with RunLog(home.log, lambda line: print_line(format_log_line(line))) as log:
+        child = ChildProcess(service_spec(service, name, variables), log)
         await child.start()
         entry = home.extra / f"{child.pid}.json"
         write_atomically(entry, orjson.dumps({"name": name, "pid": child.pid}))
@@ -51,12 +51,12 @@ async def _run(home: Home, service: str, stop: asyncio.Event) -> int:
             entry.unlink(missing_ok=True)
 
 
-async def _until_stopped(child: Child, stop: asyncio.Event) -> int:
-    ended, stopping = asyncio.create_task(child.died()), asyncio.create_task(stop.wait())
+async def _until_stopped(child: ChildProcess, stop: asyncio.Event) -> int:
+    ended, stopping = asyncio.create_task(child.wait_until_exit()), asyncio.create_task(stop.wait())
     await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
     if stop.is_set():
-        say(f"{child.name} drains")
+        print_line(f"{child.name} drains")
         return await child.stop()
-    say((await ended).story())
+    print_line((await ended).describe())
     return 1

@@ -8,7 +8,7 @@ import orjson
 import psutil
 import typer
 
-from sandbox.cli.common import running_home, wait_for
+from sandbox.cli.common import running_home, run_coroutine
 from sandbox.system import consumer_groups
 from sandbox.system.home import Home, is_running, read_json
 from shared.domain.job import Status
@@ -21,7 +21,7 @@ application = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def status(as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False) -> None:
     """Processes, jobs by state, consumer groups with their partitions and lag, URLs."""
     home, state = running_home()
-    found = wait_for(_gather(home, state))
+    found = run_coroutine(_gather(home, state))
     if as_json:
         print(orjson.dumps(found).decode())
     else:
@@ -33,7 +33,7 @@ async def _gather(home: Home, state: dict[str, Any]) -> dict[str, Any]:
     variables = home.read_env()
     jobs, described = await asyncio.gather(
         _jobs(variables["DATABASE_URL"]),
-        consumer_groups.describe(variables["KAFKA_BOOTSTRAP_SERVERS"]),
+        consumer_groups.describe_groups(variables["KAFKA_BOOTSTRAP_SERVERS"]),
     )
     extra = [read_json(path) for path in sorted(home.extra.glob("*.json"))]
     processes = [

@@ -9,11 +9,11 @@ from typing import Annotated
 
 import typer
 
-from sandbox.cli.common import run_until_signal, say
+from sandbox.cli.common import run_until_signal, print_line
 from sandbox.system import system
 from sandbox.system.environment import choose_ports, standins_needed
 from sandbox.system.home import ROOT, Home, current_home, is_running
-from sandbox.system.run_log import readable
+from sandbox.system.run_log import format_log_line
 from shared.domain.errors import Unavailable
 
 application = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -37,19 +37,19 @@ def up(
         )
         return
     ports = choose_ports(os.environ, any_free=any_port)
-    plan = system.Plan(home=home, ports=ports, generators=generators, say=_quiet)
-    run_until_signal(lambda stop: system.run(plan, stop, started=announce, console=_console()))
+    plan = system.SystemOptions(home=home, ports=ports, generators=generators, report=_quiet)
+    run_until_signal(lambda stop: system.run_system(plan, stop, started=announce_ready, console=_console()))
 
 
-def announce(running: system.System) -> None:
+def announce_ready(running: system.SandboxSystem) -> None:
     """Where everything is, once it is ready."""
     variables = running.variables
-    say(
+    print_line(
         f"ready: API on http://127.0.0.1:{variables['PORT']}, dashboard on http://127.0.0.1:{variables['METRICS_PORT']}"
     )
     for provider in standins_needed(os.environ):
-        say(f"no key for {provider}: a stand-in writes, no AI provider is called")
-    say(
+        print_line(f"no key for {provider}: a stand-in writes, no AI provider is called")
+    print_line(
         f"source {current_home().env_file} for DATABASE_URL, KAFKA_BOOTSTRAP_SERVERS and TEST_TOKEN"
     )
 
@@ -89,16 +89,16 @@ def stop_detached(home: Home, supervisor: int) -> None:
     os.kill(supervisor, 15)
     while is_running(supervisor):
         time.sleep(0.1)
-    say(f"stopped what ran in {home.path}")
+    print_line(f"stopped what ran in {home.path}")
 
 
 def _quiet(line: str) -> None:
     if _console() is None:
-        say(line)
+        print_line(line)
 
 
 def _console() -> Callable[[str], None] | None:
     """In the foreground every process's lines are shown; detached only what the supervisor says."""
     if os.environ.get("BLOGSTREAM_CONSOLE") == "quiet":
         return None
-    return lambda line: say(readable(line))
+    return lambda line: print_line(format_log_line(line))

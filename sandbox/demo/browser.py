@@ -13,17 +13,17 @@ _PATIENCE_S = 90
 """For each call of apt-get."""
 
 
-def find() -> Path | None:
+def find_browser() -> Path | None:
     """The browser's executable, None when there is none."""
     return next((Path(found) for name in _NAMES if (found := shutil.which(name))), None)
 
 
 def find_or_install() -> Path:
     """The browser, installed first where that can be done; `Unavailable` with the reason where it cannot."""
-    found = find()
+    found = find_browser()
     if found is None:
         _install()
-        found = find()
+        found = find_browser()
     if found is None:
         raise Unavailable("no Chromium: its package was installed and brought none")
     return found

@@ -9,12 +9,12 @@ import httpx
 _PATIENCE_S = 600.0
 
 
-class RefusedError(Exception):
+class RequestRefusedError(Exception):
     """ingest refused a request for good; the text is its problem document in one line."""
 
 
 @dataclass(frozen=True, slots=True)
-class Api:
+class StoreClient:
     """The calls of one store. `http` is shared by all stores and belongs to the caller."""
 
     http: httpx.AsyncClient
@@ -22,7 +22,7 @@ class Api:
     key: str
 
     async def submit(self, request: dict[str, Any]) -> str:
-        """The new job's id. Waits and tries again on 429 and 503, and raises `RefusedError` on any other refusal."""
+        """The new job's id. Waits and tries again on 429 and 503, and raises `RequestRefusedError` on any other refusal."""
         waited = 0.0
         while True:
             answer = await self.http.post(
@@ -31,7 +31,7 @@ class Api:
             if answer.status_code == httpx.codes.CREATED:
                 return str(answer.json()["id"])
             if answer.status_code not in (429, 503) or waited > _PATIENCE_S:
-                raise RefusedError(f"{answer.status_code}: {answer.text}")
+                raise RequestRefusedError(f"{answer.status_code}: {answer.text}")
             pause = float(answer.headers.get("retry-after", "1"))
             await asyncio.sleep(pause)
             waited += pause

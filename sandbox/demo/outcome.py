@@ -28,7 +28,7 @@ class JobRow:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreOutcome:
     store: str
-    asked: int
+    requested: int
     done: int
     failed: int
     wait_p50_s: float | None
@@ -37,13 +37,13 @@ class StoreOutcome:
     cost_usd: float
 
 
-def by_store(asked: dict[str, int], rows: Iterable[JobRow]) -> list[StoreOutcome]:
-    """One outcome a store, the largest first. `asked` counts the 201s, so a job without a row still counts."""
+def summarize_by_store(asked: dict[str, int], rows: Iterable[JobRow]) -> list[StoreOutcome]:
+    """One outcome a store, the largest first. `requested` counts the 201s, so a job without a row still counts."""
     grouped: dict[str, list[JobRow]] = defaultdict(list)
     for row in rows:
         grouped[row.store].append(row)
     outcomes = [_outcome(store, count, grouped[store]) for store, count in asked.items()]
-    return sorted(outcomes, key=lambda outcome: (-outcome.asked, outcome.store))
+    return sorted(outcomes, key=lambda outcome: (-outcome.requested, outcome.store))
 
 
 def _outcome(store: str, asked: int, rows: Sequence[JobRow]) -> StoreOutcome:
@@ -51,7 +51,7 @@ def _outcome(store: str, asked: int, rows: Sequence[JobRow]) -> StoreOutcome:
     done = sum(row.status is Status.DONE for row in rows)
     return StoreOutcome(
         store=store,
-        asked=asked,
+        requested=asked,
         done=done,
         failed=sum(row.status in ENDED for row in rows) - done,
         wait_p50_s=percentile(waits, 50),

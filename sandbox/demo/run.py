@@ -12,10 +12,10 @@ import httpx
 
 from sandbox.demo import outcome, posts, submit, watch
 from sandbox.demo import screenshot as picture
-from sandbox.demo.client import Api
-from sandbox.demo.shops import Shop
-from sandbox.demo.watch import Progress
-from sandbox.servers.postgres import a_connection
+from sandbox.demo.client import StoreClient
+from sandbox.demo.stores import DemoStore
+from sandbox.demo.watch import ProgressCallback
+from sandbox.servers.postgres import open_connection
 from sandbox.system.home import Home
 from shared.domain.api_keys import create_key
 from shared.domain.job import Status
@@ -25,7 +25,7 @@ _PATIENCE_S = 120.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finished:
+class DemoResult:
     stores: list[outcome.StoreOutcome]
     seconds: float
     posts: list[Path]
@@ -40,34 +40,34 @@ class Finished:
 
     @property
     def all_done(self) -> bool:
-        return all(store.done == store.asked for store in self.stores)
+        return all(store.done == store.requested for store in self.stores)
 
 
-async def run(
+async def run_demo(
     home: Home,
     variables: dict[str, str],
-    shops: Sequence[Shop],
+    shops: Sequence[DemoStore],
     *,
-    progress: Progress,
+    progress: ProgressCallback,
     standins: bool,
-) -> Finished:
+) -> DemoResult:
     began = time.monotonic()
     dsn, base_url = variables["DATABASE_URL"], f"http://127.0.0.1:{variables['PORT']}"
     keys = await _keys(dsn, shops)
     async with httpx.AsyncClient(timeout=30) as http:
-        apis = {name: Api(http, base_url, key) for name, key in keys.items()}
-        accepted = await submit.submit_all(shops, apis)
+        apis = {name: StoreClient(http, base_url, key) for name, key in keys.items()}
+        accepted = await submit.submit_all_requests(shops, apis)
         jobs = [job for ids in accepted.values() for job in ids]
         photographing = asyncio.create_task(_photograph(home, variables))
-        rows = await watch.wait_until_ended(dsn, jobs, progress=progress, patience_s=_PATIENCE_S)
+        rows = await watch.wait_until_jobs_ended(dsn, jobs, progress=progress, patience_s=_PATIENCE_S)
         seconds = time.monotonic() - began
         written = await _collect(home, apis, rows, http, standins=standins)
         taken, docs = await photographing
     failed = Counter(
         row.error or row.status for row in rows if row.status in (Status.FAILED, Status.REJECTED)
     )
-    return Finished(
-        stores=outcome.by_store({name: len(ids) for name, ids in accepted.items()}, rows),
+    return DemoResult(
+        stores=outcome.summarize_by_store({name: len(ids) for name, ids in accepted.items()}, rows),
         seconds=seconds,
         posts=written,
         picture=taken,
@@ -77,8 +77,8 @@ async def run(
     )
 
 
-async def _keys(dsn: str, shops: Sequence[Shop]) -> dict[str, str]:
-    async with a_connection(dsn) as connection:
+async def _keys(dsn: str, shops: Sequence[DemoStore]) -> dict[str, str]:
+    async with open_connection(dsn) as connection:
         return {shop.name: await create_key(connection, shop.name) for shop in shops}
 
 
@@ -88,15 +88,15 @@ async def _photograph(home: Home, variables: dict[str, str]) -> tuple[Path | Non
     dashboard, docs = home.path / "dashboard.png", home.path / "docs.png"
     return (
         dashboard
-        if await picture.take(f"http://127.0.0.1:{variables['METRICS_PORT']}/?poll", dashboard)
+        if await picture.take_screenshot(f"http://127.0.0.1:{variables['METRICS_PORT']}/?poll", dashboard)
         else None,
-        docs if await picture.take(f"http://127.0.0.1:{variables['PORT']}/docs", docs) else None,
+        docs if await picture.take_screenshot(f"http://127.0.0.1:{variables['PORT']}/docs", docs) else None,
     )
 
 
 async def _collect(
     home: Home,
-    apis: dict[str, Api],
+    apis: dict[str, StoreClient],
     rows: Sequence[outcome.JobRow],
     http: httpx.AsyncClient,
     *,

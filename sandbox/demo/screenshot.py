@@ -7,12 +7,12 @@ from pathlib import Path
 from sandbox.demo import browser
 
 
-async def take(url: str, target: Path) -> bool:
+async def take_screenshot(url: str, target: Path) -> bool:
     """Save what a headless browser shows of `url`; False when there is no browser or it does not manage.
 
     The page must come to rest: four seconds of its own time are let pass, in which a stream would never end.
     """
-    executable = browser.find()
+    executable = browser.find_browser()
     if executable is None:
         return False
     _make_room(target)

@@ -3,19 +3,19 @@
 import asyncio
 from collections.abc import Sequence
 
-from sandbox.demo.client import Api
-from sandbox.demo.shops import Shop
+from sandbox.demo.client import StoreClient
+from sandbox.demo.stores import DemoStore
 
 _AT_ONCE_PER_SHOP = 8
 
 
-async def submit_all(shops: Sequence[Shop], apis: dict[str, Api]) -> dict[str, list[str]]:
+async def submit_all_requests(shops: Sequence[DemoStore], apis: dict[str, StoreClient]) -> dict[str, list[str]]:
     """The ids of the accepted jobs by shop. A refusal ends the run with its reason."""
     accepted = await asyncio.gather(*(_submit_shop(shop, apis[shop.name]) for shop in shops))
     return {shop.name: ids for shop, ids in zip(shops, accepted, strict=True)}
 
 
-async def _submit_shop(shop: Shop, api: Api) -> list[str]:
+async def _submit_shop(shop: DemoStore, api: StoreClient) -> list[str]:
     gate = asyncio.Semaphore(_AT_ONCE_PER_SHOP)
     ids: list[str] = []
 

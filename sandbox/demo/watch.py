@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from uuid import UUID
 
 from sandbox.demo.outcome import JobRow
-from sandbox.servers.postgres import a_connection
+from sandbox.servers.postgres import open_connection
 from shared.domain.job import ENDED, Status
 from shared.runtime.postgres import UNAVAILABLE_ERRORS
 
@@ -16,11 +16,11 @@ SELECT id::text, instance_id AS store, status, created_at, started_at, finished_
        input_tokens + output_tokens AS tokens, cost_nanousd, error
   FROM blog_generations WHERE id = ANY($1::uuid[])
 """
-Progress = Callable[[Counter[Status]], None]
+ProgressCallback = Callable[[Counter[Status]], None]
 
 
-async def wait_until_ended(
-    dsn: str, jobs: Sequence[str], *, progress: Progress, patience_s: float
+async def wait_until_jobs_ended(
+    dsn: str, jobs: Sequence[str], *, progress: ProgressCallback, patience_s: float
 ) -> list[JobRow]:
     """The jobs' rows once all have ended. Gives up, with what there is, when nothing has moved for `patience_s`."""
     counted: Counter[Status] = Counter()
@@ -46,6 +46,6 @@ async def wait_until_ended(
 
 
 async def read_rows(dsn: str, ids: Sequence[UUID]) -> list[JobRow]:
-    async with a_connection(dsn) as connection:
+    async with open_connection(dsn) as connection:
         found = await connection.fetch(_QUERY, ids)
     return [JobRow(**(dict(row) | {"status": Status(row["status"])})) for row in found]

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import serialization
 
 from sandbox.servers import kafka as kafka_server
 from sandbox.system.home import free_port
-from sandbox.system.process import Spec
+from sandbox.system.process import ProcessSpec
 from tests.support.servers import start, stop
 
 USER, PASSWORD = "blog", "planted-kafka-password"
@@ -69,7 +69,7 @@ class SecuredKafka:
 @contextmanager
 def start_secured_kafka(folder: Path) -> Iterator[SecuredKafka]:
     broker = _certificates(folder)
-    spec, _ = kafka_server.prepare(folder / "kafka", print)
+    spec, _ = kafka_server.prepare_server(folder / "kafka", print)
     _ask_who_is_there(spec, broker)
     _format_with_users(spec, folder / "kafka" / "data")
     process = start(spec, folder / "server.log")
@@ -101,7 +101,7 @@ def _certificates(folder: Path) -> SecuredKafka:
     )
 
 
-def _ask_who_is_there(spec: Spec, broker: SecuredKafka) -> None:
+def _ask_who_is_there(spec: ProcessSpec, broker: SecuredKafka) -> None:
     """Of two lines about the same in its properties, the last one holds."""
     path = Path(spec.argv[-1])
     written = path.read_text()
@@ -119,7 +119,7 @@ def _ask_who_is_there(spec: Spec, broker: SecuredKafka) -> None:
     path.write_text(written + more)
 
 
-def _format_with_users(spec: Spec, data: Path) -> None:
+def _format_with_users(spec: ProcessSpec, data: Path) -> None:
     """Users of SCRAM are part of the data that a broker begins with."""
     shutil.rmtree(data)
     users = [f"SCRAM-SHA-{bits}=[name={USER},password={PASSWORD}]" for bits in (256, 512)]

@@ -8,18 +8,18 @@ from uuid import UUID
 
 import httpx
 
-from blogstream_client.asking import (
+from blogstream_client.request_fields import (
     Fields,
-    Manner,
+    WritingOptions,
     Request,
     SourceType,
-    as_json,
-    body_of,
-    id_of,
+    json_body,
+    request_body,
+    path_id,
     idempotency_key,
-    store_of,
+    path_store,
 )
-from blogstream_client.events import events_in
+from blogstream_client.events import parse_events
 from blogstream_client.models import (
     Budget,
     Delivery,
@@ -27,13 +27,13 @@ from blogstream_client.models import (
     Job,
     Taken,
     Ticket,
-    budget_of,
-    delivery_of,
-    job_of,
-    taken_of,
-    ticket_of,
+    parse_budget,
+    parse_delivery,
+    parse_job,
+    parse_taken,
+    parse_ticket,
 )
-from blogstream_client.sending import BREAKS, PAUSE_S, ProblemError, Sender
+from blogstream_client.transport import CONNECTION_ERRORS, PAUSE_S, ProblemError, Transport
 
 _JOBS = "/api/blog-generation"
 _DELIVERIES = "/api/webhook-deliveries"
@@ -56,7 +56,7 @@ class Client:
     ) -> None:
         http = http or httpx.Client(timeout=30)
         self._base_url = base_url.rstrip("/")
-        self._sender = Sender(
+        self._transport = Transport(
             base_url, key, patience_s=patience_s, http=http, pause=pause, clock=clock
         )
 
@@ -67,7 +67,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        self._sender.close()
+        self._transport.close()
 
     def submit(
         self,
@@ -78,95 +78,95 @@ class Client:
         **fields: Unpack[Fields],
     ) -> Job:
         """Ask for a post."""
-        body = body_of({"source_type": source_type, "source_id": source_id, **fields})
-        return job_of(self._post(_JOBS, idempotency_key, **as_json(body)).json())
+        body = request_body({"source_type": source_type, "source_id": source_id, **fields})
+        return parse_job(self._post(_JOBS, idempotency_key, **json_body(body)).json())
 
     def submit_many(
         self, requests: Iterable[Request | Mapping[str, Any]], *, idempotency_key: str | None = None
     ) -> list[Job]:
         """Ask for many in one call: all are taken or none is."""
-        bodies = [body_of(request) for request in requests]
-        return taken_of(self._post(f"{_JOBS}/bulk", idempotency_key, **as_json(bodies)).json())
+        bodies = [request_body(request) for request in requests]
+        return parse_taken(self._post(f"{_JOBS}/bulk", idempotency_key, **json_body(bodies)).json())
 
     def submit_csv(
-        self, export: bytes, *, idempotency_key: str | None = None, **manner: Unpack[Manner]
+        self, export: bytes, *, idempotency_key: str | None = None, **manner: Unpack[WritingOptions]
     ) -> Taken:
         """The same for a Shopify product export, of each product in the same manner. `left_out` of the list says which
         products were not asked for, as drafts are not."""
         headers = {"Content-Type": "text/csv"}
         answer = self._post(
-            f"{_JOBS}/bulk", idempotency_key, headers, params=body_of(manner), content=export
+            f"{_JOBS}/bulk", idempotency_key, headers, params=request_body(manner), content=export
         )
-        return taken_of(answer.json())
+        return parse_taken(answer.json())
 
     def get(self, job: str | UUID) -> Job:
-        return job_of(self._sender.call("GET", _job(job)).json())
+        return parse_job(self._transport.call("GET", _job(job)).json())
 
     def list(
         self, status: str | None = None, *, page: int = 100, store: str | None = None
     ) -> Iterator[Job]:
         """All jobs, the newest first, page after page. An operator names the store."""
-        return map(job_of, self._pages(_JOBS, {"status": status, "store": store, "limit": page}))
+        return map(parse_job, self._pages(_JOBS, {"status": status, "store": store, "limit": page}))
 
     def cancel(self, job: str | UUID) -> Job:
         """Sent again only where it was refused for now; where the connection breaks, `get` tells what it did."""
-        return job_of(self._sender.call("POST", f"{_job(job)}/cancel", repeatable=False).json())
+        return parse_job(self._transport.call("POST", f"{_job(job)}/cancel", repeatable=False).json())
 
     def retry(self, job: str | UUID) -> Job:
         """Let a job that failed or was cancelled go on; sent again as `cancel` is."""
-        return job_of(self._sender.call("POST", f"{_job(job)}/retry", repeatable=False).json())
+        return parse_job(self._transport.call("POST", f"{_job(job)}/retry", repeatable=False).json())
 
     def budget(self, store: str) -> Budget:
         """What a store may spend this month, and what it has; a store sees its own alone."""
-        return budget_of(self._sender.call("GET", _budget(store)).json())
+        return parse_budget(self._transport.call("GET", _budget(store)).json())
 
     def set_budget(self, store: str, monthly_cost_usd: float, *, warn_at: float = 0.8) -> Budget:
         """With an operator's key."""
         body = {"monthlyCostUsd": monthly_cost_usd, "warnAt": warn_at}
-        return budget_of(self._sender.call("PUT", _budget(store), **as_json(body)).json())
+        return parse_budget(self._transport.call("PUT", _budget(store), **json_body(body)).json())
 
     def remove_budget(self, store: str) -> Budget:
         """With an operator's key: the store may spend what it likes."""
-        return budget_of(self._sender.call("DELETE", _budget(store)).json())
+        return parse_budget(self._transport.call("DELETE", _budget(store)).json())
 
     def ticket(self, job: str | UUID) -> Ticket:
         """What lets a browser follow this job for a minute."""
-        return ticket_of(
-            self._sender.call("POST", f"{_job(job)}/events-ticket").json(), self._base_url
+        return parse_ticket(
+            self._transport.call("POST", f"{_job(job)}/events-ticket").json(), self._base_url
         )
 
     def deliveries(
         self, job: str | UUID | None = None, *, page: int = 100, store: str | None = None
     ) -> Iterator[Delivery]:
         """What was told to the store's server, the newest first, with every attempt. An operator names the store."""
-        of_job = None if job is None else id_of(job)
+        of_job = None if job is None else path_id(job)
         return map(
-            delivery_of, self._pages(_DELIVERIES, {"job": of_job, "store": store, "limit": page})
+            parse_delivery, self._pages(_DELIVERIES, {"job": of_job, "store": store, "limit": page})
         )
 
     def replay(self, delivery: str | UUID) -> None:
         """Have it sent once more, under the same webhook-id."""
-        self._sender.call("POST", f"{_DELIVERIES}/{id_of(delivery)}/replay", repeatable=False)
+        self._transport.call("POST", f"{_DELIVERIES}/{path_id(delivery)}/replay", repeatable=False)
 
     def events(self, job: str | UUID) -> Iterator[Event]:
         """Progress from the state now to the end: the last is the job that has ended.
 
-        A stream that breaks is opened again, and begins with the job's state then. Patience begins anew with all that
+        A stream that breaks is opened again, and begins with the job's state then. RetryDeadline begins anew with all that
         is heard; when it ends, or for a refusal that will not pass, what was in the way is raised.
         """
-        path, patience = f"{_job(job)}/events", self._sender.patience()
+        path, patience = f"{_job(job)}/events", self._transport.patience()
         while True:
             try:
-                with self._sender.stream(path) as answer:
-                    for event in events_in(answer.iter_lines()):
+                with self._transport.stream(path) as answer:
+                    for event in parse_events(answer.iter_lines()):
                         yield event
                         if event.ended:
                             return
-                        patience = self._sender.patience()
+                        patience = self._transport.patience()
                 failure: Exception = ConnectionError(
                     f"the stream of job {job} ended before the job"
                 )
-            except BREAKS as error:
+            except CONNECTION_ERRORS as error:
                 failure = error
             except ProblemError as problem:
                 if not _may_come(problem):
@@ -180,11 +180,11 @@ class Client:
 
         A job that was accepted a moment ago may not be there yet, so a 404 counts only when patience has ended.
         """
-        timeout, unseen = self._sender.patience(timeout_s), self._sender.patience()
+        timeout, unseen = self._transport.patience(timeout_s), self._transport.patience()
         while True:
             try:
-                found = job_of(
-                    self._sender.call("GET", _job(job), patience=timeout.at_most(unseen)).json()
+                found = parse_job(
+                    self._transport.call("GET", _job(job), patience=timeout.at_most(unseen)).json()
                 )
             except ProblemError as problem:
                 if problem.status != 404 or not timeout.at_most(unseen).wait(PAUSE_S):
@@ -192,7 +192,7 @@ class Client:
                 continue
             if found.ended:
                 return found
-            unseen = self._sender.patience()
+            unseen = self._transport.patience()
             if not timeout.wait(PAUSE_S):
                 raise TimeoutError(f"job {job} is {found.status} after {timeout_s:g} s")
 
@@ -201,12 +201,12 @@ class Client:
     ) -> httpx.Response:
         """With a key it may be sent twice: it is one request."""
         keyed = idempotency_key(uuid.uuid4().hex if key is None else key)
-        return self._sender.call("POST", path, headers=keyed | dict(headers), **options)
+        return self._transport.call("POST", path, headers=keyed | dict(headers), **options)
 
     def _pages(self, path: str, parameters: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         asked = {name: value for name, value in parameters.items() if value is not None}
         while True:
-            found = self._sender.call("GET", path, params=asked).json()
+            found = self._transport.call("GET", path, params=asked).json()
             yield from found["items"]
             if found["next"] is None:
                 return
@@ -219,8 +219,8 @@ def _may_come(problem: ProblemError) -> bool:
 
 
 def _job(job: str | UUID) -> str:
-    return f"{_JOBS}/{id_of(job)}"
+    return f"{_JOBS}/{path_id(job)}"
 
 
 def _budget(store: str) -> str:
-    return f"/api/stores/{store_of(store)}/budget"
+    return f"/api/stores/{path_store(store)}/budget"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from blogstream_client.models import Event
 
 
-def events_in(lines: Iterable[str]) -> Iterator[Event]:
+def parse_events(lines: Iterable[str]) -> Iterator[Event]:
     """Those that are whole; comments and what was cut off are none."""
     fields: dict[str, str] = {}
     for line in lines:

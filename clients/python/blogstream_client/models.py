@@ -165,7 +165,7 @@ class Delivery:
     raw: Mapping[str, Any]
 
 
-def job_of(found: Mapping[str, Any]) -> Job:
+def parse_job(found: Mapping[str, Any]) -> Job:
     post, error, waiting = found.get("post"), found.get("error") or {}, found.get("waiting")
     return Job(
         id=found["id"],
@@ -188,11 +188,11 @@ def job_of(found: Mapping[str, Any]) -> Job:
     )
 
 
-def taken_of(found: Mapping[str, Any]) -> Taken:
-    return Taken(map(job_of, found["items"]), left_out=map(_left_out, found.get("leftOut", ())))
+def parse_taken(found: Mapping[str, Any]) -> Taken:
+    return Taken(map(parse_job, found["items"]), left_out=map(_left_out, found.get("leftOut", ())))
 
 
-def ticket_of(found: Mapping[str, Any], base_url: str) -> Ticket:
+def parse_ticket(found: Mapping[str, Any], base_url: str) -> Ticket:
     """Its `url` is whole: the answer's has no host."""
     return Ticket(
         ticket=found["ticket"],
@@ -201,7 +201,7 @@ def ticket_of(found: Mapping[str, Any], base_url: str) -> Ticket:
     )
 
 
-def delivery_of(found: Mapping[str, Any]) -> Delivery:
+def parse_delivery(found: Mapping[str, Any]) -> Delivery:
     return Delivery(
         id=found["id"],
         webhook_id=found["webhookId"],
@@ -218,7 +218,7 @@ def delivery_of(found: Mapping[str, Any]) -> Delivery:
     )
 
 
-def budget_of(found: Mapping[str, Any]) -> Budget:
+def parse_budget(found: Mapping[str, Any]) -> Budget:
     return Budget(
         store=found["store"],
         monthly_cost_usd=found["monthlyCostUsd"],

@@ -9,7 +9,7 @@ import pytest
 
 from admin.__main__ import run
 from admin.purge import LEAST_DAYS, remove
-from sandbox.servers.postgres import a_connection
+from sandbox.servers.postgres import open_connection
 from sandbox.system.home import ROOT
 from services.metrics.reconcile import rules
 from shared.domain.job import ENDED
@@ -101,7 +101,7 @@ async def test_what_ended_long_ago_goes_and_nothing_else(backend: Backend) -> No
 
 async def test_a_job_that_is_being_revived_stays(backend: Backend, database: str) -> None:
     revived = await a_job(backend, "FAILED", age=400)
-    async with a_connection(database) as other, other.transaction():
+    async with open_connection(database) as other, other.transaction():
         await other.execute(
             "UPDATE blog_generations SET status = 'PENDING', finished_at = NULL WHERE id = $1",
             revived,

@@ -114,7 +114,7 @@ class Broker:
     """A broker of one test's own, that it may take away."""
 
     def __init__(self, folder: Path) -> None:
-        self._spec, self.bootstrap = kafka_server.prepare(folder, print)
+        self._spec, self.bootstrap = kafka_server.prepare_server(folder, print)
         self._log = folder / "server.log"
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -12,7 +12,7 @@ import pytest
 
 from migrations import grants
 from migrations.settings import Login
-from sandbox.servers.postgres import a_connection
+from sandbox.servers.postgres import open_connection
 from sandbox.system.home import ROOT
 from services.generator import service as generator
 from shared.domain.api_keys import webhook_secret
@@ -72,7 +72,7 @@ async def test_every_query_of_a_service_works_as_its_role_and_nothing_else_does(
         0,
         f"[Migration] {role} may do what {service} need, and no more",
     )
-    async with a_connection(as_role(database, role)) as connection:
+    async with open_connection(as_role(database, role)) as connection:
         for name, query in queries_of(service).items():
             try:  # the plan is enough: permissions are judged before anything is carried out
                 await connection.execute(f"EXPLAIN (GENERIC_PLAN) {query}")
@@ -108,7 +108,7 @@ async def test_a_repeated_grant_takes_back_what_other_services_needed(
 ) -> None:
     await grants.grant(database, role, ["scheduler"])
     await grants.grant(database, role, ["ingest"])
-    async with a_connection(as_role(database, role)) as connection:
+    async with open_connection(as_role(database, role)) as connection:
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await connection.execute("SELECT * FROM stores")
 
@@ -141,9 +141,9 @@ async def test_up_makes_the_roles_that_services_log_in_with(database: str, role:
                     f"[Migration] {role} may do what scheduler, generator, metrics need, and no more",
                 ],
             )
-        async with a_connection(logins["INGEST_DATABASE_URL"]) as ingest:
+        async with open_connection(logins["INGEST_DATABASE_URL"]) as ingest:
             assert await ingest.fetchval("SELECT count(*) FROM api_keys") == 0
-        async with a_connection(logins["WORKERS_DATABASE_URL"]) as workers:
+        async with open_connection(logins["WORKERS_DATABASE_URL"]) as workers:
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 await workers.execute("SELECT FROM api_keys")
     finally:
@@ -181,11 +181,11 @@ async def test_a_password_is_no_part_of_any_statement(database: str, role: str) 
     login = f"postgresql://{made}:{quote(password, safe='')}@{database.split('@')[1]}"
     try:
         await grants.prepare(database, [Login(login, ("metrics",))])
-        async with a_connection(login) as connection:
+        async with open_connection(login) as connection:
             assert await connection.fetchval("SELECT current_user") == made
         with pytest.raises(asyncpg.InvalidPasswordError):
             await asyncpg.connect(login.replace("%40", "%41"))
-        async with a_connection(database) as connection:
+        async with open_connection(database) as connection:
             kept = await connection.fetchval(
                 "SELECT rolpassword FROM pg_authid WHERE rolname = $1", made
             )

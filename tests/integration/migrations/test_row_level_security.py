@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from migrations import grants, policies, runner
 from migrations.files import load
-from sandbox.servers.postgres import a_connection
+from sandbox.servers.postgres import open_connection
 from services.ingest.jobs import repository as ingest_store
 from services.ingest.jobs.repository import IngestStore
 from shared.domain.api_keys import Database, create_key, create_operator_key
@@ -83,7 +83,7 @@ async def pool(front: str) -> AsyncIterator[asyncpg.Pool]:
 
 
 async def test_a_connection_sees_no_row_until_it_says_whose(front: str) -> None:
-    async with a_connection(front) as connection:
+    async with open_connection(front) as connection:
         assert await seen(connection) == dict.fromkeys(TABLES, 0)
         assert (
             await connection.execute("UPDATE blog_generations SET status = 'CANCELLED'")
@@ -163,7 +163,7 @@ async def test_a_role_that_ingest_leaves_sees_every_row(
     database: str,
     role: str,  # noqa: F811
 ) -> None:
-    async with a_connection(front) as connection:
+    async with open_connection(front) as connection:
         await grants.grant(database, role, ["ingest", "scheduler"])
         assert await connection.fetchval("SELECT count(*) FROM blog_generations") == 0
         await grants.grant(database, role, ["scheduler"])
@@ -177,7 +177,7 @@ async def test_the_migration_alone_takes_nothing_from_a_release_that_knows_it_no
 ) -> None:
     """Up, down and up again, with the policies of a role in place and without."""
     steps = len([one for one in load() if one.version >= "0013"])
-    async with a_connection(front) as old:
+    async with open_connection(front) as old:
         assert await old.fetchval("SELECT count(*) FROM blog_posts") == 0
         await runner.down(database, steps=steps)
         assert await seen(old) == dict.fromkeys(TABLES, 2)

@@ -13,7 +13,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from sandbox.servers import kafka
-from sandbox.system.process import Child
+from sandbox.system.process import ChildProcess
 from sandbox.system.run_log import RunLog
 from shared.domain.errors import Unavailable
 from tests.support.servers import start, stop
@@ -50,17 +50,17 @@ def test_what_was_acknowledged_outlives_a_kill(tmp_path: Path) -> None:
     half_formatted.write_text("cut half-w")
     values = [f"value {number}".encode() for number in range(50)]
 
-    spec, bootstrap = kafka.prepare(folder, print)
+    spec, bootstrap = kafka.prepare_server(folder, print)
     process = start(spec, tmp_path / "log")
     asyncio.run(produce(bootstrap, values))
     with pytest.raises(
         Unavailable, match=r"^port \d+, which Kafka's broker of this home uses, is taken; [^\n]+$"
     ):
-        kafka.prepare(folder, print)
+        kafka.prepare_server(folder, print)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
 
-    spec, again = kafka.prepare(folder, print)
+    spec, again = kafka.prepare_server(folder, print)
     assert again == bootstrap
     process = start(spec, tmp_path / "log")
     try:
@@ -71,22 +71,22 @@ def test_what_was_acknowledged_outlives_a_kill(tmp_path: Path) -> None:
 
 
 async def test_a_start_that_fails_tells_its_last_lines(tmp_path: Path) -> None:
-    spec, _ = kafka.prepare(tmp_path / "kafka", print)
+    spec, _ = kafka.prepare_server(tmp_path / "kafka", print)
     missing = tmp_path / "missing.properties"
     with RunLog(tmp_path / "log") as log, pytest.raises(Unavailable, match=str(missing)) as caught:
-        await Child(replace(spec, argv=(*spec.argv[:-1], str(missing))), log).start()
+        await ChildProcess(replace(spec, argv=(*spec.argv[:-1], str(missing))), log).start()
     assert str(caught.value).startswith("kafka (pid ")
     assert "exited with 1; its last lines:" in str(caught.value)
 
 
 def test_a_path_that_kafka_cannot_have_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="its path holds a comma; set BLOGSTREAM_HOME"):
-        kafka.prepare(tmp_path / "one, two" / "kafka", print)
+        kafka.prepare_server(tmp_path / "one, two" / "kafka", print)
 
 
 async def test_a_cluster_id_that_begins_with_a_hyphen_is_no_option(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("uuid.uuid4", lambda: UUID(bytes=b"\xf8" * 16))
-    kafka.prepare(tmp_path / "kafka", print)
+    kafka.prepare_server(tmp_path / "kafka", print)
     assert (tmp_path / "kafka" / "formatted").exists()

@@ -36,25 +36,25 @@ def closed_home(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     """A home that only its owner may enter, like one under /root."""
     elsewhere = folder / "elsewhere"
     elsewhere.mkdir()
-    monkeypatch.setattr(postgres, "_ELSEWHERE", elsewhere)
+    monkeypatch.setattr(postgres, "_SHARED_FOLDER", elsewhere)
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
     return closed / "home"
 
 
 async def write(dsn: str) -> None:
-    async with postgres.a_connection(dsn) as connection:
+    async with postgres.open_connection(dsn) as connection:
         await connection.execute("CREATE TABLE kept (number int); INSERT INTO kept VALUES (42)")
 
 
 async def read(dsn: str) -> int:
-    async with postgres.a_connection(dsn) as connection:
+    async with postgres.open_connection(dsn) as connection:
         return int(await connection.fetchval("SELECT number FROM kept"))
 
 
 def write_once(home: Path) -> None:
     """Start a server in the home, write, stop it."""
-    spec, dsn = postgres.prepare(home / "postgres", print)
+    spec, dsn = postgres.prepare_server(home / "postgres", print)
     process = start(spec, home / "log")
     try:
         asyncio.run(write(dsn))
@@ -63,7 +63,7 @@ def write_once(home: Path) -> None:
 
 
 def read_once(home: Path) -> int:
-    spec, dsn = postgres.prepare(home / "postgres", print)
+    spec, dsn = postgres.prepare_server(home / "postgres", print)
     process = start(spec, home / "log")
     try:
         return asyncio.run(read(dsn))
@@ -72,13 +72,13 @@ def read_once(home: Path) -> int:
 
 
 def test_data_outlives_a_kill_also_while_nobody_collects_the_dead_server(home: Path) -> None:
-    spec, dsn = postgres.prepare(home / "postgres", print)
+    spec, dsn = postgres.prepare_server(home / "postgres", print)
     killed = start(spec, home / "log")
     asyncio.run(write(dsn))
     with pytest.raises(
         Unavailable, match=r"^port \d+, which PostgreSQL of this home uses, is taken; [^\n]+$"
     ):
-        postgres.prepare(home / "postgres", print)
+        postgres.prepare_server(home / "postgres", print)
     os.kill(killed.pid, signal.SIGKILL)
     os.waitid(os.P_PID, killed.pid, os.WEXITED | os.WNOWAIT)  # dead, and still holding its number
     assert read_once(home) == 42
@@ -96,7 +96,7 @@ def test_an_initialisation_cut_half_way_is_made_anew(home: Path) -> None:
 
 
 def test_a_server_whose_supervisor_was_killed_is_ended_before_the_next_start(home: Path) -> None:
-    spec, dsn = postgres.prepare(home / "postgres", print)
+    spec, dsn = postgres.prepare_server(home / "postgres", print)
     orphan = start(spec, home / "log")
     try:
         asyncio.run(write(dsn))
@@ -119,7 +119,7 @@ def test_a_lost_password_is_one_clear_line_and_costs_no_data(home: Path) -> None
     with pytest.raises(
         Unavailable, match=r"server\.json is gone, [^\n]+ remove [^\n]+ to begin anew$"
     ):
-        postgres.prepare(home / "postgres", print)
+        postgres.prepare_server(home / "postgres", print)
     saved.write_bytes(kept)
     assert read_once(home) == 42
 
@@ -148,5 +148,5 @@ def test_a_folder_of_somebody_else_in_the_place_is_refused(closed_home: Path, fo
     write_once(closed_home)
     (place,) = (folder / "elsewhere").iterdir()
     shutil.chown(place, "nobody")
-    with pytest.raises(Unavailable, match="belongs to somebody else; remove it"):
-        postgres.prepare(closed_home / "postgres", print)
+    with pytest.raises(Unavailable, match="belongs to another user; remove it"):
+        postgres.prepare_server(closed_home / "postgres", print)

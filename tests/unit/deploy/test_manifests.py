@@ -85,7 +85,7 @@ def passed_on(service: str) -> set[str]:
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_by_compose_every_variable_reaches_the_services_that_read_it(name: str) -> None:
-    read = {one.name for one in configuration.variables(configuration.SERVICES[name])}
+    read = {one.name for one in configuration.list_variables(configuration.SERVICES[name])}
     by_image = set(re.findall(r"(\w+)=", (ROOT / "Dockerfile").read_text()))
     by_compose = {"DATABASE_URL", "METRICS_URL", "INGEST_URL"} & set(
         compose()["services"][name]["environment"]
@@ -112,7 +112,7 @@ def test_secrets_reach_who_reads_them_and_no_other(name: str) -> None:
 
 
 def secrets_of(settings: type[Settings]) -> set[str]:
-    return {one.name for one in configuration.variables(settings) if one.kind == "secret"}
+    return {one.name for one in configuration.list_variables(settings) if one.kind == "secret"}
 
 
 @pytest.mark.parametrize("name", [*SERVICES, "migrate"])

@@ -21,7 +21,7 @@ _COMMAND = re.compile(r"\./blogstream ([a-zA-Z-]+)")
 _MODULE = re.compile(r"python -m ([a-z_]+(?:\.[a-z_]+)*)")
 _VARIABLE = re.compile(r"`([A-Z]+(?:_[A-Z]+)+)`")
 KNOWN = {
-    one.name for reader in configuration.READERS.values() for one in configuration.variables(reader)
+    one.name for reader in configuration.READERS.values() for one in configuration.list_variables(reader)
 } | {
     "HEARTBEAT_FILE",
     "BLOGSTREAM_HOME",
@@ -33,14 +33,14 @@ _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 def test_the_configuration_is_what_the_settings_say() -> None:
     committed = configuration.FILE.read_text(encoding="utf-8")
-    assert committed == configuration.text(), "run python -m sandbox.configuration"
+    assert committed == configuration.render_page(), "run python -m sandbox.configuration"
 
 
 @pytest.mark.parametrize("reader", configuration.READERS)
 def test_every_variable_is_described(reader: str) -> None:
     missing = [
         one.name
-        for one in configuration.variables(configuration.READERS[reader])
+        for one in configuration.list_variables(configuration.READERS[reader])
         if not one.meaning
     ]
     assert missing == []

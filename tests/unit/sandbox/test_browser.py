@@ -28,12 +28,12 @@ async def test_no_picture_without_a_browser_or_with_a_broken_one(
     commands: Path, tmp_path: Path
 ) -> None:
     target = tmp_path / "home" / "dashboard.png"
-    assert await screenshot.take("http://127.0.0.1:1/", target) is False
+    assert await screenshot.take_screenshot("http://127.0.0.1:1/", target) is False
     target.parent.mkdir()
     target.write_bytes(b"of an earlier run")
     for script in ("exit 1", "exit 0"):
         command(commands, "chromium", script)
-        assert await screenshot.take("http://127.0.0.1:1/", target) is False
+        assert await screenshot.take_screenshot("http://127.0.0.1:1/", target) is False
     assert not target.exists()
 
 

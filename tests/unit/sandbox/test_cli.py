@@ -7,7 +7,7 @@ import typer
 
 from sandbox.cli import __main__ as frame
 from sandbox.cli import migrate
-from sandbox.cli.admin import Administration
+from sandbox.cli.admin import AdminCommand
 from shared.domain.errors import Unavailable
 
 
@@ -24,7 +24,7 @@ def failing(error: BaseException) -> typer.Typer:
 def test_every_command_is_there() -> None:
     for name in frame.COMMANDS:
         assert isinstance(
-            import_module(frame.module(name)).application, typer.Typer | Administration
+            import_module(frame.module_name(name)).application, typer.Typer | AdminCommand
         )
 
 

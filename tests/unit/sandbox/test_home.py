@@ -11,7 +11,7 @@ from sandbox.servers import kafka_jars
 from sandbox.system import leftovers
 from sandbox.system.environment import Ports, service_environment
 from sandbox.system.home import Home, current_home, write_atomically
-from sandbox.system.leftovers import Process
+from sandbox.system.leftovers import RunningProcess
 from shared.domain.errors import Unavailable
 
 HOME = Path("/homes/one")
@@ -19,27 +19,27 @@ HOME = Path("/homes/one")
 
 def process(
     pid: int, *argv: str, parent: int = 1, leads_session: bool = True, values: tuple[str, ...] = ()
-) -> Process:
-    return Process(
+) -> RunningProcess:
+    return RunningProcess(
         pid=pid, parent=parent, leads_session=leads_session, argv=argv, values=frozenset(values)
     )
 
 
-KAFKA = process(10, "/x/java", f"-D{leftovers.mark(HOME)}", "kafka.Kafka")
-POSTGRES = process(11, "/x/postgres", "-D", "/elsewhere", f"-c{leftovers.mark(HOME)}")
+KAFKA = process(10, "/x/java", f"-D{leftovers.home_marker(HOME)}", "kafka.Kafka")
+POSTGRES = process(11, "/x/postgres", "-D", "/elsewhere", f"-c{leftovers.home_marker(HOME)}")
 GENERATOR = process(12, "/x/python", "-m", "services.generator", values=("en", "/homes/one/images"))
 STANDINS = process(13, "/x/python", "-m", "sandbox.providers", values=("/homes/one/metrics",))
 
 
 def test_what_a_killed_supervisor_left_is_found_and_named() -> None:
-    found = leftovers.of(HOME, [KAFKA, POSTGRES, GENERATOR, STANDINS])
+    found = leftovers.find_leftovers(HOME, [KAFKA, POSTGRES, GENERATOR, STANDINS])
     assert [each.name for each in found] == ["kafka", "postgres", "generator", "standins"]
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        process(20, "/x/java", f"-D{leftovers.mark(Path('/homes/one-more'))}", "kafka.Kafka"),
+        process(20, "/x/java", f"-D{leftovers.home_marker(Path('/homes/one-more'))}", "kafka.Kafka"),
         process(21, "/x/python", "-m", "services.generator", values=("/homes/one-more/images",)),
         process(
             22,
@@ -66,9 +66,9 @@ def test_what_a_killed_supervisor_left_is_found_and_named() -> None:
         "a shell",
     ],
 )
-def test_nobody_else_is_taken_for_a_leftover(other: Process) -> None:
+def test_nobody_else_is_taken_for_a_leftover(other: RunningProcess) -> None:
     watching = process(99, "/x/python", "-m", "sandbox.cli", "run", "generator")
-    assert leftovers.of(HOME, [watching, other]) == []
+    assert leftovers.find_leftovers(HOME, [watching, other]) == []
 
 
 def test_the_home_is_in_the_project_unless_said_otherwise(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes]
 
         monkeypatch.setattr(kafka_jars, "_download", download)
         said: list[str] = []
-        (jar,) = kafka_jars.class_path(tmp_path / "home", said.append)
+        (jar,) = kafka_jars.verified_class_path(tmp_path / "home", said.append)
         assert jar.read_bytes() == b"right"
         return said
 

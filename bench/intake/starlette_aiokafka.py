@@ -1,4 +1,4 @@
-"""Starlette and aiokafka alone: `python -m bench.intake.bare PORT KAFKA TOPIC`.
+"""Starlette and aiokafka alone: `python -m bench.intake.starlette_aiokafka PORT KAFKA TOPIC`.
 
 It sends the record that ingest would, with the same guarantee, and asks nobody who they are, looks at nothing that it
 is sent, and knows no queue, no repeat, no trace and no deadline.
@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from bench.intake.crowd import PATH
+from bench.intake.load_clients import PATH
 
 _ALWAYS = [
     ("ce_specversion", b"1.0"),
@@ -30,7 +30,7 @@ _ALWAYS = [
 """The headers of our records, as long as ours are."""
 
 
-class Bare:
+class BareApp:
     def __init__(self, bootstrap: str, topic: str) -> None:
         self._topic = topic
         self._bootstrap = bootstrap
@@ -81,7 +81,7 @@ async def ready(_: Request) -> Response:
 
 def main() -> None:
     port, bootstrap, topic = sys.argv[1:]
-    bare = Bare(bootstrap, topic)
+    bare = BareApp(bootstrap, topic)
     routes = [Route(PATH, bare.submit, methods=["POST"]), Route("/readyz", ready)]
     app = Starlette(routes=routes, lifespan=bare.lifespan)
     uvicorn.run(

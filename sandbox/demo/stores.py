@@ -14,7 +14,7 @@ Request = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shop:
+class DemoStore:
     name: str
     requests: tuple[Request, ...]
     faults: tuple[str, ...] = ()
@@ -60,14 +60,14 @@ _SMALL: dict[str, tuple[str, ...]] = {
 }
 
 
-def built_in() -> list[Shop]:
+def built_in_stores() -> list[DemoStore]:
     """One shop that floods the queue with forty requests, and three that ask for a few."""
     flood = [
         f"{adjective} {thing}" for adjective in _FLOOD["adjectives"] for thing in _FLOOD["things"]
     ]
     wanted = {"northwind-outdoor": tuple(flood), **_SMALL}
     return [
-        Shop(name=name, requests=tuple(_keyword(text) for text in keywords))
+        DemoStore(name=name, requests=tuple(_keyword(text) for text in keywords))
         for name, keywords in wanted.items()
     ]
 
@@ -81,7 +81,7 @@ def _keyword(text: str) -> Request:
     }
 
 
-def from_export(path: Path) -> Shop:
+def store_from_export(path: Path) -> DemoStore:
     """The shop of one product export, named after its file. ValueError when it is no such export."""
     with path.open(encoding="utf-8-sig", newline="") as lines:
         export = shopify.parse(lines)
@@ -99,4 +99,4 @@ def from_export(path: Path) -> Shop:
             requests.append(request)
     name = re.sub(r"[^a-zA-Z0-9._-]+", "-", path.stem).strip("-._")[:100] or "shop"
     in_order = sorted(faults, key=lambda fault: fault.line)
-    return Shop(name=name, requests=tuple(requests), faults=tuple(str(fault) for fault in in_order))
+    return DemoStore(name=name, requests=tuple(requests), faults=tuple(str(fault) for fault in in_order))

@@ -1,6 +1,6 @@
 """Clients that POST one request after the other, each on a connection of its own, from one process of theirs.
 
-`python -m bench.intake.crowd PORT CLIENTS SECONDS [keyed]` reads the stores' names and keys, a line each, and prints
+`python -m bench.intake.load_clients PORT CLIENTS SECONDS [keyed]` reads the stores' names and keys, a line each, and prints
 what was seen as JSON. Requests are bytes made beforehand, and of an answer only its status and length are read: the
 same, and little, for whoever is asked.
 """
@@ -31,7 +31,7 @@ _WARM_S = 1.5
 
 
 @dataclass(slots=True)
-class Tally:
+class LoadTally:
     """Of the answers in a window: their statuses, and how many milliseconds each took."""
 
     asked: int = 0
@@ -40,11 +40,11 @@ class Tally:
     took_ms: list[float] = field(default_factory=list)
 
 
-class Client(asyncio.Protocol):
+class LoadClient(asyncio.Protocol):
     """Asks again as soon as it is answered."""
 
     def __init__(
-        self, head: bytes, tally: Tally, window: tuple[float, float], keys: str | None
+        self, head: bytes, tally: LoadTally, window: tuple[float, float], keys: str | None
     ) -> None:
         self._head = head
         self._tally = tally
@@ -89,7 +89,7 @@ class Client(asyncio.Protocol):
         self._transport.write(b"%b%b\r\n%b" % (self._head, key, _BODY))
 
 
-def _as_it_is(client: Client) -> Client:
+def _as_it_is(client: LoadClient) -> LoadClient:
     return client
 
 
@@ -98,17 +98,17 @@ def _length(head: bytes) -> int:
     return int(after.partition(b"\r\n")[0])
 
 
-async def crowd(
+async def run_clients(
     port: int, clients: int, seconds: float, stores: Sequence[str], *, keyed: bool
-) -> Tally:
+) -> LoadTally:
     """What so many clients, those of one store after those of another, see in so many seconds after the first."""
     loop = asyncio.get_running_loop()
     began = time.perf_counter() + _WARM_S
-    tally, ends = Tally(), []
+    tally, ends = LoadTally(), []
     for number in range(clients):
         store, key = stores[number % len(stores)].split()
         keys = f"{time.time_ns()}-{number}" if keyed else None
-        client = Client(_head(port, store, key), tally, (began, began + seconds), keys)
+        client = LoadClient(_head(port, store, key), tally, (began, began + seconds), keys)
         await loop.create_connection(partial(_as_it_is, client), "127.0.0.1", port)
         ends.append(client.lost)
     async with asyncio.timeout(_WARM_S + seconds + 30):
@@ -127,7 +127,7 @@ def _head(port: int, store: str, key: str) -> bytes:
 def main() -> None:
     port, clients, seconds, *keyed = sys.argv[1:]
     stores = sys.stdin.read().splitlines()
-    tally = uvloop.run(crowd(int(port), int(clients), float(seconds), stores, keyed=bool(keyed)))
+    tally = uvloop.run(run_clients(int(port), int(clients), float(seconds), stores, keyed=bool(keyed)))
     seen = {
         "asked": tally.asked,
         "statuses": tally.statuses,

@@ -10,7 +10,7 @@ from uuid import UUID
 SourceType: TypeAlias = Literal["keyword", "product", "topic"]
 
 
-class Manner(TypedDict, total=False):
+class WritingOptions(TypedDict, total=False):
     """How to write, and when; None is as good as left out."""
 
     language: str | None
@@ -23,7 +23,7 @@ class Manner(TypedDict, total=False):
     images: Literal[0, 1] | None
 
 
-class Fields(Manner, total=False):
+class Fields(WritingOptions, total=False):
     """And what about."""
 
     title: str | None
@@ -49,7 +49,7 @@ _IDEMPOTENCY_KEY = re.compile(r"[!-~]([ -~]{0,253}[!-~])?")
 _STORE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,99}")
 
 
-def body_of(fields: Mapping[str, Any]) -> dict[str, Any]:
+def request_body(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The interface's names are taken as well. ValueError for a time without a zone, and for a field by both names."""
     given = {name: value for name, value in fields.items() if value is not None}
     for ours, theirs in _NAMES.items():
@@ -64,7 +64,7 @@ def body_of(fields: Mapping[str, Any]) -> dict[str, Any]:
     return named
 
 
-def as_json(body: Any) -> dict[str, Any]:
+def json_body(body: Any) -> dict[str, Any]:
     """httpx's arguments for a body. Times and ids within a product are written as text, other strangers refused."""
     content = json.dumps(body, default=_plain, ensure_ascii=False, allow_nan=False).encode()
     return {"content": content, "headers": {"Content-Type": "application/json"}}
@@ -78,12 +78,12 @@ def _plain(value: Any) -> str:
     raise TypeError(f"{type(value).__name__} cannot be sent as JSON")
 
 
-def id_of(found: str | UUID) -> str:
+def path_id(found: str | UUID) -> str:
     """What may stand in a path. ValueError when it is no id: it might be another path."""
     return str(found if isinstance(found, UUID) else UUID(found))
 
 
-def store_of(name: str) -> str:
+def path_store(name: str) -> str:
     """A store's name, as it may stand in a path."""
     if not _STORE.fullmatch(name):
         raise ValueError(f"{name!r} is no store's name")

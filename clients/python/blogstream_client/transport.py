@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-BREAKS = (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError)
+CONNECTION_ERRORS = (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError)
 """What may pass. A request that cannot be sent, or an address that is none, will not."""
 _NOT_TAKEN = frozenset({429, 503})
 """Of what may pass: nothing has come of it. After a 502 or 504 of a proxy, nobody knows."""
@@ -39,7 +39,7 @@ class ProblemError(Exception):
         )
 
 
-class Patience:
+class RetryDeadline:
     """How long something is tried again: until a moment of a monotonic clock, and no pause goes beyond it."""
 
     def __init__(
@@ -48,7 +48,7 @@ class Patience:
         self._clock, self._pause = clock, pause
         self._until = clock() + seconds
 
-    def at_most(self, other: "Patience") -> "Patience":
+    def at_most(self, other: "RetryDeadline") -> "RetryDeadline":
         """The shorter of both."""
         return min(self, other, key=lambda one: one._until)
 
@@ -60,7 +60,7 @@ class Patience:
         return True
 
 
-class Sender:
+class Transport:
     """One store's, or an operator's."""
 
     def __init__(
@@ -79,9 +79,9 @@ class Sender:
         self._headers = {"Authorization": f"Bearer {key}"}
         self._patience_s, self._http, self._pause, self._clock = patience_s, http, pause, clock
 
-    def patience(self, seconds: float | None = None) -> Patience:
+    def patience(self, seconds: float | None = None) -> RetryDeadline:
         """It begins now. None: as much as the client has."""
-        return Patience(
+        return RetryDeadline(
             self._patience_s if seconds is None else seconds, clock=self._clock, pause=self._pause
         )
 
@@ -94,7 +94,7 @@ class Sender:
         path: str,
         *,
         repeatable: bool = True,
-        patience: Patience | None = None,
+        patience: RetryDeadline | None = None,
         headers: Mapping[str, str] | None = None,
         **options: Any,
     ) -> httpx.Response:
@@ -109,7 +109,7 @@ class Sender:
                     headers=self._headers | dict(headers or {}),
                     **options,
                 )
-            except BREAKS:
+            except CONNECTION_ERRORS:
                 if not (repeatable and patience.wait(PAUSE_S)):
                     raise
                 continue

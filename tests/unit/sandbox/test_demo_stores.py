@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.cli import demo
-from sandbox.demo.shops import built_in, from_export
+from sandbox.demo.stores import built_in_stores, store_from_export
 from sandbox.system.environment import choose_ports
 from services.ingest.submit.rules import judge_body
 from shared.domain.errors import Unavailable
@@ -21,7 +21,7 @@ def export(tmp_path: Path, *rows: str, name: str = "shop.csv") -> Path:
 
 
 def test_rows_that_would_be_refused_are_named_and_the_good_ones_offered(tmp_path: Path) -> None:
-    shop = from_export(
+    shop = store_from_export(
         export(
             tmp_path,
             f"{'h' * 201},Long handle,,,,,1",
@@ -60,7 +60,7 @@ def test_a_file_of_another_encoding_is_one_clear_line(tmp_path: Path) -> None:
 
 
 def test_the_built_in_requests_are_accepted() -> None:
-    for shop in built_in():
+    for shop in built_in_stores():
         for request in shop.requests:
             judge_body(request, now=datetime.now(UTC))
 
