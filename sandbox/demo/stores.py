@@ -1,4 +1,4 @@
-"""Who asks for what: a built-in list of keywords, or one Shopify product export a shop."""
+"""The stores and requests of the demo: a built-in keyword list, or one Shopify export per store."""
 
 import re
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class DemoStore:
     name: str
     requests: tuple[Request, ...]
     faults: tuple[str, ...] = ()
-    """What of its export cannot be used, each with its line."""
+    """Rows of the export that cannot be used, each with its line and reason."""
 
 
 _FLOOD = {
@@ -61,18 +61,18 @@ _SMALL: dict[str, tuple[str, ...]] = {
 
 
 def built_in_stores() -> list[DemoStore]:
-    """One shop that floods the queue with forty requests, and three that ask for a few."""
+    """Return one store with forty requests and three stores with a few."""
     flood = [
         f"{adjective} {thing}" for adjective in _FLOOD["adjectives"] for thing in _FLOOD["things"]
     ]
-    wanted = {"northwind-outdoor": tuple(flood), **_SMALL}
+    keywords_by_store = {"northwind-outdoor": tuple(flood), **_SMALL}
     return [
-        DemoStore(name=name, requests=tuple(_keyword(text) for text in keywords))
-        for name, keywords in wanted.items()
+        DemoStore(name=name, requests=tuple(_keyword_request(text) for text in keywords))
+        for name, keywords in keywords_by_store.items()
     ]
 
 
-def _keyword(text: str) -> Request:
+def _keyword_request(text: str) -> Request:
     return {
         "sourceType": "keyword",
         "sourceId": re.sub(r"[^a-z0-9]+", "-", text),
@@ -82,7 +82,10 @@ def _keyword(text: str) -> Request:
 
 
 def store_from_export(path: Path) -> DemoStore:
-    """The shop of one product export, named after its file. ValueError when it is no such export."""
+    """Read one product export as a store named after the file.
+
+    Raises ValueError when the file is not a product export.
+    """
     with path.open(encoding="utf-8-sig", newline="") as lines:
         export = shopify.parse(lines)
     faults, requests = list(export.faults), list[Request]()

@@ -33,7 +33,7 @@ _READY_LINES = {"generator": "[Blog Worker] Started successfully", "scheduler": 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SystemOptions:
-    """What to run. `report` hears a line a happening."""
+    """Options of a system. `report` receives one line per event."""
 
     home: Home
     ports: Ports
@@ -71,10 +71,10 @@ async def _is_ok(url: str) -> bool:
 
 
 class SandboxSystem:
-    """Built by `run_system`, which holds the home's lock all the while."""
+    """A system in a home. `run_system` creates it and holds the home's lock."""
 
-    def __init__(self, plan: SystemOptions, log: RunLog) -> None:
-        self._plan = plan
+    def __init__(self, options: SystemOptions, log: RunLog) -> None:
+        self._options = options
         self._log = log
         self._started_at = datetime.now(UTC)
         kafka_spec, self._bootstrap = kafka.prepare_server(options.home.kafka, self._report)

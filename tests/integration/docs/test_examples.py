@@ -83,7 +83,7 @@ async def test_a_page_follows_a_job_to_its_end(
 ) -> None:
     """In a real browser; the first ticket is too old, as it is when the connection breaks after a minute."""
     try:
-        executable = await asyncio.to_thread(installed.find_or_install)
+        executable = await asyncio.to_thread(installed.require_browser)
     except Unavailable as reason:
         pytest.skip(str(reason))
     script = _SCRIPT.search((ROOT / "README.md").read_text(encoding="utf-8"))

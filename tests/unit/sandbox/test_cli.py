@@ -53,12 +53,14 @@ def test_an_unknown_command_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -
         (
             ValueError("two\nlines"),
             1,
-            "blogstream: migrate broke: ValueError: two lines (BLOGSTREAM_TRACEBACK=1 shows where)",
+            "blogstream: migrate crashed: ValueError: two lines"
+            " (BLOGSTREAM_TRACEBACK=1 shows the traceback)",
         ),
         (
             RuntimeError(),
             1,
-            "blogstream: migrate broke: RuntimeError: no reason given (BLOGSTREAM_TRACEBACK=1 shows where)",
+            "blogstream: migrate crashed: RuntimeError: no reason given"
+            " (BLOGSTREAM_TRACEBACK=1 shows the traceback)",
         ),
     ],
 )

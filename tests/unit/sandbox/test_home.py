@@ -156,7 +156,7 @@ def test_a_jar_that_is_not_the_pinned_one_is_refused_and_not_kept(
     fetched: Callable[[bytes], list[str]], tmp_path: Path
 ) -> None:
     with pytest.raises(
-        Unavailable, match=r"^Kafka's jar a\.jar is not the one that is pinned: not started$"
+        Unavailable, match=r"^Kafka's jar a\.jar does not match its pinned SHA-256: not started$"
     ):
         fetched(b"wrong")
     assert not list((tmp_path / "cache").rglob("*.jar"))
