@@ -162,7 +162,9 @@ async def _seen(dsn: str, window: CpuWindow, slots: int) -> ThroughputWindow:
             f"{failed} blogs failed, {waiting} are left: this says nothing of the workers"
         )
     assert counted is not None
-    return ThroughputWindow(window=window, slots=slots, blogs=counted["blogs"], slot_s=counted["slot_s"])
+    return ThroughputWindow(
+        window=window, slots=slots, blogs=counted["blogs"], slot_s=counted["slot_s"]
+    )
 
 
 def _result(grown: list[ThroughputWindow], flat_out: ThroughputWindow) -> Result:

@@ -127,7 +127,9 @@ def _head(port: int, store: str, key: str) -> bytes:
 def main() -> None:
     port, clients, seconds, *keyed = sys.argv[1:]
     stores = sys.stdin.read().splitlines()
-    tally = uvloop.run(run_clients(int(port), int(clients), float(seconds), stores, keyed=bool(keyed)))
+    tally = uvloop.run(
+        run_clients(int(port), int(clients), float(seconds), stores, keyed=bool(keyed))
+    )
     seen = {
         "asked": tally.asked,
         "statuses": tally.statuses,

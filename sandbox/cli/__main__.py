@@ -51,7 +51,7 @@ def usage_text() -> str:
     )
 
 
-def version() -> str:
+def project_version() -> str:
     """Return the version of the project from pyproject.toml."""
     with (ROOT / "pyproject.toml").open("rb") as file:
         return str(tomllib.load(file)["project"]["version"])
@@ -63,19 +63,27 @@ def module_name(command: str) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
+    name, *rest = arguments or [""]
+    if name in ("-h", "--help", "help"):
         print(usage_text())
-        return 0 if arguments else 2
-    name, *rest = arguments
-    if name == "--version":
-        print(f"blogstream {version()}")
-        return 0
-    if name not in COMMANDS:
+    elif name == "--version":
+        print(f"blogstream {project_version()}")
+    elif name in COMMANDS:
+        return run_command(name, rest)
+    elif name:
         print(f"blogstream: no command {name!r}\n\n{usage_text()}", file=sys.stderr)
         return 2
+    else:
+        print(usage_text())
+        return 2
+    return 0
+
+
+def run_command(name: str, arguments: Sequence[str]) -> int:
+    """Run a command; return the exit code if it did not exit the process itself."""
     try:
         application: CommandApplication = import_module(module_name(name)).application
-        application(args=rest, prog_name=f"./blogstream {name}")  # exits the process
+        application(args=arguments, prog_name=f"./blogstream {name}")  # exits the process
     except Unavailable as error:
         print(f"blogstream: {error}", file=sys.stderr)
         return 3

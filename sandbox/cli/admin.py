@@ -1,4 +1,7 @@
-"""What operators do by hand (`shared.admin`), on the environment's system or, where it names none, on this home's."""
+"""Runs the operators' commands (`python -m admin`).
+
+They use the environment's system or, without one, the system of this home.
+"""
 
 import sys
 from collections.abc import Sequence
@@ -8,7 +11,7 @@ from sandbox.cli.common import require_variable
 
 
 class AdminCommand:
-    """One of its commands, called as the frame calls all."""
+    """One operators' command as a command of `./blogstream`."""
 
     def __init__(self, command: str) -> None:
         self._command = command

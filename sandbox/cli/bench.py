@@ -1,4 +1,4 @@
-"""`./blogstream bench [NAME]`: benchmarks, each a table and judged ratios, written to bench/results."""
+"""`./blogstream bench [NAME]`: runs benchmarks and writes their tables to bench/results."""
 
 from importlib import import_module
 from pathlib import Path
@@ -23,17 +23,19 @@ def benchmark_names() -> list[str]:
 @application.command()
 def bench(
     name: Annotated[
-        str | None, typer.Argument(help=f"one of: {', '.join(benchmark_names())}; all when left out")
+        str | None, typer.Argument(help=f"one of: {', '.join(benchmark_names())}; default: all")
     ] = None,
 ) -> None:
-    """Run benchmarks. Exit 1 when a ratio is beyond its bar."""
+    """Run benchmarks. Exits with 1 when a ratio misses its target."""
     if name is not None and name not in benchmark_names():
-        raise Unavailable(f"there is no benchmark {name!r}; there are: {', '.join(benchmark_names())}")
-    held = [_run(chosen) for chosen in ([name] if name else benchmark_names())]
-    raise typer.Exit(0 if all(held) else 1)
+        raise Unavailable(
+            f"there is no benchmark {name!r}; there are: {', '.join(benchmark_names())}"
+        )
+    passed = [_run_benchmark(one) for one in ([name] if name else benchmark_names())]
+    raise typer.Exit(0 if all(passed) else 1)
 
 
-def _run(name: str) -> bool:
+def _run_benchmark(name: str) -> bool:
     print_line(f"{name} …")
     result = import_module(f"bench.{name}").run()
     text = result.as_markdown()

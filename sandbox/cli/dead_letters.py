@@ -1,4 +1,4 @@
-"""`./blogstream dead-letters`: what no service could handle; as `python -m shared.admin dead-letters` has it."""
+"""`./blogstream dead-letters`: manages dead letters, as does `python -m admin dead-letters`."""
 
 from sandbox.cli.admin import AdminCommand
 

@@ -44,9 +44,7 @@ def demo(
     stores = _read_exports(csv) if csv else built_in_stores()
     home = current_home().prepare()
     for provider in standins_needed(os.environ):
-        print_line(
-            f"no key for {provider}: a STAND-IN is used, no AI provider is called, nothing is billed"
-        )
+        print_line(f"no key for {provider}: a STAND-IN is used, no AI provider is called or paid")
     if keep:
         start_detached(home, ["up", "--any-port", "--generators", str(generators)])
         result = asyncio.run(_run_with_progress(home, home.read_env(), stores))

@@ -1,4 +1,4 @@
-"""`./blogstream keys`: API keys; as `python -m shared.admin keys` has it."""
+"""`./blogstream keys`: manages API keys; the same as `python -m admin keys`."""
 
 from sandbox.cli.admin import AdminCommand
 

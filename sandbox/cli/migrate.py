@@ -1,4 +1,4 @@
-"""`./blogstream migrate`: migrations on DATABASE_URL, or on this home's running system."""
+"""`./blogstream migrate`: migrates DATABASE_URL or, without it, this home's database."""
 
 import os
 
@@ -12,7 +12,7 @@ application = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     no_args_is_help=True,
-    help="Migrations on DATABASE_URL.",
+    help="Apply, list or revert the database migrations of DATABASE_URL.",
 )
 
 
@@ -23,17 +23,17 @@ def _settings() -> MigrationSettings:
 
 @application.command()
 def status() -> None:
-    """Which are applied, and when."""
+    """List the migrations, and when each was applied."""
     run_coroutine(execute("status", _settings()))
 
 
 @application.command()
 def up() -> None:
-    """Apply all that are missing. Several at once do no harm."""
+    """Apply all missing migrations. Parallel runs are safe."""
     run_coroutine(execute("up", _settings()))
 
 
 @application.command()
-def down(steps: int = typer.Option(1, min=1, help="how many to revert")) -> None:
-    """Revert the newest. Tables go with their data: back up before."""
+def down(steps: int = typer.Option(1, min=1, help="number of migrations to revert")) -> None:
+    """Revert the newest migrations. This drops tables with their data: make a backup first."""
     run_coroutine(execute("down", _settings(), steps))

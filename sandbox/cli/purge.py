@@ -1,4 +1,4 @@
-"""`./blogstream purge`: jobs that ended long ago; as `python -m shared.admin purge` has it."""
+"""`./blogstream purge`: deletes jobs that ended long ago; the same as `python -m admin purge`."""
 
 from sandbox.cli.admin import AdminCommand
 

@@ -1,4 +1,4 @@
-"""`./blogstream stores`: what stores weigh; as `python -m shared.admin stores` has it."""
+"""`./blogstream stores`: manages the weights of stores; the same as `python -m admin stores`."""
 
 from sandbox.cli.admin import AdminCommand
 

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from typing import Annotated
 
 import typer
 
@@ -15,10 +16,9 @@ _UNIT_TESTS = "tests/unit"
 
 
 @application.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def test(
+def run_tests(
     context: typer.Context,
-    *,
-    unit: bool = typer.Option(False, "--unit", help="run only the fast tests, in tests/unit"),
+    unit: Annotated[bool, typer.Option("--unit", help="run only the fast tests, in tests/unit")],
 ) -> None:
     """Run the tests; they start their own Kafka and PostgreSQL.
 

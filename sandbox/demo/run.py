@@ -68,9 +68,7 @@ async def run_demo(
         row.error or row.status for row in rows if row.status in (Status.FAILED, Status.REJECTED)
     )
     return DemoResult(
-        stores=outcome.summarize_by_store(
-            {name: len(ids) for name, ids in accepted.items()}, rows
-        ),
+        stores=outcome.summarize_by_store({name: len(ids) for name, ids in accepted.items()}, rows),
         seconds=seconds,
         posts=written,
         dashboard_screenshot=dashboard,

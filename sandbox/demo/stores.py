@@ -102,4 +102,6 @@ def store_from_export(path: Path) -> DemoStore:
             requests.append(request)
     name = re.sub(r"[^a-zA-Z0-9._-]+", "-", path.stem).strip("-._")[:100] or "shop"
     in_order = sorted(faults, key=lambda fault: fault.line)
-    return DemoStore(name=name, requests=tuple(requests), faults=tuple(str(fault) for fault in in_order))
+    return DemoStore(
+        name=name, requests=tuple(requests), faults=tuple(str(fault) for fault in in_order)
+    )

@@ -1,4 +1,4 @@
-"""The bill a provider would have sent, per job. Tests use it to prove that no call is paid twice."""
+"""The bill that a provider would send, per job. Tests use it to find calls that are paid twice."""
 
 from collections import Counter, defaultdict
 from typing import Any

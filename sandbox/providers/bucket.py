@@ -1,4 +1,4 @@
-"""A provider's token bucket. It holds one minute's limit and refills by limit/60 per second. Pure."""
+"""A provider's token bucket: holds one minute's limit, refills by limit/60 per second. Pure."""
 
 
 class MinuteBucket:

@@ -16,7 +16,9 @@ from sandbox.providers.bucket import MinuteBucket
 from sandbox.providers.faults import FaultScript
 
 
-def json_response(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+def json_response(
+    content: object, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
     return Response(orjson.dumps(content), status, dict(headers or {}), "application/json")
 
 

@@ -1,4 +1,4 @@
-"""A stand-in for OpenAI: the Responses API with structured outputs and its documented rate limits."""
+"""A stand-in for OpenAI: the Responses API with structured outputs and enforced rate limits."""
 
 import asyncio
 import math
@@ -14,7 +14,12 @@ from starlette.routing import Route
 
 from sandbox.providers import writer
 from sandbox.providers.bucket import go_duration
-from sandbox.providers.control import StandinControl, CutResponse, json_response, with_standin_header
+from sandbox.providers.control import (
+    CutResponse,
+    StandinControl,
+    json_response,
+    with_standin_header,
+)
 from sandbox.providers.faults import ScriptedFault
 
 FAULTS = {
@@ -63,7 +68,11 @@ class OpenAIStandin:
                 with_standin_header("openai", self.create_response),
                 methods=["POST"],
             ),
-            Route("/v1/responses/input_tokens", with_standin_header("openai", self.count_tokens), methods=["POST"]),
+            Route(
+                "/v1/responses/input_tokens",
+                with_standin_header("openai", self.count_tokens),
+                methods=["POST"],
+            ),
             Route("/v1/models", with_standin_header("openai", self.models)),
         ]
         return Starlette(routes=[*routes, *self._control.routes()])
@@ -78,7 +87,9 @@ class OpenAIStandin:
 
     async def count_tokens(self, request: Request) -> Response:
         body = orjson.loads(await request.body())
-        return json_response({"object": "response.input_tokens", "input_tokens": _tokens(_prompt(body))})
+        return json_response(
+            {"object": "response.input_tokens", "input_tokens": _tokens(_prompt(body))}
+        )
 
     async def create_response(self, request: Request) -> Response:
         refusal = _unauthorized(request)

@@ -14,7 +14,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from sandbox.providers.control import StandinControl, CutResponse, json_response, with_standin_header
+from sandbox.providers.control import (
+    CutResponse,
+    StandinControl,
+    json_response,
+    with_standin_header,
+)
 from sandbox.providers.image import draw_image
 
 FAULTS = {"401", "404", "429", "500", "503", "402", "failed", "aborted", "stuck", "cut", "timeout"}
@@ -52,10 +57,14 @@ class ReplicateStandin:
                 with_standin_header("replicate", self.create),
                 methods=["POST"],
             ),
-            Route("/v1/predictions", with_standin_header("replicate", self.create), methods=["POST"]),
+            Route(
+                "/v1/predictions", with_standin_header("replicate", self.create), methods=["POST"]
+            ),
             Route("/v1/predictions/{id}", with_standin_header("replicate", self.get)),
             Route(
-                "/v1/predictions/{id}/cancel", with_standin_header("replicate", self.cancel), methods=["POST"]
+                "/v1/predictions/{id}/cancel",
+                with_standin_header("replicate", self.cancel),
+                methods=["POST"],
             ),
             Route("/output/{id}/hero.png", with_standin_header("replicate", self.output)),
         ]
@@ -119,7 +128,9 @@ class ReplicateStandin:
             )
         fault = self._control.faults.take_next(request.headers.get("x-blogstream-job", ""), "poll")
         if fault is not None:
-            return json_response({"detail": "not now (scripted)", "status": 503}, 503, {"retry-after": "1"})
+            return json_response(
+                {"detail": "not now (scripted)", "status": 503}, 503, {"retry-after": "1"}
+            )
         return json_response(self._view(prediction))
 
     async def cancel(self, request: Request) -> Response:

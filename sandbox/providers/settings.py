@@ -19,9 +19,7 @@ class StandinSettings(Settings):
         1500, ge=0, description="median duration of a prediction; predictions vary around it"
     )
     standin_seed: int = Field(1, description="the same seed produces the same posts")
-    openai_rpm: float = Field(
-        500, gt=0, description="requests per minute that the stand-in allows"
-    )
+    openai_rpm: float = Field(500, gt=0, description="requests per minute that the stand-in allows")
     openai_tpm: float = Field(
         200_000, gt=0, description="tokens per minute that the stand-in allows"
     )

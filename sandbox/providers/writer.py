@@ -1,4 +1,4 @@
-"""Writes plausible posts about the product or keyword in a prompt, by a seeded choice of phrases."""
+"""Writes plausible posts about the product or keyword in a prompt from seeded random phrases."""
 
 import hashlib
 import json

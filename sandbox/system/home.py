@@ -1,4 +1,4 @@
-"""The home: the folder that holds everything a local run leaves. Several homes can run side by side."""
+"""The home: the folder that holds everything a local run leaves. Homes can run side by side."""
 
 import fcntl
 import os

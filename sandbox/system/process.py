@@ -1,4 +1,4 @@
-"""Runs one child process in its own session: reads its output, awaits readiness, notices its exit."""
+"""Runs a child process in its own session: reads its output, awaits readiness, detects its exit."""
 
 import asyncio
 import os
@@ -113,10 +113,15 @@ class ChildProcess:
         assert self._reader is not None
         code = await self._process.wait()
         await asyncio.wait({self._reader}, timeout=2)  # a grandchild may hold the pipe open
-        return ProcessExit(name=self.name, pid=self._process.pid, code=code, lines=tuple(self._lines))
+        return ProcessExit(
+            name=self.name, pid=self._process.pid, code=code, lines=tuple(self._lines)
+        )
 
     async def stop(self) -> int:
-        """Send the stop signal, and SIGKILL to the group after `stop_within_s`. Return the exit code."""
+        """Stop the process and return its exit code.
+
+        After `stop_within_s` its process group is killed.
+        """
         if self._process is None:
             return 0
         if self._process.returncode is None:

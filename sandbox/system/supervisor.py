@@ -1,4 +1,4 @@
-"""Starts the processes of a system in order, restarts those that exit, and stops them in reverse."""
+"""Starts the processes of a system in order, restarts them on exit, stops them in reverse."""
 
 import asyncio
 import time

@@ -15,10 +15,10 @@ from migrations.settings import logins
 from sandbox.servers import kafka, postgres
 from sandbox.system.environment import (
     Ports,
-    with_service_login,
     process_environment,
     service_environment,
     standins_needed,
+    with_service_login,
 )
 from sandbox.system.home import ROOT, Home, write_atomically
 from sandbox.system.process import ChildProcess, ProcessSpec
@@ -82,7 +82,10 @@ class SandboxSystem:
         self.variables = service_environment(
             options.home, options.ports, database_url=self._dsn, bootstrap=self._bootstrap
         )
-        stages: list[Stage] = [[ChildProcess(kafka_spec, log), ChildProcess(postgres_spec, log)], self._migrate]
+        stages: list[Stage] = [
+            [ChildProcess(kafka_spec, log), ChildProcess(postgres_spec, log)],
+            self._migrate,
+        ]
         if standins_needed(os.environ):
             stages.append([ChildProcess(self._standins_spec(), log)])
         stages.append(

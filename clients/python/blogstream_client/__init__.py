@@ -1,6 +1,5 @@
 """A small typed client of blogstream's HTTP interface."""
 
-from blogstream_client.request_fields import Fields, Request, SourceType
 from blogstream_client.client import Client
 from blogstream_client.models import (
     ENDED,
@@ -17,6 +16,7 @@ from blogstream_client.models import (
     Usage,
     Waiting,
 )
+from blogstream_client.request_fields import Fields, Request, SourceType
 from blogstream_client.transport import ProblemError
 from blogstream_client.webhooks import WebhookVerificationError, verify_webhook
 

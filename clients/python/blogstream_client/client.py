@@ -8,17 +8,6 @@ from uuid import UUID
 
 import httpx
 
-from blogstream_client.request_fields import (
-    Fields,
-    WritingOptions,
-    Request,
-    SourceType,
-    json_body,
-    request_body,
-    path_id,
-    idempotency_key,
-    path_store,
-)
 from blogstream_client.events import parse_events
 from blogstream_client.models import (
     Budget,
@@ -32,6 +21,17 @@ from blogstream_client.models import (
     parse_job,
     parse_taken,
     parse_ticket,
+)
+from blogstream_client.request_fields import (
+    Fields,
+    Request,
+    SourceType,
+    WritingOptions,
+    idempotency_key,
+    json_body,
+    path_id,
+    path_store,
+    request_body,
 )
 from blogstream_client.transport import CONNECTION_ERRORS, PAUSE_S, ProblemError, Transport
 
@@ -110,11 +110,15 @@ class Client:
 
     def cancel(self, job: str | UUID) -> Job:
         """Sent again only where it was refused for now; where the connection breaks, `get` tells what it did."""
-        return parse_job(self._transport.call("POST", f"{_job(job)}/cancel", repeatable=False).json())
+        return parse_job(
+            self._transport.call("POST", f"{_job(job)}/cancel", repeatable=False).json()
+        )
 
     def retry(self, job: str | UUID) -> Job:
         """Let a job that failed or was cancelled go on; sent again as `cancel` is."""
-        return parse_job(self._transport.call("POST", f"{_job(job)}/retry", repeatable=False).json())
+        return parse_job(
+            self._transport.call("POST", f"{_job(job)}/retry", repeatable=False).json()
+        )
 
     def budget(self, store: str) -> Budget:
         """What a store may spend this month, and what it has; a store sees its own alone."""

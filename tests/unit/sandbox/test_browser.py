@@ -20,7 +20,7 @@ def path_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def allow_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def allow_install(path_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(browser.INSTALL_VARIABLE, "1")
 
 
