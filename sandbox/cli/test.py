@@ -18,7 +18,9 @@ _UNIT_TESTS = "tests/unit"
 @application.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def run_tests(
     context: typer.Context,
-    unit: Annotated[bool, typer.Option("--unit", help="run only the fast tests, in tests/unit")],
+    unit: Annotated[
+        bool, typer.Option("--unit", help="run only the fast tests, in tests/unit")
+    ] = False,
 ) -> None:
     """Run the tests; they start their own Kafka and PostgreSQL.
 

@@ -16,7 +16,7 @@ def test_one_worker_carries_20_to_40_blogs_per_minute() -> None:
     for seconds, blogs in ((75, 40), (150, 20)):
         plan = plan_capacity(
             blogs,
-            ACCOUNT,
+            LIMITS,
             BlogDemand(seconds=seconds, calls=2, tokens=5_000, images=1),
             concurrent=50,
         )

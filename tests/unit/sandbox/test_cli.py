@@ -12,7 +12,6 @@ from sandbox.cli.test import pytest_arguments
 from sandbox.system.home import ROOT
 from shared.domain.errors import Unavailable
 
-
 PYPROJECT = ROOT / "pyproject.toml"
 
 
