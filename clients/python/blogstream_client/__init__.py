@@ -1,4 +1,4 @@
-"""A small typed client of blogstream's HTTP interface."""
+"""A typed client of blogstream's HTTP API."""
 
 from blogstream_client.client import Client
 from blogstream_client.models import (

@@ -1,4 +1,4 @@
-"""What is asked for, in Python's names, as the interface reads it."""
+"""The fields of a request, and their conversion from Python to the HTTP API."""
 
 import json
 import re
@@ -11,20 +11,20 @@ SourceType: TypeAlias = Literal["keyword", "product", "topic"]
 
 
 class WritingOptions(TypedDict, total=False):
-    """How to write, and when; None is as good as left out."""
+    """Options of the text and the time. `None` is the same as no value."""
 
     language: str | None
     tone: str | None
     priority: int | None
     """-100 to 100, within the store."""
     run_at: datetime | str | None
-    """Not before this time, which has a zone."""
+    """The earliest start, with a time zone."""
     webhook_url: str | None
     images: Literal[0, 1] | None
 
 
 class Fields(WritingOptions, total=False):
-    """And what about."""
+    """The options and the subject of a request."""
 
     title: str | None
     keywords: Sequence[str] | None
@@ -33,7 +33,7 @@ class Fields(WritingOptions, total=False):
 
 
 class Request(Fields, total=False):
-    """One of many."""
+    """One request of `submit_many`."""
 
     source_type: Required[SourceType]
     source_id: Required[str]
@@ -50,27 +50,33 @@ _STORE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,99}")
 
 
 def request_body(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The interface's names are taken as well. ValueError for a time without a zone, and for a field by both names."""
-    given = {name: value for name, value in fields.items() if value is not None}
-    for ours, theirs in _NAMES.items():
-        if ours in given and theirs in given:
-            raise ValueError(f"{ours} and {theirs} are one field: give it by one name")
-    named = {_NAMES.get(name, name): value for name, value in given.items()}
-    at = named.get("runAt")
+    """Return the request's JSON fields. Names of the HTTP API are accepted as well.
+
+    Raises ValueError for a time without a zone, and for a field given by both names.
+    """
+    values = {name: value for name, value in fields.items() if value is not None}
+    for python_name, api_name in _NAMES.items():
+        if python_name in values and api_name in values:
+            raise ValueError(f"{python_name} and {api_name} are one field: give it by one name")
+    body = {_NAMES.get(name, name): value for name, value in values.items()}
+    at = body.get("runAt")
     if isinstance(at, datetime):
         if at.tzinfo is None:
             raise ValueError("run_at needs a time zone")
-        named["runAt"] = at.isoformat()
-    return named
+        body["runAt"] = at.isoformat()
+    return body
 
 
 def json_body(body: Any) -> dict[str, Any]:
-    """httpx's arguments for a body. Times and ids within a product are written as text, other strangers refused."""
-    content = json.dumps(body, default=_plain, ensure_ascii=False, allow_nan=False).encode()
+    """Return httpx's arguments for a JSON body.
+
+    Times and UUIDs within a product become text; other non-JSON types raise TypeError.
+    """
+    content = json.dumps(body, default=_to_text, ensure_ascii=False, allow_nan=False).encode()
     return {"content": content, "headers": {"Content-Type": "application/json"}}
 
 
-def _plain(value: Any) -> str:
+def _to_text(value: Any) -> str:
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, UUID):
@@ -79,21 +85,21 @@ def _plain(value: Any) -> str:
 
 
 def path_id(found: str | UUID) -> str:
-    """What may stand in a path. ValueError when it is no id: it might be another path."""
+    """Return an id for use in a path. Raises ValueError for other text, which may be a path."""
     return str(found if isinstance(found, UUID) else UUID(found))
 
 
 def path_store(name: str) -> str:
-    """A store's name, as it may stand in a path."""
+    """Return a store's name for use in a path. Raises ValueError for an invalid name."""
     if not _STORE.fullmatch(name):
         raise ValueError(f"{name!r} is no store's name")
     return name
 
 
 def idempotency_key(key: str) -> dict[str, str]:
-    """The header. ValueError for what would not arrive as it is."""
+    """Return the idempotency header. Raises ValueError for keys that HTTP would alter."""
     if not _IDEMPOTENCY_KEY.fullmatch(key):
         raise ValueError(
-            "an idempotency key is 1 to 255 ASCII characters, none of them for control"
+            "an idempotency key is 1 to 255 ASCII characters without control characters"
         )
     return {"Idempotency-Key": key}
