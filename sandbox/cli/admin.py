@@ -1,4 +1,4 @@
-"""Runs the operators' commands (`python -m admin`).
+"""Runs the operators' commands (`python -m shared.admin`).
 
 They use the environment's system or, without one, the system of this home.
 """

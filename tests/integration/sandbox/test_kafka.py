@@ -1,4 +1,4 @@
-"""The sandbox's Kafka: what it has acknowledged outlives a kill; what stops a start is told in one line."""
+"""The sandbox's Kafka: durability after a kill, and one-line errors of a failed start."""
 
 import asyncio
 import os
@@ -43,7 +43,7 @@ async def consume(bootstrap: str, count: int) -> list[bytes]:
         return [(await consumer.getone()).value for _ in range(count)]
 
 
-def test_what_was_acknowledged_outlives_a_kill(tmp_path: Path) -> None:
+def test_acknowledged_records_survive_a_kill(tmp_path: Path) -> None:
     folder = tmp_path / "a höme with spaces" / "kafka"
     half_formatted = folder / "data" / "meta.properties"
     half_formatted.parent.mkdir(parents=True)
@@ -67,10 +67,10 @@ def test_what_was_acknowledged_outlives_a_kill(tmp_path: Path) -> None:
         assert sorted(asyncio.run(consume(bootstrap, len(values)))) == sorted(values)
     finally:
         code = stop(spec, process)
-    assert code in (0, 128 + signal.SIGTERM)  # it stopped in order, and was not killed
+    assert code in (0, 128 + signal.SIGTERM)  # stopped without a kill
 
 
-async def test_a_start_that_fails_tells_its_last_lines(tmp_path: Path) -> None:
+async def test_failed_start_reports_the_last_output_lines(tmp_path: Path) -> None:
     spec, _ = kafka.prepare_server(tmp_path / "kafka", print)
     missing = tmp_path / "missing.properties"
     with RunLog(tmp_path / "log") as log, pytest.raises(Unavailable, match=str(missing)) as caught:
@@ -79,12 +79,12 @@ async def test_a_start_that_fails_tells_its_last_lines(tmp_path: Path) -> None:
     assert "exited with 1; its last lines:" in str(caught.value)
 
 
-def test_a_path_that_kafka_cannot_have_is_one_clear_line(tmp_path: Path) -> None:
+def test_path_with_a_comma_is_a_one_line_error(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="its path holds a comma; set BLOGSTREAM_HOME"):
         kafka.prepare_server(tmp_path / "one, two" / "kafka", print)
 
 
-async def test_a_cluster_id_that_begins_with_a_hyphen_is_no_option(
+async def test_cluster_id_with_a_leading_hyphen_is_accepted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("uuid.uuid4", lambda: UUID(bytes=b"\xf8" * 16))

@@ -1,4 +1,4 @@
-"""`./blogstream load` where nothing is accepted: it says what was answered instead, and waits for nothing."""
+"""`./blogstream load` against a store with closed admission: it reports the 429s at once."""
 
 import asyncio
 import json
@@ -13,11 +13,11 @@ from tests.integration.ingest.test_admission import gate, hears
 from tests.support.backend import Backend
 from tests.support.ingest import start_ingest
 
-_AT_ONCE_S = 30
-"""It would wait for ten minutes; here it starts, sends three requests and ends."""
+_TIMEOUT_S = 30
+"""Far less than the ten minutes that the command waits for accepted jobs."""
 
 
-async def test_a_full_queue_is_told_at_once(
+async def test_load_test_reports_closed_admission_at_once(
     backend: Backend, database: str, tmp_path: Path
 ) -> None:
     async with start_ingest(backend, database, tmp_path) as ingest:
@@ -45,12 +45,12 @@ async def test_a_full_queue_is_told_at_once(
             *command, env=environment, cwd=ROOT, stdout=PIPE
         )
         try:
-            async with asyncio.timeout(_AT_ONCE_S):
+            async with asyncio.timeout(_TIMEOUT_S):
                 out, _ = await process.communicate()
         finally:
             if process.returncode is None:
                 process.kill()
-    told = {one["expectation"]: (one["seen"], one["held"]) for one in json.loads(out)}
+    checks = {one["expectation"]: (one["seen"], one["held"]) for one in json.loads(out)}
     assert process.returncode == 1
-    assert told["all 201"] == ("0 of 3, 3 × 429", False)
-    assert told["work starts at once"] == ("never", False)
+    assert checks["all 201"] == ("0 of 3, 3 × 429", False)
+    assert checks["work starts at once"] == ("never", False)
