@@ -1,4 +1,4 @@
-"""`./blogstream dead-letters`: manages dead letters, as does `python -m shared.admin dead-letters`."""
+"""`./blogstream dead-letters`: manages the dead letter queue (`shared.admin dead-letters`)."""
 
 from sandbox.cli.admin import AdminCommand
 

@@ -1,4 +1,4 @@
-"""`./blogstream keys`: manages API keys; the same as `python -m shared.admin keys`."""
+"""`./blogstream keys`: manages API keys (`shared.admin keys`)."""
 
 from sandbox.cli.admin import AdminCommand
 

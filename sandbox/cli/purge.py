@@ -1,4 +1,4 @@
-"""`./blogstream purge`: deletes jobs that ended long ago; the same as `python -m shared.admin purge`."""
+"""`./blogstream purge`: deletes jobs that ended long ago (`shared.admin purge`)."""
 
 from sandbox.cli.admin import AdminCommand
 

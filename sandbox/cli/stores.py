@@ -1,4 +1,4 @@
-"""`./blogstream stores`: manages the weights of stores; the same as `python -m shared.admin stores`."""
+"""`./blogstream stores`: manages the weights of stores (`shared.admin stores`)."""
 
 from sandbox.cli.admin import AdminCommand
 

@@ -132,7 +132,8 @@ def test_installer_keeps_the_lock_when_its_starter_dies(project: Path, tmp_path:
     interpreter = python.readlink()
     python.unlink()
     python.write_text(
-        f"#!/bin/sh\n[ $3 = --version ] && exit 0\nexec 9< '{finish}'; echo > '{started}'; cat <&9\n"
+        "#!/bin/sh\n[ $3 = --version ] && exit 0\n"
+        f"exec 9< '{finish}'; echo > '{started}'; cat <&9\n"
     )
     python.chmod(0o755)
     pin(project, "sandbox", "# changed once more\n")
