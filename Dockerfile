@@ -1,5 +1,5 @@
-# One image for the services, the migrations and operators: `docker run IMAGE services.generator`, `… migrations up`,
-# `… shared.admin keys create STORE`.
+# One image for services, migrations and operators' commands: `docker run IMAGE services.generator`,
+# `docker run IMAGE migrations up`, `docker run IMAGE shared.admin keys create STORE`.
 FROM python:3.11-slim-bookworm AS build
 RUN python -m venv /venv
 COPY requirements/services.txt /tmp/services.txt
@@ -19,7 +19,7 @@ USER 10001
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     HOST=0.0.0.0 HEARTBEAT_FILE=/tmp/heartbeat \
     IMAGE_DIR=/var/lib/blogstream/images METRICS_DIR=/var/lib/blogstream/metrics
-# The loop of a service touches its heartbeat; one that hangs stops doing so.
+# A service's event loop touches the heartbeat file; a service that hangs does not.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=20s CMD ["python", "-m", "shared.health"]
 ENTRYPOINT ["python", "-m"]
 CMD ["services.ingest"]

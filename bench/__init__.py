@@ -1,1 +1,1 @@
-"""Benchmarks, one file a question. Each compares side by side in one run and says ratios: machines are noisy."""
+"""Benchmarks, one module per question. Each compares in one run and reports ratios."""

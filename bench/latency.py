@@ -1,8 +1,9 @@
-"""How long after its POST does an idle system call the provider? Beside it: the same call, made directly.
+"""How long after its POST does an idle system call the provider, compared with a direct call?
 
-ingest, scheduler and one worker as processes, a real broker and database. Each POST waits until the job before it is
-long over. The stand-in notes when the first call of each job arrives; direct calls, one between each two POSTs, are
-made by the same SDK with a prompt like the job's. The limits are ample, so that nothing waits for them.
+Ingest, scheduler and one worker run as processes with a real broker and database. Each POST is sent
+after the previous job has ended. The stand-in records the arrival of each job's first call. Between
+two POSTs, the same SDK makes a direct call with a similar prompt. The rate limits are so high that
+no call waits for them.
 """
 
 import asyncio
@@ -23,8 +24,8 @@ from bench.account.decisions import AMPLE_LIMITS
 from bench.account.fleet import count_ended_jobs, start_fleet
 from bench.account.steady_provider import SteadyProvider, start_steady_provider
 from bench.result import Ratio, Result
-from bench.servers import a_kafka, a_postgres
-from sandbox.servers.postgres import a_connection
+from bench.servers import running_kafka, running_postgres
+from sandbox.servers.postgres import open_connection
 from sandbox.system.home import free_port
 from services.generator.blog import prompts
 from services.generator.blog.article import Outline
@@ -38,9 +39,9 @@ _PAIRS = 200
 _WARM_UP = 10
 _LATENCY_S = 0.02
 _SPACING_S = (0.2, 0.4)
-"""A range, or calls would keep step with what the services do once a second."""
+"""Random, so that calls do not align with the services' periodic work."""
 _SETTLE_S = 3.0
-_MOST_S = {50: 0.030, 99: 0.150}
+_MAX_OVERHEAD_S = {50: 0.030, 99: 0.150}
 _TITLE = "How to brew green tea at home"
 
 
@@ -49,21 +50,24 @@ def run() -> Result:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Times:
-    """Seconds from the send to the first byte at the provider; and to the 201, of those that are POSTs."""
+class LatencyTimes:
+    """Measured latencies in seconds."""
 
     posted: Sequence[float]
+    """From a POST to the first byte at the provider."""
     answered: Sequence[float]
+    """From a POST to its 201."""
     direct: Sequence[float]
+    """From a direct call to its first byte at the provider."""
     busy: float
-    """What of the machine was used meanwhile, 0 to 1."""
+    """The processor use of the machine during the run, 0 to 1."""
 
 
 async def _run() -> Result:
     async with AsyncExitStack() as stack:
         bootstrap, dsn = (
-            await stack.enter_async_context(a_kafka()),
-            await stack.enter_async_context(a_postgres()),
+            await stack.enter_async_context(running_kafka()),
+            await stack.enter_async_context(running_postgres()),
         )
         provider = await stack.enter_async_context(start_steady_provider(latency_s=_LATENCY_S))
         port = str(free_port())
@@ -85,18 +89,19 @@ async def _run() -> Result:
         done, failed = await count_ended_jobs(dsn)
     if failed or done < _WARM_UP + _PAIRS:
         raise Unavailable(
-            f"{done} of {_WARM_UP + _PAIRS} blogs done, {failed} failed: the system was not idle"
+            f"{done} of {_WARM_UP + _PAIRS} blogs done, {failed} failed:"
+            " the system was not idle, the measurement is not valid"
         )
     return _result(times)
 
 
 async def _key(dsn: str) -> str:
-    async with a_connection(dsn) as connection:
+    async with open_connection(dsn) as connection:
         return await create_key(connection, "bench-store")
 
 
-async def _measure(ingest: str, key: str, provider: SteadyProvider) -> Times:
-    """POSTs and direct calls in turn. The first ones open connections and fill caches, and do not count."""
+async def _measure(ingest: str, key: str, provider: Provider) -> LatencyTimes:
+    """Send POSTs and direct calls in turn. The warm-up, which opens connections, does not count."""
     chance = random.Random(1)  # noqa: S311 - the same spacing in every run
     posts, direct = list[tuple[str, float, float]](), list[tuple[str, float]]()
     async with (
@@ -110,11 +115,11 @@ async def _measure(ingest: str, key: str, provider: SteadyProvider) -> Times:
                 psutil.cpu_percent()
             posts.append(await _post(client, number))
             await asyncio.sleep(chance.uniform(*_SPACING_S))
-            direct.append(await _call(openai))
+            direct.append(await _call_directly(openai))
             await asyncio.sleep(chance.uniform(*_SPACING_S))
     busy = psutil.cpu_percent() / 100
-    arrived = provider.read_arrivals()
-    return Times(
+    arrived = provider.arrivals()
+    return LatencyTimes(
         posted=[arrived[job] - at for job, at, _ in posts[_WARM_UP:]],
         answered=[answered - at for _, at, answered in posts[_WARM_UP:]],
         direct=[arrived[job] - at for job, at in direct[_WARM_UP:]],
@@ -123,7 +128,7 @@ async def _measure(ingest: str, key: str, provider: SteadyProvider) -> Times:
 
 
 async def _post(client: httpx.AsyncClient, number: int) -> tuple[str, float, float]:
-    """The job, when it was sent, and when it was answered."""
+    """Return the job, the time of the POST, and the time of the answer."""
     body = {"sourceType": "keyword", "sourceId": f"keyword-{number}", "title": _TITLE, "images": 0}
     at = time.monotonic()
     answer = await client.post("/api/blog-generation", json=body)
@@ -132,8 +137,8 @@ async def _post(client: httpx.AsyncClient, number: int) -> tuple[str, float, flo
     return answer.json()["id"], at, answered
 
 
-async def _call(openai: AsyncOpenAI) -> tuple[str, float]:
-    """The first call of such a job, made by itself: its name, and when it was sent."""
+async def _call_directly(openai: AsyncOpenAI) -> tuple[str, float]:
+    """Make the first call of such a job; return its job id and the time of the call."""
     job = str(uuid4())
     request = BlogRequested(
         id=uuid4(),
@@ -155,38 +160,38 @@ async def _call(openai: AsyncOpenAI) -> tuple[str, float]:
     return job, at
 
 
-def _result(times: Times) -> Result:
+def _result(times: LatencyTimes) -> Result:
     rows = [
         ["POST to the provider's first byte", *_cells(times.posted)],
         ["of that, until the 201", *_cells(times.answered)],
         ["a direct call to its first byte", *_cells(times.direct)],
     ]
-    over = {
+    overhead = {
         percent: _percentile(times.posted, percent) - _percentile(times.direct, percent)
-        for percent in _MOST_S
+        for percent in _MAX_OVERHEAD_S
     }
     rows.append(
-        ["what ours takes longer", *(f"{over[percent] * 1000:.1f} ms" for percent in _MOST_S)]
+        ["overhead", *(f"{overhead[percent] * 1000:.1f} ms" for percent in _MAX_OVERHEAD_S)]
     )
     return Result(
-        question=f"How long after its POST does an idle system call the provider? ({_PAIRS} POSTs and direct calls in"
-        f" turn, {times.busy:.0%} of the machine in use)",
-        header=["", *(f"p{percent}" for percent in _MOST_S)],
+        question="How long after its POST does an idle system call the provider?"
+        f" ({_PAIRS} POSTs and direct calls in turn, {times.busy:.0%} of the machine in use)",
+        header=["", *(f"p{percent}" for percent in _MAX_OVERHEAD_S)],
         rows=rows,
         ratios=[
             Ratio(
                 what=f"POST to first byte over a direct call, p{percent}, ms",
-                seen=over[percent] * 1000,
+                seen=overhead[percent] * 1000,
                 bar=f"≤ {most * 1000:.0f}",
-                held=over[percent] <= most,
+                held=overhead[percent] <= most,
             )
-            for percent, most in _MOST_S.items()
+            for percent, most in _MAX_OVERHEAD_S.items()
         ],
     )
 
 
 def _cells(seconds: Sequence[float]) -> list[str]:
-    return [f"{_percentile(seconds, percent) * 1000:.1f} ms" for percent in _MOST_S]
+    return [f"{_percentile(seconds, percent) * 1000:.1f} ms" for percent in _MAX_OVERHEAD_S]
 
 
 def _percentile(seconds: Sequence[float], percent: int) -> float:

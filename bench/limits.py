@@ -25,7 +25,7 @@ from bench.account.fleet import count_ended_jobs, start_fleet
 from bench.account.reference_provider import ReferenceProvider, start_reference_provider
 from bench.peers.load import run_load
 from bench.result import Ratio, Result
-from bench.servers import a_kafka, a_postgres
+from bench.servers import running_kafka, running_postgres
 from shared.domain.errors import Unavailable
 
 _BY_REQUESTS = AccountLimits(rpm=600, tpm=20_000_000)
@@ -127,8 +127,8 @@ async def _run(is_chosen: Callable[[str], bool], measured: MeasuredWindow) -> Re
     async with AsyncExitStack() as stack:
         if ours:
             bootstrap, dsn = (
-                await stack.enter_async_context(a_kafka()),
-                await stack.enter_async_context(a_postgres()),
+                await stack.enter_async_context(running_kafka()),
+                await stack.enter_async_context(running_postgres()),
             )
         for number, case in enumerate(ours):
             result = await _run_case(

@@ -24,7 +24,7 @@ import orjson
 import psutil
 
 from bench.result import Ratio, Result
-from bench.servers import a_kafka
+from bench.servers import running_kafka
 from sandbox.system.environment import process_environment
 from sandbox.system.home import ROOT, free_port
 from shared.domain.job import Status

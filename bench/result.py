@@ -1,4 +1,4 @@
-"""What a benchmark brings: a table, and judged ratios."""
+"""The result of a benchmark: a table, and ratios with their targets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ratio:
-    """`seen` beside its bar; `held` says whether it is kept."""
+    """A measured value (`seen`) and its target (`bar`); `held` is True if it meets the target."""
 
     what: str
     seen: float
@@ -16,14 +16,14 @@ class Ratio:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """A header row, rows of the same length, and the ratios that are judged."""
+    """A header row, rows of the same length, and the ratios."""
 
     question: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     ratios: Sequence[Ratio]
     recorded: bool = True
-    """False for a trial of a part: it is shown, and the record of the whole stays."""
+    """False for a partial run: its table is printed but not written to bench/results."""
 
     @property
     def held(self) -> bool:
@@ -40,7 +40,7 @@ class Result:
         lines += [
             "",
             *(
-                f"- {ratio.what}: {ratio.seen:.3g} (bar {ratio.bar}{_verdict(ratio)})"
+                f"- {ratio.what}: {ratio.seen:.3g} (bar {ratio.bar}{_failure_mark(ratio)})"
                 for ratio in self.ratios
             ),
         ]
@@ -51,5 +51,5 @@ def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _verdict(ratio: Ratio) -> str:
+def _failure_mark(ratio: Ratio) -> str:
     return "" if ratio.held else ", NOT KEPT"

@@ -1,4 +1,4 @@
-"""A real PostgreSQL, Kafka or Redis, or a process of ours for the length of a block; their folders go afterwards."""
+"""Runs a PostgreSQL, Kafka, Redis or a Python process for the length of a block."""
 
 import sys
 import tempfile
@@ -12,38 +12,38 @@ from migrations import runner
 from sandbox.servers import kafka, postgres
 from sandbox.system.environment import process_environment
 from sandbox.system.home import ROOT, free_port
-from sandbox.system.process import Child, Spec
+from sandbox.system.process import ChildProcess, ProcessSpec
 from sandbox.system.run_log import RunLog
 
 
 @asynccontextmanager
-async def a_postgres() -> AsyncIterator[str]:
-    """A migrated database: its DSN."""
-    async with _server(postgres.prepare) as dsn:
-        await runner.apply_missing(dsn)
+async def running_postgres() -> AsyncIterator[str]:
+    """Run a PostgreSQL server; yield the DSN of a migrated database."""
+    async with _server(postgres.prepare_server) as dsn:
+        await runner.up(dsn)
         yield dsn
 
 
 @asynccontextmanager
-async def a_kafka() -> AsyncIterator[str]:
-    """A broker: its bootstrap address."""
-    async with _server(kafka.prepare) as bootstrap:
+async def running_kafka() -> AsyncIterator[str]:
+    """Run a broker; yield its bootstrap address."""
+    async with _server(kafka.prepare_server) as bootstrap:
         yield bootstrap
 
 
-Prepare = Callable[[Path, Callable[[str], None]], tuple[Spec, str]]
+PrepareServer = Callable[[Path, Callable[[str], None]], tuple[ProcessSpec, str]]
 
 
 @asynccontextmanager
-async def a_process(
+async def running_process(
     module: str, *arguments: str, ready_at: str, variables: Mapping[str, str] | None = None
-) -> AsyncIterator[Child]:
-    """`python -m MODULE ARGUMENTS`, from when it answers at an address until the block ends."""
-    spec = Spec(
+) -> AsyncIterator[ChildProcess]:
+    """Run `python -m MODULE ARGUMENTS`; the block begins once it answers at `ready_at`."""
+    spec = ProcessSpec(
         name=module,
         argv=(sys.executable, "-m", module, *arguments),
         env=process_environment({"PYTHONPATH": str(ROOT), **(variables or {})}),
-        ready_check=lambda: _answers(ready_at),
+        ready_check=lambda: _is_ok(ready_at),
         stop_within_s=5,
     )
     with _folder() as folder:
@@ -52,10 +52,10 @@ async def a_process(
 
 
 @asynccontextmanager
-async def a_redis(binary: Path) -> AsyncIterator[str]:
-    """A Redis that writes every command to its file before it answers, as Kafka does: its URL.
+async def running_redis(binary: Path) -> AsyncIterator[str]:
+    """Run a Redis that appends every command to its file before it answers; yield its URL.
 
-    Neither waits for the disk: what either has acknowledged outlives its process, not a loss of power.
+    This durability equals Kafka's: acknowledged data survives the process, not a power loss.
     """
     port = free_port()
     with _folder() as folder:
@@ -74,7 +74,7 @@ async def a_redis(binary: Path) -> AsyncIterator[str]:
             "--appendfsync",
             "everysec",
         )
-        spec = Spec(
+        spec = ProcessSpec(
             name="redis",
             argv=argv,
             env=process_environment({}),
@@ -86,7 +86,7 @@ async def a_redis(binary: Path) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def _server(prepare: Prepare) -> AsyncIterator[str]:
+async def _server(prepare: PrepareServer) -> AsyncIterator[str]:
     with _folder() as folder:
         spec, address = prepare(folder / "server", _ignore)
         async with _running(spec, folder):
@@ -94,9 +94,9 @@ async def _server(prepare: Prepare) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def _running(spec: Spec, folder: Path) -> AsyncIterator[Child]:
+async def _running(spec: ProcessSpec, folder: Path) -> AsyncIterator[ChildProcess]:
     with RunLog(folder / "server.log", None) as log:
-        child = Child(spec, log)
+        child = ChildProcess(spec, log)
         await child.start()
         try:
             yield child
@@ -104,7 +104,7 @@ async def _running(spec: Spec, folder: Path) -> AsyncIterator[Child]:
             await child.stop()
 
 
-async def _answers(url: str) -> bool:
+async def _is_ok(url: str) -> bool:
     try:
         async with httpx.AsyncClient(timeout=2) as client:
             return (await client.get(url)).is_success

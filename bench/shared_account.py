@@ -15,7 +15,7 @@ from bench.account.decisions import AccountLimits, RateDecision
 from bench.account.fleet import API_KEY, start_fleet
 from bench.account.reference_provider import ReferenceProvider, start_reference_provider
 from bench.result import Ratio, Result
-from bench.servers import a_kafka, a_postgres
+from bench.servers import running_kafka, running_postgres
 
 _LIMITS = AccountLimits(rpm=600, tpm=20_000_000)
 _COMES, _GOES, _END = 60, 120, 180

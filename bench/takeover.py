@@ -29,7 +29,7 @@ def run() -> Result:
 
 
 async def _run() -> Result:
-    async with a_postgres() as dsn:
+    async with running_postgres() as dsn:
         settings = PostgresSettings.model_validate({"database_url": dsn, "db_pool_min": 1})
         async with await open_pool(settings, name="bench") as pool:
             await pool.execute(_FILL, _ROWS, _STORES, datetime.now(UTC))

@@ -1,1 +1,1 @@
-"""All that stands in for the world on one machine: Kafka, PostgreSQL, the AI providers, and who starts them."""
+"""Runs the whole system on one machine: Kafka, PostgreSQL, stand-ins for AI providers, services."""

@@ -1,4 +1,7 @@
-"""How many workers a load needs, and what the account allows: the arithmetic behind docs/scaling.md. Pure."""
+"""Computes the workers that a load needs and the limits of the provider accounts. Pure.
+
+docs/scaling.md explains the arithmetic.
+"""
 
 from dataclasses import dataclass
 from math import ceil
@@ -7,8 +10,8 @@ from shared.kafka.topics import GENERATION
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Account:
-    """What the providers allow a minute."""
+class ProviderLimits:
+    """The rate limits of the provider accounts, per minute."""
 
     openai_rpm: float
     openai_tpm: float
@@ -16,49 +19,51 @@ class Account:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Blog:
-    """What one blog takes."""
+class BlogDemand:
+    """The resources that one blog needs."""
 
     seconds: float
-    """From its claim to its end, waits for limits left out."""
+    """From claim to end, without waits for rate limits."""
     calls: float
-    """Of the text provider."""
+    """Calls of the text provider."""
     tokens: float
-    """That the text provider charges, prompts and answers together."""
+    """Tokens billed by the text provider, input and output."""
     images: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class CapacityPlan:
     ceilings: dict[str, float]
-    """Blogs a minute that each limit allows."""
+    """Blogs per minute that each limit allows."""
     limited_by: str
-    """The tightest limit, or `nothing` when what is wanted fits."""
+    """The tightest limit, or `nothing` when all limits allow the wanted rate."""
     blogs_per_minute: float
-    """What can be written: what is wanted, or the tightest limit."""
+    """The achievable rate: the wanted rate or the tightest limit."""
     slots: float
-    """Blogs at work at once (Little's law)."""
+    """Blogs in progress at the same time (Little's law)."""
     workers: int
-    """Processes that give so many slots; more than one a partition have no budget."""
+    """Workers that provide the slots, at most one per partition: others own no quota."""
     enough: bool
-    """Whether that many workers can carry it."""
+    """Whether these workers provide all slots."""
 
 
-def plan(wanted: float, account: Account, blog: Blog, *, concurrent: int) -> Plan:
-    """For `wanted` blogs a minute, with `concurrent` slots a worker."""
+def plan_capacity(
+    wanted: float, limits: ProviderLimits, blog: BlogDemand, *, concurrent: int
+) -> CapacityPlan:
+    """Plan for `wanted` blogs per minute with `concurrent` slots per worker."""
     ceilings = {
-        "OPENAI_RPM": _ceiling(account.openai_rpm, blog.calls),
-        "OPENAI_TPM": _ceiling(account.openai_tpm, blog.tokens),
-        "REPLICATE_RPM": _ceiling(account.replicate_rpm, blog.images),
+        "OPENAI_RPM": _ceiling(limits.openai_rpm, blog.calls),
+        "OPENAI_TPM": _ceiling(limits.openai_tpm, blog.tokens),
+        "REPLICATE_RPM": _ceiling(limits.replicate_rpm, blog.images),
     }
     tightest = min(ceilings, key=lambda name: ceilings[name])
-    written = min(wanted, ceilings[tightest])
-    slots = written * blog.seconds / 60
+    achievable = min(wanted, ceilings[tightest])
+    slots = achievable * blog.seconds / 60
     workers = max(1, ceil(slots / concurrent))
-    return Plan(
+    return CapacityPlan(
         ceilings=ceilings,
         limited_by=tightest if ceilings[tightest] < wanted else "nothing",
-        blogs_per_minute=written,
+        blogs_per_minute=achievable,
         slots=slots,
         workers=min(workers, GENERATION.partitions),
         enough=workers <= GENERATION.partitions,

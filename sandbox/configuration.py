@@ -1,6 +1,6 @@
-"""`python -m sandbox.configuration`: writes docs/configuration.md anew, from the settings classes.
+"""`python -m sandbox.configuration`: generates docs/configuration.md from the settings classes.
 
-A test says when that was forgotten.
+A test fails when the page is outdated.
 """
 
 from collections.abc import Iterator, Mapping
@@ -34,19 +34,33 @@ READERS: Mapping[str, type[Settings]] = {
 
 _HEAD = """# Configuration
 
-Everything is read from the environment, once, at a process's start; a variable that is empty counts as unset. A value
-that is not right ends the process with exit code 3 and one line that names the variable. A variable that several read
-in ways of their own stands under each. Made from the settings classes by `python -m sandbox.configuration`.
+Each process reads its environment once, at its start. An empty variable counts as unset. An invalid
+value ends the process with exit code 3 and one line that names the variable. A variable with
+different defaults or meanings is listed under each process. This page is generated from the
+settings classes by `python -m sandbox.configuration`.
 """
-_REST = """
-## Read by libraries and by the frame
-
-| variable | default | meaning |
-|---|---|---|
-| `HEARTBEAT_FILE` | unset | the file that a process touches every two seconds, for `python -m shared.health` |
-| `OTEL_EXPORTER_OTLP_ENDPOINT`, other `OTEL_*` | unset | where spans are sent, as OpenTelemetry's SDK reads it |
-| `BLOGSTREAM_HOME` | `.blogstream` | of `./blogstream`: the folder of all that a run leaves |
-"""
+_OTHER_VARIABLES = (
+    (
+        "`HEARTBEAT_FILE`",
+        "unset",
+        "the file that a process touches every two seconds, for `python -m shared.health`",
+    ),
+    (
+        "`OTEL_EXPORTER_OTLP_ENDPOINT`, other `OTEL_*`",
+        "unset",
+        "the collector of spans, as OpenTelemetry's SDK defines it",
+    ),
+    (
+        "`BLOGSTREAM_HOME`",
+        "`.blogstream`",
+        "the home of `./blogstream`: the folder that holds everything a local run leaves",
+    ),
+    (
+        "`BLOGSTREAM_INSTALL_BROWSER`",
+        "unset",
+        "`1` lets `./blogstream test` install Chromium with apt-get, as root",
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +71,8 @@ class Variable:
     meaning: str
 
 
-def variables(settings: type[Settings]) -> Iterator[Variable]:
-    """In the order of their declaration, the shared ones first."""
+def list_variables(settings: type[Settings]) -> Iterator[Variable]:
+    """Yield the variables of a settings class in declaration order, inherited ones first."""
     schema = settings.model_json_schema()["properties"]
     for name, field in settings.model_fields.items():
         yield Variable(
@@ -69,36 +83,43 @@ def variables(settings: type[Settings]) -> Iterator[Variable]:
         )
 
 
-def text() -> str:
-    """The whole file."""
+def render_page() -> str:
+    """Return the text of docs/configuration.md."""
     readers: dict[Variable, list[str]] = {}
     for reader, settings in READERS.items():
-        for variable in variables(settings):
+        for variable in list_variables(settings):
             readers.setdefault(variable, []).append(reader)
     by_readers = sorted(
         readers.items(), key=lambda item: (-len(item[1]), list(READERS).index(item[1][0]))
     )
     sections = [
-        _section(who, [variable for variable, _ in group])
-        for who, group in groupby(by_readers, lambda x: x[1])
+        _section(names, [variable for variable, _ in group])
+        for names, group in groupby(by_readers, lambda x: x[1])
     ]
-    return _HEAD + "".join(sections) + _REST
+    return _HEAD + "".join(sections) + _other_section()
 
 
 def _section(readers: list[str], found: list[Variable]) -> str:
     title = "Every process" if len(readers) == len(READERS) else ", ".join(readers)
     rows = (f"| `{one.name}` | {one.kind} | {one.default} | {one.meaning} |\n" for one in found)
-    return f"\n## {title}\n\n| variable | type | default | meaning, unit |\n|---|---|---|---|\n{''.join(rows)}"
+    header = "| variable | type | default | meaning, unit |\n|---|---|---|---|\n"
+    return f"\n## {title}\n\n{header}{''.join(rows)}"
+
+
+def _other_section() -> str:
+    rows = (f"| {' | '.join(row)} |\n" for row in _OTHER_VARIABLES)
+    header = "| variable | default | meaning |\n|---|---|---|\n"
+    return f"\n## Read by libraries and by ./blogstream\n\n{header}{''.join(rows)}"
 
 
 def _kind(schema: Mapping[str, Any]) -> str:
-    """A word for the type, and its bounds."""
+    """Return the type in words, with its bounds."""
     (shape,) = [one for one in schema.get("anyOf", [schema]) if one.get("type") != "null"]
     words = {
         "integer": "whole number",
         "number": "number",
         "boolean": "true or false",
-        "string": "text",
+        "string": "render_page",
     }
     formats = {"password": "secret", "path": "path"}
     word = formats.get(shape.get("format", ""), words[shape["type"]])
@@ -120,5 +141,5 @@ def _default(field: FieldInfo) -> str:
 
 
 if __name__ == "__main__":
-    FILE.write_text(text(), encoding="utf-8")
+    FILE.write_text(render_page(), encoding="utf-8")
     print(FILE)

@@ -18,7 +18,7 @@ from tests.support.servers import execute, passable_folder, start, stop
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The session's broker: its bootstrap address."""
     folder = tmp_path_factory.mktemp("kafka")
-    spec, bootstrap = kafka_server.prepare(folder, print)
+    spec, bootstrap = kafka_server.prepare_server(folder, print)
     process = start(spec, folder / "server.log")
     yield bootstrap
     stop(spec, process)
@@ -28,7 +28,7 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def postgres() -> Iterator[str]:
     """The session's PostgreSQL: the DSN of its maintenance database."""
     with passable_folder() as folder:
-        spec, dsn = postgres_server.prepare(folder / "postgres", print)
+        spec, dsn = postgres_server.prepare_server(folder / "postgres", print)
         process = start(spec, folder / "server.log")
         yield dsn
         stop(spec, process)

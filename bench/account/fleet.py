@@ -51,7 +51,7 @@ class ServiceFleet:
         child = Child(replace(spec, stop_signal=signal.SIGKILL), self._log)
         self._children.append(child)
         await child.start()
-        self._deaths[child] = asyncio.create_task(child.died())
+        self._deaths[child] = asyncio.create_task(child.wait_until_exit())
         return child
 
     def send_signal(self, child: Child, number: signal.Signals) -> None:
@@ -94,7 +94,7 @@ async def start_fleet(
     """Start a scheduler with a backlog, without workers. `variables` are further settings."""
     settings = KafkaSettings(kafka_bootstrap_servers=bootstrap, kafka_topic_prefix=prefix)
     await clients.ensure_topics(settings)
-    async with a_connection(dsn) as connection:
+    async with open_connection(dsn) as connection:
         await connection.execute(
             "TRUNCATE blog_generations, provider_calls CASCADE"  # jobs of the last case
         )

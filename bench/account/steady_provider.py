@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from bench.servers import a_process
+from bench.servers import running_process
 from sandbox.system.home import free_port
 
 

@@ -1,1 +1,1 @@
-"""What takes requests in, ours and others, each a process; and the clients that ask all of them alike."""
+"""Apps that accept requests, as peers of ingest, and the load clients for all of them."""

@@ -1,8 +1,8 @@
-"""FastAPI and Celery, as their guides show it: `python -m bench.intake.fastapi_celery PORT REDIS`.
+"""FastAPI and Celery as in their guides: `python -m bench.intake.fastapi_celery PORT REDIS`.
 
-A model judges the body, and a task is put into the broker before the 201. No key is asked for. Celery's send blocks,
-and is called from the loop all the same: with a broker as near as this one, that takes in nearly twice as many requests
-as threads do, which Python lets run one at a time.
+A model validates the body, and the task is in the broker before the 201. There is no
+authentication. Celery's blocking send runs on the event loop: with a local broker this accepts
+nearly twice as many requests as threads do.
 """
 
 import sys
@@ -14,17 +14,17 @@ from celery import Celery
 from fastapi import FastAPI
 from pydantic import BaseModel, Field
 
-from bench.intake.crowd import PATH
+from bench.intake.load_clients import PATH
 
 
-class Body(BaseModel):
+class BlogBody(BaseModel):
     source_type: str = Field(alias="sourceType")
     source_id: str = Field(alias="sourceId", min_length=1, max_length=200)
     title: str | None = None
     keywords: list[str] = []
 
 
-class Answer(BaseModel):
+class AcceptedJob(BaseModel):
     id: UUID
     status: str
     store: str
@@ -34,8 +34,8 @@ def application(broker: str) -> FastAPI:
     celery = Celery("bench", broker=broker, task_ignore_result=True)
 
     @celery.task  # type: ignore[untyped-decorator] # Celery comes without types
-    def write_blog(job: str, asked: dict[str, Any]) -> None:
-        """No worker runs: what is measured is how requests are taken in."""
+    def write_blog(job: str, body: dict[str, Any]) -> None:
+        """Do nothing: no worker runs, only the intake of requests is measured."""
 
     app = FastAPI()
 
@@ -44,10 +44,10 @@ def application(broker: str) -> FastAPI:
         return
 
     @app.post(PATH, status_code=201)
-    async def submit(body: Body) -> Answer:
+    async def submit(body: BlogBody) -> AcceptedJob:
         job = uuid4()
         write_blog.delay(str(job), body.model_dump())
-        return Answer(id=job, status="PENDING", store="bench")
+        return AcceptedJob(id=job, status="PENDING", store="bench")
 
     return app
 

@@ -1,1 +1,1 @@
-"""The command line behind `./blogstream`. Every command is a file; none is imported before it is called."""
+"""The commands of `./blogstream`: one module each, imported only when the command runs."""

@@ -1,14 +1,17 @@
-"""What operators do by hand (`shared.admin`), on the environment's system or, where it names none, on this home's."""
+"""Runs the operators' commands (`python -m shared.admin`).
+
+They use the environment's system or, without one, the system of this home.
+"""
 
 import sys
 from collections.abc import Sequence
 
-from admin.__main__ import run_command
-from sandbox.cli.common import variable
+from admin.__main__ import run
+from sandbox.cli.common import require_variable
 
 
-class Administration:
-    """One of its commands, called as the frame calls all."""
+class AdminCommand:
+    """One operators' command as a command of `./blogstream`."""
 
     def __init__(self, command: str) -> None:
         self._command = command
@@ -18,6 +21,6 @@ class Administration:
             run_command(
                 [self._command, *args],
                 prog=prog_name.removesuffix(f" {self._command}"),
-                variable=variable,
+                variable=require_variable,
             )
         )

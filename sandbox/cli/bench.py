@@ -1,4 +1,4 @@
-"""`./blogstream bench [NAME]`: benchmarks, each a table and judged ratios, written to bench/results."""
+"""`./blogstream bench [NAME]`: runs benchmarks and writes their tables to bench/results."""
 
 from importlib import import_module
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sandbox.cli.common import say
+from sandbox.cli.common import print_line
 from sandbox.system.home import ROOT
 from shared.domain.errors import Unavailable
 
@@ -16,25 +16,27 @@ _FOLDER = ROOT / "bench"
 _NO_BENCHMARKS = {"__init__", "result", "servers"}
 
 
-def names() -> list[str]:
+def benchmark_names() -> list[str]:
     return sorted(path.stem for path in _FOLDER.glob("*.py") if path.stem not in _NO_BENCHMARKS)
 
 
 @application.command()
 def bench(
     name: Annotated[
-        str | None, typer.Argument(help=f"one of: {', '.join(names())}; all when left out")
+        str | None, typer.Argument(help=f"one of: {', '.join(benchmark_names())}; default: all")
     ] = None,
 ) -> None:
-    """Run benchmarks. Exit 1 when a ratio is beyond its bar."""
-    if name is not None and name not in names():
-        raise Unavailable(f"there is no benchmark {name!r}; there are: {', '.join(names())}")
-    held = [_run(chosen) for chosen in ([name] if name else names())]
-    raise typer.Exit(0 if all(held) else 1)
+    """Run benchmarks. Exits with 1 when a ratio misses its target."""
+    if name is not None and name not in benchmark_names():
+        raise Unavailable(
+            f"there is no benchmark {name!r}; there are: {', '.join(benchmark_names())}"
+        )
+    passed = [_run_benchmark(one) for one in ([name] if name else benchmark_names())]
+    raise typer.Exit(0 if all(passed) else 1)
 
 
-def _run(name: str) -> bool:
-    say(f"{name} …")
+def _run_benchmark(name: str) -> bool:
+    print_line(f"{name} …")
     result = import_module(f"bench.{name}").run()
     text = result.as_markdown()
     if result.recorded:

@@ -1,4 +1,4 @@
-"""`./blogstream capacity`: how many workers a load needs, and which limit ends it (docs/scaling.md)."""
+"""`./blogstream capacity`: computes the workers for a load (docs/scaling.md)."""
 
 from dataclasses import asdict
 from math import isfinite
@@ -8,7 +8,7 @@ import orjson
 import typer
 from pydantic import Field
 
-from sandbox.capacity import Account, Blog, Plan, plan
+from sandbox.capacity import BlogDemand, CapacityPlan, ProviderLimits, plan_capacity
 from services.generator.settings import GeneratorSettings
 from shared.runtime.settings import ProcessingSettings
 
@@ -20,8 +20,8 @@ def _limit(name: str) -> Any:
     return Field(GeneratorSettings.model_fields[name].default, gt=0)
 
 
-class _Limits(ProcessingSettings):
-    """The generator's, without what it needs to run."""
+class _Limits(FlowSettings):
+    """The generator's rate limits, without its required settings."""
 
     openai_rpm: float = _limit("openai_rpm")
     openai_tpm: float = _limit("openai_tpm")
@@ -30,51 +30,52 @@ class _Limits(ProcessingSettings):
 
 @application.command()
 def capacity(
-    blogs: Annotated[float, typer.Option(**_Positive, help="blogs a minute that are wanted")],
+    blogs: Annotated[float, typer.Option(**_Positive, help="wanted blogs per minute")],
     seconds: Annotated[
-        float, typer.Option(**_Positive, help="seconds for one blog, without waits for limits")
+        float, typer.Option(**_Positive, help="seconds per blog, without waits for rate limits")
     ] = 100,
     tokens: Annotated[
-        float, typer.Option(**_Positive, help="tokens charged for one blog, in and out")
+        float, typer.Option(**_Positive, help="billed tokens per blog, input and output")
     ] = 5_500,
-    calls: Annotated[float, typer.Option(**_Positive, help="text calls for one blog")] = 2,
-    images: Annotated[float, typer.Option(min=0, help="images for one blog")] = 1,
-    as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
+    calls: Annotated[float, typer.Option(**_Positive, help="text calls per blog")] = 2,
+    images: Annotated[float, typer.Option(min=0, help="images per blog")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Workers for so many blogs a minute. Exit 1 when the account's limits, or the partitions, do not allow them.
+    """Compute the number of workers for a rate of blogs.
 
-    OPENAI_RPM, OPENAI_TPM, REPLICATE_RPM and CONCURRENT_BLOGS count as they are set in the environment.
+    Exits with 1 when the rate limits or the number of partitions do not allow that rate. Reads
+    OPENAI_RPM, OPENAI_TPM, REPLICATE_RPM and CONCURRENT_BLOGS from the environment.
     """
-    limits = _Limits.from_environment()
-    account = Account(
-        openai_rpm=limits.openai_rpm,
-        openai_tpm=limits.openai_tpm,
-        replicate_rpm=limits.replicate_rpm,
+    settings = _Limits.from_environment()
+    limits = ProviderLimits(
+        openai_rpm=settings.openai_rpm,
+        openai_tpm=settings.openai_tpm,
+        replicate_rpm=settings.replicate_rpm,
     )
-    blog = Blog(seconds=seconds, calls=calls, tokens=tokens, images=images)
-    made = plan(blogs, account, blog, concurrent=limits.concurrent_blogs)
-    print(
-        orjson.dumps(asdict(made)).decode()
-        if as_json
-        else "\n".join(_lines(made, limits.concurrent_blogs))
-    )
-    raise typer.Exit(0 if made.limited_by == "nothing" and made.enough else 1)
+    blog = BlogDemand(seconds=seconds, calls=calls, tokens=tokens, images=images)
+    plan = plan_capacity(blogs, limits, blog, concurrent=settings.concurrent_blogs)
+    if as_json:
+        print(orjson.dumps(asdict(plan)).decode())
+    else:
+        print("\n".join(_plan_lines(plan, settings.concurrent_blogs)))
+    raise typer.Exit(0 if plan.limited_by == "nothing" and plan.enough else 1)
 
 
-def _lines(made: Plan, concurrent: int) -> list[str]:
-    lines = [
-        f"{name:<14} allows {f'{ceiling:,.1f}' if isfinite(ceiling) else 'any number of'} blogs a minute"
-        for name, ceiling in made.ceilings.items()
-    ]
-    if made.limited_by != "nothing":
+def _plan_lines(plan: CapacityPlan, concurrent: int) -> list[str]:
+    lines = []
+    for name, ceiling in plan.ceilings.items():
+        rate = f"{ceiling:,.1f}" if isfinite(ceiling) else "any number of"
+        lines.append(f"{name:<14} allows {rate} blogs per minute")
+    if plan.limited_by != "nothing":
         lines.append(
-            f"so {made.limited_by} ends it at {made.blogs_per_minute:,.1f}: ask the provider for more"
+            f"{plan.limited_by} limits the rate to {plan.blogs_per_minute:,.1f}:"
+            " ask the provider for a higher limit"
         )
     lines.append(
-        f"{made.slots:,.1f} blogs at work at once, {concurrent} a worker: {made.workers} workers"
+        f"{plan.slots:,.1f} blogs in progress, {concurrent} per worker: {plan.workers} workers"
     )
-    if made.enough:
-        lines.append("one more, so that one may fail without a queue")
+    if plan.enough:
+        lines.append("add one worker, so that one may fail without a growing queue")
     else:
-        lines.append("that is every partition's worker, and not enough: raise CONCURRENT_BLOGS")
+        lines.append("one worker per partition is not enough: raise CONCURRENT_BLOGS")
     return lines

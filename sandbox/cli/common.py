@@ -1,4 +1,4 @@
-"""What several commands share: the running system of this home, and where lines go."""
+"""Helpers of several commands: the running system of this home, output, signals."""
 
 import asyncio
 import os
@@ -14,28 +14,28 @@ from shared.domain.errors import Unavailable
 T = TypeVar("T")
 
 
-def say(line: str) -> None:
-    """One line to the person; to stderr, so that stdout stays for results."""
+def print_line(line: str) -> None:
+    """Print a message to stderr. stdout is for results."""
     print(line, file=sys.stderr, flush=True)
 
 
-def running_home() -> tuple[Home, dict[str, Any]]:
-    """The home and the state of the system that runs in it; `Unavailable` when none does."""
+def require_running_home() -> tuple[Home, dict[str, Any]]:
+    """Return the home and the state of its running system; raise `Unavailable` without one."""
     home = current_home()
     state = home.read_state()
     if not state or not is_running(int(state["supervisor"])):
-        left = leftovers.of(home.path, leftovers.running())
+        left = leftovers.find_leftovers(home.path, leftovers.running_processes())
         if left:
             raise Unavailable(
                 f"the supervisor of {home.path} was killed and left {len(left)} processes running;"
-                " `./blogstream down` ends them, `./blogstream up` starts anew"
+                " `./blogstream down` stops them, `./blogstream up` starts a new system"
             )
         raise Unavailable(f"nothing runs in {home.path}; `./blogstream up` starts it")
     return home, state
 
 
-def variable(name: str) -> str:
-    """A variable of the environment, or of this home's running system."""
+def require_variable(name: str) -> str:
+    """Return a variable of the environment or of this home; raise `Unavailable` without it."""
     value = os.environ.get(name) or current_home().read_env().get(name)
     if not value:
         raise Unavailable(f"{name} is not set, and no system has run in {current_home().path}")
@@ -43,17 +43,18 @@ def variable(name: str) -> str:
 
 
 def run_until_signal(main: Callable[[asyncio.Event], Awaitable[T]]) -> T:
-    """Run `main` with an event that SIGINT and SIGTERM set; a second SIGINT does not wait."""
+    """Run `main` with an event that SIGINT and SIGTERM set."""
 
-    async def guarded() -> T:
+    async def with_signals() -> T:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
         return await main(stop)
 
-    return asyncio.run(guarded())
+    return asyncio.run(with_signals())
 
 
-def wait_for(main: Coroutine[Any, Any, T]) -> T:
+def run_coroutine(main: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end in a new event loop."""
     return asyncio.run(main)

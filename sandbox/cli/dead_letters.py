@@ -1,5 +1,5 @@
-"""`./blogstream dead-letters`: what no service could handle; as `python -m shared.admin dead-letters` has it."""
+"""`./blogstream dead-letters`: manages the dead letter queue (`shared.admin dead-letters`)."""
 
-from sandbox.cli.admin import Administration
+from sandbox.cli.admin import AdminCommand
 
-application = Administration("dead-letters")
+application = AdminCommand("dead-letters")

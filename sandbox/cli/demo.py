@@ -1,10 +1,11 @@
-"""`./blogstream demo`: the main job, from nothing to finished posts."""
+"""`./blogstream demo`: starts everything, writes posts for several stores and shows the result."""
 
 import asyncio
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -13,11 +14,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from sandbox.cli.common import run_until_signal, say
+from sandbox.cli.common import print_line, run_until_signal
 from sandbox.cli.up import start_detached
-from sandbox.demo import run as demo_run
-from sandbox.demo import shops
-from sandbox.demo.run import Finished
+from sandbox.demo.run import DemoResult, run_demo
+from sandbox.demo.stores import DemoStore, built_in_stores, store_from_export
 from sandbox.system import system
 from sandbox.system.environment import choose_ports, standins_needed
 from sandbox.system.home import Home, current_home
@@ -30,137 +30,153 @@ application = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @application.command()
 def demo(
     csv: Annotated[
-        list[Path] | None, typer.Option(help="a Shopify product export; one store a file")
+        list[Path] | None, typer.Option(help="a Shopify product export; one file per store")
     ] = None,
-    generators: Annotated[int, typer.Option(min=1, max=24, help="generator processes")] = 1,
+    generators: Annotated[int, typer.Option(min=1, max=24, help="number of workers")] = 1,
     keep: Annotated[
         bool, typer.Option("--keep", help="leave everything running afterwards")
     ] = False,
 ) -> None:
-    """Start everything, write posts for stores of very unequal size, and show who waited how long.
+    """Start everything, write posts for stores of unequal size, and show the wait of each store.
 
-    Exit 0 only if every job ended DONE.
+    Exits with 0 only if every job ended DONE.
     """
-    wanted = _exports(csv) if csv else shops.built_in()
+    stores = _read_exports(csv) if csv else built_in_stores()
     home = current_home().prepare()
     for provider in standins_needed(os.environ):
-        say(
-            f"no key for {provider}: a STAND-IN writes, no AI provider is called and nothing is paid"
-        )
+        print_line(f"no key for {provider}: a STAND-IN is used, no AI provider is called or paid")
     if keep:
         start_detached(home, ["up", "--any-port", "--generators", str(generators)])
-        finished = asyncio.run(_run(home, home.read_env(), wanted))
-        say(
-            f"left running, dashboard on {home.read_state()['urls']['dashboard']}; `./blogstream down` stops it"
+        result = asyncio.run(_run_with_progress(home, home.read_env(), stores))
+        dashboard = home.read_state()["urls"]["dashboard"]
+        print_line(
+            f"still running; the dashboard is on {dashboard}; stop it with `./blogstream down`"
         )
     else:
-        finished = _run_and_stop(home, generators, wanted)
-    _show(home, finished)
-    raise typer.Exit(0 if finished.all_done else 1)
+        result = _run_and_stop(home, generators, stores)
+    _print_result(home, result)
+    raise typer.Exit(0 if result.all_done else 1)
 
 
-def _exports(paths: Sequence[Path]) -> list[shops.Shop]:
-    found = [_export(path) for path in paths]
-    twice = [name for name, count in Counter(shop.name for shop in found).items() if count > 1]
-    if twice:
+def _read_exports(paths: Sequence[Path]) -> list[DemoStore]:
+    stores = [_read_export(path) for path in paths]
+    duplicates = [
+        name for name, count in Counter(store.name for store in stores).items() if count > 1
+    ]
+    if duplicates:
         raise Unavailable(
-            f"two exports give a store the name {twice[0]!r}: rename one of the files"
+            f"two exports give a store the name {duplicates[0]!r}: rename one of the files"
         )
-    return found
+    return stores
 
 
-def _export(path: Path) -> shops.Shop:
+def _read_export(path: Path) -> DemoStore:
     try:
-        shop = shops.from_export(path)
+        store = store_from_export(path)
     except UnicodeDecodeError as error:
         raise Unavailable(f"{path}: is not UTF-8 text (byte {error.start})") from None
     except (OSError, ValueError) as error:
         raise Unavailable(f"{path}: {error}") from None
-    for fault in shop.faults:
-        say(f"{path.name} {fault}: left out")
-    if not shop.requests:
-        raise Unavailable(f"{path}: holds no product that can be written about")
-    return shop
+    for fault in store.faults:
+        print_line(f"{path.name} {fault}: left out")
+    if not store.requests:
+        raise Unavailable(f"{path}: contains no product that a post can be written about")
+    return store
 
 
-def _run_and_stop(home: Home, generators: int, wanted: Sequence[shops.Shop]) -> Finished:
-    """Run the system and the demo in this process: whatever ends either ends both."""
-    plan = system.Plan(
-        home=home, ports=choose_ports(os.environ, any_free=True), generators=generators, say=say
+def _run_and_stop(home: Home, generators: int, stores: Sequence[DemoStore]) -> DemoResult:
+    """Run the system and the demo in this process. The end of either one ends both."""
+    options = system.SystemOptions(
+        home=home,
+        ports=choose_ports(os.environ, any_free=True),
+        generators=generators,
+        report=print_line,
     )
-    outcome: list[Finished] = []
+    results: list[DemoResult] = []
 
-    async def both(stop: asyncio.Event) -> None:
+    async def run_both(stop: asyncio.Event) -> None:
         ready = asyncio.Event()
         running = asyncio.create_task(
-            system.run(plan, stop, started=lambda _: ready.set(), console=None), name="system"
+            system.run_system(options, stop, started=lambda _: ready.set(), console=None),
+            name="system",
         )
         waiting = asyncio.create_task(ready.wait())
         await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
-        finished: Finished | BaseException | None = None
+        result: DemoResult | BaseException | None = None
         if ready.is_set() and not stop.is_set():
-            work = asyncio.create_task(_run(home, home.read_env(), wanted), name="demo")
+            work = asyncio.create_task(
+                _run_with_progress(home, home.read_env(), stores), name="demo"
+            )
             await asyncio.wait({running, work}, return_when=asyncio.FIRST_COMPLETED)
-            interrupted = (
-                stop.is_set()
-            )  # whatever the work met then, it met because everything stops
+            interrupted = stop.is_set()  # errors of the demo are then a result of the stop
             stop.set()
             work.cancel()
-            (found,) = await asyncio.gather(work, return_exceptions=True)
-            finished = None if interrupted else found
+            (outcome,) = await asyncio.gather(work, return_exceptions=True)
+            result = None if interrupted else outcome
         await running
-        if isinstance(finished, BaseException):
-            raise finished
-        if finished is not None:
-            outcome.append(finished)
+        if isinstance(result, BaseException):
+            raise result
+        if result is not None:
+            results.append(result)
 
-    run_until_signal(both)
-    if not outcome:
+    run_until_signal(run_both)
+    if not results:
         raise typer.Exit(130)
-    return outcome[0]
+    return results[0]
 
 
-async def _run(home: Home, variables: dict[str, str], wanted: Sequence[shops.Shop]) -> Finished:
-    total = sum(len(shop.requests) for shop in wanted)
-    say(
-        f"{total} requests from {len(wanted)} stores; dashboard on http://127.0.0.1:{variables['METRICS_PORT']}/"
+async def _run_with_progress(
+    home: Home, variables: dict[str, str], stores: Sequence[DemoStore]
+) -> DemoResult:
+    total = sum(len(store.requests) for store in stores)
+    print_line(
+        f"{total} requests from {len(stores)} stores;"
+        f" the dashboard is on http://127.0.0.1:{variables['METRICS_PORT']}/"
     )
+    with _show_progress(total) as progress:
+        return await run_demo(
+            home, variables, stores, progress=progress, standins=bool(variables.get("STANDIN"))
+        )
+
+
+@contextmanager
+def _show_progress(total: int) -> Iterator[Callable[[Counter[Status]], None]]:
+    """Show a progress bar on a terminal, else one line per tenth of the jobs."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.fields[counts]}"),
         TimeElapsedColumn(),
     )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as bar:
+    is_terminal = sys.stderr.isatty()
+    with Progress(*columns, console=Console(stderr=True), disable=not is_terminal) as bar:
         task = bar.add_task("writing", total=total, counts="")
-        last_said = -1
+        last_tenth = -1
 
-        def progress(counts: Counter[Status]) -> None:
-            nonlocal last_said
+        def update(counts: Counter[Status]) -> None:
+            nonlocal last_tenth
             ended = sum(counts[state] for state in ENDED)
             text = " ".join(f"{state.value}={counts[state]}" for state in Status if counts[state])
             bar.update(task, completed=ended, counts=text)
-            if not sys.stderr.isatty() and ended * 10 // max(total, 1) != last_said:
-                last_said = ended * 10 // max(total, 1)
-                say(f"{ended} of {total} ended: {text}")
+            tenth = ended * 10 // max(total, 1)
+            if not is_terminal and tenth != last_tenth:
+                last_tenth = tenth
+                print_line(f"{ended} of {total} ended: {text}")
 
-        return await demo_run.run(
-            home, variables, wanted, progress=progress, standins=bool(variables.get("STANDIN"))
-        )
+        yield update
 
 
-def _show(home: Home, finished: Finished) -> None:
-    table = Table(
-        title=f"{sum(s.asked for s in finished.stores)} blogs in {finished.seconds:.0f} s"
-    )
-    for column in ("store", "asked", "done", "failed", "wait p50", "wait p95", "tokens", "cost"):
+def _print_result(home: Home, result: DemoResult) -> None:
+    total = sum(store.requested for store in result.stores)
+    table = Table(title=f"{total} blogs in {result.seconds:.0f} s")
+    columns = ("store", "requested", "done", "failed", "wait p50", "wait p95", "tokens", "cost")
+    for column in columns:
         table.add_column(column, justify="left" if column == "store" else "right", no_wrap=True)
-    for store in finished.stores:
+    for store in result.stores:
         table.add_row(
             store.store,
-            str(store.asked),
+            str(store.requested),
             str(store.done),
             str(store.failed),
             _seconds(store.wait_p50_s),
@@ -169,19 +185,15 @@ def _show(home: Home, finished: Finished) -> None:
             f"${store.cost_usd:.4f}",
         )
     Console(width=None if sys.stdout.isatty() else 110).print(table)
-    for reason, count in finished.reasons.most_common(5):
+    for reason, count in result.reasons.most_common(5):
         print(f"failed {count}: {reason}")
-    if finished.stuck:
-        print(
-            f"{finished.stuck} jobs had not ended when nothing moved any more; the log is {home.log}"
-        )
-    print(
-        f"posts: {home.posts} ({len(finished.posts)} pages; one is {finished.posts[0] if finished.posts else 'none'})"
-    )
-    print(
-        f"dashboard: {finished.picture or 'no picture: no Chromium could take one; the page itself needs --keep'}"
-    )
-    print(f"interface: {finished.docs or 'no picture either: /docs of ingest'}")
+    if result.stuck:
+        print(f"{result.stuck} jobs had not ended when the demo gave up; the log is {home.log}")
+    example = result.posts[0] if result.posts else "none"
+    print(f"posts: {home.posts} ({len(result.posts)} pages, for example {example})")
+    no_browser = "no screenshot: no Chromium could take one; --keep leaves the dashboard running"
+    print(f"dashboard: {result.dashboard_screenshot or no_browser}")
+    print(f"interface: {result.docs_screenshot or 'no screenshot; see /docs of ingest'}")
     print(f"log: {home.log}")
 
 

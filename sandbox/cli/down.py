@@ -1,8 +1,8 @@
-"""`./blogstream down`: stops what runs in this home, in order."""
+"""`./blogstream down`: stops the system that runs in this home."""
 
 import typer
 
-from sandbox.cli.common import running_home
+from sandbox.cli.common import require_running_home
 from sandbox.cli.up import stop_detached
 from sandbox.system.home import current_home
 
@@ -11,8 +11,8 @@ application = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @application.command()
 def down() -> None:
-    """Stop the system that runs in this home. Running jobs finish or go back to the queue."""
-    if current_home().end_leftovers():
+    """Stop the system that runs in this home. Running jobs finish or return to the queue."""
+    if current_home().stop_leftovers():
         return
-    home, state = running_home()
+    home, state = require_running_home()
     stop_detached(home, int(state["supervisor"]))

@@ -1,5 +1,5 @@
-"""`./blogstream keys`: API keys; as `python -m shared.admin keys` has it."""
+"""`./blogstream keys`: manages API keys (`shared.admin keys`)."""
 
-from sandbox.cli.admin import Administration
+from sandbox.cli.admin import AdminCommand
 
-application = Administration("keys")
+application = AdminCommand("keys")

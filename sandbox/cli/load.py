@@ -1,4 +1,4 @@
-"""`./blogstream load`: the contract's load test against the running system, with its expectations judged."""
+"""`./blogstream load`: runs the load test against the running system and checks expectations."""
 
 import asyncio
 import time
@@ -12,19 +12,19 @@ import httpx
 import orjson
 import typer
 
-from sandbox.cli.common import say, variable, wait_for
-from sandbox.servers.postgres import a_connection
+from sandbox.cli.common import print_line, require_variable, run_coroutine
+from sandbox.servers.postgres import open_connection
 from sandbox.system.home import current_home
 from shared.domain.job import ENDED, Status
 
 application = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-_PATIENCE_S = 600.0
+_DEADLINE_S = 600.0
 _START_WITHIN_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Judgement:
+class LoadCheck:
     expectation: str
     seen: str
     held: bool
@@ -32,52 +32,55 @@ class Judgement:
 
 @application.command()
 def load(
-    requests: Annotated[int, typer.Option(min=1, max=10_000, help="how many requests")] = 100,
-    interval: Annotated[float, typer.Option(min=0, help="seconds between two")] = 0.1,
-    as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
+    requests: Annotated[int, typer.Option(min=1, max=10_000, help="number of requests")] = 100,
+    interval: Annotated[float, typer.Option(min=0, help="seconds between requests")] = 0.1,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Send requests at a steady pace, wait for all to end, and judge what is promised. Exit 1 if one fails."""
-    judged = wait_for(_run(requests, interval))
+    """Send requests at a steady rate, wait for all jobs to end, and check expectations.
+
+    Exits with 1 if an expectation fails.
+    """
+    checks = run_coroutine(_run_load_test(requests, interval))
     if as_json:
-        print(orjson.dumps(judged).decode())
+        print(orjson.dumps(checks).decode())
     else:
-        for judgement in judged:
-            print(
-                f"{'ok    ' if judgement.held else 'FAILED'} {judgement.expectation}: {judgement.seen}"
-            )
-    raise typer.Exit(0 if all(judgement.held for judgement in judged) else 1)
+        for check in checks:
+            print(f"{'ok    ' if check.held else 'FAILED'} {check.expectation}: {check.seen}")
+    raise typer.Exit(0 if all(check.held for check in checks) else 1)
 
 
-async def _run(requests: int, interval: float) -> list[Judgement]:
+async def _run_load_test(requests: int, interval: float) -> list[LoadCheck]:
     prefix = f"test-load-{uuid4().hex[:8]}-"
-    began, rejected_before = time.monotonic(), await _rejected()
-    async with a_connection(variable("DATABASE_URL")) as connection:
-        statuses, highest, first_start = await _send_and_watch(
+    began, rejected_before = time.monotonic(), await _count_rejected_calls()
+    async with open_connection(require_variable("DATABASE_URL")) as connection:
+        statuses, most_open, first_start = await _send_and_watch(
             connection, prefix, requests, interval, began
         )
-        rows = await _until_ended(connection, prefix, statuses.count(201), began + _PATIENCE_S)
+        rows = await _wait_until_ended(connection, prefix, statuses.count(201), began + _DEADLINE_S)
     seconds = time.monotonic() - began
-    rejected = await _rejected()
+    rejected = await _count_rejected_calls()
     done = sum(row["jobs"] for row in rows if row["status"] == Status.DONE)
     ended = ", ".join(f"{row['status']} {row['jobs']}" for row in rows) or "none"
     return [
-        Judgement(expectation="all 201", seen=_answers(statuses), held=set(statuses) == {201}),
-        Judgement(
+        LoadCheck(
+            expectation="all 201", seen=_count_statuses(statuses), held=set(statuses) == {201}
+        ),
+        LoadCheck(
             expectation="work starts at once",
-            seen=_text(first_start),
+            seen=_start_time(first_start),
             held=first_start < _START_WITHIN_S,
         ),
-        Judgement(
+        LoadCheck(
             expectation="queue rises to about the number sent",
-            seen=f"{highest} at the most",
-            held=highest > 0,
+            seen=f"{most_open} at the most",
+            held=most_open > 0,
         ),
-        Judgement(
-            expectation=f"all DONE within {_PATIENCE_S:.0f} s",
+        LoadCheck(
+            expectation=f"all DONE within {_DEADLINE_S:.0f} s",
             seen=f"{ended} after {seconds:.0f} s",
-            held=done == requests and seconds <= _PATIENCE_S,
+            held=done == requests and seconds <= _DEADLINE_S,
         ),
-        Judgement(
+        LoadCheck(
             expectation="no rate-limit error from a provider",
             seen="not counted: real providers"
             if rejected is None
@@ -90,60 +93,63 @@ async def _run(requests: int, interval: float) -> list[Judgement]:
 async def _send_and_watch(
     connection: asyncpg.Connection, prefix: str, requests: int, interval: float, began: float
 ) -> tuple[list[int], int, float]:
-    """(answers, most jobs not ended at a time, seconds until the first job was started)."""
-    sending = asyncio.create_task(_send(prefix, requests, interval))
-    highest, first_start = 0, float("inf")
+    """Return the statuses, the most open jobs at a time, and the seconds to the first start."""
+    sending = asyncio.create_task(_send_requests(prefix, requests, interval))
+    most_open, first_start = 0, float("inf")
     while not sending.done() or first_start == float("inf"):
         row = await connection.fetchrow(
-            "SELECT count(*) FILTER (WHERE finished_at IS NULL) AS open, count(started_at) AS started"
+            "SELECT count(*) FILTER (WHERE finished_at IS NULL) AS open,"
+            " count(started_at) AS started"
             " FROM blog_generations WHERE source_id LIKE $1 || '%'",
             prefix,
         )
         assert row is not None
-        highest = max(highest, row["open"])
+        most_open = max(most_open, row["open"])
         if row["started"] and first_start == float("inf"):
             first_start = time.monotonic() - began
         if sending.done() and (
-            201 not in sending.result() or time.monotonic() - began > _PATIENCE_S
+            201 not in sending.result() or time.monotonic() - began > _DEADLINE_S
         ):
-            break  # nothing was accepted, or nothing of it is taken up
+            break  # no request was accepted, or no job starts
         await asyncio.sleep(0.05)
-    return await sending, highest, first_start
+    return await sending, most_open, first_start
 
 
-async def _send(prefix: str, requests: int, interval: float) -> list[int]:
-    url = f"http://127.0.0.1:{variable('PORT')}/api/blog-generation"
-    headers = {"Authorization": f"Bearer {variable('TEST_TOKEN')}"}
+async def _send_requests(prefix: str, requests: int, interval: float) -> list[int]:
+    url = f"http://127.0.0.1:{require_variable('PORT')}/api/blog-generation"
+    headers = {"Authorization": f"Bearer {require_variable('TEST_TOKEN')}"}
     async with httpx.AsyncClient(timeout=30, headers=headers) as http:
 
-        async def one(number: int) -> int:
+        async def send(number: int) -> int:
             body = {"sourceType": "keyword", "sourceId": f"{prefix}{number}"}
             return (await http.post(url, json=body)).status_code
 
         tasks = []
         for number in range(requests):
-            tasks.append(asyncio.create_task(one(number)))
+            tasks.append(asyncio.create_task(send(number)))
             await asyncio.sleep(interval)
-        say(f"{requests} requests sent")
+        print_line(f"{requests} requests sent")
         return list(await asyncio.gather(*tasks))
 
 
-async def _until_ended(
-    connection: asyncpg.Connection, prefix: str, wanted: int, give_up: float
+async def _wait_until_ended(
+    connection: asyncpg.Connection, prefix: str, accepted: int, deadline: float
 ) -> list[Any]:
+    """Return the jobs by status once all accepted ones have ended, or at the deadline."""
     while True:
         rows: list[Any] = await connection.fetch(
-            "SELECT status, count(*) AS jobs FROM blog_generations WHERE source_id LIKE $1 || '%' GROUP BY status",
+            "SELECT status, count(*) AS jobs FROM blog_generations"
+            " WHERE source_id LIKE $1 || '%' GROUP BY status",
             prefix,
         )
         ended = sum(row["jobs"] for row in rows if row["status"] in ENDED)
-        if ended >= wanted or time.monotonic() > give_up:
+        if ended >= accepted or time.monotonic() > deadline:
             return rows
         await asyncio.sleep(1)
 
 
-async def _rejected() -> int | None:
-    """Calls that the stand-ins have refused so far; None with real providers."""
+async def _count_rejected_calls() -> int | None:
+    """Count the calls that the stand-ins have rejected; `None` with real providers."""
     variables = current_home().read_env()
     if not variables.get("STANDIN"):
         return None
@@ -155,16 +161,12 @@ async def _rejected() -> int | None:
     return total
 
 
-def _answers(statuses: list[int]) -> str:
-    """How many were accepted, and what the others heard."""
+def _count_statuses(statuses: list[int]) -> str:
+    """Format the number of accepted requests and the count of each other status."""
     others = Counter(status for status in statuses if status != 201)
-    return ", ".join(
-        [
-            f"{statuses.count(201)} of {len(statuses)}",
-            *(f"{n} × {one}" for one, n in others.items()),
-        ]
-    )
+    accepted = f"{statuses.count(201)} of {len(statuses)}"
+    return ", ".join([accepted, *(f"{count} × {status}" for status, count in others.items())])
 
 
-def _text(seconds: float) -> str:
+def _start_time(seconds: float) -> str:
     return "never" if seconds == float("inf") else f"after {seconds:.1f} s"

@@ -1,4 +1,4 @@
-"""`./blogstream migrate`: migrations on DATABASE_URL, or on this home's running system."""
+"""`./blogstream migrate`: migrates DATABASE_URL or, without it, this home's database."""
 
 import os
 
@@ -6,34 +6,34 @@ import typer
 
 from migrations.__main__ import run_command
 from migrations.settings import MigrationSettings
-from sandbox.cli.common import variable, wait_for
+from sandbox.cli.common import require_variable, run_coroutine
 
 application = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     no_args_is_help=True,
-    help="Migrations on DATABASE_URL.",
+    help="Apply, list or revert the database migrations of DATABASE_URL.",
 )
 
 
 def _settings() -> MigrationSettings:
-    os.environ["DATABASE_URL"] = variable("DATABASE_URL")
+    os.environ["DATABASE_URL"] = require_variable("DATABASE_URL")
     return MigrationSettings.from_environment()
 
 
 @application.command()
 def status() -> None:
-    """Which are applied, and when."""
-    wait_for(run_command("status", _settings()))
+    """List the migrations, and when each was applied."""
+    run_coroutine(execute("status", _settings()))
 
 
 @application.command()
 def up() -> None:
-    """Apply all that are missing. Several at once do no harm."""
-    wait_for(run_command("up", _settings()))
+    """Apply all missing migrations. Parallel runs are safe."""
+    run_coroutine(execute("up", _settings()))
 
 
 @application.command()
-def down(steps: int = typer.Option(1, min=1, help="how many to revert")) -> None:
-    """Revert the newest. Tables go with their data: back up before."""
-    wait_for(run_command("down", _settings(), steps))
+def down(steps: int = typer.Option(1, min=1, help="number of migrations to revert")) -> None:
+    """Revert the newest migrations. This drops tables with their data: make a backup first."""
+    run_coroutine(execute("down", _settings(), steps))

@@ -1,5 +1,5 @@
-"""`./blogstream purge`: jobs that ended long ago; as `python -m shared.admin purge` has it."""
+"""`./blogstream purge`: deletes jobs that ended long ago (`shared.admin purge`)."""
 
-from sandbox.cli.admin import Administration
+from sandbox.cli.admin import AdminCommand
 
-application = Administration("purge")
+application = AdminCommand("purge")

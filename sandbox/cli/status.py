@@ -1,4 +1,4 @@
-"""`./blogstream status`: what runs in this home, and how it stands."""
+"""`./blogstream status`: shows the processes, jobs and consumer groups of this home."""
 
 import asyncio
 from typing import Annotated, Any
@@ -8,7 +8,7 @@ import orjson
 import psutil
 import typer
 
-from sandbox.cli.common import running_home, wait_for
+from sandbox.cli.common import require_running_home, run_coroutine
 from sandbox.system import consumer_groups
 from sandbox.system.home import Home, is_running, read_json
 from shared.domain.job import Status
@@ -18,22 +18,25 @@ application = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @application.command()
-def status(as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False) -> None:
-    """Processes, jobs by state, consumer groups with their partitions and lag, URLs."""
-    home, state = running_home()
-    found = wait_for(_gather(home, state))
+def status(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False) -> None:
+    """Show processes, jobs by status, consumer groups with partitions and lag, and URLs.
+
+    Exits with 1 when a process is dead.
+    """
+    home, state = require_running_home()
+    found = run_coroutine(_read_status(home, state))
     if as_json:
         print(orjson.dumps(found).decode())
     else:
-        _show(found)
+        _print_status(found)
     raise typer.Exit(0 if all(service["alive"] for service in found["services"]) else 1)
 
 
-async def _gather(home: Home, state: dict[str, Any]) -> dict[str, Any]:
+async def _read_status(home: Home, state: dict[str, Any]) -> dict[str, Any]:
     variables = home.read_env()
-    jobs, described = await asyncio.gather(
-        _jobs(variables["DATABASE_URL"]),
-        consumer_groups.describe(variables["KAFKA_BOOTSTRAP_SERVERS"]),
+    jobs, groups = await asyncio.gather(
+        _count_jobs(variables["DATABASE_URL"]),
+        consumer_groups.describe_groups(variables["KAFKA_BOOTSTRAP_SERVERS"]),
     )
     extra = [read_json(path) for path in sorted(home.extra.glob("*.json"))]
     processes = [
@@ -44,14 +47,14 @@ async def _gather(home: Home, state: dict[str, Any]) -> dict[str, Any]:
         "home": str(home.path),
         "ready": state["ready"],
         "standins": state["standins"],
-        "services": [_process(process) for process in processes],
+        "services": [_with_memory(process) for process in processes],
         "jobs": jobs,
-        "groups": described,
+        "groups": groups,
         "urls": state["urls"],
     }
 
 
-def _process(process: dict[str, Any]) -> dict[str, Any]:
+def _with_memory(process: dict[str, Any]) -> dict[str, Any]:
     try:
         memory = psutil.Process(process["pid"]).memory_info().rss
     except psutil.NoSuchProcess:
@@ -59,8 +62,8 @@ def _process(process: dict[str, Any]) -> dict[str, Any]:
     return process | {"alive": True, "memoryMiB": round(memory / 2**20)}
 
 
-async def _jobs(dsn: str) -> dict[str, int] | None:
-    """Jobs by state; None while PostgreSQL is away."""
+async def _count_jobs(dsn: str) -> dict[str, int] | None:
+    """Count the jobs by status; `None` while PostgreSQL is unavailable."""
     try:
         connection = await asyncpg.connect(dsn, timeout=5)
     except UNAVAILABLE_ERRORS:
@@ -76,31 +79,21 @@ async def _jobs(dsn: str) -> dict[str, int] | None:
     return {state.value: 0 for state in Status} | {row["status"]: row["jobs"] for row in rows}
 
 
-def _show(found: dict[str, Any]) -> None:
+def _print_status(found: dict[str, Any]) -> None:
     print(f"home {found['home']}{'' if found['ready'] else ' (starting)'}")
     if found["standins"]:
         print(f"stand-ins for {', '.join(found['standins'])}: no AI provider is called")
     for service in found["services"]:
         state = f"{service['memoryMiB']} MiB" if service["alive"] else "DEAD"
         print(f"  {service['name']:<16} pid {service['pid']:<8} {state}")
-    jobs = found["jobs"]
-    print(
-        "jobs "
-        + (
-            "(PostgreSQL is away)"
-            if jobs is None
-            else " ".join(f"{k}={v}" for k, v in jobs.items() if v)
-        )
-    )
+    if found["jobs"] is None:
+        print("jobs (PostgreSQL is unavailable)")
+    else:
+        print("jobs", *(f"{name}={count}" for name, count in found["jobs"].items() if count))
     for group, state in found["groups"].items():
         print(f"{group}: lag {sum(state['lag'].values())}")
         for member in state["members"]:
-            owned = (
-                " ".join(
-                    f"{topic}{partitions}" for topic, partitions in member["partitions"].items()
-                )
-                or "stands by"
-            )
-            print(f"  {member['member']:<32} {owned}")
+            owned = [f"{topic}{numbers}" for topic, numbers in member["partitions"].items()]
+            print(f"  {member['member']:<32} {' '.join(owned) or 'standby'}")
     for name, url in found["urls"].items():
         print(f"{name} {url}")

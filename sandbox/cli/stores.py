@@ -1,5 +1,5 @@
-"""`./blogstream stores`: what stores weigh; as `python -m shared.admin stores` has it."""
+"""`./blogstream stores`: manages the weights of stores (`shared.admin stores`)."""
 
-from sandbox.cli.admin import Administration
+from sandbox.cli.admin import AdminCommand
 
-application = Administration("stores")
+application = AdminCommand("stores")

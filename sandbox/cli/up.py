@@ -1,4 +1,4 @@
-"""`./blogstream up`: starts everything and stays; `--detach` returns when ready."""
+"""`./blogstream up`: starts the system; `--detach` returns when it is ready."""
 
 import os
 import subprocess
@@ -9,11 +9,11 @@ from typing import Annotated
 
 import typer
 
-from sandbox.cli.common import run_until_signal, say
+from sandbox.cli.common import print_line, run_until_signal
 from sandbox.system import system
 from sandbox.system.environment import choose_ports, standins_needed
 from sandbox.system.home import ROOT, Home, current_home, is_running
-from sandbox.system.run_log import readable
+from sandbox.system.run_log import format_log_line
 from shared.domain.errors import Unavailable
 
 application = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -21,15 +21,18 @@ application = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @application.command()
 def up(
-    generators: Annotated[int, typer.Option(min=1, max=24, help="generator processes")] = 1,
+    generators: Annotated[int, typer.Option(min=1, max=24, help="number of workers")] = 1,
     detach: Annotated[
         bool, typer.Option("--detach", help="return when everything is ready")
     ] = False,
     any_port: Annotated[
-        bool, typer.Option("--any-port", help="other ports where 3000 or 3001 is taken")
+        bool, typer.Option("--any-port", help="use free ports if 3000 or 3001 is taken")
     ] = False,
 ) -> None:
-    """Start Kafka, PostgreSQL, the four services, and stand-ins for providers without a key. Ctrl-C stops in order."""
+    """Start Kafka, PostgreSQL, the four services, and stand-ins for providers without a key.
+
+    Ctrl-C stops them in order.
+    """
     home = current_home().prepare()
     if detach:
         start_detached(
@@ -37,27 +40,32 @@ def up(
         )
         return
     ports = choose_ports(os.environ, any_free=any_port)
-    plan = system.Plan(home=home, ports=ports, generators=generators, say=_quiet)
-    run_until_signal(lambda stop: system.run(plan, stop, started=announce, console=_console()))
+    options = system.SystemOptions(
+        home=home, ports=ports, generators=generators, report=_print_if_detached
+    )
+    run_until_signal(
+        lambda stop: system.run_system(options, stop, started=announce_ready, console=_console())
+    )
 
 
-def announce(running: system.System) -> None:
-    """Where everything is, once it is ready."""
+def announce_ready(running: system.SandboxSystem) -> None:
+    """Print the URLs and the env file of a system that is ready."""
     variables = running.variables
-    say(
-        f"ready: API on http://127.0.0.1:{variables['PORT']}, dashboard on http://127.0.0.1:{variables['METRICS_PORT']}"
+    print_line(
+        f"ready: API on http://127.0.0.1:{variables['PORT']},"
+        f" dashboard on http://127.0.0.1:{variables['METRICS_PORT']}"
     )
     for provider in standins_needed(os.environ):
-        say(f"no key for {provider}: a stand-in writes, no AI provider is called")
-    say(
+        print_line(f"no key for {provider}: a stand-in is used, no AI provider is called")
+    print_line(
         f"source {current_home().env_file} for DATABASE_URL, KAFKA_BOOTSTRAP_SERVERS and TEST_TOKEN"
     )
 
 
 def start_detached(home: Home, command: list[str]) -> None:
-    """Start a supervisor that outlives this process, show its first lines, and return once it is ready."""
+    """Start a supervisor in the background, print its output, and return once it is ready."""
     with home.locked():
-        pass  # whoever runs here already is told apart from what we are about to start
+        pass  # fails at once when another system runs here
     output = home.path / "logs" / "supervisor.log"
     output.parent.mkdir(parents=True, exist_ok=True)
     with output.open("wb") as file:
@@ -72,9 +80,9 @@ def start_detached(home: Home, command: list[str]) -> None:
         )
     with output.open(encoding="utf-8", errors="replace") as lines:
         while True:
-            told = lines.read()
-            if told:
-                sys.stderr.write(told)
+            text = lines.read()
+            if text:
+                sys.stderr.write(text)
             if home.read_state().get("ready") and home.read_state()["supervisor"] == process.pid:
                 time.sleep(0.1)
                 sys.stderr.write(lines.read())
@@ -89,16 +97,16 @@ def stop_detached(home: Home, supervisor: int) -> None:
     os.kill(supervisor, 15)
     while is_running(supervisor):
         time.sleep(0.1)
-    say(f"stopped what ran in {home.path}")
+    print_line(f"stopped the system in {home.path}")
 
 
-def _quiet(line: str) -> None:
+def _print_if_detached(line: str) -> None:
     if _console() is None:
-        say(line)
+        print_line(line)
 
 
 def _console() -> Callable[[str], None] | None:
-    """In the foreground every process's lines are shown; detached only what the supervisor says."""
+    """Return the printer of log lines: in the foreground all processes' lines are printed."""
     if os.environ.get("BLOGSTREAM_CONSOLE") == "quiet":
         return None
-    return lambda line: say(readable(line))
+    return lambda line: print_line(format_log_line(line))

@@ -1,1 +1,1 @@
-"""The demo: several shops of very unequal size ask at once; who waits how long, and what it costs, is the point."""
+"""The demo: stores of unequal size submit requests at once; it shows each one's waits and costs."""

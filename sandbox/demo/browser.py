@@ -1,4 +1,7 @@
-"""The Chromium that is on the machine: for the demo's picture, and for the tests of the page."""
+"""Finds the machine's Chromium for the demo's screenshots and the dashboard's tests.
+
+It never installs a system package unless BLOGSTREAM_INSTALL_BROWSER=1 asks for it.
+"""
 
 import os
 import shutil
@@ -7,47 +10,56 @@ from pathlib import Path
 
 from shared.domain.errors import Unavailable
 
+INSTALL_VARIABLE = "BLOGSTREAM_INSTALL_BROWSER"
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 _PACKAGES = ("chromium", "fonts-liberation")
-_PATIENCE_S = 90
+_APT_TIMEOUT_S = 90
 """For each call of apt-get."""
 
 
-def find() -> Path | None:
-    """The browser's executable, None when there is none."""
+def find_browser() -> Path | None:
+    """Return the browser's executable; `None` when the machine has no browser."""
     return next((Path(found) for name in _NAMES if (found := shutil.which(name))), None)
 
 
-def find_or_install() -> Path:
-    """The browser, installed first where that can be done; `Unavailable` with the reason where it cannot."""
-    found = find()
+def require_browser() -> Path:
+    """Return the browser's executable; raise `Unavailable` with the remedy when there is none.
+
+    With BLOGSTREAM_INSTALL_BROWSER=1 (set by `.ci/run`) it installs Chromium first.
+    """
+    found = find_browser()
+    if found is None and os.environ.get(INSTALL_VARIABLE) == "1":
+        _install_chromium()
+        found = find_browser()
+        if found is None:
+            raise Unavailable("no Chromium found, although apt-get installed the package chromium")
     if found is None:
-        _install()
-        found = find()
-    if found is None:
-        raise Unavailable("no Chromium: its package was installed and brought none")
+        raise Unavailable(
+            "no Chromium found; install the Debian package chromium,"
+            f" or set {INSTALL_VARIABLE}=1 and run as root"
+        )
     return found
 
 
-def _install() -> None:
+def _install_chromium() -> None:
     if shutil.which("apt-get") is None:
-        raise Unavailable("no Chromium on this machine, and no apt-get to install it with")
+        raise Unavailable("no Chromium found, and no apt-get to install it with")
     if os.geteuid() != 0:
         raise Unavailable(
-            "no Chromium on this machine, and only root may install it: apt-get install chromium"
+            "no Chromium found, and only root may install it: apt-get install chromium"
         )
-    if not _apt("install", *_PACKAGES):  # the lists of packages may be missing, or old
-        _apt("update")
-        if not _apt("install", *_PACKAGES):
-            raise Unavailable("no Chromium on this machine, and apt-get install chromium failed")
+    if not _run_apt_get("install", *_PACKAGES):  # the package lists may be missing or old
+        _run_apt_get("update")
+        if not _run_apt_get("install", *_PACKAGES):
+            raise Unavailable("no Chromium found, and apt-get install chromium failed")
 
 
-def _apt(command: str, *packages: str) -> bool:
+def _run_apt_get(command: str, *packages: str) -> bool:
     argv = ("apt-get", command, "--yes", "--quiet", "--no-install-recommends", *packages)
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     try:
         done = subprocess.run(
-            argv, env=environment, capture_output=True, timeout=_PATIENCE_S, check=False
+            argv, env=environment, capture_output=True, timeout=_APT_TIMEOUT_S, check=False
         )
     except subprocess.TimeoutExpired:
         return False

@@ -1,4 +1,4 @@
-"""A shop's side of the HTTP interface, as the demo and the load test use it: it obeys Retry-After."""
+"""A store's HTTP client for the demo and the load test. It obeys Retry-After."""
 
 import asyncio
 from dataclasses import dataclass
@@ -6,23 +6,26 @@ from typing import Any
 
 import httpx
 
-_PATIENCE_S = 600.0
+_MAX_WAIT_S = 600.0
 
 
-class RefusedError(Exception):
-    """ingest refused a request for good; the text is its problem document in one line."""
+class RequestRefusedError(Exception):
+    """Ingest refused a request for good. The text has the status and the problem document."""
 
 
 @dataclass(frozen=True, slots=True)
-class Api:
-    """The calls of one store. `http` is shared by all stores and belongs to the caller."""
+class StoreClient:
+    """Calls ingest for one store. `http` is shared by all stores; the caller closes it."""
 
     http: httpx.AsyncClient
     base_url: str
     key: str
 
-    async def submit(self, request: dict[str, Any]) -> str:
-        """The new job's id. Waits and tries again on 429 and 503, and raises `RefusedError` on any other refusal."""
+    async def submit_request(self, request: dict[str, Any]) -> str:
+        """Submit a request and return the id of its job.
+
+        Retries on 429 and 503. Any other refusal raises `RequestRefusedError`.
+        """
         waited = 0.0
         while True:
             answer = await self.http.post(
@@ -30,13 +33,13 @@ class Api:
             )
             if answer.status_code == httpx.codes.CREATED:
                 return str(answer.json()["id"])
-            if answer.status_code not in (429, 503) or waited > _PATIENCE_S:
-                raise RefusedError(f"{answer.status_code}: {answer.text}")
+            if answer.status_code not in (429, 503) or waited > _MAX_WAIT_S:
+                raise RequestRefusedError(f"{answer.status_code}: {answer.text}")
             pause = float(answer.headers.get("retry-after", "1"))
             await asyncio.sleep(pause)
             waited += pause
 
-    async def get(self, job: str) -> dict[str, Any]:
+    async def get_job(self, job: str) -> dict[str, Any]:
         answer = await self.http.get(
             f"{self.base_url}/api/blog-generation/{job}", headers=self._headers()
         )

@@ -1,4 +1,4 @@
-"""What became of a run's jobs, by store: pure sums over rows."""
+"""Summarizes the jobs of a run by store. Pure."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -28,7 +28,7 @@ class JobRow:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreOutcome:
     store: str
-    asked: int
+    requested: int
     done: int
     failed: int
     wait_p50_s: float | None
@@ -37,21 +37,24 @@ class StoreOutcome:
     cost_usd: float
 
 
-def by_store(asked: dict[str, int], rows: Iterable[JobRow]) -> list[StoreOutcome]:
-    """One outcome a store, the largest first. `asked` counts the 201s, so a job without a row still counts."""
+def summarize_by_store(requested: dict[str, int], rows: Iterable[JobRow]) -> list[StoreOutcome]:
+    """Return one outcome per store, the largest first.
+
+    `requested` counts the 201 answers, so it includes jobs without a row.
+    """
     grouped: dict[str, list[JobRow]] = defaultdict(list)
     for row in rows:
         grouped[row.store].append(row)
-    outcomes = [_outcome(store, count, grouped[store]) for store, count in asked.items()]
-    return sorted(outcomes, key=lambda outcome: (-outcome.asked, outcome.store))
+    outcomes = [_store_outcome(store, count, grouped[store]) for store, count in requested.items()]
+    return sorted(outcomes, key=lambda outcome: (-outcome.requested, outcome.store))
 
 
-def _outcome(store: str, asked: int, rows: Sequence[JobRow]) -> StoreOutcome:
+def _store_outcome(store: str, requested: int, rows: Sequence[JobRow]) -> StoreOutcome:
     waits = sorted(row.wait_s for row in rows if row.wait_s is not None)
     done = sum(row.status is Status.DONE for row in rows)
     return StoreOutcome(
         store=store,
-        asked=asked,
+        requested=requested,
         done=done,
         failed=sum(row.status in ENDED for row in rows) - done,
         wait_p50_s=percentile(waits, 50),
@@ -62,8 +65,8 @@ def _outcome(store: str, asked: int, rows: Sequence[JobRow]) -> StoreOutcome:
 
 
 def percentile(ordered: Sequence[float], percent: int) -> float | None:
-    """The nearest-rank percentile of values in ascending order; None of nothing."""
+    """Return the nearest-rank percentile of ascending values; `None` without values."""
     if not ordered:
         return None
-    rank = -(-percent * len(ordered) // 100)  # the ceiling, in whole numbers
+    rank = -(-percent * len(ordered) // 100)  # the ceiling, in integers
     return ordered[max(rank, 1) - 1]

@@ -1,4 +1,4 @@
-"""One run of the demo against a running system: submit, watch, collect the posts, sum up."""
+"""Runs the demo against a running system: submit requests, watch jobs, save posts, summarize."""
 
 import asyncio
 import time
@@ -10,103 +10,111 @@ from typing import Any
 
 import httpx
 
-from sandbox.demo import outcome, posts, submit, watch
-from sandbox.demo import screenshot as picture
-from sandbox.demo.client import Api
-from sandbox.demo.shops import Shop
-from sandbox.demo.watch import Progress
-from sandbox.servers.postgres import a_connection
+from sandbox.demo import outcome, posts, screenshot, submit, watch
+from sandbox.demo.client import StoreClient
+from sandbox.demo.stores import DemoStore
+from sandbox.demo.watch import ProgressCallback
+from sandbox.servers.postgres import open_connection
 from sandbox.system.home import Home
 from shared.domain.api_keys import create_key
 from shared.domain.job import Status
 
-_PATIENCE_S = 120.0
-"""How long nothing may move before the run counts as stuck."""
+_STUCK_AFTER_S = 120.0
+"""The run ends as stuck when no job changes its status for this long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finished:
+class DemoResult:
     stores: list[outcome.StoreOutcome]
     seconds: float
     posts: list[Path]
-    picture: Path | None
-    """Of the dashboard."""
-    docs: Path | None
-    """A picture of the interface's page."""
+    dashboard_screenshot: Path | None
+    docs_screenshot: Path | None
+    """The API reference page of ingest."""
     stuck: int
-    """Jobs that had not ended when nothing moved any more."""
+    """Jobs that had not ended when the run gave up."""
     reasons: Counter[str]
-    """Why jobs failed."""
+    """Failed jobs by reason."""
 
     @property
     def all_done(self) -> bool:
-        return all(store.done == store.asked for store in self.stores)
+        return all(store.done == store.requested for store in self.stores)
 
 
-async def run(
+async def run_demo(
     home: Home,
     variables: dict[str, str],
-    shops: Sequence[Shop],
+    stores: Sequence[DemoStore],
     *,
-    progress: Progress,
+    progress: ProgressCallback,
     standins: bool,
-) -> Finished:
+) -> DemoResult:
+    """Submit all requests, wait until the jobs have ended, and save the posts."""
     began = time.monotonic()
     dsn, base_url = variables["DATABASE_URL"], f"http://127.0.0.1:{variables['PORT']}"
-    keys = await _keys(dsn, shops)
+    keys = await _create_keys(dsn, stores)
     async with httpx.AsyncClient(timeout=30) as http:
-        apis = {name: Api(http, base_url, key) for name, key in keys.items()}
-        accepted = await submit.submit_all(shops, apis)
+        clients = {name: StoreClient(http, base_url, key) for name, key in keys.items()}
+        accepted = await submit.submit_all_requests(stores, clients)
         jobs = [job for ids in accepted.values() for job in ids]
-        photographing = asyncio.create_task(_photograph(home, variables))
-        rows = await watch.wait_until_ended(dsn, jobs, progress=progress, patience_s=_PATIENCE_S)
+        screenshots = asyncio.create_task(_take_screenshots(home, variables))
+        rows = await watch.wait_until_jobs_ended(
+            dsn, jobs, progress=progress, stuck_after_s=_STUCK_AFTER_S
+        )
         seconds = time.monotonic() - began
-        written = await _collect(home, apis, rows, http, standins=standins)
-        taken, docs = await photographing
+        written = await _save_posts(home, clients, rows, http, standins=standins)
+        dashboard, docs = await screenshots
     failed = Counter(
         row.error or row.status for row in rows if row.status in (Status.FAILED, Status.REJECTED)
     )
-    return Finished(
-        stores=outcome.by_store({name: len(ids) for name, ids in accepted.items()}, rows),
+    return DemoResult(
+        stores=outcome.summarize_by_store({name: len(ids) for name, ids in accepted.items()}, rows),
         seconds=seconds,
         posts=written,
-        picture=taken,
-        docs=docs,
+        dashboard_screenshot=dashboard,
+        docs_screenshot=docs,
         reasons=failed,
         stuck=len(jobs) - sum(row.finished_at is not None for row in rows),
     )
 
 
-async def _keys(dsn: str, shops: Sequence[Shop]) -> dict[str, str]:
-    async with a_connection(dsn) as connection:
-        return {shop.name: await create_key(connection, shop.name) for shop in shops}
+async def _create_keys(dsn: str, stores: Sequence[DemoStore]) -> dict[str, str]:
+    async with open_connection(dsn) as connection:
+        return {store.name: await create_key(connection, store.name) for store in stores}
 
 
-async def _photograph(home: Home, variables: dict[str, str]) -> tuple[Path | None, Path | None]:
-    """The dashboard while there is work, taken a little after the start, and the interface's page."""
+async def _take_screenshots(
+    home: Home, variables: dict[str, str]
+) -> tuple[Path | None, Path | None]:
+    """Save the dashboard a little after the start, while jobs run, and the API reference page."""
     await asyncio.sleep(3)
-    dashboard, docs = home.path / "dashboard.png", home.path / "docs.png"
     return (
-        dashboard
-        if await picture.take(f"http://127.0.0.1:{variables['METRICS_PORT']}/?poll", dashboard)
-        else None,
-        docs if await picture.take(f"http://127.0.0.1:{variables['PORT']}/docs", docs) else None,
+        await _take_screenshot(
+            f"http://127.0.0.1:{variables['METRICS_PORT']}/?poll", home.path / "dashboard.png"
+        ),
+        await _take_screenshot(
+            f"http://127.0.0.1:{variables['PORT']}/docs", home.path / "docs.png"
+        ),
     )
 
 
-async def _collect(
+async def _take_screenshot(url: str, target: Path) -> Path | None:
+    return target if await screenshot.take_screenshot(url, target) else None
+
+
+async def _save_posts(
     home: Home,
-    apis: dict[str, Api],
+    clients: dict[str, StoreClient],
     rows: Sequence[outcome.JobRow],
     http: httpx.AsyncClient,
     *,
     standins: bool,
 ) -> list[Path]:
-    gate = asyncio.Semaphore(8)
+    limit = asyncio.Semaphore(8)
 
-    async def one(row: outcome.JobRow) -> Path:
-        async with gate:
-            job: dict[str, Any] = await apis[row.store].get(row.id)
+    async def save(row: outcome.JobRow) -> Path:
+        async with limit:
+            job: dict[str, Any] = await clients[row.store].get_job(row.id)
             return await posts.write_post(home.posts, job, http, standins=standins)
 
-    return list(await asyncio.gather(*(one(row) for row in rows if row.status is Status.DONE)))
+    return list(await asyncio.gather(*(save(row) for row in rows if row.status is Status.DONE)))

@@ -1,4 +1,4 @@
-"""A picture of a page, when there is a browser on the machine."""
+"""Takes screenshots of pages if the machine has a browser."""
 
 import asyncio
 import tempfile
@@ -7,15 +7,15 @@ from pathlib import Path
 from sandbox.demo import browser
 
 
-async def take(url: str, target: Path) -> bool:
-    """Save what a headless browser shows of `url`; False when there is no browser or it does not manage.
+async def take_screenshot(url: str, target: Path) -> bool:
+    """Save a screenshot of `url`; return False without a browser or when the browser fails.
 
-    The page must come to rest: four seconds of its own time are let pass, in which a stream would never end.
+    The browser lets four seconds of virtual time pass, so the page must not hold a stream open.
     """
-    executable = browser.find()
+    executable = browser.find_browser()
     if executable is None:
         return False
-    _make_room(target)
+    _remove_old_screenshot(target)
     with tempfile.TemporaryDirectory() as profile:
         arguments = (
             "--headless",
@@ -44,13 +44,13 @@ async def take(url: str, target: Path) -> bool:
         except TimeoutError:
             process.kill()
             await process.wait()
-    return process.returncode == 0 and _is_there(target)
+    return process.returncode == 0 and _is_written(target)
 
 
-def _make_room(target: Path) -> None:
-    target.unlink(missing_ok=True)  # a picture of an earlier run must not pass for this one's
+def _remove_old_screenshot(target: Path) -> None:
+    target.unlink(missing_ok=True)
     target.parent.mkdir(parents=True, exist_ok=True)
 
 
-def _is_there(target: Path) -> bool:
+def _is_written(target: Path) -> bool:
     return target.exists() and target.stat().st_size > 0

@@ -1,29 +1,36 @@
-"""Sends the shops' requests in, all shops at once, each shop's in order."""
+"""Submits the requests of all demo stores, a few at a time per store."""
 
 import asyncio
 from collections.abc import Sequence
 
-from sandbox.demo.client import Api
-from sandbox.demo.shops import Shop
+from sandbox.demo.client import StoreClient
+from sandbox.demo.stores import DemoStore
 
-_AT_ONCE_PER_SHOP = 8
-
-
-async def submit_all(shops: Sequence[Shop], apis: dict[str, Api]) -> dict[str, list[str]]:
-    """The ids of the accepted jobs by shop. A refusal ends the run with its reason."""
-    accepted = await asyncio.gather(*(_submit_shop(shop, apis[shop.name]) for shop in shops))
-    return {shop.name: ids for shop, ids in zip(shops, accepted, strict=True)}
+_PARALLEL_PER_STORE = 8
 
 
-async def _submit_shop(shop: Shop, api: Api) -> list[str]:
-    gate = asyncio.Semaphore(_AT_ONCE_PER_SHOP)
+async def submit_all_requests(
+    stores: Sequence[DemoStore], clients: dict[str, StoreClient]
+) -> dict[str, list[str]]:
+    """Submit every request and return the ids of the accepted jobs by store.
+
+    Raises the error of the first refused request.
+    """
+    accepted = await asyncio.gather(
+        *(_submit_store(store, clients[store.name]) for store in stores)
+    )
+    return {store.name: ids for store, ids in zip(stores, accepted, strict=True)}
+
+
+async def _submit_store(store: DemoStore, client: StoreClient) -> list[str]:
+    limit = asyncio.Semaphore(_PARALLEL_PER_STORE)
     ids: list[str] = []
 
-    async def one(request: dict[str, object]) -> None:
-        async with gate:
-            ids.append(await api.submit(request))
+    async def submit(request: dict[str, object]) -> None:
+        async with limit:
+            ids.append(await client.submit_request(request))
 
     async with asyncio.TaskGroup() as tasks:
-        for request in shop.requests:
-            tasks.create_task(one(request))
+        for request in store.requests:
+            tasks.create_task(submit(request))
     return ids

@@ -1,4 +1,4 @@
-"""Follows a run's jobs in the database until the last one has ended."""
+"""Follows the jobs of a run in PostgreSQL until all have ended."""
 
 import asyncio
 import time
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from uuid import UUID
 
 from sandbox.demo.outcome import JobRow
-from sandbox.servers.postgres import a_connection
+from sandbox.servers.postgres import open_connection
 from shared.domain.job import ENDED, Status
 from shared.runtime.postgres import UNAVAILABLE_ERRORS
 
@@ -16,29 +16,30 @@ SELECT id::text, instance_id AS store, status, created_at, started_at, finished_
        input_tokens + output_tokens AS tokens, cost_nanousd, error
   FROM blog_generations WHERE id = ANY($1::uuid[])
 """
-Progress = Callable[[Counter[Status]], None]
+ProgressCallback = Callable[[Counter[Status]], None]
 
 
-async def wait_until_ended(
-    dsn: str, jobs: Sequence[str], *, progress: Progress, patience_s: float
+async def wait_until_jobs_ended(
+    dsn: str, jobs: Sequence[str], *, progress: ProgressCallback, stuck_after_s: float
 ) -> list[JobRow]:
-    """The jobs' rows once all have ended. Gives up, with what there is, when nothing has moved for `patience_s`."""
-    counted: Counter[Status] = Counter()
-    moved_at = time.monotonic()
+    """Return the rows of the jobs once all have ended.
+
+    Returns the latest rows when no job has changed its status for `stuck_after_s`.
+    """
+    counts: Counter[Status] = Counter()
+    changed_at = time.monotonic()
     ids = [UUID(job) for job in jobs]
     rows: list[JobRow] = []
-    while time.monotonic() - moved_at < patience_s:
+    while time.monotonic() - changed_at < stuck_after_s:
         try:
             rows = await read_rows(dsn, ids)
         except UNAVAILABLE_ERRORS:
-            await asyncio.sleep(
-                1
-            )  # a database that restarts is part of what the system must live with
+            await asyncio.sleep(1)  # PostgreSQL may restart during a run
             continue
-        now_counted = Counter(row.status for row in rows)
-        if now_counted != counted:
-            counted, moved_at = now_counted, time.monotonic()
-        progress(counted)
+        new_counts = Counter(row.status for row in rows)
+        if new_counts != counts:
+            counts, changed_at = new_counts, time.monotonic()
+        progress(counts)
         if len(rows) == len(ids) and all(row.status in ENDED for row in rows):
             break
         await asyncio.sleep(1)
@@ -46,6 +47,6 @@ async def wait_until_ended(
 
 
 async def read_rows(dsn: str, ids: Sequence[UUID]) -> list[JobRow]:
-    async with a_connection(dsn) as connection:
+    async with open_connection(dsn) as connection:
         found = await connection.fetch(_QUERY, ids)
     return [JobRow(**(dict(row) | {"status": Status(row["status"])})) for row in found]

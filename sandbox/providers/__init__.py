@@ -1,1 +1,1 @@
-"""Stand-ins for the AI providers: they speak the real wire protocols and enforce real limits, and no model runs."""
+"""Stand-ins for the AI providers: real wire protocols and enforced rate limits, but no model."""

@@ -1,9 +1,9 @@
-"""`python -m sandbox.providers`: both stand-ins in one process, on two loopback ports."""
+"""`python -m sandbox.providers`: runs both stand-ins in one process, on two loopback ports."""
 
 import asyncio
 
 from sandbox.providers import openai, replicate
-from sandbox.providers.control import Control
+from sandbox.providers.control import StandinControl
 from sandbox.providers.settings import StandinSettings
 from shared.http import server
 from shared.observability import log
@@ -16,14 +16,14 @@ async def main(stop: asyncio.Event) -> None:
     settings = StandinSettings.from_environment()
     log.configure_logging("standins", settings.log_level)
     logger = log.get_logger(__name__)
-    texts = Control(
+    texts = StandinControl(
         provider="OpenAI",
         limits={"requests": settings.openai_rpm, "tokens": settings.openai_tpm},
         latency_ms=settings.standin_openai_latency_ms,
         seed=settings.standin_seed,
         faults=openai.FAULTS,
     )
-    pictures = Control(
+    pictures = StandinControl(
         provider="Replicate",
         limits={"requests": settings.replicate_rpm},
         latency_ms=settings.standin_replicate_latency_ms,
@@ -43,7 +43,7 @@ async def main(stop: asyncio.Event) -> None:
     )
     listeners = [server.open_listener(HOST, port) for _, port in servers]
     logger.warning(
-        "stand-ins for OpenAI and Replicate: no AI provider is called, no model runs",
+        "stand-ins for OpenAI and Replicate started: no AI provider is called, no model runs",
         openai_rpm=settings.openai_rpm,
         openai_tpm=settings.openai_tpm,
         replicate_rpm=settings.replicate_rpm,

@@ -1,10 +1,12 @@
-"""What a provider would have billed, by job: tests read from it that nothing was paid for twice."""
+"""The bill that a provider would send, per job. Tests use it to find calls that are paid twice."""
 
 from collections import Counter, defaultdict
 from typing import Any
 
 
 class Bill:
+    """Counts calls, rejected calls and tokens per job and step."""
+
     def __init__(self) -> None:
         self.calls = 0
         self.rejected = 0
@@ -12,13 +14,13 @@ class Bill:
         self._tokens: Counter[str] = Counter()
         self._steps: dict[str, Counter[str]] = defaultdict(Counter)
 
-    def charge(self, job: str, tokens: int, step: str) -> None:
+    def record_charge(self, job: str, tokens: int, step: str) -> None:
         self.calls += 1
         self._calls[job] += 1
         self._tokens[job] += tokens
         self._steps[job][step] += 1
 
-    def reject(self) -> None:
+    def record_rejection(self) -> None:
         self.rejected += 1
 
     def as_json(self) -> dict[str, Any]:

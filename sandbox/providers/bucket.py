@@ -1,4 +1,4 @@
-"""A provider's continuous token bucket: holds a minute's limit, refills by limit/60 a second. Pure."""
+"""A provider's token bucket: holds one minute's limit, refills by limit/60 per second. Pure."""
 
 
 class MinuteBucket:
@@ -8,7 +8,7 @@ class MinuteBucket:
         self._at = now
 
     def wait_s(self, need: float, now: float) -> float:
-        """Seconds until `need` would be there; 0 when it is."""
+        """Return the seconds until `need` units are available; 0 when they already are."""
         self._refill(now)
         return max(0.0, (need - self._level) * 60 / self.limit)
 
@@ -21,7 +21,7 @@ class MinuteBucket:
         return max(0.0, self._level)
 
     def resize(self, limit: float, now: float) -> None:
-        """Another limit from now on; what was used stays used."""
+        """Change the limit. The amount already used stays used."""
         self._refill(now)
         self._level += limit - self.limit
         self.limit = limit
@@ -35,7 +35,7 @@ class MinuteBucket:
 
 
 def go_duration(seconds: float) -> str:
-    """As OpenAI writes it: 8ms, 1s, 6m0s."""
+    """Format a duration as OpenAI does: 8ms, 1s, 6m0s."""
     if seconds < 1:
         return f"{round(seconds * 1000)}ms"
     minutes, rest = divmod(seconds, 60)

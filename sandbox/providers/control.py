@@ -1,4 +1,4 @@
-"""What both stand-ins share: scripted faults, the bill, limits and latency that can be changed while they run."""
+"""State shared by both stand-ins: scripted faults, the bill, and adjustable limits and latency."""
 
 import random
 import time
@@ -16,12 +16,14 @@ from sandbox.providers.bucket import MinuteBucket
 from sandbox.providers.faults import FaultScript
 
 
-def json(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+def json_response(
+    content: object, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
     return Response(orjson.dumps(content), status, dict(headers or {}), "application/json")
 
 
 class CutResponse(Response):
-    """Begins an answer and breaks the connection."""
+    """Sends the start of a response and then breaks the connection."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         await send(
@@ -38,8 +40,8 @@ class CutResponse(Response):
 _TRACE_HEADERS = ("traceparent", "tracestate")
 
 
-class Control:
-    """One stand-in's state. `limits` are units a minute by resource."""
+class StandinControl:
+    """The state of one stand-in and its control endpoints. `limits` are units per minute."""
 
     def __init__(
         self,
@@ -61,27 +63,27 @@ class Control:
         self.rng = random.Random(seed)
 
     def latency_s(self) -> float:
-        """A latency with the spread of the real thing: log-normal around the median."""
+        """Draw a latency: log-normal around the median, as real providers behave."""
         return self.latency_ms / 1000 * self.rng.lognormvariate(0, 0.35)
 
-    def note_trace(self, job: str, request: Request) -> None:
-        """Remember the W3C trace context that came with a job's call."""
-        told = {
+    def record_trace(self, job: str, request: Request) -> None:
+        """Remember the W3C trace context of a job's call."""
+        context = {
             name: value
             for name in _TRACE_HEADERS
             if (value := request.headers.get(name)) is not None
         }
-        if told:
-            self._traces[job].append(told)
+        if context:
+            self._traces[job].append(context)
 
     def routes(self) -> list[Route]:
         return [
             Route("/", self.index),
             Route("/standin/bill", self.get_bill),
             Route("/standin/traces", self.get_traces),
-            Route("/standin/faults", self.script, methods=["GET", "POST", "DELETE"]),
+            Route("/standin/faults", self.handle_faults, methods=["GET", "POST", "DELETE"]),
             Route("/standin/limits", self.change_limits, methods=["POST"]),
-            Route("/standin/latency", self.latency, methods=["GET", "POST"]),
+            Route("/standin/latency", self.handle_latency, methods=["GET", "POST"]),
         ]
 
     async def index(self, request: Request) -> Response:
@@ -91,37 +93,38 @@ class Control:
         return Response(text, media_type="text/plain")
 
     async def get_bill(self, request: Request) -> Response:
-        return json(self.bill.as_json())
+        return json_response(self.bill.as_json())
 
     async def get_traces(self, request: Request) -> Response:
-        return json(self._traces)
+        return json_response(self._traces)
 
-    async def script(self, request: Request) -> Response:
-        """POST a list of faults, GET what is left of them, DELETE them all."""
+    async def handle_faults(self, request: Request) -> Response:
+        """Add faults (POST), list the remaining ones (GET), or delete them all (DELETE)."""
         if request.method == "POST":
             try:
-                self.faults.add(orjson.loads(await request.body()))
+                self.faults.add_faults(orjson.loads(await request.body()))
             except ValueError as error:
-                return json({"error": str(error)}, 422)
+                return json_response({"error": str(error)}, 422)
         elif request.method == "DELETE":
-            self.faults.clear()
-        return json(self.faults.left())
+            self.faults.clear_faults()
+        return json_response(self.faults.remaining())
 
     async def change_limits(self, request: Request) -> Response:
         for name, limit in orjson.loads(await request.body()).items():
             self.buckets[name].resize(float(limit), time.monotonic())
-        return json({name: bucket.limit for name, bucket in self.buckets.items()})
+        return json_response({name: bucket.limit for name, bucket in self.buckets.items()})
 
-    async def latency(self, request: Request) -> Response:
+    async def handle_latency(self, request: Request) -> Response:
+        """Set the median latency in milliseconds (POST) or return it (GET)."""
         if request.method == "POST":
             self.latency_ms = float(orjson.loads(await request.body())["ms"])
-        return json({"ms": self.latency_ms})
+        return json_response({"ms": self.latency_ms})
 
 
-def labelled(
+def with_standin_header(
     provider: str, handler: Callable[[Request], Awaitable[Response]]
 ) -> Callable[[Request], Awaitable[Response]]:
-    """Every answer says that it comes from a stand-in."""
+    """Wrap a handler so that its responses carry the `x-standin` header."""
 
     async def with_label(request: Request) -> Response:
         response = await handler(request)

@@ -1,4 +1,4 @@
-"""Faults that a test scripts: each is used up by the calls that it matches, in order."""
+"""Scripted provider faults. Each fault applies to the next calls that match it, in order."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,8 +6,8 @@ from typing import Any
 
 
 @dataclass(slots=True, kw_only=True)
-class Fault:
-    """`kind` is what goes wrong, `count` how many calls it hits; `job` and `step` narrow it down."""
+class ScriptedFault:
+    """Makes `count` calls fail in the way `kind` names. `job` and `step` narrow the match."""
 
     kind: str
     count: int = 1
@@ -21,35 +21,36 @@ class Fault:
 
 
 class FaultScript:
-    def __init__(self, known: Iterable[str]) -> None:
-        self._known = frozenset(known)
-        self._faults: list[Fault] = []
+    """The queue of faults of one stand-in, limited to the fault kinds it supports."""
 
-    def add(self, wanted: Any) -> None:
-        """ValueError when it is no list of faults of a known kind."""
+    def __init__(self, known_kinds: Iterable[str]) -> None:
+        self._known_kinds = frozenset(known_kinds)
+        self._faults: list[ScriptedFault] = []
+
+    def add_faults(self, items: Any) -> None:
+        """Append faults from JSON. Raises ValueError for malformed items and unknown kinds."""
         try:
-            faults = [Fault(**item) for item in wanted]
+            faults = [ScriptedFault(**item) for item in items]
         except TypeError as error:
             raise ValueError(str(error)) from None
-        unknown = [fault.kind for fault in faults if fault.kind not in self._known]
+        unknown = [fault.kind for fault in faults if fault.kind not in self._known_kinds]
         if unknown:
-            raise ValueError(
-                f"unknown fault {unknown[0]!r}; known: {', '.join(sorted(self._known))}"
-            )
+            known = ", ".join(sorted(self._known_kinds))
+            raise ValueError(f"unknown fault {unknown[0]!r}; known: {known}")
         self._faults += faults
 
-    def clear(self) -> None:
+    def clear_faults(self) -> None:
         self._faults.clear()
 
-    def next(self, job: str, step: str) -> Fault | None:
-        """The fault that hits this call, now used up by one."""
+    def take_next(self, job: str, step: str) -> ScriptedFault | None:
+        """Return the fault for this call, if any, and reduce its count by one."""
         for fault in self._faults:
             if fault.matches(job, step):
                 fault.count -= 1
                 return fault
         return None
 
-    def left(self) -> list[dict[str, Any]]:
+    def remaining(self) -> list[dict[str, Any]]:
         return [
             {"kind": fault.kind, "count": fault.count} for fault in self._faults if fault.count > 0
         ]

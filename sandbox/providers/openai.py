@@ -1,4 +1,4 @@
-"""A stand-in for OpenAI: the Responses API with structured outputs, and limits that are enforced as documented."""
+"""A stand-in for OpenAI: the Responses API with structured outputs and enforced rate limits."""
 
 import asyncio
 import math
@@ -14,8 +14,13 @@ from starlette.routing import Route
 
 from sandbox.providers import writer
 from sandbox.providers.bucket import go_duration
-from sandbox.providers.control import Control, CutResponse, json, labelled
-from sandbox.providers.faults import Fault
+from sandbox.providers.control import (
+    CutResponse,
+    StandinControl,
+    json_response,
+    with_standin_header,
+)
+from sandbox.providers.faults import ScriptedFault
 
 FAULTS = {
     "401",
@@ -33,7 +38,7 @@ FAULTS = {
     "schema",
 }
 
-_TURNED_AWAY = {
+_ACCOUNT_ERRORS = {
     "insufficient_quota": (
         429,
         "insufficient_quota",
@@ -52,31 +57,41 @@ _TURNED_AWAY = {
 
 
 class OpenAIStandin:
-    def __init__(self, control: Control, *, seed: int) -> None:
+    def __init__(self, control: StandinControl, *, seed: int) -> None:
         self._control = control
         self._seed = seed
 
     def application(self) -> Starlette:
         routes = [
-            Route("/v1/responses", labelled("openai", self.respond), methods=["POST"]),
-            Route("/v1/responses/input_tokens", labelled("openai", self.count), methods=["POST"]),
-            Route("/v1/models", labelled("openai", self.models)),
+            Route(
+                "/v1/responses",
+                with_standin_header("openai", self.create_response),
+                methods=["POST"],
+            ),
+            Route(
+                "/v1/responses/input_tokens",
+                with_standin_header("openai", self.count_tokens),
+                methods=["POST"],
+            ),
+            Route("/v1/models", with_standin_header("openai", self.models)),
         ]
         return Starlette(routes=[*routes, *self._control.routes()])
 
     async def models(self, request: Request) -> Response:
-        return json(
+        return json_response(
             {
                 "object": "list",
                 "data": [{"id": "gpt-4o-mini", "object": "model", "owned_by": "stand-in"}],
             }
         )
 
-    async def count(self, request: Request) -> Response:
+    async def count_tokens(self, request: Request) -> Response:
         body = orjson.loads(await request.body())
-        return json({"object": "response.input_tokens", "input_tokens": _tokens(_prompt(body))})
+        return json_response(
+            {"object": "response.input_tokens", "input_tokens": _tokens(_prompt(body))}
+        )
 
-    async def respond(self, request: Request) -> Response:
+    async def create_response(self, request: Request) -> Response:
         refusal = _unauthorized(request)
         if refusal is not None:
             return refusal
@@ -92,20 +107,20 @@ class OpenAIStandin:
         metadata = body.get("metadata") or {}
         job = request.headers.get("x-blogstream-job") or metadata.get("job", "")
         step = metadata.get("step", "")
-        self._control.note_trace(job, request)
+        self._control.record_trace(job, request)
         refusal = self._over_limit(body)
         if refusal is not None:
             return refusal
-        fault = self._control.faults.next(job, step)
+        fault = self._control.faults.take_next(job, step)
         if fault is not None and fault.kind not in ("truncated", "refusal", "schema"):
             return await self._fail(fault, body)
         await asyncio.sleep(self._control.latency_s())
         answer = _response(body, self._text(body, fault), fault)
-        self._control.bill.charge(job, answer["usage"]["total_tokens"], step)
-        return json(answer, headers=self._headers())
+        self._control.bill.record_charge(job, answer["usage"]["total_tokens"], step)
+        return json_response(answer, headers=self._headers())
 
     def _over_limit(self, body: dict[str, Any]) -> Response | None:
-        """Charge the call's upper bound, or refuse it. A refused call is charged as a request too, as it is there."""
+        """Take the call's upper bound from the buckets, or return the 429 response."""
         now = time.monotonic()
         needs = {
             "requests": 1.0,
@@ -124,11 +139,12 @@ class OpenAIStandin:
     def _rate_limited(
         self, body: dict[str, Any], name: str, limit: float, used: float, need: float, wait: float
     ) -> Response:
-        self._control.bill.reject()
+        self._control.bill.record_rejection()
         unit = "RPM" if name == "requests" else "TPM"
         message = (
-            f"Rate limit reached for {body.get('model')} in organization org-standin on {name} per min ({unit}):"
-            f" Limit {limit:.0f}, Used {used:.0f}, Requested {need:.0f}. Please try again in {go_duration(wait)}."
+            f"Rate limit reached for {body.get('model')} in organization org-standin"
+            f" on {name} per min ({unit}): Limit {limit:.0f}, Used {used:.0f},"
+            f" Requested {need:.0f}. Please try again in {go_duration(wait)}."
         )
         headers = self._headers() | {
             "retry-after": str(math.ceil(wait)),
@@ -136,17 +152,20 @@ class OpenAIStandin:
         }
         return _error(429, name, "rate_limit_exceeded", message, headers)
 
-    async def _fail(self, fault: Fault, body: dict[str, Any]) -> Response:
+    async def _fail(self, fault: ScriptedFault, body: dict[str, Any]) -> Response:
         headers = self._headers()
         if fault.retry_after is not None:
             headers["retry-after"] = str(math.ceil(fault.retry_after))
         match fault.kind:
             case "429":
-                self._control.bill.reject()
-                message = f"Rate limit reached for {body.get('model')} (scripted). Please try again in 1s."
+                self._control.bill.record_rejection()
+                message = (
+                    f"Rate limit reached for {body.get('model')} (scripted)."
+                    " Please try again in 1s."
+                )
                 return _error(429, "requests", "rate_limit_exceeded", message, headers)
             case "insufficient_quota" | "401" | "403" | "404":
-                return _error(*_TURNED_AWAY[fault.kind], headers)
+                return _error(*_ACCOUNT_ERRORS[fault.kind], headers)
             case "500" | "503":
                 return _error(
                     int(fault.kind),
@@ -163,13 +182,13 @@ class OpenAIStandin:
             case _:
                 return CutResponse()
 
-    def _text(self, body: dict[str, Any], fault: Fault | None) -> str:
+    def _text(self, body: dict[str, Any], fault: ScriptedFault | None) -> str:
         if fault is not None and fault.kind == "schema":
             return '{"unexpected": true}'
-        wanted = ((body.get("text") or {}).get("format")) or {}
-        if wanted.get("type") != "json_schema":
+        output_format = ((body.get("text") or {}).get("format")) or {}
+        if output_format.get("type") != "json_schema":
             return f"This is a stand-in's answer to: {str(body.get('input'))[:200]}"
-        filled = writer.answer(wanted["schema"], _prompt(body), self._seed)
+        filled = writer.write_answer(output_format["schema"], _prompt(body), self._seed)
         return orjson.dumps(filled).decode()
 
     def _headers(self) -> dict[str, str]:
@@ -190,15 +209,15 @@ def _unauthorized(request: Request) -> Response | None:
 def _error(
     status: int, kind: str, code: str | None, message: str, headers: dict[str, str] | None = None
 ) -> Response:
-    return json(
+    return json_response(
         {"error": {"message": message, "type": kind, "param": None, "code": code}}, status, headers
     )
 
 
 def _prompt(body: dict[str, Any]) -> str:
     parts = [str(body.get("instructions") or "")]
-    given = body.get("input")
-    parts.append(given if isinstance(given, str) else orjson.dumps(given).decode())
+    content = body.get("input")
+    parts.append(content if isinstance(content, str) else orjson.dumps(content).decode())
     return "\n".join(parts)
 
 
@@ -206,7 +225,7 @@ def _tokens(text: str) -> int:
     return len(text) // 4 + 8
 
 
-def _response(body: dict[str, Any], text: str, fault: Fault | None) -> dict[str, Any]:
+def _response(body: dict[str, Any], text: str, fault: ScriptedFault | None) -> dict[str, Any]:
     limit = body.get("max_output_tokens") or 1_000_000
     output_tokens = _tokens(text)
     truncated = output_tokens > limit or (fault is not None and fault.kind == "truncated")

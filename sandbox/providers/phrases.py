@@ -1,4 +1,4 @@
-"""The phrases that the stand-in's posts are made of. {name}, {kind}, {vendor}, {tag}… come from the shop's data."""
+"""Phrases for the stand-in's posts. {name}, {kind}, {vendor}, {tag}… come from the store's data."""
 
 TITLES = [
     "{name}: what to know before you buy",

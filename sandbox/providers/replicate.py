@@ -1,4 +1,4 @@
-"""A stand-in for Replicate: predictions that take their time, and an output URL that serves a real image."""
+"""A stand-in for Replicate: predictions with realistic durations and an output URL with a PNG."""
 
 import asyncio
 import math
@@ -14,8 +14,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from sandbox.providers.control import Control, CutResponse, json, labelled
-from sandbox.providers.picture import paint
+from sandbox.providers.control import (
+    CutResponse,
+    StandinControl,
+    json_response,
+    with_standin_header,
+)
+from sandbox.providers.image import draw_image
 
 FAULTS = {"401", "404", "429", "500", "503", "402", "failed", "aborted", "stuck", "cut", "timeout"}
 _TITLES = {
@@ -36,11 +41,11 @@ class _Prediction:
     created_at: float
     ready_at: float
     status: str | None = None
-    """How it ends when not by success: failed, aborted, canceled; `stuck` never ends."""
+    """The unsuccessful end state: failed, aborted or canceled; `stuck` never ends."""
 
 
 class ReplicateStandin:
-    def __init__(self, control: Control, *, base_url: str) -> None:
+    def __init__(self, control: StandinControl, *, base_url: str) -> None:
         self._control = control
         self._base_url = base_url
         self._predictions: dict[str, _Prediction] = {}
@@ -49,21 +54,25 @@ class ReplicateStandin:
         routes = [
             Route(
                 "/v1/models/{owner}/{name}/predictions",
-                labelled("replicate", self.create),
+                with_standin_header("replicate", self.create),
                 methods=["POST"],
             ),
-            Route("/v1/predictions", labelled("replicate", self.create), methods=["POST"]),
-            Route("/v1/predictions/{id}", labelled("replicate", self.get)),
             Route(
-                "/v1/predictions/{id}/cancel", labelled("replicate", self.cancel), methods=["POST"]
+                "/v1/predictions", with_standin_header("replicate", self.create), methods=["POST"]
             ),
-            Route("/output/{id}/hero.png", labelled("replicate", self.output)),
+            Route("/v1/predictions/{id}", with_standin_header("replicate", self.get)),
+            Route(
+                "/v1/predictions/{id}/cancel",
+                with_standin_header("replicate", self.cancel),
+                methods=["POST"],
+            ),
+            Route("/output/{id}/hero.png", with_standin_header("replicate", self.output)),
         ]
         return Starlette(routes=[*routes, *self._control.routes()])
 
     async def create(self, request: Request) -> Response:
         if not request.headers.get("authorization"):
-            return json(
+            return json_response(
                 {
                     "title": "Unauthenticated",
                     "detail": "You did not pass an API token",
@@ -73,23 +82,23 @@ class ReplicateStandin:
             )
         body = orjson.loads(await request.body())
         job = request.headers.get("x-blogstream-job", "")
-        self._control.note_trace(job, request)
+        self._control.record_trace(job, request)
         now, bucket = time.monotonic(), self._control.buckets["requests"]
-        fault = self._control.faults.next(job, "image")
+        fault = self._control.faults.take_next(job, "image")
         kind = fault.kind if fault else ""
         if kind == "429" or bucket.wait_s(1, now) > 0:
-            self._control.bill.reject()
+            self._control.bill.record_rejection()
             scripted = fault.retry_after if fault is not None else None
             wait = math.ceil(scripted if scripted is not None else bucket.wait_s(1, now)) or 1
             detail = f"Request was throttled. Your rate limit resets in ~{wait}s."
-            return json(
+            return json_response(
                 {"detail": detail, "status": 429, "retry_after": wait},
                 429,
                 {"retry-after": str(wait)},
             )
         bucket.take(1, now)
         if title := _TITLES.get(kind):
-            return json(
+            return json_response(
                 {"title": title, "detail": f"{title} (scripted)", "status": int(kind)}, int(kind)
             )
         if kind == "timeout":
@@ -105,41 +114,43 @@ class ReplicateStandin:
             status=kind if kind in ("failed", "aborted", "stuck") else None,
         )
         self._predictions[prediction.id] = prediction
-        self._control.bill.charge(job, 0, "image")
+        self._control.bill.record_charge(job, 0, "image")
         if kind == "cut":
             return CutResponse()
         await self._wait(prediction, request.headers.get("prefer", ""))
-        return json(self._view(prediction), 201)
+        return json_response(self._view(prediction), 201)
 
     async def get(self, request: Request) -> Response:
         prediction = self._predictions.get(request.path_params["id"])
         if prediction is None:
-            return json(
+            return json_response(
                 {"detail": "The requested resource could not be found.", "status": 404}, 404
             )
-        fault = self._control.faults.next(request.headers.get("x-blogstream-job", ""), "poll")
+        fault = self._control.faults.take_next(request.headers.get("x-blogstream-job", ""), "poll")
         if fault is not None:
-            return json({"detail": "not now (scripted)", "status": 503}, 503, {"retry-after": "1"})
-        return json(self._view(prediction))
+            return json_response(
+                {"detail": "not now (scripted)", "status": 503}, 503, {"retry-after": "1"}
+            )
+        return json_response(self._view(prediction))
 
     async def cancel(self, request: Request) -> Response:
         prediction = self._predictions.get(request.path_params["id"])
         if prediction is None:
-            return json(
+            return json_response(
                 {"detail": "The requested resource could not be found.", "status": 404}, 404
             )
         if self._state(prediction) in ("starting", "processing"):
             prediction.status, prediction.ready_at = "canceled", time.monotonic()
-        return json(self._view(prediction))
+        return json_response(self._view(prediction))
 
     async def output(self, request: Request) -> Response:
         prediction = self._predictions.get(request.path_params["id"])
         if prediction is None or time.monotonic() > prediction.ready_at + _EXPIRES_S:
-            return json({"detail": "expired"}, 404)
-        return Response(paint(str(prediction.input.get("prompt", ""))), media_type="image/png")
+            return json_response({"detail": "expired"}, 404)
+        return Response(draw_image(str(prediction.input.get("prompt", ""))), media_type="image/png")
 
     async def _wait(self, prediction: _Prediction, prefer: str) -> None:
-        """`Prefer: wait` or `wait=n` holds the answer back, at most n (or 60) seconds."""
+        """Delay the response for `Prefer: wait` or `wait=n`, by at most 60 or n seconds."""
         if not prefer.startswith("wait"):
             return
         seconds = float(prefer.partition("=")[2] or 60)

@@ -1,4 +1,4 @@
-"""Writes what reads like a post about the product or keyword in the prompt: a seeded choice of phrases."""
+"""Writes plausible posts about the product or keyword in a prompt from seeded random phrases."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from sandbox.providers import phrases
 
 
 class Subject:
-    """What a prompt is about: the shop's data, found in it as the first JSON object."""
+    """The subject of a prompt, read from its first JSON object (the store's data)."""
 
     def __init__(self, prompt: str) -> None:
         data = _first_object(prompt)
@@ -29,8 +29,11 @@ class Subject:
         self.headings = [str(heading) for heading in outline.get("headings") or []]
 
 
-def answer(schema: dict[str, Any], prompt: str, seed: int) -> dict[str, Any]:
-    """An object that fits the JSON schema, each property filled by its name; the same for the same prompt and seed."""
+def write_answer(schema: dict[str, Any], prompt: str, seed: int) -> dict[str, Any]:
+    """Return an object that matches the JSON schema.
+
+    Each property is filled according to its name. The same prompt and seed give the same object.
+    """
     digest = hashlib.sha256(f"{seed}\n{prompt}".encode()).digest()
     writer = _Writer(Subject(prompt), random.Random(digest), schema.get("$defs", {}))
     filled: dict[str, Any] = writer.fill("", schema)

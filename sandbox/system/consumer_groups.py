@@ -1,4 +1,4 @@
-"""Consumer groups as the broker has them: members, their partitions, and how far behind each group is."""
+"""Reads the consumer groups from the broker: members, their partitions, and the lag per topic."""
 
 from collections import defaultdict
 from typing import Any
@@ -13,8 +13,11 @@ from shared.kafka.topics import GENERATOR_GROUP, METRICS_GROUP, SCHEDULER_GROUP,
 GROUPS = (SCHEDULER_GROUP, GENERATOR_GROUP, METRICS_GROUP, WEBHOOKS_GROUP)
 
 
-async def describe(bootstrap: str) -> dict[str, Any]:
-    """{group: {"members": [{"member", "partitions": {topic: [n]}}], "lag": {topic: n}}}; empty when Kafka is away."""
+async def describe_groups(bootstrap: str) -> dict[str, Any]:
+    """Return `{group: {"members": [{"member", "partitions": {topic: [n]}}], "lag": {topic: n}}}`.
+
+    Returns an empty dict while Kafka is unavailable.
+    """
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=5_000)
     consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False)
     try:
@@ -35,7 +38,7 @@ async def describe(bootstrap: str) -> dict[str, Any]:
 async def _lag(
     admin: AIOKafkaAdminClient, consumer: AIOKafkaConsumer, group: str
 ) -> dict[str, int]:
-    """Records after the last commit, by topic."""
+    """Return the number of records after the last commit, per topic."""
     committed = await admin.list_consumer_group_offsets(group)
     ends = await consumer.end_offsets(list(committed)) if committed else {}
     lag: dict[str, int] = defaultdict(int)

@@ -1,4 +1,4 @@
-"""The variables that the services of one home run with: the caller's own, and what this machine stands in for."""
+"""Builds the environment variables of the processes of one home."""
 
 import hashlib
 import os
@@ -23,9 +23,9 @@ _PASSED_ON = (
     "NO_PROXY",
 )
 _PLACEHOLDERS = {"OPENAI_API_KEY": "sk-stand-in", "REPLICATE_API_TOKEN": "r8-stand-in"}
-"""What stands for a key beside a stand-in; somebody who has sourced a home's variables has set it again."""
-STANDIN_ACCOUNT = {"OPENAI_RPM": "5000", "OPENAI_TPM": "4000000", "REPLICATE_RPM": "600"}
-"""What the stand-ins' account allows unless the caller says otherwise: a larger account, so that a demo is short."""
+"""API keys used with stand-ins. A caller who sourced a home's env file passes them in again."""
+STANDIN_LIMITS = {"OPENAI_RPM": "5000", "OPENAI_TPM": "4000000", "REPLICATE_RPM": "600"}
+"""Default rate limits of the stand-ins: those of a large account, to keep the demo short."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,9 +37,13 @@ class Ports:
 
 
 def choose_ports(environ: Mapping[str, str], *, any_free: bool) -> Ports:
-    """PORT and METRICS_PORT, or 3000 and 3001. One that is taken is replaced when `any_free`, else `Unavailable`."""
+    """Choose PORT and METRICS_PORT, by default 3000 and 3001.
 
-    def wanted(name: str, default: int) -> int:
+    With `any_free`, a free port replaces a default port that is taken. Otherwise a port that is
+    taken raises `Unavailable`.
+    """
+
+    def choose(name: str, default: int) -> int:
         text = environ.get(name) or str(default)
         if not text.isdecimal() or not 0 < int(text) < 65_536:
             raise Unavailable(f"{name} is {text!r}: a port is a number from 1 to 65535")
@@ -53,15 +57,15 @@ def choose_ports(environ: Mapping[str, str], *, any_free: bool) -> Ports:
         )
 
     return Ports(
-        ingest=wanted("PORT", 3000),
-        metrics=wanted("METRICS_PORT", 3001),
+        ingest=choose("PORT", 3000),
+        metrics=choose("METRICS_PORT", 3001),
         standin_openai=free_port(),
         standin_replicate=free_port(),
     )
 
 
 def standins_needed(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """The providers without a key: stand-ins take their place."""
+    """Return the providers without an API key: stand-ins replace them."""
     return tuple(
         key.split("_")[0].lower()
         for key, placeholder in _PLACEHOLDERS.items()
@@ -69,8 +73,8 @@ def standins_needed(environ: Mapping[str, str]) -> tuple[str, ...]:
     )
 
 
-def _settings() -> set[str]:
-    """The variables that services and stand-ins read, but for where they listen and how other brokers are reached."""
+def _setting_names() -> set[str]:
+    """Return the variables that services and stand-ins read, without addresses and Kafka access."""
     names = {name.upper() for settings in READERS.values() for name in settings.model_fields}
     return {
         name
@@ -87,12 +91,12 @@ def service_environment(
     bootstrap: str,
     environ: Mapping[str, str] = os.environ,
 ) -> dict[str, str]:
-    """All variables of a running system: what is said here of its own servers, and whatever else the caller has set."""
+    """Return all variables of a running system: its own addresses, then the caller's settings."""
     standins = standins_needed(environ)
-    made: dict[str, str] = {
+    own: dict[str, str] = {
         "DATABASE_URL": database_url,
-        "INGEST_DATABASE_URL": _logged_in_as("blogstream_ingest", database_url),
-        "WORKERS_DATABASE_URL": _logged_in_as("blogstream_workers", database_url),
+        "INGEST_DATABASE_URL": _login_url("blogstream_ingest", database_url),
+        "WORKERS_DATABASE_URL": _login_url("blogstream_workers", database_url),
         "KAFKA_BOOTSTRAP_SERVERS": bootstrap,
         "PORT": str(ports.ingest),
         "METRICS_PORT": str(ports.metrics),
@@ -105,29 +109,29 @@ def service_environment(
         "STANDIN_REPLICATE_PORT": str(ports.standin_replicate),
     }
     if "openai" in standins:
-        made["OPENAI_API_KEY"] = _PLACEHOLDERS["OPENAI_API_KEY"]
-        made["OPENAI_BASE_URL"] = f"http://127.0.0.1:{ports.standin_openai}/v1"
+        own["OPENAI_API_KEY"] = _PLACEHOLDERS["OPENAI_API_KEY"]
+        own["OPENAI_BASE_URL"] = f"http://127.0.0.1:{ports.standin_openai}/v1"
     if "replicate" in standins:
-        made["REPLICATE_API_TOKEN"] = _PLACEHOLDERS["REPLICATE_API_TOKEN"]
-        made["REPLICATE_BASE_URL"] = f"http://127.0.0.1:{ports.standin_replicate}"
+        own["REPLICATE_API_TOKEN"] = _PLACEHOLDERS["REPLICATE_API_TOKEN"]
+        own["REPLICATE_BASE_URL"] = f"http://127.0.0.1:{ports.standin_replicate}"
     if standins:
-        made["STANDIN"] = "true"
-        made |= {
+        own["STANDIN"] = "true"
+        own |= {
             name: value
-            for name, value in STANDIN_ACCOUNT.items()
+            for name, value in STANDIN_LIMITS.items()
             if name.split("_")[0].lower() in standins
         }
-    choosable = _settings() - (made.keys() - STANDIN_ACCOUNT.keys())
-    chosen = {
+    overridable = _setting_names() - (own.keys() - STANDIN_LIMITS.keys())
+    overrides = {
         name: value
         for name, value in environ.items()
-        if value and (name in choosable or name.startswith("OTEL_"))
+        if value and (name in overridable or name.startswith("OTEL_"))
     }
-    return made | chosen
+    return own | overrides
 
 
-def as_role_of(service: str, variables: Mapping[str, str]) -> dict[str, str]:
-    """The variables of a process of this service, which logs in as its role, where it has one, and knows no other."""
+def with_service_login(service: str, variables: Mapping[str, str]) -> dict[str, str]:
+    """Return a service's variables: DATABASE_URL is its role's login, other logins are removed."""
     of_service = dict(variables)
     for name, services in LOGIN_VARIABLES.items():
         login = of_service.pop(name, None)
@@ -136,8 +140,8 @@ def as_role_of(service: str, variables: Mapping[str, str]) -> dict[str, str]:
     return of_service
 
 
-def _logged_in_as(role: str, owner: str) -> str:
-    """The owner's address for another role. Its password follows from the owner's, and does not tell it."""
+def _login_url(role: str, owner: str) -> str:
+    """Return the owner's URL for another role, with a password hashed from the owner's."""
     address = urlsplit(owner)
     password = hashlib.sha256(f"{role}:{address.password}".encode()).hexdigest()[:32]
     return address._replace(
@@ -148,7 +152,7 @@ def _logged_in_as(role: str, owner: str) -> str:
 def process_environment(
     variables: Mapping[str, str], environ: Mapping[str, str] = os.environ
 ) -> dict[str, str]:
-    """The whole environment of a child: the variables, and what any process needs of ours."""
+    """Return the full environment of a child process: `variables` plus PATH, locale, proxies."""
     return (
         {name: environ[name] for name in _PASSED_ON if name in environ}
         | {"PYTHONUNBUFFERED": "1"}

@@ -1,4 +1,4 @@
-"""The home: one folder that holds all that a run leaves. Two homes with different ports run side by side."""
+"""The home: the folder that holds everything a local run leaves. Homes can run side by side."""
 
 import fcntl
 import os
@@ -18,18 +18,18 @@ from sandbox.system import leftovers
 from shared.domain.errors import Unavailable
 
 ROOT = Path(__file__).resolve().parents[2]
-"""The project's root: where `./blogstream` lies."""
+"""The root folder of the project, which contains `./blogstream`."""
 
 is_running = leftovers.is_running
 
 
-class _Held(Exception):
-    """Another process holds the home."""
+class _HomeLocked(Exception):
+    """Another process holds the lock of the home."""
 
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """The paths of one home."""
+    """The paths and the lock of one home."""
 
     path: Path
 
@@ -67,13 +67,13 @@ class Home:
 
     @property
     def extra(self) -> Path:
-        """One file for each process started beside the system."""
+        """The folder with one file per process started by `./blogstream run`."""
         return self.path / "extra"
 
     def prepare(self) -> "Home":
-        """Make the folder, and end what a killed system left running in it.
+        """Create the folder and stop processes that a killed system left running in it.
 
-        `Unavailable` with one line when it cannot be written.
+        Raises `Unavailable` when the folder cannot be written.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -82,55 +82,56 @@ class Home:
             probe.unlink()
         except OSError as error:
             raise Unavailable(
-                f"cannot write to the home {self.path}: {error.strerror}; set BLOGSTREAM_HOME to another folder"
+                f"cannot write to the home {self.path}: {error.strerror};"
+                " set BLOGSTREAM_HOME to another folder"
             ) from None
-        self.end_leftovers()
+        self.stop_leftovers()
         return self
 
-    def end_leftovers(self) -> bool:
-        """End what a killed system left running here, and say so. Whether there was anything."""
+    def stop_leftovers(self) -> bool:
+        """Stop processes that a killed system left running here. Tell whether there were any."""
         try:
-            with self._held():
-                found = leftovers.of(self.path, leftovers.running())
+            with self._lock():
+                found = leftovers.find_leftovers(self.path, leftovers.running_processes())
                 if found:
                     named = ", ".join(f"{process.name} (pid {process.pid})" for process in found)
                     print(
-                        f"ending what a killed system left running: {named}",
+                        f"stopping processes left running by a killed system: {named}",
                         file=sys.stderr,
                         flush=True,
                     )
-                    leftovers.end(found)
-        except (_Held, OSError):  # somebody's system runs here, or there is no home yet
+                    leftovers.stop_leftovers(found)
+        except (_HomeLocked, OSError):  # a system runs here, or the home does not exist
             return False
         return bool(found)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the home for one system; the lock goes with the process, however it ends."""
+        """Lock the home for one system. The kernel releases the lock when the process ends."""
         try:
-            with self._held():
+            with self._lock():
                 yield
-        except _Held:
+        except _HomeLocked:
             raise Unavailable(
                 f"a system is already running in {self.path}; `./blogstream down` stops it,"
                 " or set BLOGSTREAM_HOME to another folder"
             ) from None
 
     @contextmanager
-    def _held(self) -> Iterator[None]:
+    def _lock(self) -> Iterator[None]:
         with (self.path / "lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise _Held from None
+                raise _HomeLocked from None
             yield
 
     def read_state(self) -> dict[str, Any]:
-        """What the running supervisor last wrote; empty when nothing runs here."""
+        """Read the state that the supervisor last wrote; empty when nothing runs here."""
         return read_json(self.state_file)
 
     def read_env(self) -> dict[str, str]:
-        """The variables of the env file; empty when there is none."""
+        """Read the variables of the env file; empty when the file is missing."""
         try:
             lines = self.env_file.read_text(encoding="utf-8").splitlines()
         except FileNotFoundError:
@@ -143,7 +144,7 @@ class Home:
         return {name: "".join(shlex.split(value)) for name, _, value in pairs}
 
     def write_env(self, variables: Mapping[str, str]) -> None:
-        """A file to `source`, readable by its owner alone: it holds a key."""
+        """Write the env file for `source`. Only the owner may read it: it contains an API key."""
         text = "".join(
             f"export {name}={shlex.quote(value)}\n" for name, value in sorted(variables.items())
         )
@@ -151,12 +152,13 @@ class Home:
 
 
 def current_home(environ: Mapping[str, str] = os.environ) -> Home:
+    """Return the home of BLOGSTREAM_HOME, by default `.blogstream` in the project."""
     chosen = environ.get("BLOGSTREAM_HOME")
     return Home(Path(chosen).expanduser().resolve() if chosen else ROOT / ".blogstream")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a file; empty when the file is missing or was cut half-way."""
+    """Read a JSON object; empty when the file is missing or incomplete."""
     try:
         found = orjson.loads(path.read_bytes())
     except (FileNotFoundError, orjson.JSONDecodeError):
@@ -165,7 +167,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_atomically(path: Path, content: bytes, *, mode: int = 0o644) -> None:
-    """Readers see the old content or the new, never a part."""
+    """Replace a file so that readers see the complete old or the complete new content."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.touch(mode=mode)
@@ -174,7 +176,7 @@ def write_atomically(path: Path, content: bytes, *, mode: int = 0o644) -> None:
 
 
 def free_port() -> int:
-    """A free port below the range that the kernel gives to outgoing connections, so that it is free next time too."""
+    """Return a free port below the kernel's ephemeral range, so that it stays free for restarts."""
     candidates = iter(random.sample(range(20_000, 30_000), 500))
     return next(port for port in candidates if is_port_free(port))
 

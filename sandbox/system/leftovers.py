@@ -1,6 +1,7 @@
-"""What a killed system left running in its home: told by what each process was started with, ended before a new start.
+"""Finds and stops processes that a killed system left running in its home.
 
-Reads /proc, so it sees nothing but on Linux; elsewhere a leftover shows itself as a taken port, told in one line.
+It recognises them by their arguments and environment in /proc, so it works only on Linux. On other
+systems a leftover server is reported as a port that is taken.
 """
 
 import os
@@ -18,8 +19,8 @@ _SERVICES = ("services.", "sandbox.providers", "sandbox.standins")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Process:
-    """A running process, as far as we may look into it."""
+class RunningProcess:
+    """A running process, as far as /proc shows it."""
 
     pid: int
     parent: int
@@ -40,36 +41,39 @@ class Process:
         return "postgres" if Path(self.argv[0]).name == "postgres" else "kafka"
 
 
-def mark(home: Path) -> str:
-    """The setting by which a server of this home is known: it means nothing to the server itself."""
+def home_marker(home: Path) -> str:
+    """Return the server setting that marks the servers of this home; servers ignore it."""
     return f"{_NAME}={home}"
 
 
-def of(home: Path, running: Iterable[Process]) -> list[Process]:
-    """Those that a supervisor of this home started and that no supervisor watches any more.
+def find_leftovers(home: Path, running: Iterable[RunningProcess]) -> list[RunningProcess]:
+    """Return the processes of this home that no supervisor watches any more.
 
-    Whoever asks holds the home's lock; a process added by `./blogstream run` still has its own parent.
+    The caller holds the home's lock. A process added by `./blogstream run` still has its parent.
     """
-    known = {process.pid: process for process in running}
-    watched = {pid for pid, process in known.items() if _SUPERVISOR in process.argv}
+    by_pid = {process.pid: process for process in running}
+    supervisors = {pid for pid, process in by_pid.items() if _SUPERVISOR in process.argv}
     return [
         process
-        for process in known.values()
-        if process.leads_session and process.parent not in watched and _belongs_to(process, home)
+        for process in by_pid.values()
+        if process.leads_session
+        and process.parent not in supervisors
+        and _belongs_to(process, home)
     ]
 
 
-def _belongs_to(process: Process, home: Path) -> bool:
+def _belongs_to(process: RunningProcess, home: Path) -> bool:
     if process.is_server:
-        return any(argument in (f"-D{mark(home)}", f"-c{mark(home)}") for argument in process.argv)
+        markers = {f"-D{home_marker(home)}", f"-c{home_marker(home)}"}
+        return not markers.isdisjoint(process.argv)
     is_service = (
         process.argv[1:2] == ("-m",) and process.argv[2:3] and process.argv[2].startswith(_SERVICES)
     )
     return bool(is_service) and any(value.startswith(f"{home}/") for value in process.values)
 
 
-def end(found: Sequence[Process]) -> None:
-    """Stop the services, then the servers they need; whoever does not stop in time is killed."""
+def stop_leftovers(found: Sequence[RunningProcess]) -> None:
+    """Stop the services, then the servers they need. Kill those that do not stop in time."""
     _stop([process.pid for process in found if not process.is_server], signal.SIGTERM, within_s=10)
     _stop([process.pid for process in found if process.is_server], signal.SIGINT, within_s=30)
 
@@ -86,7 +90,7 @@ def _stop(pids: Sequence[int], number: signal.Signals, *, within_s: float) -> No
 
 
 def is_running(pid: int) -> bool:
-    """Whether it runs. One that has ended and that nobody has collected yet does not."""
+    """Tell whether a process runs. A zombie does not."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -96,13 +100,13 @@ def is_running(pid: int) -> bool:
     return _status(pid)[:1] != ["Z"]
 
 
-def running() -> Iterator[Process]:
+def running_processes() -> Iterator[RunningProcess]:
     for entry in _PROC.glob("[0-9]*"):
-        with suppress(OSError, IndexError):  # it ended while we looked, or is another user's
+        with suppress(OSError, IndexError):  # it has just exited, or belongs to another user
             pid = int(entry.name)
             status, argv = _status(pid), _strings(entry / "cmdline")
-            if argv:  # neither of the kernel nor a zombie
-                yield Process(
+            if argv:  # kernel threads and zombies have none
+                yield RunningProcess(
                     pid=pid,
                     parent=int(status[1]),
                     leads_session=int(status[3]) == pid,
@@ -113,18 +117,18 @@ def running() -> Iterator[Process]:
                 )
 
 
-def working_in(folder: Path) -> list[int]:
-    """The processes whose working directory is this folder."""
-    found, wanted = [], folder.resolve()
+def processes_working_in(folder: Path) -> list[int]:
+    """Return the pids of the processes whose working directory is this folder."""
+    found, target = [], folder.resolve()
     for entry in _PROC.glob("[0-9]*"):
         with suppress(OSError):
-            if (entry / "cwd").readlink() == wanted and is_running(int(entry.name)):
+            if (entry / "cwd").readlink() == target and is_running(int(entry.name)):
                 found.append(int(entry.name))
     return found
 
 
 def _status(pid: int) -> list[str]:
-    """State, parent, process group, session, and so on; empty where there is no such process or no /proc."""
+    """Return state, parent, process group, session… of a process; empty when /proc lacks it."""
     try:
         return (_PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
     except OSError:

@@ -1,4 +1,4 @@
-"""One child process: started in a group of its own, its lines read, its readiness awaited, its end noticed."""
+"""Runs a child process in its own session: reads its output, awaits readiness, detects its exit."""
 
 import asyncio
 import os
@@ -15,8 +15,8 @@ _KEPT_LINES = 15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Spec:
-    """What to run and how to know that it is ready: a text in its log, or a check that turns true."""
+class ProcessSpec:
+    """A command and its readiness condition: a text in its output, or a check that turns true."""
 
     name: str
     argv: tuple[str, ...]
@@ -25,41 +25,39 @@ class Spec:
     ready_check: Callable[[], Coroutine[None, None, bool]] | None = None
     ready_within_s: float = 90
     stop_within_s: float = 45
-    """Longer than a worker needs to finish or hand back its jobs."""
+    """Longer than a worker needs to drain."""
     stop_signal: signal.Signals = signal.SIGTERM
     user: str | None = None
-    """Run as this user (only root may): PostgreSQL refuses to run as root."""
+    """The user to run as (root only): PostgreSQL refuses to run as root."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Death:
-    """A process that ended without being asked to."""
+class ProcessExit:
+    """The unexpected exit of a process, with its last lines of output."""
 
     name: str
     pid: int
     code: int
     lines: tuple[str, ...]
 
-    def how(self) -> str:
-        return (
-            f"was killed by {signal.Signals(-self.code).name}"
-            if self.code < 0
-            else f"exited with {self.code}"
-        )
+    def cause(self) -> str:
+        if self.code < 0:
+            return f"was killed by {signal.Signals(-self.code).name}"
+        return f"exited with {self.code}"
 
-    def story(self) -> str:
+    def describe(self) -> str:
         last = "".join(f"\n    {line}" for line in self.lines) or " (none)"
-        return f"{self.name} (pid {self.pid}) {self.how()}; its last lines:{last}"
+        return f"{self.name} (pid {self.pid}) {self.cause()}; its last lines:{last}"
 
 
-def _group(user: str) -> int:
+def _primary_group(user: str) -> int:
     return pwd.getpwnam(user).pw_gid
 
 
-class Child:
-    """A running (or ended) child. `start` returns once it is ready."""
+class ChildProcess:
+    """A child process that can be started, watched and stopped."""
 
-    def __init__(self, spec: Spec, log: RunLog) -> None:
+    def __init__(self, spec: ProcessSpec, log: RunLog) -> None:
         self.spec = spec
         self.name = spec.name
         self._log = log
@@ -73,7 +71,10 @@ class Child:
         return self._process.pid if self._process else None
 
     async def start(self) -> None:
-        """Start it and wait until it is ready; `Unavailable` when it ends before or takes too long."""
+        """Start the process and wait until it is ready.
+
+        Raises `Unavailable` when it exits first or is not ready within `ready_within_s`.
+        """
         self._line_seen.clear()
         self._process = await asyncio.create_subprocess_exec(
             *self.spec.argv,
@@ -82,21 +83,23 @@ class Child:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             user=self.spec.user,
-            group=self.spec.user and _group(self.spec.user),
+            group=self.spec.user and _primary_group(self.spec.user),
             extra_groups=[] if self.spec.user else None,
-            start_new_session=True,  # Ctrl-C reaches the supervisor alone, which then stops all in order
+            start_new_session=True,  # Ctrl-C reaches only the supervisor, which stops all in order
             limit=1024 * 1024,
         )
-        self._reader = asyncio.create_task(self._read(self._process), name=f"log of {self.name}")
-        ready = asyncio.create_task(self._ready(), name=f"readiness of {self.name}")
-        ended = asyncio.create_task(self.died(), name=f"end of {self.name}")
+        self._reader = asyncio.create_task(
+            self._read_output(self._process), name=f"log of {self.name}"
+        )
+        ready = asyncio.create_task(self._wait_until_ready(), name=f"readiness of {self.name}")
+        ended = asyncio.create_task(self.wait_until_exit(), name=f"end of {self.name}")
         done, pending = await asyncio.wait(
             {ready, ended}, timeout=self.spec.ready_within_s, return_when=asyncio.FIRST_COMPLETED
         )
         for task in pending:
             task.cancel()
         if ended in done:
-            raise Unavailable(ended.result().story())
+            raise Unavailable(ended.result().describe())
         if ready not in done:
             await self.stop()
             raise Unavailable(
@@ -104,16 +107,21 @@ class Child:
             )
         await ready
 
-    async def died(self) -> Death:
-        """Wait until the process has ended and all its lines were read."""
+    async def wait_until_exit(self) -> ProcessExit:
+        """Wait until the process has exited and all its output is read."""
         assert self._process is not None
         assert self._reader is not None
         code = await self._process.wait()
         await asyncio.wait({self._reader}, timeout=2)  # a grandchild may hold the pipe open
-        return Death(name=self.name, pid=self._process.pid, code=code, lines=tuple(self._lines))
+        return ProcessExit(
+            name=self.name, pid=self._process.pid, code=code, lines=tuple(self._lines)
+        )
 
     async def stop(self) -> int:
-        """SIGTERM, then SIGKILL to the whole group when it takes too long. The exit code."""
+        """Stop the process and return its exit code.
+
+        After `stop_within_s` its process group is killed.
+        """
         if self._process is None:
             return 0
         if self._process.returncode is None:
@@ -129,13 +137,13 @@ class Child:
             await asyncio.wait({self._reader}, timeout=2)
         return code
 
-    async def _ready(self) -> None:
+    async def _wait_until_ready(self) -> None:
         if self.spec.ready_line is not None:
             await self._line_seen.wait()
         while self.spec.ready_check is not None and not await self.spec.ready_check():
             await asyncio.sleep(0.1)
 
-    async def _read(self, process: asyncio.subprocess.Process) -> None:
+    async def _read_output(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None
         while raw := await process.stdout.readline():
             line = raw.decode(errors="replace").rstrip()

@@ -1,4 +1,4 @@
-"""The run's log: every line of every process, with its process's name before it, in one file and on the console."""
+"""The log of a run: every output line of every process, prefixed with the name of the process."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,26 +6,27 @@ from typing import Self, TextIO
 
 import orjson
 
-_LARGEST = 64 * 1024 * 1024
+_MAX_BYTES = 64 * 1024 * 1024
 
 
-def readable(line: str) -> str:
-    """A log line for a person: `name | time event key=value`, from `name | {json}`; other lines as they are."""
+def format_log_line(line: str) -> str:
+    """Format `name | {json}` as `name | time event key=value`. Other lines stay unchanged."""
     name, _, text = line.partition(" | ")
     try:
-        said = orjson.loads(text)
-        event, at = said.pop("event"), said.pop("time")[11:19]
+        entry = orjson.loads(text)
+        event, at = entry.pop("event"), entry.pop("time")[11:19]
     except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
         return line
-    level = said.pop("level", "info")
-    rest = " ".join(
-        f"{key}={value}" for key, value in said.items() if key not in ("service", "logger")
+    level = entry.pop("level", "info")
+    fields = " ".join(
+        f"{key}={value}" for key, value in entry.items() if key not in ("service", "logger")
     )
-    return f"{name} | {at} {'' if level == 'info' else level.upper() + ' '}{event}{' ' + rest if rest else ''}"
+    prefix = "" if level == "info" else f"{level.upper()} "
+    return f"{name} | {at} {prefix}{event}{' ' + fields if fields else ''}"
 
 
 class RunLog:
-    """Appends `name | line` to logs/app.log; `console` (or None) hears every line too. Starts anew past 64 MiB."""
+    """Appends `name | line` to a file and to `console`, if given. Rotates the file at 64 MiB."""
 
     def __init__(self, path: Path, console: Callable[[str], None] | None = None) -> None:
         self._path = path
@@ -51,7 +52,7 @@ class RunLog:
             self._console(text)
 
     def _rotate_when_large(self, file: TextIO) -> None:
-        if file.tell() > _LARGEST:
+        if file.tell() > _MAX_BYTES:
             file.close()
             self._path.replace(self._path.with_suffix(".log.1"))
             self._file = self._path.open("a", encoding="utf-8", buffering=1)

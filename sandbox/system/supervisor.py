@@ -1,19 +1,19 @@
-"""Starts a system in order, keeps watch, and stops it in reverse order. It restarts nothing silently."""
+"""Starts the processes of a system in order, restarts them on exit, stops them in reverse."""
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
-from sandbox.system.process import Death
+from sandbox.system.process import ProcessExit
 from shared.domain.errors import Unavailable
 
-_DEATHS_FORGIVEN = 5
-_WITHIN_S = 60.0
+_MAX_RESTARTS = 5
+_RESTART_WINDOW_S = 60.0
 
 
-class Part(Protocol):
-    """Something that runs: a child process, or a server that brings its own way to start."""
+class SupervisedProcess(Protocol):
+    """A process that the supervisor starts, watches and stops."""
 
     name: str
 
@@ -25,47 +25,54 @@ class Part(Protocol):
 
     async def stop(self) -> int: ...
 
-    async def died(self) -> Death:
-        """Return when it has ended."""
+    async def wait_until_exit(self) -> ProcessExit:
+        """Return when it has exited."""
 
 
-def may_start_again(deaths: Sequence[float], now: float) -> bool:
-    """Whether a part that died at these times (seconds, any clock) deserves another start."""
-    return sum(1 for at in deaths if now - at < _WITHIN_S) <= _DEATHS_FORGIVEN
+def may_restart(exits: Sequence[float], now: float) -> bool:
+    """Tell whether a process that exited at these times (seconds, any clock) may be restarted."""
+    return sum(1 for at in exits if now - at < _RESTART_WINDOW_S) <= _MAX_RESTARTS
 
 
-Stage = Sequence[Part] | Callable[[], Awaitable[None]]
-"""Parts that start together, or something to be done between two such stages."""
+Stage = Sequence[SupervisedProcess] | Callable[[], Awaitable[None]]
+"""Processes that start together, or an action between two such stages."""
 
 
 class Supervisor:
-    """Runs stages one after the other: all parts of one start together, the next begins once they are ready.
+    """Runs stages one after the other. The next stage begins once all processes of one are ready.
 
-    `say` hears one line per happening, `changed` is called when a pid has changed.
+    It calls `report` with one line per event, and `on_change` when a pid has changed.
     """
 
     def __init__(
-        self, stages: Sequence[Stage], *, say: Callable[[str], None], changed: Callable[[], None]
+        self,
+        stages: Sequence[Stage],
+        *,
+        report: Callable[[str], None],
+        on_change: Callable[[], None],
     ) -> None:
         self._stages = stages
-        self._say = say
-        self._changed = changed
-        self._started: list[Part] = []
+        self._report = report
+        self._on_change = on_change
+        self._started: list[SupervisedProcess] = []
 
-    async def start(self) -> None:
-        """Start all; whatever fails to start ends the attempt, and what had started is stopped again."""
+    async def start_all(self) -> None:
+        """Start all stages. On a failure, stop the processes that had started, then raise."""
         try:
             for stage in self._stages:
                 await (stage() if callable(stage) else self._start_stage(stage))
         except BaseException:
-            await self.stop()
+            await self.stop_all()
             raise
 
-    async def watch(self, stop: asyncio.Event) -> None:
-        """Return when `stop` is set. A part that dies is named and started again, unless it keeps dying."""
+    async def watch_until_stopped(self, stop: asyncio.Event) -> None:
+        """Restart processes that exit until `stop` is set.
+
+        Raises `Unavailable` when a process exits too often.
+        """
         watchers = [
-            asyncio.create_task(self._keep(part), name=f"watch {part.name}")
-            for part in self._started
+            asyncio.create_task(self._keep_running(process), name=f"watch {process.name}")
+            for process in self._started
         ]
         stopping = asyncio.create_task(stop.wait(), name="stop")
         try:
@@ -75,24 +82,25 @@ class Supervisor:
                 task.cancel()
             await asyncio.gather(*watchers, stopping, return_exceptions=True)
         for task in done - {stopping}:
-            await task  # raises what ended it
+            await task  # raises the watcher's error
 
-    async def stop(self) -> None:
-        """Stop what runs, the last started first; parts of one stage together."""
+    async def stop_all(self) -> None:
+        """Stop the stages in reverse order; processes of one stage stop together."""
         for stage in reversed(self._stages):
-            running = [] if callable(stage) else [part for part in stage if part in self._started]
+            running = [] if callable(stage) else [one for one in stage if one in self._started]
             if running:
-                self._say(f"stopping {', '.join(part.name for part in running)}")
-                await asyncio.gather(*(part.stop() for part in running))
+                self._report(f"stopping {', '.join(process.name for process in running)}")
+                await asyncio.gather(*(process.stop() for process in running))
         self._started.clear()
 
-    def parts(self) -> list[Part]:
-        """What was started and not stopped."""
+    def started(self) -> list[SupervisedProcess]:
+        """Return the processes that were started and not stopped."""
         return list(self._started)
 
-    async def _start_stage(self, stage: Sequence[Part]) -> None:
+    async def _start_stage(self, stage: Sequence[SupervisedProcess]) -> None:
         tasks = [
-            asyncio.create_task(self._start_one(part), name=f"start {part.name}") for part in stage
+            asyncio.create_task(self._start_process(process), name=f"start {process.name}")
+            for process in stage
         ]
         try:
             await asyncio.gather(*tasks)
@@ -101,26 +109,27 @@ class Supervisor:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _start_one(self, part: Part) -> None:
+    async def _start_process(self, process: SupervisedProcess) -> None:
         began = time.monotonic()
-        self._started.append(part)
-        await part.start()
-        self._changed()
-        self._say(f"{part.name} is ready ({time.monotonic() - began:.1f} s, pid {part.pid})")
+        self._started.append(process)
+        await process.start()
+        self._on_change()
+        seconds = time.monotonic() - began
+        self._report(f"{process.name} is ready ({seconds:.1f} s, pid {process.pid})")
 
-    async def _keep(self, part: Part) -> None:
-        deaths: list[float] = []
+    async def _keep_running(self, process: SupervisedProcess) -> None:
+        exits: list[float] = []
         while True:
-            story = (await part.died()).story()
+            description = (await process.wait_until_exit()).describe()
             while True:
-                deaths.append(time.monotonic())
-                if not may_start_again(deaths, deaths[-1]):
-                    raise Unavailable(f"{story}\n{part.name} keeps dying: giving up")
-                self._say(f"{story}\nstarting {part.name} again ({len(deaths)})")
+                exits.append(time.monotonic())
+                if not may_restart(exits, exits[-1]):
+                    raise Unavailable(f"{description}\n{process.name} keeps dying: giving up")
+                self._report(f"{description}\nrestarting {process.name} (restart {len(exits)})")
                 try:
-                    await part.start()
+                    await process.start()
                     break
                 except Unavailable as error:
-                    story = str(error)
-            self._changed()
-            self._say(f"{part.name} is back (pid {part.pid})")
+                    description = str(error)
+            self._on_change()
+            self._report(f"{process.name} is back (pid {process.pid})")

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import serialization
 
 from sandbox.servers import kafka as kafka_server
 from sandbox.system.home import free_port
-from sandbox.system.process import Spec
+from sandbox.system.process import ProcessSpec
 from tests.support.servers import start, stop
 
 USER, PASSWORD = "blog", "planted-kafka-password"

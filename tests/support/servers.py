@@ -11,11 +11,11 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from sandbox.servers.postgres import a_connection
-from sandbox.system.process import Spec
+from sandbox.servers.postgres import open_connection
+from sandbox.system.process import ProcessSpec
 
 
-def start(spec: Spec, log: Path) -> subprocess.Popen[bytes]:
+def start(spec: ProcessSpec, log: Path) -> subprocess.Popen[bytes]:
     """Start a server and wait until it is ready."""
     with log.open("ab") as output:
         process = subprocess.Popen(
@@ -39,12 +39,12 @@ def start(spec: Spec, log: Path) -> subprocess.Popen[bytes]:
 
 async def execute(dsn: str, statement: str) -> list[asyncpg.Record]:
     """One statement over a connection of its own: the rows that it brings."""
-    async with a_connection(dsn) as connection:
+    async with open_connection(dsn) as connection:
         found: list[asyncpg.Record] = await connection.fetch(statement)
     return found
 
 
-def stop(spec: Spec, process: subprocess.Popen[bytes]) -> int:
+def stop(spec: ProcessSpec, process: subprocess.Popen[bytes]) -> int:
     """Stop it as its supervisor would; its exit code. Does nothing to one that has ended."""
     process.send_signal(spec.stop_signal)
     try:

@@ -1,6 +1,5 @@
-"""A small typed client of blogstream's HTTP interface."""
+"""A typed client of blogstream's HTTP API."""
 
-from blogstream_client.asking import Fields, Request, SourceType
 from blogstream_client.client import Client
 from blogstream_client.models import (
     ENDED,
@@ -17,7 +16,8 @@ from blogstream_client.models import (
     Usage,
     Waiting,
 )
-from blogstream_client.sending import ProblemError
+from blogstream_client.request_fields import Fields, Request, SourceType
+from blogstream_client.transport import ProblemError
 from blogstream_client.webhooks import WebhookVerificationError, verify_webhook
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""The calls, one a method."""
+"""The client: one method per call of the HTTP API."""
 
 import time
 import uuid
@@ -8,18 +8,7 @@ from uuid import UUID
 
 import httpx
 
-from blogstream_client.asking import (
-    Fields,
-    Manner,
-    Request,
-    SourceType,
-    as_json,
-    body_of,
-    id_of,
-    idempotency_key,
-    store_of,
-)
-from blogstream_client.events import events_in
+from blogstream_client.events import parse_events
 from blogstream_client.models import (
     Budget,
     Delivery,
@@ -27,22 +16,35 @@ from blogstream_client.models import (
     Job,
     Taken,
     Ticket,
-    budget_of,
-    delivery_of,
-    job_of,
-    taken_of,
-    ticket_of,
+    parse_budget,
+    parse_delivery,
+    parse_job,
+    parse_taken,
+    parse_ticket,
 )
-from blogstream_client.sending import BREAKS, PAUSE_S, ProblemError, Sender
+from blogstream_client.request_fields import (
+    Fields,
+    Request,
+    SourceType,
+    WritingOptions,
+    idempotency_key,
+    json_body,
+    path_id,
+    path_store,
+    request_body,
+)
+from blogstream_client.transport import CONNECTION_ERRORS, PAUSE_S, ProblemError, Transport
 
 _JOBS = "/api/blog-generation"
 _DELIVERIES = "/api/webhook-deliveries"
 
 
 class Client:
-    """One store's, or an operator's. `patience_s`: how long a call is sent again while it is refused for now, or the
-    connection breaks. `http` may bring its own transport and timeouts, `pause` and `clock` another time than this
-    machine's."""
+    """Calls the HTTP API with the key of a store or an operator.
+
+    `patience_s` limits the retries of a call after temporary refusals and connection errors, in
+    seconds. `http` sets a custom transport and timeouts. Tests replace `pause` and `clock`.
+    """
 
     def __init__(
         self,
@@ -56,7 +58,7 @@ class Client:
     ) -> None:
         http = http or httpx.Client(timeout=30)
         self._base_url = base_url.rstrip("/")
-        self._sender = Sender(
+        self._transport = Transport(
             base_url, key, patience_s=patience_s, http=http, pause=pause, clock=clock
         )
 
@@ -67,7 +69,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        self._sender.close()
+        self._transport.close()
 
     def submit(
         self,
@@ -77,150 +79,169 @@ class Client:
         idempotency_key: str | None = None,
         **fields: Unpack[Fields],
     ) -> Job:
-        """Ask for a post."""
-        body = body_of({"source_type": source_type, "source_id": source_id, **fields})
-        return job_of(self._post(_JOBS, idempotency_key, **as_json(body)).json())
+        """Submit a request for one post."""
+        body = request_body({"source_type": source_type, "source_id": source_id, **fields})
+        return parse_job(self._post(_JOBS, idempotency_key, **json_body(body)).json())
 
     def submit_many(
         self, requests: Iterable[Request | Mapping[str, Any]], *, idempotency_key: str | None = None
     ) -> list[Job]:
-        """Ask for many in one call: all are taken or none is."""
-        bodies = [body_of(request) for request in requests]
-        return taken_of(self._post(f"{_JOBS}/bulk", idempotency_key, **as_json(bodies)).json())
+        """Submit many requests in one call: all are accepted or none."""
+        bodies = [request_body(request) for request in requests]
+        return parse_taken(self._post(f"{_JOBS}/bulk", idempotency_key, **json_body(bodies)).json())
 
     def submit_csv(
-        self, export: bytes, *, idempotency_key: str | None = None, **manner: Unpack[Manner]
+        self,
+        export: bytes,
+        *,
+        idempotency_key: str | None = None,
+        **options: Unpack[WritingOptions],
     ) -> Taken:
-        """The same for a Shopify product export, of each product in the same manner. `left_out` of the list says which
-        products were not asked for, as drafts are not."""
+        """Submit the products of a Shopify export with the same options.
+
+        The returned list has `left_out`: the products without a request, such as drafts.
+        """
         headers = {"Content-Type": "text/csv"}
         answer = self._post(
-            f"{_JOBS}/bulk", idempotency_key, headers, params=body_of(manner), content=export
+            f"{_JOBS}/bulk", idempotency_key, headers, params=request_body(options), content=export
         )
-        return taken_of(answer.json())
+        return parse_taken(answer.json())
 
     def get(self, job: str | UUID) -> Job:
-        return job_of(self._sender.call("GET", _job(job)).json())
+        return parse_job(self._transport.send_call("GET", _job_path(job)).json())
 
     def list(
         self, status: str | None = None, *, page: int = 100, store: str | None = None
     ) -> Iterator[Job]:
-        """All jobs, the newest first, page after page. An operator names the store."""
-        return map(job_of, self._pages(_JOBS, {"status": status, "store": store, "limit": page}))
+        """Yield all jobs, newest first, page after page. An operator names the store."""
+        return map(parse_job, self._pages(_JOBS, {"status": status, "store": store, "limit": page}))
 
     def cancel(self, job: str | UUID) -> Job:
-        """Sent again only where it was refused for now; where the connection breaks, `get` tells what it did."""
-        return job_of(self._sender.call("POST", f"{_job(job)}/cancel", repeatable=False).json())
+        """Cancel a job. Retried after 429 and 503 only; after a connection error, check `get`."""
+        return parse_job(
+            self._transport.send_call("POST", f"{_job_path(job)}/cancel", repeatable=False).json()
+        )
 
     def retry(self, job: str | UUID) -> Job:
-        """Let a job that failed or was cancelled go on; sent again as `cancel` is."""
-        return job_of(self._sender.call("POST", f"{_job(job)}/retry", repeatable=False).json())
+        """Retry a failed or cancelled job. Repeated under the same rules as `cancel`."""
+        return parse_job(
+            self._transport.send_call("POST", f"{_job_path(job)}/retry", repeatable=False).json()
+        )
 
     def budget(self, store: str) -> Budget:
-        """What a store may spend this month, and what it has; a store sees its own alone."""
-        return budget_of(self._sender.call("GET", _budget(store)).json())
+        """Return a store's budget and spend of this month. A store sees only its own budget."""
+        return parse_budget(self._transport.send_call("GET", _budget_path(store)).json())
 
     def set_budget(self, store: str, monthly_cost_usd: float, *, warn_at: float = 0.8) -> Budget:
-        """With an operator's key."""
+        """Set a store's budget. Needs an operator's key."""
         body = {"monthlyCostUsd": monthly_cost_usd, "warnAt": warn_at}
-        return budget_of(self._sender.call("PUT", _budget(store), **as_json(body)).json())
+        return parse_budget(
+            self._transport.send_call("PUT", _budget_path(store), **json_body(body)).json()
+        )
 
     def remove_budget(self, store: str) -> Budget:
-        """With an operator's key: the store may spend what it likes."""
-        return budget_of(self._sender.call("DELETE", _budget(store)).json())
+        """Remove a store's budget: its spend is unlimited. Needs an operator's key."""
+        return parse_budget(self._transport.send_call("DELETE", _budget_path(store)).json())
 
     def ticket(self, job: str | UUID) -> Ticket:
-        """What lets a browser follow this job for a minute."""
-        return ticket_of(
-            self._sender.call("POST", f"{_job(job)}/events-ticket").json(), self._base_url
+        """Return a ticket with which a browser can follow this job's events for one minute."""
+        return parse_ticket(
+            self._transport.send_call("POST", f"{_job_path(job)}/events-ticket").json(),
+            self._base_url,
         )
 
     def deliveries(
         self, job: str | UUID | None = None, *, page: int = 100, store: str | None = None
     ) -> Iterator[Delivery]:
-        """What was told to the store's server, the newest first, with every attempt. An operator names the store."""
-        of_job = None if job is None else id_of(job)
+        """Yield webhook deliveries and their attempts, newest first. Operators name the store."""
+        of_job = None if job is None else path_id(job)
         return map(
-            delivery_of, self._pages(_DELIVERIES, {"job": of_job, "store": store, "limit": page})
+            parse_delivery, self._pages(_DELIVERIES, {"job": of_job, "store": store, "limit": page})
         )
 
     def replay(self, delivery: str | UUID) -> None:
-        """Have it sent once more, under the same webhook-id."""
-        self._sender.call("POST", f"{_DELIVERIES}/{id_of(delivery)}/replay", repeatable=False)
+        """Send a delivery once more, with the same webhook-id."""
+        self._transport.send_call(
+            "POST", f"{_DELIVERIES}/{path_id(delivery)}/replay", repeatable=False
+        )
 
     def events(self, job: str | UUID) -> Iterator[Event]:
-        """Progress from the state now to the end: the last is the job that has ended.
+        """Yield a job's events from its current state to its end; the last is the ended job.
 
-        A stream that breaks is opened again, and begins with the job's state then. Patience begins anew with all that
-        is heard; when it ends, or for a refusal that will not pass, what was in the way is raised.
+        A broken stream is opened again and starts with the job's current state. Every event starts
+        a new retry deadline. At the deadline, or after a final refusal, the last error is raised.
         """
-        path, patience = f"{_job(job)}/events", self._sender.patience()
+        path, deadline = f"{_job_path(job)}/events", self._transport.retry_deadline()
         while True:
             try:
-                with self._sender.stream(path) as answer:
-                    for event in events_in(answer.iter_lines()):
+                with self._transport.open_stream(path) as answer:
+                    for event in parse_events(answer.iter_lines()):
                         yield event
                         if event.ended:
                             return
-                        patience = self._sender.patience()
+                        deadline = self._transport.retry_deadline()
                 failure: Exception = ConnectionError(
                     f"the stream of job {job} ended before the job"
                 )
-            except BREAKS as error:
+            except CONNECTION_ERRORS as error:
                 failure = error
             except ProblemError as problem:
-                if not _may_come(problem):
+                if not _may_appear_later(problem):
                     raise
                 failure = problem
-            if not patience.wait(getattr(failure, "retry_after_s", None) or PAUSE_S):
+            if not deadline.wait(getattr(failure, "retry_after_s", None) or PAUSE_S):
                 raise failure
 
     def wait(self, job: str | UUID, *, timeout_s: float = 600) -> Job:
-        """The job once it has ended. TimeoutError when that takes too long.
+        """Return the job once it has ended; raise TimeoutError after `timeout_s`.
 
-        A job that was accepted a moment ago may not be there yet, so a 404 counts only when patience has ended.
+        A job that was just accepted may not exist yet, so 404 is final only after `patience_s`.
         """
-        timeout, unseen = self._sender.patience(timeout_s), self._sender.patience()
+        timeout = self._transport.retry_deadline(timeout_s)
+        not_found = self._transport.retry_deadline()
         while True:
             try:
-                found = job_of(
-                    self._sender.call("GET", _job(job), patience=timeout.at_most(unseen)).json()
+                answer = self._transport.send_call(
+                    "GET", _job_path(job), deadline=timeout.earlier_of(not_found)
                 )
             except ProblemError as problem:
-                if problem.status != 404 or not timeout.at_most(unseen).wait(PAUSE_S):
+                if problem.status != 404 or not timeout.earlier_of(not_found).wait(PAUSE_S):
                     raise
                 continue
+            found = parse_job(answer.json())
             if found.ended:
                 return found
-            unseen = self._sender.patience()
+            not_found = self._transport.retry_deadline()
             if not timeout.wait(PAUSE_S):
                 raise TimeoutError(f"job {job} is {found.status} after {timeout_s:g} s")
 
     def _post(
         self, path: str, key: str | None, headers: Mapping[str, str], **options: Any
     ) -> httpx.Response:
-        """With a key it may be sent twice: it is one request."""
-        keyed = idempotency_key(uuid.uuid4().hex if key is None else key)
-        return self._sender.call("POST", path, headers=keyed | dict(headers), **options)
+        """Send a POST with an idempotency key, which makes a repetition safe."""
+        key_header = idempotency_key(uuid.uuid4().hex if key is None else key)
+        return self._transport.send_call(
+            "POST", path, headers=key_header | dict(headers), **options
+        )
 
     def _pages(self, path: str, parameters: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-        asked = {name: value for name, value in parameters.items() if value is not None}
+        query = {name: value for name, value in parameters.items() if value is not None}
         while True:
-            found = self._sender.call("GET", path, params=asked).json()
+            found = self._transport.send_call("GET", path, params=query).json()
             yield from found["items"]
             if found["next"] is None:
                 return
-            asked["cursor"] = found["next"]
+            query["cursor"] = found["next"]
 
 
-def _may_come(problem: ProblemError) -> bool:
-    """Of a job: a 404 may mean that it was only just accepted."""
+def _may_appear_later(problem: ProblemError) -> bool:
+    """Tell whether to ask again. 404 may mean that the job was just accepted."""
     return problem.status == 404 or problem.passing
 
 
-def _job(job: str | UUID) -> str:
-    return f"{_JOBS}/{id_of(job)}"
+def _job_path(job: str | UUID) -> str:
+    return f"{_JOBS}/{path_id(job)}"
 
 
-def _budget(store: str) -> str:
-    return f"/api/stores/{store_of(store)}/budget"
+def _budget_path(store: str) -> str:
+    return f"/api/stores/{path_store(store)}/budget"

@@ -1,4 +1,4 @@
-"""Server-sent events, as a stream's lines have them."""
+"""Parses server-sent events."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from blogstream_client.models import Event
 
 
-def events_in(lines: Iterable[str]) -> Iterator[Event]:
-    """Those that are whole; comments and what was cut off are none."""
+def parse_events(lines: Iterable[str]) -> Iterator[Event]:
+    """Yield the complete events of a stream's lines; skip comments and an incomplete last event."""
     fields: dict[str, str] = {}
     for line in lines:
         name, _, value = line.partition(": ")

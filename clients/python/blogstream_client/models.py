@@ -1,4 +1,4 @@
-"""What the interface answers, as values. `raw` has everything, also what later versions add."""
+"""The HTTP API's answers as values. `raw` has all fields, also those of later versions."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class Post:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """What providers billed."""
+    """The billed usage of providers."""
 
     input_tokens: int = 0
     output_tokens: int = 0
@@ -28,14 +28,14 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
-    """Why a job has not begun, and until about when: estimates, a second or two old."""
+    """The reason a job has not started and its wait estimate, one or two seconds old."""
 
     reason: str
     until: datetime | None
     place: int | None
-    """In its store's queue, from 1."""
+    """The position in the queue of the store, from 1."""
     limited_by: str | None
-    """What keeps the whole system from starting more."""
+    """The limit that keeps the whole system from starting more jobs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,12 +49,12 @@ class Step:
     usage: Usage
     cost_usd: float
     in_doubt: int
-    """Calls of which nobody can say whether they were billed."""
+    """Calls whose answer was lost: they may have been billed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A job as it was at one moment. What a fresh one does not have yet is None."""
+    """A job at one moment. Fields that a new job does not have yet are `None`."""
 
     id: str
     store: str | None
@@ -83,16 +83,16 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeftOut:
-    """A product of an export that was not asked for."""
+    """A product of an export without a request."""
 
     source_id: str
     line: int
-    """Of the export, from 1."""
+    """The line in the export, from 1."""
     reason: str
 
 
 class Taken(list[Job]):
-    """The jobs that were accepted, and of an export the products that were not asked for."""
+    """The accepted jobs, and the products of an export without a request."""
 
     def __init__(self, jobs: Iterable[Job] = (), *, left_out: Iterable[LeftOut] = ()) -> None:
         super().__init__(jobs)
@@ -101,7 +101,7 @@ class Taken(list[Job]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """How a store stands this month. Without a budget, what only a budget has is None."""
+    """A store's budget and spend of this month. Fields of a missing budget are `None`."""
 
     store: str
     monthly_cost_usd: float | None
@@ -116,20 +116,20 @@ class Budget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """One of a stream: `job` carries the job, `progress` what has happened."""
+    """An event of a stream. `job` carries the job, `progress` a change of the job."""
 
     name: str
     data: Mapping[str, Any]
 
     @property
     def ended(self) -> bool:
-        """Whether it is the last: the job as it ended."""
+        """Whether this is the last event: the job after its end."""
         return self.name == "job" and self.data["status"] in ENDED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ticket:
-    """What opens one job's stream of events for a short while, without a key: for a browser's `EventSource`."""
+    """Short-lived access to one job's event stream without a key, for a browser's `EventSource`."""
 
     ticket: str
     url: str
@@ -140,15 +140,15 @@ class Ticket:
 class DeliveryAttempt:
     at: datetime
     status: int | None
-    """What the store's server answered."""
+    """The HTTP status of the store's server."""
     error: str | None
-    """Why it could not be asked."""
+    """The reason why the server did not answer."""
     seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
-    """What was, or is to be, told to a store's own server."""
+    """A webhook message to a store's own server, with its attempts."""
 
     id: str
     webhook_id: str
@@ -165,7 +165,7 @@ class Delivery:
     raw: Mapping[str, Any]
 
 
-def job_of(found: Mapping[str, Any]) -> Job:
+def parse_job(found: Mapping[str, Any]) -> Job:
     post, error, waiting = found.get("post"), found.get("error") or {}, found.get("waiting")
     return Job(
         id=found["id"],
@@ -188,12 +188,12 @@ def job_of(found: Mapping[str, Any]) -> Job:
     )
 
 
-def taken_of(found: Mapping[str, Any]) -> Taken:
-    return Taken(map(job_of, found["items"]), left_out=map(_left_out, found.get("leftOut", ())))
+def parse_taken(found: Mapping[str, Any]) -> Taken:
+    return Taken(map(parse_job, found["items"]), left_out=map(_left_out, found.get("leftOut", ())))
 
 
-def ticket_of(found: Mapping[str, Any], base_url: str) -> Ticket:
-    """Its `url` is whole: the answer's has no host."""
+def parse_ticket(found: Mapping[str, Any], base_url: str) -> Ticket:
+    """Return the ticket with a complete `url`; the URL in the answer has no host."""
     return Ticket(
         ticket=found["ticket"],
         url=base_url + found["url"],
@@ -201,7 +201,7 @@ def ticket_of(found: Mapping[str, Any], base_url: str) -> Ticket:
     )
 
 
-def delivery_of(found: Mapping[str, Any]) -> Delivery:
+def parse_delivery(found: Mapping[str, Any]) -> Delivery:
     return Delivery(
         id=found["id"],
         webhook_id=found["webhookId"],
@@ -218,7 +218,7 @@ def delivery_of(found: Mapping[str, Any]) -> Delivery:
     )
 
 
-def budget_of(found: Mapping[str, Any]) -> Budget:
+def parse_budget(found: Mapping[str, Any]) -> Budget:
     return Budget(
         store=found["store"],
         monthly_cost_usd=found["monthlyCostUsd"],

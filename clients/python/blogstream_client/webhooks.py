@@ -1,4 +1,4 @@
-"""Checking webhooks, as the Standard Webhooks specification has it."""
+"""Verifies webhooks according to the Standard Webhooks specification."""
 
 import base64
 import hmac
@@ -12,7 +12,7 @@ _SECONDS = re.compile(r"[0-9]{1,12}")
 
 
 class WebhookVerificationError(Exception):
-    """It was not signed with this secret, or too long ago, or is no webhook of ours at all."""
+    """The webhook has a wrong signature, is too old, or is not a webhook of blogstream."""
 
 
 def verify_webhook(
@@ -23,43 +23,39 @@ def verify_webhook(
     tolerance_s: float = 300,
     now: float | None = None,
 ) -> dict[str, Any]:
-    """What a webhook says. `now` (seconds since the epoch) is the clock's when it is not given.
+    """Return the content of a webhook. `now` is in seconds since the epoch, by default the clock's.
 
-    `WebhookVerificationError` for all that a sender may be at fault for; ValueError for a secret that cannot be one,
-    whatever was sent.
+    Raises `WebhookVerificationError` for every fault of the sender, and ValueError for an invalid
+    secret, regardless of the message.
     """
-    key = _key_of(secret)
-    message, stamp, signatures = _signed(headers)
+    key = _decode_secret(secret)
+    message, stamp, signatures = _signature_headers(headers)
     if not _SECONDS.fullmatch(stamp):
         raise WebhookVerificationError("webhook-timestamp is no number of seconds")
     if abs((time.time() if now is None else now) - int(stamp)) > tolerance_s:
         raise WebhookVerificationError("it is too old, or of the future")
-    content = _bytes(body)
-    right = (
-        "v1,"
-        + base64.b64encode(
-            hmac.digest(key, _bytes(f"{message}.{stamp}.") + content, "sha256")
-        ).decode()
-    )
-    if not any(hmac.compare_digest(right.encode(), _bytes(one)) for one in signatures.split(" ")):
+    content = _to_bytes(body)
+    digest = hmac.digest(key, _to_bytes(f"{message}.{stamp}.") + content, "sha256")
+    expected = b"v1," + base64.b64encode(digest)
+    if not any(hmac.compare_digest(expected, _to_bytes(one)) for one in signatures.split(" ")):
         raise WebhookVerificationError("no signature fits")
-    return _said(content)
+    return _parse_content(content)
 
 
-def _key_of(secret: str) -> bytes:
-    """An empty one would let anybody sign."""
+def _decode_secret(secret: str) -> bytes:
+    """Return the key. An empty key is refused: anybody could sign with it."""
     try:
         key = base64.b64decode(secret.strip().removeprefix("whsec_"), validate=True)
     except ValueError:
         key = b""
     if not key:
         raise ValueError(
-            "the webhook secret cannot be one: it is whsec_ and base64, whole, as it was given out"
+            "invalid webhook secret: it is whsec_ and base64, complete, as it was issued"
         )
     return key
 
 
-def _signed(headers: Mapping[str, str]) -> tuple[str, str, str]:
+def _signature_headers(headers: Mapping[str, str]) -> tuple[str, str, str]:
     named = {name.lower(): value for name, value in headers.items()}
     try:
         return named["webhook-id"], named["webhook-timestamp"], named["webhook-signature"]
@@ -67,16 +63,16 @@ def _signed(headers: Mapping[str, str]) -> tuple[str, str, str]:
         raise WebhookVerificationError(f"the header {missing.args[0]} is missing") from None
 
 
-def _bytes(text: bytes | str) -> bytes:
-    """Any text can be: what is no Unicode then fits no signature, and is no other error."""
+def _to_bytes(text: bytes | str) -> bytes:
+    """Encode any text. Invalid Unicode then matches no signature instead of raising an error."""
     return text.encode(errors="surrogatepass") if isinstance(text, str) else text
 
 
-def _said(content: bytes) -> dict[str, Any]:
+def _parse_content(content: bytes) -> dict[str, Any]:
     try:
-        said = json.loads(content)
+        parsed = json.loads(content)
     except ValueError:
-        said = None
-    if not isinstance(said, dict):
+        parsed = None
+    if not isinstance(parsed, dict):
         raise WebhookVerificationError("it is signed, but no JSON object")
-    return said
+    return parsed

@@ -10,7 +10,7 @@ from pathlib import Path
 from uuid import UUID
 
 from sandbox.servers import kafka as kafka_server
-from sandbox.system.process import Child
+from sandbox.system.process import ChildProcess
 from sandbox.system.run_log import RunLog
 from tests.support.backend import open_backend
 from tests.support.eventually import eventually
@@ -23,9 +23,9 @@ from tests.support.shop import ShopClient, start_shop
 
 @asynccontextmanager
 async def a_broker(folder: Path) -> AsyncIterator[str]:
-    spec, bootstrap = kafka_server.prepare(folder, print)
+    spec, bootstrap = kafka_server.prepare_server(folder, print)
     with RunLog(folder / "server.log", None) as log:
-        broker = Child(spec, log)
+        broker = ChildProcess(spec, log)
         await broker.start()
         try:
             yield bootstrap

@@ -117,7 +117,7 @@ async def test_browser_example_follows_job_to_its_end(
 ) -> None:
     """The first ticket is invalid, like an expired one, so the page requests another."""
     try:
-        executable = await asyncio.to_thread(installed.find_or_install)
+        executable = await asyncio.to_thread(installed.require_browser)
     except Unavailable as reason:
         pytest.skip(str(reason))
     (script,) = code_blocks(API_PAGE, "js")

@@ -115,7 +115,7 @@ class OwnBroker:
     """A broker for one test, which may stop it."""
 
     def __init__(self, folder: Path) -> None:
-        self._spec, self.bootstrap = kafka_server.prepare(folder, print)
+        self._spec, self.bootstrap = kafka_server.prepare_server(folder, print)
         self._log = folder / "server.log"
         self._process: subprocess.Popen[bytes] | None = None
 

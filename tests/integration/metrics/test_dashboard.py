@@ -36,7 +36,7 @@ _FAILED, _RUNNING = 4, 5
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def browser() -> AsyncIterator[Browser]:
     try:
-        executable = installed.find_or_install()
+        executable = installed.require_browser()
     except Unavailable as reason:
         pytest.skip(str(reason))
     expect.set_options(timeout=20_000)

@@ -129,9 +129,9 @@ async def test_up_creates_the_roles_of_the_services(database: str, role: str) ->
                     f" more",
                 ],
             )
-        async with a_connection(logins["INGEST_DATABASE_URL"]) as ingest:
+        async with open_connection(logins["INGEST_DATABASE_URL"]) as ingest:
             assert await ingest.fetchval("SELECT count(*) FROM api_keys") == 0
-        async with a_connection(logins["WORKERS_DATABASE_URL"]) as workers:
+        async with open_connection(logins["WORKERS_DATABASE_URL"]) as workers:
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 await workers.execute("SELECT FROM api_keys")
     finally:
@@ -171,7 +171,7 @@ async def test_password_is_not_part_of_any_statement(database: str, role: str) -
             assert await connection.fetchval("SELECT current_user") == made
         with pytest.raises(asyncpg.InvalidPasswordError):
             await asyncpg.connect(login.replace("%40", "%41"))
-        async with a_connection(database) as connection:
+        async with open_connection(database) as connection:
             kept = await connection.fetchval(
                 "SELECT rolpassword FROM pg_authid WHERE rolname = $1", made
             )

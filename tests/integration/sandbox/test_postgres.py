@@ -1,4 +1,4 @@
-"""The sandbox's PostgreSQL: its data outlives a kill, wherever the home lies and whoever starts it."""
+"""The sandbox's PostgreSQL: data survives kills, in any home and for any user."""
 
 import asyncio
 import os
@@ -16,7 +16,7 @@ from sandbox.system.home import Home
 from shared.domain.errors import Unavailable
 from tests.support.servers import passable_folder, start, stop
 
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root's server runs as another user")
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as another user")
 
 
 @pytest.fixture
@@ -27,34 +27,34 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def home(folder: Path) -> Path:
-    """A home that the server's user may pass through to."""
+    """A home that the server's user can enter."""
     return folder / "home"
 
 
 @pytest.fixture
 def closed_home(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home that only its owner may enter, like one under /root."""
+    """A home that only its owner can enter, like one under /root."""
     elsewhere = folder / "elsewhere"
     elsewhere.mkdir()
-    monkeypatch.setattr(postgres, "_ELSEWHERE", elsewhere)
+    monkeypatch.setattr(postgres, "_SHARED_FOLDER", elsewhere)
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
     return closed / "home"
 
 
 async def write(dsn: str) -> None:
-    async with postgres.a_connection(dsn) as connection:
+    async with postgres.open_connection(dsn) as connection:
         await connection.execute("CREATE TABLE kept (number int); INSERT INTO kept VALUES (42)")
 
 
 async def read(dsn: str) -> int:
-    async with postgres.a_connection(dsn) as connection:
+    async with postgres.open_connection(dsn) as connection:
         return int(await connection.fetchval("SELECT number FROM kept"))
 
 
 def write_once(home: Path) -> None:
-    """Start a server in the home, write, stop it."""
-    spec, dsn = postgres.prepare(home / "postgres", print)
+    """Start a server in the home, write to it, and stop it."""
+    spec, dsn = postgres.prepare_server(home / "postgres", print)
     process = start(spec, home / "log")
     try:
         asyncio.run(write(dsn))
@@ -63,7 +63,7 @@ def write_once(home: Path) -> None:
 
 
 def read_once(home: Path) -> int:
-    spec, dsn = postgres.prepare(home / "postgres", print)
+    spec, dsn = postgres.prepare_server(home / "postgres", print)
     process = start(spec, home / "log")
     try:
         return asyncio.run(read(dsn))
@@ -71,21 +71,21 @@ def read_once(home: Path) -> int:
         stop(spec, process)
 
 
-def test_data_outlives_a_kill_also_while_nobody_collects_the_dead_server(home: Path) -> None:
-    spec, dsn = postgres.prepare(home / "postgres", print)
+def test_data_survives_a_kill_while_the_server_is_a_zombie(home: Path) -> None:
+    spec, dsn = postgres.prepare_server(home / "postgres", print)
     killed = start(spec, home / "log")
     asyncio.run(write(dsn))
     with pytest.raises(
         Unavailable, match=r"^port \d+, which PostgreSQL of this home uses, is taken; [^\n]+$"
     ):
-        postgres.prepare(home / "postgres", print)
+        postgres.prepare_server(home / "postgres", print)
     os.kill(killed.pid, signal.SIGKILL)
-    os.waitid(os.P_PID, killed.pid, os.WEXITED | os.WNOWAIT)  # dead, and still holding its number
+    os.waitid(os.P_PID, killed.pid, os.WEXITED | os.WNOWAIT)  # a zombie now
     assert read_once(home) == 42
     killed.wait()
 
 
-def test_an_initialisation_cut_half_way_is_made_anew(home: Path) -> None:
+def test_interrupted_initialisation_starts_over(home: Path) -> None:
     folder = home / "postgres"
     (folder / "data.new" / "base").mkdir(parents=True)
     (folder / "password.new").write_text("cut half-w")
@@ -95,23 +95,23 @@ def test_an_initialisation_cut_half_way_is_made_anew(home: Path) -> None:
     assert not (folder / "password.new").exists()
 
 
-def test_a_server_whose_supervisor_was_killed_is_ended_before_the_next_start(home: Path) -> None:
-    spec, dsn = postgres.prepare(home / "postgres", print)
+def test_orphaned_server_is_stopped_before_the_next_start(home: Path) -> None:
+    spec, dsn = postgres.prepare_server(home / "postgres", print)
     orphan = start(spec, home / "log")
     try:
         asyncio.run(write(dsn))
         with Home(home).locked():
             Home(home).prepare()
-        assert orphan.poll() is None  # a home that is held is somebody's, and so are its servers
+        assert orphan.poll() is None  # the servers of a locked home are in use
         Home(home).prepare()
         assert not leftovers.is_running(orphan.pid)
-        assert orphan.wait() == 0  # it stopped in order, and was not killed
+        assert orphan.wait() == 0  # stopped without a kill
     finally:
         stop(spec, orphan)
     assert read_once(home) == 42
 
 
-def test_a_lost_password_is_one_clear_line_and_costs_no_data(home: Path) -> None:
+def test_lost_password_is_a_one_line_error_and_keeps_the_data(home: Path) -> None:
     write_once(home)
     saved = home / "postgres" / "server.json"
     kept = saved.read_bytes()
@@ -119,15 +119,13 @@ def test_a_lost_password_is_one_clear_line_and_costs_no_data(home: Path) -> None
     with pytest.raises(
         Unavailable, match=r"server\.json is gone, [^\n]+ remove [^\n]+ to begin anew$"
     ):
-        postgres.prepare(home / "postgres", print)
+        postgres.prepare_server(home / "postgres", print)
     saved.write_bytes(kept)
     assert read_once(home) == 42
 
 
 @as_root
-def test_in_a_home_that_others_may_not_enter_the_data_lies_elsewhere_and_stays_there(
-    closed_home: Path,
-) -> None:
+def test_data_of_a_closed_home_stays_outside_of_it(closed_home: Path) -> None:
     write_once(closed_home)
     assert not (closed_home / "postgres" / "data").exists()
     assert read_once(closed_home) == 42
@@ -136,7 +134,7 @@ def test_in_a_home_that_others_may_not_enter_the_data_lies_elsewhere_and_stays_t
 
 
 @as_root
-def test_a_home_that_was_removed_and_made_again_begins_anew(closed_home: Path) -> None:
+def test_recreated_home_starts_with_an_empty_database(closed_home: Path) -> None:
     write_once(closed_home)
     shutil.rmtree(closed_home)
     with pytest.raises(asyncpg.UndefinedTableError):
@@ -144,9 +142,9 @@ def test_a_home_that_was_removed_and_made_again_begins_anew(closed_home: Path) -
 
 
 @as_root
-def test_a_folder_of_somebody_else_in_the_place_is_refused(closed_home: Path, folder: Path) -> None:
+def test_data_folder_of_another_user_is_refused(closed_home: Path, folder: Path) -> None:
     write_once(closed_home)
-    (place,) = (folder / "elsewhere").iterdir()
-    shutil.chown(place, "nobody")
-    with pytest.raises(Unavailable, match="belongs to somebody else; remove it"):
-        postgres.prepare(closed_home / "postgres", print)
+    (data_folder,) = (folder / "elsewhere").iterdir()
+    shutil.chown(data_folder, "nobody")
+    with pytest.raises(Unavailable, match="belongs to another user; remove it"):
+        postgres.prepare_server(closed_home / "postgres", print)

@@ -119,7 +119,7 @@ async def test_while_kafka_is_away_the_scheduler_pauses_and_then_goes_on(
 ) -> None:
     """A broker of its own, for it is killed. What was asked for before is forwarded once, what comes after as well."""
     said = LogCapture(capsys)
-    spec, bootstrap = kafka_server.prepare(tmp_path, print)
+    spec, bootstrap = kafka_server.prepare_server(tmp_path, print)
     server = await asyncio.to_thread(servers.start, spec, tmp_path / "server.log")
     try:
         async with (

@@ -5,7 +5,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from sandbox.servers.postgres import a_connection
+from sandbox.servers.postgres import open_connection
 from sandbox.system.home import ROOT
 from shared.runtime.postgres import load_queries
 
@@ -33,7 +33,7 @@ async def plan(connection: asyncpg.Connection, name: str, *arguments: Any) -> st
 async def test_a_sweep_reads_what_is_in_flight_and_no_more(
     database: str, query: tuple[Any, ...]
 ) -> None:
-    async with a_connection(database) as connection:
+    async with open_connection(database) as connection:
         await connection.execute(FILL, WAITING, DONE, IN_FLIGHT)
         await connection.execute("ANALYZE blog_generations")
         assert len(await connection.fetch(QUERIES["in_flight"])) == IN_FLIGHT

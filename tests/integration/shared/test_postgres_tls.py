@@ -47,7 +47,7 @@ def server() -> Iterator[TlsServer]:
         leaf = authority.issue_cert("127.0.0.1")
         leaf.private_key_pem.write_to_path(str(folder / "key.pem"))
         leaf.cert_chain_pems[0].write_to_path(str(folder / "server.pem"))
-        spec, dsn = postgres_server.prepare(folder / "postgres", print)
+        spec, dsn = postgres_server.prepare_server(folder / "postgres", print)
         (folder / "key.pem").chmod(0o600)
         (folder / "hosts").write_text("hostssl all all 127.0.0.1/32 scram-sha-256\n")
         if spec.user is not None:

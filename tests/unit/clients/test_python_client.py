@@ -1,4 +1,4 @@
-"""clients/python where it is refused, cut off or misused: what is sent again, for how long, and what never leaves."""
+"""The Python client's retries, streams and argument checks, against a scripted server."""
 
 import json
 import re
@@ -16,29 +16,31 @@ from blogstream_client import Client, Event, ProblemError
 
 JOB = "0198c0de-0000-7000-8000-000000000001"
 README = Path(blogstream_client.__file__).parents[1] / "README.md"
-TAKEN = {"id": JOB, "status": "PENDING", "sourceType": "topic", "sourceId": "a"}
-DONE = TAKEN | {"status": "DONE"}
+PENDING = {"id": JOB, "status": "PENDING", "sourceType": "topic", "sourceId": "a"}
+DONE = PENDING | {"status": "DONE"}
 
 
-class Wire:
-    """A server of scripted answers (the last one goes on), each taking `seconds`, and a clock that pauses move."""
+class ScriptedServer:
+    """Gives scripted answers, each after `seconds`; the last one repeats. Pauses move its clock."""
 
     def __init__(self, *answers: Any, seconds: float = 0) -> None:
         self.answers, self.seconds = list(answers), seconds
-        self.heard, self.paused = list[httpx.Request](), list[float]()
+        self.requests, self.pauses = list[httpx.Request](), list[float]()
         self.now = 1_000.0
 
     def answer(self, request: httpx.Request) -> httpx.Response:
-        self.heard.append(request)
+        self.requests.append(request)
         self.now += self.seconds
-        given = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-        if isinstance(given, Exception):
-            raise given
-        assert isinstance(given, httpx.Response)
-        return httpx.Response(given.status_code, headers=given.headers, content=given.content)
+        scripted = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(scripted, Exception):
+            raise scripted
+        assert isinstance(scripted, httpx.Response)
+        return httpx.Response(
+            scripted.status_code, headers=scripted.headers, content=scripted.content
+        )
 
     def pause(self, seconds: float) -> None:
-        self.paused.append(seconds)
+        self.pauses.append(seconds)
         self.now += seconds
 
     @contextmanager
@@ -68,27 +70,30 @@ def stream(*events: tuple[str, dict[str, Any]], cut: str = "") -> httpx.Response
     return httpx.Response(200, text=f"retry: 2000\n\n: still here\n\n{text}{cut}")
 
 
-def test_it_comes_back_with_the_same_key_when_it_is_refused_for_now() -> None:
-    wire = Wire(
-        refusal(429, "7"), httpx.ConnectError("away"), refusal(503), httpx.Response(201, json=TAKEN)
+def test_retries_keep_the_idempotency_key() -> None:
+    server = ScriptedServer(
+        refusal(429, "7"),
+        httpx.ConnectError("away"),
+        refusal(503),
+        httpx.Response(201, json=PENDING),
     )
-    with wire.client() as blogs:
+    with server.client() as blogs:
         assert blogs.submit("topic", "a").id == JOB
-    assert wire.paused == [7.0, 1.0, 1.0]
-    assert len({request.headers["idempotency-key"] for request in wire.heard}) == 1
+    assert server.pauses == [7.0, 1.0, 1.0]
+    assert len({request.headers["idempotency-key"] for request in server.requests}) == 1
 
 
 @pytest.mark.parametrize("seconds", [0, 2])
-def test_patience_is_kept_whatever_takes_the_time(seconds: float) -> None:
-    """No pause goes beyond it, and what requests take counts."""
-    wire = Wire(refusal(503, "1"), seconds=seconds)
-    with wire.client(patience_s=10) as blogs, pytest.raises(ProblemError, match="503"):
+def test_retries_end_at_the_deadline(seconds: float) -> None:
+    """No pause exceeds the deadline, and the duration of requests counts."""
+    server = ScriptedServer(refusal(503, "1"), seconds=seconds)
+    with server.client(patience_s=10) as blogs, pytest.raises(ProblemError, match="503"):
         blogs.submit("topic", "a")
-    assert 1_008 <= wire.now <= 1_010 + seconds
-    wire = Wire(refusal(429, "30"))
-    with wire.client(patience_s=5) as blogs, pytest.raises(ProblemError) as refused:
+    assert 1_008 <= server.now <= 1_010 + seconds
+    server = ScriptedServer(refusal(429, "30"))
+    with server.client(patience_s=5) as blogs, pytest.raises(ProblemError) as refused:
         blogs.submit("topic", "a")
-    assert (wire.paused, len(wire.heard), refused.value.retry_after_s) == ([], 1, 30)
+    assert (server.pauses, len(server.requests), refused.value.retry_after_s) == ([], 1, 30)
 
 
 @pytest.mark.parametrize(
@@ -102,44 +107,44 @@ def test_patience_is_kept_whatever_takes_the_time(seconds: float) -> None:
         httpx.UnsupportedProtocol("ftp"),
     ],
 )
-def test_what_will_not_pass_is_said_at_once(final: Any) -> None:
-    """A 429 without `Retry-After` is one of a call that can never fit."""
-    wire = Wire(final)
-    with wire.client() as blogs, pytest.raises((ProblemError, httpx.HTTPError)):
+def test_final_errors_are_raised_at_once(final: Any) -> None:
+    """A 429 without `Retry-After` is final: the call is too large for the queue."""
+    server = ScriptedServer(final)
+    with server.client() as blogs, pytest.raises((ProblemError, httpx.HTTPError)):
         blogs.submit_many([{"source_type": "topic", "source_id": "a"}])
-    assert (len(wire.heard), wire.paused) == (1, [])
+    assert (len(server.requests), server.pauses) == (1, [])
 
 
-def test_a_cancel_whose_fate_is_unknown_is_not_sent_again() -> None:
+def test_cancel_with_an_unknown_effect_is_not_repeated() -> None:
     for answer in (httpx.ReadError("cut"), refusal(502)):
-        wire = Wire(answer)
-        with wire.client() as blogs, pytest.raises((ProblemError, httpx.HTTPError)):
+        server = ScriptedServer(answer)
+        with server.client() as blogs, pytest.raises((ProblemError, httpx.HTTPError)):
             blogs.cancel(JOB)
-        assert len(wire.heard) == 1
-    wire = Wire(refusal(503, "1"), httpx.Response(200, json=TAKEN))
-    with wire.client() as blogs:
+        assert len(server.requests) == 1
+    server = ScriptedServer(refusal(503, "1"), httpx.Response(200, json=PENDING))
+    with server.client() as blogs:
         assert blogs.cancel(JOB).id == JOB
 
 
-def test_a_stream_that_ends_before_its_job_is_opened_again() -> None:
-    begun = ("progress", {"kind": "started", "status": "PROCESSING"})
-    wire = Wire(
-        stream(("job", TAKEN), begun),
+def test_stream_that_ends_before_its_job_is_reopened() -> None:
+    started = ("progress", {"kind": "started", "status": "PROCESSING"})
+    server = ScriptedServer(
+        stream(("job", PENDING), started),
         refusal(503, "5"),
         httpx.ConnectError("away"),
         refusal(404),
-        stream(("job", TAKEN), cut='event: job\ndata: {"sta'),
+        stream(("job", PENDING), cut='event: job\ndata: {"sta'),
         stream(("job", DONE)),
     )
-    with wire.client() as blogs:
-        heard = list(blogs.events(JOB))
-    assert [(event.name, event.ended) for event in heard] == [
+    with server.client() as blogs:
+        events = list(blogs.events(JOB))
+    assert [(event.name, event.ended) for event in events] == [
         ("job", False),
         ("progress", False),
         ("job", False),
         ("job", True),
     ]
-    assert wire.paused == [1.0, 5.0, 1.0, 1.0, 1.0]
+    assert server.pauses == [1.0, 5.0, 1.0, 1.0, 1.0]
 
 
 @pytest.mark.parametrize(
@@ -151,37 +156,35 @@ def test_a_stream_that_ends_before_its_job_is_opened_again() -> None:
         (httpx.ReadTimeout("silent"), httpx.ReadTimeout),
     ],
 )
-def test_a_stream_that_never_comes_is_an_error_and_no_end(
-    answer: Any, error: type[Exception]
-) -> None:
-    wire = Wire(answer)
-    with wire.client(patience_s=20) as blogs, pytest.raises(error):
+def test_stream_that_never_opens_raises_the_last_error(answer: Any, error: type[Exception]) -> None:
+    server = ScriptedServer(answer)
+    with server.client(patience_s=20) as blogs, pytest.raises(error):
         list(blogs.events(JOB))
-    assert 1_015 <= wire.now <= 1_020
+    assert 1_015 <= server.now <= 1_020
 
 
-def test_a_refused_stream_is_said_at_once() -> None:
-    wire = Wire(refusal(401))
-    with wire.client() as blogs, pytest.raises(ProblemError, match="401"):
+def test_refused_stream_raises_at_once() -> None:
+    server = ScriptedServer(refusal(401))
+    with server.client() as blogs, pytest.raises(ProblemError, match="401"):
         list(blogs.events(JOB))
-    assert wire.paused == []
+    assert server.pauses == []
 
 
-def test_waiting_lives_with_a_job_that_is_not_there_yet() -> None:
-    wire = Wire(
+def test_wait_tolerates_a_job_that_does_not_exist_yet() -> None:
+    server = ScriptedServer(
         refusal(404),
         refusal(503, "2"),
-        httpx.Response(200, json=TAKEN),
+        httpx.Response(200, json=PENDING),
         httpx.Response(200, json=DONE),
     )
-    with wire.client() as blogs:
+    with server.client() as blogs:
         assert blogs.wait(JOB).ended
-    assert wire.paused == [1.0, 2.0, 1.0]
+    assert server.pauses == [1.0, 2.0, 1.0]
     for patience_s, timeout_s in ((10, 600), (600, 10)):
-        wire = Wire(refusal(404))
-        with wire.client(patience_s) as blogs, pytest.raises(ProblemError, match="404"):
+        server = ScriptedServer(refusal(404))
+        with server.client(patience_s) as blogs, pytest.raises(ProblemError, match="404"):
             blogs.wait(JOB, timeout_s=timeout_s)
-        assert wire.now == 1_010
+        assert server.now == 1_010
 
 
 @pytest.mark.parametrize(
@@ -199,15 +202,15 @@ def test_waiting_lives_with_a_job_that_is_not_there_yet() -> None:
         lambda blogs: blogs.submit("topic", "a", run_at=datetime(2027, 1, 1)),  # noqa: DTZ001 - the fault
     ],
 )
-def test_what_cannot_be_meant_is_not_sent(misuse: Callable[[Client], object]) -> None:
-    wire = Wire(httpx.Response(200, json=TAKEN))
-    with wire.client() as blogs, pytest.raises(ValueError, match=r"."):
+def test_invalid_arguments_send_no_request(misuse: Callable[[Client], object]) -> None:
+    server = ScriptedServer(httpx.Response(200, json=PENDING))
+    with server.client() as blogs, pytest.raises(ValueError, match=r"."):
         misuse(blogs)
-    assert wire.heard == []
+    assert server.requests == []
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs"),
+    ("python_name", "api_name"),
     [
         ("source_type", "sourceType"),
         ("source_id", "sourceId"),
@@ -215,34 +218,34 @@ def test_what_cannot_be_meant_is_not_sent(misuse: Callable[[Client], object]) ->
         ("webhook_url", "webhookUrl"),
     ],
 )
-def test_a_field_by_both_of_its_names_is_not_sent(ours: str, theirs: str) -> None:
-    """Nobody can say which one is meant; one that is None is left out."""
-    wire = Wire(httpx.Response(201, json={"items": [TAKEN]}))
+def test_field_given_by_both_names_is_refused(python_name: str, api_name: str) -> None:
+    """The two values are ambiguous, unless one of them is `None`."""
+    server = ScriptedServer(httpx.Response(201, json={"items": [PENDING]}))
     whole = {
         "source_type": "topic",
         "source_id": "a",
         "run_at": "2027-01-02T03:00:00Z",
         "webhook_url": "https://a.example",
     }
-    with wire.client() as blogs:
-        for both in (whole | {theirs: "b"}, {theirs: "b"} | whole):
-            with pytest.raises(ValueError, match=f"{ours} and {theirs} are one field"):
+    with server.client() as blogs:
+        for both in (whole | {api_name: "b"}, {api_name: "b"} | whole):
+            with pytest.raises(ValueError, match=f"{python_name} and {api_name} are one field"):
                 blogs.submit_many([both])
-        assert wire.heard == []
-        blogs.submit_many([whole | {theirs: "b", ours: None}])
-    assert json.loads(wire.heard[0].content)[0][theirs] == "b"
+        assert server.requests == []
+        blogs.submit_many([whole | {api_name: "b", python_name: None}])
+    assert json.loads(server.requests[0].content)[0][api_name] == "b"
 
 
 @pytest.mark.parametrize("key", ["", "schlüssel", "two\nlines", "sk_live_x ", "sk live"])
-def test_a_key_that_cannot_be_one_is_refused(key: str) -> None:
+def test_invalid_api_key_is_refused(key: str) -> None:
     with pytest.raises(ValueError, match="API key"):
         Client("http://x", key)
 
 
-def test_fields_have_pythons_names_and_types() -> None:
-    wire = Wire(httpx.Response(201, json=TAKEN))
+def test_fields_are_converted_to_the_http_api() -> None:
+    server = ScriptedServer(httpx.Response(201, json=PENDING))
     at = datetime(2027, 1, 2, 3, tzinfo=UTC)
-    with wire.client() as blogs:
+    with server.client() as blogs:
         blogs.submit(
             "topic",
             "a",
@@ -251,8 +254,8 @@ def test_fields_have_pythons_names_and_types() -> None:
             title=None,
             product={"run_at": at},
         )
-        blogs.submit("topic", "a", runAt="2027-01-02T03:00:00Z")  # type: ignore[call-arg] # the interface's own name
-    first, second = (json.loads(request.content) for request in wire.heard)
+        blogs.submit("topic", "a", runAt="2027-01-02T03:00:00Z")  # type: ignore[call-arg] # the API's name
+    first, second = (json.loads(request.content) for request in server.requests)
     assert first == {
         "sourceType": "topic",
         "sourceId": "a",
@@ -263,13 +266,13 @@ def test_fields_have_pythons_names_and_types() -> None:
     assert second["runAt"] == "2027-01-02T03:00:00Z"
 
 
-def test_the_last_event_is_a_job_that_ended() -> None:
+def test_event_with_an_ended_job_is_the_last() -> None:
     assert Event(name="job", data=DONE).ended
     assert not Event(name="progress", data=DONE).ended
 
 
-def test_the_examples_of_the_readme_run() -> None:
-    """With this client, on a server that says what the real one does (tests/integration asks that one)."""
+def test_readme_example_runs() -> None:
+    """The server is scripted; tests/integration/clients uses the real one."""
     (example,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     whole = DONE | {
         "post": {"title": "T", "slug": "s", "metaDescription": "", "html": "", "imageUrl": None}
@@ -286,12 +289,12 @@ def test_the_examples_of_the_readme_run() -> None:
                 base_url, key, http=httpx.Client(transport=httpx.MockTransport(answer)), **options
             )
 
-    said = list[Any]()
+    printed = list[Any]()
     code = example.replace("from blogstream_client import Client\n", "").replace(
         "sk_live_…", "sk_live_x"
     )
     exec(
         code,
-        {"Client": Offline, "datetime": datetime, "timedelta": timedelta, "print": said.append},
+        {"Client": Offline, "datetime": datetime, "timedelta": timedelta, "print": printed.append},
     )
-    assert said[-1] == "T"
+    assert printed[-1] == "T"

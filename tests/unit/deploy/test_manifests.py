@@ -1,4 +1,7 @@
-"""What the system is deployed with: checked as far as that can be without a cluster, and run as the image would."""
+"""The deployment files: compose.yaml, Dockerfile, Kubernetes, systemd, Procfile.
+
+They are checked without a cluster, and the image's commands run in a copy of its /app folder.
+"""
 
 import configparser
 import re
@@ -31,9 +34,9 @@ MANIFESTS = sorted(
 
 
 def compose_text() -> str:
-    """compose.yaml with its variables filled in: by their defaults, or by a word."""
+    """Return compose.yaml with its variables replaced by their defaults or by a word."""
     text, changed = (ROOT / "compose.yaml").read_text(), 1
-    while changed:  # from the inside out: a default may name another variable
+    while changed:  # innermost first: a default may contain another variable
         text, changed = re.subn(
             r"\$\{\w+(:-([^${}]*)|:\?[^${}]*)?\}",
             lambda found: found[2] if found[2] is not None else "given",
@@ -52,18 +55,20 @@ def compose() -> dict[str, Any]:
     return loaded
 
 
-def objects() -> list[dict[str, Any]]:
+def kubernetes_objects() -> list[dict[str, Any]]:
     return [found for path in MANIFESTS for found in yaml.safe_load_all(path.read_text())]
 
 
 def workloads() -> dict[str, dict[str, Any]]:
-    """Deployments, stateful sets and jobs by name."""
+    """Return deployments, stateful sets and jobs by name."""
     return {
-        item["metadata"]["name"]: item for item in objects() if "template" in item.get("spec", {})
+        item["metadata"]["name"]: item
+        for item in kubernetes_objects()
+        if "template" in item.get("spec", {})
     }
 
 
-def test_compose_fits_its_specification_and_has_all_services() -> None:
+def test_compose_file_is_valid_and_has_all_services() -> None:
     options = PyOptions()
     options.apply_merge = True
     spec = options.from_yaml(compose_text())
@@ -74,7 +79,7 @@ def test_compose_fits_its_specification_and_has_all_services() -> None:
 
 
 def passed_on(service: str) -> set[str]:
-    """The variables that a service of compose.yaml gets as whoever starts it has set them."""
+    """Return the variables that compose.yaml passes to a service from the caller's environment."""
     environment = _raw_compose()["services"][service]["environment"]
     return {
         name
@@ -84,8 +89,8 @@ def passed_on(service: str) -> set[str]:
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_by_compose_every_variable_reaches_the_services_that_read_it(name: str) -> None:
-    read = {one.name for one in configuration.variables(configuration.SERVICES[name])}
+def test_compose_passes_every_setting_to_its_service(name: str) -> None:
+    read = {one.name for one in configuration.list_variables(configuration.SERVICES[name])}
     by_image = set(re.findall(r"(\w+)=", (ROOT / "Dockerfile").read_text()))
     by_compose = {"DATABASE_URL", "METRICS_URL", "INGEST_URL"} & set(
         compose()["services"][name]["environment"]
@@ -94,36 +99,35 @@ def test_by_compose_every_variable_reaches_the_services_that_read_it(name: str) 
         re.findall(r"\w+", str(_raw_compose()["services"][name].get("ports")))
     )
     assert read - by_image - by_compose - published <= passed_on(name)
-    traced = {f"OTEL_EXPORTER_OTLP_{what}" for what in ("ENDPOINT", "TRACES_ENDPOINT", "HEADERS")}
-    assert traced | {"OTEL_RESOURCE_ATTRIBUTES", "OTEL_TRACES_SAMPLER"} <= passed_on(name)
+    tracing = {f"OTEL_EXPORTER_OTLP_{end}" for end in ("ENDPOINT", "TRACES_ENDPOINT", "HEADERS")}
+    assert tracing | {"OTEL_RESOURCE_ATTRIBUTES", "OTEL_TRACES_SAMPLER"} <= passed_on(name)
 
 
 @pytest.mark.parametrize("name", [*SERVICES, "migrate"])
-def test_secrets_reach_who_reads_them_and_no_other(name: str) -> None:
-    own = secrets_of(READERS[name]) | {
-        "KAFKA_SASL_PASSWORD"
-    }  # `run migrate shared.admin` talks to Kafka
+def test_secrets_reach_only_the_services_that_read_them(name: str) -> None:
+    # `docker compose run migrate shared.admin` connects to Kafka
+    own = secrets_of(READERS[name]) | {"KAFKA_SASL_PASSWORD"}
     others = set().union(*map(secrets_of, READERS.values())) - own
     assert not others & set(compose()["services"][name]["environment"])
     (container,) = workloads()[name]["spec"]["template"]["spec"]["containers"]
-    referred = {entry["name"] for entry in container["env"]}
-    assert own - {"KAFKA_SASL_PASSWORD"} <= referred
-    assert not others & referred
+    references = {entry["name"] for entry in container["env"]}
+    assert own - {"KAFKA_SASL_PASSWORD"} <= references
+    assert not others & references
 
 
 def secrets_of(settings: type[Settings]) -> set[str]:
-    return {one.name for one in configuration.variables(settings) if one.kind == "secret"}
+    return {one.name for one in configuration.list_variables(settings) if one.kind == "secret"}
 
 
 @pytest.mark.parametrize("name", [*SERVICES, "migrate"])
-def test_in_kubernetes_what_is_no_secret_reaches_every_pod(name: str) -> None:
+def test_config_map_reaches_every_pod_and_has_no_secret(name: str) -> None:
     (container,) = workloads()[name]["spec"]["template"]["spec"]["containers"]
     assert container["envFrom"] == [{"configMapRef": {"name": "blogstream"}}]
-    (config,) = [found for found in objects() if found["kind"] == "ConfigMap"]
+    (config,) = [found for found in kubernetes_objects() if found["kind"] == "ConfigMap"]
     assert not set().union(*map(secrets_of, READERS.values())) & set(config["data"])
 
 
-def test_what_scales_has_no_fixed_name_or_port() -> None:
+def test_scalable_services_have_no_fixed_name_or_port() -> None:
     services = compose()["services"]
     assert not any("container_name" in service for service in services.values())
     assert not any("ports" in services[name] for name in ("generator", "scheduler"))
@@ -131,16 +135,18 @@ def test_what_scales_has_no_fixed_name_or_port() -> None:
     assert all(port.startswith("127.0.0.1:") for port in published)
 
 
-def test_ingest_and_scheduler_are_told_the_same_of_the_queues() -> None:
+def test_ingest_and_scheduler_get_the_same_queue_settings() -> None:
     names = {
         name.upper() for name in AdmissionSettings.model_fields.keys() - Settings.model_fields.keys()
     }
-    told = [compose()["services"][service]["environment"] for service in ("ingest", "scheduler")]
-    assert names <= told[0].keys()
-    assert {name: told[0][name] for name in names} == {name: told[1].get(name) for name in names}
+    ingest, scheduler = (
+        compose()["services"][service]["environment"] for service in ("ingest", "scheduler")
+    )
+    assert names <= ingest.keys()
+    assert {name: ingest[name] for name in names} == {name: scheduler.get(name) for name in names}
 
 
-def test_every_file_that_compose_mounts_is_there() -> None:
+def test_files_mounted_by_compose_exist() -> None:
     mounts = [
         str(mount)
         for service in compose()["services"].values()
@@ -151,7 +157,7 @@ def test_every_file_that_compose_mounts_is_there() -> None:
             assert (ROOT / mount.split(":")[0]).exists(), mount
 
 
-def test_the_dockerfile_has_no_fault() -> None:
+def test_dockerfile_passes_hadolint() -> None:
     found = subprocess.run(
         [_tool("hadolint"), str(ROOT / "Dockerfile")], capture_output=True, text=True, check=False
     )
@@ -166,7 +172,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", [*SERVICES, "migrate"])
-def test_every_command_starts_in_the_image_and_says_what_it_lacks(image: Path, name: str) -> None:
+def test_image_command_without_settings_exits_with_3(image: Path, name: str) -> None:
     command = compose()["services"][name]["command"]
     assert command == workloads()[name]["spec"]["template"]["spec"]["containers"][0]["args"]
     ended = run_in(image, *command)
@@ -174,7 +180,7 @@ def test_every_command_starts_in_the_image_and_says_what_it_lacks(image: Path, n
     assert "the environment is not right" in ended.stdout + ended.stderr
 
 
-def test_the_probe_of_the_image(image: Path, tmp_path: Path) -> None:
+def test_health_probe_of_the_image(image: Path, tmp_path: Path) -> None:
     heartbeat = tmp_path / "heartbeat"
     missing = run_in(image, "shared.health", HEARTBEAT_FILE=str(heartbeat))
     assert (missing.returncode, missing.stderr.count("no heartbeat")) == (1, 1)
@@ -185,7 +191,7 @@ def test_the_probe_of_the_image(image: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda path: path.stem)
-def test_manifests_fit_kubernetes_schemas(manifest: Path) -> None:
+def test_manifest_matches_the_kubernetes_schema(manifest: Path) -> None:
     found = subprocess.run(
         [_tool("kubernetes-validate"), "--strict", "--quiet", str(manifest)],
         capture_output=True,
@@ -195,13 +201,13 @@ def test_manifests_fit_kubernetes_schemas(manifest: Path) -> None:
     assert (found.returncode, found.stdout) == (0, ""), found.stdout + found.stderr
 
 
-def test_the_kustomization_names_every_manifest() -> None:
+def test_kustomization_lists_every_manifest() -> None:
     named = yaml.safe_load((DEPLOY / "kubernetes" / "kustomization.yaml").read_text())["resources"]
     assert sorted(named) == [path.name for path in MANIFESTS]
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_pods_have_probes_and_limits_and_no_rights(name: str) -> None:
+def test_pods_have_probes_limits_and_no_privileges(name: str) -> None:
     pod = workloads()[name]["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     assert "livenessProbe" in container
@@ -213,7 +219,7 @@ def test_pods_have_probes_and_limits_and_no_rights(name: str) -> None:
     assert ("OPENAI_API_KEY" in variables) == (name == "generator")
 
 
-def test_operators_commands_find_database_and_kafka_where_migrations_run() -> None:
+def test_migrate_container_can_run_operators_commands() -> None:
     """`docker compose run --rm migrate shared.admin …`"""
     migrate = compose()["services"]["migrate"]
     assert {*map(str.upper, KafkaSettings.model_fields), "DATABASE_URL"} <= set(
@@ -222,8 +228,8 @@ def test_operators_commands_find_database_and_kafka_where_migrations_run() -> No
     assert migrate["volumes"] == ["kafka-tls:/run/kafka:ro"]
 
 
-def test_who_migrates_owns_the_tables_and_who_serves_does_not() -> None:
-    """By compose and Kubernetes a service logs in as the role that `migrations up` makes for it, and knows no other."""
+def test_services_log_in_with_their_own_roles() -> None:
+    """Each service gets only the login that `migrations up` creates for it, never the owner's."""
     named: dict[str, str] = {}
     for name in SERVICES:
         (container,) = workloads()[name]["spec"]["template"]["spec"]["containers"]
@@ -246,9 +252,7 @@ def test_who_migrates_owns_the_tables_and_who_serves_does_not() -> None:
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_kafkas_password_comes_by_reference_and_its_files_are_mounted_where_there_are_any(
-    name: str,
-) -> None:
+def test_kafka_password_and_certificates_are_optional(name: str) -> None:
     pod = workloads()[name]["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     (password,) = [
@@ -259,18 +263,18 @@ def test_kafkas_password_comes_by_reference_and_its_files_are_mounted_where_ther
     }
     (files,) = [volume["secret"] for volume in pod["volumes"] if volume["name"] == "kafka-tls"]
     assert files == {"secretName": "kafka-tls", "optional": True}
-    (place,) = [mount for mount in container["volumeMounts"] if mount["name"] == "kafka-tls"]
-    assert (place["mountPath"], place["readOnly"]) == ("/run/kafka", True)
-    composed = compose()["services"][name]
-    assert "kafka-tls:/run/kafka:ro" in composed["volumes"]
+    (mounted,) = [mount for mount in container["volumeMounts"] if mount["name"] == "kafka-tls"]
+    assert (mounted["mountPath"], mounted["readOnly"]) == ("/run/kafka", True)
+    assert "kafka-tls:/run/kafka:ro" in compose()["services"][name]["volumes"]
 
 
-def test_what_the_manifests_offer_for_a_secured_kafka_are_settings_that_work_together() -> None:
+def test_suggested_settings_of_a_secured_kafka_are_valid() -> None:
     text = (DEPLOY / "kubernetes" / "config.yaml").read_text()
-    offered = dict(re.findall(r"^  # (KAFKA_\w+): (\S+)$", text, re.MULTILINE))
-    composed = compose()["services"]["ingest"]["environment"]
-    assert {*offered, "KAFKA_SASL_PASSWORD"} <= set(composed)
-    values = {name.lower(): value for name, value in offered.items()}
+    suggested = dict(re.findall(r"^  # (KAFKA_\w+): (\S+)$", text, re.MULTILINE))
+    assert {*suggested, "KAFKA_SASL_PASSWORD"} <= set(
+        compose()["services"]["ingest"]["environment"]
+    )
+    values = {name.lower(): value for name, value in suggested.items()}
     settings = KafkaSettings(
         kafka_bootstrap_servers="kafka:9092", kafka_sasl_password="secret", **values
     )
@@ -279,41 +283,41 @@ def test_what_the_manifests_offer_for_a_secured_kafka_are_settings_that_work_tog
 
 
 def may_reach(pod: str, address: str, port: int) -> bool:
-    """Whether any policy lets a pod of this name connect to an address outside of the cluster."""
+    """Tell whether a policy lets a pod connect to an address outside the cluster."""
     return any(
         any(entry["port"] == port for entry in rule["ports"])
         and _covers(rule.get("to"), ip_address(address))
-        for policy in objects()
+        for policy in kubernetes_objects()
         if policy["kind"] == "NetworkPolicy" and _selects(policy["spec"]["podSelector"], pod)
         for rule in policy["spec"].get("egress", ())
     )
 
 
 def _selects(selector: dict[str, Any], pod: str) -> bool:
-    wanted = [one["values"] for one in selector.get("matchExpressions", ())]
-    wanted += [[name] for name in selector.get("matchLabels", {}).values()]
-    return all(pod in names for names in wanted)
+    selected = [one["values"] for one in selector.get("matchExpressions", ())]
+    selected += [[name] for name in selector.get("matchLabels", {}).values()]
+    return all(pod in names for names in selected)
 
 
 def _covers(peers: list[dict[str, Any]] | None, address: IPv4Address | IPv6Address) -> bool:
-    """No peers are all there are; those that are selected by labels are in the cluster."""
+    """Tell whether the peers include an address. Peers selected by labels are in the cluster."""
     blocks = [peer["ipBlock"] for peer in peers or () if "ipBlock" in peer]
     return peers is None or any(
         address in ip_network(block["cidr"])
-        and not any(address in ip_network(left_out) for left_out in block.get("except", ()))
+        and not any(address in ip_network(excluded) for excluded in block.get("except", ()))
         for block in blocks
     )
 
 
 @pytest.mark.parametrize("pod", SERVICES)
-def test_pods_reach_kafkas_listeners_postgresql_and_a_collector(pod: str) -> None:
+def test_pods_reach_kafka_postgresql_and_the_trace_collector(pod: str) -> None:
     assert all(may_reach(pod, "10.1.2.3", port) for port in (53, 5432, 9092, 9093, 9094, 4318))
     assert not may_reach(pod, "10.1.2.3", 22)
 
 
 @pytest.mark.parametrize("pod", ["ingest", "generator", "metrics"])
-def test_https_leads_to_public_addresses_alone(pod: str) -> None:
-    """What ingest itself would not send a webhook to, the network does not let through either."""
+def test_https_reaches_only_public_addresses(pod: str) -> None:
+    """The network policy blocks every address that ingest refuses as a webhook target."""
     assert all(
         may_reach(pod, address, 443)
         for address in ("1.1.1.1", "104.18.7.192", "2606:4700::6812:7c0")
@@ -334,7 +338,7 @@ def test_https_leads_to_public_addresses_alone(pod: str) -> None:
     assert not may_reach("scheduler", "1.1.1.1", 443)
 
 
-def test_no_autoscaler_asks_for_more_workers_than_partitions() -> None:
+def test_autoscaler_starts_at_most_one_worker_per_partition() -> None:
     scaler = yaml.safe_load((DEPLOY / "kubernetes" / "keda" / "scaledobject.yaml").read_text())[
         "spec"
     ]
@@ -350,7 +354,7 @@ def test_no_autoscaler_asks_for_more_workers_than_partitions() -> None:
 @pytest.mark.parametrize(
     "unit", sorted((DEPLOY / "systemd").glob("*.service")), ids=lambda path: path.stem
 )
-def test_systemd_units_run_modules_that_are_there(unit: Path) -> None:
+def test_systemd_units_run_existing_modules(unit: Path) -> None:
     parsed = configparser.ConfigParser(strict=False, interpolation=None)
     parsed.optionxform = str  # type: ignore[assignment,method-assign] # names keep their capitals
     parsed.read(unit)
@@ -358,22 +362,18 @@ def test_systemd_units_run_modules_that_are_there(unit: Path) -> None:
     assert words[1] == "-m"
     assert (ROOT / words[2].replace(".", "/") / "__main__.py").exists()
     files = re.findall(r"^EnvironmentFile=(.+)$", unit.read_text(), re.MULTILINE)
-    owned = {
-        "migrate": "",
-        "ingest": "",
-        "metrics": "-",
-        "generator@": "-",
-    }  # "-": there may be none
-    of_its_own = [
+    # "-" marks an optional file
+    own_files = {"migrate": "", "ingest": "", "metrics": "-", "generator@": "-"}
+    expected = [
         f"{optional}/etc/blogstream/{name.rstrip('@')}.env"
-        for name, optional in owned.items()
+        for name, optional in own_files.items()
         if unit.stem.endswith(name)
     ]
-    assert files == ["/etc/blogstream/env", *of_its_own]
+    assert files == ["/etc/blogstream/env", *expected]
 
 
-def test_a_service_that_systemd_restarts_does_not_migrate() -> None:
-    """Or one that ends while PostgreSQL is away would not come back: its start would fail with the migrations'."""
+def test_restarted_systemd_service_does_not_migrate() -> None:
+    """A service that ends while PostgreSQL is unavailable must restart without a migration."""
     for unit in sorted((DEPLOY / "systemd").glob("*.service")):
         text = unit.read_text()
         if unit.stem.endswith("migrate"):
@@ -384,7 +384,7 @@ def test_a_service_that_systemd_restarts_does_not_migrate() -> None:
             assert "Restart=always" in text
 
 
-def test_the_procfile_runs_every_service() -> None:
+def test_procfile_runs_every_service() -> None:
     lines = dict(line.split(": ", 1) for line in (ROOT / "Procfile").read_text().splitlines())
     assert {command.split("-m ")[1] for command in lines.values()} == {
         "migrations up",

@@ -55,14 +55,14 @@ def api_operations() -> dict[str, dict[str, Any]]:
 
 def test_configuration_page_matches_settings() -> None:
     committed = configuration.FILE.read_text(encoding="utf-8")
-    assert committed == configuration.text(), "run python -m sandbox.configuration"
+    assert committed == configuration.render_page(), "run python -m sandbox.configuration"
 
 
 @pytest.mark.parametrize("reader", configuration.READERS)
 def test_every_variable_has_a_description(reader: str) -> None:
     missing = [
         one.name
-        for one in configuration.variables(configuration.READERS[reader])
+        for one in configuration.list_variables(configuration.READERS[reader])
         if not one.meaning
     ]
     assert missing == []

@@ -1,4 +1,4 @@
-"""`./blogstream` itself, in a project of its own whose pins are empty: nothing is downloaded."""
+"""`./blogstream` in a project of its own with empty pins: nothing is downloaded."""
 
 import fcntl
 import os
@@ -17,16 +17,16 @@ INSTALLING = "blogstream: installing what is pinned in requirements/{}.txt (once
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project after its first start. Its command line says what it was given."""
+    """A project after its first start. Its command line prints its arguments."""
     project = tmp_path_factory.mktemp("project")
     shutil.copy(ROOT / "blogstream", project)
     (project / "requirements").mkdir()
-    for circle in ("sandbox", "dev"):
-        (project / "requirements" / f"{circle}.txt").touch()
+    for requirement_set in ("sandbox", "dev"):
+        (project / "requirements" / f"{requirement_set}.txt").touch()
     cli = project / "sandbox" / "cli"
     cli.mkdir(parents=True)
     (cli / "__main__.py").write_text("import sys; print(sys.prefix, *sys.argv[1:], sep='|')")
-    first = begin(project, "status", "--json")
+    first = start(project, "status", "--json")
     assert first.stderr == INSTALLING.format("sandbox") + "\n"
     assert first.stdout == f"{project / '.venv'}|status|--json\n"
     return project
@@ -34,8 +34,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def project(installed: Path) -> Path:
-    """The same project, with the sandbox's circle installed as it is pinned now."""
-    begin(installed, "status")
+    """The same project, with the current pins of the sandbox installed."""
+    start(installed, "status")
     return installed
 
 
@@ -43,7 +43,7 @@ def command(project: Path, *arguments: str) -> list[str]:
     return [sys.executable, str(project / "blogstream"), *arguments]
 
 
-def begin(
+def start(
     project: Path, *arguments: str, cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
@@ -53,48 +53,46 @@ def begin(
     return done
 
 
-def pin(project: Path, circle: str, text: str) -> None:
-    (project / "requirements" / f"{circle}.txt").write_text(text)
+def pin(project: Path, requirement_set: str, text: str) -> None:
+    (project / "requirements" / f"{requirement_set}.txt").write_text(text)
 
 
-def test_a_second_start_installs_nothing(project: Path) -> None:
-    assert begin(project, "status").stderr == ""
+def test_second_start_installs_nothing(project: Path) -> None:
+    assert start(project, "status").stderr == ""
 
 
-def test_a_folder_named_like_ours_where_the_caller_stands_is_not_run(
-    project: Path, tmp_path: Path
-) -> None:
+def test_sandbox_folder_in_the_working_directory_is_not_run(project: Path, tmp_path: Path) -> None:
     (tmp_path / "sandbox").mkdir()
-    (tmp_path / "sandbox" / "__init__.py").write_text("raise SystemExit('not ours')")
-    assert begin(project, "up", cwd=tmp_path).stdout.endswith("|up\n")
+    (tmp_path / "sandbox" / "__init__.py").write_text("raise SystemExit('another project')")
+    assert start(project, "up", cwd=tmp_path).stdout.endswith("|up\n")
 
 
 def test_changed_pins_are_installed_once(project: Path) -> None:
     pin(project, "sandbox", "# changed\n")
-    assert begin(project, "status").stderr == INSTALLING.format("sandbox") + "\n"
-    assert begin(project, "status").stderr == ""
+    assert start(project, "status").stderr == INSTALLING.format("sandbox") + "\n"
+    assert start(project, "status").stderr == ""
 
 
-def test_the_larger_circle_covers_the_smaller(project: Path) -> None:
+def test_larger_requirement_set_covers_the_smaller(project: Path) -> None:
     pin(project, "dev", "# as it was\n")
-    assert begin(project, "test").stderr == INSTALLING.format("dev") + "\n"
-    assert begin(project, "status").stderr == ""
+    assert start(project, "test").stderr == INSTALLING.format("dev") + "\n"
+    assert start(project, "status").stderr == ""
     pin(project, "dev", "# changed\n")
-    assert begin(project, "status").stderr == ""  # what the sandbox needs is what it was
-    assert begin(project, "test").stderr == INSTALLING.format("dev") + "\n"
+    assert start(project, "status").stderr == ""  # the sandbox's pins are unchanged
+    assert start(project, "test").stderr == INSTALLING.format("dev") + "\n"
 
 
-def test_what_was_cut_half_way_is_made_anew(project: Path) -> None:
+def test_interrupted_installation_starts_over(project: Path) -> None:
     left_behind = project / ".venv" / "left-behind"
     left_behind.touch()
     (project / ".venv" / ".blogstream-unfinished").touch()
     (project / ".venv" / ".blogstream-sandbox").unlink()
     (project / ".venv" / ".blogstream-dev").unlink(missing_ok=True)
-    assert begin(project, "status").stderr == INSTALLING.format("sandbox") + "\n"
+    assert start(project, "status").stderr == INSTALLING.format("sandbox") + "\n"
     assert not left_behind.exists()
 
 
-def test_a_failed_installation_is_not_taken_for_one_and_is_tried_again(project: Path) -> None:
+def test_failed_installation_is_tried_again(project: Path) -> None:
     pin(project, "sandbox", "no-hash-beside-it==1\n")
     failed = subprocess.run(command(project, "status"), capture_output=True, text=True, check=False)
     assert failed.returncode == 1
@@ -103,13 +101,13 @@ def test_a_failed_installation_is_not_taken_for_one_and_is_tried_again(project: 
         "blogstream: the installation failed, see above; the next start tries again\n"
     )
     pin(project, "sandbox", "")
-    assert begin(project, "status").stderr == INSTALLING.format("sandbox") + "\n"
+    assert start(project, "status").stderr == INSTALLING.format("sandbox") + "\n"
 
 
-def test_of_two_starts_at_once_one_installs_and_the_other_waits(project: Path) -> None:
-    pin(project, "sandbox", "# changed by somebody else\n")
+def test_one_of_two_concurrent_starts_installs(project: Path) -> None:
+    pin(project, "sandbox", "# changed by another start\n")
     with (project / ".venv.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # so that both have come to the lock before either goes on
+        fcntl.flock(lock, fcntl.LOCK_EX)  # held until both have started
         both = [
             subprocess.Popen(
                 command(project, "status"),
@@ -119,24 +117,23 @@ def test_of_two_starts_at_once_one_installs_and_the_other_waits(project: Path) -
             )
             for _ in range(2)
         ]
-    told = [process.communicate() for process in both]
+    outputs = [process.communicate() for process in both]
     assert [process.returncode for process in both] == [0, 0]
-    assert [out.endswith("|status\n") for out, _ in told] == [True, True]
-    assert sorted(err for _, err in told) == ["", INSTALLING.format("sandbox") + "\n"]
+    assert [out.endswith("|status\n") for out, _ in outputs] == [True, True]
+    assert sorted(err for _, err in outputs) == ["", INSTALLING.format("sandbox") + "\n"]
 
 
-def test_the_lock_is_held_while_an_installer_goes_on_without_its_starter(
-    project: Path, tmp_path: Path
-) -> None:
-    started, go_on = tmp_path / "started", tmp_path / "go-on"
+def test_installer_keeps_the_lock_when_its_starter_dies(project: Path, tmp_path: Path) -> None:
+    started, finish = tmp_path / "started", tmp_path / "finish"
     os.mkfifo(started)
-    os.mkfifo(go_on)
-    holding_up = os.open(go_on, os.O_RDWR)
+    os.mkfifo(finish)
+    blocking_installer = os.open(finish, os.O_RDWR)
     python = project / ".venv" / "bin" / "python"
-    kept = python.readlink()
+    interpreter = python.readlink()
     python.unlink()
     python.write_text(
-        f"#!/bin/sh\n[ $3 = --version ] && exit 0\nexec 9< '{go_on}'; echo > '{started}'; cat <&9\n"
+        "#!/bin/sh\n[ $3 = --version ] && exit 0\n"
+        f"exec 9< '{finish}'; echo > '{started}'; cat <&9\n"
     )
     python.chmod(0o755)
     pin(project, "sandbox", "# changed once more\n")
@@ -148,15 +145,18 @@ def test_the_lock_is_held_while_an_installer_goes_on_without_its_starter(
         with (project / ".venv.lock").open("w") as lock, pytest.raises(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     finally:
-        os.close(holding_up)
+        os.close(blocking_installer)
         python.unlink()
-        python.symlink_to(kept)
+        python.symlink_to(interpreter)
     with (project / ".venv.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # free once the installer has ended
 
 
-def test_an_older_python_is_told_so_in_one_line() -> None:
-    script = "import runpy, sys; sys.version_info = (3, 10, 9); runpy.run_path(sys.argv[1], run_name='__main__')"
+def test_older_python_gets_a_one_line_error() -> None:
+    script = (
+        "import runpy, sys; sys.version_info = (3, 10, 9);"
+        " runpy.run_path(sys.argv[1], run_name='__main__')"
+    )
     done = subprocess.run(
         [sys.executable, "-c", script, str(ROOT / "blogstream")],
         capture_output=True,

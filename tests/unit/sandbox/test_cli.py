@@ -1,17 +1,21 @@
-"""The frame of the command line: what goes wrong becomes one line and an exit code."""
+"""The command line: usage, version, and errors as one line and an exit code."""
 
 from importlib import import_module
 
 import pytest
 import typer
 
-from sandbox.cli import __main__ as frame
+from sandbox.cli import __main__ as main
 from sandbox.cli import migrate
-from sandbox.cli.admin import Administration
+from sandbox.cli.admin import AdminCommand
+from sandbox.cli.test import pytest_arguments
+from sandbox.system.home import ROOT
 from shared.domain.errors import Unavailable
 
+PYPROJECT = ROOT / "pyproject.toml"
 
-def failing(error: BaseException) -> typer.Typer:
+
+def failing_command(error: BaseException) -> typer.Typer:
     application = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
     @application.command()
@@ -21,10 +25,10 @@ def failing(error: BaseException) -> typer.Typer:
     return application
 
 
-def test_every_command_is_there() -> None:
-    for name in frame.COMMANDS:
+def test_every_command_has_an_application() -> None:
+    for name in main.COMMANDS:
         assert isinstance(
-            import_module(frame.module(name)).application, typer.Typer | Administration
+            import_module(main.module_name(name)).application, typer.Typer | AdminCommand
         )
 
 
@@ -32,13 +36,13 @@ def test_every_command_is_there() -> None:
 def test_usage_names_every_command(
     arguments: list[str], code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert frame.main(arguments) == code
-    said = capsys.readouterr().out
-    assert all(f"  {name} " in said for name in frame.COMMANDS)
+    assert main.main(arguments) == code
+    usage = capsys.readouterr().out
+    assert all(f"  {name} " in usage for name in main.COMMANDS)
 
 
-def test_an_unknown_command_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
-    assert frame.main(["fly"]) == 2
+def test_unknown_command_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["fly"]) == 2
     assert capsys.readouterr().err.startswith("blogstream: no command 'fly'\n")
 
 
@@ -53,16 +57,18 @@ def test_an_unknown_command_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -
         (
             ValueError("two\nlines"),
             1,
-            "blogstream: migrate broke: ValueError: two lines (BLOGSTREAM_TRACEBACK=1 shows where)",
+            "blogstream: migrate crashed: ValueError: two lines"
+            " (BLOGSTREAM_TRACEBACK=1 shows the traceback)",
         ),
         (
             RuntimeError(),
             1,
-            "blogstream: migrate broke: RuntimeError: no reason given (BLOGSTREAM_TRACEBACK=1 shows where)",
+            "blogstream: migrate crashed: RuntimeError: no reason given"
+            " (BLOGSTREAM_TRACEBACK=1 shows the traceback)",
         ),
     ],
 )
-def test_what_goes_wrong_is_one_line(
+def test_error_is_printed_as_one_line(
     error: Exception,
     code: int,
     line: str,
@@ -70,20 +76,42 @@ def test_what_goes_wrong_is_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.delenv("BLOGSTREAM_TRACEBACK", raising=False)
-    monkeypatch.setattr(migrate, "application", failing(error))
-    assert frame.main(["migrate"]) == code
+    monkeypatch.setattr(migrate, "application", failing_command(error))
+    assert main.main(["migrate"]) == code
     assert capsys.readouterr().err == line + "\n"
 
 
-def test_the_traceback_is_shown_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_traceback_is_shown_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BLOGSTREAM_TRACEBACK", "1")
-    monkeypatch.setattr(migrate, "application", failing(ValueError("broken")))
+    monkeypatch.setattr(migrate, "application", failing_command(ValueError("broken")))
     with pytest.raises(ValueError, match="broken"):
-        frame.main(["migrate"])
+        main.main(["migrate"])
 
 
-def test_an_interrupt_has_its_own_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(migrate, "application", failing(KeyboardInterrupt()))
+def test_interrupt_exits_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migrate, "application", failing_command(KeyboardInterrupt()))
     with pytest.raises(SystemExit) as caught:
-        frame.main(["migrate"])
+        main.main(["migrate"])
     assert caught.value.code == 130
+
+
+def test_version_is_that_of_pyproject(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["--version"]) == 0
+    assert f'version = "{capsys.readouterr().out.split()[-1]}"' in PYPROJECT.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "unit", "cores", "expected"),
+    [
+        ([], False, 1, ["-n", "2", "--dist", "loadscope"]),
+        ([], False, 3, ["-n", "3", "--dist", "loadscope"]),
+        ([], False, 64, ["-n", "4", "--dist", "loadscope"]),
+        (["tests/unit/docs", "-x"], False, 2, ["tests/unit/docs", "-x"]),
+        ([], True, 2, ["tests/unit", "-n", "2", "--dist", "loadscope"]),
+        (["-x"], True, 2, ["tests/unit", "-n", "2", "--dist", "loadscope", "-x"]),
+    ],
+)
+def test_test_command_builds_pytest_arguments(
+    arguments: list[str], unit: bool, cores: int, expected: list[str]
+) -> None:
+    assert pytest_arguments(arguments, unit=unit, cores=cores) == expected

@@ -1,4 +1,4 @@
-"""The home, whom it takes for a leftover of its own, and the jars' cache."""
+"""The home and its leftover processes, the cache of Kafka's jars, and the services' environment."""
 
 import hashlib
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from sandbox.servers import kafka_jars
 from sandbox.system import leftovers
 from sandbox.system.environment import Ports, service_environment
 from sandbox.system.home import Home, current_home, write_atomically
-from sandbox.system.leftovers import Process
+from sandbox.system.leftovers import RunningProcess
 from shared.domain.errors import Unavailable
 
 HOME = Path("/homes/one")
@@ -19,27 +19,29 @@ HOME = Path("/homes/one")
 
 def process(
     pid: int, *argv: str, parent: int = 1, leads_session: bool = True, values: tuple[str, ...] = ()
-) -> Process:
-    return Process(
+) -> RunningProcess:
+    return RunningProcess(
         pid=pid, parent=parent, leads_session=leads_session, argv=argv, values=frozenset(values)
     )
 
 
-KAFKA = process(10, "/x/java", f"-D{leftovers.mark(HOME)}", "kafka.Kafka")
-POSTGRES = process(11, "/x/postgres", "-D", "/elsewhere", f"-c{leftovers.mark(HOME)}")
+KAFKA = process(10, "/x/java", f"-D{leftovers.home_marker(HOME)}", "kafka.Kafka")
+POSTGRES = process(11, "/x/postgres", "-D", "/elsewhere", f"-c{leftovers.home_marker(HOME)}")
 GENERATOR = process(12, "/x/python", "-m", "services.generator", values=("en", "/homes/one/images"))
 STANDINS = process(13, "/x/python", "-m", "sandbox.providers", values=("/homes/one/metrics",))
 
 
-def test_what_a_killed_supervisor_left_is_found_and_named() -> None:
-    found = leftovers.of(HOME, [KAFKA, POSTGRES, GENERATOR, STANDINS])
+def test_leftovers_of_a_killed_supervisor_are_found() -> None:
+    found = leftovers.find_leftovers(HOME, [KAFKA, POSTGRES, GENERATOR, STANDINS])
     assert [each.name for each in found] == ["kafka", "postgres", "generator", "standins"]
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        process(20, "/x/java", f"-D{leftovers.mark(Path('/homes/one-more'))}", "kafka.Kafka"),
+        process(
+            20, "/x/java", f"-D{leftovers.home_marker(Path('/homes/one-more'))}", "kafka.Kafka"
+        ),
         process(21, "/x/python", "-m", "services.generator", values=("/homes/one-more/images",)),
         process(
             22,
@@ -57,26 +59,26 @@ def test_what_a_killed_supervisor_left_is_found_and_named() -> None:
         process(26, "sh"),
     ],
     ids=[
-        "another home's server",
-        "another home's",
-        "from a shell",
-        "watched",
-        "no service",
-        "a reader",
-        "a shell",
+        "server of another home",
+        "service of another home",
+        "started by a shell",
+        "supervised",
+        "not a service",
+        "log reader",
+        "shell",
     ],
 )
-def test_nobody_else_is_taken_for_a_leftover(other: Process) -> None:
-    watching = process(99, "/x/python", "-m", "sandbox.cli", "run", "generator")
-    assert leftovers.of(HOME, [watching, other]) == []
+def test_other_processes_are_not_leftovers(other: RunningProcess) -> None:
+    supervisor = process(99, "/x/python", "-m", "sandbox.cli", "run", "generator")
+    assert leftovers.find_leftovers(HOME, [supervisor, other]) == []
 
 
-def test_the_home_is_in_the_project_unless_said_otherwise(tmp_path: Path) -> None:
+def test_home_is_in_the_project_by_default(tmp_path: Path) -> None:
     assert current_home({}).path.name == ".blogstream"
     assert current_home({"BLOGSTREAM_HOME": str(tmp_path)}).path == tmp_path
 
 
-def test_a_home_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None:
+def test_unwritable_home_is_a_one_line_error(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
     with pytest.raises(
@@ -86,7 +88,7 @@ def test_a_home_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None
         Home(file / "home").prepare()
 
 
-def test_a_home_that_is_held_is_one_clear_line(tmp_path: Path) -> None:
+def test_locked_home_is_a_one_line_error(tmp_path: Path) -> None:
     home = Home(tmp_path).prepare()
     with (
         home.locked(),
@@ -94,11 +96,11 @@ def test_a_home_that_is_held_is_one_clear_line(tmp_path: Path) -> None:
         home.locked(),
     ):
         pass
-    with home.locked():  # and is free again
+    with home.locked():  # the lock was released
         pass
 
 
-def test_the_env_file_gives_back_what_was_written_and_is_its_owners_alone(tmp_path: Path) -> None:
+def test_env_file_round_trips_and_is_private(tmp_path: Path) -> None:
     home = Home(tmp_path)
     variables = {
         "PLAIN": "a",
@@ -111,7 +113,7 @@ def test_the_env_file_gives_back_what_was_written_and_is_its_owners_alone(tmp_pa
     assert home.env_file.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_state_cut_half_way_is_no_state(tmp_path: Path) -> None:
+def test_incomplete_state_file_reads_as_empty(tmp_path: Path) -> None:
     home = Home(tmp_path)
     assert home.read_state() == {}
     write_atomically(home.state_file, b'{"supervisor": 1')
@@ -119,72 +121,72 @@ def test_a_state_cut_half_way_is_no_state(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], list[str]]:
-    """Asks for one pinned jar while the network serves `content`; what was said."""
+def request_jar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], list[str]]:
+    """Requests one pinned jar while the network serves `content`; returns the reported lines."""
     pins = tmp_path / "pins"
     pins.write_text(f"{hashlib.sha256(b'right').hexdigest()}  a.jar\n")
     monkeypatch.setattr(kafka_jars, "_PINS", pins)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
-    def ask(content: bytes) -> list[str]:
+    def request(content: bytes) -> list[str]:
         def download(temporary: Path) -> dict[str, Path]:
             (temporary / "a.jar").write_bytes(content)
             return {"a.jar": temporary / "a.jar"}
 
         monkeypatch.setattr(kafka_jars, "_download", download)
-        said: list[str] = []
-        (jar,) = kafka_jars.class_path(tmp_path / "home", said.append)
+        reported: list[str] = []
+        (jar,) = kafka_jars.verified_class_path(tmp_path / "home", reported.append)
         assert jar.read_bytes() == b"right"
-        return said
+        return reported
 
-    return ask
+    return request
 
 
-def test_jars_are_fetched_once_and_again_when_damaged(
-    fetched: Callable[[bytes], list[str]], tmp_path: Path
+def test_jars_are_fetched_once_and_refetched_when_damaged(
+    request_jar: Callable[[bytes], list[str]], tmp_path: Path
 ) -> None:
-    assert fetched(b"right") == ["fetching Kafka 4.4.0 (43 MB, once)"]
-    assert fetched(b"never asked for") == []
+    assert request_jar(b"right") == ["fetching Kafka 4.4.0 (43 MB, once)"]
+    assert request_jar(b"never requested") == []
     (jar,) = (tmp_path / "cache").rglob("a.jar")
     jar.write_bytes(b"rig")
     (tmp_path / "cache" / "blogstream" / "fetching-cut-half-way").mkdir()
-    assert fetched(b"right") == ["fetching Kafka 4.4.0 (43 MB, once)"]
+    assert request_jar(b"right") == ["fetching Kafka 4.4.0 (43 MB, once)"]
     assert not list((tmp_path / "cache" / "blogstream").glob("fetching-*"))
 
 
-def test_a_jar_that_is_not_the_pinned_one_is_refused_and_not_kept(
-    fetched: Callable[[bytes], list[str]], tmp_path: Path
+def test_jar_with_a_wrong_digest_is_refused_and_removed(
+    request_jar: Callable[[bytes], list[str]], tmp_path: Path
 ) -> None:
     with pytest.raises(
-        Unavailable, match=r"^Kafka's jar a\.jar is not the one that is pinned: not started$"
+        Unavailable, match=r"^Kafka's jar a\.jar does not match its pinned SHA-256: not started$"
     ):
-        fetched(b"wrong")
+        request_jar(b"wrong")
     assert not list((tmp_path / "cache").rglob("*.jar"))
-    assert fetched(b"right") == ["fetching Kafka 4.4.0 (43 MB, once)"]
+    assert request_jar(b"right") == ["fetching Kafka 4.4.0 (43 MB, once)"]
 
 
-def test_without_a_writable_cache_the_home_keeps_the_jars(
-    fetched: Callable[[bytes], list[str]], tmp_path: Path
+def test_home_keeps_the_jars_without_a_writable_cache(
+    request_jar: Callable[[bytes], list[str]], tmp_path: Path
 ) -> None:
     (tmp_path / "cache").touch()  # no folder can be made there, not even by root
     (tmp_path / "home").mkdir()
-    assert fetched(b"right") == ["fetching Kafka 4.4.0 (43 MB, once)"]
+    assert request_jar(b"right") == ["fetching Kafka 4.4.0 (43 MB, once)"]
     assert list((tmp_path / "home").rglob("a.jar"))
 
 
 PORTS = Ports(ingest=1, metrics=2, standin_openai=3, standin_replicate=4)
 
 
-def made(tmp_path: Path, **environ: str) -> dict[str, str]:
+def environment_of(tmp_path: Path, **environ: str) -> dict[str, str]:
     return service_environment(
         Home(tmp_path), PORTS, database_url="d", bootstrap="b", environ=environ
     )
 
 
-def test_every_setting_of_a_service_reaches_it_but_not_where_our_own_servers_are(
+def test_settings_reach_the_services_except_server_addresses(
     tmp_path: Path,
 ) -> None:
-    variables = made(
+    variables = environment_of(
         tmp_path,
         BURST_S="2",
         DEAD_LETTER_LIMIT="7",
@@ -201,8 +203,8 @@ def test_every_setting_of_a_service_reaches_it_but_not_where_our_own_servers_are
     assert "EDITOR" not in variables
 
 
-def test_whoever_has_sourced_a_homes_variables_gets_stand_ins_again(tmp_path: Path) -> None:
-    before = made(tmp_path)
+def test_a_sourced_env_file_still_selects_the_stand_ins(tmp_path: Path) -> None:
+    before = environment_of(tmp_path)
     ports = replace(PORTS, standin_openai=33)
     again = service_environment(
         Home(tmp_path), ports, database_url="d", bootstrap="b", environ=before
@@ -211,8 +213,8 @@ def test_whoever_has_sourced_a_homes_variables_gets_stand_ins_again(tmp_path: Pa
     assert again["STANDIN"] == "true"
 
 
-def test_a_real_key_is_kept(tmp_path: Path) -> None:
-    variables = made(tmp_path, OPENAI_API_KEY="sk-real")
+def test_real_api_key_is_kept(tmp_path: Path) -> None:
+    variables = environment_of(tmp_path, OPENAI_API_KEY="sk-real")
     assert variables["OPENAI_API_KEY"] == "sk-real"
     assert "OPENAI_BASE_URL" not in variables
     assert variables["REPLICATE_API_TOKEN"] == "r8-stand-in"

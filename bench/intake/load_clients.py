@@ -1,8 +1,8 @@
-"""Clients that POST one request after the other, each on a connection of its own, from one process of theirs.
+"""Clients in one process that POST requests without pause, each on its own connection.
 
-`python -m bench.intake.crowd PORT CLIENTS SECONDS [keyed]` reads the stores' names and keys, a line each, and prints
-what was seen as JSON. Requests are bytes made beforehand, and of an answer only its status and length are read: the
-same, and little, for whoever is asked.
+`python -m bench.intake.load_clients PORT CLIENTS SECONDS [keyed]` reads one store name and key per
+line from stdin and prints its counts as JSON. The request bytes are prepared in advance, and only
+the status and the length of an answer are read: the cost of the clients is small and constant.
 """
 
 import asyncio
@@ -31,45 +31,45 @@ _WARM_S = 1.5
 
 
 @dataclass(slots=True)
-class Tally:
-    """Of the answers in a window: their statuses, and how many milliseconds each took."""
+class LoadTally:
+    """The statuses and durations (in milliseconds) of the answers in the measured window."""
 
-    asked: int = 0
-    """Before the window, too."""
+    sent: int = 0
+    """All requests, including those before the window."""
     statuses: Counter[int] = field(default_factory=Counter)
-    took_ms: list[float] = field(default_factory=list)
+    durations_ms: list[float] = field(default_factory=list)
 
 
-class Client(asyncio.Protocol):
-    """Asks again as soon as it is answered."""
+class LoadClient(asyncio.Protocol):
+    """Sends the next request as soon as the answer to the last one is complete."""
 
     def __init__(
-        self, head: bytes, tally: Tally, window: tuple[float, float], keys: str | None
+        self, head: bytes, tally: LoadTally, window: tuple[float, float], keys: str | None
     ) -> None:
         self._head = head
         self._tally = tally
         self._since, self._until = window
         self._keys = keys
-        self._asked = 0
-        self._asked_at = 0.0
+        self._sent = 0
+        self._sent_at = 0.0
         self._answer = b""
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._ask()
+        self._send_request()
 
     def data_received(self, data: bytes) -> None:
         self._answer += data
         head, blank, body = self._answer.partition(b"\r\n\r\n")
-        if not blank or len(body) < _length(head):
+        if not blank or len(body) < _content_length(head):
             return
         self._answer, now = b"", time.perf_counter()
         if self._since <= now < self._until:
             self._tally.statuses[int(head[9:12])] += 1
-            self._tally.took_ms.append((now - self._asked_at) * 1_000)
+            self._tally.durations_ms.append((now - self._sent_at) * 1_000)
         if now < self._until:
-            self._ask()
+            self._send_request()
         else:
             self._transport.close()
 
@@ -77,49 +77,53 @@ class Client(asyncio.Protocol):
         if not self.lost.done():
             self.lost.set_result(None)
 
-    def _ask(self) -> None:
-        self._asked += 1
-        self._tally.asked += 1
+    def _send_request(self) -> None:
+        self._sent += 1
+        self._tally.sent += 1
         key = (
             b""
             if self._keys is None
-            else f"Idempotency-Key: {self._keys}-{self._asked}\r\n".encode()
+            else f"Idempotency-Key: {self._keys}-{self._sent}\r\n".encode()
         )
-        self._asked_at = time.perf_counter()
+        self._sent_at = time.perf_counter()
         self._transport.write(b"%b%b\r\n%b" % (self._head, key, _BODY))
 
 
-def _as_it_is(client: Client) -> Client:
+def _protocol_of(client: LoadClient) -> LoadClient:
     return client
 
 
-def _length(head: bytes) -> int:
+def _content_length(head: bytes) -> int:
     _, _, after = head.lower().partition(b"\r\ncontent-length:")
     return int(after.partition(b"\r\n")[0])
 
 
-async def crowd(
+async def run_clients(
     port: int, clients: int, seconds: float, stores: Sequence[str], *, keyed: bool
-) -> Tally:
-    """What so many clients, those of one store after those of another, see in so many seconds after the first."""
+) -> LoadTally:
+    """Run the clients, distributed over the stores, and return the tally of `seconds`.
+
+    The window starts after a warm-up.
+    """
     loop = asyncio.get_running_loop()
     began = time.perf_counter() + _WARM_S
-    tally, ends = Tally(), []
+    tally, closed = LoadTally(), []
     for number in range(clients):
         store, key = stores[number % len(stores)].split()
         keys = f"{time.time_ns()}-{number}" if keyed else None
-        client = Client(_head(port, store, key), tally, (began, began + seconds), keys)
-        await loop.create_connection(partial(_as_it_is, client), "127.0.0.1", port)
-        ends.append(client.lost)
+        client = LoadClient(_request_head(port, store, key), tally, (began, began + seconds), keys)
+        await loop.create_connection(partial(_protocol_of, client), "127.0.0.1", port)
+        closed.append(client.lost)
     async with asyncio.timeout(_WARM_S + seconds + 30):
-        await asyncio.gather(*ends)
+        await asyncio.gather(*closed)
     return tally
 
 
-def _head(port: int, store: str, key: str) -> bytes:
-    """`X-Store` is for who believes it."""
+def _request_head(port: int, store: str, key: str) -> bytes:
+    """Return the head of every request. `X-Store` is for apps without authentication."""
     return (
-        f"POST {PATH} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer {key}\r\nX-Store: {store}\r\n"
+        f"POST {PATH} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
+        f"Authorization: Bearer {key}\r\nX-Store: {store}\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(_BODY)}\r\n"
     ).encode()
 
@@ -127,13 +131,15 @@ def _head(port: int, store: str, key: str) -> bytes:
 def main() -> None:
     port, clients, seconds, *keyed = sys.argv[1:]
     stores = sys.stdin.read().splitlines()
-    tally = uvloop.run(crowd(int(port), int(clients), float(seconds), stores, keyed=bool(keyed)))
-    seen = {
-        "asked": tally.asked,
+    tally = uvloop.run(
+        run_clients(int(port), int(clients), float(seconds), stores, keyed=bool(keyed))
+    )
+    counts = {
+        "sent": tally.sent,
         "statuses": tally.statuses,
-        "p99Ms": quantiles(tally.took_ms, n=100)[98],
+        "p99Ms": quantiles(tally.durations_ms, n=100)[98],
     }
-    print(orjson.dumps(seen, option=orjson.OPT_NON_STR_KEYS).decode())
+    print(orjson.dumps(counts, option=orjson.OPT_NON_STR_KEYS).decode())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How calls are sent: again where that does no harm, for as long as there is patience."""
+"""Sends calls and repeats them where a repetition is safe, until a deadline."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -8,19 +8,19 @@ from typing import Any
 
 import httpx
 
-BREAKS = (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError)
-"""What may pass. A request that cannot be sent, or an address that is none, will not."""
-_NOT_TAKEN = frozenset({429, 503})
-"""Of what may pass: nothing has come of it. After a 502 or 504 of a proxy, nobody knows."""
+CONNECTION_ERRORS = (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError)
+"""Errors worth a retry. Malformed requests and unsupported addresses are not among them."""
+_NOT_PROCESSED = frozenset({429, 503})
+"""Refusals of a call that had no effect. After a proxy's 502 or 504 the effect is unknown."""
 PAUSE_S = 1.0
 
 
 class ProblemError(Exception):
-    """A refusal, as application/problem+json tells it. `raw` has everything, `room` of a bulk call, say."""
+    """A refusal, from its application/problem+json. `raw` has all fields, for example `room`."""
 
     def __init__(self, answer: httpx.Response) -> None:
         self.status = answer.status_code
-        self.raw = _told(answer)
+        self.raw = _problem_fields(answer)
         self.title: str = self.raw.get("title", answer.reason_phrase)
         self.detail: str = self.raw.get("detail") or ""
         self.errors: list[dict[str, Any]] = self.raw.get("errors") or []
@@ -28,19 +28,19 @@ class ProblemError(Exception):
         self.retry_after_s = float(after) if after.isdecimal() else None
         resets_at = self.raw.get("resetsAt")
         self.resets_at = datetime.fromisoformat(resets_at) if resets_at else None
-        """When the store's budget begins anew, if that is what refuses it (402)."""
+        """The time at which the store's budget resets, if the budget is exhausted (402)."""
         super().__init__(f"{self.status} {self.title}: {self.detail}")
 
     @property
     def passing(self) -> bool:
-        """Whether the same may be taken later. A 429 that does not say when never will: it is too large."""
+        """Whether the same call may succeed later. A 429 without Retry-After never does."""
         return self.status in (502, 503, 504) or (
             self.status == 429 and self.retry_after_s is not None
         )
 
 
-class Patience:
-    """How long something is tried again: until a moment of a monotonic clock, and no pause goes beyond it."""
+class RetryDeadline:
+    """The time until which a call is repeated, on a monotonic clock. No pause exceeds it."""
 
     def __init__(
         self, seconds: float, *, clock: Callable[[], float], pause: Callable[[float], None]
@@ -48,20 +48,20 @@ class Patience:
         self._clock, self._pause = clock, pause
         self._until = clock() + seconds
 
-    def at_most(self, other: "Patience") -> "Patience":
-        """The shorter of both."""
+    def earlier_of(self, other: "RetryDeadline") -> "RetryDeadline":
+        """Return the earlier of two deadlines."""
         return min(self, other, key=lambda one: one._until)
 
     def wait(self, seconds: float) -> bool:
-        """Wait so long, and True; False, at once, where that would be too long."""
+        """Wait and return True, or return False at once if the wait would exceed the deadline."""
         if self._clock() + seconds > self._until:
             return False
         self._pause(seconds)
         return True
 
 
-class Sender:
-    """One store's, or an operator's."""
+class Transport:
+    """Sends the calls of one API key."""
 
     def __init__(
         self,
@@ -79,28 +79,31 @@ class Sender:
         self._headers = {"Authorization": f"Bearer {key}"}
         self._patience_s, self._http, self._pause, self._clock = patience_s, http, pause, clock
 
-    def patience(self, seconds: float | None = None) -> Patience:
-        """It begins now. None: as much as the client has."""
-        return Patience(
+    def retry_deadline(self, seconds: float | None = None) -> RetryDeadline:
+        """Return a deadline that many seconds from now; by default the client's `patience_s`."""
+        return RetryDeadline(
             self._patience_s if seconds is None else seconds, clock=self._clock, pause=self._pause
         )
 
     def close(self) -> None:
         self._http.close()
 
-    def call(
+    def send_call(
         self,
         method: str,
         path: str,
         *,
         repeatable: bool = True,
-        patience: Patience | None = None,
+        deadline: RetryDeadline | None = None,
         headers: Mapping[str, str] | None = None,
         **options: Any,
     ) -> httpx.Response:
-        """The answer, or `ProblemError`. Again while it is refused for now and, if `repeatable`, when it is not known
-        what became of it, until patience ends."""
-        patience = patience or self.patience()
+        """Send a call and return its successful response; raise `ProblemError` on a refusal.
+
+        Temporary refusals are retried until the deadline. Calls with an unknown effect are
+        retried only if `repeatable`.
+        """
+        deadline = deadline or self.retry_deadline()
         while True:
             try:
                 answer = self._http.request(
@@ -109,20 +112,20 @@ class Sender:
                     headers=self._headers | dict(headers or {}),
                     **options,
                 )
-            except BREAKS:
-                if not (repeatable and patience.wait(PAUSE_S)):
+            except CONNECTION_ERRORS:
+                if not (repeatable and deadline.wait(PAUSE_S)):
                     raise
                 continue
             if answer.is_success:
                 return answer
             problem = ProblemError(answer)
-            again = problem.passing and (repeatable or problem.status in _NOT_TAKEN)
-            if not (again and patience.wait(problem.retry_after_s or PAUSE_S)):
+            may_repeat = problem.passing and (repeatable or problem.status in _NOT_PROCESSED)
+            if not (may_repeat and deadline.wait(problem.retry_after_s or PAUSE_S)):
                 raise problem
 
     @contextmanager
-    def stream(self, path: str) -> Iterator[httpx.Response]:
-        """An answer that comes in pieces, or `ProblemError`."""
+    def open_stream(self, path: str) -> Iterator[httpx.Response]:
+        """Open a streaming response; raise `ProblemError` on a refusal."""
         timeout = httpx.Timeout(30, read=60)
         with self._http.stream(
             "GET", f"{self._base_url}{path}", headers=self._headers, timeout=timeout
@@ -133,9 +136,9 @@ class Sender:
             yield answer
 
 
-def _told(answer: httpx.Response) -> dict[str, Any]:
+def _problem_fields(answer: httpx.Response) -> dict[str, Any]:
     try:
-        told = answer.json()
+        fields = answer.json()
     except ValueError:
         return {}
-    return told if isinstance(told, dict) else {}
+    return fields if isinstance(fields, dict) else {}

@@ -1,7 +1,7 @@
-"""Starlette and aiokafka alone: `python -m bench.intake.bare PORT KAFKA TOPIC`.
+"""A minimal peer of ingest: `python -m bench.intake.starlette_aiokafka PORT KAFKA TOPIC`.
 
-It sends the record that ingest would, with the same guarantee, and asks nobody who they are, looks at nothing that it
-is sent, and knows no queue, no repeat, no trace and no deadline.
+It publishes the same record as ingest with the same acknowledgement. It has no authentication, no
+validation, no admission control, no idempotency, no tracing and no deadlines.
 """
 
 import sys
@@ -18,19 +18,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from bench.intake.crowd import PATH
+from bench.intake.load_clients import PATH
 
-_ALWAYS = [
+_CONSTANT_HEADERS = [
     ("ce_specversion", b"1.0"),
     ("ce_type", b"blogstream.blog-requested.v1"),
     ("ce_source", b"bench"),
     ("content-type", b"application/json"),
     ("traceparent", b"00-" + b"1" * 32 + b"-" + b"2" * 16 + b"-00"),
 ]
-"""The headers of our records, as long as ours are."""
+"""The headers of ingest's records, with the same length."""
 
 
-class Bare:
+class BareApp:
     def __init__(self, bootstrap: str, topic: str) -> None:
         self._topic = topic
         self._bootstrap = bootstrap
@@ -47,17 +47,17 @@ class Bare:
             yield
 
     async def submit(self, request: Request) -> Response:
-        asked = orjson.loads(await request.body())
+        body = orjson.loads(await request.body())
         store = request.headers["x-store"]
         job, now = str(uuid_utils.uuid7()), datetime.now(UTC).isoformat()
         message = {
             "id": job,
             "store": store,
-            "source_type": asked["sourceType"],
-            "source_id": asked["sourceId"],
+            "source_type": body["sourceType"],
+            "source_id": body["sourceId"],
             "created_at": now,
-            "title": asked["title"],
-            "keywords": asked["keywords"],
+            "title": body["title"],
+            "keywords": body["keywords"],
             "language": "en",
             "tone": None,
             "product": None,
@@ -67,7 +67,7 @@ class Bare:
             "images": 1,
             "traceparent": None,
         }
-        headers = [("ce_id", job.encode()), ("ce_time", now.encode()), *_ALWAYS]
+        headers = [("ce_id", job.encode()), ("ce_time", now.encode()), *_CONSTANT_HEADERS]
         await self._producer.send_and_wait(
             self._topic, orjson.dumps(message), key=store.encode(), headers=headers
         )
@@ -81,7 +81,7 @@ async def ready(_: Request) -> Response:
 
 def main() -> None:
     port, bootstrap, topic = sys.argv[1:]
-    bare = Bare(bootstrap, topic)
+    bare = BareApp(bootstrap, topic)
     routes = [Route(PATH, bare.submit, methods=["POST"]), Route("/readyz", ready)]
     app = Starlette(routes=routes, lifespan=bare.lifespan)
     uvicorn.run(

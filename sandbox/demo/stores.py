@@ -1,4 +1,4 @@
-"""Who asks for what: a built-in list of keywords, or one Shopify product export a shop."""
+"""The stores and requests of the demo: a built-in keyword list, or one Shopify export per store."""
 
 import re
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ Request = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shop:
+class DemoStore:
     name: str
     requests: tuple[Request, ...]
     faults: tuple[str, ...] = ()
-    """What of its export cannot be used, each with its line."""
+    """Rows of the export that cannot be used, each with its line and reason."""
 
 
 _FLOOD = {
@@ -61,19 +61,19 @@ _SMALL: dict[str, tuple[str, ...]] = {
 }
 
 
-def built_in() -> list[Shop]:
-    """One shop that floods the queue with forty requests, and three that ask for a few."""
+def built_in_stores() -> list[DemoStore]:
+    """Return one store with forty requests and three stores with a few."""
     flood = [
         f"{adjective} {thing}" for adjective in _FLOOD["adjectives"] for thing in _FLOOD["things"]
     ]
-    wanted = {"northwind-outdoor": tuple(flood), **_SMALL}
+    keywords_by_store = {"northwind-outdoor": tuple(flood), **_SMALL}
     return [
-        Shop(name=name, requests=tuple(_keyword(text) for text in keywords))
-        for name, keywords in wanted.items()
+        DemoStore(name=name, requests=tuple(_keyword_request(text) for text in keywords))
+        for name, keywords in keywords_by_store.items()
     ]
 
 
-def _keyword(text: str) -> Request:
+def _keyword_request(text: str) -> Request:
     return {
         "sourceType": "keyword",
         "sourceId": re.sub(r"[^a-z0-9]+", "-", text),
@@ -82,8 +82,11 @@ def _keyword(text: str) -> Request:
     }
 
 
-def from_export(path: Path) -> Shop:
-    """The shop of one product export, named after its file. ValueError when it is no such export."""
+def store_from_export(path: Path) -> DemoStore:
+    """Read one product export as a store named after the file.
+
+    Raises ValueError when the file is not a product export.
+    """
     with path.open(encoding="utf-8-sig", newline="") as lines:
         export = shopify.parse_export(lines)
     faults, requests = list(export.faults), list[Request]()
@@ -100,4 +103,6 @@ def from_export(path: Path) -> Shop:
             requests.append(request)
     name = re.sub(r"[^a-zA-Z0-9._-]+", "-", path.stem).strip("-._")[:100] or "shop"
     in_order = sorted(faults, key=lambda fault: fault.line)
-    return Shop(name=name, requests=tuple(requests), faults=tuple(str(fault) for fault in in_order))
+    return DemoStore(
+        name=name, requests=tuple(requests), faults=tuple(str(fault) for fault in in_order)
+    )

@@ -1,4 +1,4 @@
-"""A real PNG, made of a gradient and a few hills in colours drawn from the prompt. Small, and quick to make."""
+"""Draws a small PNG: a gradient and a few hills in colours derived from the prompt."""
 
 import colorsys
 import hashlib
@@ -10,8 +10,8 @@ WIDTH, HEIGHT = 640, 360
 _SHADES = 32
 
 
-def paint(prompt: str) -> bytes:
-    """The PNG for a prompt: always the same one."""
+def draw_image(prompt: str) -> bytes:
+    """Return a PNG for a prompt. The same prompt always gives the same image."""
     rng = random.Random(hashlib.sha256(prompt.encode()).digest())
     hue = rng.random()
     palette = _palette(hue, rng.random() * 0.2 + 0.05)
@@ -19,7 +19,7 @@ def paint(prompt: str) -> bytes:
     hills = [
         (rng.randrange(WIDTH), rng.randrange(80, 260), rng.randrange(60, 160)) for _ in range(5)
     ]
-    skyline = [_ground(x // 8 * 8, hills) for x in range(WIDTH)]
+    skyline = [_skyline_y(x // 8 * 8, hills) for x in range(WIDTH)]
     for y in range(HEIGHT):
         shade = y * (_SHADES - 1) // HEIGHT
         line = (
@@ -31,7 +31,7 @@ def paint(prompt: str) -> bytes:
     return _png(bytes(rows), palette)
 
 
-def _ground(x: int, hills: list[tuple[int, int, int]]) -> int:
+def _skyline_y(x: int, hills: list[tuple[int, int, int]]) -> int:
     return HEIGHT - max(
         max(0, height - abs(x - middle) * height // (width * 2)) for middle, width, height in hills
     )

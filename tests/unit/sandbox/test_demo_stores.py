@@ -1,4 +1,4 @@
-"""The demo's shops: what the API would refuse is named with its line before anything starts."""
+"""The demo's stores: products that ingest would refuse are reported before anything starts."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.cli import demo
-from sandbox.demo.shops import built_in, from_export
+from sandbox.demo.stores import built_in_stores, store_from_export
 from sandbox.system.environment import choose_ports
 from services.ingest.submit.rules import parse_request
 from shared.domain.errors import Unavailable
@@ -20,8 +20,8 @@ def export(tmp_path: Path, *rows: str, name: str = "shop.csv") -> Path:
     return path
 
 
-def test_rows_that_would_be_refused_are_named_and_the_good_ones_offered(tmp_path: Path) -> None:
-    shop = from_export(
+def test_refused_rows_are_reported_and_good_rows_are_used(tmp_path: Path) -> None:
+    shop = store_from_export(
         export(
             tmp_path,
             f"{'h' * 201},Long handle,,,,,1",
@@ -38,34 +38,32 @@ def test_rows_that_would_be_refused_are_named_and_the_good_ones_offered(tmp_path
 
 
 @pytest.mark.parametrize("rows", [(), ("tee,,,,,,5",)])
-def test_an_export_without_a_product_is_one_clear_line(
-    tmp_path: Path, rows: tuple[str, ...]
-) -> None:
+def test_export_without_products_is_a_one_line_error(tmp_path: Path, rows: tuple[str, ...]) -> None:
     with pytest.raises(Unavailable, match="no product"):
-        demo._exports([export(tmp_path, *rows)])
+        demo._read_exports([export(tmp_path, *rows)])
 
 
-def test_two_exports_of_one_name_are_one_clear_line(tmp_path: Path) -> None:
+def test_exports_with_the_same_name_are_a_one_line_error(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     paths = [export(tmp_path, "tee,Tee,,,,,5"), export(tmp_path / "other", "mug,Mug,,,,,5")]
     with pytest.raises(Unavailable, match="'shop': rename"):
-        demo._exports(paths)
+        demo._read_exports(paths)
 
 
-def test_a_file_of_another_encoding_is_one_clear_line(tmp_path: Path) -> None:
+def test_file_in_another_encoding_is_a_one_line_error(tmp_path: Path) -> None:
     path = export(tmp_path)
     path.write_bytes(HEADER.encode() + "tee,Café,,,,,5\n".encode("latin-1"))
     with pytest.raises(Unavailable, match="not UTF-8 text"):
-        demo._exports([path])
+        demo._read_exports([path])
 
 
-def test_the_built_in_requests_are_accepted() -> None:
-    for shop in built_in():
+def test_built_in_requests_are_valid() -> None:
+    for shop in built_in_stores():
         for request in shop.requests:
             parse_request(request, now=datetime.now(UTC))
 
 
 @pytest.mark.parametrize("port", ["abc", "0", "99999", "-1"])
-def test_a_port_that_is_none_is_one_clear_line(port: str) -> None:
+def test_invalid_port_is_a_one_line_error(port: str) -> None:
     with pytest.raises(Unavailable, match="PORT is"):
         choose_ports({"PORT": port}, any_free=True)
