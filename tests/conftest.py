@@ -4,6 +4,7 @@ import asyncio
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -11,25 +12,25 @@ from migrations import runner
 from sandbox.servers import kafka as kafka_server
 from sandbox.servers import postgres as postgres_server
 from tests.support.fake_providers import StandIns, start_stand_ins
-from tests.support.servers import execute, passable_folder, start, stop
+from tests.support.servers import NOT_DURABLE, execute, server_folder, start, stop
 
 
 @pytest.fixture(scope="session")
-def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def kafka() -> Iterator[str]:
     """The session's broker: its bootstrap address."""
-    folder = tmp_path_factory.mktemp("kafka")
-    spec, bootstrap = kafka_server.prepare(folder, print)
-    process = start(spec, folder / "server.log")
-    yield bootstrap
-    stop(spec, process)
+    with server_folder() as folder:
+        spec, bootstrap = kafka_server.prepare(folder / "kafka", print)
+        process = start(spec, folder / "server.log")
+        yield bootstrap
+        stop(spec, process)
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
-    """The session's PostgreSQL: the DSN of its maintenance database."""
-    with passable_folder() as folder:
+    """The session's PostgreSQL: the DSN of its maintenance database. A crash of the machine may damage its data."""
+    with server_folder() as folder:
         spec, dsn = postgres_server.prepare(folder / "postgres", print)
-        process = start(spec, folder / "server.log")
+        process = start(replace(spec, argv=(*spec.argv, *NOT_DURABLE)), folder / "server.log")
         yield dsn
         stop(spec, process)
 

@@ -4,20 +4,22 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from tests.support.backend import Backend, open_backend
+from tests.support.backend import Backend, delete_topics, open_backend
 from tests.support.secured_kafka import SecuredKafka, start_secured_kafka
+from tests.support.servers import server_folder
 
 
 @pytest.fixture
 async def backend(kafka: str, topic_prefix: str, database: str) -> AsyncIterator[Backend]:
     async with open_backend(kafka, topic_prefix, database) as made:
         yield made
+        await delete_topics(made.settings)
 
 
 @pytest.fixture(scope="session")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredKafka]:
+def broker() -> Iterator[SecuredKafka]:
     """Another broker, which asks who is there."""
-    with start_secured_kafka(tmp_path_factory.mktemp("start_secured_kafka")) as running:
+    with server_folder() as folder, start_secured_kafka(folder) as running:
         yield running
 
 
@@ -27,3 +29,4 @@ async def secured_backend(
 ) -> AsyncIterator[Backend]:
     async with open_backend(broker.named, topic_prefix, database, **broker.as_user()) as made:
         yield made
+        await delete_topics(made.settings)

@@ -6,14 +6,15 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Self
 from uuid import UUID
 
 import asyncpg
 import orjson
 import pytest
 import uuid_utils.compat
-from aiokafka.structs import TopicPartition
+from aiokafka import AIOKafkaConsumer
+from aiokafka.structs import ConsumerRecord, TopicPartition
 
 from shared.domain.job import SourceType
 from shared.domain.messages import BlogRequested, GenerationTask, Message
@@ -62,6 +63,7 @@ class Backend:
         self.settings = settings
         self.publisher = publisher
         self.database = database
+        self._readers: dict[Topic, _TopicReader] = {}
 
     async def publish(
         self, topic: Topic, key: str, message: Message | None, partition: int | None = None
@@ -110,30 +112,66 @@ class Backend:
         )
 
     async def read_records(self, topic: Topic) -> list[tuple[str | None, Message | bytes | None]]:
-        """(key, message) of every record of a topic up to now; raw bytes where there is no message to decode."""
-        consumer = clients.create_consumer(self.settings)
+        """Return (key, message) of every record of a topic up to now.
+
+        The message is raw bytes where the topic carries no message to decode. Each call reads on from where the call
+        before it ended.
+        """
+        if topic not in self._readers:
+            self._readers[topic] = await _TopicReader.open(self.settings, topic)
+        return await self._readers[topic].read_to_end()
+
+    async def close_readers(self) -> None:
+        for reader in self._readers.values():
+            await reader.close()
+
+
+class _TopicReader:
+    """One consumer of all partitions of a topic. It is paused between two reads."""
+
+    def __init__(
+        self, consumer: AIOKafkaConsumer, topic: Topic, partitions: list[TopicPartition]
+    ) -> None:
+        self._consumer = consumer
+        self._topic = topic
+        self._partitions = partitions
+        self._records: list[tuple[str | None, Message | bytes | None]] = []
+        self._reading = asyncio.Lock()
+
+    @classmethod
+    async def open(cls, settings: KafkaSettings, topic: Topic) -> Self:
+        # A fetch that waits at the broker delays the next look at the end of the topic.
+        consumer = clients.create_consumer(settings, fetch_max_wait_ms=10)
         await consumer.start()
-        try:
-            name = clients.namespace(self.settings).topic(topic)
-            partitions = [TopicPartition(name, number) for number in range(topic.partitions)]
-            consumer.assign(partitions)
-            await consumer.seek_to_beginning()
-            left = {
-                p: end for p, end in (await consumer.end_offsets(partitions)).items() if end > 0
-            }
-            found: list[tuple[str | None, Message | bytes | None]] = []
-            while any([await consumer.position(p) < end for p, end in left.items()]):
-                for records in (await consumer.getmany(timeout_ms=500)).values():
-                    for record in records:
-                        message = (
-                            clients.decode_record(record)
-                            if topic.messages and record.value
-                            else record.value
-                        )
-                        found.append((record.key.decode() if record.key else None, message))
-            return found
-        finally:
-            await consumer.stop()
+        name = clients.namespace(settings).topic(topic)
+        partitions = [TopicPartition(name, number) for number in range(topic.partitions)]
+        consumer.assign(partitions)
+        consumer.pause(*partitions)
+        await consumer.seek_to_beginning()
+        return cls(consumer, topic, partitions)
+
+    async def read_to_end(self) -> list[tuple[str | None, Message | bytes | None]]:
+        async with self._reading:
+            ends = await self._consumer.end_offsets(self._partitions)
+            unread = await self._unread(ends)
+            self._consumer.resume(*unread)
+            while await self._unread(ends):
+                for records in (await self._consumer.getmany(timeout_ms=500)).values():
+                    self._records += [self._decode(record) for record in records]
+            self._consumer.pause(*unread)
+            return list(self._records)
+
+    async def _unread(self, ends: dict[TopicPartition, int]) -> list[TopicPartition]:
+        """The partitions with records before these offsets that were not read yet."""
+        return [p for p, end in ends.items() if await self._consumer.position(p) < end]
+
+    def _decode(self, record: ConsumerRecord) -> tuple[str | None, Message | bytes | None]:
+        decodable = self._topic.messages and record.value
+        message = clients.decode_record(record) if decodable else record.value
+        return record.key.decode() if record.key else None, message
+
+    async def close(self) -> None:
+        await self._consumer.stop()
 
 
 class LogCapture:
@@ -202,11 +240,26 @@ async def open_backend(
     await publisher.start()
     database = await asyncpg.connect(dsn)
     await database.set_type_codec("jsonb", schema="pg_catalog", encoder=_json, decoder=orjson.loads)
+    backend = Backend(settings, publisher, database)
     try:
-        yield Backend(settings, publisher, database)
+        yield backend
     finally:
+        await backend.close_readers()
         await database.close()
         await publisher.stop()
+
+
+async def delete_topics(settings: KafkaSettings) -> None:
+    """Delete the topics of a test.
+
+    Clients that ask the broker for all its topics would otherwise slow down with every test.
+    """
+    admin = await clients.open_admin(settings)
+    try:
+        prefix = settings.kafka_topic_prefix
+        await admin.delete_topics([n for n in await admin.list_topics() if n.startswith(prefix)])
+    finally:
+        await admin.close()
 
 
 def _json(value: Any) -> str:

@@ -1,6 +1,8 @@
 """Starting and stopping a server outside of any event loop: the session's servers outlive every test's loop."""
 
 import asyncio
+import os
+import shutil
 import subprocess
 import tempfile
 import time
@@ -13,6 +15,11 @@ import pytest
 
 from sandbox.servers.postgres import a_connection
 from sandbox.system.process import Spec
+
+NOT_DURABLE = ("-cfsync=off", "-csynchronous_commit=off", "-cfull_page_writes=off")
+"""Arguments of a PostgreSQL server that is not to survive a crash of the machine."""
+_SHARED_MEMORY = Path("/dev/shm")
+_ROOM_BYTES = 4 * 2**30
 
 
 def start(spec: Spec, log: Path) -> subprocess.Popen[bytes]:
@@ -55,11 +62,24 @@ def stop(spec: Spec, process: subprocess.Popen[bytes]) -> int:
 
 
 @contextmanager
-def passable_folder() -> Iterator[Path]:
-    """A folder that other users may pass through: as root, PostgreSQL runs as one of them.
+def server_folder() -> Iterator[Path]:
+    """A folder for a server's data, in memory where the machine has room for it.
 
-    Not below pytest's own: every session that begins closes that to others, also to the servers of one that runs.
+    As root, PostgreSQL runs as another user: other users may pass through the folder. It is not below pytest's own
+    folder, because a session that begins closes that to others, also to the servers of a session that runs.
     """
-    with tempfile.TemporaryDirectory(prefix="blogstream-test-", ignore_cleanup_errors=True) as name:
+    with tempfile.TemporaryDirectory(
+        prefix="blogstream-test-", dir=_memory_disk(), ignore_cleanup_errors=True
+    ) as name:
         Path(name).chmod(0o711)
         yield Path(name)
+
+
+def _memory_disk() -> Path | None:
+    """Where Linux keeps files in memory, if it is large enough; `None` stands for the usual place.
+
+    Kafka and PostgreSQL create hundreds of small files for every test: on a disk this takes most of their time.
+    """
+    if not os.access(_SHARED_MEMORY, os.W_OK):
+        return None
+    return _SHARED_MEMORY if shutil.disk_usage(_SHARED_MEMORY).free >= _ROOM_BYTES else None

@@ -14,14 +14,14 @@ from sandbox.servers import postgres
 from sandbox.system import leftovers
 from sandbox.system.home import Home
 from shared.domain.errors import Unavailable
-from tests.support.servers import passable_folder, start, stop
+from tests.support.servers import server_folder, start, stop
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root's server runs as another user")
 
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    with passable_folder() as made:
+    with server_folder() as made:
         yield made
 
 
