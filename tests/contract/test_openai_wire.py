@@ -15,7 +15,7 @@ from openai import AsyncOpenAI
 
 from sandbox.system.home import free_port
 from services.generator.blog.article import Article, Outline
-from tests.support.fake_providers import start_stand_ins
+from tests.support.fake_providers import start_fake_providers
 
 FORMAT: Any = {
     "type": "json_schema",
@@ -28,7 +28,7 @@ FORMAT: Any = {
 @pytest.fixture(scope="module")
 def narrow_standin() -> Iterator[str]:
     """Our stand-in with 5 requests a minute."""
-    with start_stand_ins(OPENAI_RPM="5", OPENAI_TPM="100000") as standins:
+    with start_fake_providers(OPENAI_RPM="5", OPENAI_TPM="100000") as standins:
         yield f"{standins.openai.url}/v1"
 
 
@@ -109,7 +109,7 @@ def test_a_call_without_a_key_is_refused(narrow_standin: str) -> None:
 
 
 def test_the_standin_says_so_and_writes_the_same_again() -> None:
-    with start_stand_ins(OPENAI_RPM="6000", OPENAI_TPM="9000000") as standins:
+    with start_fake_providers(OPENAI_RPM="6000", OPENAI_TPM="9000000") as standins:
         url = f"{standins.openai.url}/v1/responses"
         body = {
             "model": "m",

@@ -1,4 +1,4 @@
-"""A backend a test: topics and a database of its own on the session's servers."""
+"""A backend for every integration test: its own topics and database on the session's servers."""
 
 from collections.abc import AsyncIterator, Iterator
 
@@ -11,14 +11,14 @@ from tests.support.servers import server_folder
 
 @pytest.fixture
 async def backend(kafka: str, topic_prefix: str, database: str) -> AsyncIterator[Backend]:
-    async with open_backend(kafka, topic_prefix, database) as made:
-        yield made
-        await delete_topics(made.settings)
+    async with open_backend(kafka, topic_prefix, database) as opened:
+        yield opened
+        await delete_topics(opened.settings)
 
 
 @pytest.fixture(scope="session")
 def broker() -> Iterator[SecuredKafka]:
-    """Another broker, which asks who is there."""
+    """Start a second broker, whose listeners require a password or a certificate."""
     with server_folder() as folder, start_secured_kafka(folder) as running:
         yield running
 
@@ -27,6 +27,6 @@ def broker() -> Iterator[SecuredKafka]:
 async def secured_backend(
     broker: SecuredKafka, topic_prefix: str, database: str
 ) -> AsyncIterator[Backend]:
-    async with open_backend(broker.named, topic_prefix, database, **broker.as_user()) as made:
-        yield made
-        await delete_topics(made.settings)
+    async with open_backend(broker.named, topic_prefix, database, **broker.as_user()) as opened:
+        yield opened
+        await delete_topics(opened.settings)

@@ -24,7 +24,7 @@ class StandIn:
         """Let the next calls that match go wrong; see sandbox.providers.faults."""
         httpx.post(f"{self.url}/standin/faults", json=list(faults)).raise_for_status()
 
-    def forget_faults(self) -> None:
+    def clear_faults(self) -> None:
         httpx.delete(f"{self.url}/standin/faults").raise_for_status()
 
     @contextmanager
@@ -62,7 +62,7 @@ class StandIns:
 
 
 @contextmanager
-def start_stand_ins(**variables: str) -> Iterator[StandIns]:
+def start_fake_providers(**variables: str) -> Iterator[StandIns]:
     """Both stand-ins in a process of their own; `variables` are their settings."""
     ports = {"STANDIN_OPENAI_PORT": str(free_port()), "STANDIN_REPLICATE_PORT": str(free_port())}
     quick = {"STANDIN_OPENAI_LATENCY_MS": "20", "STANDIN_REPLICATE_LATENCY_MS": "30"}

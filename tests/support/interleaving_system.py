@@ -19,13 +19,13 @@ import httpx
 import orjson
 
 from shared.domain.api_keys import create_key
-from tests.conftest import a_database
 from tests.support.backend import Backend, open_backend
 from tests.support.eventually import eventually
 from tests.support.ingest import GOOD, PATH, Ingest, start_ingest
 from tests.support.interleavings import SHOPS, Act, Bulk, Change, Event, Ledger, Plan, Post
 from tests.support.restartable_worker import LEASE_S, RestartableWorker, start_restartable_worker
 from tests.support.scheduler import start_scheduler
+from tests.support.servers import temporary_database
 
 T = TypeVar("T")
 
@@ -206,7 +206,7 @@ class InterleavingRunner:
         self._stack.close()
 
     def _open(self) -> InterleavingSystem:
-        database = self._stack.enter_context(a_database(self._postgres, self._template))
+        database = self._stack.enter_context(temporary_database(self._postgres, self._template))
         self._runner = self._stack.enter_context(asyncio.Runner())
         opening = open_interleaving_system(
             self._kafka, f"t{uuid4().hex[:10]}.", database, self._folder

@@ -61,7 +61,7 @@ def environment(backend: Backend, database: str) -> dict[str, str]:
     }
 
 
-async def run(*argv: object, env: dict[str, str] | None = None) -> str:
+async def run_command(*argv: object, env: dict[str, str] | None = None) -> str:
     """A command, to its end: what it said. It must succeed."""
     process = await asyncio.create_subprocess_exec(
         *map(str, argv), env=env, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
@@ -71,13 +71,13 @@ async def run(*argv: object, env: dict[str, str] | None = None) -> str:
     return said
 
 
-Hire = Callable[..., Any]
+StartWorker = Callable[..., Any]
 
 
 @asynccontextmanager
 async def start_workers(
     backend: Backend, database: str, standins: StandIns, folder: Path
-) -> AsyncIterator[Hire]:
+) -> AsyncIterator[StartWorker]:
     """A function that starts a worker with these variables in its environment; none outlives the block."""
     hired: list[WorkerProcess] = []
     known = environment(backend, database) | {

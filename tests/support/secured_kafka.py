@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import serialization
 from sandbox.servers import kafka as kafka_server
 from sandbox.system.home import free_port
 from sandbox.system.process import Spec
-from tests.support.servers import start, stop
+from tests.support.servers import start_server, stop_server
 
 USER, PASSWORD = "blog", "planted-kafka-password"
 _MORE = """
@@ -72,9 +72,9 @@ def start_secured_kafka(folder: Path) -> Iterator[SecuredKafka]:
     spec, _ = kafka_server.prepare(folder / "kafka", print)
     _ask_who_is_there(spec, broker)
     _format_with_users(spec, folder / "kafka" / "data")
-    process = start(spec, folder / "server.log")
+    process = start_server(spec, folder / "server.log")
     yield broker
-    stop(spec, process)
+    stop_server(spec, process)
 
 
 def _certificates(folder: Path) -> SecuredKafka:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,7 @@ _SHARED_MEMORY = Path("/dev/shm")
 _ROOM_BYTES = 4 * 2**30
 
 
-def start(spec: Spec, log: Path) -> subprocess.Popen[bytes]:
+def start_server(spec: Spec, log: Path) -> subprocess.Popen[bytes]:
     """Start a server and wait until it is ready."""
     with log.open("ab") as output:
         process = subprocess.Popen(
@@ -38,7 +39,7 @@ def start(spec: Spec, log: Path) -> subprocess.Popen[bytes]:
     give_up = time.monotonic() + spec.ready_within_s
     while not asyncio.run(spec.ready_check()):
         if process.poll() is not None or time.monotonic() > give_up:
-            stop(spec, process)
+            stop_server(spec, process)
             pytest.fail(f"{spec.name} did not start: {log.read_text()[-2000:]}")
         time.sleep(0.1)
     return process
@@ -51,7 +52,7 @@ async def execute(dsn: str, statement: str) -> list[asyncpg.Record]:
     return found
 
 
-def stop(spec: Spec, process: subprocess.Popen[bytes]) -> int:
+def stop_server(spec: Spec, process: subprocess.Popen[bytes]) -> int:
     """Stop it as its supervisor would; its exit code. Does nothing to one that has ended."""
     process.send_signal(spec.stop_signal)
     try:
@@ -83,3 +84,12 @@ def _memory_disk() -> Path | None:
     if not os.access(_SHARED_MEMORY, os.W_OK):
         return None
     return _SHARED_MEMORY if shutil.disk_usage(_SHARED_MEMORY).free >= _ROOM_BYTES else None
+
+
+@contextmanager
+def temporary_database(postgres: str, template_database: str) -> Iterator[str]:
+    """Create a clone of the migrated template and drop it afterwards; yields its DSN."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    asyncio.run(execute(postgres, f"CREATE DATABASE {name} TEMPLATE {template_database}"))
+    yield f"{postgres.rsplit('/', 1)[0]}/{name}"
+    asyncio.run(execute(postgres, f"DROP DATABASE {name} WITH (FORCE)"))

@@ -16,7 +16,7 @@ from tests.support.backend import open_backend
 from tests.support.eventually import eventually
 from tests.support.fake_providers import StandIns
 from tests.support.metrics_service import metrics
-from tests.support.processes import environment, run
+from tests.support.processes import environment, run_command
 from tests.support.servers import execute
 from tests.support.shop import Shop, start_shop
 
@@ -81,7 +81,7 @@ async def all_done(database: str) -> int:
 async def told_again(bootstrap: str, prefix: str, database: str) -> AsyncIterator[None]:
     async with open_backend(bootstrap, prefix, database) as backend:
         known = environment(backend, database)
-        told = await run(sys.executable, "-m", "services.scheduler", "retell", env=known)
+        told = await run_command(sys.executable, "-m", "services.scheduler", "retell", env=known)
         count = await backend.database.fetchval("SELECT count(*) FROM blog_generations")
     assert f"{count} jobs told again" in told
     yield

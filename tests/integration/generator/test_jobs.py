@@ -551,7 +551,7 @@ async def test_an_outage_costs_jobs_no_tries(
             await eventually(partial(reports_no_slots, backend), every=0.3)
             await eventually(lambda: _all_are(backend, "PENDING"))
     finally:
-        standins.openai.forget_faults()
+        standins.openai.clear_faults()
     assert (
         await backend.database.fetchval("SELECT sum(attempt - blameless) FROM blog_generations") < 5
     )

@@ -22,13 +22,13 @@ import pytest
 from services.generator import service
 from shared.domain.messages import BlogRequested, EventKind, JobEvent, WorkerReport
 from shared.kafka.topics import GENERATION, RESULTS, WORKERS
-from tests.conftest import a_database
 from tests.support import crashing_worker
 from tests.support.backend import Backend, make_request, open_backend, running_service
 from tests.support.eventually import eventually
 from tests.support.fake_providers import StandIns
 from tests.support.generator import worker_settings
 from tests.support.scheduler import start_scheduler
+from tests.support.servers import temporary_database
 
 pytestmark = pytest.mark.timeout(600)  # the first test of each signal waits for two waves
 
@@ -129,7 +129,7 @@ def walk(
     def walked(number: signal.Signals) -> dict[str, Left]:
         found: dict[str, Left] = {}
         for index, wave in enumerate(WAVES):
-            with a_database(postgres, template_database) as database:
+            with temporary_database(postgres, template_database) as database:
                 prefix, folder = (
                     f"{number.name.lower()}-{index}.",
                     tmp_path_factory.mktemp(number.name),

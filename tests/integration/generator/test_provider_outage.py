@@ -18,8 +18,8 @@ from shared.kafka.publisher import Outgoing
 from shared.kafka.topics import REQUESTS, RESULTS, WORKERS
 from tests.support.backend import Backend, make_request
 from tests.support.eventually import eventually
-from tests.support.fake_providers import StandIns, start_stand_ins
-from tests.support.processes import Hire, WorkerProcess, start_workers
+from tests.support.fake_providers import StandIns, start_fake_providers
+from tests.support.processes import StartWorker, WorkerProcess, start_workers
 from tests.support.scheduler import start_scheduler
 
 JOBS = 120
@@ -33,7 +33,7 @@ _WORKER = _LIMITS | {"CONCURRENT_BLOGS": "8", "DRAIN_S": "40", "CLOCK_SKEW_S": "
 @pytest.fixture
 def tight() -> Iterator[StandIns]:
     latency = {"STANDIN_OPENAI_LATENCY_MS": "150", "STANDIN_REPLICATE_LATENCY_MS": "150"}
-    with start_stand_ins(**_LIMITS, **latency) as both:
+    with start_fake_providers(**_LIMITS, **latency) as both:
         with httpx.Client(
             base_url=both.replicate.url, headers={"authorization": "Bearer another application"}
         ) as http:
@@ -76,7 +76,7 @@ async def test_a_storm_of_rebalances_loses_nothing_and_pays_for_nothing_twice(
     assert refused >= len(ended) - JOBS > 0
 
 
-async def _storm(hire: Hire) -> tuple[list[WorkerProcess], list[int]]:
+async def _storm(hire: StartWorker) -> tuple[list[WorkerProcess], list[int]]:
     """Workers join and, the eldest first, leave in turns; one stays. All that there were, and how the others ended."""
     workers, leaving = [await hire(**_WORKER), await hire(**_WORKER)], list[asyncio.Task[int]]()
     for _ in range(round(STORM_S / EVERY_S / 2)):

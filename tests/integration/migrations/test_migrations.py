@@ -14,7 +14,7 @@ from migrations.files import load
 from shared.domain.errors import Unavailable
 from shared.runtime.postgres import open_pool
 from shared.runtime.settings import PostgresSettings
-from tests.support.processes import PROGRAMS, run
+from tests.support.processes import PROGRAMS, run_command
 from tests.support.servers import execute
 
 ROOT = Path(__file__).parents[3]
@@ -164,12 +164,12 @@ async def test_what_a_way_down_took_comes_back_from_the_backup(
         await execute(empty_database, statement)
     before, dump = await everything(), tmp_path / "backup.dump"
     assert all(before)
-    await run(PROGRAMS / "pg_dump", "--format=custom", f"--file={dump}", empty_database)
+    await run_command(PROGRAMS / "pg_dump", "--format=custom", f"--file={dump}", empty_database)
     await runner.down(empty_database, steps=len([one for one in load() if one.version >= "0009"]))
     await runner.up(empty_database)
     assert await everything() == [[]] * len(TABLES)
     for table in TABLES:
-        await run(
+        await run_command(
             PROGRAMS / "pg_restore",
             "--data-only",
             f"--table={table}",

