@@ -1,4 +1,7 @@
-"""Servers of a session: one broker and one database server. Every test has its own topics and its own database."""
+"""The session's servers: one broker and one database server.
+
+Every test has its own topics and its own database.
+"""
 
 import asyncio
 import uuid
@@ -38,7 +41,10 @@ _LONGEST_MODULES = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start the longest modules first: begun last, one of them would keep a single process busy at the end."""
+    """Start the longest modules first.
+
+    Begun last, one of them would keep a single process busy at the end.
+    """
     order = {name: number for number, name in enumerate(_LONGEST_MODULES)}
 
     def rank(item: pytest.Item) -> int:
@@ -59,7 +65,7 @@ def kafka() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
-    """Start the session's PostgreSQL, which writes nothing through to the disk; yields the DSN of its own database."""
+    """Start the session's PostgreSQL; yields the DSN of its maintenance database."""
     with server_folder() as folder:
         spec, dsn = postgres_server.prepare(folder / "postgres", print)
         process = start_server(

@@ -1,4 +1,4 @@
-"""What the services' tests share: rows, records, and a service that runs for the length of a block."""
+"""Kafka and PostgreSQL as a test reads and writes them, and services that run for a block."""
 
 import asyncio
 import os
@@ -44,7 +44,10 @@ def make_request(store: str = "store-a", **changes: Any) -> BlogRequested:
 async def running_service(
     service: Callable[[asyncio.Event], Awaitable[None]],
 ) -> AsyncIterator[asyncio.Event]:
-    """A service in this loop; stopped in order at the end of the block, and its failure is the test's."""
+    """Run a service in this loop and stop it at the end of the block.
+
+    An error of the service fails the test. Yields the event that stops it.
+    """
     stop = asyncio.Event()
     task = asyncio.ensure_future(service(stop))
     try:
@@ -55,7 +58,7 @@ async def running_service(
 
 
 class Backend:
-    """A database and a broker, as a test looks at them and acts on them."""
+    """A test's database and its topics on the broker."""
 
     def __init__(
         self, settings: KafkaSettings, publisher: Publisher, database: asyncpg.Connection
@@ -73,14 +76,15 @@ class Backend:
         )
 
     async def submit(self, request: BlogRequested) -> None:
-        """As ingest does."""
+        """Publish a request as ingest does."""
         await self.publish(REQUESTS, request.store, request)
 
     async def insert_dispatched(self, request: BlogRequested) -> GenerationTask:
-        """A row that the scheduler has forwarded, and its task, published."""
+        """Insert a dispatched job and publish its task."""
         await self.database.execute(
-            "INSERT INTO blog_generations (id, instance_id, source_type, source_id, request, created_at, forwarded_at,"
-            " forwarded_partition, forward_count) VALUES ($1, $2, $3, $4, $5, $6, now(), 0, 1)",
+            "INSERT INTO blog_generations (id, instance_id, source_type, source_id, request,"
+            " created_at, forwarded_at, forwarded_partition, forward_count)"
+            " VALUES ($1, $2, $3, $4, $5, $6, now(), 0, 1)",
             request.id,
             request.store,
             request.source_type,
@@ -114,8 +118,8 @@ class Backend:
     async def read_records(self, topic: Topic) -> list[tuple[str | None, Message | bytes | None]]:
         """Return (key, message) of every record of a topic up to now.
 
-        The message is raw bytes where the topic carries no message to decode. Each call reads on from where the call
-        before it ended.
+        The message is raw bytes where the topic carries no message to decode. Each call reads on
+        from the end of the call before it.
         """
         if topic not in self._readers:
             self._readers[topic] = await _TopicReader.open(self.settings, topic)
@@ -175,23 +179,23 @@ class _TopicReader:
 
 
 class LogCapture:
-    """All that was logged so far: some things happen nowhere else."""
+    """The text that was logged so far."""
 
     def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
         self._capsys = capsys
         self._text = ""
 
-    def count(self, what: str) -> int:
+    def count(self, text: str) -> int:
         self._text += self._capsys.readouterr().out
-        return self._text.count(what)
+        return self._text.count(text)
 
-    async def has(self, what: str) -> bool:
-        return self.count(what) > 0
+    async def has(self, text: str) -> bool:
+        return self.count(text) > 0
 
 
 @asynccontextmanager
 async def database_unavailable(postgres: str, database: str, service: str) -> AsyncIterator[None]:
-    """The database takes no connection and the service has lost those that it had."""
+    """Refuse connections to the database and close those of the service for a block."""
     name = database.rsplit("/", 1)[1]
     connection = await asyncpg.connect(postgres)
     try:
@@ -210,7 +214,7 @@ async def database_unavailable(postgres: str, database: str, service: str) -> As
 
 @asynccontextmanager
 async def database_frozen(postgres: str) -> AsyncIterator[None]:
-    """The whole server is stopped: it takes connections and bytes, and says nothing."""
+    """Stop all processes of the server for a block: it accepts connections and never answers."""
     connection = await asyncpg.connect(postgres)
     try:
         found = await connection.fetch(
@@ -233,7 +237,7 @@ async def database_frozen(postgres: str) -> AsyncIterator[None]:
 async def open_backend(
     bootstrap: str, prefix: str, dsn: str, **security: Any
 ) -> AsyncIterator[Backend]:
-    """`security` are settings of KafkaSettings by which the broker lets us in."""
+    """Create the topics and connect; `security` are further fields of `KafkaSettings`."""
     settings = kafka_settings(bootstrap, prefix, **security)
     await clients.ensure_topics(settings)
     publisher = Publisher(settings, source="test")

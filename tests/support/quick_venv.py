@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-_MODULE = '''\
+_MODULE = """\
 import sys
 from pathlib import Path
 
@@ -15,7 +15,7 @@ venv.create(target, clear="--clear" in sys.argv, symlinks=True)
 (packages,) = target.glob("lib/python*/site-packages")
 for package in Path({packages!r}).iterdir():
     (packages / package.name).symlink_to(package)
-'''
+"""
 
 
 def write_quick_venv(folder: Path, environment: Path) -> None:

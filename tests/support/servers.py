@@ -1,4 +1,4 @@
-"""Starting and stopping a server outside of any event loop: the session's servers outlive every test's loop."""
+"""Starts and stops servers outside of any event loop: they outlive the loops of tests."""
 
 import asyncio
 import os
@@ -18,13 +18,13 @@ from sandbox.servers.postgres import a_connection
 from sandbox.system.process import Spec
 
 NOT_DURABLE = ("-cfsync=off", "-csynchronous_commit=off", "-cfull_page_writes=off")
-"""Arguments of a PostgreSQL server that is not to survive a crash of the machine."""
+"""Arguments for a PostgreSQL server whose data may be lost when the machine crashes."""
 _SHARED_MEMORY = Path("/dev/shm")
 _ROOM_BYTES = 4 * 2**30
 
 
 def start_server(spec: Spec, log: Path) -> subprocess.Popen[bytes]:
-    """Start a server and wait until it is ready."""
+    """Start a server and wait until it is ready; fails the test with its log otherwise."""
     with log.open("ab") as output:
         process = subprocess.Popen(
             spec.argv,
@@ -46,14 +46,14 @@ def start_server(spec: Spec, log: Path) -> subprocess.Popen[bytes]:
 
 
 async def execute(dsn: str, statement: str) -> list[asyncpg.Record]:
-    """One statement over a connection of its own: the rows that it brings."""
+    """Execute one statement over a new connection and return its rows."""
     async with a_connection(dsn) as connection:
         found: list[asyncpg.Record] = await connection.fetch(statement)
     return found
 
 
 def stop_server(spec: Spec, process: subprocess.Popen[bytes]) -> int:
-    """Stop it as its supervisor would; its exit code. Does nothing to one that has ended."""
+    """Stop a server as its supervisor would and return its exit code."""
     process.send_signal(spec.stop_signal)
     try:
         return process.wait(timeout=spec.stop_within_s)
@@ -64,10 +64,10 @@ def stop_server(spec: Spec, process: subprocess.Popen[bytes]) -> int:
 
 @contextmanager
 def server_folder() -> Iterator[Path]:
-    """A folder for a server's data, in memory where the machine has room for it.
+    """Create a folder for a server's data, in memory where the machine has room for it.
 
-    As root, PostgreSQL runs as another user: other users may pass through the folder. It is not below pytest's own
-    folder, because a session that begins closes that to others, also to the servers of a session that runs.
+    Other users may pass through the folder: for root, PostgreSQL runs as another user. The folder
+    is not below pytest's: each new session closes that one to others, also to running servers.
     """
     with tempfile.TemporaryDirectory(
         prefix="blogstream-test-", dir=_memory_disk(), ignore_cleanup_errors=True
@@ -77,9 +77,10 @@ def server_folder() -> Iterator[Path]:
 
 
 def _memory_disk() -> Path | None:
-    """Where Linux keeps files in memory, if it is large enough; `None` stands for the usual place.
+    """Return the folder in memory, or `None` when it is missing or too small.
 
-    Kafka and PostgreSQL create hundreds of small files for every test: on a disk this takes most of their time.
+    Kafka and PostgreSQL create hundreds of small files for every test. On a disk this takes most
+    of their time.
     """
     if not os.access(_SHARED_MEMORY, os.W_OK):
         return None
@@ -88,7 +89,7 @@ def _memory_disk() -> Path | None:
 
 @contextmanager
 def temporary_database(postgres: str, template_database: str) -> Iterator[str]:
-    """Create a clone of the migrated template and drop it afterwards; yields its DSN."""
+    """Clone the migrated template and drop the clone afterwards; yields its DSN."""
     name = f"test_{uuid.uuid4().hex[:12]}"
     asyncio.run(execute(postgres, f"CREATE DATABASE {name} TEMPLATE {template_database}"))
     yield f"{postgres.rsplit('/', 1)[0]}/{name}"

@@ -56,7 +56,7 @@ async def test_a_storm_of_rebalances_loses_nothing_and_pays_for_nothing_twice(
         await eventually(
             lambda: _all_done(backend), timeout=45, every=0.2, what="the end of all jobs"
         )
-        exits.append(await workers[-1].leave())
+        exits.append(await workers[-1].stop())
 
     told = [
         event for _, event in await backend.read_records(RESULTS) if isinstance(event, JobEvent)
@@ -68,7 +68,7 @@ async def test_a_storm_of_rebalances_loses_nothing_and_pays_for_nothing_twice(
     assert await _limits_mattered(backend)
     assert set(exits) == {0}
 
-    refused = sum(worker.said("[Blog Worker] Heartbeat")[-1]["refused"] for worker in workers)
+    refused = sum(worker.logged("[Blog Worker] Heartbeat")[-1]["refused"] for worker in workers)
     ended = [event for event in told if event.kind is EventKind.ENDED]
     print(
         f"{len(workers)} workers; {refused} messages refused, {len(ended) - JOBS} outcomes told again"
@@ -83,8 +83,8 @@ async def _storm(hire: StartWorker) -> tuple[list[WorkerProcess], list[int]]:
         await asyncio.sleep(EVERY_S)
         workers.append(await hire(**_WORKER))
         await asyncio.sleep(EVERY_S)
-        leaving.append(asyncio.create_task(workers[len(leaving)].leave()))
-    leaving += [asyncio.create_task(worker.leave()) for worker in workers[len(leaving) : -1]]
+        leaving.append(asyncio.create_task(workers[len(leaving)].stop()))
+    leaving += [asyncio.create_task(worker.stop()) for worker in workers[len(leaving) : -1]]
     return workers, await asyncio.gather(*leaving)
 
 
