@@ -1,4 +1,4 @@
-"""A stand-in for the module `venv`: pip is linked from an environment that exists instead of unpacked again."""
+"""A stand-in for the module `venv`. It links an installed pip: to unpack one takes seconds."""
 
 from pathlib import Path
 
@@ -21,8 +21,8 @@ for package in Path({packages!r}).iterdir():
 def write_quick_venv(folder: Path, environment: Path) -> None:
     """Write a `venv.py` into `folder`, which is to stand in PYTHONPATH.
 
-    `environment` is a virtual environment made by the real module. Its packages are moved into `folder`, and linked
-    from where they were, so that they outlive it.
+    `environment` is a virtual environment made by the real module. Its packages are moved into
+    `folder` and linked back, so that they outlive it.
     """
     (packages,) = environment.glob("lib/python*/site-packages")
     kept = folder / "packages"

@@ -99,7 +99,8 @@ def chromium() -> str:
     found = shutil.which("chromium") or shutil.which("google-chrome")
     if found is None:
         pytest.skip(
-            "no Chromium on this machine; tests/integration/metrics/test_dashboard.py installs one where that can be done"
+            "no Chromium on this machine;"
+            " tests/integration/metrics/test_dashboard.py installs one where that can be done"
         )
     return found
 
