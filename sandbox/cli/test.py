@@ -1,7 +1,8 @@
-"""`./blogstream test`: pytest, with its arguments passed through; its summary is the last line."""
+"""`./blogstream test`: runs pytest and passes its arguments through."""
 
 import os
 import sys
+from typing import Annotated
 
 import typer
 
@@ -9,20 +10,36 @@ from sandbox.system.home import ROOT
 
 application = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-_MOST_AT_ONCE = 4
-"""Each process of pytest's has a broker and a database server of its own: about a gigabyte of memory."""
+_MAX_PROCESSES = 8
+"""Each pytest process runs its own broker and database server: about a gigabyte of memory."""
+_UNIT_TESTS = "tests/unit"
 
 
 @application.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def test(context: typer.Context) -> None:
-    """Run the tests against a real Kafka and a real PostgreSQL that they start themselves. PYTEST ARGS go through;
-    without any, all tests run, spread over several processes by module."""
+def run_tests(
+    context: typer.Context,
+    unit: Annotated[
+        bool, typer.Option("--unit", help="run only the fast tests, in tests/unit")
+    ] = False,
+) -> None:
+    """Run the tests; they start their own Kafka and PostgreSQL.
+
+    Arguments go to pytest. Without arguments, all tests run in parallel, distributed by module.
+    """
     os.chdir(ROOT)
     sys.stdout.flush()
-    arguments = context.args or ["-n", str(_at_once(os.cpu_count() or 1)), "--dist", "loadscope"]
-    os.execv(sys.executable, [sys.executable, "-m", "pytest", *arguments])  # noqa: S606 - our own interpreter
+    arguments = pytest_arguments(context.args, unit=unit, cores=os.cpu_count() or 1)
+    os.execv(sys.executable, [sys.executable, "-m", "pytest", *arguments])  # noqa: S606 - this Python
 
 
-def _at_once(cores: int) -> int:
-    """As many as there are cores, and two at least: most tests wait most of the time."""
-    return min(max(cores, 2), _MOST_AT_ONCE)
+def pytest_arguments(arguments: list[str], *, unit: bool, cores: int) -> list[str]:
+    """Return the arguments of pytest.
+
+    Unit tests compute: one process for each core. The others wait most of the time: two for each.
+    tests/conftest.py puts the modules in the order of their start.
+    """
+    processes = min(max(cores, 2) * (1 if unit else 2), _MAX_PROCESSES)
+    in_parallel = ["-n", str(processes), "--dist", "loadscope", "--no-loadscope-reorder"]
+    if unit:
+        return [_UNIT_TESTS, *in_parallel, *arguments]
+    return arguments or in_parallel
