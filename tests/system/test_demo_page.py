@@ -4,8 +4,6 @@ import asyncio
 import os
 import re
 import shutil
-import socket
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,23 +11,11 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Error, Page, async_playwright, expect
 
-ROOT = Path(__file__).parents[2]
+from tests.support.whole_system import ROOT, free_port, temporary_home
+
 _JOBS = 56
 _LIVE = re.compile("live|polling")
 pytestmark = pytest.mark.timeout(240)
-
-
-def _memory_disk() -> str | None:
-    """Return a folder in memory if it has 4 GB of room: servers start faster there."""
-    folder = "/dev/shm"
-    writable = os.access(folder, os.W_OK)
-    return folder if writable and shutil.disk_usage(folder).free > 4 * 2**30 else None
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @asynccontextmanager
@@ -87,11 +73,8 @@ async def watch_done_count(page: Page, demo: asyncio.subprocess.Process) -> list
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(
-        prefix="blogstream-test-", dir=_memory_disk(), ignore_cleanup_errors=True
-    ) as name:
-        Path(name).chmod(0o711)  # PostgreSQL runs as another user for root
-        yield Path(name) / "home"
+    with temporary_home() as folder:
+        yield folder
 
 
 @pytest.fixture
