@@ -1,71 +1,110 @@
-"""One broker and one database server a session; every test has topics and a database of its own on them."""
+"""The session's servers: one broker and one database server.
+
+Every test has its own topics and its own database.
+"""
 
 import asyncio
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
 from migrations import runner
 from sandbox.servers import kafka as kafka_server
 from sandbox.servers import postgres as postgres_server
-from tests.support.fake_providers import StandIns, start_stand_ins
-from tests.support.servers import execute, passable_folder, start, stop
+from tests.support.fake_providers import StandIns, start_fake_providers
+from tests.support.servers import (
+    NOT_DURABLE,
+    execute,
+    server_folder,
+    start_server,
+    stop_server,
+    temporary_database,
+)
+
+_LONGEST_MODULES = (
+    "system/test_whole_system.py",
+    "cross_service/test_interleavings.py",
+    "metrics/test_exact_counts.py",
+    "metrics/test_service.py",
+    "generator/test_kill_at_each_step.py",
+    "generator/test_provider_outage.py",
+    "cross_service/test_kafka_lost.py",
+    "generator/test_jobs.py",
+    "system/test_interrupted_demo.py",
+    "system/test_demo_page.py",
+    "metrics/test_dashboard.py",
+    "ingest/test_dependencies_down.py",
+    "scheduler/test_service.py",
+    "scheduler/test_faults.py",
+    "contract/test_interface_fuzz.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the longest modules first.
+
+    Begun last, one of them would keep a single process busy at the end.
+    """
+    order = {name: number for number, name in enumerate(_LONGEST_MODULES)}
+
+    def rank(item: pytest.Item) -> int:
+        return order.get("/".join(item.path.parts[-2:]), len(order))
+
+    items.sort(key=rank)
 
 
 @pytest.fixture(scope="session")
-def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The session's broker: its bootstrap address."""
-    folder = tmp_path_factory.mktemp("kafka")
-    spec, bootstrap = kafka_server.prepare_server(folder, print)
-    process = start(spec, folder / "server.log")
-    yield bootstrap
-    stop(spec, process)
+def kafka() -> Iterator[str]:
+    """Start the session's broker; yields its bootstrap address."""
+    with server_folder() as folder:
+        spec, bootstrap = kafka_server.prepare(folder / "kafka", print)
+        process = start_server(spec, folder / "server.log")
+        yield bootstrap
+        stop_server(spec, process)
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
-    """The session's PostgreSQL: the DSN of its maintenance database."""
-    with passable_folder() as folder:
-        spec, dsn = postgres_server.prepare_server(folder / "postgres", print)
-        process = start(spec, folder / "server.log")
+    """Start the session's PostgreSQL; yields the DSN of its maintenance database."""
+    with server_folder() as folder:
+        spec, dsn = postgres_server.prepare(folder / "postgres", print)
+        process = start_server(
+            replace(spec, argv=(*spec.argv, *NOT_DURABLE)), folder / "server.log"
+        )
         yield dsn
-        stop(spec, process)
+        stop_server(spec, process)
 
 
 @pytest.fixture(scope="session")
 def template_database(postgres: str) -> str:
-    """A database migrated once; tests get clones of it."""
+    """Migrate a database once and return its name; tests get clones of it."""
     asyncio.run(execute(postgres, "CREATE DATABASE template_blogstream"))
     asyncio.run(runner.apply_missing(postgres.rsplit("/", 1)[0] + "/template_blogstream"))
     return "template_blogstream"
 
 
-@contextmanager
-def a_database(postgres: str, template_database: str) -> Iterator[str]:
-    """A fresh migrated database for a block: its DSN."""
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    asyncio.run(execute(postgres, f"CREATE DATABASE {name} TEMPLATE {template_database}"))
-    yield f"{postgres.rsplit('/', 1)[0]}/{name}"
-    asyncio.run(execute(postgres, f"DROP DATABASE {name} WITH (FORCE)"))
-
-
 @pytest.fixture
 def database(postgres: str, template_database: str) -> Iterator[str]:
-    """A test's own database."""
-    with a_database(postgres, template_database) as dsn:
+    """Clone the migrated database for one test; yields its DSN."""
+    with temporary_database(postgres, template_database) as dsn:
         yield dsn
 
 
 @pytest.fixture
 def topic_prefix() -> str:
-    """Tests share the broker and not the topics."""
+    """Return a prefix of topic and group names that no other test uses."""
     return f"t{uuid.uuid4().hex[:10]}."
 
 
 @pytest.fixture(scope="session")
 def standins() -> Iterator[StandIns]:
-    """Both stand-ins, quick and with generous limits. Faults are scripted by job, so tests do not meet each other's."""
-    with start_stand_ins(OPENAI_RPM="60000", OPENAI_TPM="100000000", REPLICATE_RPM="60000") as both:
+    """Start both stand-ins, quick and with generous limits.
+
+    Faults are scripted for one job, so tests do not meet each other's.
+    """
+    with start_fake_providers(
+        OPENAI_RPM="60000", OPENAI_TPM="100000000", REPLICATE_RPM="60000"
+    ) as both:
         yield both

@@ -15,7 +15,7 @@ from openai import AsyncOpenAI
 
 from sandbox.system.home import free_port
 from services.generator.blog.article import Article, Outline
-from tests.support.fake_providers import start_stand_ins
+from tests.support.fake_providers import start_fake_providers
 
 FORMAT: Any = {
     "type": "json_schema",

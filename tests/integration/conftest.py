@@ -1,23 +1,25 @@
-"""A backend a test: topics and a database of its own on the session's servers."""
+"""A backend for every integration test: its own topics and database on the session's servers."""
 
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from tests.support.backend import Backend, open_backend
+from tests.support.backend import Backend, delete_topics, open_backend
 from tests.support.secured_kafka import SecuredKafka, start_secured_kafka
+from tests.support.servers import server_folder
 
 
 @pytest.fixture
 async def backend(kafka: str, topic_prefix: str, database: str) -> AsyncIterator[Backend]:
-    async with open_backend(kafka, topic_prefix, database) as made:
-        yield made
+    async with open_backend(kafka, topic_prefix, database) as opened:
+        yield opened
+        await delete_topics(opened.settings)
 
 
 @pytest.fixture(scope="session")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredKafka]:
-    """Another broker, which asks who is there."""
-    with start_secured_kafka(tmp_path_factory.mktemp("start_secured_kafka")) as running:
+def broker() -> Iterator[SecuredKafka]:
+    """Start a second broker, whose listeners require a password or a certificate."""
+    with server_folder() as folder, start_secured_kafka(folder) as running:
         yield running
 
 
@@ -25,7 +27,6 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredKafka]:
 async def secured_backend(
     broker: SecuredKafka, topic_prefix: str, database: str
 ) -> AsyncIterator[Backend]:
-    async with open_backend(
-        broker.password_address, topic_prefix, database, **broker.password_settings()
-    ) as made:
-        yield made
+    async with open_backend(broker.named, topic_prefix, database, **broker.as_user()) as opened:
+        yield opened
+        await delete_topics(opened.settings)

@@ -1,4 +1,4 @@
-"""What the services' tests share: rows, records, and a service that runs for the length of a block."""
+"""Kafka and PostgreSQL as a test reads and writes them, and services that run for a block."""
 
 import asyncio
 import os
@@ -6,14 +6,15 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Self
 from uuid import UUID
 
 import asyncpg
 import orjson
 import pytest
 import uuid_utils.compat
-from aiokafka.structs import TopicPartition
+from aiokafka import AIOKafkaConsumer
+from aiokafka.structs import ConsumerRecord, TopicPartition
 
 from shared.domain.job import SourceType
 from shared.domain.messages import BlogRequested, GenerationTask, Message
@@ -43,7 +44,10 @@ def make_request(store: str = "store-a", **changes: Any) -> BlogRequested:
 async def running_service(
     service: Callable[[asyncio.Event], Awaitable[None]],
 ) -> AsyncIterator[asyncio.Event]:
-    """A service in this loop; stopped in order at the end of the block, and its failure is the test's."""
+    """Run a service in this loop and stop it at the end of the block.
+
+    An error of the service fails the test. Yields the event that stops it.
+    """
     stop = asyncio.Event()
     task = asyncio.ensure_future(service(stop))
     try:
@@ -54,7 +58,7 @@ async def running_service(
 
 
 class Backend:
-    """A database and a broker, as a test looks at them and acts on them."""
+    """A test's database and its topics on the broker."""
 
     def __init__(
         self, settings: KafkaSettings, publisher: Publisher, database: asyncpg.Connection
@@ -62,6 +66,7 @@ class Backend:
         self.settings = settings
         self.publisher = publisher
         self.database = database
+        self._readers: dict[Topic, _TopicReader] = {}
 
     async def publish(
         self, topic: Topic, key: str, message: Message | None, partition: int | None = None
@@ -71,14 +76,15 @@ class Backend:
         )
 
     async def submit(self, request: BlogRequested) -> None:
-        """As ingest does."""
+        """Publish a request as ingest does."""
         await self.publish(REQUESTS, request.store, request)
 
     async def insert_dispatched(self, request: BlogRequested) -> GenerationTask:
-        """A row that the scheduler has forwarded, and its task, published."""
+        """Insert a dispatched job and publish its task."""
         await self.database.execute(
-            "INSERT INTO blog_generations (id, instance_id, source_type, source_id, request, created_at, forwarded_at,"
-            " forwarded_partition, forward_count) VALUES ($1, $2, $3, $4, $5, $6, now(), 0, 1)",
+            "INSERT INTO blog_generations (id, instance_id, source_type, source_id, request,"
+            " created_at, forwarded_at, forwarded_partition, forward_count)"
+            " VALUES ($1, $2, $3, $4, $5, $6, now(), 0, 1)",
             request.id,
             request.store,
             request.source_type,
@@ -110,50 +116,86 @@ class Backend:
         )
 
     async def read_records(self, topic: Topic) -> list[tuple[str | None, Message | bytes | None]]:
-        """(key, message) of every record of a topic up to now; raw bytes where there is no message to decode."""
-        consumer = clients.create_consumer(self.settings)
+        """Return (key, message) of every record of a topic up to now.
+
+        The message is raw bytes where the topic carries no message to decode. Each call reads on
+        from the end of the call before it.
+        """
+        if topic not in self._readers:
+            self._readers[topic] = await _TopicReader.open(self.settings, topic)
+        return await self._readers[topic].read_to_end()
+
+    async def close_readers(self) -> None:
+        for reader in self._readers.values():
+            await reader.close()
+
+
+class _TopicReader:
+    """One consumer of all partitions of a topic. It is paused between two reads."""
+
+    def __init__(
+        self, consumer: AIOKafkaConsumer, topic: Topic, partitions: list[TopicPartition]
+    ) -> None:
+        self._consumer = consumer
+        self._topic = topic
+        self._partitions = partitions
+        self._records: list[tuple[str | None, Message | bytes | None]] = []
+        self._reading = asyncio.Lock()
+
+    @classmethod
+    async def open(cls, settings: KafkaSettings, topic: Topic) -> Self:
+        # A fetch that waits at the broker delays the next look at the end of the topic.
+        consumer = clients.create_consumer(settings, fetch_max_wait_ms=10)
         await consumer.start()
-        try:
-            name = clients.namespace(self.settings).topic(topic)
-            partitions = [TopicPartition(name, number) for number in range(topic.partitions)]
-            consumer.assign(partitions)
-            await consumer.seek_to_beginning()
-            left = {
-                p: end for p, end in (await consumer.end_offsets(partitions)).items() if end > 0
-            }
-            found: list[tuple[str | None, Message | bytes | None]] = []
-            while any([await consumer.position(p) < end for p, end in left.items()]):
-                for records in (await consumer.getmany(timeout_ms=500)).values():
-                    for record in records:
-                        message = (
-                            clients.decode_record(record)
-                            if topic.messages and record.value
-                            else record.value
-                        )
-                        found.append((record.key.decode() if record.key else None, message))
-            return found
-        finally:
-            await consumer.stop()
+        name = clients.namespace(settings).topic(topic)
+        partitions = [TopicPartition(name, number) for number in range(topic.partitions)]
+        consumer.assign(partitions)
+        consumer.pause(*partitions)
+        await consumer.seek_to_beginning()
+        return cls(consumer, topic, partitions)
+
+    async def read_to_end(self) -> list[tuple[str | None, Message | bytes | None]]:
+        async with self._reading:
+            ends = await self._consumer.end_offsets(self._partitions)
+            unread = await self._unread(ends)
+            self._consumer.resume(*unread)
+            while await self._unread(ends):
+                for records in (await self._consumer.getmany(timeout_ms=500)).values():
+                    self._records += [self._decode(record) for record in records]
+            self._consumer.pause(*unread)
+            return list(self._records)
+
+    async def _unread(self, ends: dict[TopicPartition, int]) -> list[TopicPartition]:
+        """The partitions with records before these offsets that were not read yet."""
+        return [p for p, end in ends.items() if await self._consumer.position(p) < end]
+
+    def _decode(self, record: ConsumerRecord) -> tuple[str | None, Message | bytes | None]:
+        decodable = self._topic.messages and record.value
+        message = clients.decode_record(record) if decodable else record.value
+        return record.key.decode() if record.key else None, message
+
+    async def close(self) -> None:
+        await self._consumer.stop()
 
 
 class LogCapture:
-    """All that was logged so far: some things happen nowhere else."""
+    """The text that was logged so far."""
 
     def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
         self._capsys = capsys
         self._text = ""
 
-    def count(self, what: str) -> int:
+    def count(self, text: str) -> int:
         self._text += self._capsys.readouterr().out
-        return self._text.count(what)
+        return self._text.count(text)
 
-    async def has(self, what: str) -> bool:
-        return self.count(what) > 0
+    async def has(self, text: str) -> bool:
+        return self.count(text) > 0
 
 
 @asynccontextmanager
 async def database_unavailable(postgres: str, database: str, service: str) -> AsyncIterator[None]:
-    """The database takes no connection and the service has lost those that it had."""
+    """Refuse connections to the database and close those of the service for a block."""
     name = database.rsplit("/", 1)[1]
     connection = await asyncpg.connect(postgres)
     try:
@@ -172,7 +214,7 @@ async def database_unavailable(postgres: str, database: str, service: str) -> As
 
 @asynccontextmanager
 async def database_frozen(postgres: str) -> AsyncIterator[None]:
-    """The whole server is stopped: it takes connections and bytes, and says nothing."""
+    """Stop all processes of the server for a block: it accepts connections and never answers."""
     connection = await asyncpg.connect(postgres)
     try:
         found = await connection.fetch(
@@ -195,18 +237,33 @@ async def database_frozen(postgres: str) -> AsyncIterator[None]:
 async def open_backend(
     bootstrap: str, prefix: str, dsn: str, **security: Any
 ) -> AsyncIterator[Backend]:
-    """`security` are settings of KafkaSettings by which the broker lets us in."""
+    """Create the topics and connect; `security` are further fields of `KafkaSettings`."""
     settings = kafka_settings(bootstrap, prefix, **security)
     await clients.ensure_topics(settings)
     publisher = Publisher(settings, source="test")
     await publisher.start()
     database = await asyncpg.connect(dsn)
     await database.set_type_codec("jsonb", schema="pg_catalog", encoder=_json, decoder=orjson.loads)
+    backend = Backend(settings, publisher, database)
     try:
-        yield Backend(settings, publisher, database)
+        yield backend
     finally:
+        await backend.close_readers()
         await database.close()
         await publisher.stop()
+
+
+async def delete_topics(settings: KafkaSettings) -> None:
+    """Delete the topics of a test.
+
+    Clients that ask the broker for all its topics would otherwise slow down with every test.
+    """
+    admin = await clients.open_admin(settings)
+    try:
+        prefix = settings.kafka_topic_prefix
+        await admin.delete_topics([n for n in await admin.list_topics() if n.startswith(prefix)])
+    finally:
+        await admin.close()
 
 
 def _json(value: Any) -> str:

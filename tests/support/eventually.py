@@ -1,4 +1,4 @@
-"""Waiting for what must become true: polls with a deadline, and says what was last seen when it did not."""
+"""Polls a condition until it is true or a deadline has passed."""
 
 import asyncio
 import inspect
@@ -28,7 +28,11 @@ async def eventually(
 async def eventually(
     condition: Callable[[], Any], *, timeout: float = 30, every: float = 0.05, what: str = ""
 ) -> Any:
-    """The condition's first truthy value, awaited if it must be. Fails with the last value after `timeout` seconds."""
+    """Return the condition's first truthy value; an awaitable is awaited.
+
+    Polls every `every` seconds. After `timeout` seconds it raises `AssertionError` with the last
+    value; `what` names the condition there.
+    """
     give_up = time.monotonic() + timeout
     while True:
         value = condition()

@@ -1,4 +1,4 @@
-"""The providers' stand-ins, as a test sees them: addresses, a script of faults, and the bill."""
+"""The providers' stand-ins as tests use them: addresses, scripted faults, and bills."""
 
 import os
 import subprocess
@@ -21,15 +21,15 @@ class StandIn:
     url: str
 
     def script(self, *faults: dict[str, Any]) -> None:
-        """Let the next calls that match go wrong; see sandbox.providers.faults."""
+        """Let the next matching calls fail; see `sandbox.providers.faults`."""
         httpx.post(f"{self.url}/standin/faults", json=list(faults)).raise_for_status()
 
-    def forget_faults(self) -> None:
+    def clear_faults(self) -> None:
         httpx.delete(f"{self.url}/standin/faults").raise_for_status()
 
     @contextmanager
     def latency(self, ms: float) -> Iterator[None]:
-        """Answers take so long within the block."""
+        """Delay every answer by `ms` milliseconds within the block."""
         before = httpx.get(f"{self.url}/standin/latency").json()
         httpx.post(f"{self.url}/standin/latency", json={"ms": ms}).raise_for_status()
         try:
@@ -38,16 +38,16 @@ class StandIn:
             httpx.post(f"{self.url}/standin/latency", json=before).raise_for_status()
 
     def bill(self, job: object) -> dict[str, Any]:
-        """What a job would have been billed: {"calls", "tokens", "steps"}."""
+        """Return the bill of a job: {"calls", "tokens", "steps"}."""
         return self.bills().get(str(job), {"calls": 0, "tokens": 0, "steps": {}})
 
     def bills(self) -> dict[str, dict[str, Any]]:
-        """All bills, by job."""
+        """Return all bills by job."""
         jobs: dict[str, dict[str, Any]] = httpx.get(f"{self.url}/standin/bill").json()["jobs"]
         return jobs
 
     def traces(self, job: object) -> list[dict[str, str]]:
-        """The trace contexts that came with a job's calls: their headers."""
+        """Return the trace context headers of a job's calls."""
         jobs: dict[str, list[dict[str, str]]] = httpx.get(f"{self.url}/standin/traces").json()
         return jobs.get(str(job), [])
 
@@ -62,8 +62,8 @@ class StandIns:
 
 
 @contextmanager
-def start_stand_ins(**variables: str) -> Iterator[StandIns]:
-    """Both stand-ins in a process of their own; `variables` are their settings."""
+def start_fake_providers(**variables: str) -> Iterator[StandIns]:
+    """Start both stand-ins in one process; `variables` are their settings."""
     ports = {"STANDIN_OPENAI_PORT": str(free_port()), "STANDIN_REPLICATE_PORT": str(free_port())}
     quick = {"STANDIN_OPENAI_LATENCY_MS": "20", "STANDIN_REPLICATE_LATENCY_MS": "30"}
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)} | quick | ports | variables

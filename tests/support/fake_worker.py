@@ -1,4 +1,4 @@
-"""A worker that a test plays: claims as the real one does, pays nobody, and ends every job at once."""
+"""A fake worker: it claims jobs as the real one does, calls no provider, and ends them at once."""
 
 import asyncio
 import random
@@ -21,8 +21,8 @@ from tests.support.backend import Backend
 
 _CLAIM_AND_END = """
 UPDATE blog_generations AS job
-   SET status = 'DONE', attempt = attempt + 1, worker = 'played', started_at = now(), finished_at = now(),
-       cost_nanousd = ended.cost
+   SET status = 'DONE', attempt = attempt + 1, worker = 'fake', started_at = now(),
+       finished_at = now(), cost_nanousd = ended.cost
   FROM unnest($1::uuid[], $2::bigint[]) AS ended (id, cost)
  WHERE job.id = ended.id AND job.status = 'PENDING' AND job.forwarded_at IS NOT NULL
 RETURNING job.id, job.instance_id AS store, job.attempt, job.created_at, job.cost_nanousd
@@ -30,7 +30,7 @@ RETURNING job.id, job.instance_id AS store, job.attempt, job.created_at, job.cos
 
 
 class FakeWorker:
-    """`done` are the jobs in the order in which they ended, with their stores and costs."""
+    """Ends jobs. `done` lists them in the order of their ends, with stores and costs."""
 
     def __init__(self, backend: Backend, pool: asyncpg.Pool, *, slots: int, pause_s: float) -> None:
         self.done: list[tuple[UUID, str, int]] = []
@@ -39,27 +39,27 @@ class FakeWorker:
         self._pool = pool
         self._slots = slots
         self._pause_s = pause_s
-        self._chance = random.Random(1)
+        self._random = random.Random(1)
 
     async def report(self) -> None:
         now = datetime.now(UTC)
         report = WorkerReport(
-            worker="played",
+            worker="fake",
             at=now,
             started_at=now,
             partitions=tuple(range(24)),
             slots=self._slots,
             running=0,
         )
-        await self._backend.publish(WORKERS, "played", report)
+        await self._backend.publish(WORKERS, "fake", report)
 
     async def keep_reporting(self) -> None:
         while True:
             await self.report()
             await asyncio.sleep(0.5)
 
-    async def work(self) -> None:
-        """Until cancelled."""
+    async def process_tasks(self) -> None:
+        """Consume tasks and end their jobs until cancelled."""
         consumer = clients.create_consumer(
             self._backend.settings,
             clients.namespace(self._backend.settings).topic(GENERATION),
@@ -84,7 +84,7 @@ class FakeWorker:
     async def _end(self, tasks: list[GenerationTask]) -> None:
         self.tasks.update(task.job for task in tasks)
         jobs = list({task.job for task in tasks})
-        costs = [self._chance.randrange(2_000_000, 8_000_000) for _ in jobs]
+        costs = [self._random.randrange(2_000_000, 8_000_000) for _ in jobs]
         rows = await self._pool.fetch(_CLAIM_AND_END, jobs, costs) if jobs else []
         events = [_ended(row) for row in rows]
         await self._backend.publisher.publish_all(
@@ -109,11 +109,12 @@ def _ended(row: asyncpg.Record) -> JobEvent:
 async def start_fake_worker(
     backend: Backend, database: str, *, slots: int, pause_s: float = 0.0
 ) -> AsyncIterator[FakeWorker]:
-    """`pause_s` is what every batch of jobs takes."""
+    """Start a fake worker for a block; every batch of jobs takes it `pause_s` seconds."""
     settings = PostgresSettings.model_validate({"database_url": database, "db_pool_min": 1})
-    async with await open_pool(settings, name="played") as pool:
+    async with await open_pool(settings, name="fake") as pool:
         worker = FakeWorker(backend, pool, slots=slots, pause_s=pause_s)
-        tasks = [asyncio.create_task(worker.keep_reporting()), asyncio.create_task(worker.work())]
+        loops = (worker.keep_reporting(), worker.process_tasks())
+        tasks = [asyncio.create_task(loop) for loop in loops]
         try:
             yield worker
         finally:

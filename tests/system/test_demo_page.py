@@ -1,11 +1,9 @@
-"""The first command of the README, with the dashboard open beside it. Imports nothing of the project."""
+"""`./blogstream demo` with its dashboard open in a browser. Imports nothing of the project."""
 
 import asyncio
 import os
 import re
 import shutil
-import socket
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,20 +11,15 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Error, Page, async_playwright, expect
 
-ROOT = Path(__file__).parents[2]
+from tests.support.whole_system import ROOT, free_port, temporary_home
+
 _JOBS = 56
 _LIVE = re.compile("live|polling")
 pytestmark = pytest.mark.timeout(240)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @asynccontextmanager
-async def a_demo(home: Path, metrics_port: int) -> AsyncIterator[asyncio.subprocess.Process]:
+async def start_demo(home: Path, metrics_port: int) -> AsyncIterator[asyncio.subprocess.Process]:
     environment = {
         name: os.environ[name] for name in ("PATH", "HOME", "XDG_CACHE_HOME") if name in os.environ
     } | {
@@ -49,25 +42,25 @@ async def a_demo(home: Path, metrics_port: int) -> AsyncIterator[asyncio.subproc
 
 
 @asynccontextmanager
-async def a_page(chromium: str) -> AsyncIterator[Page]:
+async def open_page(chromium: str) -> AsyncIterator[Page]:
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         yield await browser.new_page()
         await browser.close()
 
 
-async def open_when_it_is_served(page: Page, url: str, demo: asyncio.subprocess.Process) -> None:
+async def goto_once_served(page: Page, url: str, demo: asyncio.subprocess.Process) -> None:
     while True:
         try:
             await page.goto(url)
             return
         except Error:
-            assert demo.returncode is None, "the demo ended before its page was served"
+            assert demo.returncode is None, "the demo ended before it served its page"
             await asyncio.sleep(0.2)
 
 
-async def done_in_all(page: Page, demo: asyncio.subprocess.Process) -> list[int]:
-    """Every count that the page shows until the demo ends."""
+async def watch_done_count(page: Page, demo: asyncio.subprocess.Process) -> list[int]:
+    """Return every count that the page shows until the demo ends."""
     shown: list[int] = []
     count = page.locator("#health div", has_text="Done in all").locator("dd")
     while demo.returncode is None:
@@ -80,9 +73,8 @@ async def done_in_all(page: Page, demo: asyncio.subprocess.Process) -> list[int]
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="blogstream-test-", ignore_cleanup_errors=True) as name:
-        Path(name).chmod(0o711)  # as root, PostgreSQL runs as another user, who must pass
-        yield Path(name) / "home"
+    with temporary_home() as folder:
+        yield folder
 
 
 @pytest.fixture
@@ -90,27 +82,26 @@ def chromium() -> str:
     found = shutil.which("chromium") or shutil.which("google-chrome")
     if found is None:
         pytest.skip(
-            "no Chromium on this machine; tests/integration/test_page.py installs one where that can be done"
+            "no Chromium on this machine;"
+            " tests/integration/metrics/test_dashboard.py installs one where that can be done"
         )
     return found
 
 
-async def test_the_page_lives_through_a_demo_and_a_picture_of_it_is_left(
-    home: Path, chromium: str
-) -> None:
+async def test_the_page_follows_a_demo_that_saves_its_picture(home: Path, chromium: str) -> None:
     port = free_port()
-    async with a_demo(home, port) as demo, a_page(chromium) as page:
-        telling = asyncio.create_task(demo.communicate())
-        await open_when_it_is_served(page, f"http://127.0.0.1:{port}/", demo)
+    async with start_demo(home, port) as demo, open_page(chromium) as page:
+        output = asyncio.create_task(demo.communicate())
+        await goto_once_served(page, f"http://127.0.0.1:{port}/", demo)
         await expect(page.locator("body")).to_have_attribute("data-state", _LIVE, timeout=60_000)
         await expect(page.locator("#standins")).to_be_visible(timeout=30_000)
-        shown = await done_in_all(page, demo)
-        told, log = (text.decode() for text in await telling)
+        shown = await watch_done_count(page, demo)
+        stdout, log = (text.decode() for text in await output)
         assert demo.returncode == 0, log
         assert len(shown) >= 3, shown
         assert shown == sorted(shown)
         await expect(page.locator("body")).to_have_attribute("data-state", "stale", timeout=20_000)
-    for what, picture in (("dashboard", home / "dashboard.png"), ("interface", home / "docs.png")):
-        assert f"{what}: {picture}" in told
+    for name, picture in (("dashboard", home / "dashboard.png"), ("interface", home / "docs.png")):
+        assert f"{name}: {picture}" in stdout
         assert picture.read_bytes().startswith(b"\x89PNG")
-    assert f"({_JOBS} pages" in told
+    assert f"({_JOBS} pages" in stdout

@@ -1,4 +1,4 @@
-"""The whole system from outside: started by its one command, spoken to over the wire, killed and watched.
+"""The whole system from outside, driven by `./blogstream` and over HTTP.
 
 Imports nothing of the project.
 """
@@ -6,13 +6,10 @@ Imports nothing of the project.
 import json
 import os
 import signal
-import socket
 import subprocess
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,107 +18,23 @@ import httpx
 import pytest
 from aiokafka import AIOKafkaConsumer
 
-ROOT = Path(__file__).parents[2]
+from tests.support.whole_system import ROOT, System, temporary_home, wait_until
+
 PATH = "/api/blog-generation"
 pytestmark = pytest.mark.timeout(420)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class System:
-    """One home, driven by `./blogstream`."""
-
-    def __init__(self, home: Path) -> None:
-        self.home = home
-        self.environment = {
-            name: value
-            for name, value in os.environ.items()
-            if name in ("PATH", "HOME", "LANG", "XDG_CACHE_HOME")
-        } | {
-            "BLOGSTREAM_HOME": str(home),
-            "PORT": str(free_port()),
-            "METRICS_PORT": str(free_port()),
-            "STANDIN_OPENAI_LATENCY_MS": "300",
-            "STANDIN_REPLICATE_LATENCY_MS": "300",
-            "LEASE_S": "6",
-            "LEASE_GRACE_S": "1",
-            "FORWARD_TIMEOUT_S": "15",
-        }
-
-    def command(self, *arguments: str, expect: int | None = 0) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [ROOT / "blogstream", *arguments],
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=180,
-            check=False,
-        )
-        assert expect is None or done.returncode == expect, (
-            f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-        )
-        return done
-
-    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [ROOT / "blogstream", *arguments], env=self.environment, stderr=subprocess.DEVNULL
-        )
-
-    def status(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.command("status", "--json", expect=None).stdout)
-        return found
-
-    def pid(self, name: str) -> int:
-        return next(
-            int(service["pid"]) for service in self.status()["services"] if service["name"] == name
-        )
-
-    def variable(self, name: str) -> str:
-        lines = (self.home / "env").read_text().splitlines()
-        return next(
-            line.partition("=")[2].strip("'")
-            for line in lines
-            if line.startswith(f"export {name}=")
-        )
-
-    def http(self) -> httpx.Client:
-        headers = {"Authorization": f"Bearer {self.variable('TEST_TOKEN')}"}
-        return httpx.Client(
-            base_url=f"http://127.0.0.1:{self.environment['PORT']}", headers=headers, timeout=30
-        )
-
-
-@contextmanager
-def a_home() -> Iterator[Path]:
-    """Outside of pytest's folders, which are closed to the other user that PostgreSQL runs as when we are root."""
-    with tempfile.TemporaryDirectory(prefix="blogstream-test-", ignore_cleanup_errors=True) as name:
-        Path(name).chmod(0o711)
-        yield Path(name) / "home"
-
-
 @pytest.fixture(scope="module")
 def system() -> Iterator[System]:
-    with a_home() as home:
+    with temporary_home() as home:
         made = System(home)
         made.command("up", "--detach")
         yield made
         made.command("down", expect=None)
 
 
-def wait_until(condition: Callable[[], Any], what: str, timeout: float = 120) -> Any:
-    give_up = time.monotonic() + timeout
-    while not (found := condition()):
-        assert time.monotonic() < give_up, f"{what} did not come true within {timeout} s"
-        time.sleep(0.2)
-    return found
-
-
 def post(http: httpx.Client, number: int | str) -> str:
-    """One accepted request; tries again while the front door itself is being restarted."""
+    """Submit a job and return its id; retries while ingest is restarting."""
     give_up = time.monotonic() + 60
     while True:
         try:
@@ -132,7 +45,7 @@ def post(http: httpx.Client, number: int | str) -> str:
                 return str(answer.json()["id"])
         except httpx.TransportError:
             pass
-        assert time.monotonic() < give_up, "nothing is accepted any more"
+        assert time.monotonic() < give_up, "no request is accepted"
         time.sleep(0.2)
 
 
@@ -147,8 +60,8 @@ def all_done(http: httpx.Client, jobs: list[str]) -> bool:
         return False
 
 
-async def endings(system: System, jobs: list[str]) -> Counter[str]:
-    """How many different endings the event stream tells of each job (the same event id twice is one)."""
+async def count_endings(system: System, jobs: list[str]) -> Counter[str]:
+    """Count the different ended events of each job (a repeated event id counts once)."""
     seen: set[tuple[str, str]] = set()
     consumer = AIOKafkaConsumer(
         "blog.results",
@@ -169,13 +82,13 @@ async def endings(system: System, jobs: list[str]) -> Counter[str]:
 
 
 def bills(system: System, jobs: list[str]) -> list[dict[str, Any]]:
-    """What the stand-in for OpenAI would have billed for each job."""
+    """Return the bills of the OpenAI stand-in for these jobs."""
     port = system.variable("STANDIN_OPENAI_PORT")
-    known = httpx.get(f"http://127.0.0.1:{port}/standin/bill").json()["jobs"]
-    return [known[job] for job in jobs]
+    billed = httpx.get(f"http://127.0.0.1:{port}/standin/bill").json()["jobs"]
+    return [billed[job] for job in jobs]
 
 
-def test_the_operators_calls_work_as_written(system: System) -> None:
+def test_the_operator_contract_holds(system: System) -> None:
     with system.http() as http:
         assert http.get("/health").json()["status"] == "ok"
         answer = http.post(PATH, json={"sourceType": "keyword", "sourceId": "test-load-1"})
@@ -202,7 +115,7 @@ def test_the_operators_calls_work_as_written(system: System) -> None:
         assert line in log
 
 
-def test_keys_are_made_listed_and_revoked(system: System) -> None:
+def test_keys_are_created_listed_and_revoked(system: System) -> None:
     key = system.command("keys", "create", "some-shop").stdout.splitlines()[-1]
     assert key.startswith("sk_live_")
     listed = json.loads(system.command("keys", "list", "--json").stdout)
@@ -231,13 +144,13 @@ def test_keys_are_made_listed_and_revoked(system: System) -> None:
     )
 
 
-def test_a_second_start_in_the_same_home_is_one_clear_line(system: System) -> None:
+def test_a_second_start_in_the_same_home_fails_with_one_line(system: System) -> None:
     done = system.command("up", "--detach", expect=3)
     assert done.stderr.strip().startswith("blogstream: a system is already running in")
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_a_taken_port_is_one_clear_line(system: System, tmp_path: Path) -> None:
+def test_a_taken_port_fails_with_one_line(system: System, tmp_path: Path) -> None:
     environment = system.environment | {"BLOGSTREAM_HOME": str(tmp_path / "home")}
     done = subprocess.run(
         [ROOT / "blogstream", "up"], env=environment, capture_output=True, text=True, check=False
@@ -253,7 +166,7 @@ def test_a_taken_port_is_one_clear_line(system: System, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "victim", ["generator-1", "scheduler", "ingest", "metrics", "postgres", "kafka"]
 )
-async def test_kill_9_loses_nothing_and_does_nothing_twice(system: System, victim: str) -> None:
+async def test_kill_9_loses_no_job_and_repeats_no_job(system: System, victim: str) -> None:
     with system.http() as http:
         before = system.pid(victim)
         jobs = [post(http, f"{victim}-{number}") for number in range(15)]
@@ -262,7 +175,7 @@ async def test_kill_9_loses_nothing_and_does_nothing_twice(system: System, victi
         jobs += [post(http, f"{victim}-{number}") for number in range(15, 25)]
         wait_until(lambda: all_done(http, jobs), "every accepted job is DONE", 150)
         wait_until(lambda: system.pid(victim) != before, "it was started again")
-    assert await endings(system, jobs) == Counter(dict.fromkeys(jobs, 1))
+    assert await count_endings(system, jobs) == Counter(dict.fromkeys(jobs, 1))
     in_flight_at_the_kill = 1 if victim == "generator-1" else 0
     for bill in bills(system, jobs):
         assert all(1 <= calls <= 1 + in_flight_at_the_kill for calls in bill["steps"].values())
@@ -271,13 +184,13 @@ async def test_kill_9_loses_nothing_and_does_nothing_twice(system: System, victi
     assert f"{victim} (pid {before}) was killed by SIGKILL; its last lines:" in log
 
 
-async def test_one_more_generator_shares_the_partitions_and_drains_on_sigterm(
+async def test_a_second_generator_shares_partitions_and_drains(
     system: System,
 ) -> None:
     more = system.start("run", "generator")
     try:
         wait_until(
-            lambda: _spread(system) == [12, 12], "the partitions are spread over two workers"
+            lambda: _partition_counts(system) == [12, 12], "two workers share the partitions"
         )
         with system.http() as http:
             jobs = [post(http, f"more-{number}") for number in range(20)]
@@ -287,79 +200,58 @@ async def test_one_more_generator_shares_the_partitions_and_drains_on_sigterm(
             wait_until(lambda: all_done(http, jobs), "every job is DONE")
     finally:
         more.kill()
-    wait_until(lambda: _spread(system) == [24], "one worker has all partitions again")
-    assert await endings(system, jobs) == Counter(dict.fromkeys(jobs, 1))
+    wait_until(lambda: _partition_counts(system) == [24], "one worker has all partitions again")
+    assert await count_endings(system, jobs) == Counter(dict.fromkeys(jobs, 1))
     assert all(bill["steps"] == {"outline": 1, "article": 1} for bill in bills(system, jobs))
 
 
-def _spread(system: System) -> list[int]:
+def _partition_counts(system: System) -> list[int]:
     members = system.status()["groups"].get("blog-generator", {}).get("members", [])
     return sorted(len(member["partitions"].get("blog.generation", [])) for member in members)
 
 
-def test_a_demo_that_is_interrupted_stops_all_and_says_so_by_its_code(
-    system: System, tmp_path: Path
-) -> None:
-    slow = {"STANDIN_OPENAI_LATENCY_MS": "20000", "DRAIN_S": "1"}
-    output = tmp_path / "output"
-    with a_home() as home, output.open("wb") as file:
-        demo = System(home)
-        own = {name: value for name, value in demo.environment.items() if "PORT" not in name}
-        demo.environment = own | slow
-        process = subprocess.Popen(
-            [ROOT / "blogstream", "demo"], env=demo.environment, stdout=file, stderr=file
-        )
-        try:
-            wait_until(lambda: b"0 of 56 ended" in output.read_bytes(), "the demo writes")
-            process.send_signal(signal.SIGINT)
-            assert process.wait(90) == 130
-        finally:
-            process.kill()
-        assert "nothing runs in" in demo.command("status", expect=3).stderr
-    told = output.read_text()
-    assert "Traceback" not in told
-    assert "stopping kafka, postgres" in told
-
-
-def test_what_a_killed_supervisor_leaves_is_told_and_stopped(system: System) -> None:
+def test_down_stops_the_processes_of_a_killed_supervisor(system: System) -> None:
     state = json.loads((system.home / "run.json").read_text())
     os.kill(state["supervisor"], signal.SIGKILL)
-    wait_until(lambda: not _lives(state["supervisor"]), "the supervisor is gone", 10)
+    wait_until(lambda: not _is_alive(state["supervisor"]), "the supervisor is gone", 10)
     assert "was killed and left" in system.command("status", expect=3).stderr
-    told = system.command("down").stderr
+    text = system.command("down").stderr
     assert all(
-        f"{service['name'].partition('-')[0]} (pid {service['pid']})" in told
+        f"{service['name'].partition('-')[0]} (pid {service['pid']})" in text
         for service in state["services"]
     )
-    assert not any(_lives(service["pid"]) for service in state["services"])
+    assert not any(_is_alive(service["pid"]) for service in state["services"])
     assert "nothing runs in" in system.command("down", expect=3).stderr
     system.command("up", "--detach")
 
 
-async def test_after_a_kill_of_everything_a_new_start_goes_on(system: System) -> None:
+async def test_a_new_start_continues_after_every_process_was_killed(system: System) -> None:
     with system.http() as http:
         jobs = [post(http, f"all-{number}") for number in range(20)]
     state = json.loads((system.home / "run.json").read_text())
     for pid in (state["supervisor"], *(service["pid"] for service in state["services"])):
         os.kill(pid, signal.SIGKILL)
     wait_until(
-        lambda: not any(_lives(service["pid"]) for service in state["services"]), "all are gone", 30
+        lambda: not any(_is_alive(service["pid"]) for service in state["services"]),
+        "all are gone",
+        30,
     )
     system.command("up", "--detach")
     with system.http() as http:
         wait_until(lambda: all_done(http, jobs), "every accepted job is DONE", 150)
-    assert await endings(system, jobs) == Counter(dict.fromkeys(jobs, 1))
+    assert await count_endings(system, jobs) == Counter(dict.fromkeys(jobs, 1))
     connection = await asyncpg.connect(system.variable("DATABASE_URL"))
     try:
         rows = await connection.fetch(
-            "SELECT status, COUNT(*) FROM blog_generations WHERE source_id LIKE 'test-load-%' GROUP BY status"
+            "SELECT status, COUNT(*) FROM blog_generations"
+            " WHERE source_id LIKE 'test-load-%' GROUP BY status"
         )
     finally:
         await connection.close()
     assert [row["status"] for row in rows] == ["DONE"]
 
 
-def _lives(pid: int) -> bool:
+def _is_alive(pid: int) -> bool:
     try:
         return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except OSError:

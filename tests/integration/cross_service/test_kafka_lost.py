@@ -1,5 +1,4 @@
-"""Kafka's data is lost, on a broker of the test's own: with an empty one, all that PostgreSQL has goes on, and ends
-once."""
+"""Kafka loses all its data: with an empty broker, every job in PostgreSQL still ends once."""
 
 import shutil
 import sys
@@ -15,15 +14,15 @@ from sandbox.system.run_log import RunLog
 from tests.support.backend import open_backend
 from tests.support.eventually import eventually
 from tests.support.fake_providers import StandIns
-from tests.support.metrics_service import start_metrics
-from tests.support.processes import environment, run
+from tests.support.metrics_service import metrics
+from tests.support.processes import environment, run_command
 from tests.support.servers import execute
 from tests.support.shop import ShopClient, start_shop
 
 
 @asynccontextmanager
-async def a_broker(folder: Path) -> AsyncIterator[str]:
-    spec, bootstrap = kafka_server.prepare_server(folder, print)
+async def start_broker(folder: Path) -> AsyncIterator[str]:
+    spec, bootstrap = kafka_server.prepare(folder, print)
     with RunLog(folder / "server.log", None) as log:
         broker = ChildProcess(spec, log)
         await broker.start()
@@ -33,43 +32,44 @@ async def a_broker(folder: Path) -> AsyncIterator[str]:
             await broker.stop()
 
 
-async def leave_some_under_way(database: str, forwarded: UUID, claimed: UUID) -> None:
-    """As they are when everything stops at once: one on its way in Kafka, one with a worker that is gone."""
+async def mark_in_flight(database: str, forwarded: UUID, claimed: UUID) -> None:
+    """Set one job to dispatched and one to claimed by a dead worker."""
     await execute(
         database,
-        "UPDATE blog_generations SET forwarded_at = now(), forwarded_partition = 3, forward_count = 1,"
-        f" estimate_nanousd = 5 WHERE id IN ('{forwarded}', '{claimed}')",
+        "UPDATE blog_generations SET forwarded_at = now(), forwarded_partition = 3,"
+        f" forward_count = 1, estimate_nanousd = 5 WHERE id IN ('{forwarded}', '{claimed}')",
     )
     await execute(
         database,
-        "UPDATE blog_generations SET status = 'PROCESSING', attempt = 1, worker = 'gone', started_at = now(),"
-        f" lease_until = now() + interval '1 second' WHERE id = '{claimed}'",
+        "UPDATE blog_generations SET status = 'PROCESSING', attempt = 1, worker = 'gone',"
+        f" started_at = now(), lease_until = now() + interval '1 second' WHERE id = '{claimed}'",
     )
 
 
-async def add_more_than_metrics_remembers(database: str) -> None:
-    """Forty jobs whose ids fall into one of metrics' shards; who asked first was served last."""
+async def insert_more_jobs_than_a_shard_keeps(database: str) -> None:
+    """Insert forty ended jobs of one metrics shard; the first requested ended last."""
     await execute(
         database,
-        "INSERT INTO blog_generations (id, instance_id, source_type, source_id, request, created_at, status,"
-        " finished_at, attempt) SELECT lpad(to_hex(n * 16), 32, '0')::uuid, 'shop', 'keyword', 'oil', '{}',"
+        "INSERT INTO blog_generations (id, instance_id, source_type, source_id, request,"
+        " created_at, status, finished_at, attempt)"
+        " SELECT lpad(to_hex(n * 16), 32, '0')::uuid, 'shop', 'keyword', 'oil', '{}',"
         " now() - make_interval(hours => 2) + make_interval(secs => n), 'DONE',"
         " now() - make_interval(secs => n), 1 FROM generate_series(1, 40) AS n",
     )
 
 
-async def door_is_closed(shop: ShopClient) -> bool:
+async def is_admission_closed(shop: Shop) -> bool:
     return (await shop.post()).status_code == 429
 
 
-async def taken(shop: ShopClient) -> UUID | None:
-    """A new job, if the door is open."""
+async def submit_if_open(shop: Shop) -> UUID | None:
+    """Submit a job; `None` when admission is closed."""
     answer = await shop.post()
     return UUID(answer.json()["id"]) if answer.status_code == 201 else None
 
 
-async def all_done(database: str) -> int:
-    """How many jobs there are, once all are done."""
+async def count_when_all_done(database: str) -> int:
+    """Return the number of jobs once all are DONE, and 0 before."""
     (row,) = await execute(
         database,
         "SELECT count(*), count(*) FILTER (WHERE status = 'DONE') AS done FROM blog_generations",
@@ -78,54 +78,54 @@ async def all_done(database: str) -> int:
 
 
 @asynccontextmanager
-async def told_again(bootstrap: str, prefix: str, database: str) -> AsyncIterator[None]:
+async def republish_events(bootstrap: str, prefix: str, database: str) -> AsyncIterator[None]:
     async with open_backend(bootstrap, prefix, database) as backend:
-        known = environment(backend, database)
-        told = await run(sys.executable, "-m", "services.scheduler", "retell", env=known)
+        variables = environment(backend, database)
+        output = await run_command(
+            sys.executable, "-m", "services.scheduler", "retell", env=variables
+        )
         count = await backend.database.fetchval("SELECT count(*) FROM blog_generations")
-    assert f"{count} jobs told again" in told
+    assert f"{count} jobs told again" in output
     yield
 
 
-async def test_everything_goes_on_with_an_empty_broker(
+async def test_every_job_ends_once_with_an_empty_broker(
     database: str, standins: StandIns, tmp_path: Path
 ) -> None:
     folder, tables = tmp_path / "kafka", tmp_path / "tables"
     quick = {"max_pending_per_store": 4, "lease_s": 1, "forward_timeout_s": 2}
     async with (
-        a_broker(folder) as bootstrap,
+        start_broker(folder) as bootstrap,
         start_shop(bootstrap, "lost.", database, standins, tmp_path, **quick) as shop,
         start_metrics(shop.backend, tables) as counting,
     ):
         ended = [await shop.submit(**{"Idempotency-Key": "tea"}), await shop.submit()]
         async with shop.running_worker():
             await eventually(partial(counting.has_counted, {"DONE": 2}))
-        waiting = [await shop.submit() for _ in range(4)]
-        await eventually(partial(door_is_closed, shop))
-    await leave_some_under_way(database, *waiting[:2])
+        waiting = [await shop.ask() for _ in range(4)]
+        await eventually(partial(is_admission_closed, shop))
+    await mark_in_flight(database, *waiting[:2])
     shutil.rmtree(folder / "data")
     (folder / "formatted").unlink()
-    await add_more_than_metrics_remembers(database)
+    await insert_more_jobs_than_a_shard_keeps(database)
     async with (
-        a_broker(folder) as bootstrap,
-        told_again(bootstrap, "lost.", database),
+        start_broker(folder) as bootstrap,
+        republish_events(bootstrap, "lost.", database),
         start_shop(bootstrap, "lost.", database, standins, tmp_path, **quick) as shop,
         start_metrics(shop.backend, tables) as counting,
     ):
-        await eventually(partial(door_is_closed, shop), what="a door that is closed again")
-        async with shop.running_worker():
-            await shop.wait_for_status("DONE", *waiting)
-            last = await eventually(partial(taken, shop), every=0.5)
-            assert await shop.submit(**{"Idempotency-Key": "tea"}) == ended[0], (
-                "the key still names its job"
+        await eventually(partial(is_admission_closed, shop), what="admission closed again")
+        async with shop.working():
+            await shop.are("DONE", *waiting)
+            last = await eventually(partial(submit_if_open, shop), every=0.5)
+            assert await shop.ask(**{"Idempotency-Key": "tea"}) == ended[0], (
+                "the key names another job"
             )
             assert last is not None
-            await shop.wait_for_status("DONE", last)  # it was asked for after all others
-            jobs = await eventually(partial(all_done, database))
+            await shop.are("DONE", last)  # submitted after all others
+            jobs = await eventually(partial(count_when_all_done, database))
         for job in (*ended, *waiting):
             assert standins.openai.bill(job)["steps"] == {"outline": 1, "article": 1}, (
-                "paid for once"
+                "paid for twice"
             )
-        await eventually(
-            partial(counting.has_counted, {"DONE": jobs}), what="what was before is counted"
-        )
+        await eventually(partial(counting.has_counted, {"DONE": jobs}), what="earlier jobs counted")

@@ -1,4 +1,4 @@
-"""One job's trace through the real services, as an OTLP collector on the other end receives it."""
+"""One job's trace through the real services, as an OTLP collector receives it."""
 
 import json
 from collections.abc import AsyncIterator
@@ -53,16 +53,16 @@ TREE = {
     ("call replicate", "step image"),
     ("await replicate", "step image"),
 }
-"""Every span of a job that goes well, and whose child it is."""
+"""The name and the parent of every span of a successful job."""
 
 
 @dataclass(slots=True)
 class Collector:
     url: str = ""
     spans: list[tuple[str, Span]] = field(default_factory=list)
-    """(service, span), as they came."""
+    """(service, span) in the order of their arrival."""
 
-    async def take(self, request: Request) -> Response:
+    async def receive_export(self, request: Request) -> Response:
         export = ExportTraceServiceRequest.FromString(await request.body())
         for resource in export.resource_spans:
             names = {one.key: one.value.string_value for one in resource.resource.attributes}
@@ -76,7 +76,7 @@ class Collector:
             CLIENTS_SPAN: "the client"
         }
         return {
-            (span.name, names.get(span.parent_span_id.hex(), "nobody known"))
+            (span.name, names.get(span.parent_span_id.hex(), "an unknown span"))
             for _, span in self.spans
         }
 
@@ -85,20 +85,22 @@ class Collector:
 
 
 @asynccontextmanager
-async def a_collector() -> AsyncIterator[Collector]:
-    collector, listener = Collector(), server.open_listener("127.0.0.1", 0)
+async def start_collector() -> AsyncIterator[Collector]:
+    collector, listener = Collector(), server.listen("127.0.0.1", 0)
     collector.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    application = Starlette(routes=[Route("/v1/traces", collector.take, methods=["POST"])])
-    async with running_service(lambda stop: server.serve_http(application, listener, stop)):
+    application = Starlette(
+        routes=[Route("/v1/traces", collector.receive_export, methods=["POST"])]
+    )
+    async with running_service(lambda stop: server.serve(application, listener, stop)):
         yield collector
 
 
-async def test_a_job_is_one_trace_from_the_post_to_the_providers_also_when_another_scheduler_takes_over(
+async def test_a_job_is_one_trace_from_post_to_providers_across_failover(
     backend: Backend, database: str, standins: StandIns, tmp_path: Path
 ) -> None:
     key, port, output = await create_key(backend.database, "shop"), free_port(), tmp_path / "log"
-    async with a_collector() as collector:
-        known = environment(backend, database) | {
+    async with start_collector() as collector:
+        variables = environment(backend, database) | {
             "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
             "OTEL_BSP_SCHEDULE_DELAY": "200",
             "PORT": str(port),
@@ -110,34 +112,34 @@ async def test_a_job_is_one_trace_from_the_post_to_the_providers_also_when_anoth
             "METRICS_URL": "http://127.0.0.1:1",
         }
         async with (
-            start_service_process("ingest", known, output),
+            start_service_process("ingest", variables, output),
             httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,
         ):
             await eventually(partial(is_ready, client))
-            async with start_service_process("scheduler", known, output):
+            async with start_service_process("scheduler", variables, output):
                 headers = {"Authorization": f"Bearer {key}"} | CLIENTS
                 answer = await client.post(PATH, json=GOOD, headers=headers)
                 job = UUID(answer.json()["id"])
                 await eventually(partial(backend.has_status, job, "PENDING"))
             async with (
-                start_service_process("scheduler", known, output),
-                start_service_process("generator", known, output),
+                start_service_process("scheduler", variables, output),
+                start_service_process("generator", variables, output),
             ):
                 await eventually(partial(backend.has_status, job, "DONE"), timeout=60)
         assert collector.tree() == TREE
         assert {span.trace_id.hex() for _, span in collector.spans} == {CLIENTS_TRACE}
-    told = [
+    events = [
         event for _, event in await backend.read_records(RESULTS) if isinstance(event, JobEvent)
     ]
-    assert {(event.traceparent or "")[3:35] for event in told} == {CLIENTS_TRACE}
-    _sent_by(collector)
-    _the_providers_saw(collector, standins, job)
+    assert {(event.traceparent or "")[3:35] for event in events} == {CLIENTS_TRACE}
+    _check_services(collector)
+    _check_provider_calls(collector, standins, job)
     lines = [json.loads(line) for line in output.read_text().splitlines() if line.startswith("{")]
     (done,) = [line for line in lines if line["event"] == "blog done"]
     assert (done["trace"], done["job"]) == (CLIENTS_TRACE, str(job))
 
 
-async def test_every_request_of_a_bulk_call_belongs_to_its_trace(
+async def test_every_request_of_a_bulk_call_is_in_its_trace(
     backend: Backend, database: str, tmp_path: Path
 ) -> None:
     async with start_ingest(backend, database, tmp_path) as ingest:
@@ -146,16 +148,16 @@ async def test_every_request_of_a_bulk_call_belongs_to_its_trace(
             f"{PATH}/bulk", json=[GOOD, GOOD | {"sourceId": "b"}], headers=headers
         )
         assert answer.status_code == 201
-    asked = [
+    requests = [
         request
         for _, request in await backend.read_records(REQUESTS)
         if isinstance(request, BlogRequested)
     ]
-    assert [(request.traceparent or "")[3:35] for request in asked] == [CLIENTS_TRACE] * 2
-    assert [request.tracestate for request in asked] == [CLIENTS["tracestate"]] * 2
+    assert [(request.traceparent or "")[3:35] for request in requests] == [CLIENTS_TRACE] * 2
+    assert [request.tracestate for request in requests] == [CLIENTS["tracestate"]] * 2
 
 
-def _sent_by(collector: Collector) -> None:
+def _check_services(collector: Collector) -> None:
     by_service: dict[str, set[str]] = {}
     for name, span in collector.spans:
         by_service.setdefault(name, set()).add(span.name)
@@ -171,7 +173,7 @@ def _sent_by(collector: Collector) -> None:
     )
 
 
-def _the_providers_saw(collector: Collector, standins: StandIns, job: UUID) -> None:
+def _check_provider_calls(collector: Collector, standins: StandIns, job: UUID) -> None:
     for provider, calls in (
         (standins.openai, "call openai"),
         (standins.replicate, "call replicate"),

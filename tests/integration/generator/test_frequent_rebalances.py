@@ -19,8 +19,8 @@ from shared.kafka.publisher import OutgoingMessage
 from shared.kafka.topics import REQUESTS, RESULTS, WORKERS
 from tests.support.backend import Backend, make_request
 from tests.support.eventually import eventually
-from tests.support.fake_providers import StandIns, start_stand_ins
-from tests.support.processes import Hire, WorkerProcess, start_workers
+from tests.support.fake_providers import StandIns, start_fake_providers
+from tests.support.processes import StartWorker, WorkerProcess, start_workers
 from tests.support.scheduler import start_scheduler
 
 JOBS = 120
@@ -34,7 +34,7 @@ _WORKER = _LIMITS | {"CONCURRENT_BLOGS": "8", "DRAIN_S": "40", "CLOCK_SKEW_S": "
 @pytest.fixture
 def narrow_standins() -> Iterator[StandIns]:
     latency = {"STANDIN_OPENAI_LATENCY_MS": "150", "STANDIN_REPLICATE_LATENCY_MS": "150"}
-    with start_stand_ins(**_LIMITS, **latency) as both:
+    with start_fake_providers(**_LIMITS, **latency) as both:
         with httpx.Client(
             base_url=both.replicate.url, headers={"authorization": "Bearer another application"}
         ) as http:
@@ -59,7 +59,7 @@ async def test_rebalances_lose_no_job_and_pay_no_step_twice(
         await eventually(
             lambda: _all_done(backend), timeout=45, every=0.2, what="the end of all jobs"
         )
-        exits.append(await workers[-1].leave())
+        exits.append(await workers[-1].stop())
 
     events = [
         event for _, event in await backend.read_records(RESULTS) if isinstance(event, JobEvent)
@@ -87,8 +87,8 @@ async def _rebalance_often(hire: Hire) -> tuple[list[WorkerProcess], list[int]]:
         await asyncio.sleep(EVERY_S)
         workers.append(await hire(**_WORKER))
         await asyncio.sleep(EVERY_S)
-        leaving.append(asyncio.create_task(workers[len(leaving)].leave()))
-    leaving += [asyncio.create_task(worker.leave()) for worker in workers[len(leaving) : -1]]
+        leaving.append(asyncio.create_task(workers[len(leaving)].stop()))
+    leaving += [asyncio.create_task(worker.stop()) for worker in workers[len(leaving) : -1]]
     return workers, await asyncio.gather(*leaving)
 
 

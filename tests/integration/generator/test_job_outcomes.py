@@ -562,7 +562,7 @@ async def test_provider_outage_uses_up_no_attempts(
             await eventually(partial(reports_no_slots, backend), every=0.3)
             await eventually(lambda: _all_are(backend, "PENDING"))
     finally:
-        standins.openai.forget_faults()
+        standins.openai.clear_faults()
     assert (
         await backend.database.fetchval("SELECT sum(attempt - blameless) FROM blog_generations") < 5
     )

@@ -23,13 +23,13 @@ import pytest
 from services.generator import service
 from shared.domain.messages import BlogRequested, EventKind, JobEvent, WorkerReport
 from shared.kafka.topics import GENERATION, RESULTS, WORKERS
-from tests.conftest import a_database
 from tests.support import crashing_worker
 from tests.support.backend import Backend, make_request, open_backend, running_service
 from tests.support.eventually import eventually
 from tests.support.fake_providers import StandIns
 from tests.support.generator import worker_settings
 from tests.support.scheduler import start_scheduler
+from tests.support.servers import temporary_database
 
 pytestmark = pytest.mark.timeout(600)  # the first test of each signal waits for two waves
 

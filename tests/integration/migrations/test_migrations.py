@@ -167,7 +167,7 @@ async def test_tables_dropped_by_down_are_restored_from_a_backup(
     await runner.apply_missing(empty_database)
     assert await everything() == [[]] * len(TABLES)
     for table in TABLES:
-        await run(
+        await run_command(
             PROGRAMS / "pg_restore",
             "--data-only",
             f"--table={table}",

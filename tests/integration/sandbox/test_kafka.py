@@ -16,7 +16,7 @@ from sandbox.servers import kafka
 from sandbox.system.process import ChildProcess
 from sandbox.system.run_log import RunLog
 from shared.domain.errors import Unavailable
-from tests.support.servers import start, stop
+from tests.support.servers import start_server, stop_server
 
 TOPIC = "kept"
 
@@ -62,7 +62,7 @@ def test_acknowledged_records_survive_a_kill(tmp_path: Path) -> None:
 
     spec, again = kafka.prepare_server(folder, print)
     assert again == bootstrap
-    process = start(spec, tmp_path / "log")
+    process = start_server(spec, tmp_path / "log")
     try:
         assert sorted(asyncio.run(consume(bootstrap, len(values)))) == sorted(values)
     finally:

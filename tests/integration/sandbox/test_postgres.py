@@ -14,14 +14,14 @@ from sandbox.servers import postgres
 from sandbox.system import leftovers
 from sandbox.system.home import Home
 from shared.domain.errors import Unavailable
-from tests.support.servers import passable_folder, start, stop
+from tests.support.servers import server_folder, start_server, stop_server
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as another user")
 
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    with passable_folder() as made:
+    with server_folder() as made:
         yield made
 
 
@@ -59,7 +59,7 @@ def write_once(home: Path) -> None:
     try:
         asyncio.run(write(dsn))
     finally:
-        assert stop(spec, process) == 0
+        assert stop_server(spec, process) == 0
 
 
 def read_once(home: Path) -> int:
@@ -68,7 +68,7 @@ def read_once(home: Path) -> int:
     try:
         return asyncio.run(read(dsn))
     finally:
-        stop(spec, process)
+        stop_server(spec, process)
 
 
 def test_data_survives_a_kill_while_the_server_is_a_zombie(home: Path) -> None:
@@ -107,7 +107,7 @@ def test_orphaned_server_is_stopped_before_the_next_start(home: Path) -> None:
         assert not leftovers.is_running(orphan.pid)
         assert orphan.wait() == 0  # stopped without a kill
     finally:
-        stop(spec, orphan)
+        stop_server(spec, orphan)
     assert read_once(home) == 42
 
 

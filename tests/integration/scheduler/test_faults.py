@@ -133,7 +133,7 @@ async def test_while_kafka_is_away_the_scheduler_pauses_and_then_goes_on(
             server.kill()
             await asyncio.to_thread(server.wait)
             await eventually(partial(said.has, "scheduling pauses"), timeout=90)
-            server = await asyncio.to_thread(servers.start, spec, tmp_path / "server.log")
+            server = await asyncio.to_thread(servers.start_server, spec, tmp_path / "server.log")
             await eventually(partial(said.has, "scheduling goes on"), timeout=90)
             after = make_request()
             await backend.submit(after)
@@ -141,5 +141,5 @@ async def test_while_kafka_is_away_the_scheduler_pauses_and_then_goes_on(
             await publish_worker_report(backend, slots=20)
             sent = await eventually(partial(read_at_least, backend, 7), every=0.3, timeout=90)
     finally:
-        await asyncio.to_thread(servers.stop, spec, server)
+        await asyncio.to_thread(servers.stop_server, spec, server)
     assert sorted(task.job for task in sent) == sorted(request.id for request in [*before, after])

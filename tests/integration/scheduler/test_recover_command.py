@@ -65,7 +65,7 @@ async def tell_of_a_job_that_nobody_has(backend: Backend) -> None:
 async def recover(kafka: str, prefix: str, database: str, *arguments: str) -> str:
     async with open_backend(kafka, prefix, database) as backend:
         known = environment(backend, database)
-    return await run(sys.executable, "-m", "services.scheduler", "recover", *arguments, env=known)
+    return await run_command(sys.executable, "-m", "services.scheduler", "recover", *arguments, env=known)
 
 
 async def live(shop: ShopClient, standins: StandIns, database: str, dump: Path) -> dict[str, UUID]:
@@ -109,7 +109,7 @@ async def test_backup_restore_and_go_on(
         jobs = await live(shop, standins, database, dump)
     await execute(postgres, f"DROP DATABASE {name} WITH (FORCE)")
     await execute(postgres, f"CREATE DATABASE {name}")
-    await run(PROGRAMS / "pg_restore", "--no-owner", f"--dbname={database}", dump)
+    await run_command(PROGRAMS / "pg_restore", "--no-owner", f"--dbname={database}", dump)
     assert len(await execute(database, "SELECT FROM blog_generations")) == 6
 
     told = await recover(kafka, topic_prefix, database)

