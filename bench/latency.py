@@ -100,7 +100,7 @@ async def _key(dsn: str) -> str:
         return await create_key(connection, "bench-store")
 
 
-async def _measure(ingest: str, key: str, provider: Provider) -> LatencyTimes:
+async def _measure(ingest: str, key: str, provider: SteadyProvider) -> LatencyTimes:
     """Send POSTs and direct calls in turn. The warm-up, which opens connections, does not count."""
     chance = random.Random(1)  # noqa: S311 - the same spacing in every run
     posts, direct = list[tuple[str, float, float]](), list[tuple[str, float]]()
@@ -118,7 +118,7 @@ async def _measure(ingest: str, key: str, provider: Provider) -> LatencyTimes:
             direct.append(await _call_directly(openai))
             await asyncio.sleep(chance.uniform(*_SPACING_S))
     busy = psutil.cpu_percent() / 100
-    arrived = provider.arrivals()
+    arrived = provider.read_arrivals()
     return LatencyTimes(
         posted=[arrived[job] - at for job, at, _ in posts[_WARM_UP:]],
         answered=[answered - at for _, at, answered in posts[_WARM_UP:]],

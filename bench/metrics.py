@@ -78,7 +78,7 @@ def run() -> Result:
 
 
 async def _measure() -> Result:
-    async with a_kafka() as bootstrap:
+    async with running_kafka() as bootstrap:
         settings = KafkaSettings(kafka_bootstrap_servers=bootstrap)
         await clients.ensure_topics(settings)
         async with Publisher(settings, source="bench") as publisher:
@@ -267,11 +267,14 @@ async def _publish_reports(publisher: Publisher) -> None:
     while True:
         now = datetime.now(UTC)
         outgoing = [
-            Outgoing(topic=WORKERS, key=f"worker-{n}", message=_worker_report(n, now))
+            OutgoingMessage(topic=WORKERS, key=f"worker-{n}", message=_worker_report(n, now))
             for n in range(12)
         ]
         await publisher.publish_all(
-            [*outgoing, Outgoing(topic=WORKERS, key="scheduler", message=_scheduler_report(now))]
+            [
+                *outgoing,
+                OutgoingMessage(topic=WORKERS, key="scheduler", message=_scheduler_report(now)),
+            ]
         )
         await asyncio.sleep(1)
 

@@ -18,9 +18,9 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.structs import TopicPartition
 
 from bench.result import Ratio, Result
-from bench.servers import a_kafka, a_postgres
-from sandbox.servers.postgres import a_connection
-from services.scheduler.__main__ import run as start_scheduler
+from bench.servers import running_kafka, running_postgres
+from sandbox.servers.postgres import open_connection
+from services.scheduler.__main__ import run_scheduler as start_scheduler
 from services.scheduler.settings import SchedulerSettings
 from shared.domain.job import SourceType
 from shared.domain.messages import BlogRequested, WorkerReport
@@ -46,7 +46,7 @@ def run() -> Result:
 
 
 async def _measure() -> Result:
-    async with a_kafka() as bootstrap, a_postgres() as dsn:
+    async with running_kafka() as bootstrap, running_postgres() as dsn:
         pairs = []
         for turn in range(_REPEATS):
             relay_s = await _measure_seconds(_run_relay, bootstrap, dsn, f"relay{turn}.")
@@ -119,7 +119,7 @@ async def _publish_reports(publisher: Publisher) -> None:
 
 
 async def _run_scheduler(settings: KafkaSettings, dsn: str, stop: asyncio.Event) -> None:
-    async with a_connection(dsn) as connection:
+    async with open_connection(dsn) as connection:
         # Jobs of an earlier turn would use up the credit.
         await connection.execute("TRUNCATE blog_generations CASCADE")
     values = {

@@ -97,7 +97,7 @@ async def _run() -> Result:
 async def _run_growing_fleet(dsn: str, bootstrap: str) -> list[ThroughputWindow]:
     """Double the workers of one fleet step by step; measure a window at each size."""
     async with (
-        a_provider(latency_s=_CALL_S) as provider,
+        start_steady_provider(latency_s=_CALL_S) as provider,
         _start_fleet(dsn, bootstrap, "grow.", provider.url, slots=_SLOTS) as fleet,
     ):
         windows = list[CpuWindow]()
@@ -113,7 +113,7 @@ async def _run_growing_fleet(dsn: str, bootstrap: str) -> list[ThroughputWindow]
 async def _run_instant_provider(dsn: str, bootstrap: str) -> ThroughputWindow:
     """Measure one worker with the default slots and a provider that answers at once."""
     async with (
-        a_provider(latency_s=0) as provider,
+        start_steady_provider(latency_s=0) as provider,
         _start_fleet(
             dsn, bootstrap, "flat-out.", provider.url, slots=_FLAT_OUT_SLOTS, backlog=_FLAT_OUT_JOBS
         ) as fleet,
@@ -138,14 +138,14 @@ def _start_fleet(
     )
 
 
-async def _measure_window(fleet: Fleet, workers: int, seconds: float) -> CpuWindow:
+async def _measure_window(fleet: ServiceFleet, workers: int, seconds: float) -> CpuWindow:
     print(f"  {workers} workers …", flush=True)
     psutil.cpu_percent()
     since, before = datetime.now(UTC), (fleet.cpu_s("generator"), fleet.cpu_s("scheduler"))
     await asyncio.sleep(seconds)
     until, after = datetime.now(UTC), (fleet.cpu_s("generator"), fleet.cpu_s("scheduler"))
     busy = psutil.cpu_percent() / 100
-    fleet.check()
+    fleet.check_processes()
     return CpuWindow(
         workers=workers,
         since=since,
@@ -157,7 +157,7 @@ async def _measure_window(fleet: Fleet, workers: int, seconds: float) -> CpuWind
 
 
 async def _count_blogs(dsn: str, window: CpuWindow, slots: int) -> ThroughputWindow:
-    _, failed = await ended(dsn)
+    _, failed = await count_ended_jobs(dsn)
     async with open_connection(dsn) as connection:
         waiting: int = await connection.fetchval(_COUNT_WAITING)
         counted = await connection.fetchrow(_COUNT_BLOGS, window.since, window.until)

@@ -20,7 +20,7 @@ from sandbox.system.run_log import RunLog
 async def running_postgres() -> AsyncIterator[str]:
     """Run a PostgreSQL server; yield the DSN of a migrated database."""
     async with _server(postgres.prepare_server) as dsn:
-        await runner.up(dsn)
+        await runner.apply_missing(dsn)
         yield dsn
 
 

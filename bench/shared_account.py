@@ -31,8 +31,8 @@ def run() -> Result:
 
 async def _run() -> Result:
     async with (
-        a_kafka() as bootstrap,
-        a_postgres() as dsn,
+        running_kafka() as bootstrap,
+        running_postgres() as dsn,
         start_reference_provider(_LIMITS) as provider,
     ):
         async with start_fleet(

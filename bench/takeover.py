@@ -5,7 +5,7 @@ import time
 from datetime import UTC, datetime
 
 from bench.result import Ratio, Result
-from bench.servers import a_postgres
+from bench.servers import running_postgres
 from services.scheduler.dispatch.rules import WorkerCredit
 from services.scheduler.fair_queue.queue import FairQueue
 from services.scheduler.leadership.restore import restore_fair_queue

@@ -59,7 +59,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def kafka() -> Iterator[str]:
     """Start the session's broker; yields its bootstrap address."""
     with server_folder() as folder:
-        spec, bootstrap = kafka_server.prepare(folder / "kafka", print)
+        spec, bootstrap = kafka_server.prepare_server(folder / "kafka", print)
         process = start_server(spec, folder / "server.log")
         yield bootstrap
         stop_server(spec, process)
@@ -69,7 +69,7 @@ def kafka() -> Iterator[str]:
 def postgres() -> Iterator[str]:
     """Start the session's PostgreSQL; yields the DSN of its maintenance database."""
     with server_folder() as folder:
-        spec, dsn = postgres_server.prepare(folder / "postgres", print)
+        spec, dsn = postgres_server.prepare_server(folder / "postgres", print)
         process = start_server(
             replace(spec, argv=(*spec.argv, *NOT_DURABLE)), folder / "server.log"
         )

@@ -15,8 +15,8 @@ from uuid import uuid4
 import psutil
 
 from bench.account.decisions import AccountLimits
-from sandbox.servers.postgres import a_connection
-from sandbox.system.process import Child, Death
+from sandbox.servers.postgres import open_connection
+from sandbox.system.process import ChildProcess, ProcessExit
 from sandbox.system.run_log import RunLog
 from sandbox.system.system import service_spec
 from shared.domain.errors import Unavailable
@@ -40,21 +40,21 @@ class ServiceFleet:
     def __init__(self, variables: dict[str, str], log: RunLog) -> None:
         self._variables = variables
         self._log = log
-        self._children: list[Child] = []
-        self._deaths: dict[Child, asyncio.Task[Death]] = {}
-        self._signalled: set[Child] = set()
+        self._children: list[ChildProcess] = []
+        self._deaths: dict[ChildProcess, asyncio.Task[ProcessExit]] = {}
+        self._signalled: set[ChildProcess] = set()
 
-    async def start(self, service: str) -> Child:
+    async def start(self, service: str) -> ChildProcess:
         """Start one more process of a service. Returns once it is ready."""
         spec = service_spec(service, f"{service}-{len(self._children)}", self._variables)
         # The jobs are not needed after the case, so no process drains.
-        child = Child(replace(spec, stop_signal=signal.SIGKILL), self._log)
+        child = ChildProcess(replace(spec, stop_signal=signal.SIGKILL), self._log)
         self._children.append(child)
         await child.start()
         self._deaths[child] = asyncio.create_task(child.wait_until_exit())
         return child
 
-    def send_signal(self, child: Child, number: signal.Signals) -> None:
+    def send_signal(self, child: ChildProcess, number: signal.Signals) -> None:
         assert child.pid is not None
         self._signalled.add(child)
         os.kill(child.pid, number)
@@ -63,7 +63,7 @@ class ServiceFleet:
         """Raise `Unavailable` if a process has ended without a signal from this fleet."""
         for child, death in self._deaths.items():
             if death.done() and child not in self._signalled:
-                raise Unavailable(death.result().story())
+                raise Unavailable(death.result().describe())
 
     def cpu_s(self, service: str) -> float:
         """Return the processor seconds that all processes of a service have used so far."""
@@ -117,7 +117,7 @@ async def start_fleet(
 
 async def count_ended_jobs(dsn: str) -> tuple[int, int]:
     """Return the numbers of done and failed jobs."""
-    async with a_connection(dsn) as connection:
+    async with open_connection(dsn) as connection:
         rows = await connection.fetch(
             "SELECT status, count(*) AS jobs FROM blog_generations GROUP BY status"
         )
@@ -125,7 +125,7 @@ async def count_ended_jobs(dsn: str) -> tuple[int, int]:
     return counts.get("DONE", 0), counts.get("FAILED", 0)
 
 
-def make_requests(rng: random.Random, jobs: int) -> list[Outgoing]:
+def make_requests(rng: random.Random, jobs: int) -> list[OutgoingMessage]:
     """Make requests without images, with product texts of random length."""
     requests = [
         BlogRequested(
@@ -140,7 +140,9 @@ def make_requests(rng: random.Random, jobs: int) -> list[Outgoing]:
         )
         for number in range(jobs)
     ]
-    return [Outgoing(topic=REQUESTS, key=request.store, message=request) for request in requests]
+    return [
+        OutgoingMessage(topic=REQUESTS, key=request.store, message=request) for request in requests
+    ]
 
 
 def _build_variables(

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 
 from bench.account.decisions import AccountLimits, DecisionLog, RateDecision
-from bench.servers import a_process
+from bench.servers import running_process
 from sandbox.system.home import free_port
 from shared.domain.errors import Unavailable
 
@@ -79,5 +79,7 @@ async def start_reference_provider(limits: AccountLimits) -> AsyncIterator[Refer
         file, port = Path(folder) / "decisions", free_port()
         url = f"http://127.0.0.1:{port}"
         arguments = (str(port), str(limits.rpm), str(limits.tpm), str(file))
-        async with a_process("bench.account.llmock_server", *arguments, ready_at=f"{url}/health"):
+        async with running_process(
+            "bench.account.llmock_server", *arguments, ready_at=f"{url}/health"
+        ):
             yield ReferenceProvider(url, file)

@@ -32,5 +32,5 @@ async def start_steady_provider(*, latency_s: float) -> AsyncIterator[SteadyProv
         file, port = Path(name) / "arrivals", free_port()
         url = f"http://127.0.0.1:{port}"
         arguments = (str(port), f"{latency_s * 1000:g}", str(file))
-        async with a_process("bench.account.steady_server", *arguments, ready_at=url):
+        async with running_process("bench.account.steady_server", *arguments, ready_at=url):
             yield SteadyProvider(url, file)

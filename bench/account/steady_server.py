@@ -14,7 +14,7 @@ from pathlib import Path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bench.account.decisions import AMPLE_LIMITS
-from sandbox.providers.control import Control
+from sandbox.providers.control import StandinControl
 from sandbox.providers.openai import FAULTS, OpenAIStandin
 from shared.http import server
 from shared.runtime import lifecycle
@@ -23,7 +23,7 @@ HOST = "127.0.0.1"
 _SEED = 1
 
 
-class FixedLatencyControl(Control):
+class FixedLatencyControl(StandinControl):
     """A stand-in's state without jitter of its latency."""
 
     def latency_s(self) -> float:
@@ -51,7 +51,7 @@ async def main(port: int, latency_ms: float, file: Path, stop: asyncio.Event) ->
         provider="OpenAI", limits=limits, latency_ms=latency_ms, seed=_SEED, faults=FAULTS
     )
     application = ArrivalRecorder(OpenAIStandin(control, seed=_SEED).application(), file)
-    await server.serve(application, server.listen(HOST, port), stop, grace_s=1)
+    await server.serve_http(application, server.open_listener(HOST, port), stop, grace_s=1)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ They use the environment's system or, without one, the system of this home.
 import sys
 from collections.abc import Sequence
 
-from admin.__main__ import run
+from admin.__main__ import run_command
 from sandbox.cli.common import require_variable
 
 

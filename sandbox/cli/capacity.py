@@ -20,7 +20,7 @@ def _limit(name: str) -> Any:
     return Field(GeneratorSettings.model_fields[name].default, gt=0)
 
 
-class _Limits(FlowSettings):
+class _Limits(ProcessingSettings):
     """The generator's rate limits, without its required settings."""
 
     openai_rpm: float = _limit("openai_rpm")

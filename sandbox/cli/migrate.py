@@ -24,16 +24,16 @@ def _settings() -> MigrationSettings:
 @application.command()
 def status() -> None:
     """List the migrations, and when each was applied."""
-    run_coroutine(execute("status", _settings()))
+    run_coroutine(run_command("status", _settings()))
 
 
 @application.command()
 def up() -> None:
     """Apply all missing migrations. Parallel runs are safe."""
-    run_coroutine(execute("up", _settings()))
+    run_coroutine(run_command("up", _settings()))
 
 
 @application.command()
 def down(steps: int = typer.Option(1, min=1, help="number of migrations to revert")) -> None:
     """Revert the newest migrations. This drops tables with their data: make a backup first."""
-    run_coroutine(execute("down", _settings(), steps))
+    run_coroutine(run_command("down", _settings(), steps))

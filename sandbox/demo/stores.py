@@ -91,13 +91,13 @@ def store_from_export(path: Path) -> DemoStore:
         export = shopify.parse_export(lines)
     faults, requests = list(export.faults), list[Request]()
     for product in export.products:
-        if (why := why_not(product)) is not None:
+        if (why := skip_reason(product)) is not None:
             faults.append(shopify.RowFault(line=product.line, reason=f"left out: {why}"))
             continue
         request = product_request(product)
         try:
-            judge_body(request, now=datetime.now(UTC))
-        except RefusedError as error:
+            parse_request(request, now=datetime.now(UTC))
+        except InvalidRequestError as error:
             faults.append(shopify.RowFault(line=product.line, reason=f"would be refused: {error}"))
         else:
             requests.append(request)

@@ -128,7 +128,7 @@ class SandboxSystem:
         )
 
     async def _migrate(self) -> None:
-        for migration in await runner.up(self._dsn):
+        for migration in await runner.apply_missing(self._dsn):
             self._report(
                 migration.message or f"[Migration] {migration.version} {migration.name} applied"
             )

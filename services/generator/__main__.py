@@ -11,8 +11,8 @@ from shared.runtime.settings import process_name
 
 async def main(stop: asyncio.Event) -> None:
     settings = GeneratorSettings.from_environment()
-    log.configure("generator", settings.log_level, secrets=settings.secrets())
-    tracing.configure("generator")
+    log.configure_logging("generator", settings.log_level, secrets=settings.secrets())
+    tracing.configure_tracing("generator")
     await service.run_worker(settings, stop, name=process_name("generator"))
 
 

@@ -4,10 +4,16 @@ from pathlib import Path
 
 from pydantic import Field, SecretStr
 
-from shared.runtime.settings import Count, ProcessingSettings, KafkaSettings, PostgresSettings, Seconds
+from shared.runtime.settings import (
+    Count,
+    KafkaSettings,
+    PostgresSettings,
+    ProcessingSettings,
+    Seconds,
+)
 
 
-class GeneratorSettings(FlowSettings, KafkaSettings, PostgresSettings):
+class GeneratorSettings(ProcessingSettings, KafkaSettings, PostgresSettings):
     openai_api_key: SecretStr = Field(description="key of the account that pays for texts")
     openai_base_url: str | None = Field(
         None, description="another address that speaks the same protocol"

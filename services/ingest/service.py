@@ -67,7 +67,7 @@ class _Parts:
 
 async def run(settings: IngestSettings, stop: asyncio.Event, *, name: str) -> None:
     """Serve until `stop` is set, and finish open requests before returning."""
-    listener = server.listen(settings.host, settings.port)
+    listener = server.open_listener(settings.host, settings.port)
     try:
         await _serve(settings, stop, name, listener)
     finally:
@@ -101,13 +101,13 @@ async def _serve(
         app = _create_application(settings, parts, webhooks, draining=stop)
         async with background_tasks(stop, **loops):
             log.info("ingest started", host=settings.host, port=settings.port)
-            await server.serve(app, listener, stop)
+            await server.serve_http(app, listener, stop)
     log.info("ingest stopped")
 
 
 async def _start_parts(settings: IngestSettings, name: str, stack: AsyncExitStack) -> _Parts:
     """Start everything that handlers need; `stack` closes it in reverse order."""
-    pool = await open_pool(settings, name=name, seen=NO_STORE)
+    pool = await open_pool(settings, name=name, visible_store=NO_STORE)
     stack.push_async_callback(_close_within_deadline, pool.close, name="PostgreSQL pool")
     await clients.ensure_topics(settings)
     publisher = Publisher(settings, source=name)
@@ -207,7 +207,7 @@ def _dependencies(
 ) -> dict[str, Callable[[], Awaitable[bool]]]:
     """Return the readiness checks. Their names are part of the 503's JSON."""
     return {
-        "PostgreSQL": partial(is_alive, parts.pool),
+        "PostgreSQL": partial(is_reachable, parts.pool),
         "Kafka": partial(_is_kafka_reachable, settings),
         "gates": partial(_is_following, parts.admission.follower),
         "claims": partial(_is_following, parts.idempotency.follower),
@@ -223,7 +223,7 @@ async def _is_kafka_reachable(settings: IngestSettings) -> bool:
     return True
 
 
-async def _is_following(follower: Follower) -> bool:
+async def _is_following(follower: TopicFollower) -> bool:
     return follower.following
 
 

@@ -6,7 +6,13 @@ from pydantic import Field, SecretStr
 
 from services.ingest.auth.rules import TicketPolicy
 from services.ingest.submit.rules import LOOPBACK
-from shared.runtime.settings import Count, KafkaSettings, PostgresSettings, AdmissionSettings, Seconds
+from shared.runtime.settings import (
+    AdmissionSettings,
+    Count,
+    KafkaSettings,
+    PostgresSettings,
+    Seconds,
+)
 
 
 class IngestSettings(AdmissionSettings, KafkaSettings, PostgresSettings):

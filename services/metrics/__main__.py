@@ -19,7 +19,7 @@ _USAGE = "usage: python -m services.metrics [rebuild]"
 
 async def main(stop: asyncio.Event) -> None:
     settings = MetricsSettings.from_environment()
-    log.configure("metrics", settings.log_level, secrets=settings.secrets())
+    log.configure_logging("metrics", settings.log_level, secrets=settings.secrets())
     await service.run_until_stopped(settings, stop)
 
 

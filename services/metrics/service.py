@@ -40,7 +40,7 @@ async def run_until_stopped(settings: MetricsSettings, stop: asyncio.Event) -> N
 
     Raises `Unavailable` when the Faust app crashes: the process must then end.
     """
-    listener = server.listen(settings.host, settings.metrics_port)
+    listener = server.open_listener(settings.host, settings.metrics_port)
     await kafka.ensure_topics(settings)
     number = await table_generation.current(settings)
     local = LocalState(
@@ -60,7 +60,9 @@ async def run_until_stopped(settings: MetricsSettings, stop: asyncio.Event) -> N
             "metrics listens", host=settings.host, port=settings.metrics_port, generation=number
         )
         async with background_tasks(stop, **service.background_loops()):
-            await server.serve(server.behind_a_proxy(service.api.application()), listener, stop)
+            await server.serve_http(
+                server.trust_local_proxy(service.api.application()), listener, stop
+            )
         if counter.app.crashed:
             raise Unavailable(f"the stream processor crashed: {counter.app.crash_reason!r}")
     log.info("metrics stopped")

@@ -28,8 +28,8 @@ from shared.runtime.settings import process_name
 
 async def main(stop: asyncio.Event) -> None:
     settings = SchedulerSettings.from_environment()
-    log.configure("scheduler", settings.log_level, secrets=settings.secrets())
-    tracing.configure("scheduler")
+    log.configure_logging("scheduler", settings.log_level, secrets=settings.secrets())
+    tracing.configure_tracing("scheduler")
     await run_scheduler(settings, stop)
 
 
@@ -71,7 +71,7 @@ async def _recover_database(since: datetime | None) -> None:
 
 async def _republish_jobs(since: datetime | None) -> None:
     settings = SchedulerSettings.from_environment()
-    log.configure("republish", settings.log_level)
+    log.configure_logging("republish", settings.log_level)
     retained_since = datetime.now(UTC) - timedelta(milliseconds=RESULTS.retention_ms)
     async with _open_clients(settings, process_name("republish")) as (pool, publisher):
         jobs = await republish_job_states(pool, publisher, since=since or retained_since)

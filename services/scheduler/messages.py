@@ -94,7 +94,7 @@ def _limiting_cause(report: WorkerReport, now: float) -> str | None:
     return _LIMIT_NAMES.get((scarcest.provider, scarcest.resource))
 
 
-def admitted_event(request: BlogRequested, *, at: datetime) -> Outgoing:
+def admitted_event(request: BlogRequested, *, at: datetime) -> OutgoingMessage:
     """`at` must not be later than the row became visible: later events of the job follow it."""
     event = JobEvent(
         job=request.id,
@@ -126,12 +126,12 @@ def task_message(
     return OutgoingMessage(topic=GENERATION, key=str(job), partition=partition, message=message)
 
 
-def expired_lease_event(row: Row) -> Outgoing:
+def expired_lease_event(row: Row) -> OutgoingMessage:
     """Return the event of a dead worker's job: the attempt failed and the job waits again."""
     return retry_event(row, error="the worker's lease ran out", started_at=row["started_at"])
 
 
-def retry_event(row: Row, *, error: str, started_at: datetime | None = None) -> Outgoing:
+def retry_event(row: Row, *, error: str, started_at: datetime | None = None) -> OutgoingMessage:
     """Return the event of a job that waits again, with its saved usage."""
     event = JobEvent(
         job=row["id"],
@@ -158,16 +158,16 @@ def usage_of_row(row: Row) -> Usage:
     )
 
 
-def current_state_event(row: Row) -> Outgoing:
+def current_state_event(row: Row) -> OutgoingMessage:
     """Return the event of a job's current row, for readers that missed the original event."""
     event = event_from_row(row, since=row.get("intervened_at"))
-    return Outgoing(topic=RESULTS, key=row["store"], message=event)
+    return OutgoingMessage(topic=RESULTS, key=row["store"], message=event)
 
 
-def admission_message(decision: AdmissionDecision) -> Outgoing:
+def admission_message(decision: AdmissionDecision) -> OutgoingMessage:
     """Return the admission state's message. An open state is a tombstone."""
     if not decision.closed:
-        return Outgoing(topic=CONTROL, key=decision.store, message=None)
+        return OutgoingMessage(topic=CONTROL, key=decision.store, message=None)
     at, resets_at = datetime.now(UTC), None
     retry_after_s = decision.retry_after_s
     if decision.resets_at is not None:
@@ -181,7 +181,7 @@ def admission_message(decision: AdmissionDecision) -> Outgoing:
         at=at,
         resets_at=resets_at,
     )
-    return Outgoing(topic=CONTROL, key=decision.store, message=message)
+    return OutgoingMessage(topic=CONTROL, key=decision.store, message=message)
 
 
 def decision_from_message(store: str, state: AdmissionState) -> AdmissionDecision:
@@ -200,7 +200,7 @@ def scheduler_report(
     fairness: FairnessStats | None,
     drifted: int,
     budgets: Mapping[str, BudgetState],
-) -> Outgoing:
+) -> OutgoingMessage:
     low_budgets = {store for store, state in budgets.items() if state is not BudgetState.OK}
     stores = sorted(queue.summarize_stores(low_budgets), key=lambda summary: -summary.waiting)
     at = datetime.now(UTC)

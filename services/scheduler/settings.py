@@ -3,10 +3,10 @@
 from pydantic import Field
 
 from shared.runtime.settings import (
-    ProcessingSettings,
+    AdmissionSettings,
     KafkaSettings,
     PostgresSettings,
-    AdmissionSettings,
+    ProcessingSettings,
     Seconds,
 )
 

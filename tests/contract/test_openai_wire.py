@@ -28,7 +28,7 @@ FORMAT: Any = {
 @pytest.fixture(scope="module")
 def narrow_standin() -> Iterator[str]:
     """Start the stand-in with 5 requests a minute."""
-    with start_stand_ins(OPENAI_RPM="5", OPENAI_TPM="100000") as standins:
+    with start_fake_providers(OPENAI_RPM="5", OPENAI_TPM="100000") as standins:
         yield f"{standins.openai.url}/v1"
 
 
@@ -109,7 +109,7 @@ def test_call_without_key_is_rejected(narrow_standin: str) -> None:
 
 
 def test_stand_in_names_itself_and_repeats_its_text() -> None:
-    with start_stand_ins(OPENAI_RPM="6000", OPENAI_TPM="9000000") as standins:
+    with start_fake_providers(OPENAI_RPM="6000", OPENAI_TPM="9000000") as standins:
         url = f"{standins.openai.url}/v1/responses"
         body = {
             "model": "m",

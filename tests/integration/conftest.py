@@ -27,6 +27,8 @@ def broker() -> Iterator[SecuredKafka]:
 async def secured_backend(
     broker: SecuredKafka, topic_prefix: str, database: str
 ) -> AsyncIterator[Backend]:
-    async with open_backend(broker.named, topic_prefix, database, **broker.as_user()) as opened:
+    async with open_backend(
+        broker.password_address, topic_prefix, database, **broker.password_settings()
+    ) as opened:
         yield opened
         await delete_topics(opened.settings)

@@ -42,5 +42,5 @@ async def start_chat_receiver(*answers: int) -> AsyncIterator[ChatReceiver]:
     chat, listener = ChatReceiver(list(answers)), server.open_listener("127.0.0.1", 0)
     chat.url = f"http://127.0.0.1:{listener.getsockname()[1]}/services/{SECRET}"
     application = Starlette(routes=[Route(f"/services/{SECRET}", chat.receive, methods=["POST"])])
-    async with running_service(lambda stop: server.serve(application, listener, stop)):
+    async with running_service(lambda stop: server.serve_http(application, listener, stop)):
         yield chat

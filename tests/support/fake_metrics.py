@@ -108,7 +108,7 @@ class FakeMetrics:
 @asynccontextmanager
 async def serve_fake_metrics() -> AsyncIterator[FakeMetrics]:
     """Serve a fake on a free port."""
-    listener: socket.socket = server.listen("127.0.0.1", 0)
+    listener: socket.socket = server.open_listener("127.0.0.1", 0)
     fake = FakeMetrics(f"http://127.0.0.1:{listener.getsockname()[1]}/")
     app = Starlette(
         routes=[*files.routes(), *fake.routes()], exception_handlers={Problem: _problem}

@@ -10,7 +10,7 @@ from services.generator.jobs.repository import GenerationRepository, Lease
 from services.generator.quota.rules import Permit, Reservation
 from services.generator.settings import GeneratorSettings
 from shared.domain.messages import BlogRequested
-from shared.kafka.envelope import decode
+from shared.kafka.envelope import decode_message
 from tests.support.backend import Backend
 from tests.support.fake_providers import StandIns
 
@@ -44,7 +44,7 @@ def example_request(**changes: object) -> BlogRequested:
     """Decode the example of `BlogRequested` with some fields changed."""
     name = BlogRequested.TYPE.removeprefix("blogstream.")
     data = orjson.loads((_EXAMPLES / f"{name}.json").read_bytes()) | changes
-    request = decode(orjson.dumps(data), [("ce_type", BlogRequested.TYPE.encode())])
+    request = decode_message(orjson.dumps(data), [("ce_type", BlogRequested.TYPE.encode())])
     assert isinstance(request, BlogRequested)
     return request
 

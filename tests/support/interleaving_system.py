@@ -125,7 +125,7 @@ class InterleavingSystem:
                 self.worker.restart()
             case "the worker dies":
                 await self._wait_for_call()
-                await self.worker.die()
+                await self.worker.kill()
 
     async def _replace_scheduler(self) -> None:
         await self._replace("scheduler", next(self._schedulers))

@@ -70,7 +70,7 @@ def draw_plans(moments: int) -> st.SearchStrategy[Plan]:
 
 def _acts() -> st.SearchStrategy[Act]:
     place: dict[str, Any] = {"shop": st.integers(0, SHOPS - 1), "via": st.integers(0, 1)}
-    wish = st.sampled_from([wish.value for wish in Wish])
+    wish = st.sampled_from([wish.value for wish in ProviderBehavior])
     key = st.none() | st.integers(0, 1)
     wishes = st.lists(wish, min_size=1, max_size=4).map(tuple)
     action = st.sampled_from(["cancel", "retry"])

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import serialization
 from sandbox.servers import kafka as kafka_server
 from sandbox.system.home import free_port
 from sandbox.system.process import ProcessSpec
-from tests.support.servers import start, stop
+from tests.support.servers import start_server, stop_server
 
 USER, PASSWORD = "blog", "planted-kafka-password"
 _SECURED_LISTENERS = """
@@ -71,7 +71,7 @@ class SecuredKafka:
 @contextmanager
 def start_secured_kafka(folder: Path) -> Iterator[SecuredKafka]:
     broker = _create_certificates(folder)
-    spec, _ = kafka_server.prepare(folder / "kafka", print)
+    spec, _ = kafka_server.prepare_server(folder / "kafka", print)
     _add_secured_listeners(spec, broker)
     _format_with_users(spec, folder / "kafka" / "data")
     process = start_server(spec, folder / "server.log")
@@ -103,7 +103,7 @@ def _create_certificates(folder: Path) -> SecuredKafka:
     )
 
 
-def _add_secured_listeners(spec: Spec, broker: SecuredKafka) -> None:
+def _add_secured_listeners(spec: ProcessSpec, broker: SecuredKafka) -> None:
     """Append properties. Of two lines with the same name, Kafka uses the last."""
     path = Path(spec.argv[-1])
     written = path.read_text()
@@ -121,7 +121,7 @@ def _add_secured_listeners(spec: Spec, broker: SecuredKafka) -> None:
     path.write_text(written + more)
 
 
-def _format_with_users(spec: Spec, data: Path) -> None:
+def _format_with_users(spec: ProcessSpec, data: Path) -> None:
     """Format the data folder again, with the SCRAM users in it."""
     shutil.rmtree(data)
     users = [f"SCRAM-SHA-{bits}=[name={USER},password={PASSWORD}]" for bits in (256, 512)]

@@ -23,7 +23,7 @@ _SHARED_MEMORY = Path("/dev/shm")
 _ROOM_BYTES = 4 * 2**30
 
 
-def start_server(spec: Spec, log: Path) -> subprocess.Popen[bytes]:
+def start_server(spec: ProcessSpec, log: Path) -> subprocess.Popen[bytes]:
     """Start a server and wait until it is ready; fails the test with its log otherwise."""
     with log.open("ab") as output:
         process = subprocess.Popen(
@@ -47,12 +47,12 @@ def start_server(spec: Spec, log: Path) -> subprocess.Popen[bytes]:
 
 async def execute(dsn: str, statement: str) -> list[asyncpg.Record]:
     """Execute one statement over a new connection and return its rows."""
-    async with a_connection(dsn) as connection:
+    async with open_connection(dsn) as connection:
         found: list[asyncpg.Record] = await connection.fetch(statement)
     return found
 
 
-def stop_server(spec: Spec, process: subprocess.Popen[bytes]) -> int:
+def stop_server(spec: ProcessSpec, process: subprocess.Popen[bytes]) -> int:
     """Stop a server as its supervisor would and return its exit code."""
     process.send_signal(spec.stop_signal)
     try:

@@ -54,7 +54,9 @@ class ShopClient:
             standins=self._standins,
             folder=self._folder,
         )
-        async with running_service(lambda stop: service.run_worker(settings, stop, name="worker-1")):
+        async with running_service(
+            lambda stop: service.run_worker(settings, stop, name="worker-1")
+        ):
             yield
 
     async def wait_for_status(self, status: str, *jobs: UUID) -> None:

@@ -52,7 +52,9 @@ async def start_webhook_receiver(*answers: Response) -> AsyncIterator[WebhookRec
     port = free_port()
     receiver = WebhookReceiver(f"http://127.0.0.1:{port}/hook", list(answers))
     app = Starlette(routes=[Route("/{path:path}", receiver.receive, methods=["GET", "POST"])])
-    async with running_service(partial(server.serve, app, server.listen("127.0.0.1", port))):
+    async with running_service(
+        partial(server.serve_http, app, server.open_listener("127.0.0.1", port))
+    ):
         try:
             yield receiver
         finally:

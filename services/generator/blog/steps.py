@@ -126,7 +126,7 @@ class BlogSteps:
         )
         for repair in range(_MAX_REPAIRS + 1):
             try:
-                with tracing.span(f"step {step}"):
+                with tracing.start_span(f"step {step}"):
                     return await self._call_with_permit(lease, step, call, answer, known)
             except UnusableAnswer as unusable:
                 cause = unusable.cause
@@ -151,7 +151,7 @@ class BlogSteps:
         known: SavedStep | None,
     ) -> A:
         while True:
-            with tracing.span("limiter wait"):
+            with tracing.start_span("limiter wait"):
                 permit = await self._text_provider.acquire_permit(
                     call, answer, may_probe=_may_probe(known)
                 )
@@ -178,7 +178,7 @@ class BlogSteps:
         begun: SavedStep,
     ) -> A:
         try:
-            with tracing.span("call openai", kind=tracing.CLIENT):
+            with tracing.start_span("call openai", kind=tracing.CLIENT):
                 written, usage = await self._text_provider.write_text(call, answer, permit)
         except UnusableAnswer as unusable:
             await self._repository.finish_step(lease, step, state="FAILED", usage=unusable.usage)
@@ -197,7 +197,7 @@ class BlogSteps:
         known = saved.get(Step.IMAGE)
         if known is not None and known.done is not None:
             return str(known.done["url"])
-        with tracing.span(f"step {Step.IMAGE}"):
+        with tracing.start_span(f"step {Step.IMAGE}"):
             image, waited_s = await self._fetch_or_create(lease, known, outline)
         with self._count_paid_call(lease.job):
             url = await self._image_storage.save_image(
@@ -249,7 +249,7 @@ class BlogSteps:
         self, lease: Lease, outline: Outline, known: SavedStep | None
     ) -> tuple[GeneratedImage, float]:
         while True:
-            with tracing.span("limiter wait"):
+            with tracing.start_span("limiter wait"):
                 permit = await self._image_provider.acquire_permit(may_probe=_may_probe(known))
             with self._count_paid_call(lease.job):
                 begun = await self._begin_step(lease, Step.IMAGE, permit, known)
@@ -276,7 +276,7 @@ class BlogSteps:
 
     async def _create_prediction(self, lease: Lease, outline: Outline, begun: SavedStep) -> str:
         try:
-            with tracing.span("call replicate", kind=tracing.CLIENT):
+            with tracing.start_span("call replicate", kind=tracing.CLIENT):
                 prediction = await self._image_provider.create_prediction(
                     lease.job, prompts.build_image_prompt(outline)
                 )
@@ -289,7 +289,7 @@ class BlogSteps:
     async def _fetch_prediction(self, lease: Lease, prediction: str) -> GeneratedImage | None:
         """Fetch a prediction's image. If it is gone, clear its id and return `None`."""
         try:
-            with tracing.span("await replicate", kind=tracing.CLIENT):
+            with tracing.start_span("await replicate", kind=tracing.CLIENT):
                 image = await self._image_provider.fetch_image(lease.job, prediction)
         except Permanent:  # the next attempt needs a new prediction
             await self._repository.clear_external_id(lease, Step.IMAGE, prediction)

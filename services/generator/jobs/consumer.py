@@ -220,7 +220,7 @@ class TaskConsumer:
 
     async def _publish_dead_letter(self, record: ConsumerRecord, error: InvalidMessage) -> bool:
         try:
-            await self._publisher.dead_letter(record, error, group=self._group)
+            await self._publisher.publish_dead_letter(record, error, group=self._group)
         except (KafkaError, TimeoutError) as kafka_error:
             log.warning(
                 "dependency unavailable, retrying",

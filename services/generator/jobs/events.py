@@ -9,7 +9,7 @@ from aiokafka.errors import KafkaError
 from services.generator.jobs.repository import AttemptEnd, Lease
 from shared.domain.job import Status, Step
 from shared.domain.messages import EventKind, JobEvent, Usage
-from shared.kafka.publisher import Outgoing, Publisher
+from shared.kafka.publisher import OutgoingMessage, Publisher
 from shared.kafka.topics import RESULTS
 from shared.observability.log import get_logger
 
@@ -57,7 +57,9 @@ class JobEventPublisher:
 
     async def publish(self, event: JobEvent) -> None:
         """Publish an event once. Raises `KafkaError` or `TimeoutError`."""
-        await self._publisher.publish(Outgoing(topic=RESULTS, key=event.store, message=event))
+        await self._publisher.publish(
+            OutgoingMessage(topic=RESULTS, key=event.store, message=event)
+        )
 
     async def publish_started(self, lease: Lease) -> None:
         started = build_event(lease, EventKind.STARTED, Status.PROCESSING)

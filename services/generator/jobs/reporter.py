@@ -57,7 +57,8 @@ class WorkerReporter:
         """Publish one report; log a warning if Kafka does not accept it within 5 s."""
         try:
             await self._publisher.publish(
-                Outgoing(topic=WORKERS, key=self._name, message=self._build_report()), timeout=5
+                OutgoingMessage(topic=WORKERS, key=self._name, message=self._build_report()),
+                timeout=5,
             )
         except (KafkaError, TimeoutError) as error:
             log.warning("worker report not published", reason=f"{type(error).__name__}: {error}")

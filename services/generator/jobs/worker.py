@@ -183,7 +183,7 @@ class Worker:
         }
         parent = task.traceparent or lease.request.traceparent
         state = lease.request.tracestate
-        with tracing.span("attempt", parent=parent, state=state, attributes=attributes):
+        with tracing.start_span("attempt", parent=parent, state=state, attributes=attributes):
             tracing.record_span("claim", began_ns=began_ns)
             if self._stopping.is_set():  # the drain began while the job was being claimed
                 event = await self._record_outcome(lease, JobRequeuedError())

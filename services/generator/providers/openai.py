@@ -96,7 +96,7 @@ class OpenAITextProvider:
                 input=call.data,
                 max_output_tokens=call.max_tokens,
                 metadata={"job": str(call.job), "step": call.step},
-                extra_headers={"X-Blogstream-Job": str(call.job)} | tracing.headers(),
+                extra_headers={"X-Blogstream-Job": str(call.job)} | tracing.trace_headers(),
                 text=build_text_format(answer),
             )
             self._limiter.apply_headers(permit, raw.headers)

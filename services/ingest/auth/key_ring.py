@@ -83,7 +83,7 @@ class KeyRing:
             self._refreshed_at = time.monotonic()
             try:
                 async with asyncio.timeout(_DEADLINE_S):
-                    changes = await keys_changed_since(self._pool, self._latest_change)
+                    changes = await list_key_changes(self._pool, self._latest_change)
             except (*UNAVAILABLE_ERRORS, asyncpg.PostgresError) as error:
                 if not self._unavailable:
                     log.warning(

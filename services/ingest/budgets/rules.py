@@ -104,5 +104,5 @@ def budget_view(budget: StoreBudget, now: datetime) -> dict[str, Any]:
         "reservedUsd": budget.reserved / _NANO,
         "remainingUsd": None if budget.remaining is None else budget.remaining / _NANO,
         "state": budget.state,
-        "resetsAt": resets_at(now),
+        "resetsAt": next_month_start(now),
     }

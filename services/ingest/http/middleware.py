@@ -102,10 +102,10 @@ def _client_trace(scope: Scope) -> dict[str, str]:
     if b"traceparent" not in dict(scope["headers"]):
         return {}
     headers = Headers(scope=scope)
-    parents = headers.getlist(tracing.HEADER)
+    parents = headers.getlist(tracing.TRACEPARENT_HEADER)
     if len(parents) != 1:  # two parents contradict each other
         return {}
     return {
-        tracing.HEADER: parents[0],
-        tracing.STATE_HEADER: ",".join(headers.getlist(tracing.STATE_HEADER)),
+        tracing.TRACEPARENT_HEADER: parents[0],
+        tracing.TRACESTATE_HEADER: ",".join(headers.getlist(tracing.TRACESTATE_HEADER)),
     }

@@ -20,7 +20,7 @@ from services.ingest.openapi.pages import DocsPages
 from services.ingest.submit.bulk import BulkSubmitHandler
 from services.ingest.submit.handlers import SubmitHandler
 from services.ingest.webhooks.handlers import DeliveryHandlers
-from shared.http.server import behind_a_proxy
+from shared.http.server import trust_local_proxy
 
 _JOBS = "/api/blog-generation"
 _JOB = f"{_JOBS}/{{job:uuid}}"
@@ -78,7 +78,7 @@ def create_application(handlers: Handlers, *, image_dir: Path | None) -> ASGIApp
     ]
     if image_dir is not None:
         routes.append(Mount("/images", StaticFiles(directory=image_dir, check_dir=False)))
-    routed = behind_a_proxy(Starlette(routes=routes, exception_handlers=EXCEPTION_HANDLERS))
+    routed = trust_local_proxy(Starlette(routes=routes, exception_handlers=EXCEPTION_HANDLERS))
     app = FastPath(routed, path=_JOBS, handler=handlers.submit.submit_request)
     # RequestId is outermost: the log and the answer of an unhandled exception need the id.
     return RequestId(TraceContext(app, paths=_TRACED))

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from services.ingest.http.rules import invalid_field
-from shared.domain.budget import resets_at
+from shared.domain.budget import next_month_start
 from shared.domain.job import Status
 
 
@@ -32,7 +32,7 @@ def waiting_reason(row: Mapping[str, Any], now: datetime) -> dict[str, Any] | No
     if row.get("held") and jobs_before >= row["queued"]:
         return {
             "reason": "budget",
-            "until": resets_at(now),
+            "until": next_month_start(now),
             "place": jobs_before + 1,
             "limitedBy": row["limited_by"],
         }

@@ -24,7 +24,7 @@ EventQueue: TypeAlias = asyncio.Queue[JobEvent | None]
 
 class ResultSubscriptions:
     def __init__(self, settings: KafkaSettings) -> None:
-        self.follower = Follower(settings, RESULTS, self._deliver_record)
+        self.follower = TopicFollower(settings, RESULTS, self._deliver_record)
         self._queues: defaultdict[UUID, set[EventQueue]] = defaultdict(set)
 
     @contextmanager

@@ -19,7 +19,7 @@ from shared.domain.job import Status
 from shared.domain.job_events import event_from_row
 from shared.domain.messages import EventKind, JobEvent, PreviousOutcome
 from shared.http.responses import JsonResponse, Problem
-from shared.kafka.publisher import Outgoing, Publisher
+from shared.kafka.publisher import OutgoingMessage, Publisher
 from shared.kafka.topics import RESULTS
 from shared.observability.log import get_logger
 
@@ -77,7 +77,7 @@ class UserActionHandlers:
 
     async def _publish(self, event: JobEvent) -> None:
         """Publish the event; a failure is only logged, because the scheduler's sweep repairs it."""
-        outgoing = Outgoing(topic=RESULTS, key=event.store, message=event)
+        outgoing = OutgoingMessage(topic=RESULTS, key=event.store, message=event)
         try:
             await self._publisher.publish(outgoing, timeout=self._timeout_s)
         except (KafkaError, TimeoutError) as error:

@@ -25,7 +25,7 @@ class AdmissionView:
     """While Kafka is unavailable, the last known state applies."""
 
     def __init__(self, settings: KafkaSettings) -> None:
-        self.follower = Follower(settings, CONTROL, self._apply_record)
+        self.follower = TopicFollower(settings, CONTROL, self._apply_record)
         self._states: dict[str, AdmissionState] = {}
 
     def closed_state(self, store: str) -> AdmissionState | None:

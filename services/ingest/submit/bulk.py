@@ -33,7 +33,7 @@ from services.ingest.submit.refusals import (
     unacknowledged,
 )
 from services.ingest.submit.rules import BlogRequestBody
-from shared.domain.budget import resets_at
+from shared.domain.budget import next_month_start
 from shared.domain.messages import BlogRequested, IdempotencyClaim
 from shared.http.responses import JsonResponse, Problem
 from shared.kafka.publisher import OutgoingMessage, Publisher
@@ -203,7 +203,7 @@ class BulkSubmitHandler:
     async def _publish(self, messages: Sequence[BlogRequested]) -> None:
         for start in range(0, len(messages), _BATCH_SIZE):
             batch = [
-                Outgoing(topic=REQUESTS, key=message.store, message=message)
+                OutgoingMessage(topic=REQUESTS, key=message.store, message=message)
                 for message in messages[start : start + _BATCH_SIZE]
             ]
             try:
@@ -225,7 +225,7 @@ def _check_budget_room(budget: StoreBudget, items: int, *, reserved: int) -> Non
     room = max(0, budget.room - reserved)
     detail = f"{items} items, but room for about {room} in this month's budget: none was accepted"
     raise over_budget(
-        resets_at(datetime.now(UTC)),
+        next_month_start(datetime.now(UTC)),
         detail,
         fits_full_budget=budget.fits_full_budget(items),
         room=room,

@@ -158,7 +158,7 @@ def _read_export(content: bytes) -> Iterator[tuple[Position, Any]]:
         detail = "is a single line, at best a header; send it with curl --data-binary, not -d"
         raise invalid_field("body", detail)
     try:
-        export = shopify.parse(io.StringIO(content.decode("utf-8-sig"), newline=""))
+        export = shopify.parse_export(io.StringIO(content.decode("utf-8-sig"), newline=""))
     except ValueError as error:  # includes UnicodeDecodeError
         raise invalid_field("body", str(error)) from None
     for fault in export.faults:

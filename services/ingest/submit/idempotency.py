@@ -50,7 +50,7 @@ class FirstClaim(NamedTuple):
 
 class IdempotencyIndex:
     def __init__(self, settings: KafkaSettings, publisher: Publisher, *, timeout_s: float) -> None:
-        self.follower = Follower(settings, IDEMPOTENCY, self._apply_record)
+        self.follower = TopicFollower(settings, IDEMPOTENCY, self._apply_record)
         self._publisher = publisher
         self._timeout_s = timeout_s
         self._claims: dict[bytes, bytes] = {}

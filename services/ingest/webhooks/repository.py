@@ -11,7 +11,7 @@ import asyncpg
 from services.ingest.jobs import view
 from services.ingest.webhooks import rules
 from services.ingest.webhooks.rules import AttemptOutcome, AttemptVerdict
-from shared.domain.api_keys import webhook_secret
+from shared.domain.api_keys import get_or_create_webhook_secret
 from shared.runtime.postgres import ALL_STORES, connection_for_store, load_queries
 
 _QUERIES = load_queries(Path(__file__).parent / "sql" / "webhooks.sql")
@@ -86,7 +86,7 @@ class WebhookRepository:
         async with connection_for_store(self._pool, store) as connection:
             rows = await connection.fetch(_QUERIES["list_secrets"], store)
             secrets = [row["secret"] for row in rows]
-            return secrets or [await webhook_secret(connection, store)]
+            return secrets or [await get_or_create_webhook_secret(connection, store)]
 
     async def record_attempt(
         self,

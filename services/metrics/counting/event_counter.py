@@ -30,7 +30,7 @@ from shared.domain.errors import InvalidMessage
 from shared.domain.messages import JobEvent, Message, SchedulerReport, WorkerReport
 from shared.kafka import clients
 from shared.kafka.access import client_options, create_tls_context
-from shared.kafka.envelope import decode
+from shared.kafka.envelope import decode_message
 from shared.kafka.topics import METRICS_GROUP, RESULTS, WORKERS
 from shared.observability.log import get_logger
 
@@ -196,7 +196,7 @@ class EventCounter:
         for event in events:
             try:
                 yield validate_message(
-                    decode(event.value, _type_header(event.headers)), now, *kinds
+                    decode_message(event.value, _type_header(event.headers)), now, *kinds
                 )
             except InvalidMessage as error:
                 self._local.reports.malformed += 1

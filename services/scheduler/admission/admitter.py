@@ -14,7 +14,7 @@ from services.scheduler.fair_queue.queue import FairQueue
 from services.scheduler.repository import UNSTORABLE_ERRORS, SchedulerRepository
 from shared.domain.errors import Permanent
 from shared.domain.messages import BlogRequested
-from shared.kafka.publisher import Outgoing
+from shared.kafka.publisher import OutgoingMessage
 
 RefusedRequests = list[tuple[BlogRequested, Permanent]]
 
@@ -75,7 +75,7 @@ class RequestAdmitter:
 
     async def _announcements(
         self, admitted: Sequence[BlogRequested], new: set[UUID], began: datetime
-    ) -> Sequence[Outgoing]:
+    ) -> Sequence[OutgoingMessage]:
         repeated = [request.id for request in admitted if request.id not in new]
         untouched = await self._repository.fetch_untouched(repeated) if repeated else set[UUID]()
         return [

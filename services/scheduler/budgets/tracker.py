@@ -10,7 +10,12 @@ from collections.abc import Mapping, Sequence
 from services.scheduler.budgets import rules
 from services.scheduler.fair_queue.queue import FairQueue
 from services.scheduler.repository import Row, SchedulerRepository
-from shared.domain.budget import BudgetState, budget_state, is_below_warning, resets_at
+from shared.domain.budget import (
+    BudgetState,
+    compute_budget_state,
+    has_reached_warning,
+    next_month_start,
+)
 from shared.observability.log import get_logger
 
 log = get_logger(__name__)
@@ -38,7 +43,7 @@ class BudgetTracker:
             dict.fromkeys(removed) | {row["store"]: _reservable(row) for row in rows}
         )
         self.states = {row["store"]: self._budget_state(row) for row in rows}
-        self._resets_at = resets_at(rows[0]["now"]).timestamp() if rows else None
+        self._resets_at = next_month_start(rows[0]["now"]).timestamp() if rows else None
         await self._log_low_budgets(rows)
         return removed | self.states.keys()
 
@@ -62,7 +67,7 @@ class BudgetTracker:
         store, monthly, spent = row["store"], row["monthly_nanousd"], row["spent_nanousd"]
         headroom = self._queue.budget_headroom(store)
         assert headroom is not None, "refresh() has set this store's budget"
-        return budget_state(
+        return compute_budget_state(
             monthly=monthly,
             warn_at=row["warn_at"],
             spent=spent,

@@ -15,7 +15,7 @@ from services.scheduler.dispatch.rules import WorkerCredit
 from services.scheduler.fair_queue.queue import FairQueue, PickedJob
 from services.scheduler.repository import Row, SchedulerRepository
 from shared.domain.messages import WorkerReport
-from shared.kafka.publisher import Outgoing
+from shared.kafka.publisher import OutgoingMessage
 
 Picks = Sequence[tuple[UUID, int, PickedJob]]
 """Job ids with their target partitions."""
@@ -124,7 +124,7 @@ class Dispatcher:
 
 def _task_messages(
     picks: Picks, dispatched: dict[UUID, Row], *, epoch: int, began_ns: int
-) -> list[Outgoing]:
+) -> list[OutgoingMessage]:
     at = datetime.now(UTC)
     jobs = [
         (job, pick.store, partition, dispatched[job])

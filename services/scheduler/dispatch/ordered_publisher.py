@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
-from shared.kafka.publisher import Outgoing, Publisher
+from shared.kafka.publisher import OutgoingMessage, Publisher
 
 
 class OrderedPublisher:
@@ -17,7 +17,7 @@ class OrderedPublisher:
         self._publishing: asyncio.Task[None] | None = None
         self._lock = asyncio.Lock()
 
-    async def publish_batch(self, batch: Sequence[Outgoing]) -> None:
+    async def publish_batch(self, batch: Sequence[OutgoingMessage]) -> None:
         """Start to publish a batch after Kafka has acknowledged the previous one.
 
         Raises the error of the previous batch.

@@ -52,7 +52,7 @@ class RecordDecoder:
             offset=record.offset,
         )
         try:
-            await self._publisher.dead_letter(record, error, group=self._group)
+            await self._publisher.publish_dead_letter(record, error, group=self._group)
         except MessageSizeTooLargeError:
             log.error("record too large for the dead letter queue", partition=record.partition)
 

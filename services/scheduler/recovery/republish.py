@@ -31,6 +31,6 @@ async def republish_job_states(pool: asyncpg.Pool, publisher: Publisher, *, sinc
     return jobs
 
 
-def _state_events(rows: Sequence[Row]) -> list[Outgoing]:
+def _state_events(rows: Sequence[Row]) -> list[OutgoingMessage]:
     events = map(event_from_row, rows)
     return [OutgoingMessage(topic=RESULTS, key=event.store, message=event) for event in events]

@@ -9,7 +9,7 @@ import pytest
 
 from admin.__main__ import run_command
 from admin.purge import MIN_AGE_DAYS, remove_ended_jobs
-from sandbox.servers.postgres import a_connection
+from sandbox.servers.postgres import open_connection
 from sandbox.system.home import ROOT
 from services.metrics.reconcile import rules
 from shared.domain.job import ENDED
@@ -105,7 +105,7 @@ async def test_only_old_ended_jobs_are_removed(backend: Backend) -> None:
 
 async def test_job_that_is_being_retried_stays(backend: Backend, database: str) -> None:
     retried = await insert_job(backend, "FAILED", age=400)
-    async with a_connection(database) as other, other.transaction():
+    async with open_connection(database) as other, other.transaction():
         await other.execute(
             "UPDATE blog_generations SET status = 'PENDING', finished_at = NULL WHERE id = $1",
             retried,

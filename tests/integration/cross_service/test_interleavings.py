@@ -29,7 +29,7 @@ from tests.support.interleavings import Act, Change, Ledger, Plan, Post, draw_pl
 from tests.support.scripted_provider import ProviderBehavior
 
 _EXAMPLES = os.environ.get("INTERLEAVINGS")
-_ONE: list[Act] = [Post(shop=0, via=0, wish=Wish.FINE, key=None)]
+_ONE: list[Act] = [Post(shop=0, via=0, wish=ProviderBehavior.FINE, key=None)]
 
 Rows = Mapping[UUID, asyncpg.Record]
 Life = dict[tuple[int, EventKind], Status]
@@ -108,10 +108,13 @@ def _check_life(row: asyncpg.Record, life: Life, ledger: Ledger, *, deaths: int)
     cancelled = [at for at, state in life.items() if state is Status.CANCELLED]
     assert len(cancelled) == ledger.changed["cancel"][job], about
     if status == Status.FAILED:
-        declined = (row["error_code"], ledger.wishes[job]) == ("declined", Wish.DECLINED)
+        declined = (row["error_code"], ledger.wishes[job]) == (
+            "declined",
+            ProviderBehavior.DECLINED,
+        )
         assert declined or (row["error_code"] == "in-doubt" and deaths > 1), about
     elif status == Status.DONE:
-        assert ledger.wishes[job] != Wish.DECLINED, about
+        assert ledger.wishes[job] != ProviderBehavior.DECLINED, about
 
 
 async def _check_money(system: InterleavingSystem, shops: list[str], rows: Rows) -> None:

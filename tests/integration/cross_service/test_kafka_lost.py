@@ -14,7 +14,7 @@ from sandbox.system.run_log import RunLog
 from tests.support.backend import open_backend
 from tests.support.eventually import eventually
 from tests.support.fake_providers import StandIns
-from tests.support.metrics_service import metrics
+from tests.support.metrics_service import start_metrics
 from tests.support.processes import environment, run_command
 from tests.support.servers import execute
 from tests.support.shop import ShopClient, start_shop
@@ -22,7 +22,7 @@ from tests.support.shop import ShopClient, start_shop
 
 @asynccontextmanager
 async def start_broker(folder: Path) -> AsyncIterator[str]:
-    spec, bootstrap = kafka_server.prepare(folder, print)
+    spec, bootstrap = kafka_server.prepare_server(folder, print)
     with RunLog(folder / "server.log", None) as log:
         broker = ChildProcess(spec, log)
         await broker.start()
@@ -58,11 +58,11 @@ async def insert_more_jobs_than_a_shard_keeps(database: str) -> None:
     )
 
 
-async def is_admission_closed(shop: Shop) -> bool:
+async def is_admission_closed(shop: ShopClient) -> bool:
     return (await shop.post()).status_code == 429
 
 
-async def submit_if_open(shop: Shop) -> UUID | None:
+async def submit_if_open(shop: ShopClient) -> UUID | None:
     """Submit a job; `None` when admission is closed."""
     answer = await shop.post()
     return UUID(answer.json()["id"]) if answer.status_code == 201 else None
@@ -102,7 +102,7 @@ async def test_every_job_ends_once_with_an_empty_broker(
         ended = [await shop.submit(**{"Idempotency-Key": "tea"}), await shop.submit()]
         async with shop.running_worker():
             await eventually(partial(counting.has_counted, {"DONE": 2}))
-        waiting = [await shop.ask() for _ in range(4)]
+        waiting = [await shop.submit() for _ in range(4)]
         await eventually(partial(is_admission_closed, shop))
     await mark_in_flight(database, *waiting[:2])
     shutil.rmtree(folder / "data")
@@ -115,14 +115,14 @@ async def test_every_job_ends_once_with_an_empty_broker(
         start_metrics(shop.backend, tables) as counting,
     ):
         await eventually(partial(is_admission_closed, shop), what="admission closed again")
-        async with shop.working():
-            await shop.are("DONE", *waiting)
+        async with shop.running_worker():
+            await shop.wait_for_status("DONE", *waiting)
             last = await eventually(partial(submit_if_open, shop), every=0.5)
-            assert await shop.ask(**{"Idempotency-Key": "tea"}) == ended[0], (
+            assert await shop.submit(**{"Idempotency-Key": "tea"}) == ended[0], (
                 "the key names another job"
             )
             assert last is not None
-            await shop.are("DONE", last)  # submitted after all others
+            await shop.wait_for_status("DONE", last)  # submitted after all others
             jobs = await eventually(partial(count_when_all_done, database))
         for job in (*ended, *waiting):
             assert standins.openai.bill(job)["steps"] == {"outline": 1, "article": 1}, (

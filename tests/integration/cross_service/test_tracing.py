@@ -86,12 +86,12 @@ class Collector:
 
 @asynccontextmanager
 async def start_collector() -> AsyncIterator[Collector]:
-    collector, listener = Collector(), server.listen("127.0.0.1", 0)
+    collector, listener = Collector(), server.open_listener("127.0.0.1", 0)
     collector.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     application = Starlette(
         routes=[Route("/v1/traces", collector.receive_export, methods=["POST"])]
     )
-    async with running_service(lambda stop: server.serve(application, listener, stop)):
+    async with running_service(lambda stop: server.serve_http(application, listener, stop)):
         yield collector
 
 

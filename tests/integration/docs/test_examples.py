@@ -32,8 +32,7 @@ from tests.support.documented_examples import (
     run_curl,
 )
 from tests.support.eventually import eventually
-from tests.support.ingest import Ingest, insert, publish_job_event, set_status, start_ingest
-from tests.support.webhook_receiver import complete_job, find_delivery, start_webhook_receiver
+from tests.support.ingest import Ingest, insert, start_ingest
 
 API_PAGE = ROOT / "docs" / "api.md"
 EXPORT = "Handle,Title,Body (HTML),Vendor,Type,Tags,Variant Price\ncup,Cup,,Acme,Kitchen,,4.00\n"
@@ -58,9 +57,9 @@ async def webhook_receiver() -> AsyncIterator[str]:
     async def accept(_: Request) -> Response:
         return Response(status_code=204)
 
-    listener = server.listen("127.0.0.1", 0)
+    listener = server.open_listener("127.0.0.1", 0)
     app = Starlette(routes=[Route("/hook", accept, methods=["POST"])])
-    async with running_service(partial(server.serve, app, listener)):
+    async with running_service(partial(server.serve_http, app, listener)):
         yield f"http://127.0.0.1:{listener.getsockname()[1]}/hook"
 
 

@@ -53,7 +53,10 @@ async def test_rebalances_lose_no_job_and_pay_no_step_twice(
             start_workers(backend, database, narrow_standins, tmp_path)
         )
         await backend.publisher.publish_all(
-            [OutgoingMessage(topic=REQUESTS, key=request.store, message=request) for request in requests]
+            [
+                OutgoingMessage(topic=REQUESTS, key=request.store, message=request)
+                for request in requests
+            ]
         )
         workers, exits = await _rebalance_often(hire)
         await eventually(
@@ -71,7 +74,7 @@ async def test_rebalances_lose_no_job_and_pay_no_step_twice(
     assert await _calls_waited_for_limits(backend)
     assert set(exits) == {0}
 
-    refused = sum(worker.said("[Blog Worker] Heartbeat")[-1]["refused"] for worker in workers)
+    refused = sum(worker.logged("[Blog Worker] Heartbeat")[-1]["refused"] for worker in workers)
     ended = [event for event in events if event.kind is EventKind.ENDED]
     print(
         f"{len(workers)} workers; {refused} tasks refused,"
@@ -80,7 +83,7 @@ async def test_rebalances_lose_no_job_and_pay_no_step_twice(
     assert refused >= len(ended) - JOBS > 0
 
 
-async def _rebalance_often(hire: Hire) -> tuple[list[WorkerProcess], list[int]]:
+async def _rebalance_often(hire: StartWorker) -> tuple[list[WorkerProcess], list[int]]:
     """Let workers join and the oldest leave in turns. Returns all workers and the exit codes."""
     workers, leaving = [await hire(**_WORKER), await hire(**_WORKER)], list[asyncio.Task[int]]()
     for _ in range(round(DURATION_S / EVERY_S / 2)):

@@ -129,7 +129,7 @@ def run_waves(
     def run(number: signal.Signals) -> Results:
         results: Results = {}
         for index, boundaries in enumerate(WAVES):
-            with a_database(postgres, template_database) as database:
+            with temporary_database(postgres, template_database) as database:
                 prefix = f"{number.name.lower()}-{index}."
                 folder = tmp_path_factory.mktemp(number.name)
                 wave = _Wave(kafka, prefix, database, standins, folder)

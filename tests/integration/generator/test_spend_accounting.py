@@ -84,7 +84,7 @@ async def test_spend_is_the_sum_of_all_bills(
     cancelled = await claim_new_job(backend, repository, "b")
     await repository.begin_step(cancelled, Step.OUTLINE, make_permit())
     shop = Caller(store="b", name="b", key=b"hash")
-    assert await IngestStore(pool).cancel(cancelled.job, shop) is not None
+    assert await JobRepository(pool).cancel_job(cancelled.job, shop) is not None
     await repository.finish_step(
         cancelled, Step.OUTLINE, state="DONE", usage=Usage(cost_nanousd=8), result={}
     )
@@ -97,15 +97,15 @@ async def test_retry_waits_for_call_of_cancelled_job(
     backend: Backend, pool: asyncpg.Pool, repository: GenerationRepository
 ) -> None:
     """Otherwise a retry starts during a paid call and pays for it again."""
-    ingest, shop = IngestStore(pool), Caller(store="a", name="a", key=b"hash")
+    ingest, shop = JobRepository(pool), Caller(store="a", name="a", key=b"hash")
     lease = await claim_new_job(backend, repository, "a")
     await repository.begin_step(lease, Step.OUTLINE, make_permit())
     until = (await backend.row(lease.job))["lease_until"]
     for _ in range(2):
-        assert await ingest.cancel(lease.job, shop) is not None
-        assert await ingest.retry(lease.job, shop) is not None
+        assert await ingest.cancel_job(lease.job, shop) is not None
+        assert await ingest.retry_job(lease.job, shop) is not None
         assert (await backend.row(lease.job))["not_before"] == until
-    assert await ingest.cancel(lease.job, shop) is not None
+    assert await ingest.cancel_job(lease.job, shop) is not None
     await repository.finish_step(
         lease, Step.OUTLINE, state="DONE", usage=Usage(cost_nanousd=8), result={}
     )

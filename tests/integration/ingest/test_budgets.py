@@ -13,11 +13,10 @@ import pytest
 from services.generator import service as generator
 from shared.domain.api_keys import create_key, create_operator_key
 from shared.kafka.topics import CONTROL
-from tests.integration.generator.test_spend_accounting import adds_up
 from tests.support.backend import Backend, database_unavailable, make_request, running_service
 from tests.support.eventually import eventually
 from tests.support.fake_providers import StandIns
-from tests.support.generator import worker_settings
+from tests.support.generator import check_spend, worker_settings
 from tests.support.ingest import (
     GOOD,
     PATH,
@@ -30,7 +29,7 @@ from tests.support.ingest import (
     read_requests,
     start_ingest,
 )
-from tests.support.scheduler import leads, start_scheduler
+from tests.support.scheduler import is_leader, start_scheduler
 
 BUDGET = "/api/stores/shop/budget"
 RESETS_AT = (datetime.now(UTC).replace(day=1) + timedelta(days=32)).strftime("%Y-%m-01T00:00:00Z")
@@ -243,7 +242,7 @@ async def test_budget_holds_from_first_post_to_the_bill(
         # No scheduler leads yet, so admission is open.
         jobs = [(await one.post(GOOD)).json()["id"] for _ in range(4)]
         async with lead("first"):
-            await eventually(partial(leads, backend, "first"))
+            await eventually(partial(is_leader, backend, "first"))
             refusal = await post_until_status(other, 402)
             assert (
                 refusal.json()["resetsAt"][:19]
@@ -269,7 +268,7 @@ async def test_budget_holds_from_first_post_to_the_bill(
             await post_until_status(one, 201)
             await post_until_status(other, 201)
             await eventually(partial(_no_job_is_open, backend))
-    assert (await adds_up(backend)).keys() == {"shop", "neighbour"}
+    assert (await check_spend(backend)).keys() == {"shop", "neighbour"}
     for row in await backend.database.fetch(
         "SELECT id, input_tokens + output_tokens AS tokens FROM blog_generations"
     ):

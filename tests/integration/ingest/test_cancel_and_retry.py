@@ -34,7 +34,13 @@ from tests.support.ingest import (
     start_ingest,
 )
 from tests.support.processes import start_workers
-from tests.support.scheduler import count_reached, read_at_least, publish_worker_report, is_settled, start_scheduler
+from tests.support.scheduler import (
+    count_reached,
+    is_settled,
+    publish_worker_report,
+    read_at_least,
+    start_scheduler,
+)
 
 SHOP = Caller(store="shop", name="shop", key=b"hash")
 
@@ -144,20 +150,20 @@ async def test_scheduler_applies_user_actions(
         await eventually(partial(read_at_least, backend, 1), every=0.2)
         for request in (waiting, follower):
             await backend.submit(request)
-        await eventually(partial(admitted, backend, 3))
+        await eventually(partial(count_reached, backend, 3))
         assert (await apply_action(ingest, "cancel", waiting.id)).status_code == 200
         assert (await apply_action(ingest, "cancel", forwarded.id)).status_code == 200
-        sent = await eventually(partial(at_least, backend, 2), every=0.2)
+        sent = await eventually(partial(read_at_least, backend, 2), every=0.2)
         assert sent[1].job == follower.id, (
             "the slot is free again, and the cancelled waiting job does not start"
         )
         assert (await apply_action(ingest, "retry", forwarded.id)).status_code == 200
         assert await jobs.cancel_job(follower.id, SHOP), "without an event"
-        sent = await eventually(partial(at_least, backend, 3), every=0.2)
+        sent = await eventually(partial(read_at_least, backend, 3), every=0.2)
         assert (sent[2].job, sent[2].forward) == (forwarded.id, 2)
         assert await jobs.cancel_job(forwarded.id, SHOP)
         assert await jobs.retry_job(waiting.id, SHOP)
-        sent = await eventually(partial(at_least, backend, 4), every=0.2)
+        sent = await eventually(partial(read_at_least, backend, 4), every=0.2)
         assert (sent[3].job, sent[3].forward) == (waiting.id, 1)
 
 
@@ -200,7 +206,7 @@ async def test_cancelled_job_stops_after_its_call_and_resumes_there(
             shown = (await apply_action(ingest, "cancel", request.id)).json()
             assert (shown["status"], shown["attempts"], shown["post"]) == ("CANCELLED", 1, None)
             await eventually(partial(_has_no_lease, backend, request.id))
-        await eventually(partial(settled, backend, request.id))
+        await eventually(partial(is_settled, backend, request.id))
         row = await backend.row(request.id)
         assert row["status"] == "CANCELLED"
         assert (

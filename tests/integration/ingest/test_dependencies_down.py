@@ -253,7 +253,9 @@ async def test_metrics_are_relayed_unchanged_or_502(
     async with start_ingest(
         backend, database, tmp_path, metrics_url=f"http://127.0.0.1:{port}/"
     ) as ingest:
-        async with running_service(partial(http.serve_http, stub, http.open_listener("127.0.0.1", port))):
+        async with running_service(
+            partial(http.serve_http, stub, http.open_listener("127.0.0.1", port))
+        ):
             for path in ("/metrics", "/api/rate-limiter/stats"):
                 answer = await ingest.http.get(
                     f"{path}?format=prometheus&x=%C3%A4", headers={"Accept": "text/plain"}

@@ -28,8 +28,8 @@ from services.ingest.webhooks.sender import DeliverySender
 from shared.domain.api_keys import (
     create_key,
     create_operator_key,
-    rotate_webhook_secret,
     get_or_create_webhook_secret,
+    rotate_webhook_secret,
 )
 from shared.domain.job import Status
 from shared.domain.messages import EventKind
@@ -93,7 +93,7 @@ async def test_failed_delivery_is_retried_and_replayed(
         assert (delivery["attempts"], delivery["type"], delivery["nextAt"]) == (3, "job.done", None)
         # docs/runbook.md shows this output.
         print(orjson.dumps(delivery, option=orjson.OPT_INDENT_2).decode())
-        secret = await webhook_secret(backend.database, "shop")
+        secret = await get_or_create_webhook_secret(backend.database, "shop")
         assert {
             (path, headers["webhook-id"], body) for path, headers, body in receiver.received
         } == {("/hook", delivery["webhookId"], receiver.received[0][2])}

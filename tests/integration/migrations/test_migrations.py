@@ -14,7 +14,7 @@ from shared.domain.errors import Unavailable
 from shared.runtime.postgres import open_pool
 from shared.runtime.settings import PostgresSettings
 from tests.support.migrations import run_migrations
-from tests.support.processes import PROGRAMS, run
+from tests.support.processes import PROGRAMS, run_command
 from tests.support.servers import execute
 
 OPERATORS_QUERIES = (
@@ -160,7 +160,7 @@ async def test_tables_dropped_by_down_are_restored_from_a_backup(
         await execute(empty_database, statement)
     before, dump = await everything(), tmp_path / "backup.dump"
     assert all(before)
-    await run(PROGRAMS / "pg_dump", "--format=custom", f"--file={dump}", empty_database)
+    await run_command(PROGRAMS / "pg_dump", "--format=custom", f"--file={dump}", empty_database)
     await runner.revert_newest(
         empty_database, steps=len([one for one in load_migrations() if one.version >= "0009"])
     )

@@ -12,13 +12,12 @@ import pytest
 
 from migrations import grants
 from migrations.settings import ServiceLogin
-from sandbox.servers.postgres import a_connection
+from sandbox.servers.postgres import open_connection
 from sandbox.system.home import ROOT
 from services.generator import service as generator
 from shared.domain.api_keys import get_or_create_webhook_secret
 from shared.domain.errors import Unavailable
 from shared.runtime.postgres import load_queries
-from tests.integration.ingest.test_webhooks import a_receiver, is_signed
 from tests.support.backend import Backend, running_service
 from tests.support.eventually import eventually
 from tests.support.fake_providers import StandIns
@@ -58,7 +57,7 @@ async def test_role_of_a_service_may_run_its_queries_only(
         0,
         f"[Migration] {role} may do what {service} need, and no more",
     )
-    async with a_connection(dsn_of_role(database, role)) as connection:
+    async with open_connection(dsn_of_role(database, role)) as connection:
         for name, query in queries_of(service).items():
             try:  # planning checks the permissions
                 await connection.execute(f"EXPLAIN (GENERIC_PLAN) {query}")
@@ -93,7 +92,7 @@ async def test_role_of_a_service_may_run_its_queries_only(
 async def test_grant_revokes_rights_of_other_services(database: str, role: str) -> None:
     await grants.grant_role(database, role, ["scheduler"])
     await grants.grant_role(database, role, ["ingest"])
-    async with a_connection(dsn_of_role(database, role)) as connection:
+    async with open_connection(dsn_of_role(database, role)) as connection:
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await connection.execute("SELECT * FROM stores")
 
@@ -167,7 +166,7 @@ async def test_password_is_not_part_of_any_statement(database: str, role: str) -
     login = f"postgresql://{made}:{quote(password, safe='')}@{database.split('@')[1]}"
     try:
         await grants.prepare_logins(database, [ServiceLogin(login, ("metrics",))])
-        async with a_connection(login) as connection:
+        async with open_connection(login) as connection:
             assert await connection.fetchval("SELECT current_user") == made
         with pytest.raises(asyncpg.InvalidPasswordError):
             await asyncpg.connect(login.replace("%40", "%41"))
@@ -258,8 +257,8 @@ async def test_job_runs_from_post_to_webhook_with_two_roles(
             f"{PATH}/{job}/cancel", headers={"Authorization": f"Bearer {ingest.key}"}
         )  # it has ended: refused by its state, not by the database
         assert answer.status_code == 409
-        await eventually(lambda: receiver.has_heard(1))
-        (_, headers, body) = receiver.heard[0]
+        await eventually(lambda: receiver.has_received(1))
+        (_, headers, body) = receiver.received[0]
         assert is_signed(
             await get_or_create_webhook_secret(backend.database, "shop"), headers, body
         ), "a secret was created for the webhook"

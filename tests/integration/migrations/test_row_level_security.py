@@ -10,9 +10,9 @@ from pydantic import SecretStr
 
 from migrations import grants, policies, runner
 from migrations.files import load_migrations
-from sandbox.servers.postgres import a_connection
+from sandbox.servers.postgres import open_connection
 from services.ingest.jobs import repository as ingest_store
-from services.ingest.jobs.repository import IngestStore
+from services.ingest.jobs.repository import JobRepository
 from shared.domain.api_keys import DatabaseClient, create_key, create_operator_key
 from shared.domain.errors import Unavailable
 from shared.runtime.postgres import (
@@ -86,7 +86,7 @@ async def pool(front: str) -> AsyncIterator[asyncpg.Pool]:
 
 
 async def test_connection_without_a_store_sees_no_rows(front: str) -> None:
-    async with a_connection(front) as connection:
+    async with open_connection(front) as connection:
         assert await count_visible_rows(connection) == dict.fromkeys(TABLES, 0)
         assert (
             await connection.execute("UPDATE blog_generations SET status = 'CANCELLED'")
@@ -168,7 +168,7 @@ async def test_role_without_ingest_sees_every_row(
     database: str,
     role: str,
 ) -> None:
-    async with a_connection(front) as connection:
+    async with open_connection(front) as connection:
         await grants.grant_role(database, role, ["ingest", "scheduler"])
         assert await connection.fetchval("SELECT count(*) FROM blog_generations") == 0
         await grants.grant_role(database, role, ["scheduler"])
@@ -182,7 +182,7 @@ async def test_migration_alone_restricts_no_role(
 ) -> None:
     """Up, down and up again, with and without the policies of a role."""
     steps = len([one for one in load_migrations() if one.version >= "0013"])
-    async with a_connection(front) as old:
+    async with open_connection(front) as old:
         assert await old.fetchval("SELECT count(*) FROM blog_posts") == 0
         await runner.revert_newest(database, steps=steps)
         assert await count_visible_rows(old) == dict.fromkeys(TABLES, 2)
@@ -201,9 +201,9 @@ async def test_ingest_detects_whether_its_role_is_restricted(
     database: str,
     role: str,
 ) -> None:
-    assert await IngestStore(pool).is_restricted()
+    assert await JobRepository(pool).is_restricted()
     await grants.grant_role(database, role, ["scheduler"])
-    assert not await IngestStore(pool).is_restricted()
+    assert not await JobRepository(pool).is_restricted()
     async with await open_pool(
         PostgresSettings(database_url=SecretStr(database)), name="owner"
     ) as owners:

@@ -51,7 +51,7 @@ def test_acknowledged_records_survive_a_kill(tmp_path: Path) -> None:
     values = [f"value {number}".encode() for number in range(50)]
 
     spec, bootstrap = kafka.prepare_server(folder, print)
-    process = start(spec, tmp_path / "log")
+    process = start_server(spec, tmp_path / "log")
     asyncio.run(produce(bootstrap, values))
     with pytest.raises(
         Unavailable, match=r"^port \d+, which Kafka's broker of this home uses, is taken; [^\n]+$"
@@ -66,7 +66,7 @@ def test_acknowledged_records_survive_a_kill(tmp_path: Path) -> None:
     try:
         assert sorted(asyncio.run(consume(bootstrap, len(values)))) == sorted(values)
     finally:
-        code = stop(spec, process)
+        code = stop_server(spec, process)
     assert code in (0, 128 + signal.SIGTERM)  # stopped without a kill
 
 

@@ -55,7 +55,7 @@ async def read(dsn: str) -> int:
 def write_once(home: Path) -> None:
     """Start a server in the home, write to it, and stop it."""
     spec, dsn = postgres.prepare_server(home / "postgres", print)
-    process = start(spec, home / "log")
+    process = start_server(spec, home / "log")
     try:
         asyncio.run(write(dsn))
     finally:
@@ -64,7 +64,7 @@ def write_once(home: Path) -> None:
 
 def read_once(home: Path) -> int:
     spec, dsn = postgres.prepare_server(home / "postgres", print)
-    process = start(spec, home / "log")
+    process = start_server(spec, home / "log")
     try:
         return asyncio.run(read(dsn))
     finally:
@@ -73,7 +73,7 @@ def read_once(home: Path) -> int:
 
 def test_data_survives_a_kill_while_the_server_is_a_zombie(home: Path) -> None:
     spec, dsn = postgres.prepare_server(home / "postgres", print)
-    killed = start(spec, home / "log")
+    killed = start_server(spec, home / "log")
     asyncio.run(write(dsn))
     with pytest.raises(
         Unavailable, match=r"^port \d+, which PostgreSQL of this home uses, is taken; [^\n]+$"
@@ -97,7 +97,7 @@ def test_interrupted_initialisation_starts_over(home: Path) -> None:
 
 def test_orphaned_server_is_stopped_before_the_next_start(home: Path) -> None:
     spec, dsn = postgres.prepare_server(home / "postgres", print)
-    orphan = start(spec, home / "log")
+    orphan = start_server(spec, home / "log")
     try:
         asyncio.run(write(dsn))
         with Home(home).locked():

@@ -10,7 +10,15 @@ import pytest
 
 from tests.support.backend import Backend, LogCapture, make_request
 from tests.support.eventually import eventually
-from tests.support.scheduler import StartScheduler, count_reached, read_at_least, finish_job, publish_worker_report, is_settled, start_scheduler
+from tests.support.scheduler import (
+    StartScheduler,
+    count_reached,
+    finish_job,
+    is_settled,
+    publish_worker_report,
+    read_at_least,
+    start_scheduler,
+)
 
 
 @pytest.fixture

@@ -9,7 +9,13 @@ from shared.kafka.publisher import OutgoingMessage
 from shared.kafka.topics import CONTROL, REQUESTS, WORKERS
 from tests.support.backend import Backend, make_request
 from tests.support.eventually import eventually
-from tests.support.scheduler import StartScheduler, count_reached, read_at_least, publish_worker_report, start_scheduler
+from tests.support.scheduler import (
+    StartScheduler,
+    count_reached,
+    publish_worker_report,
+    read_at_least,
+    start_scheduler,
+)
 
 A_TURN = 500
 """Records that the scheduler reads at once, at most."""
@@ -95,7 +101,9 @@ async def test_everybodys_door(backend: Backend, start: StartScheduler) -> None:
         await eventually(partial(_all_open, backend, {"*"}), every=0.2)
 
 
-async def test_a_successor_opens_what_a_predecessor_closed(backend: Backend, start: StartScheduler) -> None:
+async def test_a_successor_opens_what_a_predecessor_closed(
+    backend: Backend, start: StartScheduler
+) -> None:
     async with start("first", max_pending_per_store=2):
         for _ in range(2):
             await backend.submit(make_request(store="full"))

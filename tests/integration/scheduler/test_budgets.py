@@ -11,11 +11,11 @@ from tests.support.eventually import eventually
 from tests.support.scheduler import (
     StartScheduler,
     count_reached,
-    read_at_least,
-    publish_worker_report,
     is_settled,
-    start_scheduler,
+    publish_worker_report,
+    read_at_least,
     read_tasks,
+    start_scheduler,
 )
 from tests.support.scheduler import finish_job as ended
 
@@ -110,7 +110,9 @@ async def test_a_store_goes_as_far_as_its_budget_and_its_neighbour_does_not_noti
         assert said.count("a store nears its budget") == 0
 
 
-async def test_a_budget_holds_long_before_the_next_sweep(backend: Backend, start: StartScheduler) -> None:
+async def test_a_budget_holds_long_before_the_next_sweep(
+    backend: Backend, start: StartScheduler
+) -> None:
     async with start(sweep_every_s=3600):
         await eventually(
             partial(_reports, backend, warned=0, stopped=0), every=0.2
@@ -189,7 +191,9 @@ async def test_a_raised_budget_lets_go_what_was_held_and_opens_the_door(
         await eventually(partial(is_open, backend), every=0.2)
 
 
-async def test_the_month_turns_and_lets_go_what_was_held(backend: Backend, start: StartScheduler) -> None:
+async def test_the_month_turns_and_lets_go_what_was_held(
+    backend: Backend, start: StartScheduler
+) -> None:
     await set_budget(backend, JOB)
     async with start():
         await publish_worker_report(backend, slots=50)
@@ -203,7 +207,9 @@ async def test_the_month_turns_and_lets_go_what_was_held(backend: Backend, start
         assert len(await eventually(partial(read_at_least, backend, 2), every=0.2) or []) == 2
 
 
-async def test_a_budget_that_is_taken_away_holds_nobody(backend: Backend, start: StartScheduler) -> None:
+async def test_a_budget_that_is_taken_away_holds_nobody(
+    backend: Backend, start: StartScheduler
+) -> None:
     await set_budget(backend, 0)
     async with start():
         await publish_worker_report(backend, slots=50)

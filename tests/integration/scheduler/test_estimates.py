@@ -7,7 +7,14 @@ import pytest
 
 from tests.support.backend import Backend, make_request
 from tests.support.eventually import eventually
-from tests.support.scheduler import StartScheduler, count_reached, read_at_least, finish_job, publish_worker_report, start_scheduler
+from tests.support.scheduler import (
+    StartScheduler,
+    count_reached,
+    finish_job,
+    publish_worker_report,
+    read_at_least,
+    start_scheduler,
+)
 
 
 @pytest.fixture

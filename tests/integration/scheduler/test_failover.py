@@ -15,11 +15,11 @@ from tests.support.eventually import eventually
 from tests.support.scheduler import (
     StartScheduler,
     count_reached,
-    read_at_least,
     finish_job,
-    read_epoch,
     is_leader,
     publish_worker_report,
+    read_at_least,
+    read_epoch,
     start_scheduler,
 )
 
@@ -79,7 +79,9 @@ async def test_the_standby_goes_on_where_the_leader_stopped(
     assert said.count("stands by") == 1
 
 
-async def test_counters_and_queue_survive_a_takeover(backend: Backend, start: StartScheduler) -> None:
+async def test_counters_and_queue_survive_a_takeover(
+    backend: Backend, start: StartScheduler
+) -> None:
     """The store that was served more waits for the other, whoever leads."""
     rich, poor = (
         [make_request(store="rich") for _ in range(3)],

@@ -22,7 +22,14 @@ from tests.support.backend import (
     open_backend,
 )
 from tests.support.eventually import eventually
-from tests.support.scheduler import StartScheduler, count_reached, read_at_least, is_leader, publish_worker_report, start_scheduler
+from tests.support.scheduler import (
+    StartScheduler,
+    count_reached,
+    is_leader,
+    publish_worker_report,
+    read_at_least,
+    start_scheduler,
+)
 
 
 @pytest.fixture
@@ -31,7 +38,11 @@ def start(backend: Backend, database: str) -> StartScheduler:
 
 
 async def test_while_postgresql_is_away_requests_wait_and_none_is_lost(
-    backend: Backend, start: StartScheduler, postgres: str, database: str, capsys: pytest.CaptureFixture[str]
+    backend: Backend,
+    start: StartScheduler,
+    postgres: str,
+    database: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The first requests of a fresh topic: no offset was ever committed that one could go back to."""
     said = LogCapture(capsys)
@@ -54,7 +65,9 @@ async def _put_aside(backend: Backend, count: int) -> list[tuple[str | None, obj
     return list(found) if len(found) == count else []
 
 
-async def test_a_record_that_cannot_be_read_is_put_aside(backend: Backend, start: StartScheduler) -> None:
+async def test_a_record_that_cannot_be_read_is_put_aside(
+    backend: Backend, start: StartScheduler
+) -> None:
     topic = shared_kafka.namespace(backend.settings).topic(REQUESTS)
     async with (
         AIOKafkaProducer(bootstrap_servers=backend.settings.kafka_bootstrap_servers) as producer,
@@ -69,7 +82,9 @@ async def test_a_record_that_cannot_be_read_is_put_aside(backend: Backend, start
     assert found == [("store-a", b'{"id": 1}'), ("store-a", None)]
 
 
-async def test_a_message_on_the_wrong_topic_is_put_aside(backend: Backend, start: StartScheduler) -> None:
+async def test_a_message_on_the_wrong_topic_is_put_aside(
+    backend: Backend, start: StartScheduler
+) -> None:
     request = make_request()
     event = JobEvent(
         job=request.id,
@@ -120,7 +135,7 @@ async def test_while_kafka_is_away_the_scheduler_pauses_and_then_goes_on(
     """A broker of its own, for it is killed. What was asked for before is forwarded once, what comes after as well."""
     said = LogCapture(capsys)
     spec, bootstrap = kafka_server.prepare_server(tmp_path, print)
-    server = await asyncio.to_thread(servers.start, spec, tmp_path / "server.log")
+    server = await asyncio.to_thread(servers.start_server, spec, tmp_path / "server.log")
     try:
         async with (
             open_backend(bootstrap, "away.", database) as backend,

@@ -45,7 +45,10 @@ async def a_process(backend: Backend, database: str) -> AsyncIterator[Process]:
 
 async def ask_all(backend: Backend, requests: list[BlogRequested]) -> None:
     await backend.publisher.publish_all(
-        [OutgoingMessage(topic=REQUESTS, key=request.store, message=request) for request in requests]
+        [
+            OutgoingMessage(topic=REQUESTS, key=request.store, message=request)
+            for request in requests
+        ]
     )
 
 

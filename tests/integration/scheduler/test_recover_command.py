@@ -15,7 +15,7 @@ from tests.support.eventually import eventually
 from tests.support.fake_providers import StandIns
 from tests.support.generator import check_spend
 from tests.support.ingest import insert
-from tests.support.processes import PROGRAMS, environment, run
+from tests.support.processes import PROGRAMS, environment, run_command
 from tests.support.scheduler import count_reached
 from tests.support.servers import execute
 from tests.support.shop import ShopClient, start_shop
@@ -65,7 +65,9 @@ async def tell_of_a_job_that_nobody_has(backend: Backend) -> None:
 async def recover(kafka: str, prefix: str, database: str, *arguments: str) -> str:
     async with open_backend(kafka, prefix, database) as backend:
         known = environment(backend, database)
-    return await run_command(sys.executable, "-m", "services.scheduler", "recover", *arguments, env=known)
+    return await run_command(
+        sys.executable, "-m", "services.scheduler", "recover", *arguments, env=known
+    )
 
 
 async def live(shop: ShopClient, standins: StandIns, database: str, dump: Path) -> dict[str, UUID]:
@@ -80,9 +82,9 @@ async def live(shop: ShopClient, standins: StandIns, database: str, dump: Path) 
     jobs |= {name: await shop.submit() for name in ("done after", "failed", "cancelled")}
     jobs["elder"] = await a_job_of_last_month(shop.backend)
     await eventually(lambda: count_reached(shop.backend, 6))
-    await run(PROGRAMS / "pg_dump", "--format=custom", f"--file={dump}", database)
+    await run_command(PROGRAMS / "pg_dump", "--format=custom", f"--file={dump}", database)
 
-    jobs |= {name: await shop.ask() for name in ("later", "later cancelled")}
+    jobs |= {name: await shop.submit() for name in ("later", "later cancelled")}
     await eventually(lambda: count_reached(shop.backend, 8))
     for name in ("cancelled", "later cancelled"):
         await shop.cancel(jobs[name])
@@ -90,11 +92,11 @@ async def live(shop: ShopClient, standins: StandIns, database: str, dump: Path) 
         {"kind": "refusal", "count": 2, "job": str(jobs["failed"]), "step": "outline"}
     )
     done = [jobs[name] for name in ("partly done", "done after", "elder", "later")]
-    async with shop.working():
-        await shop.are("DONE", *done)
-        await shop.are("FAILED", jobs["failed"])
-        await shop.heard(EventKind.ENDED, jobs["failed"], *done)
-    jobs |= {name: await shop.ask() for name in ("cut", "not begun")}
+    async with shop.running_worker():
+        await shop.wait_for_status("DONE", *done)
+        await shop.wait_for_status("FAILED", jobs["failed"])
+        await shop.wait_for_events(EventKind.ENDED, jobs["failed"], *done)
+    jobs |= {name: await shop.submit() for name in ("cut", "not begun")}
     await eventually(lambda: count_reached(shop.backend, 10))
     await tell_a_cut_attempt(shop.backend, jobs["cut"])
     await tell_of_a_job_that_nobody_has(shop.backend)
@@ -131,10 +133,10 @@ async def test_backup_restore_and_go_on(
             "cut": 1,
             "not begun": 1,
         }
-        async with shop.working():
-            await shop.are("DONE", *(jobs[name] for name in outlines))
-        await shop.are("CANCELLED", jobs["cancelled"], jobs["later cancelled"])
-        await shop.are("FAILED", jobs["failed"])
+        async with shop.running_worker():
+            await shop.wait_for_status("DONE", *(jobs[name] for name in outlines))
+        await shop.wait_for_status("CANCELLED", jobs["cancelled"], jobs["later cancelled"])
+        await shop.wait_for_status("FAILED", jobs["failed"])
         assert await count_reached(shop.backend, len(jobs))
         for name, times in outlines.items():
             row, bill = await shop.backend.row(jobs[name]), standins.openai.bill(jobs[name])

@@ -18,12 +18,12 @@ from tests.support.ingest import insert
 from tests.support.scheduler import (
     StartScheduler,
     count_reached,
-    read_at_least,
     finish_job,
-    publish_worker_report,
     is_settled,
-    start_scheduler,
+    publish_worker_report,
+    read_at_least,
     read_tasks,
+    start_scheduler,
 )
 
 
@@ -32,7 +32,9 @@ def start(backend: Backend, database: str) -> StartScheduler:
     return partial(start_scheduler, backend, database)
 
 
-async def test_requests_are_admitted_once_and_announced(backend: Backend, start: StartScheduler) -> None:
+async def test_requests_are_admitted_once_and_announced(
+    backend: Backend, start: StartScheduler
+) -> None:
     one, other = make_request(), make_request(store="store-b")
     async with start():
         for request in (one, other, one):
@@ -162,7 +164,9 @@ async def test_a_delayed_request_is_not_forwarded_before_its_time(
     assert sent[1].forwarded_at >= (later.run_at or now.created_at)
 
 
-async def test_the_bill_moves_the_stores_counter_once(backend: Backend, start: StartScheduler) -> None:
+async def test_the_bill_moves_the_stores_counter_once(
+    backend: Backend, start: StartScheduler
+) -> None:
     request = make_request()
     async with start():
         await publish_worker_report(backend, slots=1)
@@ -232,7 +236,9 @@ async def _reports(backend: Backend, count: int) -> bool:
     )
 
 
-async def test_a_job_that_nobody_claims_is_forwarded_again(backend: Backend, start: StartScheduler) -> None:
+async def test_a_job_that_nobody_claims_is_forwarded_again(
+    backend: Backend, start: StartScheduler
+) -> None:
     async with start(forward_timeout_s=1):
         await publish_worker_report(backend, slots=1)
         await backend.submit(request := make_request())

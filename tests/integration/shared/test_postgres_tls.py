@@ -61,9 +61,9 @@ def server() -> Iterator[TlsServer]:
         secured = replace(
             spec, argv=(*spec.argv, *(f"-c{name}={value}" for name, value in settings.items()))
         )
-        process = start(secured, folder / "server.log")
+        process = start_server(secured, folder / "server.log")
         yield TlsServer(dsn, folder / "authority.pem", folder / "stranger.pem")
-        stop(secured, process)
+        stop_server(secured, process)
 
 
 async def test_migrations_and_pools_connect_over_tls(

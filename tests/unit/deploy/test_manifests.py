@@ -22,7 +22,7 @@ from sandbox import configuration
 from sandbox.system.home import ROOT
 from services.ingest.webhooks.rules import ForbiddenTargetError, WebhookTarget, pinned_addresses
 from shared.kafka.topics import GENERATION, GENERATOR_GROUP
-from shared.runtime.settings import KafkaSettings, AdmissionSettings, Settings
+from shared.runtime.settings import AdmissionSettings, KafkaSettings, Settings
 from tests.support.docker_image import fill, run_in
 
 SERVICES = ("ingest", "scheduler", "generator", "metrics")
@@ -137,7 +137,8 @@ def test_scalable_services_have_no_fixed_name_or_port() -> None:
 
 def test_ingest_and_scheduler_get_the_same_queue_settings() -> None:
     names = {
-        name.upper() for name in AdmissionSettings.model_fields.keys() - Settings.model_fields.keys()
+        name.upper()
+        for name in AdmissionSettings.model_fields.keys() - Settings.model_fields.keys()
     }
     ingest, scheduler = (
         compose()["services"][service]["environment"] for service in ("ingest", "scheduler")
@@ -334,7 +335,11 @@ def test_https_reaches_only_public_addresses(pod: str) -> None:
     for address in [*private, "fe80::1", "::1", "0.0.0.0", "224.0.0.1", "2002:a00:1::"]:
         assert not may_reach(pod, address, 443), address
         with pytest.raises(ForbiddenTargetError):
-            pinned_addresses(WebhookTarget(host="shop.example", port=443, scheme="https"), [address], loopback=False)
+            pinned_addresses(
+                WebhookTarget(host="shop.example", port=443, scheme="https"),
+                [address],
+                loopback=False,
+            )
     assert not may_reach("scheduler", "1.1.1.1", 443)
 
 

@@ -28,7 +28,9 @@ PAGES = [
 GENERATED = {configuration.FILE}
 RUNBOOK = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
 KNOWN_VARIABLES = {
-    one.name for reader in configuration.READERS.values() for one in configuration.variables(reader)
+    one.name
+    for reader in configuration.READERS.values()
+    for one in configuration.list_variables(reader)
 } | {
     "HEARTBEAT_FILE",
     "BLOGSTREAM_HOME",
@@ -46,7 +48,7 @@ def page_name(page: Path) -> str:
 
 def api_operations() -> dict[str, dict[str, Any]]:
     """Return the operations of every path of the interface, by method."""
-    paths: dict[str, dict[str, Any]] = openapi.document(version="0")["paths"]
+    paths: dict[str, dict[str, Any]] = openapi.build_document(version="0")["paths"]
     return {
         path: {method: found for method, found in operations.items() if isinstance(found, dict)}
         for path, operations in paths.items()
@@ -73,7 +75,7 @@ def test_runbook_has_an_action_for_every_alert(alert: str) -> None:
     assert re.search(rf"^\| `{alert}`.*\|.*\|.*\|$", RUNBOOK, re.MULTILINE)
 
 
-@pytest.mark.parametrize("version", [migration.version for migration in load()])
+@pytest.mark.parametrize("version", [migration.version for migration in load_migrations()])
 def test_runbook_lists_the_loss_below_every_migration(version: str) -> None:
     assert re.search(rf"^\| (\d{{4}}, )*{version}(, \d{{4}})* \|.*\|$", RUNBOOK, re.MULTILINE)
 
@@ -111,7 +113,7 @@ def test_contributing_names_existing_files() -> None:
 
 def test_api_page_names_the_columns_of_an_export() -> None:
     (required, _) = markdown.table_rows(API, "| columns | names |")
-    assert re.findall("`(.+?)`", required[1]) == list(shopify.REQUIRED)
+    assert re.findall("`(.+?)`", required[1]) == list(shopify.REQUIRED_COLUMNS)
 
 
 def test_api_page_has_an_action_for_every_status() -> None:
@@ -141,7 +143,9 @@ def test_api_page_describes_every_call(path: str) -> None:
 def test_api_page_describes_every_field_of_a_request() -> None:
     submit = api_operations()["/api/blog-generation"]["post"]
     reference = submit["requestBody"]["content"]["application/json"]["schema"]["$ref"]
-    schema = openapi.document(version="0")["components"]["schemas"][reference.rpartition("/")[2]]
+    schema = openapi.build_document(version="0")["components"]["schemas"][
+        reference.rpartition("/")[2]
+    ]
     rows = markdown.table_rows(API, "| field | meaning |")
     documented = {field for row in rows for field in re.findall("`(.+?)`", row[0])}
     assert documented - {"Idempotency-Key"} == set(schema["properties"])

@@ -14,7 +14,7 @@ from services.ingest.http.rules import InvalidRequestError
 from services.ingest.submit import rules
 from shared.domain.job import SourceType
 from shared.domain.messages import AdmissionState, BlogRequested
-from shared.kafka.envelope import decode, encode
+from shared.kafka.envelope import decode_message, encode_message
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 GOOD = {"sourceType": "keyword", "sourceId": "test-load-1"}
@@ -181,7 +181,7 @@ json_values = st.recursive(
     max_leaves=20,
 )
 run_ats = st.datetimes(
-    datetime(2025, 10, 1),  # noqa: DTZ001 # zone drawn separately
+    datetime(2025, 10, 1),  # zone drawn separately
     datetime(2028, 1, 1),  # noqa: DTZ001
     timezones=st.timezones(),
 ).map(lambda at: at.isoformat(timespec="minutes"))
@@ -215,8 +215,8 @@ def test_accepted_request_survives_kafka_and_jsonb(body: dict[str, Any]) -> None
         )
     except InvalidRequestError:
         return
-    value, headers = encode(message, source="test")
-    assert decode(value, headers) == message
+    value, headers = encode_message(message, source="test")
+    assert decode_message(value, headers) == message
     assert not [text for text in all_texts(orjson.loads(value)) if "\x00" in text]
 
 

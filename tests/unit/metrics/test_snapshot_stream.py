@@ -23,7 +23,7 @@ Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 @asynccontextmanager
 async def serve_stream() -> AsyncIterator[int]:
     """Yield the port of a server with a stream at `/events`."""
-    stop, listener = asyncio.Event(), listen("127.0.0.1", 0)
+    stop, listener = asyncio.Event(), open_listener("127.0.0.1", 0)
 
     async def snapshot() -> dict[str, Any]:
         return {"overview": 1}
@@ -42,7 +42,7 @@ async def serve_stream() -> AsyncIterator[int]:
 
     routes = [Route("/events", events), Route("/health", health)]
     serving = asyncio.create_task(
-        serve(
+        serve_http(
             Starlette(routes=routes, exception_handlers={Problem: answer_problem}), listener, stop
         )
     )
@@ -53,7 +53,7 @@ async def serve_stream() -> AsyncIterator[int]:
         await serving
 
 
-async def open_listener(port: int) -> tuple[int, Connection]:
+async def open_stream(port: int) -> tuple[int, Connection]:
     """Return the status and the open connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -62,13 +62,13 @@ async def open_listener(port: int) -> tuple[int, Connection]:
 
 async def test_listeners_are_limited_and_closed_ones_make_room() -> None:
     async with serve_stream() as port:
-        first = await asyncio.gather(*(open_listener(port) for _ in range(130)))
+        first = await asyncio.gather(*(open_stream(port) for _ in range(130)))
         assert Counter(status for status, _ in first) == {200: 100, 503: 30}
         for _, (_, writer) in first:
             writer.transport.abort()
 
         async def has_room() -> bool:
-            status, (_, writer) = await open_listener(port)
+            status, (_, writer) = await open_stream(port)
             writer.transport.abort()
             return status == 200
 

@@ -23,7 +23,7 @@ from shared.domain.messages import (
     Usage,
     WorkerReport,
 )
-from shared.kafka.envelope import decode
+from shared.kafka.envelope import decode_message
 from tests.support.metrics_events import (
     NOW,
     job_events,
@@ -106,7 +106,7 @@ def test_valid_messages_never_stop_counting(changes: list[dict[str, Any]]) -> No
         ).encode()  # which writes integers of any size
         try:
             event = validate_message(
-                decode(value, [("ce_type", JobEvent.TYPE.encode())]), NOW, JobEvent
+                decode_message(value, [("ce_type", JobEvent.TYPE.encode())]), NOW, JobEvent
             )
         except InvalidMessage:
             continue

@@ -18,7 +18,7 @@ INSTALLING = "blogstream: installing what is pinned in requirements/{}.txt (once
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A project after its first start. Its command line prints its arguments."""
     project = tmp_path_factory.mktemp("project")
     shutil.copy(ROOT / "blogstream", project)
