@@ -83,7 +83,7 @@ async def told_again(bootstrap: str, prefix: str, database: str) -> AsyncIterato
         known = environment(backend, database)
         told = await run(sys.executable, "-m", "services.scheduler", "retell", env=known)
         count = await backend.database.fetchval("SELECT count(*) FROM blog_generations")
-    assert f"{count} jobs told again" in told
+    assert f"{count} job states republished" in told
     yield
 
 

@@ -1,4 +1,4 @@
-"""Stores that belong together: one part of the order, set while the scheduler runs, its counter saved."""
+"""Stores of one account share its part of the fair queue."""
 
 import asyncio
 import sys
@@ -10,7 +10,15 @@ import pytest
 
 from tests.support.backend import Backend, LogCapture, make_request
 from tests.support.eventually import eventually
-from tests.support.scheduler import StartScheduler, count_reached, read_at_least, finish_job, publish_worker_report, is_settled, start_scheduler
+from tests.support.scheduler import (
+    StartScheduler,
+    count_reached,
+    finish_job,
+    is_settled,
+    publish_worker_report,
+    read_at_least,
+    start_scheduler,
+)
 
 
 @pytest.fixture
@@ -18,19 +26,18 @@ def start(backend: Backend, database: str) -> StartScheduler:
     return partial(start_scheduler, backend, database)
 
 
-async def test_stores_that_are_set_to_one_account_share_its_part(
+async def test_stores_of_one_account_share_its_part(
     backend: Backend, start: StartScheduler, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = LogCapture(capsys)
+    log = LogCapture(capsys)
     async with start():
-        await eventually(
-            partial(said.has, "the order is rebuilt")
-        )  # what is set before that is found, and not told
+        # A configuration set before the restore would not be logged.
+        await eventually(partial(log.has, "fair queue restored"))
         await backend.database.execute(
             "INSERT INTO stores (instance_id, account_id, configured_at)"
             " SELECT name, 'both', now() FROM unnest(ARRAY['a1', 'a2']) AS name"
         )
-        await eventually(lambda: said.count("a store is set") == 2)
+        await eventually(lambda: log.count("store configured") == 2)
         for store in ("a1", "a2", "b") * 4:
             await backend.submit(make_request(store=store))
         await eventually(partial(count_reached, backend, 12))
@@ -39,7 +46,7 @@ async def test_stores_that_are_set_to_one_account_share_its_part(
     assert Counter(task.store for task in sent) == {"a1": 2, "a2": 2, "b": 4}
 
 
-async def test_an_accounts_counter_is_saved(backend: Backend, start: StartScheduler) -> None:
+async def test_account_counter_is_saved(backend: Backend, start: StartScheduler) -> None:
     await backend.database.execute(
         "INSERT INTO stores (instance_id, account_id) VALUES ('a1', 'both')"
     )
@@ -53,10 +60,10 @@ async def test_an_accounts_counter_is_saved(backend: Backend, start: StartSchedu
     assert [(row["account_id"], row["served_nanousd"]) for row in served] == [("both", 7_000)]
 
 
-async def test_a_weight_that_is_set_scales_what_is_saved_with_it(
+async def test_setting_a_weight_scales_saved_counters(
     backend: Backend, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Or a scheduler that starts afterwards would find the store at another place in the line."""
+    """Otherwise a scheduler that starts later would restore another virtual time."""
     await backend.database.execute(
         "INSERT INTO stores (instance_id, weight, served_nanousd) VALUES ('lone', 2, 1000)"
     )
