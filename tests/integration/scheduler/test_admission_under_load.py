@@ -26,7 +26,7 @@ from tests.support.scheduler import count_reached, is_leader, start_scheduler
 LIMIT, CLIENTS, EACH = 100, 20, 25
 
 
-class HeldGates(Gates):
+class HeldAdmissionView(Gates):
     """Applies received states only when the test allows it, and counts them."""
 
     def __init__(self, settings: KafkaSettings) -> None:
@@ -48,12 +48,12 @@ class HeldGates(Gates):
 
 
 @pytest.fixture
-def gates(monkeypatch: pytest.MonkeyPatch) -> list[HeldGates]:
+def views(monkeypatch: pytest.MonkeyPatch) -> list[HeldAdmissionView]:
     """Collect the admission view of every ingest process of the test, in order of start."""
-    made: list[HeldGates] = []
+    made: list[HeldAdmissionView] = []
 
-    def make(settings: KafkaSettings) -> HeldGates:
-        made.append(HeldGates(settings))
+    def make(settings: KafkaSettings) -> HeldAdmissionView:
+        made.append(HeldAdmissionView(settings))
         return made[-1]
 
     monkeypatch.setattr(service, "Gates", make)
@@ -61,7 +61,7 @@ def gates(monkeypatch: pytest.MonkeyPatch) -> list[HeldGates]:
 
 
 async def test_process_accepts_requests_until_it_applies_the_state(
-    backend: Backend, database: str, tmp_path: Path, gates: list[HeldGates]
+    backend: Backend, database: str, tmp_path: Path, views: list[HeldAdmissionView]
 ) -> None:
     limit, behind = 5, 12
     async with (
@@ -69,12 +69,12 @@ async def test_process_accepts_requests_until_it_applies_the_state(
         start_ingest(backend, database, tmp_path) as ingest,
         start_ingest(backend, database, tmp_path) as other,
     ):
-        held = gates[0].held = []
+        held = views[0].held = []
         for count in range(1, limit + 1):
             assert (await ingest.post(GOOD)).status_code == 201
             await eventually(partial(count_reached, backend, count))
         await eventually(lambda: held, what="the admission state of the full queue")
-        await eventually(lambda: gates[1].closed("shop"))
+        await eventually(lambda: views[1].closed("shop"))
         assert (await other.post(GOOD)).status_code == 429, (
             "the other process has applied the state"
         )
@@ -82,7 +82,7 @@ async def test_process_accepts_requests_until_it_applies_the_state(
             assert (await ingest.post(GOOD)).status_code == 201, (
                 "this process has not applied the state yet"
             )
-        gates[0].release_held()
+        views[0].release_held()
         for _ in range(behind):
             assert (await ingest.post(GOOD)).status_code == 429
         await eventually(partial(count_reached, backend, limit + behind))
@@ -91,14 +91,14 @@ async def test_process_accepts_requests_until_it_applies_the_state(
         )
 
 
-async def submit_all(ingest: Ingest, gates: HeldGates, answers: Counter[int]) -> None:
+async def submit_all(ingest: Ingest, view: HeldAdmissionView, answers: Counter[int]) -> None:
     """Submit `EACH` requests and obey Retry-After."""
     accepted = 0
     while accepted < EACH:
-        closed, applied = gates.closed("shop"), gates.applied
+        closed, applied = view.closed("shop"), view.applied
         answer = await ingest.post(GOOD)
         answers[answer.status_code] += 1
-        if closed and gates.applied == applied:
+        if closed and view.applied == applied:
             assert answer.status_code == 429, (
                 "a process that knows of the closed state accepts no request"
             )
@@ -118,7 +118,7 @@ async def submit_periodically(ingest: Ingest, key: str, answers: Counter[int]) -
 
 @pytest.mark.timeout(180)
 async def test_clients_that_obey_retry_after_get_all_requests_accepted(
-    backend: Backend, database: str, tmp_path: Path, gates: list[HeldGates]
+    backend: Backend, database: str, tmp_path: Path, views: list[HeldAdmissionView]
 ) -> None:
     answers, neighbour_answers = Counter[int](), Counter[int]()
     async with (
@@ -131,7 +131,7 @@ async def test_clients_that_obey_retry_after_get_all_requests_accepted(
         neighbour_task = asyncio.create_task(
             submit_periodically(ingest, neighbour, neighbour_answers)
         )
-        await asyncio.gather(*(submit_all(ingest, gates[0], answers) for _ in range(CLIENTS)))
+        await asyncio.gather(*(submit_all(ingest, views[0], answers) for _ in range(CLIENTS)))
         wanted = CLIENTS * EACH
         await eventually(
             lambda: sum(store == "shop" for _, store, _ in worker.done) == wanted, timeout=60

@@ -102,7 +102,7 @@ async def test_counters_and_queue_survive_a_failover(
     assert [task.store for task in sent] == ["rich", "poor", "poor"]
 
 
-async def test_deposed_leader_begins_a_new_session_and_loses_no_request(
+async def test_deposed_leader_begins_new_session_and_loses_no_request(
     backend: Backend, start: StartScheduler
 ) -> None:
     async with start():
