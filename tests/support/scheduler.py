@@ -76,13 +76,13 @@ async def read_tasks(backend: Backend) -> list[GenerationTask]:
     return sorted(found, key=lambda task: task.forwarded_at)
 
 
-async def read_at_least(backend: Backend, count: int) -> list[GenerationTask]:
+async def read_tasks_at_least(backend: Backend, count: int) -> list[GenerationTask]:
     """Return the tasks once there are at least `count`, else an empty list."""
     found = await read_tasks(backend)
     return found if len(found) >= count else []
 
 
-async def count_reached(backend: Backend, count: int) -> bool:
+async def has_job_count(backend: Backend, count: int) -> bool:
     return bool(
         await backend.database.fetchval("SELECT count(*) = $1 FROM blog_generations", count)
     )

@@ -28,7 +28,7 @@ from tests.support.fake_providers import StandIns
 from tests.support.generator import worker_settings
 from tests.support.ingest import PATH, PROBLEM, Ingest, insert, start_ingest
 from tests.support.processes import start_workers
-from tests.support.scheduler import count_reached, read_at_least, publish_worker_report, is_settled, start_scheduler
+from tests.support.scheduler import has_job_count, read_tasks_at_least, publish_worker_report, is_settled, start_scheduler
 
 SHOP = Caller(store="shop", name="shop", key=b"hash")
 
@@ -135,25 +135,25 @@ async def test_the_order_hears_of_it(backend: Backend, database: str, ingest: In
     async with pool, start_scheduler(backend, database):
         store = IngestStore(pool)
         await backend.submit(forwarded)
-        await eventually(partial(count_reached, backend, 1))
+        await eventually(partial(has_job_count, backend, 1))
         await publish_worker_report(backend, slots=1)
-        await eventually(partial(read_at_least, backend, 1), every=0.2)
+        await eventually(partial(read_tasks_at_least, backend, 1), every=0.2)
         for request in (waiting, follower):
             await backend.submit(request)
-        await eventually(partial(count_reached, backend, 3))
+        await eventually(partial(has_job_count, backend, 3))
         assert (await change(ingest, "cancel", waiting.id)).status_code == 200
         assert (await change(ingest, "cancel", forwarded.id)).status_code == 200
-        sent = await eventually(partial(read_at_least, backend, 2), every=0.2)
+        sent = await eventually(partial(read_tasks_at_least, backend, 2), every=0.2)
         assert sent[1].job == follower.id, (
             "the cancelled job's slot is free, and the other does not begin"
         )
         assert (await change(ingest, "retry", forwarded.id)).status_code == 200
         assert await store.cancel(follower.id, SHOP), "and nobody says so"
-        sent = await eventually(partial(read_at_least, backend, 3), every=0.2)
+        sent = await eventually(partial(read_tasks_at_least, backend, 3), every=0.2)
         assert (sent[2].job, sent[2].forward) == (forwarded.id, 2)
         assert await store.cancel(forwarded.id, SHOP)
         assert await store.retry(waiting.id, SHOP)
-        sent = await eventually(partial(read_at_least, backend, 4), every=0.2)
+        sent = await eventually(partial(read_tasks_at_least, backend, 4), every=0.2)
         assert (sent[3].job, sent[3].forward) == (waiting.id, 1)
 
 

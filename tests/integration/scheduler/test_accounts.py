@@ -12,11 +12,11 @@ from tests.support.backend import Backend, LogCapture, make_request
 from tests.support.eventually import eventually
 from tests.support.scheduler import (
     StartScheduler,
-    count_reached,
     finish_job,
+    has_job_count,
     is_settled,
     publish_worker_report,
-    read_at_least,
+    read_tasks_at_least,
     start_scheduler,
 )
 
@@ -40,9 +40,9 @@ async def test_stores_of_one_account_share_its_part(
         await eventually(lambda: log.count("store configured") == 2)
         for store in ("a1", "a2", "b") * 4:
             await backend.submit(make_request(store=store))
-        await eventually(partial(count_reached, backend, 12))
+        await eventually(partial(has_job_count, backend, 12))
         await publish_worker_report(backend, slots=8)
-        sent = await eventually(partial(read_at_least, backend, 8), every=0.2)
+        sent = await eventually(partial(read_tasks_at_least, backend, 8), every=0.2)
     assert Counter(task.store for task in sent) == {"a1": 2, "a2": 2, "b": 4}
 
 
@@ -53,7 +53,7 @@ async def test_account_counter_is_saved(backend: Backend, start: StartScheduler)
     async with start():
         await publish_worker_report(backend, slots=1)
         await backend.submit(request := make_request(store="a1"))
-        await eventually(partial(read_at_least, backend, 1), every=0.2)
+        await eventually(partial(read_tasks_at_least, backend, 1), every=0.2)
         await finish_job(backend, request, cost=7_000)
         await eventually(partial(is_settled, backend, request.id))
     served = await backend.database.fetch("SELECT account_id, served_nanousd FROM accounts")

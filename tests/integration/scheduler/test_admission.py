@@ -11,9 +11,9 @@ from tests.support.backend import Backend, make_request
 from tests.support.eventually import eventually
 from tests.support.scheduler import (
     StartScheduler,
-    count_reached,
+    has_job_count,
     publish_worker_report,
-    read_at_least,
+    read_tasks_at_least,
     start_scheduler,
 )
 
@@ -58,7 +58,7 @@ async def test_full_queue_closes_intake_and_admits_accepted_requests(
         for _ in range(8):
             await backend.submit(make_request(store="full"))
         await backend.submit(make_request(store="other"))
-        await eventually(partial(count_reached, backend, 9))
+        await eventually(partial(has_job_count, backend, 9))
         states = await eventually(partial(_closed_states, backend, {"full"}), every=0.2)
         assert states is not None
         state = states["full"]
@@ -68,7 +68,7 @@ async def test_full_queue_closes_intake_and_admits_accepted_requests(
         await eventually(partial(_closed_stores_reported, backend, 1), every=0.2)
         await publish_worker_report(backend, slots=9)
         await eventually(partial(_all_open, backend, {"full"}), every=0.2)
-        assert len(await read_at_least(backend, 9)) == 9
+        assert len(await read_tasks_at_least(backend, 9)) == 9
 
 
 async def test_intake_closes_within_one_turn_over_the_limit(
@@ -85,7 +85,7 @@ async def test_intake_closes_within_one_turn_over_the_limit(
                 for _ in range(submitted)
             ]
         )
-        await eventually(partial(count_reached, backend, submitted))
+        await eventually(partial(has_job_count, backend, submitted))
         states = await eventually(partial(_closed_states, backend, {"full"}), every=0.2)
     assert states is not None
     closings = [

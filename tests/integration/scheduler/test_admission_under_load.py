@@ -21,7 +21,7 @@ from tests.support.backend import Backend
 from tests.support.eventually import eventually
 from tests.support.fake_worker import start_fake_worker
 from tests.support.ingest import GOOD, Ingest, start_ingest
-from tests.support.scheduler import count_reached, is_leader, start_scheduler
+from tests.support.scheduler import has_job_count, is_leader, start_scheduler
 
 LIMIT, CLIENTS, EACH = 100, 20, 25
 
@@ -72,7 +72,7 @@ async def test_process_accepts_requests_until_it_applies_the_state(
         held = views[0].held = []
         for count in range(1, limit + 1):
             assert (await ingest.post(GOOD)).status_code == 201
-            await eventually(partial(count_reached, backend, count))
+            await eventually(partial(has_job_count, backend, count))
         await eventually(lambda: held, what="the admission state of the full queue")
         await eventually(lambda: views[1].closed("shop"))
         assert (await other.post(GOOD)).status_code == 429, (
@@ -85,7 +85,7 @@ async def test_process_accepts_requests_until_it_applies_the_state(
         views[0].release_held()
         for _ in range(behind):
             assert (await ingest.post(GOOD)).status_code == 429
-        await eventually(partial(count_reached, backend, limit + behind))
+        await eventually(partial(has_job_count, backend, limit + behind))
         assert len(await backend.read_records(REQUESTS)) == limit + behind, (
             "no further request is in Kafka"
         )

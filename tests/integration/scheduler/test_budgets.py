@@ -10,12 +10,12 @@ from tests.support.backend import Backend, LogCapture, make_request
 from tests.support.eventually import eventually
 from tests.support.scheduler import (
     StartScheduler,
-    count_reached,
     finish_job,
+    has_job_count,
     is_settled,
     publish_worker_report,
-    read_at_least,
     read_tasks,
+    read_tasks_at_least,
     start_scheduler,
 )
 
@@ -88,7 +88,7 @@ async def test_budget_limits_one_store_and_no_other(
         own = await submit(backend, 4)
         await submit(backend, 4, store="neighbour")
         await eventually(partial(has_held_jobs, backend, 2))
-        found = await eventually(partial(read_at_least, backend, 6), every=0.2)
+        found = await eventually(partial(read_tasks_at_least, backend, 6), every=0.2)
         assert sorted(task.store for task in found or []) == ["neighbour"] * 4 + ["shop"] * 2
         state = await eventually(partial(closed_state, backend), every=0.2)
         assert state is not None
@@ -101,9 +101,9 @@ async def test_budget_limits_one_store_and_no_other(
         # Half of the reservation: each later job reserves this mean cost.
         await finish_and_settle(backend, first, JOB // 2)
         await finish_and_settle(backend, second, JOB // 2)
-        assert len(await eventually(partial(read_at_least, backend, 8), every=0.2) or []) == 8, (
-            "the budget has room for two more"
-        )
+        assert (
+            len(await eventually(partial(read_tasks_at_least, backend, 8), every=0.2) or []) == 8
+        ), "the budget has room for two more"
         await eventually(partial(log.has, "store budget exhausted"))
         assert log.count("store budget exhausted") == 1
         assert log.count("store budget low") == 0
@@ -123,7 +123,7 @@ async def test_new_budget_applies_before_the_next_sweep(
         await submit(backend, 3)
         await eventually(partial(has_held_jobs, backend, 2))
         await backend.database.execute("DELETE FROM store_budgets")
-        assert len(await eventually(partial(read_at_least, backend, 3), every=0.2) or []) == 3
+        assert len(await eventually(partial(read_tasks_at_least, backend, 3), every=0.2) or []) == 3
 
 
 async def _reported_counts(backend: Backend, *, warned: int, stopped: int) -> bool:
@@ -159,7 +159,7 @@ async def test_store_is_warned_once(
     async with start():
         await publish_worker_report(backend, slots=50)
         (request,) = await submit(backend, 1)
-        await eventually(partial(read_at_least, backend, 1), every=0.2)
+        await eventually(partial(read_tasks_at_least, backend, 1), every=0.2)
         await pay(backend, request, 8 * JOB)
         await eventually(partial(log.has, "store budget low"))
         await eventually(partial(_reported_counts, backend, warned=1, stopped=0), every=0.2)
@@ -184,7 +184,7 @@ async def test_raised_budget_releases_held_jobs_and_opens_intake(
         await eventually(partial(has_held_jobs, backend, 3))
         await eventually(partial(closed_state, backend), every=0.2)
         await set_budget(backend, 10 * JOB)
-        await eventually(partial(read_at_least, backend, 3), every=0.2)
+        await eventually(partial(read_tasks_at_least, backend, 3), every=0.2)
         await eventually(partial(is_open, backend), every=0.2)
 
 
@@ -193,12 +193,12 @@ async def test_new_month_releases_held_jobs(backend: Backend, start: StartSchedu
     async with start():
         await publish_worker_report(backend, slots=50)
         first, *_ = await submit(backend, 3)
-        await eventually(partial(read_at_least, backend, 1), every=0.2)
+        await eventually(partial(read_tasks_at_least, backend, 1), every=0.2)
         await finish_and_settle(backend, first, JOB)
         await eventually(partial(has_held_jobs, backend, 2))
         # The spend of the last month.
         await backend.database.execute("UPDATE store_spend SET month = month - interval '1 month'")
-        assert len(await eventually(partial(read_at_least, backend, 2), every=0.2) or []) == 2
+        assert len(await eventually(partial(read_tasks_at_least, backend, 2), every=0.2) or []) == 2
 
 
 async def test_removed_budget_releases_held_jobs(backend: Backend, start: StartScheduler) -> None:
@@ -208,7 +208,7 @@ async def test_removed_budget_releases_held_jobs(backend: Backend, start: StartS
         await submit(backend, 3)
         await eventually(partial(has_held_jobs, backend, 3))
         await backend.database.execute("DELETE FROM store_budgets")
-        await eventually(partial(read_at_least, backend, 3), every=0.2)
+        await eventually(partial(read_tasks_at_least, backend, 3), every=0.2)
         await eventually(partial(is_open, backend), every=0.2)
 
 
@@ -217,19 +217,19 @@ async def test_budget_survives_a_failover(backend: Backend, start: StartSchedule
     async with start("first"):
         await publish_worker_report(backend, slots=50)
         done, running, *_ = await submit(backend, 2)
-        await eventually(partial(read_at_least, backend, 2), every=0.2)
+        await eventually(partial(read_tasks_at_least, backend, 2), every=0.2)
         await finish_and_settle(backend, done, 2 * JOB)
     # Paid while no scheduler leads; part of the job's reservation.
     await pay(backend, running, JOB // 2)
     requests = await submit(backend, 3)
     async with start("second"):
-        await eventually(partial(count_reached, backend, 5))
+        await eventually(partial(has_job_count, backend, 5))
         await eventually(partial(closed_state, backend), every=0.2)
         # Two jobs' worth is spent and one reserved. At twice the first estimate no job fits.
         await eventually(partial(has_held_jobs, backend, 3))
         assert len(await read_tasks(backend)) == 2
         await set_budget(backend, 5 * JOB)
-        found = await eventually(partial(read_at_least, backend, 3), every=0.2)
+        found = await eventually(partial(read_tasks_at_least, backend, 3), every=0.2)
         assert found is not None
         assert found[-1].job in {request.id for request in requests}
         await eventually(partial(has_held_jobs, backend, 2))

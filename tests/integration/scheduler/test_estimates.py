@@ -9,10 +9,10 @@ from tests.support.backend import Backend, make_request
 from tests.support.eventually import eventually
 from tests.support.scheduler import (
     StartScheduler,
-    count_reached,
     finish_job,
+    has_job_count,
     publish_worker_report,
-    read_at_least,
+    read_tasks_at_least,
     start_scheduler,
 )
 
@@ -51,7 +51,7 @@ async def test_reason_follows_the_state_until_no_job_waits(
         assert row["queued"] == 2
         assert row["first_at"] is not None
         await publish_worker_report(backend, slots=3)
-        await eventually(partial(read_at_least, backend, 3), every=0.2)
+        await eventually(partial(read_tasks_at_least, backend, 3), every=0.2)
         await eventually(partial(_no_estimates, backend))
 
 
@@ -69,10 +69,10 @@ async def test_store_with_more_served_money_waits_for_its_turn(
     async with start(worker_silence_s=3600):
         await publish_worker_report(backend, slots=1)
         await backend.submit(rich[0])
-        await eventually(partial(read_at_least, backend, 1), every=0.2)
+        await eventually(partial(read_tasks_at_least, backend, 1), every=0.2)
         for request in (*rich[1:], *poor):
             await backend.submit(request)
-        await eventually(partial(count_reached, backend, 33))
+        await eventually(partial(has_job_count, backend, 33))
         await finish_job(backend, rich[0], cost=50_000_000)
         await eventually(partial(_has_reason, backend, "rich", "fair turn"))
         await eventually(partial(_has_reason, backend, "poor", "back-pressure"))
@@ -86,8 +86,8 @@ async def test_store_at_its_cap_has_that_reason(backend: Backend, start: StartSc
         await publish_worker_report(backend, slots=3)
         for number in range(10):
             await backend.submit(make_request(store="busy" if number < 5 else "other"))
-        await eventually(partial(count_reached, backend, 10))
-        await eventually(partial(read_at_least, backend, 3), every=0.2)
+        await eventually(partial(has_job_count, backend, 10))
+        await eventually(partial(read_tasks_at_least, backend, 3), every=0.2)
         capped = await eventually(
             lambda: backend.database.fetchval(
                 "SELECT instance_id FROM store_outlooks WHERE reason = 'store cap'"

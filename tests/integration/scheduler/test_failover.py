@@ -14,12 +14,12 @@ from tests.support.backend import Backend, LogCapture, make_request
 from tests.support.eventually import eventually
 from tests.support.scheduler import (
     StartScheduler,
-    count_reached,
     finish_job,
+    has_job_count,
     is_leader,
     publish_worker_report,
-    read_at_least,
     read_epoch,
+    read_tasks_at_least,
     start_scheduler,
 )
 
@@ -51,7 +51,7 @@ async def test_newcomer_does_not_take_the_lead(
             await eventually(partial(log.has, "scheduler is standby"))
             await publish_worker_report(backend, slots=3)
             await backend.submit(make_request())
-            await eventually(partial(read_at_least, backend, 1), every=0.2)
+            await eventually(partial(read_tasks_at_least, backend, 1), every=0.2)
             assert await is_leader(backend, "z-leader")
 
 
@@ -72,7 +72,7 @@ async def test_standby_continues_after_the_leader_stops(
         await eventually(partial(is_leader, backend, "standby"))
         # The worker's last report is still fresh, so the new leader needs no new one.
         await finish_job(backend, requests[0])
-        sent = await eventually(partial(read_at_least, backend, 3), every=0.3)
+        sent = await eventually(partial(read_tasks_at_least, backend, 3), every=0.3)
     assert {task.job for task in sent[:2]} == {request.id for request in requests[:2]}
     assert [task.job for task in sent[2:]] == [requests[2].id]
     assert [task.epoch > before for task in sent] == [False, False, True]
@@ -90,15 +90,15 @@ async def test_counters_and_queue_survive_a_failover(
     async with start("first"):
         await publish_worker_report(backend, slots=1)
         await backend.submit(rich[0])
-        await eventually(partial(read_at_least, backend, 1), every=0.2)
+        await eventually(partial(read_tasks_at_least, backend, 1), every=0.2)
         for request in (*rich[1:], *poor):
             await backend.submit(request)
-        await eventually(partial(count_reached, backend, 5))
+        await eventually(partial(has_job_count, backend, 5))
         await finish_job(backend, rich[0], cost=50_000_000)
-        await eventually(partial(read_at_least, backend, 2), every=0.2)
+        await eventually(partial(read_tasks_at_least, backend, 2), every=0.2)
     async with start("second"):
         await publish_worker_report(backend, slots=2)
-        sent = await eventually(partial(read_at_least, backend, 3), every=0.3)
+        sent = await eventually(partial(read_tasks_at_least, backend, 3), every=0.3)
     assert [task.store for task in sent] == ["rich", "poor", "poor"]
 
 
@@ -110,7 +110,7 @@ async def test_deposed_leader_begins_new_session_and_loses_no_request(
         await backend.database.execute("UPDATE scheduler_leader SET epoch = 41, holder = 'other'")
         await publish_worker_report(backend, slots=1)
         await backend.submit(request := make_request())
-        (task,) = await eventually(partial(read_at_least, backend, 1), every=0.3)
+        (task,) = await eventually(partial(read_tasks_at_least, backend, 1), every=0.3)
     assert (task.job, task.epoch) == (request.id, 42)
 
 
@@ -136,7 +136,7 @@ async def test_deposed_epoch_writes_nothing(backend: Backend, database: str) -> 
         ):
             with pytest.raises(DeposedError):
                 await write
-        assert await count_reached(backend, 1)
+        assert await has_job_count(backend, 1)
         assert await _dispatched(backend, 0)
         assert await backend.database.fetchval("SELECT count(*) FROM stores") == 0
         (row,) = (await new.mark_dispatched([known.id], [0], [1])).values()

@@ -24,10 +24,10 @@ from tests.support.backend import (
 from tests.support.eventually import eventually
 from tests.support.scheduler import (
     StartScheduler,
-    count_reached,
+    has_job_count,
     is_leader,
     publish_worker_report,
-    read_at_least,
+    read_tasks_at_least,
     start_scheduler,
 )
 
@@ -54,7 +54,7 @@ async def test_requests_survive_a_postgresql_outage(
             for request in requests:
                 await backend.submit(request)
             await eventually(partial(log.has, "dependency unavailable"))
-        sent = await eventually(partial(read_at_least, backend, 20), every=0.3)
+        sent = await eventually(partial(read_tasks_at_least, backend, 20), every=0.3)
     assert log.count("dependency unavailable") == log.count("dependencies available again") == 1
     assert {task.job for task in sent} == {request.id for request in requests}
     assert len(sent) == 20
@@ -75,7 +75,7 @@ async def test_unreadable_record_is_dead_lettered(backend: Backend, start: Start
         await producer.send_and_wait(topic, b'{"id": 1}', key=b"store-a", headers=headers)
         await producer.send_and_wait(topic, None, key=b"store-a", headers=headers)
         await backend.submit(make_request())
-        await eventually(partial(count_reached, backend, 1))
+        await eventually(partial(has_job_count, backend, 1))
         found = await eventually(partial(_dead_letters, backend, 2), every=0.3)
     assert found == [("store-a", b'{"id": 1}'), ("store-a", None)]
 
@@ -97,7 +97,7 @@ async def test_message_on_wrong_topic_is_dead_lettered(
         await backend.publish(REQUESTS, request.store, event)
         await backend.publish(RESULTS, request.store, request)
         await eventually(partial(_dead_letters, backend, 2), every=0.3)
-    assert await count_reached(backend, 0)
+    assert await has_job_count(backend, 0)
 
 
 async def test_unstorable_request_does_not_stop_the_others(
@@ -116,10 +116,10 @@ async def test_unstorable_request_does_not_stop_the_others(
         await producer.send_and_wait(
             topic, value.replace(b'{"n":12}', b'{"n":%d}' % 2**70), b"store-a", headers=headers
         )
-        await eventually(partial(count_reached, backend, 5))
+        await eventually(partial(has_job_count, backend, 5))
         await eventually(partial(_dead_letters, backend, 3), every=0.3)
         await publish_worker_report(backend, slots=9)
-        sent = await eventually(partial(read_at_least, backend, 5), every=0.3)
+        sent = await eventually(partial(read_tasks_at_least, backend, 5), every=0.3)
     assert {task.job for task in sent} == {request.id for request in good}
     announced = {
         event.job for _, event in await backend.read_records(RESULTS) if isinstance(event, JobEvent)
@@ -142,7 +142,7 @@ async def test_scheduler_resumes_after_a_kafka_outage(
             before = [make_request(store=f"store-{number % 3}") for number in range(6)]
             for request in before:
                 await backend.submit(request)
-            await eventually(partial(count_reached, backend, 6))
+            await eventually(partial(has_job_count, backend, 6))
             server.kill()
             await asyncio.to_thread(server.wait)
             await eventually(partial(log.has, "dependency unavailable"), timeout=90)
@@ -150,9 +150,9 @@ async def test_scheduler_resumes_after_a_kafka_outage(
             await eventually(partial(log.has, "dependencies available again"), timeout=90)
             after = make_request()
             await backend.submit(after)
-            await eventually(partial(count_reached, backend, 7), timeout=90)
+            await eventually(partial(has_job_count, backend, 7), timeout=90)
             await publish_worker_report(backend, slots=20)
-            sent = await eventually(partial(read_at_least, backend, 7), every=0.3, timeout=90)
+            sent = await eventually(partial(read_tasks_at_least, backend, 7), every=0.3, timeout=90)
     finally:
         await asyncio.to_thread(servers.stop, spec, server)
     assert sorted(task.job for task in sent) == sorted(request.id for request in [*before, after])

@@ -20,7 +20,7 @@ from tests.support.backend import Backend, make_request
 from tests.support.eventually import eventually
 from tests.support.fake_worker import FakeWorker, start_fake_worker
 from tests.support.processes import environment
-from tests.support.scheduler import StartScheduler, count_reached, is_leader, start_scheduler
+from tests.support.scheduler import StartScheduler, has_job_count, is_leader, start_scheduler
 
 STORES, EACH = 50, 40
 
@@ -76,7 +76,7 @@ async def test_killed_leader_loses_and_repeats_no_job(backend: Backend, database
         leader = await eventually(partial(_leader, backend))
         by_pid = {str(process.pid): process for process in (first, second)}
         await submit_all(backend, requests)
-        await eventually(partial(count_reached, backend, len(requests)))
+        await eventually(partial(has_job_count, backend, len(requests)))
         async with start_fake_worker(backend, database, slots=50) as worker:
             await eventually(partial(_has_done, worker, 700))
             victim = by_pid[leader.rpartition("-")[2]]
@@ -128,7 +128,7 @@ async def test_flood_of_one_store_delays_no_other(
     async with start(max_pending_per_store=10_000):
         await eventually(partial(is_leader, backend, "scheduler-1"))
         await submit_all(backend, flood)
-        await eventually(partial(count_reached, backend, len(flood)), timeout=60)
+        await eventually(partial(has_job_count, backend, len(flood)), timeout=60)
         async with start_fake_worker(backend, database, slots=50) as worker:
             await eventually(partial(_has_done, worker, 500))
             before = len(worker.done)

@@ -15,7 +15,7 @@ from tests.support.eventually import eventually
 from tests.support.fake_providers import StandIns
 from tests.support.ingest import insert
 from tests.support.processes import PROGRAMS, environment, run
-from tests.support.scheduler import count_reached
+from tests.support.scheduler import has_job_count
 from tests.support.servers import execute
 from tests.support.shop import Shop, start_shop
 
@@ -81,11 +81,11 @@ async def run_jobs(shop: Shop, standins: StandIns, database: str, dump: Path) ->
         await shop.heard(EventKind.RETRY, jobs["partly done"])
     jobs |= {name: await shop.ask() for name in ("done after", "failed", "cancelled")}
     jobs["older"] = await insert_job_of_last_month(shop.backend)
-    await eventually(lambda: count_reached(shop.backend, 6))
+    await eventually(lambda: has_job_count(shop.backend, 6))
     await run(PROGRAMS / "pg_dump", "--format=custom", f"--file={dump}", database)
 
     jobs |= {name: await shop.ask() for name in ("later", "later cancelled")}
-    await eventually(lambda: count_reached(shop.backend, 8))
+    await eventually(lambda: has_job_count(shop.backend, 8))
     for name in ("cancelled", "later cancelled"):
         await shop.cancel(jobs[name])
     standins.openai.script(
@@ -97,7 +97,7 @@ async def run_jobs(shop: Shop, standins: StandIns, database: str, dump: Path) ->
         await shop.are("FAILED", jobs["failed"])
         await shop.heard(EventKind.ENDED, jobs["failed"], *done)
     jobs |= {name: await shop.ask() for name in ("cut", "not begun")}
-    await eventually(lambda: count_reached(shop.backend, 10))
+    await eventually(lambda: has_job_count(shop.backend, 10))
     await publish_unfinished_attempt(shop.backend, jobs["cut"])
     await publish_event_of_unknown_job(shop.backend)
     return jobs
@@ -135,7 +135,7 @@ async def test_recovery_after_backup_and_restore(
             await shop.are("DONE", *(jobs[name] for name in outlines))
         await shop.are("CANCELLED", jobs["cancelled"], jobs["later cancelled"])
         await shop.are("FAILED", jobs["failed"])
-        assert await count_reached(shop.backend, len(jobs))
+        assert await has_job_count(shop.backend, len(jobs))
         for name, times in outlines.items():
             row, bill = await shop.backend.row(jobs[name]), standins.openai.bill(jobs[name])
             assert bill["steps"]["outline"] == times, (

@@ -17,12 +17,12 @@ from tests.support.eventually import eventually
 from tests.support.ingest import insert
 from tests.support.scheduler import (
     StartScheduler,
-    count_reached,
     finish_job,
+    has_job_count,
     is_settled,
     publish_worker_report,
-    read_at_least,
     read_tasks,
+    read_tasks_at_least,
     start_scheduler,
 )
 
@@ -39,9 +39,9 @@ async def test_requests_are_admitted_once_and_announced(
     async with start():
         for request in (one, other, one):
             await backend.submit(request)
-        await eventually(partial(count_reached, backend, 2))
+        await eventually(partial(has_job_count, backend, 2))
         await backend.submit(last := make_request())
-        await eventually(partial(count_reached, backend, 3))
+        await eventually(partial(has_job_count, backend, 3))
     row = await backend.row(one.id)
     assert (row["status"], row["instance_id"], row["source_id"]) == ("PENDING", "store-a", "tea")
     assert row["request"]["title"] == "Green tea"
@@ -70,12 +70,12 @@ async def test_repeated_request_is_announced_only_while_untouched(
     await insert(backend, lost)  # a crash lost the announcement
     async with start():
         await backend.submit(done)
-        await eventually(partial(count_reached, backend, 2))
+        await eventually(partial(has_job_count, backend, 2))
         await finish_job(backend, done)
         await eventually(partial(is_settled, backend, done.id))
         for request in (lost, replace(done, created_at=datetime.now(UTC)), last):
             await backend.submit(request)
-        await eventually(partial(count_reached, backend, 3))
+        await eventually(partial(has_job_count, backend, 3))
     events = [
         event for _, event in await backend.read_records(RESULTS) if isinstance(event, JobEvent)
     ]
@@ -91,7 +91,7 @@ async def test_user_actions_without_event_are_published(
     await insert(backend, retried, "FAILED")
     async with start():
         await backend.submit(cancelled)
-        await eventually(partial(count_reached, backend, 2))
+        await eventually(partial(has_job_count, backend, 2))
         for request, status, attempt in ((cancelled, "CANCELLED", 0), (retried, "PENDING", 1)):
             await backend.database.execute(
                 "UPDATE blog_generations SET status = $2, attempt = $3, intervened_at = now(),"
@@ -124,12 +124,12 @@ async def test_dispatch_needs_credit(backend: Backend, start: StartScheduler) ->
         requests = [make_request() for _ in range(5)]
         for request in requests:
             await backend.submit(request)
-        await eventually(partial(count_reached, backend, 5))
+        await eventually(partial(has_job_count, backend, 5))
         await publish_worker_report(backend, slots=2)
-        first = await eventually(partial(read_at_least, backend, 2), every=0.3)
+        first = await eventually(partial(read_tasks_at_least, backend, 2), every=0.3)
         await finish_job(backend, requests[0])
         await eventually(partial(is_settled, backend, requests[0].id))
-        all_tasks = await eventually(partial(read_at_least, backend, 3), every=0.3)
+        all_tasks = await eventually(partial(read_tasks_at_least, backend, 3), every=0.3)
     assert {task.job for task in first} == {requests[0].id, requests[1].id}
     assert len(all_tasks) == 3
     assert {task.epoch for task in all_tasks} == {1}
@@ -143,9 +143,9 @@ async def test_store_stays_at_its_cap_while_others_wait(
         few = [make_request(store="few") for _ in range(2)]
         for request in (*flood, *few):
             await backend.submit(request)
-        await eventually(partial(count_reached, backend, 12))
+        await eventually(partial(has_job_count, backend, 12))
         await publish_worker_report(backend, slots=5)
-        sent = await eventually(partial(read_at_least, backend, 5), every=0.3)
+        sent = await eventually(partial(read_tasks_at_least, backend, 5), every=0.3)
     stores = [task.store for task in sent]
     assert (stores.count("flood"), stores.count("few")) == (3, 2)
 
@@ -158,9 +158,9 @@ async def test_delayed_request_is_not_dispatched_early(
         await publish_worker_report(backend, slots=5)
         await backend.submit(later)
         await backend.submit(now := make_request())
-        await eventually(partial(read_at_least, backend, 1), every=0.2)
+        await eventually(partial(read_tasks_at_least, backend, 1), every=0.2)
         assert [task.job for task in await read_tasks(backend)] == [now.id]
-        sent = await eventually(partial(read_at_least, backend, 2), every=0.2)
+        sent = await eventually(partial(read_tasks_at_least, backend, 2), every=0.2)
     assert sent[1].forwarded_at >= (later.run_at or now.created_at)
 
 
@@ -171,12 +171,12 @@ async def test_job_cost_is_charged_to_the_store_once(
     async with start():
         await publish_worker_report(backend, slots=1)
         await backend.submit(request)
-        await eventually(partial(read_at_least, backend, 1), every=0.2)
+        await eventually(partial(read_tasks_at_least, backend, 1), every=0.2)
         await finish_job(backend, request, cost=777)
         await finish_job(backend, request, cost=777)
         await eventually(partial(is_settled, backend, request.id))
         await backend.submit(follower := make_request())
-        await eventually(partial(read_at_least, backend, 2), every=0.2)
+        await eventually(partial(read_tasks_at_least, backend, 2), every=0.2)
     saved = await backend.database.fetchrow("SELECT * FROM stores WHERE instance_id = 'store-a'")
     assert saved is not None
     assert (saved["served_nanousd"], saved["mean_cost_nanousd"], saved["settled_jobs"]) == (
@@ -192,13 +192,13 @@ async def test_expired_lease_returns_job_to_queue(backend: Backend, start: Start
     async with start(lease_s=0.1):
         await publish_worker_report(backend, slots=1)
         await backend.submit(request)
-        await eventually(partial(read_at_least, backend, 1), every=0.2)
+        await eventually(partial(read_tasks_at_least, backend, 1), every=0.2)
         await backend.database.execute(
             "UPDATE blog_generations SET status = 'PROCESSING', attempt = 1, worker = 'dead',"
             " lease_until = now() - interval '1 s' WHERE id = $1",
             request.id,
         )
-        sent = await eventually(partial(read_at_least, backend, 2), every=0.3)
+        sent = await eventually(partial(read_tasks_at_least, backend, 2), every=0.3)
     assert [(task.job, task.forward) for task in sent] == [(request.id, 1), (request.id, 2)]
     events = [
         event for _, event in await backend.read_records(RESULTS) if isinstance(event, JobEvent)
@@ -239,7 +239,7 @@ async def test_unclaimed_job_is_dispatched_again(backend: Backend, start: StartS
     async with start(forward_timeout_s=1):
         await publish_worker_report(backend, slots=1)
         await backend.submit(request := make_request())
-        sent = await eventually(partial(read_at_least, backend, 2), every=0.3)
+        sent = await eventually(partial(read_tasks_at_least, backend, 2), every=0.3)
     assert {task.job for task in sent} == {request.id}
 
 
@@ -248,12 +248,12 @@ async def test_cancelled_waiting_job_is_skipped(backend: Backend, start: StartSc
     async with start():
         await backend.submit(cancelled)
         await backend.submit(next_one)
-        await eventually(partial(count_reached, backend, 2))
+        await eventually(partial(has_job_count, backend, 2))
         await backend.database.execute(
             "UPDATE blog_generations SET status = 'CANCELLED' WHERE id = $1", cancelled.id
         )
         await publish_worker_report(backend, slots=1)
-        sent = await eventually(partial(read_at_least, backend, 1), every=0.2)
+        sent = await eventually(partial(read_tasks_at_least, backend, 1), every=0.2)
     assert [task.job for task in sent] == [next_one.id]
 
 
@@ -265,13 +265,13 @@ async def test_reconciliation_finds_a_missed_result(
         await publish_worker_report(backend, slots=1)
         await backend.submit(first)
         await backend.submit(second)
-        await eventually(partial(read_at_least, backend, 1), every=0.2)
+        await eventually(partial(read_tasks_at_least, backend, 1), every=0.2)
         await backend.database.execute(
             "UPDATE blog_generations SET status = 'DONE', attempt = 1, cost_nanousd = 5,"
             " finished_at = now() WHERE id = $1",
             first.id,
         )
-        sent = await eventually(partial(read_at_least, backend, 2), every=0.3)
+        sent = await eventually(partial(read_tasks_at_least, backend, 2), every=0.3)
     assert sent[1].job == second.id
     assert await is_settled(backend, first.id)
 
@@ -302,4 +302,4 @@ async def test_four_hundred_concurrent_requests_are_admitted(
         await asyncio.gather(
             *(backend.submit(make_request(store=f"s{number % 7}")) for number in range(400))
         )
-        await eventually(partial(count_reached, backend, 400))
+        await eventually(partial(has_job_count, backend, 400))
