@@ -9,7 +9,7 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulatedJob:
-    """`cost` is in nano-USD, `seconds` is the run time. A fair policy learns both at the job's end."""
+    """`cost` is in nano-USD, `seconds` is the run time. Policies learn both when the job ends."""
 
     number: int
     store: str

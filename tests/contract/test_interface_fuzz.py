@@ -20,7 +20,7 @@ from shared.kafka.topics import REQUESTS
 from tests.support.backend import open_backend
 from tests.support.eventually import eventually
 from tests.support.ingest import start_ingest
-from tests.support.scheduler import count_reached, start_scheduler
+from tests.support.scheduler import has_job_count, start_scheduler
 
 pytestmark = pytest.mark.timeout(1_800)
 
@@ -59,7 +59,7 @@ async def test_generated_requests_get_documented_answers(
             if isinstance(message, BlogRequested)
         }
         assert len(accepted) > 50
-        await eventually(partial(count_reached, backend, len(accepted)), timeout=60)
+        await eventually(partial(has_job_count, backend, len(accepted)), timeout=60)
 
 
 async def _send_generated_requests(url: str, key: str, examples: int, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The scheduler's tests share these: a scheduler that runs for a block, and a test that plays clients and workers."""
+"""Helpers of the scheduler's tests: a running scheduler, and the actions of clients and workers."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -20,7 +20,7 @@ StartScheduler = Callable[..., AbstractAsyncContextManager[None]]
 async def start_scheduler(
     backend: Backend, database: str, name: str = "scheduler-1", **changes: Any
 ) -> AsyncIterator[None]:
-    """A scheduler with these settings; quick to sweep, slow to call a worker silent."""
+    """Run a scheduler that sweeps often and forgets workers late; `changes` are settings."""
     values: dict[str, Any] = {
         "kafka_bootstrap_servers": backend.settings.kafka_bootstrap_servers,
         "kafka_topic_prefix": backend.settings.kafka_topic_prefix,
@@ -38,7 +38,7 @@ async def start_scheduler(
 async def publish_worker_report(
     backend: Backend, slots: int, worker: str = "w", at: datetime | None = None
 ) -> None:
-    """A worker's report: all partitions, so many slots."""
+    """Publish the report of a worker with all partitions and this many slots."""
     at = at or datetime.now(UTC)
     report = WorkerReport(
         worker=worker, at=at, started_at=at, partitions=tuple(range(24)), slots=slots, running=0
@@ -47,10 +47,10 @@ async def publish_worker_report(
 
 
 async def finish_job(backend: Backend, request: BlogRequested, cost: int = 1_000) -> None:
-    """A worker ends a job: the row, then the event."""
+    """End a job as a worker does: write the row, then publish the event."""
     await backend.database.execute(
-        "UPDATE blog_generations SET status = 'DONE', attempt = 1, cost_nanousd = $2, finished_at = now()"
-        " WHERE id = $1",
+        "UPDATE blog_generations SET status = 'DONE', attempt = 1, cost_nanousd = $2,"
+        " finished_at = now() WHERE id = $1",
         request.id,
         cost,
     )
@@ -67,7 +67,7 @@ async def finish_job(backend: Backend, request: BlogRequested, cost: int = 1_000
 
 
 async def read_tasks(backend: Backend) -> list[GenerationTask]:
-    """In the order in which they were forwarded; those of one batch as they lie in their partitions."""
+    """Read all tasks in the order of dispatch. Tasks of one batch keep their partitions' order."""
     found = [
         message
         for _, message in await backend.read_records(GENERATION)
@@ -76,13 +76,13 @@ async def read_tasks(backend: Backend) -> list[GenerationTask]:
     return sorted(found, key=lambda task: task.forwarded_at)
 
 
-async def read_at_least(backend: Backend, count: int) -> list[GenerationTask]:
-    """The tasks, once there are so many."""
+async def read_tasks_at_least(backend: Backend, count: int) -> list[GenerationTask]:
+    """Return the tasks once there are at least `count`, else an empty list."""
     found = await read_tasks(backend)
     return found if len(found) >= count else []
 
 
-async def count_reached(backend: Backend, count: int) -> bool:
+async def has_job_count(backend: Backend, count: int) -> bool:
     return bool(
         await backend.database.fetchval("SELECT count(*) = $1 FROM blog_generations", count)
     )

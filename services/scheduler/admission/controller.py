@@ -82,7 +82,7 @@ class AdmissionController:
                     retry_after_s=decision.retry_after_s,
                 )
             else:
-                log.info("admission open", store=decision.store)
+                log.info("admission opened", store=decision.store)
 
     async def load_admission_states(self) -> None:
         """Restore the published closed states, and mark every store with work as dirty."""

@@ -145,9 +145,9 @@ async def test_scheduler_applies_user_actions(
     async with pool, start_scheduler(backend, database):
         jobs = JobRepository(pool)
         await backend.submit(forwarded)
-        await eventually(partial(count_reached, backend, 1))
+        await eventually(partial(has_job_count, backend, 1))
         await publish_worker_report(backend, slots=1)
-        await eventually(partial(read_at_least, backend, 1), every=0.2)
+        await eventually(partial(read_tasks_at_least, backend, 1), every=0.2)
         for request in (waiting, follower):
             await backend.submit(request)
         await eventually(partial(count_reached, backend, 3))

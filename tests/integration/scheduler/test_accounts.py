@@ -1,4 +1,4 @@
-"""Stores that belong together: one part of the order, set while the scheduler runs, its counter saved."""
+"""Stores of one account share its part of the fair queue."""
 
 import asyncio
 import sys
@@ -12,11 +12,11 @@ from tests.support.backend import Backend, LogCapture, make_request
 from tests.support.eventually import eventually
 from tests.support.scheduler import (
     StartScheduler,
-    count_reached,
     finish_job,
+    has_job_count,
     is_settled,
     publish_worker_report,
-    read_at_least,
+    read_tasks_at_least,
     start_scheduler,
 )
 
@@ -26,45 +26,44 @@ def start(backend: Backend, database: str) -> StartScheduler:
     return partial(start_scheduler, backend, database)
 
 
-async def test_stores_that_are_set_to_one_account_share_its_part(
+async def test_stores_of_one_account_share_its_part(
     backend: Backend, start: StartScheduler, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = LogCapture(capsys)
+    log = LogCapture(capsys)
     async with start():
-        await eventually(
-            partial(said.has, "the order is rebuilt")
-        )  # what is set before that is found, and not told
+        # A configuration set before the restore would not be logged.
+        await eventually(partial(log.has, "fair queue restored"))
         await backend.database.execute(
             "INSERT INTO stores (instance_id, account_id, configured_at)"
             " SELECT name, 'both', now() FROM unnest(ARRAY['a1', 'a2']) AS name"
         )
-        await eventually(lambda: said.count("a store is set") == 2)
+        await eventually(lambda: log.count("store configured") == 2)
         for store in ("a1", "a2", "b") * 4:
             await backend.submit(make_request(store=store))
-        await eventually(partial(count_reached, backend, 12))
+        await eventually(partial(has_job_count, backend, 12))
         await publish_worker_report(backend, slots=8)
-        sent = await eventually(partial(read_at_least, backend, 8), every=0.2)
+        sent = await eventually(partial(read_tasks_at_least, backend, 8), every=0.2)
     assert Counter(task.store for task in sent) == {"a1": 2, "a2": 2, "b": 4}
 
 
-async def test_an_accounts_counter_is_saved(backend: Backend, start: StartScheduler) -> None:
+async def test_account_counter_is_saved(backend: Backend, start: StartScheduler) -> None:
     await backend.database.execute(
         "INSERT INTO stores (instance_id, account_id) VALUES ('a1', 'both')"
     )
     async with start():
         await publish_worker_report(backend, slots=1)
         await backend.submit(request := make_request(store="a1"))
-        await eventually(partial(read_at_least, backend, 1), every=0.2)
+        await eventually(partial(read_tasks_at_least, backend, 1), every=0.2)
         await finish_job(backend, request, cost=7_000)
         await eventually(partial(is_settled, backend, request.id))
     served = await backend.database.fetch("SELECT account_id, served_nanousd FROM accounts")
     assert [(row["account_id"], row["served_nanousd"]) for row in served] == [("both", 7_000)]
 
 
-async def test_a_weight_that_is_set_scales_what_is_saved_with_it(
+async def test_setting_a_weight_scales_saved_counters(
     backend: Backend, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Or a scheduler that starts afterwards would find the store at another place in the line."""
+    """Otherwise a scheduler that starts later would restore another virtual time."""
     await backend.database.execute(
         "INSERT INTO stores (instance_id, weight, served_nanousd) VALUES ('lone', 2, 1000)"
     )

@@ -1,4 +1,4 @@
-"""A full queue closes its store's door on blog.control, and opens it again, whoever leads by then."""
+"""Admission control: a full queue closes intake on blog.control, and any leader opens it again."""
 
 from functools import partial
 
@@ -11,14 +11,14 @@ from tests.support.backend import Backend, make_request
 from tests.support.eventually import eventually
 from tests.support.scheduler import (
     StartScheduler,
-    count_reached,
+    has_job_count,
     publish_worker_report,
-    read_at_least,
+    read_tasks_at_least,
     start_scheduler,
 )
 
-A_TURN = 500
-"""Records that the scheduler reads at once, at most."""
+RECORDS_PER_TURN = 500
+"""The most records that the scheduler reads at once."""
 
 
 @pytest.fixture
@@ -26,91 +26,97 @@ def start(backend: Backend, database: str) -> StartScheduler:
     return partial(start_scheduler, backend, database)
 
 
-async def _said(backend: Backend) -> dict[str | None, Message | bytes | None]:
-    """The last word on every door."""
+async def _latest_states(backend: Backend) -> dict[str | None, Message | bytes | None]:
+    """Return the latest admission state of every store."""
     return dict(await backend.read_records(CONTROL))
 
 
-async def _words(backend: Backend) -> list[Message | bytes | None]:
-    return [gate for _, gate in await backend.read_records(CONTROL)]
+async def _all_states(backend: Backend) -> list[Message | bytes | None]:
+    return [state for _, state in await backend.read_records(CONTROL)]
 
 
-async def _closed(
+async def _closed_states(
     backend: Backend, stores: set[str]
 ) -> dict[str | None, Message | bytes | None] | None:
-    said = await _said(backend)
-    return said if {store for store, gate in said.items() if gate is not None} == stores else None
+    states = await _latest_states(backend)
+    return (
+        states
+        if {store for store, state in states.items() if state is not None} == stores
+        else None
+    )
 
 
 async def _all_open(backend: Backend, stores: set[str]) -> bool:
-    said = await _said(backend)
-    return said.keys() == stores and not any(said.values())
+    states = await _latest_states(backend)
+    return states.keys() == stores and not any(states.values())
 
 
-async def test_a_full_queue_closes_its_door_and_what_came_through_is_admitted(
+async def test_full_queue_closes_intake_and_admits_accepted_requests(
     backend: Backend, start: StartScheduler
 ) -> None:
     async with start(max_pending_per_store=5):
         for _ in range(8):
             await backend.submit(make_request(store="full"))
         await backend.submit(make_request(store="other"))
-        await eventually(partial(count_reached, backend, 9))
-        said = await eventually(partial(_closed, backend, {"full"}), every=0.2)
-        assert said is not None
-        gate = said["full"]
-        assert isinstance(gate, AdmissionState)
-        assert (gate.store, gate.closed, gate.reason) == ("full", True, "queue-full")
-        assert gate.retry_after_s > 0
+        await eventually(partial(has_job_count, backend, 9))
+        states = await eventually(partial(_closed_states, backend, {"full"}), every=0.2)
+        assert states is not None
+        state = states["full"]
+        assert isinstance(state, AdmissionState)
+        assert (state.store, state.closed, state.reason) == ("full", True, "queue-full")
+        assert state.retry_after_s > 0
         await eventually(partial(_closed_stores_reported, backend, 1), every=0.2)
         await publish_worker_report(backend, slots=9)
         await eventually(partial(_all_open, backend, {"full"}), every=0.2)
-        assert len(await read_at_least(backend, 9)) == 9
+        assert len(await read_tasks_at_least(backend, 9)) == 9
 
 
-async def test_a_door_is_said_closed_before_more_is_admitted_than_one_turn(
+async def test_intake_closes_within_one_turn_over_the_limit(
     backend: Backend, start: StartScheduler
 ) -> None:
-    """Whatever the machine's speed: the turn that passes the limit says so, and only then the next is read."""
-    limit, asked = 5, 3 * A_TURN
+    """The turn that exceeds the limit publishes the state before the next turn reads records."""
+    limit, submitted = 5, 3 * RECORDS_PER_TURN
     async with start(max_pending_per_store=limit):
-        await eventually(
-            partial(_closed_stores_reported, backend, 0)
-        )  # a second passes until it reports again
+        # The next report is a second away.
+        await eventually(partial(_closed_stores_reported, backend, 0))
         await backend.publisher.publish_all(
             [
-                OutgoingMessage(topic=REQUESTS, key="full", message=make_request(store="full"))
-                for _ in range(asked)
+                Outgoing(topic=REQUESTS, key="full", message=make_request(store="full"))
+                for _ in range(submitted)
             ]
         )
-        await eventually(partial(count_reached, backend, asked))
-        said = await eventually(partial(_closed, backend, {"full"}), every=0.2)
-    assert said is not None
-    closings = [gate.at for gate in await _words(backend) if isinstance(gate, AdmissionState)]
+        await eventually(partial(has_job_count, backend, submitted))
+        states = await eventually(partial(_closed_states, backend, {"full"}), every=0.2)
+    assert states is not None
+    closings = [
+        state.at for state in await _all_states(backend) if isinstance(state, AdmissionState)
+    ]
     before = await backend.database.fetchval(
         "SELECT count(*) FROM blog_generations WHERE admitted_at <= $1", closings[0]
     )
-    assert limit <= before < limit + A_TURN
+    assert limit <= before < limit + RECORDS_PER_TURN
 
 
-async def test_everybodys_door(backend: Backend, start: StartScheduler) -> None:
+async def test_total_limit_closes_intake_of_all_stores(
+    backend: Backend, start: StartScheduler
+) -> None:
     async with start(max_pending_total=4):
         for number in range(4):
             await backend.submit(make_request(store=f"store-{number}"))
-        await eventually(partial(_closed, backend, {"*"}), every=0.2)
+        await eventually(partial(_closed_states, backend, {"*"}), every=0.2)
         await publish_worker_report(backend, slots=4)
         await eventually(partial(_all_open, backend, {"*"}), every=0.2)
 
 
-async def test_a_successor_opens_what_a_predecessor_closed(
+async def test_next_leader_opens_intake_closed_by_previous_leader(
     backend: Backend, start: StartScheduler
 ) -> None:
     async with start("first", max_pending_per_store=2):
         for _ in range(2):
             await backend.submit(make_request(store="full"))
-        await eventually(partial(_closed, backend, {"full"}), every=0.2)
-    await backend.database.execute(
-        "UPDATE blog_generations SET status = 'CANCELLED'"
-    )  # while nobody leads
+        await eventually(partial(_closed_states, backend, {"full"}), every=0.2)
+    # While no scheduler leads.
+    await backend.database.execute("UPDATE blog_generations SET status = 'CANCELLED'")
     async with start("second", max_pending_per_store=2):
         await eventually(partial(_all_open, backend, {"full"}), every=0.2)
 

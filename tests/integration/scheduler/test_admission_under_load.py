@@ -1,8 +1,7 @@
-"""A store's clients push harder than its queue holds: all of ingest, the scheduler and the doors between them.
+"""Admission control end to end: clients submit more requests than the store's queue holds.
 
-How much slips in behind a closed door is what is accepted while the word travels: no number that holds on every
-machine. So these tests ask who knew what: a process that has heard accepts nothing more, and what it accepted before is
-all that slips in.
+The number of requests accepted while an admission state travels depends on the machine. These tests
+therefore check each process: after it has applied the state, it accepts no request.
 """
 
 import asyncio
@@ -22,47 +21,47 @@ from tests.support.backend import Backend
 from tests.support.eventually import eventually
 from tests.support.fake_worker import start_fake_worker
 from tests.support.ingest import GOOD, Ingest, start_ingest
-from tests.support.scheduler import count_reached, is_leader, start_scheduler
+from tests.support.scheduler import has_job_count, is_leader, start_scheduler
 
 LIMIT, CLIENTS, EACH = 100, 20, 25
 
 
-class HeldGates(AdmissionView):
-    """The real ones, but the test says when a word that has come is heard, and sees how many were."""
+class HeldAdmissionView(Gates):
+    """Applies received states only when the test allows it, and counts them."""
 
     def __init__(self, settings: KafkaSettings) -> None:
         super().__init__(settings)
-        self.words = 0
+        self.applied = 0
         self.held: list[ConsumerRecord] | None = None
 
     def _apply_record(self, record: ConsumerRecord) -> None:
         if self.held is not None:
             self.held.append(record)
             return
-        self.words += 1
-        super()._apply_record(record)
+        self.applied += 1
+        super()._hear(record)
 
-    def let_in(self) -> None:
+    def release_held(self) -> None:
         held, self.held = self.held or [], None
         for record in held:
             self._apply_record(record)
 
 
 @pytest.fixture
-def gates(monkeypatch: pytest.MonkeyPatch) -> list[HeldGates]:
-    """The gates of every ingest process that this test starts, in their order."""
-    made: list[HeldGates] = []
+def views(monkeypatch: pytest.MonkeyPatch) -> list[HeldAdmissionView]:
+    """Collect the admission view of every ingest process of the test, in order of start."""
+    made: list[HeldAdmissionView] = []
 
-    def make(settings: KafkaSettings) -> HeldGates:
-        made.append(HeldGates(settings))
+    def make(settings: KafkaSettings) -> HeldAdmissionView:
+        made.append(HeldAdmissionView(settings))
         return made[-1]
 
     monkeypatch.setattr(service, "AdmissionView", make)
     return made
 
 
-async def test_what_slips_in_is_what_was_accepted_before_the_word_was_heard(
-    backend: Backend, database: str, tmp_path: Path, gates: list[HeldGates]
+async def test_process_accepts_requests_until_it_applies_the_state(
+    backend: Backend, database: str, tmp_path: Path, views: list[HeldAdmissionView]
 ) -> None:
     limit, behind = 5, 12
     async with (
@@ -70,34 +69,38 @@ async def test_what_slips_in_is_what_was_accepted_before_the_word_was_heard(
         start_ingest(backend, database, tmp_path) as ingest,
         start_ingest(backend, database, tmp_path) as other,
     ):
-        held = gates[0].held = []
+        held = views[0].held = []
         for count in range(1, limit + 1):
             assert (await ingest.post(GOOD)).status_code == 201
-            await eventually(partial(count_reached, backend, count))
-        await eventually(lambda: held, what="the word that the queue is full")
-        await eventually(lambda: gates[1].closed_state("shop"))
-        assert (await other.post(GOOD)).status_code == 429, "its neighbour has heard"
+            await eventually(partial(has_job_count, backend, count))
+        await eventually(lambda: held, what="the admission state of the full queue")
+        await eventually(lambda: views[1].closed("shop"))
+        assert (await other.post(GOOD)).status_code == 429, (
+            "the other process has applied the state"
+        )
         for _ in range(behind):
-            assert (await ingest.post(GOOD)).status_code == 201, "nobody has told this process yet"
-        gates[0].let_in()
+            assert (await ingest.post(GOOD)).status_code == 201, (
+                "this process has not applied the state yet"
+            )
+        views[0].release_held()
         for _ in range(behind):
             assert (await ingest.post(GOOD)).status_code == 429
-        await eventually(partial(count_reached, backend, limit + behind))
+        await eventually(partial(has_job_count, backend, limit + behind))
         assert len(await backend.read_records(REQUESTS)) == limit + behind, (
-            "and nothing more is on its way"
+            "no further request is in Kafka"
         )
 
 
-async def push(ingest: Ingest, gates: HeldGates, answers: Counter[int]) -> None:
-    """A client that wants its requests in, and does as Retry-After says."""
+async def submit_all(ingest: Ingest, view: HeldAdmissionView, answers: Counter[int]) -> None:
+    """Submit `EACH` requests and obey Retry-After."""
     accepted = 0
     while accepted < EACH:
-        closed, words = gates.closed_state("shop"), gates.words
+        closed, applied = view.closed("shop"), view.applied
         answer = await ingest.post(GOOD)
         answers[answer.status_code] += 1
-        if closed and gates.words == words:
+        if closed and view.applied == applied:
             assert answer.status_code == 429, (
-                "a process that knows that the door is closed accepts nothing"
+                "a process that knows of the closed state accepts no request"
             )
         if answer.status_code == 429:
             await asyncio.sleep(int(answer.headers["retry-after"]))
@@ -106,7 +109,7 @@ async def push(ingest: Ingest, gates: HeldGates, answers: Counter[int]) -> None:
             accepted += 1
 
 
-async def ask_now_and_then(ingest: Ingest, key: str, answers: Counter[int]) -> None:
+async def submit_periodically(ingest: Ingest, key: str, answers: Counter[int]) -> None:
     while True:
         answer = await ingest.post(GOOD, headers={"Authorization": f"Bearer {key}"})
         answers[answer.status_code] += 1
@@ -114,10 +117,10 @@ async def ask_now_and_then(ingest: Ingest, key: str, answers: Counter[int]) -> N
 
 
 @pytest.mark.timeout(180)
-async def test_twenty_clients_that_obey_retry_after_get_everything_in(
-    backend: Backend, database: str, tmp_path: Path, gates: list[HeldGates]
+async def test_clients_that_obey_retry_after_get_all_requests_accepted(
+    backend: Backend, database: str, tmp_path: Path, views: list[HeldAdmissionView]
 ) -> None:
-    answers, neighbours = Counter[int](), Counter[int]()
+    answers, neighbour_answers = Counter[int](), Counter[int]()
     async with (
         start_scheduler(backend, database, max_pending_per_store=LIMIT),
         start_ingest(backend, database, tmp_path) as ingest,
@@ -125,14 +128,16 @@ async def test_twenty_clients_that_obey_retry_after_get_everything_in(
     ):
         await eventually(partial(is_leader, backend, "scheduler-1"))
         neighbour = await create_key(backend.database, "neighbour")
-        beside = asyncio.create_task(ask_now_and_then(ingest, neighbour, neighbours))
-        await asyncio.gather(*(push(ingest, gates[0], answers) for _ in range(CLIENTS)))
+        neighbour_task = asyncio.create_task(
+            submit_periodically(ingest, neighbour, neighbour_answers)
+        )
+        await asyncio.gather(*(submit_all(ingest, views[0], answers) for _ in range(CLIENTS)))
         wanted = CLIENTS * EACH
         await eventually(
             lambda: sum(store == "shop" for _, store, _ in worker.done) == wanted, timeout=60
         )
-        beside.cancel()
-        await asyncio.gather(beside, return_exceptions=True)
+        neighbour_task.cancel()
+        await asyncio.gather(neighbour_task, return_exceptions=True)
     assert answers.keys() == {201, 429}
     assert answers[201] == wanted
-    assert neighbours.keys() == {201}
+    assert neighbour_answers.keys() == {201}

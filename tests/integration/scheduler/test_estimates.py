@@ -1,4 +1,4 @@
-"""Why each store waits, as the scheduler keeps it for clients who ask."""
+"""Wait estimates that the scheduler saves for clients."""
 
 from functools import partial
 
@@ -9,10 +9,10 @@ from tests.support.backend import Backend, make_request
 from tests.support.eventually import eventually
 from tests.support.scheduler import (
     StartScheduler,
-    count_reached,
     finish_job,
+    has_job_count,
     publish_worker_report,
-    read_at_least,
+    read_tasks_at_least,
     start_scheduler,
 )
 
@@ -22,44 +22,44 @@ def start(backend: Backend, database: str) -> StartScheduler:
     return partial(start_scheduler, backend, database)
 
 
-async def _outlook(backend: Backend, store: str) -> asyncpg.Record | None:
+async def _wait_estimate(backend: Backend, store: str) -> asyncpg.Record | None:
     return await backend.database.fetchrow(
         "SELECT * FROM store_outlooks WHERE instance_id = $1", store
     )
 
 
-async def _says(backend: Backend, store: str, reason: str) -> bool:
-    row = await _outlook(backend, store)
+async def _has_reason(backend: Backend, store: str, reason: str) -> bool:
+    row = await _wait_estimate(backend, store)
     return row is not None and row["reason"] == reason
 
 
-async def test_the_reason_follows_what_happens_and_goes_with_the_last_job(
+async def test_reason_follows_the_state_until_no_job_waits(
     backend: Backend, start: StartScheduler
 ) -> None:
     requests = [make_request() for _ in range(3)]
     async with start(worker_silence_s=3600):
         for request in requests:
             await backend.submit(request)
-        await eventually(partial(_says, backend, "store-a", "no worker"))
-        row = await _outlook(backend, "store-a")
+        await eventually(partial(_has_reason, backend, "store-a", "no worker"))
+        row = await _wait_estimate(backend, "store-a")
         assert row is not None
         assert (row["queued"], row["ahead"], row["first_at"]) == (3, 0, None)
         await publish_worker_report(backend, slots=1)
-        await eventually(partial(_says, backend, "store-a", "back-pressure"))
-        row = await _outlook(backend, "store-a")
+        await eventually(partial(_has_reason, backend, "store-a", "back-pressure"))
+        row = await _wait_estimate(backend, "store-a")
         assert row is not None
         assert row["queued"] == 2
         assert row["first_at"] is not None
         await publish_worker_report(backend, slots=3)
-        await eventually(partial(read_at_least, backend, 3), every=0.2)
-        await eventually(partial(_silent, backend))
+        await eventually(partial(read_tasks_at_least, backend, 3), every=0.2)
+        await eventually(partial(_no_estimates, backend))
 
 
-async def _silent(backend: Backend) -> bool:
+async def _no_estimates(backend: Backend) -> bool:
     return not await backend.database.fetchval("SELECT count(*) FROM store_outlooks")
 
 
-async def test_a_store_that_was_served_more_waits_for_its_turn(
+async def test_store_with_more_served_money_waits_for_its_turn(
     backend: Backend, start: StartScheduler
 ) -> None:
     rich, poor = (
@@ -69,25 +69,25 @@ async def test_a_store_that_was_served_more_waits_for_its_turn(
     async with start(worker_silence_s=3600):
         await publish_worker_report(backend, slots=1)
         await backend.submit(rich[0])
-        await eventually(partial(read_at_least, backend, 1), every=0.2)
+        await eventually(partial(read_tasks_at_least, backend, 1), every=0.2)
         for request in (*rich[1:], *poor):
             await backend.submit(request)
-        await eventually(partial(count_reached, backend, 33))
+        await eventually(partial(has_job_count, backend, 33))
         await finish_job(backend, rich[0], cost=50_000_000)
-        await eventually(partial(_says, backend, "rich", "fair turn"))
-        await eventually(partial(_says, backend, "poor", "back-pressure"))
-        row = await _outlook(backend, "rich")
+        await eventually(partial(_has_reason, backend, "rich", "fair turn"))
+        await eventually(partial(_has_reason, backend, "poor", "back-pressure"))
+        row = await _wait_estimate(backend, "rich")
     assert row is not None
     assert row["ahead"] > 0
 
 
-async def test_a_store_at_its_cap_is_told_so(backend: Backend, start: StartScheduler) -> None:
+async def test_store_at_its_cap_has_that_reason(backend: Backend, start: StartScheduler) -> None:
     async with start(worker_silence_s=3600, max_per_instance=2):
         await publish_worker_report(backend, slots=3)
         for number in range(10):
             await backend.submit(make_request(store="busy" if number < 5 else "other"))
-        await eventually(partial(count_reached, backend, 10))
-        await eventually(partial(read_at_least, backend, 3), every=0.2)
+        await eventually(partial(has_job_count, backend, 10))
+        await eventually(partial(read_tasks_at_least, backend, 3), every=0.2)
         capped = await eventually(
             lambda: backend.database.fetchval(
                 "SELECT instance_id FROM store_outlooks WHERE reason = 'store cap'"

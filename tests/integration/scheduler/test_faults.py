@@ -1,4 +1,4 @@
-"""What the scheduler cannot use goes to the dead letters; while PostgreSQL is away nothing is lost."""
+"""Unusable records are dead-lettered; an outage of PostgreSQL or Kafka loses no request."""
 
 import asyncio
 from functools import partial
@@ -24,10 +24,10 @@ from tests.support.backend import (
 from tests.support.eventually import eventually
 from tests.support.scheduler import (
     StartScheduler,
-    count_reached,
+    has_job_count,
     is_leader,
     publish_worker_report,
-    read_at_least,
+    read_tasks_at_least,
     start_scheduler,
 )
 
@@ -37,15 +37,15 @@ def start(backend: Backend, database: str) -> StartScheduler:
     return partial(start_scheduler, backend, database)
 
 
-async def test_while_postgresql_is_away_requests_wait_and_none_is_lost(
+async def test_requests_survive_a_postgresql_outage(
     backend: Backend,
     start: StartScheduler,
     postgres: str,
     database: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The first requests of a fresh topic: no offset was ever committed that one could go back to."""
-    said = LogCapture(capsys)
+    """The topic is new, so there is no committed offset to return to."""
+    log = LogCapture(capsys)
     requests = [make_request(store=f"store-{number % 5}") for number in range(20)]
     async with start():
         await eventually(partial(is_leader, backend, "scheduler-1"))
@@ -53,21 +53,19 @@ async def test_while_postgresql_is_away_requests_wait_and_none_is_lost(
         async with database_unavailable(postgres, database, "scheduler"):
             for request in requests:
                 await backend.submit(request)
-            await eventually(partial(said.has, "scheduling pauses"))
-        sent = await eventually(partial(read_at_least, backend, 20), every=0.3)
-    assert said.count("scheduling pauses") == said.count("scheduling goes on") == 1
+            await eventually(partial(log.has, "dependency unavailable"))
+        sent = await eventually(partial(read_tasks_at_least, backend, 20), every=0.3)
+    assert log.count("dependency unavailable") == log.count("dependencies available again") == 1
     assert {task.job for task in sent} == {request.id for request in requests}
     assert len(sent) == 20
 
 
-async def _put_aside(backend: Backend, count: int) -> list[tuple[str | None, object]]:
+async def _dead_letters(backend: Backend, count: int) -> list[tuple[str | None, object]]:
     found = await backend.read_records(DEAD_LETTER)
     return list(found) if len(found) == count else []
 
 
-async def test_a_record_that_cannot_be_read_is_put_aside(
-    backend: Backend, start: StartScheduler
-) -> None:
+async def test_unreadable_record_is_dead_lettered(backend: Backend, start: StartScheduler) -> None:
     topic = shared_kafka.namespace(backend.settings).topic(REQUESTS)
     async with (
         AIOKafkaProducer(bootstrap_servers=backend.settings.kafka_bootstrap_servers) as producer,
@@ -77,12 +75,12 @@ async def test_a_record_that_cannot_be_read_is_put_aside(
         await producer.send_and_wait(topic, b'{"id": 1}', key=b"store-a", headers=headers)
         await producer.send_and_wait(topic, None, key=b"store-a", headers=headers)
         await backend.submit(make_request())
-        await eventually(partial(count_reached, backend, 1))
-        found = await eventually(partial(_put_aside, backend, 2), every=0.3)
+        await eventually(partial(has_job_count, backend, 1))
+        found = await eventually(partial(_dead_letters, backend, 2), every=0.3)
     assert found == [("store-a", b'{"id": 1}'), ("store-a", None)]
 
 
-async def test_a_message_on_the_wrong_topic_is_put_aside(
+async def test_message_on_wrong_topic_is_dead_lettered(
     backend: Backend, start: StartScheduler
 ) -> None:
     request = make_request()
@@ -98,11 +96,11 @@ async def test_a_message_on_the_wrong_topic_is_put_aside(
     async with start():
         await backend.publish(REQUESTS, request.store, event)
         await backend.publish(RESULTS, request.store, request)
-        await eventually(partial(_put_aside, backend, 2), every=0.3)
-    assert await count_reached(backend, 0)
+        await eventually(partial(_dead_letters, backend, 2), every=0.3)
+    assert await has_job_count(backend, 0)
 
 
-async def test_what_postgresql_can_never_store_does_not_stop_the_others(
+async def test_unstorable_request_does_not_stop_the_others(
     backend: Backend, start: StartScheduler
 ) -> None:
     good = [make_request() for _ in range(5)]
@@ -118,10 +116,10 @@ async def test_what_postgresql_can_never_store_does_not_stop_the_others(
         await producer.send_and_wait(
             topic, value.replace(b'{"n":12}', b'{"n":%d}' % 2**70), b"store-a", headers=headers
         )
-        await eventually(partial(count_reached, backend, 5))
-        await eventually(partial(_put_aside, backend, 3), every=0.3)
+        await eventually(partial(has_job_count, backend, 5))
+        await eventually(partial(_dead_letters, backend, 3), every=0.3)
         await publish_worker_report(backend, slots=9)
-        sent = await eventually(partial(read_at_least, backend, 5), every=0.3)
+        sent = await eventually(partial(read_tasks_at_least, backend, 5), every=0.3)
     assert {task.job for task in sent} == {request.id for request in good}
     announced = {
         event.job for _, event in await backend.read_records(RESULTS) if isinstance(event, JobEvent)
@@ -129,13 +127,13 @@ async def test_what_postgresql_can_never_store_does_not_stop_the_others(
     assert announced == {request.id for request in good}
 
 
-async def test_while_kafka_is_away_the_scheduler_pauses_and_then_goes_on(
+async def test_scheduler_resumes_after_a_kafka_outage(
     tmp_path: Path, database: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A broker of its own, for it is killed. What was asked for before is forwarded once, what comes after as well."""
-    said = LogCapture(capsys)
-    spec, bootstrap = kafka_server.prepare_server(tmp_path, print)
-    server = await asyncio.to_thread(servers.start_server, spec, tmp_path / "server.log")
+    """Kills its own broker. Requests from before and after the outage are dispatched once."""
+    log = LogCapture(capsys)
+    spec, bootstrap = kafka_server.prepare(tmp_path, print)
+    server = await asyncio.to_thread(servers.start, spec, tmp_path / "server.log")
     try:
         async with (
             open_backend(bootstrap, "away.", database) as backend,
@@ -144,17 +142,17 @@ async def test_while_kafka_is_away_the_scheduler_pauses_and_then_goes_on(
             before = [make_request(store=f"store-{number % 3}") for number in range(6)]
             for request in before:
                 await backend.submit(request)
-            await eventually(partial(count_reached, backend, 6))
+            await eventually(partial(has_job_count, backend, 6))
             server.kill()
             await asyncio.to_thread(server.wait)
-            await eventually(partial(said.has, "scheduling pauses"), timeout=90)
-            server = await asyncio.to_thread(servers.start_server, spec, tmp_path / "server.log")
-            await eventually(partial(said.has, "scheduling goes on"), timeout=90)
+            await eventually(partial(log.has, "dependency unavailable"), timeout=90)
+            server = await asyncio.to_thread(servers.start, spec, tmp_path / "server.log")
+            await eventually(partial(log.has, "dependencies available again"), timeout=90)
             after = make_request()
             await backend.submit(after)
-            await eventually(partial(count_reached, backend, 7), timeout=90)
+            await eventually(partial(has_job_count, backend, 7), timeout=90)
             await publish_worker_report(backend, slots=20)
-            sent = await eventually(partial(read_at_least, backend, 7), every=0.3, timeout=90)
+            sent = await eventually(partial(read_tasks_at_least, backend, 7), every=0.3, timeout=90)
     finally:
         await asyncio.to_thread(servers.stop_server, spec, server)
     assert sorted(task.job for task in sent) == sorted(request.id for request in [*before, after])

@@ -1,5 +1,4 @@
-"""PostgreSQL restored to an hour ago, on real servers with the real pg_dump: nothing that was accepted is lost, and
-what had been paid for in vain stands on the bill."""
+"""The recover command after a real pg_dump and pg_restore loses no request and no cost."""
 
 import sys
 from datetime import UTC, datetime
@@ -15,14 +14,14 @@ from tests.support.eventually import eventually
 from tests.support.fake_providers import StandIns
 from tests.support.generator import check_spend
 from tests.support.ingest import insert
-from tests.support.processes import PROGRAMS, environment, run_command
-from tests.support.scheduler import count_reached
+from tests.support.processes import PROGRAMS, environment, run
+from tests.support.scheduler import has_job_count
 from tests.support.servers import execute
 from tests.support.shop import ShopClient, start_shop
 
 
-async def tell_a_cut_attempt(backend: Backend, job: UUID) -> None:
-    """What a worker that was killed had told: it began, and had its outline paid for."""
+async def publish_unfinished_attempt(backend: Backend, job: UUID) -> None:
+    """Publish the events of a killed worker: a start and a paid outline."""
     row = await backend.row(job)
     about: dict[str, Any] = {
         "job": job,
@@ -38,8 +37,8 @@ async def tell_a_cut_attempt(backend: Backend, job: UUID) -> None:
     )
 
 
-async def a_job_of_last_month(backend: Backend) -> UUID:
-    """Kafka has its request no longer. The scheduler finds it as one that somebody has asked for again."""
+async def insert_job_of_last_month(backend: Backend) -> UUID:
+    """Insert a job without a request in Kafka. The scheduler finds it as a user's retry."""
     request = make_request(store="shop")
     await insert(backend, request)
     await backend.database.execute(
@@ -48,7 +47,7 @@ async def a_job_of_last_month(backend: Backend) -> UUID:
     return request.id
 
 
-async def tell_of_a_job_that_nobody_has(backend: Backend) -> None:
+async def publish_event_of_unknown_job(backend: Backend) -> None:
     now = datetime.now(UTC)
     event = JobEvent(
         job=uuid4(),
@@ -70,102 +69,103 @@ async def recover(kafka: str, prefix: str, database: str, *arguments: str) -> st
     )
 
 
-async def live(shop: ShopClient, standins: StandIns, database: str, dump: Path) -> dict[str, UUID]:
-    """Jobs by what becomes of them; the backup is made in the middle."""
-    jobs = {name: await shop.submit() for name in ("done before", "partly done")}
+async def run_jobs(shop: Shop, standins: StandIns, database: str, dump: Path) -> dict[str, UUID]:
+    """Run jobs with different outcomes and back up the database in between.
+
+    Return the jobs by name.
+    """
+    jobs = {name: await shop.ask() for name in ("done before", "partly done")}
     standins.openai.script(
         {"kind": "500", "job": str(jobs["partly done"]), "step": "article", "count": 2}
     )
-    async with shop.running_worker():
-        await shop.wait_for_status("DONE", jobs["done before"])
-        await shop.wait_for_events(EventKind.RETRY, jobs["partly done"])
-    jobs |= {name: await shop.submit() for name in ("done after", "failed", "cancelled")}
-    jobs["elder"] = await a_job_of_last_month(shop.backend)
-    await eventually(lambda: count_reached(shop.backend, 6))
-    await run_command(PROGRAMS / "pg_dump", "--format=custom", f"--file={dump}", database)
+    async with shop.working():
+        await shop.are("DONE", jobs["done before"])
+        await shop.heard(EventKind.RETRY, jobs["partly done"])
+    jobs |= {name: await shop.ask() for name in ("done after", "failed", "cancelled")}
+    jobs["older"] = await insert_job_of_last_month(shop.backend)
+    await eventually(lambda: has_job_count(shop.backend, 6))
+    await run(PROGRAMS / "pg_dump", "--format=custom", f"--file={dump}", database)
 
-    jobs |= {name: await shop.submit() for name in ("later", "later cancelled")}
-    await eventually(lambda: count_reached(shop.backend, 8))
+    jobs |= {name: await shop.ask() for name in ("later", "later cancelled")}
+    await eventually(lambda: has_job_count(shop.backend, 8))
     for name in ("cancelled", "later cancelled"):
         await shop.cancel(jobs[name])
     standins.openai.script(
         {"kind": "refusal", "count": 2, "job": str(jobs["failed"]), "step": "outline"}
     )
-    done = [jobs[name] for name in ("partly done", "done after", "elder", "later")]
-    async with shop.running_worker():
-        await shop.wait_for_status("DONE", *done)
-        await shop.wait_for_status("FAILED", jobs["failed"])
-        await shop.wait_for_events(EventKind.ENDED, jobs["failed"], *done)
-    jobs |= {name: await shop.submit() for name in ("cut", "not begun")}
-    await eventually(lambda: count_reached(shop.backend, 10))
-    await tell_a_cut_attempt(shop.backend, jobs["cut"])
-    await tell_of_a_job_that_nobody_has(shop.backend)
+    done = [jobs[name] for name in ("partly done", "done after", "older", "later")]
+    async with shop.working():
+        await shop.are("DONE", *done)
+        await shop.are("FAILED", jobs["failed"])
+        await shop.heard(EventKind.ENDED, jobs["failed"], *done)
+    jobs |= {name: await shop.ask() for name in ("cut", "not begun")}
+    await eventually(lambda: has_job_count(shop.backend, 10))
+    await publish_unfinished_attempt(shop.backend, jobs["cut"])
+    await publish_event_of_unknown_job(shop.backend)
     return jobs
 
 
-async def test_backup_restore_and_go_on(
+async def test_recovery_after_backup_and_restore(
     kafka: str, postgres: str, topic_prefix: str, database: str, standins: StandIns, tmp_path: Path
 ) -> None:
     dump, name = tmp_path / "backup.dump", database.rsplit("/", 1)[1]
     async with start_shop(kafka, topic_prefix, database, standins, tmp_path) as shop:
-        jobs = await live(shop, standins, database, dump)
+        jobs = await run_jobs(shop, standins, database, dump)
     await execute(postgres, f"DROP DATABASE {name} WITH (FORCE)")
     await execute(postgres, f"CREATE DATABASE {name}")
     await run_command(PROGRAMS / "pg_restore", "--no-owner", f"--dbname={database}", dump)
     assert len(await execute(database, "SELECT FROM blog_generations")) == 6
 
-    told = await recover(kafka, topic_prefix, database)
-    assert "9 requests read, 4 of them had no row: brought back" in told
-    assert "3 jobs had failed or were cancelled since the backup: they stay so" in told
-    assert (
-        "5 jobs had gone on since the backup and are back in the queue, 4 of them were done" in told
-    )
-    assert "1 more steps had been paid for" in told
-    assert "1 jobs are known by events alone" in told
+    output = await recover(kafka, topic_prefix, database)
+    assert "9 requests read, 4 of them had no row: restored" in output
+    assert "3 jobs failed or were cancelled after the backup: state restored" in output
+    assert "5 jobs ran after the backup and are back in the queue, 4 of them were done" in output
+    assert "1 more steps were paid for" in output
+    assert "1 jobs are known by events alone" in output
 
     async with start_shop(kafka, topic_prefix, database, standins, tmp_path) as shop:
         outlines = {
             "done before": 1,
             "partly done": 1,
             "done after": 2,
-            "elder": 2,
+            "older": 2,
             "later": 2,
             "cut": 1,
             "not begun": 1,
         }
-        async with shop.running_worker():
-            await shop.wait_for_status("DONE", *(jobs[name] for name in outlines))
-        await shop.wait_for_status("CANCELLED", jobs["cancelled"], jobs["later cancelled"])
-        await shop.wait_for_status("FAILED", jobs["failed"])
-        assert await count_reached(shop.backend, len(jobs))
+        async with shop.working():
+            await shop.are("DONE", *(jobs[name] for name in outlines))
+        await shop.are("CANCELLED", jobs["cancelled"], jobs["later cancelled"])
+        await shop.are("FAILED", jobs["failed"])
+        assert await has_job_count(shop.backend, len(jobs))
         for name, times in outlines.items():
             row, bill = await shop.backend.row(jobs[name]), standins.openai.bill(jobs[name])
             assert bill["steps"]["outline"] == times, (
-                f"{name}: what the backup had is not paid for again"
+                f"{name}: a result in the backup is not paid for again"
             )
             assert row["input_tokens"] + row["output_tokens"] == bill["tokens"], (
-                f"{name}: the bill is whole"
+                f"{name}: the bill is complete"
             )
             assert row["images"] == standins.replicate.bill(jobs[name])["calls"]
-        doubted = "SELECT sum(in_doubt) FROM blog_steps WHERE job_id = $1"
-        assert await shop.backend.database.fetchval(doubted, jobs["cut"]) == 1
-        assert (await check_spend(shop.backend)).keys() == {"shop"}, (
-            "a restore books nothing twice, a recovery what was lost"
+        in_doubt = "SELECT sum(in_doubt) FROM blog_steps WHERE job_id = $1"
+        assert await shop.backend.database.fetchval(in_doubt, jobs["cut"]) == 1
+        assert (await adds_up(shop.backend)).keys() == {"shop"}, (
+            "the restore adds no spend twice, the recovery adds the lost spend"
         )
-        await a_second_recovery_changes_nothing(shop, kafka, topic_prefix, database)
+        await check_second_recovery_changes_nothing(shop, kafka, topic_prefix, database)
 
 
-async def a_second_recovery_changes_nothing(
-    shop: ShopClient, kafka: str, prefix: str, database: str
+async def check_second_recovery_changes_nothing(
+    shop: Shop, kafka: str, prefix: str, database: str
 ) -> None:
-    """The scheduler that runs meanwhile goes on."""
-    told = await recover(kafka, prefix, database, "--since", "2026-01-01T00:00:00+00:00")
-    for none in (
+    """A scheduler runs during the recovery and continues."""
+    output = await recover(kafka, prefix, database, "--since", "2026-01-01T00:00:00+00:00")
+    for line in (
         "9 requests read, 0 of them had no row",
-        "0 jobs had failed",
-        "0 jobs had gone on",
+        "0 jobs failed",
+        "0 jobs ran after",
     ):
-        assert none in told
-    after = await shop.submit()
-    async with shop.running_worker():
-        await shop.wait_for_status("DONE", after)
+        assert line in output
+    after = await shop.ask()
+    async with shop.working():
+        await shop.are("DONE", after)

@@ -1,4 +1,4 @@
-"""What the README says of `runAt`: a job for later takes its place in the queue and its part of the budget at once."""
+"""Scheduled jobs (`runAt`) count against the queue limit and the budget at once."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,7 +10,7 @@ from tests.support.ingest import GOOD, PATH, insert, start_ingest
 IN_A_MONTH = datetime.now(UTC) + timedelta(days=31)
 
 
-async def test_a_job_for_later_counts_from_now_on(
+async def test_scheduled_job_counts_at_once(
     backend: Backend, database: str, tmp_path: Path
 ) -> None:
     operator = await create_operator_key(backend.database, "ada")

@@ -1,4 +1,4 @@
-"""What the scheduler asks every few seconds reads the jobs in flight: not all that wait, nor all that ever were."""
+"""The queries of the sweep read the jobs in flight, not the backlog or the history."""
 
 from typing import Any
 
@@ -13,32 +13,31 @@ QUERIES = load_queries(ROOT / "services" / "scheduler" / "sql" / "scheduler.sql"
 WAITING, DONE, IN_FLIGHT = 5_000, 10_000, 40
 
 FILL = """
-INSERT INTO blog_generations (id, instance_id, source_type, source_id, request, created_at, status, forwarded_at,
-                              forwarded_partition, finished_at)
+INSERT INTO blog_generations (id, instance_id, source_type, source_id, request, created_at, status,
+                              forwarded_at, forwarded_partition, finished_at)
 SELECT gen_random_uuid(), 'store-' || number % 50, 'keyword', 'tea', '{}', now(),
-       CASE WHEN number <= $1 + $3 THEN 'PENDING' ELSE 'DONE' END, CASE WHEN number <= $3 THEN now() END, 0,
+       CASE WHEN number <= $1 + $3 THEN 'PENDING' ELSE 'DONE' END,
+       CASE WHEN number <= $3 THEN now() END, 0,
        CASE WHEN number > $1 + $3 THEN now() END
   FROM generate_series(1, $1::int + $2::int + $3::int) AS number
 """
 
 
-async def plan(connection: asyncpg.Connection, name: str, *arguments: Any) -> str:
+async def explain(connection: asyncpg.Connection, name: str, *arguments: Any) -> str:
     rows = await connection.fetch(f"EXPLAIN {QUERIES[name]}", *arguments)
     return "\n".join(row[0] for row in rows)
 
 
 @pytest.mark.parametrize(
-    "query", [("in_flight",), ("return_unclaimed", 30.0), ("return_lost", 1.0)]
+    "query", [("in_flight",), ("requeue_unclaimed", 30.0), ("requeue_expired_leases", 1.0)]
 )
-async def test_a_sweep_reads_what_is_in_flight_and_no_more(
-    database: str, query: tuple[Any, ...]
-) -> None:
-    async with open_connection(database) as connection:
+async def test_sweep_reads_only_jobs_in_flight(database: str, query: tuple[Any, ...]) -> None:
+    async with a_connection(database) as connection:
         await connection.execute(FILL, WAITING, DONE, IN_FLIGHT)
         await connection.execute("ANALYZE blog_generations")
         assert len(await connection.fetch(QUERIES["in_flight"])) == IN_FLIGHT
-        planned = await plan(connection, *query)
-    assert "Seq Scan" not in planned, planned
-    assert (
-        "idx_blog_generations_in_flight" in planned or "idx_blog_generations_processing" in planned
-    ), planned
+        plan = await explain(connection, *query)
+    assert "Seq Scan" not in plan, plan
+    assert "idx_blog_generations_in_flight" in plan or "idx_blog_generations_processing" in plan, (
+        plan
+    )

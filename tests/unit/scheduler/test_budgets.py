@@ -94,7 +94,7 @@ def test_estimates_separate_held_jobs_from_queued_ones() -> None:
 
 
 @dataclass(slots=True)
-class JobRow:
+class BudgetedJob:
     """A job's row: the money paid and the part of it already charged."""
 
     store: str
@@ -110,7 +110,7 @@ class BudgetMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.fair = create_queue()
-        self.jobs: dict[int, JobRow] = {}
+        self.jobs: dict[int, BudgetedJob] = {}
         self.ended: Counter[str] = Counter()
         self.spend: Counter[str] = Counter()
         self.monthly = {"small": 40, "large": 200}
@@ -119,7 +119,7 @@ class BudgetMachine(RuleBasedStateMachine):
         self.numbers = 0
         self.refresh_budgets()
 
-    def jobs_in_flight(self, store: str) -> list[JobRow]:
+    def jobs_in_flight(self, store: str) -> list[BudgetedJob]:
         return [job for job in self.jobs.values() if job.store == store and job.in_flight]
 
     def unsettled(self, store: str) -> int:
@@ -147,7 +147,7 @@ class BudgetMachine(RuleBasedStateMachine):
     @rule(store=st.sampled_from(STORES))
     def submit(self, store: str) -> None:
         self.numbers += 1
-        self.jobs[self.numbers] = JobRow(store)
+        self.jobs[self.numbers] = BudgetedJob(store)
         self.fair.enqueue(
             WaitingJob.create(job=self.numbers, store=store, created_at=self.numbers), 0
         )
