@@ -24,7 +24,7 @@ class BlogBody(BaseModel):
     keywords: list[str] = []
 
 
-class AcceptedJob(BaseModel):
+class IntakeAnswer(BaseModel):
     id: UUID
     status: str
     store: str
@@ -44,10 +44,10 @@ def application(broker: str) -> FastAPI:
         return
 
     @app.post(PATH, status_code=201)
-    async def submit(body: BlogBody) -> AcceptedJob:
+    async def submit(body: BlogBody) -> IntakeAnswer:
         job = uuid4()
         write_blog.delay(str(job), body.model_dump())
-        return AcceptedJob(id=job, status="PENDING", store="bench")
+        return IntakeAnswer(id=job, status="PENDING", store="bench")
 
     return app
 
