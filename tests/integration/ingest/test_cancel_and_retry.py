@@ -35,10 +35,10 @@ from tests.support.ingest import (
 )
 from tests.support.processes import start_workers
 from tests.support.scheduler import (
-    count_reached,
+    has_job_count,
     is_settled,
     publish_worker_report,
-    read_at_least,
+    read_tasks_at_least,
     start_scheduler,
 )
 
@@ -150,20 +150,20 @@ async def test_scheduler_applies_user_actions(
         await eventually(partial(read_tasks_at_least, backend, 1), every=0.2)
         for request in (waiting, follower):
             await backend.submit(request)
-        await eventually(partial(count_reached, backend, 3))
+        await eventually(partial(has_job_count, backend, 3))
         assert (await apply_action(ingest, "cancel", waiting.id)).status_code == 200
         assert (await apply_action(ingest, "cancel", forwarded.id)).status_code == 200
-        sent = await eventually(partial(read_at_least, backend, 2), every=0.2)
+        sent = await eventually(partial(read_tasks_at_least, backend, 2), every=0.2)
         assert sent[1].job == follower.id, (
             "the slot is free again, and the cancelled waiting job does not start"
         )
         assert (await apply_action(ingest, "retry", forwarded.id)).status_code == 200
         assert await jobs.cancel_job(follower.id, SHOP), "without an event"
-        sent = await eventually(partial(read_at_least, backend, 3), every=0.2)
+        sent = await eventually(partial(read_tasks_at_least, backend, 3), every=0.2)
         assert (sent[2].job, sent[2].forward) == (forwarded.id, 2)
         assert await jobs.cancel_job(forwarded.id, SHOP)
         assert await jobs.retry_job(waiting.id, SHOP)
-        sent = await eventually(partial(read_at_least, backend, 4), every=0.2)
+        sent = await eventually(partial(read_tasks_at_least, backend, 4), every=0.2)
         assert (sent[3].job, sent[3].forward) == (waiting.id, 1)
 
 

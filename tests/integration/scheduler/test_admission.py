@@ -81,7 +81,7 @@ async def test_intake_closes_within_one_turn_over_the_limit(
         await eventually(partial(_closed_stores_reported, backend, 0))
         await backend.publisher.publish_all(
             [
-                Outgoing(topic=REQUESTS, key="full", message=make_request(store="full"))
+                OutgoingMessage(topic=REQUESTS, key="full", message=make_request(store="full"))
                 for _ in range(submitted)
             ]
         )

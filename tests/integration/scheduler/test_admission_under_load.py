@@ -26,7 +26,7 @@ from tests.support.scheduler import has_job_count, is_leader, start_scheduler
 LIMIT, CLIENTS, EACH = 100, 20, 25
 
 
-class HeldAdmissionView(Gates):
+class HeldAdmissionView(AdmissionView):
     """Applies received states only when the test allows it, and counts them."""
 
     def __init__(self, settings: KafkaSettings) -> None:
@@ -39,7 +39,7 @@ class HeldAdmissionView(Gates):
             self.held.append(record)
             return
         self.applied += 1
-        super()._hear(record)
+        super()._apply_record(record)
 
     def release_held(self) -> None:
         held, self.held = self.held or [], None

@@ -132,8 +132,8 @@ async def test_scheduler_resumes_after_a_kafka_outage(
 ) -> None:
     """Kills its own broker. Requests from before and after the outage are dispatched once."""
     log = LogCapture(capsys)
-    spec, bootstrap = kafka_server.prepare(tmp_path, print)
-    server = await asyncio.to_thread(servers.start, spec, tmp_path / "server.log")
+    spec, bootstrap = kafka_server.prepare_server(tmp_path, print)
+    server = await asyncio.to_thread(servers.start_server, spec, tmp_path / "server.log")
     try:
         async with (
             open_backend(bootstrap, "away.", database) as backend,
@@ -146,7 +146,7 @@ async def test_scheduler_resumes_after_a_kafka_outage(
             server.kill()
             await asyncio.to_thread(server.wait)
             await eventually(partial(log.has, "dependency unavailable"), timeout=90)
-            server = await asyncio.to_thread(servers.start, spec, tmp_path / "server.log")
+            server = await asyncio.to_thread(servers.start_server, spec, tmp_path / "server.log")
             await eventually(partial(log.has, "dependencies available again"), timeout=90)
             after = make_request()
             await backend.submit(after)

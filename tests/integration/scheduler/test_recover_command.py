@@ -14,7 +14,7 @@ from tests.support.eventually import eventually
 from tests.support.fake_providers import StandIns
 from tests.support.generator import check_spend
 from tests.support.ingest import insert
-from tests.support.processes import PROGRAMS, environment, run
+from tests.support.processes import PROGRAMS, environment, run_command
 from tests.support.scheduler import has_job_count
 from tests.support.servers import execute
 from tests.support.shop import ShopClient, start_shop
@@ -69,24 +69,26 @@ async def recover(kafka: str, prefix: str, database: str, *arguments: str) -> st
     )
 
 
-async def run_jobs(shop: Shop, standins: StandIns, database: str, dump: Path) -> dict[str, UUID]:
+async def run_jobs(
+    shop: ShopClient, standins: StandIns, database: str, dump: Path
+) -> dict[str, UUID]:
     """Run jobs with different outcomes and back up the database in between.
 
     Return the jobs by name.
     """
-    jobs = {name: await shop.ask() for name in ("done before", "partly done")}
+    jobs = {name: await shop.submit() for name in ("done before", "partly done")}
     standins.openai.script(
         {"kind": "500", "job": str(jobs["partly done"]), "step": "article", "count": 2}
     )
-    async with shop.working():
-        await shop.are("DONE", jobs["done before"])
-        await shop.heard(EventKind.RETRY, jobs["partly done"])
-    jobs |= {name: await shop.ask() for name in ("done after", "failed", "cancelled")}
+    async with shop.running_worker():
+        await shop.wait_for_status("DONE", jobs["done before"])
+        await shop.wait_for_events(EventKind.RETRY, jobs["partly done"])
+    jobs |= {name: await shop.submit() for name in ("done after", "failed", "cancelled")}
     jobs["older"] = await insert_job_of_last_month(shop.backend)
     await eventually(lambda: has_job_count(shop.backend, 6))
-    await run(PROGRAMS / "pg_dump", "--format=custom", f"--file={dump}", database)
+    await run_command(PROGRAMS / "pg_dump", "--format=custom", f"--file={dump}", database)
 
-    jobs |= {name: await shop.ask() for name in ("later", "later cancelled")}
+    jobs |= {name: await shop.submit() for name in ("later", "later cancelled")}
     await eventually(lambda: has_job_count(shop.backend, 8))
     for name in ("cancelled", "later cancelled"):
         await shop.cancel(jobs[name])
@@ -94,11 +96,11 @@ async def run_jobs(shop: Shop, standins: StandIns, database: str, dump: Path) ->
         {"kind": "refusal", "count": 2, "job": str(jobs["failed"]), "step": "outline"}
     )
     done = [jobs[name] for name in ("partly done", "done after", "older", "later")]
-    async with shop.working():
-        await shop.are("DONE", *done)
-        await shop.are("FAILED", jobs["failed"])
-        await shop.heard(EventKind.ENDED, jobs["failed"], *done)
-    jobs |= {name: await shop.ask() for name in ("cut", "not begun")}
+    async with shop.running_worker():
+        await shop.wait_for_status("DONE", *done)
+        await shop.wait_for_status("FAILED", jobs["failed"])
+        await shop.wait_for_events(EventKind.ENDED, jobs["failed"], *done)
+    jobs |= {name: await shop.submit() for name in ("cut", "not begun")}
     await eventually(lambda: has_job_count(shop.backend, 10))
     await publish_unfinished_attempt(shop.backend, jobs["cut"])
     await publish_event_of_unknown_job(shop.backend)
@@ -133,10 +135,10 @@ async def test_recovery_after_backup_and_restore(
             "cut": 1,
             "not begun": 1,
         }
-        async with shop.working():
-            await shop.are("DONE", *(jobs[name] for name in outlines))
-        await shop.are("CANCELLED", jobs["cancelled"], jobs["later cancelled"])
-        await shop.are("FAILED", jobs["failed"])
+        async with shop.running_worker():
+            await shop.wait_for_status("DONE", *(jobs[name] for name in outlines))
+        await shop.wait_for_status("CANCELLED", jobs["cancelled"], jobs["later cancelled"])
+        await shop.wait_for_status("FAILED", jobs["failed"])
         assert await has_job_count(shop.backend, len(jobs))
         for name, times in outlines.items():
             row, bill = await shop.backend.row(jobs[name]), standins.openai.bill(jobs[name])
@@ -149,14 +151,14 @@ async def test_recovery_after_backup_and_restore(
             assert row["images"] == standins.replicate.bill(jobs[name])["calls"]
         in_doubt = "SELECT sum(in_doubt) FROM blog_steps WHERE job_id = $1"
         assert await shop.backend.database.fetchval(in_doubt, jobs["cut"]) == 1
-        assert (await adds_up(shop.backend)).keys() == {"shop"}, (
+        assert (await check_spend(shop.backend)).keys() == {"shop"}, (
             "the restore adds no spend twice, the recovery adds the lost spend"
         )
         await check_second_recovery_changes_nothing(shop, kafka, topic_prefix, database)
 
 
 async def check_second_recovery_changes_nothing(
-    shop: Shop, kafka: str, prefix: str, database: str
+    shop: ShopClient, kafka: str, prefix: str, database: str
 ) -> None:
     """A scheduler runs during the recovery and continues."""
     output = await recover(kafka, prefix, database, "--since", "2026-01-01T00:00:00+00:00")
@@ -166,6 +168,6 @@ async def check_second_recovery_changes_nothing(
         "0 jobs ran after",
     ):
         assert line in output
-    after = await shop.ask()
-    async with shop.working():
-        await shop.are("DONE", after)
+    after = await shop.submit()
+    async with shop.running_worker():
+        await shop.wait_for_status("DONE", after)

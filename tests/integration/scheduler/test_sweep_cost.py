@@ -32,7 +32,7 @@ async def explain(connection: asyncpg.Connection, name: str, *arguments: Any) ->
     "query", [("in_flight",), ("requeue_unclaimed", 30.0), ("requeue_expired_leases", 1.0)]
 )
 async def test_sweep_reads_only_jobs_in_flight(database: str, query: tuple[Any, ...]) -> None:
-    async with a_connection(database) as connection:
+    async with open_connection(database) as connection:
         await connection.execute(FILL, WAITING, DONE, IN_FLIGHT)
         await connection.execute("ANALYZE blog_generations")
         assert len(await connection.fetch(QUERIES["in_flight"])) == IN_FLIGHT
