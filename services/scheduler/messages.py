@@ -12,17 +12,15 @@ from services.scheduler.fair_queue.queue import FairQueue
 from services.scheduler.repository import Row
 from shared.domain.budget import BudgetState
 from shared.domain.job import Status
-from shared.domain.job_events import event_from_row
+from shared.domain.job_events import event_from_request, event_from_row
 from shared.domain.messages import (
     AdmissionState,
     BlogRequested,
     EventKind,
     FairnessWindow,
     GenerationTask,
-    JobEvent,
     SchedulerReport,
     StoreQueueReport,
-    Usage,
     WorkerReport,
 )
 from shared.kafka.publisher import OutgoingMessage
@@ -96,17 +94,7 @@ def _limiting_cause(report: WorkerReport, now: float) -> str | None:
 
 def admitted_event(request: BlogRequested, *, at: datetime) -> OutgoingMessage:
     """`at` must not be later than the row became visible: later events of the job follow it."""
-    event = JobEvent(
-        job=request.id,
-        store=request.store,
-        kind=EventKind.ADMITTED,
-        status=Status.PENDING,
-        attempt=0,
-        at=at,
-        created_at=request.created_at,
-        not_before=request.run_at,
-        traceparent=request.traceparent,
-    )
+    event = event_from_request(request, at=at)
     return OutgoingMessage(topic=RESULTS, key=request.store, message=event)
 
 
@@ -128,34 +116,15 @@ def task_message(
 
 def expired_lease_event(row: Row) -> OutgoingMessage:
     """Return the event of a dead worker's job: the attempt failed and the job waits again."""
-    return retry_event(row, error="the worker's lease ran out", started_at=row["started_at"])
+    return retry_event(row, error="the worker's lease ran out")
 
 
-def retry_event(row: Row, *, error: str, started_at: datetime | None = None) -> OutgoingMessage:
+def retry_event(row: Row, *, error: str) -> OutgoingMessage:
     """Return the event of a job that waits again, with its saved usage."""
-    event = JobEvent(
-        job=row["id"],
-        store=row["store"],
-        kind=EventKind.RETRY,
-        status=Status.PENDING,
-        attempt=row["attempt"],
-        at=datetime.now(UTC),
-        created_at=row["created_at"],
-        started_at=started_at,
-        worker=row["worker"],
-        usage=usage_of_row(row),
-        error=error,
+    event = event_from_row(
+        row, kind=EventKind.RETRY, status=Status.PENDING, at=datetime.now(UTC), error=error
     )
     return OutgoingMessage(topic=RESULTS, key=row["store"], message=event)
-
-
-def usage_of_row(row: Row) -> Usage:
-    return Usage(
-        input_tokens=row["input_tokens"],
-        output_tokens=row["output_tokens"],
-        images=row["images"],
-        cost_nanousd=row["cost_nanousd"],
-    )
 
 
 def current_state_event(row: Row) -> OutgoingMessage:

@@ -16,7 +16,7 @@ class Status(StrEnum):
     DONE = "DONE"
     FAILED = "FAILED"
     REJECTED = "REJECTED"
-    """Reserved for a request that cannot be carried out. No job has this status today."""
+    """Reserved in the released API. No job has this status."""
     CANCELLED = "CANCELLED"
 
 
@@ -36,9 +36,7 @@ class SourceType(StrEnum):
 
 
 TRANSITIONS: dict[Status, frozenset[Status]] = {
-    Status.PENDING: frozenset(
-        {Status.PROCESSING, Status.CANCELLED, Status.REJECTED, Status.FAILED}
-    ),
+    Status.PENDING: frozenset({Status.PROCESSING, Status.CANCELLED}),
     Status.PROCESSING: frozenset({Status.DONE, Status.FAILED, Status.PENDING, Status.CANCELLED}),
     Status.FAILED: frozenset({Status.PENDING}),  # a user's retry
     Status.CANCELLED: frozenset({Status.PENDING}),  # a user's retry
@@ -46,14 +44,7 @@ TRANSITIONS: dict[Status, frozenset[Status]] = {
     Status.REJECTED: frozenset(),
 }
 
-ENDED = frozenset({Status.DONE, Status.FAILED, Status.REJECTED, Status.CANCELLED})
-
-CANCELLABLE = frozenset(
-    status for status, targets in TRANSITIONS.items() if Status.CANCELLED in targets
-)
-"""Statuses in which a user may cancel a job."""
-RETRIABLE = frozenset(status for status in ENDED if Status.PENDING in TRANSITIONS[status])
-"""Statuses in which a user may retry a job."""
+ENDED = frozenset(Status) - {Status.PENDING, Status.PROCESSING}
 
 
 class IllegalTransitionError(Exception):
@@ -70,3 +61,9 @@ def check_transition(current: Status, target: Status) -> Status:
     if target not in TRANSITIONS[current]:
         raise IllegalTransitionError(f"a job that is {current} cannot become {target}")
     return target
+
+
+CANCELLABLE = sources_of(Status.CANCELLED)
+"""Statuses in which a user may cancel a job."""
+RETRIABLE = sources_of(Status.PENDING) & ENDED
+"""Statuses in which a user may retry a job."""

@@ -91,7 +91,7 @@ class EventKind(StrEnum):
     RETRY = "retry"
     """The job is PENDING again: the attempt failed for now, or a user retried the job."""
     ENDED = "ended"
-    """`status` is DONE, FAILED, REJECTED or CANCELLED."""
+    """`status` is DONE, FAILED or CANCELLED."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ import asyncpg
 from pydantic import TypeAdapter, ValidationError
 
 from services.generator.quota.rules import Permit
-from shared.domain.job import Status, Step
+from shared.domain.job import Status, Step, check_transition
 from shared.domain.messages import BlogRequested, Usage
 from shared.observability.log import get_logger
 from shared.runtime.postgres import load_queries, retry_while_unavailable
@@ -284,7 +284,7 @@ async def _end_attempt(
         lease.job,
         lease.attempt,
         lease.worker,
-        status,
+        check_transition(Status.PROCESSING, status),
         code,
         reason,
         delay_s,

@@ -4,7 +4,7 @@ The event only speeds up the scheduler, which also finds the row at its next swe
 """
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from uuid import UUID
 
 from aiokafka.errors import KafkaError
@@ -92,8 +92,9 @@ def _cancellation_event(row: Row) -> JobEvent:
 
 def _retry_event(row: Row) -> JobEvent:
     """Return the RETRY event of a job that a user has queued again."""
-    event = event_from_row(row, since=row["intervened_at"])
-    return replace(event, kind=EventKind.RETRY, former=_previous_outcome(row))
+    return event_from_row(
+        row, kind=EventKind.RETRY, since=row["intervened_at"], former=_previous_outcome(row)
+    )
 
 
 def _previous_outcome(row: Row) -> PreviousOutcome | None:

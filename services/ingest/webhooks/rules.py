@@ -21,7 +21,6 @@ _TYPES = {
     "DONE": "job.done",
     "FAILED": "job.failed",
     "CANCELLED": "job.cancelled",
-    "REJECTED": "job.rejected",
 }
 _PAYLOAD_FIELDS = (
     "id",

@@ -5,16 +5,16 @@ The table keeps the counters. Events of single jobs are in memory only, and come
 
 import asyncio
 from datetime import UTC, datetime
-from typing import Any
 
 from aiokafka.errors import KafkaError
-from aiokafka.structs import TopicPartition
+from aiokafka.structs import ConsumerRecord, TopicPartition
 
 from services.metrics.counting.rules.timeline import RecentJobs
 from services.metrics.counting.rules.validation import validate_message
 from shared.domain.errors import InvalidMessage
 from shared.domain.messages import JobEvent
 from shared.kafka import clients
+from shared.kafka.ranges import read_range
 from shared.kafka.topics import RESULTS
 from shared.observability.log import get_logger
 from shared.runtime.settings import KafkaSettings
@@ -23,6 +23,7 @@ log = get_logger(__name__)
 
 RECORDS = 2_000
 """Records read of each partition: about three hundred jobs."""
+_BATCH = 200
 
 
 async def restore_recent_jobs(
@@ -36,15 +37,12 @@ async def restore_recent_jobs(
     wanted = [TopicPartition(name, number) for number in partitions]
     try:
         async with clients.create_consumer(settings) as consumer:
-            consumer.assign(wanted)
-            begins = await consumer.beginning_offsets(wanted)
             ends = await consumer.end_offsets(wanted)
-            for partition in wanted:
-                consumer.seek(partition, max(begins[partition], ends[partition] - RECORDS))
-            while any(
-                [await consumer.position(partition) < ends[partition] for partition in wanted]
+            starts = {partition: max(end - RECORDS, 0) for partition, end in ends.items()}
+            async for records in read_range(
+                consumer, wanted, start=starts, ends=ends, max_records=_BATCH
             ):
-                _add_events(await consumer.getmany(timeout_ms=500, max_records=200), recent)
+                _add_events(records, recent)
                 await asyncio.sleep(0)
     except (KafkaError, OSError, TimeoutError) as error:
         log.warning(
@@ -52,9 +50,9 @@ async def restore_recent_jobs(
         )
 
 
-def _add_events(batches: dict[Any, Any], recent: RecentJobs) -> None:
+def _add_events(records: list[ConsumerRecord], recent: RecentJobs) -> None:
     now = datetime.now(UTC)
-    for record in (record for records in batches.values() for record in records):
+    for record in records:
         try:
             recent.add_event(validate_message(clients.decode_record(record), now, JobEvent))
         except InvalidMessage:

@@ -15,6 +15,7 @@ from services.metrics.counting.rules.validation import validate_message
 from shared.domain.errors import InvalidMessage
 from shared.domain.messages import JobEvent
 from shared.kafka import clients
+from shared.kafka.ranges import read_range
 from shared.kafka.topics import RESULTS
 from shared.observability.log import get_logger
 from shared.runtime.settings import KafkaSettings
@@ -48,14 +49,10 @@ async def _read_once(
 ) -> list[JobEvent]:
     events: list[JobEvent] = []
     async with clients.create_consumer(settings) as consumer:
-        consumer.assign([partition])
-        begin = (await consumer.beginning_offsets([partition]))[partition]
-        consumer.seek(partition, max(first, begin))
-        while await consumer.position(partition) < end:
-            batches = await consumer.getmany(partition, timeout_ms=500)
-            for record in (
-                record for records in batches.values() for record in records if record.offset < end
-            ):
+        async for records in read_range(
+            consumer, [partition], start={partition: first}, ends={partition: end}
+        ):
+            for record in records:
                 try:
                     events.append(
                         validate_message(clients.decode_record(record), datetime.now(UTC), JobEvent)

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable
 
-from aiokafka.structs import ConsumerRecord, TopicPartition
+from aiokafka.structs import ConsumerRecord
 
 from services.scheduler import messages
 from services.scheduler.admission.rules import ALL, AdmissionPolicy, DecayingRate
@@ -14,12 +14,14 @@ from shared.domain.errors import InvalidMessage
 from shared.domain.messages import AdmissionState
 from shared.kafka import clients
 from shared.kafka.publisher import Publisher
+from shared.kafka.ranges import read_topic
 from shared.kafka.topics import CONTROL
 from shared.observability.log import get_logger
 
 log = get_logger(__name__)
 
-_POLL_MS = 1_000
+_GAP_TIMEOUT_S = 1.0
+"""Compaction may remove the records before the end of the topic."""
 _FETCH_MS = 20
 """A consumer stops only after its last fetch, and the failover waits for that."""
 
@@ -88,24 +90,11 @@ class AdmissionController:
         """Restore the published closed states, and mark every store with work as dirty."""
         self.mark_dirty(summary.store for summary in self._queue.summarize_stores())
         states: dict[str, AdmissionState | None] = {}
-        consumer = clients.create_consumer(self._settings, fetch_max_wait_ms=_FETCH_MS)
-        await consumer.start()
-        try:
-            topic = clients.namespace(self._settings).topic(CONTROL)
-            partitions = [TopicPartition(topic, number) for number in range(CONTROL.partitions)]
-            consumer.assign(partitions)
-            await consumer.seek_to_beginning()
-            ends = await consumer.end_offsets(partitions)
-            while any(
-                [await consumer.position(partition) < ends[partition] for partition in partitions]
-            ):
-                batches = await consumer.getmany(timeout_ms=_POLL_MS)
-                if not batches:
-                    break  # compaction removed the records before the end
-                for record in (record for batch in batches.values() for record in batch):
-                    states[(record.key or b"").decode(errors="replace")] = _closed_state(record)
-        finally:
-            await consumer.stop()
+        async for records in read_topic(
+            self._settings, CONTROL, gap_timeout_s=_GAP_TIMEOUT_S, fetch_max_wait_ms=_FETCH_MS
+        ):
+            for record in records:
+                states[(record.key or b"").decode(errors="replace")] = _closed_state(record)
         for store, state in states.items():
             if state is not None:
                 self._policy.restore_decision(messages.decision_from_message(store, state))

@@ -11,7 +11,7 @@ from pathlib import Path
 from uuid import UUID
 
 import asyncpg
-from aiokafka.structs import ConsumerRecord, TopicPartition
+from aiokafka.structs import ConsumerRecord
 
 from services.scheduler import messages
 from services.scheduler.recovery.rules import (
@@ -25,9 +25,11 @@ from services.scheduler.recovery.rules import (
 from services.scheduler.repository import UNSTORABLE_ERRORS, Row, insert_requests
 from shared.domain.errors import InvalidMessage
 from shared.domain.job import Status
+from shared.domain.job_events import usage_from_row
 from shared.domain.messages import BlogRequested, JobEvent, Message
 from shared.kafka import clients
 from shared.kafka.publisher import Publisher
+from shared.kafka.ranges import read_topic
 from shared.kafka.topics import REQUESTS, RESULTS, Topic
 from shared.observability.log import get_logger
 from shared.runtime.postgres import Connection, load_queries
@@ -176,7 +178,7 @@ def _saved_state(row: Row) -> SavedState:
         attempt=row["attempt"],
         status=Status(row["status"]),
         done=frozenset(row["done"]),
-        usage=messages.usage_of_row(row),
+        usage=usage_from_row(row),
     )
 
 
@@ -187,30 +189,8 @@ async def _read_messages(
 
     Skips unreadable records: they went to the dead letter queue when a service read them first.
     """
-    name = clients.namespace(settings).topic(topic)
-    partitions = [TopicPartition(name, number) for number in range(topic.partitions)]
-    async with clients.create_consumer(settings) as consumer:
-        ends = await consumer.end_offsets(partitions)
-        starts = await consumer.beginning_offsets(partitions)
-        if since is not None:
-            found = await consumer.offsets_for_times(
-                dict.fromkeys(partitions, int(since.timestamp() * 1000))
-            )
-            starts = {
-                partition: first.offset if first else ends[partition]
-                for partition, first in found.items()
-            }
-        consumer.assign(partitions)
-        for partition, start in starts.items():
-            consumer.seek(partition, start)
-        while any([await consumer.position(partition) < end for partition, end in ends.items()]):
-            batches = (await consumer.getmany(timeout_ms=500, max_records=_BATCH)).values()
-            yield [
-                message
-                for batch in batches
-                for record in batch
-                if (message := _decode_or_skip(record)) is not None
-            ]
+    async for records in read_topic(settings, topic, start=since, max_records=_BATCH):
+        yield [message for record in records if (message := _decode_or_skip(record)) is not None]
 
 
 def _decode_or_skip(record: ConsumerRecord) -> Message | None:

@@ -74,7 +74,7 @@ async def test_process_accepts_requests_until_it_applies_the_state(
             assert (await ingest.post(GOOD)).status_code == 201
             await eventually(partial(has_job_count, backend, count))
         await eventually(lambda: held, what="the admission state of the full queue")
-        await eventually(lambda: views[1].closed("shop"))
+        await eventually(lambda: views[1].closed_state("shop"))
         assert (await other.post(GOOD)).status_code == 429, (
             "the other process has applied the state"
         )
@@ -95,7 +95,7 @@ async def submit_all(ingest: Ingest, view: HeldAdmissionView, answers: Counter[i
     """Submit `EACH` requests and obey Retry-After."""
     accepted = 0
     while accepted < EACH:
-        closed, applied = view.closed("shop"), view.applied
+        closed, applied = view.closed_state("shop"), view.applied
         answer = await ingest.post(GOOD)
         answers[answer.status_code] += 1
         if closed and view.applied == applied:

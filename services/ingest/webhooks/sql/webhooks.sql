@@ -5,7 +5,7 @@ SELECT job.id, job.instance_id AS store, job.status, job.attempt, job.source_typ
        job.not_before, job.input_tokens, job.output_tokens, job.images, job.cost_nanousd,
        job.error_code, job.error, job.request ->> 'webhook_url' AS url
   FROM blog_generations AS job
- WHERE id = ANY ($1::uuid[]) AND status IN ('DONE', 'FAILED', 'CANCELLED', 'REJECTED')
+ WHERE id = ANY ($1::uuid[]) AND status IN ('DONE', 'FAILED', 'CANCELLED')
    AND request ->> 'webhook_url' IS NOT NULL;
 
 -- name: list_unannounced_cancellations
