@@ -64,9 +64,7 @@ async def run_demo(
         seconds = time.monotonic() - began
         written = await _save_posts(home, clients, rows, http, standins=standins)
         dashboard, docs = await screenshots
-    failed = Counter(
-        row.error or row.status for row in rows if row.status == Status.FAILED
-    )
+    failed = Counter(row.error or row.status for row in rows if row.status == Status.FAILED)
     return DemoResult(
         stores=outcome.summarize_by_store({name: len(ids) for name, ids in accepted.items()}, rows),
         seconds=seconds,

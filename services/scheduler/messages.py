@@ -23,14 +23,15 @@ from shared.domain.messages import (
     StoreQueueReport,
     WorkerReport,
 )
+from shared.domain.reasons import WaitReason
 from shared.kafka.publisher import OutgoingMessage
 from shared.kafka.topics import CONTROL, GENERATION, RESULTS, WORKERS
 
 _REPORTED_STORES = 200
 _LIMIT_NAMES = {
-    ("openai", "requests"): "RPM",
-    ("openai", "tokens"): "TPM",
-    ("replicate", "requests"): "image budget",
+    ("openai", "requests"): WaitReason.REQUESTS,
+    ("openai", "tokens"): WaitReason.TOKENS,
+    ("replicate", "requests"): WaitReason.IMAGES,
 }
 
 
@@ -79,12 +80,12 @@ def _limiting_cause(report: WorkerReport, now: float) -> str | None:
     An open circuit breaker comes first, then a provider's cool-down, then the scarcest rate limit.
     """
     if any(limiter.circuit_open for limiter in report.limiters):
-        return "provider unavailable"
+        return WaitReason.UNAVAILABLE
     if any(
         limiter.cooling_until is not None and limiter.cooling_until.timestamp() > now
         for limiter in report.limiters
     ):
-        return "provider cooling down"
+        return WaitReason.COOLING_DOWN
     waiting = [limiter for limiter in report.limiters if limiter.queued and limiter.share > 0]
     scarcest = min(waiting, key=lambda limiter: limiter.level / limiter.share, default=None)
     if scarcest is None:

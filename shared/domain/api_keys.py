@@ -15,7 +15,8 @@ from typing import TypeAlias
 
 import asyncpg
 
-from shared.runtime.postgres import ALL_STORES, Connection, load_queries
+from shared.domain.stores import ALL_STORES
+from shared.runtime.postgres import Connection, load_queries
 
 DatabaseClient: TypeAlias = "asyncpg.Pool | asyncpg.Connection | Connection"
 PREFIX = "sk_live_"

@@ -15,6 +15,7 @@ import orjson
 from asyncpg.pool import PoolConnectionProxy
 
 from shared.domain.errors import Unavailable
+from shared.domain.stores import ALL_STORES
 from shared.observability.log import get_logger
 from shared.runtime.settings import PostgresSettings
 
@@ -39,8 +40,6 @@ UNAVAILABLE_ERRORS = (
 )
 """Errors of asyncpg while the server is away or full. The statement is not at fault: retry it."""
 
-ALL_STORES = "*"
-"""Stands for all stores. No store may have this name."""
 NO_STORE = ""
 STORE_SETTING = "blogstream.store"
 """The connection's setting that row-level security reads (migrations/policies.py)."""

@@ -20,7 +20,7 @@ from tests.support.scheduler import start_scheduler
 
 
 class ShopClient:
-    """Submits and cancels jobs, and waits for their states. `running_worker` runs one for a block."""
+    """Submits and cancels jobs, and waits for their states."""
 
     def __init__(self, ingest: Ingest, database: str, standins: StandIns, folder: Path) -> None:
         self.backend = ingest.backend

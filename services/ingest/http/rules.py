@@ -3,8 +3,7 @@
 import base64
 import math
 import re
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 from uuid import UUID
@@ -12,6 +11,7 @@ from uuid import UUID
 from pydantic import BaseModel, Field, ValidationError
 
 from shared.domain.api_keys import STORE_NAME
+from shared.http.query import parameter_name_errors
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -70,19 +70,10 @@ def _field_error(error: Any) -> dict[str, Any]:
     return {"field": ".".join(map(str, error["loc"])), "detail": detail}
 
 
-def check_parameters(given: Sequence[str], known: Iterable[str]) -> None:
-    """Refuse unknown query parameters, and parameters given more than once.
-
-    Of a repeated parameter only one value could be used.
-    """
-    unknown = [(name, "is not a known parameter") for name in sorted(set(given).difference(known))]
-    repeated = [
-        (name, "is given more than once")
-        for name, count in sorted(Counter(given).items())
-        if count > 1
-    ]
-    if errors := unknown or repeated:
-        raise InvalidRequestError([{"field": name, "detail": detail} for name, detail in errors])
+def check_parameters(given: Sequence[str], known: Collection[str]) -> None:
+    """Refuse unknown query parameters, and parameters given more than once."""
+    if errors := parameter_name_errors(given, known):
+        raise InvalidRequestError(errors)
 
 
 def parse_limit(text: str) -> int:

@@ -25,8 +25,8 @@ from services.ingest.jobs.subscriptions import EventQueue, ResultSubscriptions
 from services.ingest.settings import IngestSettings
 from shared.domain.job import ENDED
 from shared.domain.messages import EventKind, JobEvent
+from shared.domain.stores import ALL_STORES
 from shared.http.responses import JsonResponse, Problem
-from shared.runtime.postgres import ALL_STORES
 
 _RETRY_MS = 2_000
 _LAST_EVENT_ID = "end"

@@ -15,7 +15,8 @@ import asyncpg
 
 from services.ingest.auth.key_ring import Caller
 from shared.domain.job import CANCELLABLE, RETRIABLE, Status
-from shared.runtime.postgres import ALL_STORES, Connection, connection_for_store, load_queries
+from shared.domain.stores import ALL_STORES
+from shared.runtime.postgres import Connection, connection_for_store, load_queries
 
 _QUERIES = load_queries(Path(__file__).parent / "sql" / "jobs.sql")
 

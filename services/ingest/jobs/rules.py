@@ -7,6 +7,7 @@ from typing import Any
 from services.ingest.http.rules import invalid_field
 from shared.domain.budget import next_month_start
 from shared.domain.job import Status
+from shared.domain.reasons import WaitReason
 
 
 def parse_status(text: str) -> Status:
@@ -25,22 +26,22 @@ def waiting_reason(row: Mapping[str, Any], now: datetime) -> dict[str, Any] | No
     if row["status"] != Status.PENDING:
         return None
     if row["not_before"] is not None and row["not_before"] > now:
-        return {"reason": "not before", "until": row["not_before"]}
+        return {"reason": WaitReason.NOT_BEFORE, "until": row["not_before"]}
     if row.get("forwarded_at") is not None:
-        return {"reason": "on its way to a worker", "until": None}
+        return {"reason": WaitReason.DISPATCHED, "until": None}
     jobs_before = row.get("jobs_before") or 0
     if row.get("held") and jobs_before >= row["queued"]:
         return {
-            "reason": "budget",
+            "reason": WaitReason.BUDGET,
             "until": next_month_start(now),
             "place": jobs_before + 1,
             "limitedBy": row["limited_by"],
         }
     if row.get("reason") is None:
-        return {"reason": "fair turn", "until": None}
+        return {"reason": WaitReason.FAIR_TURN, "until": None}
     is_first = jobs_before == 0 or row["reason"] != row["limited_by"]
     return {
-        "reason": row["reason"] if is_first else "fair turn",
+        "reason": row["reason"] if is_first else WaitReason.FAIR_TURN,
         "until": _estimated_start(row, jobs_before, now),
         "place": jobs_before + 1,
         "limitedBy": row["limited_by"],

@@ -12,9 +12,10 @@ from services.ingest.budgets.rules import budget_from_row
 from services.ingest.http.rules import retry_after_seconds
 from services.ingest.settings import IngestSettings
 from shared.domain.messages import AdmissionState
+from shared.domain.stores import ALL_STORES
 from shared.http.responses import Problem
 from shared.observability.log import get_logger
-from shared.runtime.postgres import ALL_STORES, UNAVAILABLE_ERRORS
+from shared.runtime.postgres import UNAVAILABLE_ERRORS
 
 log = get_logger(__name__)
 T = TypeVar("T")

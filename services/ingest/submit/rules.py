@@ -26,7 +26,7 @@ from services.ingest.http.rules import NonBlankText, Text, invalid_field, parse_
 from services.ingest.webhooks.rules import ForbiddenTargetError, parse_target
 from shared.domain.job import SourceType
 from shared.domain.messages import AdmissionState, BlogRequested
-from shared.runtime.postgres import ALL_STORES
+from shared.domain.stores import ALL_STORES
 
 _IDEMPOTENCY_NAMESPACE = UUID("6f1c0a52-2b1e-5d52-9d0a-7a6f2f6b9a11")
 """The namespace of ids derived from (store, Idempotency-Key)."""

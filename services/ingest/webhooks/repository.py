@@ -12,7 +12,8 @@ from services.ingest.jobs import view
 from services.ingest.webhooks import rules
 from services.ingest.webhooks.rules import AttemptOutcome, AttemptVerdict
 from shared.domain.api_keys import get_or_create_webhook_secret
-from shared.runtime.postgres import ALL_STORES, connection_for_store, load_queries
+from shared.domain.stores import ALL_STORES
+from shared.runtime.postgres import connection_for_store, load_queries
 
 _QUERIES = load_queries(Path(__file__).parent / "sql" / "webhooks.sql")
 

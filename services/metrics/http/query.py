@@ -1,8 +1,9 @@
 """Parses query parameters; `InvalidQueryError` has all errors of a request."""
 
-from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from shared.http.query import parameter_name_errors
 
 Pairs = Sequence[tuple[str, str]]
 """Names and values in the order of the URL."""
@@ -38,7 +39,7 @@ def parse_integers(query: Pairs, **wanted: IntegerParameter) -> dict[str, int]:
 
     Raises `InvalidQueryError` with all errors at once.
     """
-    errors = _name_errors(query, wanted)
+    errors = parameter_name_errors((name for name, _ in query), wanted)
     values = {name: parameter.default for name, parameter in wanted.items()}
     for name, text in dict(query).items():
         if name in wanted and (value := wanted[name].parse(text)) is not None:
@@ -52,23 +53,10 @@ def parse_integers(query: Pairs, **wanted: IntegerParameter) -> dict[str, int]:
 
 def parse_choice(query: Pairs, name: str, choices: tuple[str, ...], default: str) -> str:
     """Return the value of the only known parameter, one of `choices`."""
-    errors = _name_errors(query, (name,))
+    errors = parameter_name_errors((given for given, _ in query), (name,))
     value = dict(query).get(name, default)
     if value not in choices:
         errors.append({"field": name, "detail": f"must be one of {', '.join(choices)}"})
     if errors:
         raise InvalidQueryError(errors)
     return value
-
-
-def _name_errors(query: Pairs, wanted: Collection[str]) -> list[dict[str, str]]:
-    times = Counter(name for name, _ in query)
-    unknown = [
-        {"field": name, "detail": "is not a known parameter"}
-        for name in sorted(times.keys() - {*wanted})
-    ]
-    return unknown + [
-        {"field": name, "detail": "must not be given more than once"}
-        for name in wanted
-        if times[name] > 1
-    ]

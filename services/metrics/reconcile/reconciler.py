@@ -17,10 +17,11 @@ from services.metrics.cluster.monitored_values import MonitoredValues
 from services.metrics.counting.rules.aggregate import Aggregate
 from services.metrics.reconcile import rules
 from services.metrics.settings import MetricsSettings
+from shared.domain.stores import ALL_STORES
 from shared.kafka import clients
 from shared.kafka.topics import RESULTS
 from shared.observability.log import get_logger
-from shared.runtime.postgres import ALL_STORES, STORE_SETTING, UNAVAILABLE_ERRORS, load_queries
+from shared.runtime.postgres import STORE_SETTING, UNAVAILABLE_ERRORS, load_queries
 
 log = get_logger(__name__)
 

@@ -6,12 +6,13 @@ from collections.abc import Iterable
 from aiokafka.structs import ConsumerRecord
 
 from services.scheduler import messages
-from services.scheduler.admission.rules import ALL, AdmissionPolicy, DecayingRate
+from services.scheduler.admission.rules import AdmissionPolicy, DecayingRate
 from services.scheduler.budgets.tracker import BudgetTracker
 from services.scheduler.fair_queue.queue import FairQueue
 from services.scheduler.settings import SchedulerSettings
 from shared.domain.errors import InvalidMessage
 from shared.domain.messages import AdmissionState
+from shared.domain.stores import ALL_STORES
 from shared.kafka import clients
 from shared.kafka.publisher import Publisher
 from shared.kafka.ranges import read_topic
@@ -52,7 +53,7 @@ class AdmissionController:
 
     @property
     def closed_stores(self) -> int:
-        return len(self._policy.closed - {ALL})
+        return len(self._policy.closed - {ALL_STORES})
 
     def mark_dirty(self, stores: Iterable[str]) -> None:
         self._dirty.update(stores)

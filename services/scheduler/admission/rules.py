@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import exp
 
-ALL = "*"
-"""The key of the whole system's admission state."""
+from shared.domain.stores import ALL_STORES
+
 QUEUE_FULL = "queue-full"
 BUDGET_EXCEEDED = "budget-exceeded"
 
@@ -75,14 +75,14 @@ class AdmissionPolicy:
         `rate` is the number of jobs that leave a queue per second. `stopped_until` is the reset
         time of a budget without room for one more job.
         """
-        stores = sorted({*changed, *self._published} - {ALL})
+        stores = sorted({*changed, *self._published} - {ALL_STORES})
         decisions = [
             self._decide_by_budget(store, resets_at)
             if (resets_at := stopped_until(store)) is not None
             else self._decide_by_queue(store, waiting(store), self._per_store, rate(store))
             for store in stores
         ]
-        decisions.append(self._decide_by_queue(ALL, total, self._total, rate(ALL)))
+        decisions.append(self._decide_by_queue(ALL_STORES, total, self._total, rate(ALL_STORES)))
         return [decision for decision in decisions if decision is not None]
 
     def _decide_by_budget(self, store: str, resets_at: float) -> AdmissionDecision | None:
@@ -126,7 +126,7 @@ class DecayingRate:
 
     def record(self, store: str, now: float, amount: float = 1.0) -> None:
         """Record an amount that left the store's queue, and so the queue of all stores."""
-        for name in {store, ALL}:
+        for name in {store, ALL_STORES}:
             first_at = self._entries.get(name, (0, now, now))[2]
             self._entries[name] = (self._decayed(name, now) + amount, now, first_at)
 

@@ -11,8 +11,8 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-NO_WORKER = "no worker"
-BACKPRESSURE = "back-pressure"
+from shared.domain.reasons import WaitReason
+
 """Every slot of every worker is taken, and no provider limit is the cause."""
 
 
@@ -104,11 +104,11 @@ class WorkerCredit:
             if now - offer.at <= self._silence_s and offer.partitions
         ]
         if not active:
-            return NO_WORKER
+            return WaitReason.NO_WORKER
         if any(self._credit(offer, now) > 0 for offer in active):
             return None
         causes = Counter(offer.limited_by for offer in active if offer.limited_by is not None)
-        return causes.most_common(1)[0][0] if causes else BACKPRESSURE
+        return causes.most_common(1)[0][0] if causes else WaitReason.BACKPRESSURE
 
     def forget_silent_workers(self, now: float, *, after_s: float = 600) -> None:
         """Drop workers without a report for `after_s` seconds: worker names never repeat."""

@@ -5,12 +5,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-from services.scheduler.admission.rules import ALL, DecayingRate
+from services.scheduler.admission.rules import DecayingRate
 from services.scheduler.dispatch.rules import WorkerCredit
 from services.scheduler.estimates.rules import QueueState, WaitEstimate, estimate_start_times
 from services.scheduler.fair_queue.fairness import FairnessMonitor
 from services.scheduler.fair_queue.queue import FairQueue
 from services.scheduler.repository import SchedulerRepository, WaitEstimateRow
+from shared.domain.stores import ALL_STORES
 
 _RELEVANT_PART = 0.2
 """A changed estimate is saved when it differs by more than this part of the remaining wait."""
@@ -41,7 +42,7 @@ class WaitEstimatePublisher:
 
     def record_dispatch(self, cost: int, now: float) -> None:
         """Record the estimated cost (nano-USD) of a dispatched job."""
-        self._spend_rate.record(ALL, now, cost)
+        self._spend_rate.record(ALL_STORES, now, cost)
 
     async def clear_estimates(self) -> None:
         """Delete the estimates of the previous leader."""
@@ -64,7 +65,7 @@ class WaitEstimatePublisher:
     async def _save_changes(self, states: Sequence[QueueState], limited_by: str | None) -> None:
         estimates = estimate_start_times(
             states,
-            money_per_s=self._spend_rate.per_second(ALL, time.time()),
+            money_per_s=self._spend_rate.per_second(ALL_STORES, time.time()),
             limited_by=limited_by,
             hard_cap=self._hard_cap,
             run_s=self._monitor.mean_run_s,

@@ -12,10 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-FAIR_TURN = "fair turn"
-STORE_CAP = "store cap"
-ACCOUNT_SHARE = "account share"
-BUDGET = "budget"
+from shared.domain.reasons import WaitReason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,9 +124,13 @@ class _FluidModel:
         last = self._money_before(state, siblings, last_virtual_time)
         ahead = round(first / self._mean_cost) if self._mean_cost else 0
         if siblings.money_before(state.virtual_time) > 0:
-            reason = ACCOUNT_SHARE
+            reason: str = WaitReason.ACCOUNT_SHARE
         else:
-            reason = self._limited_by if self._limited_by is not None and not ahead else FAIR_TURN
+            reason = (
+                self._limited_by
+                if self._limited_by is not None and not ahead
+                else WaitReason.FAIR_TURN
+            )
         return WaitEstimate(
             store=state.store,
             reason=reason,
@@ -160,7 +161,7 @@ def _capped_estimate(
     interval = None if run_s is None or not state.in_flight else run_s / state.in_flight
     return WaitEstimate(
         store=state.store,
-        reason=STORE_CAP,
+        reason=WaitReason.STORE_CAP,
         limited_by=limited_by,
         queued=state.queued,
         ahead=0,
@@ -174,7 +175,7 @@ def _held_estimate(state: QueueState) -> WaitEstimate:
     """Return the estimate of a store without budget for its next job: its start is unknown."""
     return WaitEstimate(
         store=state.store,
-        reason=BUDGET,
+        reason=WaitReason.BUDGET,
         limited_by=None,
         queued=0,
         ahead=0,

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from shared.domain.api_keys import create_key
+from shared.domain.stores import ALL_STORES
 from shared.kafka.topics import CONTROL, REQUESTS
-from shared.runtime.postgres import ALL_STORES
 from tests.support.backend import Backend, make_request
 from tests.support.ingest import (
     GOOD,

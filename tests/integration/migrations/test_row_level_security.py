@@ -15,8 +15,8 @@ from services.ingest.jobs import repository as ingest_store
 from services.ingest.jobs.repository import JobRepository
 from shared.domain.api_keys import DatabaseClient, create_key, create_operator_key
 from shared.domain.errors import Unavailable
+from shared.domain.stores import ALL_STORES
 from shared.runtime.postgres import (
-    ALL_STORES,
     NO_STORE,
     STORE_SETTING,
     connection_for_store,

@@ -21,7 +21,7 @@ def test_retry_after_rounds_up_to_at_least_one_second(seconds: float, header: in
 
 @given(
     st.datetimes(
-        datetime(2000, 1, 1),  # the zone is drawn apart
+        datetime(2000, 1, 1),  # noqa: DTZ001 - the zone is drawn apart
         datetime(2100, 1, 1),  # noqa: DTZ001
         timezones=st.just(UTC),
     ),

@@ -181,7 +181,7 @@ json_values = st.recursive(
     max_leaves=20,
 )
 run_ats = st.datetimes(
-    datetime(2025, 10, 1),  # zone drawn separately
+    datetime(2025, 10, 1),  # noqa: DTZ001 - zone drawn separately
     datetime(2028, 1, 1),  # noqa: DTZ001
     timezones=st.timezones(),
 ).map(lambda at: at.isoformat(timespec="minutes"))

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.scheduler.admission.rules import (
-    ALL,
     AdmissionDecision,
     AdmissionPolicy,
     DecayingRate,
 )
+from shared.domain.stores import ALL_STORES
 
 Queues = dict[str, int]
 
@@ -58,9 +58,9 @@ def test_closed_intake_is_reconsidered_without_a_change() -> None:
 
 def test_total_limit_closes_intake_of_all_stores() -> None:
     policy = AdmissionPolicy(per_store=100, total=10)
-    assert decide(policy, {"a": 6, "b": 6}, rate=2) == [closed(ALL, 2)]
-    assert decide(policy, {"a": 5, "b": 4}, rate=2) == [closed(ALL, 1)]
-    assert decide(policy, {"a": 5, "b": 3}, rate=2) == [opened(ALL)]
+    assert decide(policy, {"a": 6, "b": 6}, rate=2) == [closed(ALL_STORES, 2)]
+    assert decide(policy, {"a": 5, "b": 4}, rate=2) == [closed(ALL_STORES, 1)]
+    assert decide(policy, {"a": 5, "b": 3}, rate=2) == [opened(ALL_STORES)]
 
 
 def test_limit_of_one_job() -> None:
@@ -89,8 +89,8 @@ def test_retry_after_is_republished_only_when_it_differs_much() -> None:
 def test_intake_closed_by_previous_leader_opens() -> None:
     policy = AdmissionPolicy(per_store=10, total=1_000)
     policy.restore_decision(closed("a", 5))
-    policy.restore_decision(closed(ALL, 5))
-    assert decide(policy, {}) == [opened("a"), opened(ALL)]
+    policy.restore_decision(closed(ALL_STORES, 5))
+    assert decide(policy, {}) == [opened("a"), opened(ALL_STORES)]
 
 
 @given(st.lists(st.integers(0, 14), max_size=40))
@@ -111,7 +111,7 @@ def test_rate_of_a_steady_queue() -> None:
             rate.record("a", float(second))
         rate.record("b", float(second))
     assert rate.per_second("a", 120) == pytest.approx(4, rel=0.1)
-    assert rate.per_second(ALL, 120) == pytest.approx(5, rel=0.1)
+    assert rate.per_second(ALL_STORES, 120) == pytest.approx(5, rel=0.1)
 
 
 def test_rate_of_the_first_seconds_is_not_underestimated() -> None:

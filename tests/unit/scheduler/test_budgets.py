@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from services.scheduler.budgets.rules import reservable_budget
-from services.scheduler.estimates.rules import BUDGET, estimate_start_times
+from services.scheduler.estimates.rules import estimate_start_times
 from services.scheduler.fair_queue.queue import FairQueue, WaitingJob
+from shared.domain.reasons import WaitReason
 
 DEFAULT = 10
 STORES = ("small", "large", "free")
@@ -82,8 +83,16 @@ def test_estimates_separate_held_jobs_from_queued_ones() -> None:
         one.store: one
         for one in estimate_start_times(fair.queue_states(0), money_per_s=1, limited_by=None)
     }
-    assert (found["small"].reason, found["small"].queued, found["small"].held) == (BUDGET, 0, 3)
-    assert (found["large"].reason == BUDGET, found["large"].queued, found["large"].held) == (
+    assert (found["small"].reason, found["small"].queued, found["small"].held) == (
+        WaitReason.BUDGET,
+        0,
+        3,
+    )
+    assert (
+        found["large"].reason == WaitReason.BUDGET,
+        found["large"].queued,
+        found["large"].held,
+    ) == (
         False,
         2,
         3,

@@ -5,9 +5,10 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.scheduler.dispatch.rules import BACKPRESSURE, NO_WORKER, WorkerCredit, WorkerOffer
+from services.scheduler.dispatch.rules import WorkerCredit, WorkerOffer
 from services.scheduler.estimates.rules import QueueState, WaitEstimate, estimate_start_times
 from services.scheduler.fair_queue.queue import FairQueue, WaitingJob
+from shared.domain.reasons import WaitReason
 
 
 def queue_state(store: str, **changes: Any) -> QueueState:
@@ -90,8 +91,10 @@ def test_store_ahead_of_its_siblings_waits_for_account_share() -> None:
 
 
 def test_start_times_are_unknown_without_dispatch() -> None:
-    (only,) = estimates_by_store(queue_state("a"), money_per_s=0, limited_by=NO_WORKER).values()
-    assert (only.reason, only.first_in_s, only.last_in_s) == (NO_WORKER, None, None)
+    (only,) = estimates_by_store(
+        queue_state("a"), money_per_s=0, limited_by=WaitReason.NO_WORKER
+    ).values()
+    assert (only.reason, only.first_in_s, only.last_in_s) == (WaitReason.NO_WORKER, None, None)
 
 
 @given(
@@ -148,11 +151,11 @@ def test_estimates_match_the_fair_queue(
 
 def test_limiting_cause_of_the_workers() -> None:
     credit = WorkerCredit(silence_s=5)
-    assert credit.limiting_cause(0) == NO_WORKER
+    assert credit.limiting_cause(0) == WaitReason.NO_WORKER
     credit.apply_offer(WorkerOffer(worker="w", partitions=(0,), slots=1, at=0))
     assert credit.limiting_cause(0) is None
     credit.record_dispatch(1, 0)
-    assert credit.limiting_cause(0) == BACKPRESSURE
+    assert credit.limiting_cause(0) == WaitReason.BACKPRESSURE
     credit.apply_offer(WorkerOffer(worker="w", partitions=(0,), slots=1, at=1, limited_by="TPM"))
     assert credit.limiting_cause(1) == "TPM"
-    assert credit.limiting_cause(9) == NO_WORKER
+    assert credit.limiting_cause(9) == WaitReason.NO_WORKER
