@@ -36,6 +36,7 @@ KNOWN_VARIABLES = {
     "BLOGSTREAM_HOME",
     "TEST_TOKEN",
     "KAFKA_TLS_DIR",
+    "BLOGSTREAM_INSTALL_BROWSER",
 }
 _COMMAND = re.compile(r"\./blogstream ([a-zA-Z][a-zA-Z-]*)")
 _MODULE = re.compile(r"python -m ([a-z_]+(?:\.[a-z_]+)*)")
