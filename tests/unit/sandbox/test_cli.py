@@ -100,15 +100,20 @@ def test_version_is_that_of_pyproject(capsys: pytest.CaptureFixture[str]) -> Non
     assert f'version = "{capsys.readouterr().out.split()[-1]}"' in PYPROJECT.read_text()
 
 
+def _in_parallel(processes: int) -> list[str]:
+    return ["-n", str(processes), "--dist", "loadscope", "--no-loadscope-reorder"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "unit", "cores", "expected"),
     [
-        ([], False, 1, ["-n", "2", "--dist", "loadscope"]),
-        ([], False, 3, ["-n", "3", "--dist", "loadscope"]),
-        ([], False, 64, ["-n", "4", "--dist", "loadscope"]),
+        ([], False, 1, _in_parallel(4)),
+        ([], False, 64, _in_parallel(4)),
         (["tests/unit/docs", "-x"], False, 2, ["tests/unit/docs", "-x"]),
-        ([], True, 2, ["tests/unit", "-n", "2", "--dist", "loadscope"]),
-        (["-x"], True, 2, ["tests/unit", "-n", "2", "--dist", "loadscope", "-x"]),
+        ([], True, 1, ["tests/unit", *_in_parallel(2)]),
+        ([], True, 3, ["tests/unit", *_in_parallel(3)]),
+        ([], True, 64, ["tests/unit", *_in_parallel(4)]),
+        (["-x"], True, 2, ["tests/unit", *_in_parallel(2), "-x"]),
     ],
 )
 def test_test_command_builds_pytest_arguments(
