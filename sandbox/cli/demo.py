@@ -170,7 +170,7 @@ def _show_progress(total: int) -> Iterator[Callable[[Counter[Status]], None]]:
 def _print_result(home: Home, result: DemoResult) -> None:
     total = sum(store.requested for store in result.stores)
     table = Table(title=f"{total} blogs in {result.seconds:.0f} s")
-    columns = ("store", "requested", "done", "failed", "wait p50", "wait p95", "tokens", "cost")
+    columns = ("store", "asked", "done", "failed", "wait p50", "wait p95", "tokens", "cost")
     for column in columns:
         table.add_column(column, justify="left" if column == "store" else "right", no_wrap=True)
     for store in result.stores:
