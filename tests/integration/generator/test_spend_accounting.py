@@ -20,9 +20,9 @@ from shared.runtime.settings import PostgresSettings
 from tests.support.backend import Backend, make_request
 from tests.support.generator import check_spend, claim_again, make_permit
 
-SCHEDULER_SQL = Path(__file__).parents[3] / "services" / "scheduler" / "sql"
-RECOVERY = load_queries(SCHEDULER_SQL / "recovery.sql")
-SCHEDULER = load_queries(SCHEDULER_SQL / "scheduler.sql")
+SCHEDULER_DIR = Path(__file__).parents[3] / "services" / "scheduler"
+RECOVERY = load_queries(SCHEDULER_DIR / "recovery" / "sql" / "recovery.sql")
+SCHEDULER = load_queries(SCHEDULER_DIR / "sql" / "scheduler.sql")
 LEASE_S = 60
 POST = BlogPost(title="Tea", slug="tea", meta_description="", html="<p>", image_url=None)
 
