@@ -66,7 +66,7 @@ async def is_open(backend: Backend, store: str = "shop") -> bool:
 
 async def has_held_jobs(backend: Backend, jobs: int) -> bool:
     row = await backend.database.fetchrow(
-        "SELECT reason, queued, has_held_jobs FROM store_outlooks WHERE instance_id = 'shop'"
+        "SELECT reason, queued, held FROM store_outlooks WHERE instance_id = 'shop'"
     )
     return row is not None and tuple(row) == ("budget", 0, jobs)
 
