@@ -69,8 +69,9 @@ def server_folder() -> Iterator[Path]:
     Other users may pass through the folder: for root, PostgreSQL runs as another user. The folder
     is not below pytest's: each new session closes that one to others, also to running servers.
     """
+    _remove_abandoned_folders()
     with tempfile.TemporaryDirectory(
-        prefix="blogstream-test-", dir=_memory_disk(), ignore_cleanup_errors=True
+        prefix=f"blogstream-test-{os.getpid()}-", dir=_memory_disk(), ignore_cleanup_errors=True
     ) as name:
         Path(name).chmod(0o711)
         yield Path(name)
@@ -85,6 +86,14 @@ def _memory_disk() -> Path | None:
     if not os.access(_SHARED_MEMORY, os.W_OK):
         return None
     return _SHARED_MEMORY if shutil.disk_usage(_SHARED_MEMORY).free >= _ROOM_BYTES else None
+
+
+def _remove_abandoned_folders() -> None:
+    """Delete the folders in memory of test processes that were killed; each holds up to 80 MB."""
+    for folder in _SHARED_MEMORY.glob("blogstream-test-*-*"):
+        process = folder.name.split("-")[2]
+        if process.isdigit() and not Path("/proc", process).exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

@@ -103,7 +103,7 @@ def temporary_home() -> Iterator[Path]:
     PostgreSQL runs as another user for root, and pytest's folders are closed to others.
     """
     with tempfile.TemporaryDirectory(
-        prefix="blogstream-test-", dir=_memory_disk(), ignore_cleanup_errors=True
+        prefix=f"blogstream-test-{os.getpid()}-", dir=_memory_disk(), ignore_cleanup_errors=True
     ) as name:
         Path(name).chmod(0o711)
         yield Path(name) / "home"
