@@ -41,7 +41,7 @@ def run_command(
 
 def _parse_and_run(arguments: Sequence[str], *, prog: str, variable: Callable[[str], str]) -> int:
     parser = argparse.ArgumentParser(
-        prog=prog, description="What operators do by hand.", allow_abbrev=False
+        prog=prog, description="Operators' commands.", allow_abbrev=False
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, module in COMMAND_MODULES.items():

@@ -110,7 +110,7 @@ async def _create_role(dsn: str, role: str, password: str, deadline_s: float) ->
             return
         if not await connection.fetchval(_CAN_CREATE_ROLES):
             raise Unavailable(
-                f"there is no role {role}, and who migrates may not make one:"
+                f"there is no role {role}, and DATABASE_URL's role may not create one:"
                 f" CREATE ROLE {role} LOGIN …"
             )
         create = "SELECT format('CREATE ROLE %I LOGIN PASSWORD %L', $1::text, $2::text)"

@@ -21,7 +21,7 @@ class ServiceLogin(NamedTuple):
 
 
 def select_logins(addresses: Mapping[str, str]) -> list[ServiceLogin]:
-    """The logins whose addresses are given, by variable name."""
+    """Return the logins whose addresses are given, by variable name."""
     return [
         ServiceLogin(addresses[name], services)
         for name, services in LOGIN_VARIABLES.items()
@@ -32,15 +32,15 @@ def select_logins(addresses: Mapping[str, str]) -> list[ServiceLogin]:
 class MigrationSettings(PostgresSettings):
     ingest_database_url: SecretStr | None = Field(
         None,
-        description="as whom ingest logs in: `up` makes the role, and grants what ingest needs;"
-        " unset: neither",
+        description="login URL of ingest's role; `migrations up` creates the role and grants its"
+        " rights; unset: neither",
     )
     workers_database_url: SecretStr | None = Field(
-        None, description="the same of scheduler, generator and metrics"
+        None, description="the same for the role of scheduler, generator and metrics"
     )
 
     def logins(self) -> list[ServiceLogin]:
-        """The logins whose variables are set."""
+        """Return the logins whose variables are set."""
         addresses = {
             "INGEST_DATABASE_URL": self.ingest_database_url,
             "WORKERS_DATABASE_URL": self.workers_database_url,

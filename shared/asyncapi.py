@@ -35,7 +35,7 @@ _HEADERS = {
         "ce_specversion": {"const": "1.0"},
         "ce_id": {"type": "string", "description": "readers drop repeats by it"},
         "ce_type": {"type": "string"},
-        "ce_source": {"type": "string", "description": "the process that says it"},
+        "ce_source": {"type": "string", "description": "the process that sent the message"},
         "ce_time": {"type": "string", "format": "date-time"},
         "content-type": {"const": "application/json"},
     },
@@ -48,7 +48,7 @@ def build_document() -> Document:
         "info": {
             "title": "blogstream",
             "version": "1",
-            "description": "What flows between the services."
+            "description": "Topics and messages between the services."
             " Delivery is at least once; every effect is idempotent."
             f" Consumer groups: {', '.join(_GROUPS)}.",
         },
@@ -79,8 +79,8 @@ def encode_document() -> bytes:
 def _channel(topic: Topic) -> Document:
     return {
         "address": topic.name,
-        "description": "records of any topic, as they came, with where from and why in the headers"
-        " dlq_*"
+        "description": "unchanged records of any topic; the headers dlq_* have their origin and the"
+        " reason"
         if topic is DEAD_LETTER
         else f"key: {topic.key}",
         "messages": {

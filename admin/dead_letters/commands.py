@@ -118,7 +118,7 @@ def _check_selection(arguments: Namespace) -> None:
 def _confirm_all(arguments: Namespace, context: CommandContext) -> list[str]:
     """Ask at the terminal. Return the letters of the question, without those that arrived since."""
     if not sys.stdin.isatty():
-        arguments.parser.error("--all: nobody is here to be asked: add --yes")
+        arguments.parser.error("--all needs a terminal or --yes")
     ids = list(context.run_with_kafka(_read_index).open)
     if ids:
         print_message(f"discard {len(ids)} dead letters? [y/N]")

@@ -1,5 +1,5 @@
 -- name: set_store
--- Set a store's account and weight. The counter is scaled with the weight, so the virtual time
+-- Sets a store's account and weight. The counter is scaled with the weight, so the virtual time
 -- (counter / weight) and the order in the queue stay the same.
 INSERT INTO stores (instance_id, account_id, weight, configured_at)
 VALUES ($1, $2, coalesce($3::float8, 1), clock_timestamp())
@@ -12,21 +12,21 @@ ON CONFLICT (instance_id) DO UPDATE
 RETURNING account_id, weight;
 
 -- name: old_weight
--- The store's weight until now.
+-- Returns the store's weight before the change, and locks the row.
 SELECT weight FROM stores WHERE instance_id = $1 FOR UPDATE;
 
 -- name: scale_own_account
--- Scale the counter of a store that is its own account.
+-- Scales the counter of a store that is its own account.
 UPDATE accounts SET served_nanousd = served_nanousd * $2::float8 WHERE account_id = $1;
 
 -- name: set_account
--- Set an account's weight and scale its counter with it.
+-- Sets an account's weight and scales its counter with it.
 INSERT INTO accounts (account_id, weight) VALUES ($1, $2)
 ON CONFLICT (account_id) DO UPDATE
    SET weight = $2, served_nanousd = accounts.served_nanousd * ($2 / accounts.weight);
 
 -- name: list
--- Every store that was ever charged or configured.
+-- Returns every store that was ever charged or configured.
 SELECT store.instance_id AS store, store.account_id AS account, store.weight,
        account.weight AS account_weight, store.served_nanousd::float8 / 1e9 AS served_usd,
        store.mean_cost_nanousd::float8 / 1e9 AS mean_cost_usd,
@@ -34,7 +34,7 @@ SELECT store.instance_id AS store, store.account_id AS account, store.weight,
   FROM stores AS store LEFT JOIN accounts AS account USING (account_id) ORDER BY store.instance_id;
 
 -- name: exists
--- Whether a store is known: it has or had a key, is configured, or has a job.
+-- Returns whether a store is known: it has or had a key, is configured, or has a job.
 SELECT EXISTS (SELECT 1 FROM api_keys WHERE instance_id = $1 AND scope = 'store')
     OR EXISTS (SELECT 1 FROM stores WHERE instance_id = $1)
     OR EXISTS (SELECT 1 FROM blog_generations WHERE instance_id = $1);

@@ -13,7 +13,7 @@ async def main(stop: asyncio.Event) -> None:
     settings = IngestSettings.from_environment()
     log.configure_logging("ingest", settings.log_level, secrets=settings.secrets())
     tracing.configure_tracing("ingest")
-    await service.run(settings, stop, name=process_name("ingest"))
+    await service.run_ingest(settings, stop, name=process_name("ingest"))
 
 
 if __name__ == "__main__":

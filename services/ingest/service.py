@@ -30,9 +30,9 @@ from services.ingest.openapi.pages import DocsPages
 from services.ingest.settings import IngestSettings
 from services.ingest.submit.admission import AdmissionView
 from services.ingest.submit.bulk import BulkSubmitHandler
-from services.ingest.submit.bulk_reservations import PendingBulkReservations
 from services.ingest.submit.handlers import SubmitHandler
 from services.ingest.submit.idempotency import IdempotencyIndex
+from services.ingest.submit.unadmitted_jobs import UnadmittedBulkJobs
 from services.ingest.webhooks.consumer import DeliveryConsumer
 from services.ingest.webhooks.handlers import DeliveryHandlers
 from services.ingest.webhooks.repository import WebhookRepository
@@ -65,7 +65,7 @@ class _Parts:
     subscriptions: ResultSubscriptions
 
 
-async def run(settings: IngestSettings, stop: asyncio.Event, *, name: str) -> None:
+async def run_ingest(settings: IngestSettings, stop: asyncio.Event, *, name: str) -> None:
     """Serve until `stop` is set, and finish open requests before returning."""
     listener = server.open_listener(settings.host, settings.port)
     try:
@@ -91,9 +91,9 @@ async def _serve(
         )
         loops = {
             "API keys": parts.keys.refresh_periodically(),
-            "admission": parts.admission.follower.follow(),
-            "idempotency": parts.idempotency.follower.follow(),
-            "subscriptions": parts.subscriptions.follower.follow(),
+            "admission": parts.admission.follower.follow_topic(),
+            "idempotency": parts.idempotency.follower.follow_topic(),
+            "subscriptions": parts.subscriptions.follower.follow_topic(),
             "event streams": parts.subscriptions.close_when_stopped(stop),
             "delivery consumer": consumer.run_until_cancelled(),
             "delivery sender": sender.run_until_cancelled(),
@@ -132,7 +132,7 @@ async def _start_parts(settings: IngestSettings, name: str, stack: AsyncExitStac
     for follower, start in starts.items():
         stack.push_async_callback(_close_within_deadline, follower.stop, name="topic follower")
         await start()
-    await keys.refresh()
+    await keys.refresh_keys()
     http = await stack.enter_async_context(httpx.AsyncClient(trust_env=False))
     return _Parts(
         pool=pool,
@@ -150,11 +150,11 @@ def _create_application(
 ) -> ASGIApp:
     authenticator = Authenticator(parts.keys, settings.ticket_policy)
     jobs, budgets = JobRepository(parts.pool), BudgetRepository(parts.pool)
-    reservations = PendingBulkReservations()
+    unadmitted = UnadmittedBulkJobs()
     reader = JobReader(
         jobs,
         idempotency=parts.idempotency,
-        reservations=reservations,
+        unadmitted=unadmitted,
         fresh_wait_s=settings.fresh_wait_s,
     )
     handlers = Handlers(
@@ -174,7 +174,7 @@ def _create_application(
             jobs=jobs,
             budgets=budgets,
             publisher=parts.publisher,
-            reservations=reservations,
+            unadmitted=unadmitted,
         ),
         jobs=JobHandlers(authenticator=authenticator, jobs=jobs, reader=reader),
         user_actions=UserActionHandlers(

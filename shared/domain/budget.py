@@ -40,5 +40,5 @@ def compute_budget_state(
 
 
 def has_reached_warning(*, monthly: int, warn_at: float, spent: int) -> bool:
-    """Whether the spend has reached the warning share, in any state of the budget."""
+    """Return whether the spend has reached the warning share, in any state of the budget."""
     return spent >= warn_at * monthly

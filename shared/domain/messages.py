@@ -296,8 +296,8 @@ class AdmissionState(Message):
 
 
 @dataclass(frozen=True, kw_only=True)
-class IdempotencyClaim(Message):
-    """A request used an idempotency key. The first claim of a job in the log decides."""
+class IdempotencyRecord(Message):
+    """A request used an idempotency key. The first record of a job in the log decides."""
 
     TYPE: ClassVar[str] = "blogstream.idempotency-claim.v1"
     job: UUID
@@ -321,5 +321,5 @@ MESSAGES: tuple[type[Message], ...] = (
     WorkerReport,
     SchedulerReport,
     AdmissionState,
-    IdempotencyClaim,
+    IdempotencyRecord,
 )

@@ -182,7 +182,7 @@ class _Protocol(HttpToolsProtocol):
             self._refuse(Problem(431, "Request Header Fields Too Large", detail=detail))
 
     def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn always returns None
-        """Whether the connection stays open after the client has closed its sending side.
+        """Return whether the connection stays open after the client has closed its sending side.
 
         During a response the client counts as gone, so that streams end.
         """

@@ -50,7 +50,7 @@ def create_tls_context(settings: KafkaSettings) -> ssl.SSLContext | None:
 async def check_reachable(settings: KafkaSettings) -> None:
     """Raise OSError or KafkaError unless one of the servers accepts a connection.
 
-    A client's own error does not distinguish a refusal from a server that is away. This check does,
+    A client's own error does not distinguish a refusal from an unavailable server. This check does,
     and logs less.
     """
     if settings.kafka_security_protocol == "PLAINTEXT":

@@ -79,6 +79,7 @@ async def open_admin(settings: KafkaSettings) -> AIOKafkaAdminClient:
                 log.warning(
                     "dependency unavailable, retrying",
                     dependency="Kafka",
+                    operation="connect",
                     servers=settings.kafka_bootstrap_servers,
                 )
                 logged = True

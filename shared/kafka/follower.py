@@ -25,7 +25,7 @@ _RETRY_S = 1.0
 class TopicFollower:
     """Calls `handle_record` with every record, in the order of each partition.
 
-    `following` tells whether the caller's copy of the topic is kept up to date.
+    `following` is true while the caller's copy of the topic is kept up to date.
     """
 
     def __init__(
@@ -59,8 +59,8 @@ class TopicFollower:
             await self._consumer.position(partition)
         self.following = True
 
-    async def follow(self) -> None:
-        """Handle new records until cancelled. While Kafka is away, the copy stays as it was."""
+    async def follow_topic(self) -> None:
+        """Handle new records until cancelled. While Kafka is unavailable, the copy stays."""
         while True:
             try:
                 batches = await self._consumer.getmany(*self._partitions, timeout_ms=_POLL_MS)
@@ -71,7 +71,11 @@ class TopicFollower:
                 if self.following:
                     reason = f"{type(error).__name__}: {error}"
                     log.error(
-                        "topic cannot be read, retrying", topic=self._topic.name, reason=reason
+                        "dependency unavailable, retrying",
+                        dependency="Kafka",
+                        operation="follow topic",
+                        topic=self._topic.name,
+                        reason=reason,
                     )
                 self.following = False
                 await asyncio.sleep(_RETRY_S)

@@ -66,7 +66,7 @@ class Publisher:
     async def stop(self, *, within_s: float = 10) -> None:
         """Deliver pending messages for about `within_s` seconds, and close.
 
-        Messages that are given up were acknowledged to nobody.
+        The rest is dropped; no caller was told that it is acknowledged.
         """
         if self._producer is None:
             return
@@ -74,7 +74,7 @@ class Publisher:
         closing = asyncio.create_task(producer.stop(), name="producer-stop")
         await asyncio.wait({closing}, timeout=within_s)
         if not closing.done():
-            log.warning("Kafka did not take all messages in time, giving them up", seconds=within_s)
+            log.warning("messages not acknowledged, dropped", seconds=within_s)
             # aiokafka waits for its sender, and the sender for requests and metadata, a minute or
             # longer. Cancel them all.
             producer._sender.sender_task.cancel()

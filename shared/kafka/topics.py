@@ -6,7 +6,7 @@ from shared.domain.messages import (
     AdmissionState,
     BlogRequested,
     GenerationTask,
-    IdempotencyClaim,
+    IdempotencyRecord,
     JobEvent,
     Message,
     SchedulerReport,
@@ -80,12 +80,12 @@ CONTROL = Topic(
     consumers=("ingest",),
 )
 IDEMPOTENCY = Topic(
-    # Not compacted: the first claim of a key decides, and compaction keeps the last.
+    # Not compacted: the first record of a key decides, and compaction keeps the last.
     name="blog.idempotency",
     key="store",
     partitions=8,
     retention_ms=7 * _DAY_MS,
-    messages=(IdempotencyClaim,),
+    messages=(IdempotencyRecord,),
     producers=("ingest",),
     consumers=("ingest",),
 )

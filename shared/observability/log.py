@@ -138,7 +138,7 @@ def _is_secret(name: str) -> bool:
 class RepeatFilter(logging.Filter):
     """Drops repeats of a library's message within `within_s` seconds.
 
-    While Kafka is away, its client logs the same message hundreds of times.
+    While Kafka is unavailable, its client logs the same message hundreds of times.
     """
 
     def __init__(self, library: str, *, within_s: float = 30.0) -> None:

@@ -58,7 +58,7 @@ def configure_tracing(service: str) -> None:
 
 
 def is_recording() -> bool:
-    """Whether spans are recorded. Callers that create thousands in a row can skip the work."""
+    """Return whether spans are recorded: callers that create thousands can skip the work."""
     return _RECORDING.is_set()
 
 

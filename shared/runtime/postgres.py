@@ -38,7 +38,7 @@ UNAVAILABLE_ERRORS = (
     asyncpg.TransactionRollbackError,
     asyncpg.InternalClientError,  # a connection lost during a statement
 )
-"""Errors of asyncpg while the server is away or full. The statement is not at fault: retry it."""
+"""Errors while the server is unavailable or full. The statement is not at fault: retry it."""
 
 NO_STORE = ""
 STORE_SETTING = "blogstream.store"
@@ -143,6 +143,7 @@ async def connect(dsn: str, *, deadline_s: float) -> asyncpg.Connection:
                 log.warning(
                     "dependency unavailable, retrying",
                     dependency="PostgreSQL",
+                    operation="connect",
                     server=describe_server(dsn),
                     deadline_s=deadline_s,
                 )
@@ -218,10 +219,13 @@ async def connection_for_store(pool: asyncpg.Pool, store: str) -> AsyncIterator[
         yield connection  # its release resets or terminates it
 
 
-async def retry_while_unavailable(write: Callable[[], Awaitable[T]], **about: str) -> T:
-    """Carry out a write, and retry while the server is away: for data that was paid for.
+async def retry_while_unavailable(
+    write: Callable[[], Awaitable[T]], *, operation: str = "write", **about: str
+) -> T:
+    """Carry out a write, and retry while the server is unavailable: for data that was paid for.
 
-    The write may be carried out twice when only its reply was lost. `about` names it in the log.
+    The write may be carried out twice when only its reply was lost. `operation` and `about` are
+    fields of the log.
     """
     logged = False
     while True:
@@ -230,7 +234,9 @@ async def retry_while_unavailable(write: Callable[[], Awaitable[T]], **about: st
         except UNAVAILABLE_ERRORS as error:
             if not logged:
                 log.warning(
-                    "dependency unavailable, retrying the write",
+                    "dependency unavailable, retrying",
+                    dependency="PostgreSQL",
+                    operation=operation,
                     reason=f"{type(error).__name__}: {error}",
                     **about,
                 )
@@ -239,7 +245,7 @@ async def retry_while_unavailable(write: Callable[[], Awaitable[T]], **about: st
 
 
 async def is_reachable(pool: asyncpg.Pool, *, timeout: float = 1.0) -> bool:
-    """Whether the server answers now. For readiness, never for liveness."""
+    """Return whether the server answers now. For readiness, never for liveness."""
     try:
         async with asyncio.timeout(timeout):  # includes the wait for a connection
             result: Any = await pool.fetchval("SELECT 1")

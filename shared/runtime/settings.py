@@ -145,16 +145,29 @@ class KafkaSettings(Settings):
 
 class PostgresSettings(Settings):
     database_url: SecretStr = Field(description="postgresql://user:password@host:port/database")
-    db_pool_max: Count = Field(100, description="connections per pool at the most; opened lazily")
-    db_pool_min: int = Field(10, ge=0, description="idle connections kept once they were needed")
+    db_pool_max: Count = Field(100, description="most connections per pool; opened on demand")
+    db_pool_min: int = Field(
+        10,
+        ge=0,
+        description="connections a pool may open even when the server allows few; none is opened"
+        " in advance",
+    )
 
 
 class ProcessingSettings(Settings):
     """Settings of scheduler and generator: the three limits of batch processing, and the lease."""
 
     concurrent_blogs: Count = Field(50, description="blogs in parallel per worker")
-    batch_size: Count = Field(100, description="requests processed in one batch")
-    max_per_instance: Count = Field(20, description="blogs of one store in flight")
+    batch_size: Count = Field(
+        100,
+        description="requests admitted, or jobs dispatched, in one batch; read by the scheduler, a"
+        " worker only logs it",
+    )
+    max_per_instance: Count = Field(
+        20,
+        description="the most jobs of one store in flight while other stores wait; read by the"
+        " scheduler, a worker only logs it",
+    )
     lease_s: Seconds = Field(
         60, description="seconds that a claim lasts without a heartbeat (one every third of it)"
     )

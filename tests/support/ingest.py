@@ -71,7 +71,7 @@ async def start_ingest(
     key = await create_key(backend.database, "shop")
     async with (
         running_service(
-            partial(service.run, IngestSettings(**(chosen | settings)), name="ingest-test")
+            partial(service.run_ingest, IngestSettings(**(chosen | settings)), name="ingest-test")
         ),
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http,
     ):

@@ -235,7 +235,7 @@ class Client:
 
 
 def _may_appear_later(problem: ProblemError) -> bool:
-    """Tell whether to ask again. 404 may mean that the job was just accepted."""
+    """Return whether to retry. 404 may mean that the job was just accepted."""
     return problem.status == 404 or problem.passing
 
 

@@ -53,14 +53,14 @@ class KeyRing:
         """Return the key's owner; `None` when the key is unknown or revoked."""
         digest = hash_key(key)
         if digest not in self._callers:
-            await self.refresh()
+            await self.refresh_keys()
         return self._callers.get(digest)
 
     async def find_hash(self, prefix: bytes) -> bytes | None:
         """Return the hash of the valid key whose hash begins with `prefix`."""
         found = self._hash_with_prefix(prefix)
         if found is None:
-            await self.refresh()
+            await self.refresh_keys()
             found = self._hash_with_prefix(prefix)
         return found
 
@@ -72,7 +72,7 @@ class KeyRing:
         """Return whether the caller's key is still valid."""
         return caller.key in self._callers
 
-    async def refresh(self) -> None:
+    async def refresh_keys(self) -> None:
         """Apply all changes up to this call; logs once when PostgreSQL becomes unavailable."""
         requested_at = time.monotonic()
         async with self._refreshing:
@@ -89,7 +89,7 @@ class KeyRing:
                     log.warning(
                         "dependency unavailable, retrying",
                         dependency="PostgreSQL",
-                        task="refresh API keys",
+                        operation="refresh API keys",
                         reason=f"{type(error).__name__}: {error}",
                     )
                 self._unavailable = True
@@ -102,7 +102,7 @@ class KeyRing:
     async def refresh_periodically(self) -> None:
         while True:
             await asyncio.sleep(_REFRESH_EVERY_S)
-            await self.refresh()
+            await self.refresh_keys()
 
     def _hash_with_prefix(self, prefix: bytes) -> bytes | None:
         return next((digest for digest in self._callers if digest.startswith(prefix)), None)

@@ -18,8 +18,11 @@ class ConcurrencyLimit:
         self._held = Counter[str]()
 
     @contextmanager
-    def held(self, store: str) -> Iterator[None]:
-        """Hold one unit. Raises 429 at the store's limit and 503 at the process's limit."""
+    def acquire_slot(self, store: str) -> Iterator[None]:
+        """Hold one slot while the context is open.
+
+        Raises 429 at the store's limit and 503 at the process's limit.
+        """
         if self._held[store] >= self._per_store:
             detail = f"a store may have {self._per_store} {self._resource} at once here"
             raise Problem(429, "Too Many Requests", detail=detail, headers=self._headers)

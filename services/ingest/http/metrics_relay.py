@@ -17,7 +17,7 @@ class MetricsRelay:
         self._http = http
         self._base_url = base_url.rstrip("/")
 
-    async def relay(self, request: Request) -> Response:
+    async def relay_request(self, request: Request) -> Response:
         """Relay the same path and query of the metrics service; 502 when it is unavailable."""
         # Unchanged: a header may hold any byte.
         accept = request.headers.get("accept", "*/*").encode("latin-1")

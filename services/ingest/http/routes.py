@@ -54,8 +54,8 @@ def create_application(handlers: Handlers, *, image_dir: Path | None) -> ASGIApp
         Route("/openapi.json", handlers.docs.get_document),
         Route("/docs", handlers.docs.get_page),
         Route("/docs/{name}", handlers.docs.get_asset),
-        Route("/metrics", handlers.metrics.relay),
-        Route("/api/rate-limiter/stats", handlers.metrics.relay),
+        Route("/metrics", handlers.metrics.relay_request),
+        Route("/api/rate-limiter/stats", handlers.metrics.relay_request),
         # FastPath takes every POST; a 405 for another method names POST too.
         Route(_JOBS, handlers.jobs.list_jobs, methods=["GET", "POST"]),
         Route(f"{_JOBS}/bulk", handlers.bulk.submit_bulk, methods=["POST"]),

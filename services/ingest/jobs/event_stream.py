@@ -93,7 +93,7 @@ class JobEventStream:
         return _LimitedStream(
             self._generate(job, caller),
             headers=headers,
-            hold=self._limit.held(caller.store or ALL_STORES),
+            hold=self._limit.acquire_slot(caller.store or ALL_STORES),
         )
 
     async def _generate(self, job: UUID, caller: Caller) -> AsyncIterator[bytes]:

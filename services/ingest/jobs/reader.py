@@ -16,8 +16,8 @@ from uuid import UUID
 from services.ingest.auth.key_ring import Caller
 from services.ingest.jobs import view
 from services.ingest.jobs.repository import JobRepository, Row
-from services.ingest.submit.bulk_reservations import PendingBulkReservations
 from services.ingest.submit.idempotency import IdempotencyIndex
+from services.ingest.submit.unadmitted_jobs import UnadmittedBulkJobs
 from shared.http.responses import Problem
 from shared.kafka.topics import REQUESTS
 from shared.runtime.postgres import UNAVAILABLE_ERRORS
@@ -35,19 +35,19 @@ _CLOCK_LEAD_S = 60.0
 
 
 class JobReader:
-    """`idempotency` and `reservations` know accepted ids without a row whose age is unknown."""
+    """`idempotency` and `unadmitted` know accepted ids without a row whose age is unknown."""
 
     def __init__(
         self,
         jobs: JobRepository,
         *,
         idempotency: IdempotencyIndex,
-        reservations: PendingBulkReservations,
+        unadmitted: UnadmittedBulkJobs,
         fresh_wait_s: float,
     ) -> None:
         self._jobs = jobs
         self._idempotency = idempotency
-        self._reservations = reservations
+        self._unadmitted = unadmitted
         self._fresh_wait_s = fresh_wait_s
 
     async def get_row(self, job: UUID, caller: Caller) -> Row:
@@ -99,9 +99,9 @@ class JobReader:
         """Return whether this may be the id of an accepted request that is not admitted yet."""
         if job.version != 5:
             return -_CLOCK_LEAD_S < _age_s(job) < _MAX_REQUEST_AGE_S
-        if job in self._reservations:
+        if job in self._unadmitted:
             return True
-        return self._idempotency.get_claim(job, datetime.now(UTC)) is not None
+        return self._idempotency.find_first_request(job, datetime.now(UTC)) is not None
 
 
 async def read_or_refuse(read: Awaitable[T]) -> T:

@@ -28,8 +28,10 @@ log = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Action:
+    name: str
+    """For the log."""
     outcome: str
-    """Past participle for logs and refusals."""
+    """Past participle, for refusals."""
     update: Callable[[UUID, Caller], Awaitable[Row | None]]
     event: Callable[[Row], JobEvent]
 
@@ -49,9 +51,11 @@ class UserActionHandlers:
         self._publisher = publisher
         self._timeout_s = publish_timeout_s
         self._cancel = _Action(
-            outcome="cancelled", update=jobs.cancel_job, event=_cancellation_event
+            name="cancel", outcome="cancelled", update=jobs.cancel_job, event=_cancellation_event
         )
-        self._retry = _Action(outcome="retried", update=jobs.retry_job, event=_retry_event)
+        self._retry = _Action(
+            name="retry", outcome="retried", update=jobs.retry_job, event=_retry_event
+        )
 
     async def cancel_job(self, request: Request) -> Response:
         """Cancel a job: a waiting one never starts, a running one stops after its current call."""
@@ -71,7 +75,13 @@ class UserActionHandlers:
             status = (await self._reader.get_row(job, caller))["status"]
             detail = f"a job that is {status} cannot be {action.outcome}"
             raise Problem(409, "Conflict", detail=detail)
-        log.info(f"job {action.outcome}", job=str(job), store=changed["store"], by=caller.name)
+        log.info(
+            "user action applied",
+            action=action.name,
+            job=str(job),
+            store=changed["store"],
+            by=caller.name,
+        )
         await self._publish(action.event(changed))
         return JsonResponse(await self._reader.get_detail(job, caller))
 

@@ -21,11 +21,10 @@ from services.ingest.jobs.repository import JobRepository, WaitingJobs
 from services.ingest.settings import IngestSettings
 from services.ingest.submit import bulk_rules, rules
 from services.ingest.submit.admission import AdmissionView
-from services.ingest.submit.bulk_reservations import PendingBulkReservations
 from services.ingest.submit.bulk_rules import ParsedBulk
 from services.ingest.submit.idempotency import IdempotencyIndex
 from services.ingest.submit.refusals import (
-    QUOTA_EXCEEDED,
+    QUEUE_FULL_TYPE,
     admission_closed,
     await_acknowledgement,
     over_budget,
@@ -33,8 +32,9 @@ from services.ingest.submit.refusals import (
     unacknowledged,
 )
 from services.ingest.submit.rules import BlogRequestBody
+from services.ingest.submit.unadmitted_jobs import UnadmittedBulkJobs
 from shared.domain.budget import next_month_start
-from shared.domain.messages import BlogRequested, IdempotencyClaim
+from shared.domain.messages import BlogRequested, IdempotencyRecord
 from shared.http.responses import JsonResponse, Problem
 from shared.kafka.publisher import OutgoingMessage, Publisher
 from shared.kafka.topics import REQUESTS
@@ -66,7 +66,7 @@ class BulkSubmitHandler:
         jobs: JobRepository,
         budgets: BudgetRepository,
         publisher: Publisher,
-        reservations: PendingBulkReservations,
+        unadmitted: UnadmittedBulkJobs,
     ) -> None:
         self._settings = settings
         self._authenticator = authenticator
@@ -75,7 +75,7 @@ class BulkSubmitHandler:
         self._jobs = jobs
         self._budgets = budgets
         self._publisher = publisher
-        self._reservations = reservations
+        self._unadmitted = unadmitted
         self._parsing = asyncio.Semaphore(_PARSED_AT_ONCE)
         self._calls = ConcurrencyLimit(
             "bulk calls", total=_CALLS, per_store=_CALLS_PER_STORE, retry_after_s=2
@@ -84,7 +84,7 @@ class BulkSubmitHandler:
     async def submit_bulk(self, request: Request) -> Response:
         """Answer 201 with one entry per item once Kafka has all; an invalid item refuses all."""
         store = await self._authenticator.authenticate_store(request)
-        with self._calls.held(store):  # the body takes memory from its first byte on
+        with self._calls.acquire_slot(store):  # the body takes memory from its first byte on
             return await self._submit(request, store)
 
     async def _submit(self, request: Request, store: str) -> Response:
@@ -93,13 +93,13 @@ class BulkSubmitHandler:
         key = rules.single_idempotency_key(request.headers.getlist("idempotency-key"))
         call = rules.job_id(store, key, uuid_utils.compat.uuid7())
         jobs = await asyncio.to_thread(_job_ids, len(requests), call=call if key else None)
-        is_repeat = self._idempotency.get_claim(call, now) is not None
-        reserved = [] if is_repeat else await self._reserve(store, jobs)
+        is_repeat = self._idempotency.find_first_request(call, now) is not None
+        counted = [] if is_repeat else await self._take_queue_room(store, jobs)
         if key is not None:
             try:
-                now = await self._claim_key(requests, call=call, store=store, now=now)
+                now = await self._register_key(requests, call=call, store=store, now=now)
             except (Problem, InvalidRequestError):
-                self._reservations.release(reserved)
+                self._unadmitted.remove_jobs(counted)
                 raise
         messages = await asyncio.to_thread(_to_messages, requests, jobs, store=store, now=now)
         await self._publish(messages)
@@ -135,37 +135,37 @@ class BulkSubmitHandler:
             )
         return now, parsed
 
-    async def _reserve(self, store: str, jobs: Sequence[UUID]) -> Sequence[UUID]:
-        """Reserve room for all jobs of the call and return the newly reserved ones.
+    async def _take_queue_room(self, store: str, jobs: Sequence[UUID]) -> Sequence[UUID]:
+        """Take room in the queue for all jobs of the call; return the newly counted ones.
 
         The whole call fits the store's budget, its queue and the system's queue, or it is refused.
-        A reservation counts at once, before the jobs have rows.
+        The jobs count at once, before they have rows.
         """
         if (state := self._admission.closed_state(store)) is not None:
             raise await admission_closed(state, self._budgets, self._settings, room=0)
         waiting = await self._count_waiting(store, len(jobs))
         self._check_queue_room(
             len(jobs),
-            of_store=waiting.of_store + len(self._reservations.jobs_of(store)),
-            of_all=waiting.of_all + len(self._reservations),
+            of_store=waiting.of_store + len(self._unadmitted.jobs_of(store)),
+            of_all=waiting.of_all + len(self._unadmitted),
         )
-        return self._reservations.reserve(store, jobs, time.monotonic())
+        return self._unadmitted.add_jobs(store, jobs, time.monotonic())
 
     async def _count_waiting(self, store: str, items: int) -> WaitingJobs:
         """Count the waiting jobs that have rows; refuse the call if the budget has no room.
 
-        While PostgreSQL is unavailable, only the reservations of this process count.
+        While PostgreSQL is unavailable, only the unadmitted jobs of this process count.
         """
         try:
             async with asyncio.timeout(_COUNT_DEADLINE_S):
-                waiting = await self._jobs.count_waiting(store, self._reservations.jobs_of(store))
+                waiting = await self._jobs.count_waiting(store, self._unadmitted.jobs_of(store))
                 row = await self._budgets.get_budget(store)
         except UNAVAILABLE_ERRORS:
             return WaitingJobs(of_store=0, of_all=0, arrived=())
-        self._reservations.release(waiting.arrived)
-        self._reservations.release_expired(time.monotonic())
+        self._unadmitted.remove_jobs(waiting.arrived)
+        self._unadmitted.remove_expired(time.monotonic())
         budget = budget_from_row(dict(row), default_cost=self._settings.default_cost_nanousd)
-        _check_budget_room(budget, items, reserved=len(self._reservations.jobs_of(store)))
+        _check_budget_room(budget, items, unadmitted=len(self._unadmitted.jobs_of(store)))
         return waiting
 
     def _check_queue_room(self, items: int, *, of_store: int, of_all: int) -> None:
@@ -183,19 +183,19 @@ class BulkSubmitHandler:
             "Too Many Requests",
             detail=f"{items} items, but room for {room} (a store may have {store_limit} waiting):"
             " none was accepted",
-            kind=QUOTA_EXCEEDED,
+            kind=QUEUE_FULL_TYPE,
             headers=headers,
             more={"room": room},
         )
 
-    async def _claim_key(
+    async def _register_key(
         self, requests: Sequence[BlogRequestBody], *, call: UUID, store: str, now: datetime
     ) -> datetime:
         """Return the time of the key's first call; refuse if that call differs."""
         fingerprint = await asyncio.to_thread(bulk_rules.bulk_fingerprint, requests)
-        claim = IdempotencyClaim(job=call, store=store, fingerprint=fingerprint, at=now)
+        record = IdempotencyRecord(job=call, store=store, fingerprint=fingerprint, at=now)
         first = await await_acknowledgement(
-            self._idempotency.claim(claim), store, taken=0, unknown=[]
+            self._idempotency.register_key(record), store, taken=0, unknown=[]
         )
         rules.check_same_request(fingerprint, first.fingerprint)
         return first.at
@@ -218,11 +218,11 @@ class BulkSubmitHandler:
                 raise _partly_acknowledged(messages, start) from None
 
 
-def _check_budget_room(budget: StoreBudget, items: int, *, reserved: int) -> None:
+def _check_budget_room(budget: StoreBudget, items: int, *, unadmitted: int) -> None:
     """Refuse a call that does not fit the rest of the budget at the store's mean cost of a job."""
-    if budget.room is None or items <= budget.room - reserved:
+    if budget.room is None or items <= budget.room - unadmitted:
         return
-    room = max(0, budget.room - reserved)
+    room = max(0, budget.room - unadmitted)
     detail = f"{items} items, but room for about {room} in this month's budget: none was accepted"
     raise over_budget(
         next_month_start(datetime.now(UTC)),

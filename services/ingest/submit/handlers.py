@@ -20,7 +20,7 @@ from services.ingest.submit.refusals import (
     rate_limit_policy,
 )
 from services.ingest.submit.rules import BlogRequestBody
-from shared.domain.messages import BlogRequested, IdempotencyClaim
+from shared.domain.messages import BlogRequested, IdempotencyRecord
 from shared.http.responses import JsonResponse
 from shared.kafka.publisher import OutgoingMessage, Publisher
 from shared.kafka.topics import REQUESTS
@@ -54,10 +54,10 @@ class SubmitHandler:
         job = rules.job_id(store, key, uuid_utils.compat.uuid7())
         state = self._admission.closed_state(store)
         # A repeat creates no job, so closed admission does not refuse it.
-        if state is not None and self._idempotency.get_claim(job, now) is None:
+        if state is not None and self._idempotency.find_first_request(job, now) is None:
             raise await admission_closed(state, self._budgets, self._settings)
         if key is not None:
-            now = await self._claim_key(body, job=job, store=store, now=now)
+            now = await self._register_key(body, job=job, store=store, now=now)
         message = rules.to_message(body, job=job, store=store, now=now)
         await self._publish(message)
         answer = {
@@ -72,13 +72,13 @@ class SubmitHandler:
         headers |= rate_limit_policy(self._settings.max_pending_per_store)
         return JsonResponse(answer, 201, headers=headers)
 
-    async def _claim_key(
+    async def _register_key(
         self, body: BlogRequestBody, *, job: UUID, store: str, now: datetime
     ) -> datetime:
         """Return the time of the key's first request; refuse if that request differs."""
         fingerprint = rules.fingerprint(body)
-        claim = IdempotencyClaim(job=job, store=store, fingerprint=fingerprint, at=now)
-        first = await await_acknowledgement(self._idempotency.claim(claim), store, id=job)
+        record = IdempotencyRecord(job=job, store=store, fingerprint=fingerprint, at=now)
+        first = await await_acknowledgement(self._idempotency.register_key(record), store, id=job)
         rules.check_same_request(fingerprint, first.fingerprint)
         return first.at
 

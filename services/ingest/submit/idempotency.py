@@ -1,7 +1,7 @@
-"""Maps each idempotency key to its first request: the first claim on blog.idempotency decides.
+"""Maps each idempotency key to its first request: the first record on blog.idempotency decides.
 
-Every ingest process keeps a copy of the claims. For an unknown key, a process publishes a claim and
-reads the topic up to it. The topic's order makes all processes see the same first claim. No
+Every ingest process keeps a copy of the records. For an unknown key, a process publishes a record
+and reads the topic up to it. The topic's order makes all processes see the same first record. No
 database is needed.
 """
 
@@ -15,7 +15,7 @@ from uuid import UUID
 from aiokafka.structs import ConsumerRecord
 
 from shared.domain.errors import InvalidMessage
-from shared.domain.messages import IdempotencyClaim
+from shared.domain.messages import IdempotencyRecord
 from shared.kafka import clients
 from shared.kafka.follower import TopicFollower
 from shared.kafka.publisher import OutgoingMessage, Publisher
@@ -29,10 +29,10 @@ _TIMESTAMP = Struct(">d")
 _VALID_FOR = timedelta(milliseconds=IDEMPOTENCY.retention_ms)
 
 
-class FirstClaim(NamedTuple):
-    """The stored part of a claim.
+class FirstRequest(NamedTuple):
+    """The stored part of a key's first record.
 
-    A process may hold a million claims. Packed as bytes, they take half the memory of objects and
+    A process may hold a million of them. Packed as bytes, they take half the memory of objects and
     add nothing to the garbage collector's work.
     """
 
@@ -53,58 +53,58 @@ class IdempotencyIndex:
         self.follower = TopicFollower(settings, IDEMPOTENCY, self._apply_record)
         self._publisher = publisher
         self._timeout_s = timeout_s
-        self._claims: dict[bytes, bytes] = {}
-        """Packed first claims by job id, oldest first."""
+        self._first_requests: dict[bytes, bytes] = {}
+        """Packed first requests by job id, oldest first."""
         self._waiting: defaultdict[UUID, set[asyncio.Future[None]]] = defaultdict(set)
 
-    def get_claim(self, job: UUID, now: datetime) -> FirstClaim | None:
-        """Return the first claim that this process has read, unless it has expired."""
-        packed = self._claims.get(job.bytes)
+    def find_first_request(self, job: UUID, now: datetime) -> FirstRequest | None:
+        """Return the key's first request as far as this process has read, unless it has expired."""
+        packed = self._first_requests.get(job.bytes)
         if packed is None:
             return None
-        claim = FirstClaim.unpack(packed)
-        return claim if now - claim.at < _VALID_FOR else None
+        first = FirstRequest.unpack(packed)
+        return first if now - first.at < _VALID_FOR else None
 
-    async def claim(self, claim: IdempotencyClaim) -> FirstClaim:
-        """Return the first claim of the job: this one or an earlier one.
+    async def register_key(self, record: IdempotencyRecord) -> FirstRequest:
+        """Return the key's first request: this one or an earlier one.
 
         Raises KafkaError or TimeoutError.
         """
-        first = self.get_claim(claim.job, claim.at)
+        first = self.find_first_request(record.job, record.at)
         if first is not None:
             return first
         applied = asyncio.get_running_loop().create_future()
-        self._waiting[claim.job].add(applied)
+        self._waiting[record.job].add(applied)
         try:
             async with asyncio.timeout(self._timeout_s):
-                outgoing = OutgoingMessage(topic=IDEMPOTENCY, key=claim.store, message=claim)
+                outgoing = OutgoingMessage(topic=IDEMPOTENCY, key=record.store, message=record)
                 await self._publisher.publish(outgoing, timeout=self._timeout_s)
                 await applied
         finally:
-            self._waiting[claim.job].discard(applied)
-            if not self._waiting[claim.job]:
-                del self._waiting[claim.job]
-        return FirstClaim.unpack(self._claims[claim.job.bytes])
+            self._waiting[record.job].discard(applied)
+            if not self._waiting[record.job]:
+                del self._waiting[record.job]
+        return FirstRequest.unpack(self._first_requests[record.job.bytes])
 
-    def _apply_record(self, record: ConsumerRecord) -> None:
+    def _apply_record(self, consumed: ConsumerRecord) -> None:
         try:
-            claim = clients.decode_record(record)
+            record = clients.decode_record(consumed)
         except InvalidMessage as error:
-            log.error("idempotency claim invalid, skipped", reason=str(error))
+            log.error("idempotency record invalid, skipped", reason=str(error))
             return
-        if not isinstance(claim, IdempotencyClaim):
+        if not isinstance(record, IdempotencyRecord):
             return
-        if self.get_claim(claim.job, claim.at) is None:
-            self._claims.pop(claim.job.bytes, None)
-            self._claims[claim.job.bytes] = FirstClaim(claim.fingerprint, claim.at).pack()
-            self._remove_expired(claim.at)
-        for applied in self._waiting.get(claim.job, ()):
+        if self.find_first_request(record.job, record.at) is None:
+            self._first_requests.pop(record.job.bytes, None)
+            first = FirstRequest(record.fingerprint, record.at)
+            self._first_requests[record.job.bytes] = first.pack()
+            self._remove_expired(record.at)
+        for applied in self._waiting.get(record.job, ()):
             if not applied.done():
                 applied.set_result(None)
 
     def _remove_expired(self, now: datetime) -> None:
-        """Remove the expired claims at the front."""
-        while now - FirstClaim.unpack(self._claims[oldest := next(iter(self._claims))]).at >= (
-            _VALID_FOR
-        ):
-            del self._claims[oldest]
+        """Remove the expired requests at the front."""
+        requests = self._first_requests
+        while now - FirstRequest.unpack(requests[oldest := next(iter(requests))]).at >= _VALID_FOR:
+            del requests[oldest]

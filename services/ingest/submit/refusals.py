@@ -25,7 +25,7 @@ _BUDGET_DEADLINE_S = 1.0
 
 _PROBLEM_TYPES = "https://iana.org/assignments/http-problem-types"
 BUDGET_EXCEEDED = "urn:blogstream:budget-exceeded"
-QUOTA_EXCEEDED = f"{_PROBLEM_TYPES}#quota-exceeded"
+QUEUE_FULL_TYPE = f"{_PROBLEM_TYPES}#quota-exceeded"
 REDUCED_CAPACITY = f"{_PROBLEM_TYPES}#temporary-reduced-capacity"
 
 
@@ -105,7 +105,7 @@ async def admission_closed(
     headers |= rate_limit_policy(settings.max_pending_per_store)
     headers["RateLimit"] = f'"queue";r=0;t={wait}'
     return Problem(
-        429, "Too Many Requests", detail=detail, kind=QUOTA_EXCEEDED, headers=headers, more=more
+        429, "Too Many Requests", detail=detail, kind=QUEUE_FULL_TYPE, headers=headers, more=more
     )
 
 

@@ -62,7 +62,7 @@ class DeliveryConsumer:
             except (*UNAVAILABLE_ERRORS, asyncpg.PostgresError, KafkaError) as error:
                 log.warning(
                     "dependency unavailable, retrying",
-                    task="add webhook deliveries",
+                    operation="add webhook deliveries",
                     reason=f"{type(error).__name__}: {error}",
                 )
             finally:
@@ -102,4 +102,4 @@ async def _close(consumer: AIOKafkaConsumer) -> None:
             await consumer.stop()
     except (KafkaError, TimeoutError) as error:
         reason = f"{type(error).__name__}: {error}"
-        log.warning("consumer not closed", task="add webhook deliveries", reason=reason)
+        log.warning("consumer not closed", operation="add webhook deliveries", reason=reason)

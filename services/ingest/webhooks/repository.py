@@ -10,7 +10,7 @@ import asyncpg
 
 from services.ingest.jobs import view
 from services.ingest.webhooks import rules
-from services.ingest.webhooks.rules import AttemptOutcome, AttemptVerdict
+from services.ingest.webhooks.rules import AttemptOutcome, NextState
 from shared.domain.api_keys import get_or_create_webhook_secret
 from shared.domain.stores import ALL_STORES
 from shared.runtime.postgres import connection_for_store, load_queries
@@ -93,7 +93,7 @@ class WebhookRepository:
         self,
         delivery: LeasedDelivery,
         outcome: AttemptOutcome,
-        verdict: AttemptVerdict,
+        next_state: NextState,
         *,
         at: datetime,
         seconds: float,
@@ -103,8 +103,8 @@ class WebhookRepository:
                 _QUERIES["record_attempt"],
                 delivery.id,
                 delivery.lease_until,
-                verdict.state,
-                verdict.pause_s,
+                next_state.state,
+                next_state.pause_s,
                 at,
                 outcome.status,
                 outcome.error,

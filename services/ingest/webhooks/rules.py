@@ -87,7 +87,7 @@ class AttemptOutcome:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptVerdict:
+class NextState:
     state: str
     """DELIVERED, FAILED, or WAITING for `pause_s`."""
     pause_s: float = 0.0
@@ -207,14 +207,14 @@ def _is_public(address: IPv4Address | IPv6Address) -> bool:
     )
 
 
-def judge_attempt(outcome: AttemptOutcome, *, attempts: int, chance: float) -> AttemptVerdict:
+def decide_next_state(outcome: AttemptOutcome, *, attempts: int, chance: float) -> NextState:
     """Decide the state after `attempts` attempts, including this one.
 
     `chance` in [0, 1) spreads the pauses by up to a tenth.
     """
     if outcome.status is not None and 200 <= outcome.status < 300:
-        return AttemptVerdict(state="DELIVERED")
+        return NextState(state="DELIVERED")
     if outcome.final or outcome.status == _GONE or attempts > len(_RETRY_PAUSES_S):
-        return AttemptVerdict(state="FAILED")
+        return NextState(state="FAILED")
     pause_s = _RETRY_PAUSES_S[attempts - 1] * (1 + chance / 10)
-    return AttemptVerdict(state="WAITING", pause_s=pause_s)
+    return NextState(state="WAITING", pause_s=pause_s)

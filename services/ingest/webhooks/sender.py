@@ -93,7 +93,7 @@ class DeliverySender:
             log.warning(
                 "dependency unavailable, retrying",
                 dependency="PostgreSQL",
-                task="send webhooks",
+                operation="send webhooks",
                 reason=f"{type(error).__name__}: {error}",
             )
             await asyncio.sleep(_RETRY_PAUSE_S)
@@ -118,26 +118,26 @@ class DeliverySender:
         self._deliveries_due.set()  # capacity is free again
         if not task.cancelled() and task.exception() is not None:
             # The delivery is sent again when its lease expires.
-            log.error("unhandled exception", task=task.get_name(), exc_info=task.exception())
+            log.error("unhandled exception", operation=task.get_name(), exc_info=task.exception())
 
     async def _deliver(self, http: httpx.AsyncClient, delivery: LeasedDelivery) -> None:
         at, started = datetime.now(UTC), time.monotonic()
         try:
             secrets = await self._repository.list_secrets(delivery.store)
             outcome = await self._attempt(http, delivery, secrets, int(at.timestamp()))
-            verdict = rules.judge_attempt(
+            next_state = rules.decide_next_state(
                 outcome, attempts=delivery.attempt, chance=self._rng.random()
             )
             seconds = round(time.monotonic() - started, 3)
             self._update_slow_stores(delivery.store, seconds)
             await self._repository.record_attempt(
-                delivery, outcome, verdict, at=at, seconds=seconds
+                delivery, outcome, next_state, at=at, seconds=seconds
             )
         except (*UNAVAILABLE_ERRORS, asyncpg.PostgresError) as error:
             log.warning(
                 "dependency unavailable, retrying",
                 dependency="PostgreSQL",
-                task="record webhook attempt",
+                operation="record webhook attempt",
                 reason=f"{type(error).__name__}: {error}",
             )
             return
@@ -146,12 +146,12 @@ class DeliverySender:
             "store": delivery.store,
             "attempt": delivery.attempt,
         }
-        if verdict.state == "DELIVERED":
+        if next_state.state == "DELIVERED":
             log.info("webhook delivered", status=outcome.status, **fields)
         else:
             log.warning(
                 "webhook not delivered",
-                state=verdict.state,
+                state=next_state.state,
                 reason=outcome.error or f"answered {outcome.status}",
                 internal_detail=outcome.internal_detail,
                 **fields,

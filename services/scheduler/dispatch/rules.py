@@ -13,8 +13,6 @@ from dataclasses import dataclass
 
 from shared.domain.reasons import WaitReason
 
-"""Every slot of every worker is taken, and no provider limit is the cause."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerOffer:
@@ -108,7 +106,7 @@ class WorkerCredit:
         if any(self._credit(offer, now) > 0 for offer in active):
             return None
         causes = Counter(offer.limited_by for offer in active if offer.limited_by is not None)
-        return causes.most_common(1)[0][0] if causes else WaitReason.BACKPRESSURE
+        return causes.most_common(1)[0][0] if causes else WaitReason.NO_FREE_SLOT
 
     def forget_silent_workers(self, now: float, *, after_s: float = 600) -> None:
         """Drop workers without a report for `after_s` seconds: worker names never repeat."""

@@ -91,6 +91,7 @@ async def test_three_formats_get_one_answer_per_item(ingest: Ingest) -> None:
         "tags": ["tea", "hot"],
         "price": "10.00 to 12.50",
         "description": "Boils water",
+        "images": ["http://i/1.png", "http://i/2.png"],
     }
 
 

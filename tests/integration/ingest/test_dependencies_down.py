@@ -231,7 +231,9 @@ async def test_start_without_dependency_fails_in_one_line(
         "startup_deadline_s": 0.3,
     }
     with pytest.raises(Unavailable) as end:
-        await service.run(IngestSettings(**(chosen | missing)), asyncio.Event(), name="ingest-test")
+        await service.run_ingest(
+            IngestSettings(**(chosen | missing)), asyncio.Event(), name="ingest-test"
+        )
     assert str(end.value).startswith(line)
     assert "secret" not in str(end.value)
 

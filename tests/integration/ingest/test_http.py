@@ -318,4 +318,4 @@ async def test_port_in_use_is_reported_in_one_line(ingest: Ingest, database: str
     with pytest.raises(
         Unavailable, match=f"cannot listen on 127.0.0.1:{port}: Address already in use"
     ):
-        await service.run(settings, asyncio.Event(), name="ingest-second")
+        await service.run_ingest(settings, asyncio.Event(), name="ingest-second")

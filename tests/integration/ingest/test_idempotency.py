@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from shared.domain.messages import IdempotencyClaim
+from shared.domain.messages import IdempotencyRecord
 from shared.kafka.topics import CONTROL, IDEMPOTENCY
 from tests.support.backend import Backend, database_unavailable
 from tests.support.ingest import (
@@ -82,9 +82,9 @@ async def test_key_is_one_request_across_processes_outage_and_restart(
         len({(r.title, r.created_at) for r in requests if r.id == id_})
         for id_ in {r.id for r in requests}
     } == {1}
-    claims = [
+    records = [
         message
         for _, message in await backend.read_records(IDEMPOTENCY)
-        if isinstance(message, IdempotencyClaim)
+        if isinstance(message, IdempotencyRecord)
     ]
-    assert len({claim.job for claim in claims}) == 3
+    assert len({record.job for record in records}) == 3

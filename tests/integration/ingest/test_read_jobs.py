@@ -248,7 +248,7 @@ def uuid7_of_age(age: timedelta) -> UUID:
 async def test_unknown_derived_id_is_read_once(
     backend: Backend, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A derived id without a claim costs PostgreSQL one query."""
+    """A derived id without an idempotency record costs PostgreSQL one query."""
     read_ids, get_job = list[UUID](), JobRepository.get_job
 
     async def spy(jobs: JobRepository, job: UUID, store: str | None) -> Row | None:

@@ -23,7 +23,7 @@ from services.ingest.jobs.repository import JobRepository
 from services.ingest.webhooks import sender
 from services.ingest.webhooks.repository import LeasedDelivery, WebhookRepository
 from services.ingest.webhooks.resolver import HostResolver
-from services.ingest.webhooks.rules import AttemptOutcome, AttemptVerdict
+from services.ingest.webhooks.rules import AttemptOutcome, NextState
 from services.ingest.webhooks.sender import DeliverySender
 from shared.domain.api_keys import (
     create_key,
@@ -369,7 +369,7 @@ async def test_attempt_counts_once_recorded_under_a_valid_lease(
         record_attempt = partial(
             repository.record_attempt,
             outcome=AttemptOutcome(status=204),
-            verdict=AttemptVerdict(state="DELIVERED"),
+            next_state=NextState(state="DELIVERED"),
             seconds=0.1,
         )
         for delivery, state in ((lost, ("WAITING", 0)), (leased, ("DELIVERED", 1))):

@@ -207,7 +207,7 @@ async def test_migrating_role_without_createrole_is_told_so(database: str, role:
     await execute(database, f'GRANT CREATE ON SCHEMA public TO "{role}"')
     login = ServiceLogin("postgresql://nobody-yet:secret@h/db", ("metrics",))
     with pytest.raises(
-        Unavailable, match="there is no role nobody-yet, and who migrates may not make one"
+        Unavailable, match="there is no role nobody-yet, and DATABASE_URL's role may not create one"
     ):
         await grants.prepare_logins(dsn_of_role(database, role), [login])
 

@@ -11,7 +11,8 @@ from pydantic import SecretStr
 from migrations import grants, policies, runner
 from migrations.files import load_migrations
 from sandbox.servers.postgres import open_connection
-from services.ingest.jobs import repository as ingest_store
+from services.ingest.budgets import repository as budget_repository
+from services.ingest.jobs import repository as job_repository
 from services.ingest.jobs.repository import JobRepository
 from shared.domain.api_keys import DatabaseClient, create_key, create_operator_key
 from shared.domain.errors import Unavailable
@@ -138,17 +139,19 @@ async def test_query_without_a_store_condition_shows_own_jobs_only(
     backend: Backend, front: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ingest's queries run without their conditions on the store."""
-    queries, removed = {}, 0
-    for name, query in ingest_store._QUERIES.items():
-        queries[name], found = re.subn(
-            r"\((\$2::text IS NULL OR) job.instance_id = \$2\)", r"(\1 true)", query
-        )
-        queries[name], more = re.subn(
-            r"WHERE (job\.)?instance_id = \$1 AND", "WHERE $1::text <> '' AND", queries[name]
-        )
-        removed += found + more
+    removed = 0
+    for module in (job_repository, budget_repository):
+        queries = {}
+        for name, query in module._QUERIES.items():
+            queries[name], found = re.subn(
+                r"\((\$2::text IS NULL OR) job.instance_id = \$2\)", r"(\1 true)", query
+            )
+            queries[name], more = re.subn(
+                r"WHERE (job\.)?instance_id = \$1 AND", "WHERE $1::text <> '' AND", queries[name]
+            )
+            removed += found + more
+        monkeypatch.setattr(module, "_QUERIES", queries)
     assert removed == 6, "of job, budget, list (twice), cancel and retry"
-    monkeypatch.setattr(ingest_store, "_QUERIES", queries)
     rows = await backend.database.fetch("SELECT instance_id, id FROM blog_generations")
     jobs = {row["instance_id"]: str(row["id"]) for row in rows}
     async with start_ingest(backend, front, tmp_path) as ingest:

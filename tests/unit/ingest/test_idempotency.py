@@ -1,11 +1,11 @@
-"""The packed form of a claim loses nothing."""
+"""The packed form of a first request loses nothing."""
 
 from datetime import UTC, datetime
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.ingest.submit.idempotency import FirstClaim
+from services.ingest.submit.idempotency import FirstRequest
 
 _ANY_TIME = st.datetimes(
     datetime(1970, 1, 1),  # noqa: DTZ001 - hypothesis adds the zone
@@ -15,6 +15,6 @@ _ANY_TIME = st.datetimes(
 
 
 @given(fingerprint=st.text(st.characters(exclude_categories=["Cs"])), at=_ANY_TIME)
-def test_packed_claim_unpacks_unchanged(fingerprint: str, at: datetime) -> None:
-    claim = FirstClaim(fingerprint, at)
-    assert FirstClaim.unpack(claim.pack()) == claim
+def test_packed_request_unpacks_unchanged(fingerprint: str, at: datetime) -> None:
+    first = FirstRequest(fingerprint, at)
+    assert FirstRequest.unpack(first.pack()) == first

@@ -180,7 +180,7 @@ def test_slow_stores_get_one_send_and_leave_five_free(
 
 def test_failed_attempt_is_retried_for_about_a_day() -> None:
     assert {
-        rules.judge_attempt(AttemptOutcome(status=status), attempts=1, chance=0).state
+        rules.decide_next_state(AttemptOutcome(status=status), attempts=1, chance=0).state
         for status in (200, 204)
     } == {"DELIVERED"}
     for outcome in (
@@ -189,15 +189,15 @@ def test_failed_attempt_is_retried_for_about_a_day() -> None:
         AttemptOutcome(status=404),
         AttemptOutcome(status=None, error="away"),
     ):
-        verdicts = [
-            rules.judge_attempt(outcome, attempts=number, chance=0.5) for number in range(1, 10)
+        states = [
+            rules.decide_next_state(outcome, attempts=number, chance=0.5) for number in range(1, 10)
         ]
-        assert [verdict.state for verdict in verdicts] == ["WAITING"] * 8 + ["FAILED"]
-        pauses = [verdict.pause_s for verdict in verdicts[:8]]
+        assert [state.state for state in states] == ["WAITING"] * 8 + ["FAILED"]
+        pauses = [state.pause_s for state in states[:8]]
         assert pauses == sorted(pauses)
         assert 24 * 3600 < sum(pauses) < 36 * 3600
     for outcome in (
         AttemptOutcome(status=410),
         AttemptOutcome(status=None, error="no URL", final=True),
     ):
-        assert rules.judge_attempt(outcome, attempts=1, chance=0).state == "FAILED"
+        assert rules.decide_next_state(outcome, attempts=1, chance=0).state == "FAILED"

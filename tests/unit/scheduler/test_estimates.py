@@ -155,7 +155,7 @@ def test_limiting_cause_of_the_workers() -> None:
     credit.apply_offer(WorkerOffer(worker="w", partitions=(0,), slots=1, at=0))
     assert credit.limiting_cause(0) is None
     credit.record_dispatch(1, 0)
-    assert credit.limiting_cause(0) == WaitReason.BACKPRESSURE
+    assert credit.limiting_cause(0) == WaitReason.NO_FREE_SLOT
     credit.apply_offer(WorkerOffer(worker="w", partitions=(0,), slots=1, at=1, limited_by="TPM"))
     assert credit.limiting_cause(1) == "TPM"
     assert credit.limiting_cause(9) == WaitReason.NO_WORKER

@@ -1,5 +1,5 @@
 -- name: get_budget
--- Selects a store's ($1) monthly budget and spend, with or without a budget: the money spent, the
+-- Returns a store's ($1) monthly budget and spend, with or without a budget: the money spent, the
 -- unpaid part of the reservations of running jobs, the number of waiting jobs, and the mean cost
 -- of the store's jobs.
 WITH jobs AS (

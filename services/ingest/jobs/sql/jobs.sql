@@ -1,12 +1,12 @@
 -- name: get_job
--- Selects one job of one store ($2), or of any store (NULL), with its post and its wait estimate.
+-- Returns one job of one store ($2), or of any store (NULL), with its post and its wait estimate.
 SELECT job.id, job.instance_id AS store, job.status, job.source_type, job.source_id,
        job.created_at, job.started_at, job.finished_at, job.attempt - job.retries AS attempts,
        job.not_before, job.input_tokens, job.output_tokens, job.images, job.cost_nanousd,
        job.error_code, job.error, job.forwarded_at,
        post.title, post.slug, post.meta_description, post.html, post.image_url,
-       outlook.reason, outlook.limited_by, outlook.queued, outlook.held, outlook.ahead,
-       outlook.first_at, outlook.last_at,
+       estimate.reason, estimate.limited_by, estimate.queued, estimate.held, estimate.ahead,
+       estimate.first_at, estimate.last_at,
        CASE WHEN job.status = 'PENDING' AND job.forwarded_at IS NULL THEN (
            SELECT count(*) FROM blog_generations AS other
             WHERE other.instance_id = job.instance_id AND other.status = 'PENDING'
@@ -17,7 +17,7 @@ SELECT job.id, job.instance_id AS store, job.status, job.source_type, job.source
        ) END AS jobs_before
   FROM blog_generations AS job
        LEFT JOIN blog_posts AS post ON post.job_id = job.id
-       LEFT JOIN store_outlooks AS outlook ON outlook.instance_id = job.instance_id
+       LEFT JOIN store_outlooks AS estimate ON estimate.instance_id = job.instance_id
  WHERE job.id = $1 AND ($2::text IS NULL OR job.instance_id = $2);
 
 -- name: count_waiting
@@ -37,13 +37,13 @@ SELECT row_security_active('blog_generations') AND EXISTS (
        AND (SELECT oid FROM pg_roles WHERE rolname = current_user) = ANY (polroles));
 
 -- name: list_steps
--- Selects the steps of a job in the order in which they began.
+-- Returns the steps of a job in the order in which they began.
 SELECT step, state, attempt, call_started_at, finished_at, input_tokens, output_tokens, images,
        cost_nanousd, in_doubt
   FROM blog_steps WHERE job_id = $1 ORDER BY call_started_at, step;
 
 -- name: list_jobs
--- Selects a page of a store's jobs, newest first, after a position ($3, $4); of one status, or of
+-- Returns a page of a store's jobs, newest first, after a position ($3, $4); of one status, or of
 -- any (NULL).
 WITH page AS (
     SELECT * FROM blog_generations
@@ -60,11 +60,11 @@ SELECT job.id, job.instance_id AS store, job.status, job.source_type, job.source
        job.created_at, job.started_at, job.finished_at, job.attempt - job.retries AS attempts,
        job.not_before, job.input_tokens, job.output_tokens, job.images, job.cost_nanousd,
        job.error_code, job.error, job.forwarded_at, waiting.jobs_before,
-       outlook.reason, outlook.limited_by, outlook.queued, outlook.held, outlook.first_at,
-       outlook.last_at
+       estimate.reason, estimate.limited_by, estimate.queued, estimate.held, estimate.first_at,
+       estimate.last_at
   FROM page AS job
        LEFT JOIN waiting USING (id)
-       LEFT JOIN store_outlooks AS outlook ON outlook.instance_id = job.instance_id
+       LEFT JOIN store_outlooks AS estimate ON estimate.instance_id = job.instance_id
  ORDER BY job.created_at DESC, job.id DESC;
 
 -- name: cancel_job

@@ -1,5 +1,5 @@
 -- name: list_ended_jobs
--- Selects those of the given jobs ($1) that have ended and have a webhook, with its content.
+-- Returns those of the given jobs ($1) that have ended and have a webhook, with its content.
 SELECT job.id, job.instance_id AS store, job.status, job.attempt, job.source_type, job.source_id,
        job.created_at, job.started_at, job.finished_at, job.attempt - job.retries AS attempts,
        job.not_before, job.input_tokens, job.output_tokens, job.images, job.cost_nanousd,
@@ -9,7 +9,7 @@ SELECT job.id, job.instance_id AS store, job.status, job.attempt, job.source_typ
    AND request ->> 'webhook_url' IS NOT NULL;
 
 -- name: list_unannounced_cancellations
--- Selects jobs with a webhook that were cancelled within the last hour and have no delivery since:
+-- Returns jobs with a webhook that were cancelled within the last hour and have no delivery since:
 -- their events may have been lost.
 SELECT id FROM blog_generations AS job
  WHERE intervened_at > now() - interval '1 hour' AND status = 'CANCELLED'
@@ -60,7 +60,7 @@ UPDATE webhook_deliveries SET next_at = now() + make_interval(secs => $2)
 RETURNING id, instance_id AS store, url, payload, attempts + 1 AS attempt, next_at AS lease_until;
 
 -- name: list_secrets
--- Selects the valid secrets of a store, newest first.
+-- Returns the valid secrets of a store, newest first.
 SELECT secret FROM webhook_secrets
  WHERE instance_id = $1 AND (expires_at IS NULL OR expires_at > now()) ORDER BY created_at DESC;
 
@@ -77,7 +77,7 @@ VALUES ($1, $5, $6, $7, $8)
 ON CONFLICT DO NOTHING;
 
 -- name: list_deliveries
--- Selects a page of a store's deliveries, newest first, of one job ($2) or of all (NULL), after a
+-- Returns a page of a store's deliveries, newest first, of one job ($2) or of all (NULL), after a
 -- position ($3, $4).
 SELECT delivery.id, job_id, url, state, attempts, next_at, created_at, delivered_at, payload,
        (SELECT coalesce(jsonb_agg(jsonb_build_object('at', at, 'status', status, 'error', error,

@@ -1,4 +1,7 @@
-"""Counts the jobs of bulk calls that this process has accepted and that have no row yet. Pure."""
+"""Counts the accepted jobs of this process's bulk calls that the scheduler has not admitted yet.
+
+An unadmitted job has no row, so PostgreSQL does not count it. Pure.
+"""
 
 from collections.abc import Iterable
 from itertools import takewhile
@@ -11,8 +14,8 @@ Once the scheduler is back, admission control reports full queues.
 """
 
 
-class PendingBulkReservations:
-    """Keeps reservations in the order of their creation, so the oldest expire first.
+class UnadmittedBulkJobs:
+    """Keeps the jobs in the order of their arrival, so the oldest expire first.
 
     `now` is the time of any monotonic clock, in seconds.
     """
@@ -26,21 +29,21 @@ class PendingBulkReservations:
     def __contains__(self, job: UUID) -> bool:
         return job in self._jobs
 
-    def reserve(self, store: str, jobs: Iterable[UUID], now: float) -> list[UUID]:
-        """Reserve room for these jobs; return the jobs that had no reservation before."""
+    def add_jobs(self, store: str, jobs: Iterable[UUID], now: float) -> list[UUID]:
+        """Count these jobs as waiting; return those that did not count before."""
         new = [job for job in jobs if job not in self._jobs]
         self._jobs |= dict.fromkeys(new, (store, now + _KEPT_S))
         return new
 
-    def release(self, jobs: Iterable[UUID]) -> None:
-        """Release jobs that have rows now, or that will never have one."""
+    def remove_jobs(self, jobs: Iterable[UUID]) -> None:
+        """Remove jobs that have rows now, or that will never have one."""
         for job in jobs:
             self._jobs.pop(job, None)
 
     def jobs_of(self, store: str) -> list[UUID]:
-        """Return the reserved jobs of a store."""
+        """Return the unadmitted jobs of a store."""
         return [job for job, (owner, _) in self._jobs.items() if owner == store]
 
-    def release_expired(self, now: float) -> None:
-        """Release reservations past their time; call it after releasing the arrived jobs."""
-        self.release(list(takewhile(lambda job: self._jobs[job][1] <= now, self._jobs)))
+    def remove_expired(self, now: float) -> None:
+        """Remove jobs past their time; call it after removing the arrived jobs."""
+        self.remove_jobs(list(takewhile(lambda job: self._jobs[job][1] <= now, self._jobs)))
