@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from bench.result import Ratio, Result
 from bench.servers import running_postgres
-from services.scheduler.dispatch.rules import WorkerCredit
+from services.scheduler.dispatch.rules import WorkerCreditTracker
 from services.scheduler.fair_queue.queue import FairQueue
 from services.scheduler.leadership.restore import restore_fair_queue
 from services.scheduler.repository import SchedulerRepository
@@ -66,7 +66,7 @@ async def _read_backlog(repository: SchedulerRepository) -> float:
 async def _restore_backlog(repository: SchedulerRepository) -> float:
     queue = FairQueue(cap=20, default_cost=5_000_000)
     began = time.perf_counter()
-    restored = await restore_fair_queue(queue, WorkerCredit(silence_s=5), repository)
+    restored = await restore_fair_queue(queue, WorkerCreditTracker(silence_s=5), repository)
     taken = time.perf_counter() - began
     assert restored.rows == queue.pending == _ROWS
     return taken

@@ -30,7 +30,7 @@ async def rebuild(_: asyncio.Event) -> None:
     await clients.ensure_topics(settings)
     number = await table_generation.create_next(settings)
     log.get_logger(__name__).info(
-        "the next start of metrics counts all events from scratch", generation=number
+        "next start of metrics counts all events from scratch", generation=number
     )
 
 

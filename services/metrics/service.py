@@ -16,7 +16,7 @@ from services.metrics.cluster.cluster_stats import ClusterStats, PartitionOwners
 from services.metrics.cluster.latest_reports import LatestReports
 from services.metrics.cluster.monitored_values import MonitoredValues
 from services.metrics.cluster.peers import Peers
-from services.metrics.cluster.startup_gate import StartupGate
+from services.metrics.cluster.startup_readiness import StartupReadiness
 from services.metrics.counting import backfill, table_generation
 from services.metrics.counting.event_counter import EventCounter, LocalState
 from services.metrics.counting.rules.timeline import RecentJobs
@@ -57,14 +57,14 @@ async def run_until_stopped(settings: MetricsSettings, stop: asyncio.Event) -> N
         counter.remove_faust_monitor()
         service = MetricsService(settings, local, counter, client, stop)
         log.info(
-            "metrics listens", host=settings.host, port=settings.metrics_port, generation=number
+            "metrics started", host=settings.host, port=settings.metrics_port, generation=number
         )
         async with background_tasks(stop, **service.background_loops()):
             await server.serve_http(
                 server.trust_local_proxy(service.api.application()), listener, stop
             )
         if counter.app.crashed:
-            raise Unavailable(f"the stream processor crashed: {counter.app.crash_reason!r}")
+            raise Unavailable(f"stream processor crashed: {counter.app.crash_reason!r}")
     log.info("metrics stopped")
 
 
@@ -106,7 +106,7 @@ class MetricsService:
             crashed=lambda: bool(counter.app.crashed),
             ready=self._is_ready,
             stop=stop,
-            gate=StartupGate(reports=local.reports, recovered=self._is_ready),
+            startup=StartupReadiness(reports=local.reports, recovered=self._is_ready),
         )
 
     def background_loops(self) -> dict[str, Any]:
@@ -172,5 +172,5 @@ async def _stop_when_crashed(app: faust.App, stop: asyncio.Event) -> None:
     """Set `stop` after a crash of the Faust app, because Faust does not tell the web server."""
     while not app.crashed:
         await asyncio.sleep(0.5)
-    log.error("the stream processor crashed", reason=repr(app.crash_reason))
+    log.error("stream processor crashed", reason=repr(app.crash_reason))
     stop.set()

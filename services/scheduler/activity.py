@@ -7,22 +7,22 @@ from shared.observability.log import get_logger
 log = get_logger(__name__)
 
 
-class SessionActivity:
-    """`drifted` is the session's total of jobs that the reconciler has repaired."""
+class ActivityCounts:
+    """`repaired` is the session's total of jobs that the reconciler has repaired."""
 
     def __init__(self) -> None:
-        self.drifted = 0
+        self.repaired = 0
         self._counts: Counter[str] = Counter()
 
-    def count(self, kind: str, jobs: int) -> None:
+    def count_jobs(self, kind: str, jobs: int) -> None:
         self._counts[kind] += jobs
 
-    def count_drifted(self, jobs: int) -> None:
-        self.drifted += jobs
-        self.count("drifted", jobs)
+    def count_repaired(self, jobs: int) -> None:
+        self.repaired += jobs
+        self.count_jobs("repaired", jobs)
 
     def log_counts(self) -> None:
         """Log the counts since the last call, if any."""
         if self._counts:
-            log.info("scheduled", **self._counts)
+            log.info("jobs processed", **self._counts)
             self._counts.clear()

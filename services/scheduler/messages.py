@@ -104,13 +104,18 @@ def task_message(
     store: str,
     partition: int,
     *,
-    forward: int,
+    dispatch_count: int,
     epoch: int,
     at: datetime,
     traceparent: str | None,
 ) -> OutgoingMessage:
     message = GenerationTask(
-        job=job, store=store, forward=forward, epoch=epoch, forwarded_at=at, traceparent=traceparent
+        job=job,
+        store=store,
+        forward=dispatch_count,
+        epoch=epoch,
+        forwarded_at=at,
+        traceparent=traceparent,
     )
     return OutgoingMessage(topic=GENERATION, key=str(job), partition=partition, message=message)
 
@@ -168,7 +173,7 @@ def scheduler_report(
     *,
     closed_stores: int,
     fairness: FairnessStats | None,
-    drifted: int,
+    repaired: int,
     budgets: Mapping[str, BudgetState],
 ) -> OutgoingMessage:
     low_budgets = {store for store, state in budgets.items() if state is not BudgetState.OK}
@@ -197,7 +202,7 @@ def scheduler_report(
         closed_stores=closed_stores,
         fairness=_fairness_window(fairness) if fairness is not None else None,
         delayed=queue.pending - due,
-        drifted=drifted,
+        drifted=repaired,
         stores_warned=sum(state is BudgetState.WARNING for state in budgets.values()),
         stores_stopped=sum(state is BudgetState.STOPPED for state in budgets.values()),
     )

@@ -33,7 +33,7 @@ UNSTORABLE_ERRORS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaitEstimateRow:
-    """A row of `store_outlooks`: the fields are its columns, in the order of the query."""
+    """A row of `store_outlooks`: the fields are the query's parameters, in its order."""
 
     store: str
     reason: str
@@ -42,7 +42,7 @@ class WaitEstimateRow:
     ahead: int
     first_at: datetime | None
     last_at: datetime | None
-    said_at: datetime
+    estimated_at: datetime
     held: int = 0
 
 

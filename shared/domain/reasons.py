@@ -1,4 +1,11 @@
-"""The words of the interface for a waiting job: released, so they never change."""
+"""The words of the interface for a waiting job: released, so they never change.
+
+Four modules choose among them:
+- `services/scheduler/messages.py` (`_limiting_cause`) names the provider limit of one worker;
+- `services/scheduler/dispatch/rules.py` names why no worker accepts a job;
+- `services/scheduler/estimates/rules.py` chooses the reason of a store;
+- `services/ingest/jobs/rules.py` chooses the reason of one job, for its client.
+"""
 
 from enum import StrEnum
 

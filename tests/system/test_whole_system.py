@@ -88,7 +88,7 @@ def bills(system: System, jobs: list[str]) -> list[dict[str, Any]]:
     return [billed[job] for job in jobs]
 
 
-def test_the_operator_contract_holds(system: System) -> None:
+def test_released_endpoints_and_log_lines_are_unchanged(system: System) -> None:
     with system.http() as http:
         assert http.get("/health").json()["status"] == "ok"
         answer = http.post(PATH, json={"sourceType": "keyword", "sourceId": "test-load-1"})

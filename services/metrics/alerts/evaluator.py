@@ -128,7 +128,7 @@ class AlertEvaluator:
             "before": change.before,
         }
         if change.unknown:
-            log.warning("alert withdrawn: its value has been unknown for too long", **fields)
+            log.warning("alert withdrawn, value unknown", **fields)
         elif after is None:
             log.info("alert cleared", **fields)
         elif change.is_worse:
@@ -138,10 +138,10 @@ class AlertEvaluator:
                 **fields,
                 severity=after,
                 threshold=find_level(alert, after).raise_at,
-                means=alert.advice,
+                advice=alert.advice,
             )
         else:
-            log.warning("alert eased", **fields, severity=after)
+            log.warning("alert lowered", **fields, severity=after)
         if self._webhook is not None and self._sends_notifications():
             self._webhook.enqueue(_chat_message(change))
 

@@ -31,7 +31,7 @@ class AlertWebhook:
         try:
             self._queue.put_nowait(text)
         except asyncio.QueueFull:
-            log.error("alert webhook queue is full: message dropped", text=text)
+            log.error("alert webhook queue full, message dropped", text=text)
 
     async def deliver_until_cancelled(self) -> None:
         async with httpx.AsyncClient(timeout=_TIMEOUT_S) as client:
@@ -54,4 +54,4 @@ class AlertWebhook:
             reason = f"answered {status}"
             if status < 500 and status not in (408, 429):
                 break
-        log.error("alert webhook delivery failed: given up", reason=reason, text=text)
+        log.error("alert webhook delivery failed, given up", reason=reason, text=text)

@@ -43,7 +43,7 @@ async def monitor_lag(
     async with clients.create_consumer(settings) as consumer:
         while True:
             await _run_or_pause(
-                lambda: _measure_lag(settings, consumer, monitored), task="measure lag"
+                lambda: _measure_lag(settings, consumer, monitored), operation="measure lag"
             )
             await asyncio.sleep(every_s)
 
@@ -79,7 +79,7 @@ async def monitor_dead_letters(settings: KafkaSettings, monitored: MonitoredValu
         await consumer.seek_to_beginning()
         while True:
             await _run_or_pause(
-                lambda: _read_letters(consumer, letters, monitored), task="count dead letters"
+                lambda: _read_letters(consumer, letters, monitored), operation="count dead letters"
             )
 
 
@@ -110,15 +110,15 @@ class OpenDeadLetters:
             self._open.add(f"{record.partition}-{record.offset}")
 
 
-async def _run_or_pause(work: Callable[[], Awaitable[None]], *, task: str) -> None:
+async def _run_or_pause(work: Callable[[], Awaitable[None]], *, operation: str) -> None:
     """Run `work`; log an unavailable Kafka and wait before the next try."""
     try:
         await work()
     except _UNAVAILABLE_ERRORS as error:
         log.warning(
             "dependency unavailable, retrying",
-            dependency="kafka",
-            task=task,
+            dependency="Kafka",
+            operation=operation,
             reason=f"{type(error).__name__}: {error}",
         )
         await asyncio.sleep(_PAUSE_S)

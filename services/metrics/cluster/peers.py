@@ -75,7 +75,7 @@ class Peers:
                 for url, stats in found.items()
                 if stats is None and self._stats.get(url) is not None
             ]:
-                log.warning("metrics peer does not answer: its counts are missing", url=url)
+                log.warning("metrics peer does not answer, its counts are missing", url=url)
             self._stats = found
             await asyncio.sleep(_EVERY_S)
 

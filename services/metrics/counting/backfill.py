@@ -45,9 +45,7 @@ async def restore_recent_jobs(
                 _add_events(records, recent)
                 await asyncio.sleep(0)
     except (KafkaError, OSError, TimeoutError) as error:
-        log.warning(
-            "the recent jobs could not be restored", reason=f"{type(error).__name__}: {error}"
-        )
+        log.warning("recent jobs not restored", reason=f"{type(error).__name__}: {error}")
 
 
 def _add_events(records: list[ConsumerRecord], recent: RecentJobs) -> None:

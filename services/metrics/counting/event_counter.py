@@ -148,7 +148,7 @@ class EventCounter:
                     await self._count_partition(stream, partition, group)
             except Exception:
                 log.critical(
-                    "counting failed, perhaps because the disk is full: the process exits",
+                    "counting failed, perhaps because the disk is full, exiting",
                     exc_info=True,
                 )
                 # Exits like a kill: an orderly stop would commit events that are not counted.
@@ -231,7 +231,7 @@ class EventCounter:
         except Exception as error:
             # After a rebalance the failure does not matter: Faust calls this method again.
             if assignment == self._assignment:
-                log.error("the statistics could not be read from the table", exc_info=error)
+                log.error("statistics not restored", exc_info=error)
                 await self.app.crash(error)
 
 

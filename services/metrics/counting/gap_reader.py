@@ -37,8 +37,8 @@ async def read_gap(settings: KafkaSettings, partition: int, first: int, end: int
         except (KafkaError, OSError) as error:
             log.warning(
                 "dependency unavailable, retrying",
-                dependency="kafka",
-                task="read skipped events",
+                dependency="Kafka",
+                operation="read skipped events",
                 reason=f"{type(error).__name__}: {error}",
             )
             await asyncio.sleep(_PAUSE_S)

@@ -9,7 +9,7 @@ from services.metrics.counting.rules import fold
 from services.metrics.counting.rules.fold import Shard
 
 _OFFSET_KEY = b"\0position"
-"""Differs from every shard's key. Each partition has its own store, hence its own entry."""
+"""Differs from every shard's key. Each partition has its own RocksDB database, so its own entry."""
 
 
 class ShardTable:

@@ -143,6 +143,6 @@ async def _rewind_group(settings: KafkaSettings) -> None:
             )
         except KafkaError as error:  # another process starts at the same time and has done it
             log.info(
-                "the group's offsets stay unchanged",
+                "group offsets unchanged",
                 reason=f"{type(error).__name__}: {error}",
             )

@@ -15,7 +15,7 @@ from services.metrics.cluster import peers
 from services.metrics.cluster.cluster_stats import ClusterStats
 from services.metrics.cluster.latest_reports import LatestReports
 from services.metrics.cluster.peers import STATS_PATH, TIMELINE_PATH
-from services.metrics.cluster.startup_gate import StartupGate
+from services.metrics.cluster.startup_readiness import StartupReadiness
 from services.metrics.dashboard import files as page
 from services.metrics.export import prometheus
 from services.metrics.http import accept, query
@@ -35,7 +35,7 @@ _FORMATS = {
 
 
 class MetricsApi:
-    """Statistics are refused with 503 until `gate` opens.
+    """Statistics are refused with 503 until `startup` is ready.
 
     `alerts` returns the active alerts, the worst first. `crashed` and `ready` return the state of
     the Faust app, whose end the web server would not notice. The event stream ends with `stop`.
@@ -50,7 +50,7 @@ class MetricsApi:
         alerts: Callable[[], list[dict[str, Any]]],
         crashed: Callable[[], bool],
         ready: Callable[[], bool],
-        gate: StartupGate,
+        startup: StartupReadiness,
         stop: asyncio.Event,
     ) -> None:
         self._cluster = cluster
@@ -59,11 +59,11 @@ class MetricsApi:
         self._alerts = alerts
         self._crashed = crashed
         self._ready = ready
-        self._gate = gate
+        self._startup = startup
         self._stream = SnapshotStream(self._snapshot, stop)
 
     def application(self) -> Starlette:
-        gated = {
+        guarded = {
             "/metrics": self.metrics,
             "/api/rate-limiter/stats": self.rate_limiter,
             "/api/overview": self.overview,
@@ -79,7 +79,7 @@ class MetricsApi:
             Route("/health", self.health),
             Route("/livez", self.live),
             Route("/readyz", self.ready),
-            *(Route(path, self._behind_gate(endpoint)) for path, endpoint in gated.items()),
+            *(Route(path, self._when_ready(endpoint)) for path, endpoint in guarded.items()),
             Route("/api/jobs/{job:uuid}/cancel", self.cancel, methods=["POST"]),
             Route("/api/jobs/{job:uuid}/retry", self.retry, methods=["POST"]),
             Route(STATS_PATH, self.process_stats),
@@ -103,16 +103,16 @@ class MetricsApi:
     async def ready(self, request: Request) -> Response:
         if self._crashed() or not self._ready():
             raise _not_ready("the tables are not recovered yet")
-        self._require_open_gate()
+        self._require_ready()
         return JsonResponse({"status": "ready"})
 
-    def _require_open_gate(self) -> None:
-        if not self._gate.is_open(datetime.now(UTC)):
+    def _require_ready(self) -> None:
+        if not self._startup.is_ready(datetime.now(UTC)):
             raise _not_ready("just started: counts and running processes are not known yet")
 
-    def _behind_gate(self, endpoint: Endpoint) -> Endpoint:
+    def _when_ready(self, endpoint: Endpoint) -> Endpoint:
         async def answer(request: Request) -> Response:
-            self._require_open_gate()
+            self._require_ready()
             return await endpoint(request)
 
         return answer

@@ -52,7 +52,7 @@ class Reconciler:
     async def compare_periodically(self) -> None:
         """Compare until cancelled. Returns at once without a DATABASE_URL."""
         if self._settings.database_url is None:
-            log.warning("DATABASE_URL is not set: counts are not compared with PostgreSQL")
+            log.warning("DATABASE_URL not set, counts not compared with PostgreSQL")
             return
         while True:
             await asyncio.sleep(self._settings.reconcile_every_s)
@@ -65,7 +65,7 @@ class Reconciler:
                 self._monitored.drift = None  # an old value says nothing about now
                 log.warning(
                     "dependency unavailable, retrying",
-                    task="compare with PostgreSQL",
+                    operation="compare with PostgreSQL",
                     reason=f"{type(error).__name__}: {error}",
                 )
 

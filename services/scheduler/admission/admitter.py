@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from services.scheduler import messages
-from services.scheduler.activity import SessionActivity
+from services.scheduler.activity import ActivityCounts
 from services.scheduler.admission.controller import AdmissionController
 from services.scheduler.dispatch import spans
 from services.scheduler.dispatch.ordered_publisher import OrderedPublisher
@@ -16,7 +16,7 @@ from shared.domain.errors import Permanent
 from shared.domain.messages import BlogRequested
 from shared.kafka.publisher import OutgoingMessage
 
-RefusedRequests = list[tuple[BlogRequested, Permanent]]
+UnstorableRequests = list[tuple[BlogRequested, Permanent]]
 
 
 class RequestAdmitter:
@@ -28,7 +28,7 @@ class RequestAdmitter:
         publisher: OrderedPublisher,
         admission: AdmissionController,
         batch_size: int,
-        activity: SessionActivity,
+        activity: ActivityCounts,
     ) -> None:
         self._repository = repository
         self._queue = queue
@@ -37,14 +37,14 @@ class RequestAdmitter:
         self._batch_size = batch_size
         self._activity = activity
 
-    async def admit_requests(self, requests: Sequence[BlogRequested]) -> RefusedRequests:
+    async def admit_requests(self, requests: Sequence[BlogRequested]) -> UnstorableRequests:
         """Insert the requests in batches and announce them.
 
         Announces new jobs, and repeated requests of untouched jobs: a crash may have lost their
         announcement. Returns the requests that PostgreSQL can never store; they do not stop the
         others.
         """
-        refused: RefusedRequests = []
+        refused: UnstorableRequests = []
         for start in range(0, len(requests), self._batch_size):
             batch = requests[start : start + self._batch_size]
             began = datetime.now(UTC)
@@ -58,7 +58,7 @@ class RequestAdmitter:
         return refused
 
     async def _insert_batch(
-        self, batch: Sequence[BlogRequested], refused: RefusedRequests
+        self, batch: Sequence[BlogRequested], refused: UnstorableRequests
     ) -> set[UUID]:
         """Insert a batch and return the new ids. Halves a refused batch down to the bad request."""
         try:
@@ -90,5 +90,5 @@ class RequestAdmitter:
             if request.id in new:
                 self._queue.enqueue(messages.waiting_job_from_request(request), now)
         self._admission.mark_dirty({request.store for request in admitted})
-        self._activity.count("admitted", len(new))
-        self._activity.count("repeated", len(admitted) - len(new))
+        self._activity.count_jobs("admitted", len(new))
+        self._activity.count_jobs("repeated", len(admitted) - len(new))

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from aiokafka.structs import ConsumerRecord
 
 from services.scheduler import messages
-from services.scheduler.admission.rules import AdmissionPolicy, DecayingRate
+from services.scheduler.admission.rules import AdmissionPolicy, StoreRates
 from services.scheduler.budgets.tracker import BudgetTracker
 from services.scheduler.fair_queue.queue import FairQueue
 from services.scheduler.settings import SchedulerSettings
@@ -48,7 +48,7 @@ class AdmissionController:
         self._policy = AdmissionPolicy(
             per_store=settings.max_pending_per_store, total=settings.max_pending_total
         )
-        self._dequeue_rate = DecayingRate()
+        self._dequeue_rate = StoreRates()
         self._dirty: set[str] = set()
 
     @property
@@ -59,7 +59,7 @@ class AdmissionController:
         self._dirty.update(stores)
 
     def record_dequeue(self, store: str, now: float) -> None:
-        self._dequeue_rate.record(store, now)
+        self._dequeue_rate.record_amount(store, now)
 
     def forget_idle_stores(self, now: float) -> None:
         self._dequeue_rate.forget_idle(now)

@@ -112,11 +112,11 @@ class AdmissionPolicy:
         return self._published[store]
 
 
-class DecayingRate:
-    """The amount per second that leaves each queue.
+class StoreRates:
+    """The amount per second that leaves each store's queue.
 
-    It is an exponentially decaying mean over `over_s` seconds. The caller chooses the unit: jobs,
-    or their estimated cost.
+    Each rate is an exponentially decaying mean over `over_s` seconds. The caller chooses the
+    unit: jobs, or their estimated cost.
     """
 
     def __init__(self, *, over_s: float = 30.0) -> None:
@@ -124,7 +124,7 @@ class DecayingRate:
         self._entries: dict[str, tuple[float, float, float]] = {}
         """Store: (decayed amount, time of that amount, time of the first record)."""
 
-    def record(self, store: str, now: float, amount: float = 1.0) -> None:
+    def record_amount(self, store: str, now: float, amount: float = 1.0) -> None:
         """Record an amount that left the store's queue, and so the queue of all stores."""
         for name in {store, ALL_STORES}:
             first_at = self._entries.get(name, (0, now, now))[2]

@@ -31,7 +31,7 @@ class BudgetTracker:
         self._resets_at: float | None = None
         self._version: Row | None = None
 
-    async def refresh(self) -> set[str]:
+    async def refresh_budgets(self) -> set[str]:
         """Read budgets and spend, and log warned and stopped stores once per month.
 
         Returns the stores with an admission state that may change.
@@ -66,7 +66,7 @@ class BudgetTracker:
     def _budget_state(self, row: Row) -> BudgetState:
         store, monthly, spent = row["store"], row["monthly_nanousd"], row["spent_nanousd"]
         headroom = self._queue.budget_headroom(store)
-        assert headroom is not None, "refresh() has set this store's budget"
+        assert headroom is not None, "refresh_budgets() has set this store's budget"
         return compute_budget_state(
             monthly=monthly,
             warn_at=row["warn_at"],

@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from services.scheduler import messages
-from services.scheduler.activity import SessionActivity
+from services.scheduler.activity import ActivityCounts
 from services.scheduler.dispatch import spans
 from services.scheduler.dispatch.ordered_publisher import OrderedPublisher
 from services.scheduler.dispatch.recorder import DispatchRecorder
-from services.scheduler.dispatch.rules import WorkerCredit
+from services.scheduler.dispatch.rules import WorkerCreditTracker
 from services.scheduler.fair_queue.queue import FairQueue, PickedJob
 from services.scheduler.repository import Row, SchedulerRepository
 from shared.domain.messages import WorkerReport
@@ -29,11 +29,11 @@ class Dispatcher:
         *,
         repository: SchedulerRepository,
         queue: FairQueue,
-        credit: WorkerCredit,
+        credit: WorkerCreditTracker,
         publisher: OrderedPublisher,
         recorder: DispatchRecorder,
         batch_size: int,
-        activity: SessionActivity,
+        activity: ActivityCounts,
     ) -> None:
         self._repository = repository
         self._queue = queue
@@ -45,7 +45,7 @@ class Dispatcher:
         self._running: asyncio.Task[None] | None = None
         self._stopped = False
 
-    def start(self) -> None:
+    def start_dispatch(self) -> None:
         """Dispatch in the background while there is work and credit, unless dispatch already runs.
 
         Raises the error of the previous run.
@@ -63,13 +63,13 @@ class Dispatcher:
         if self._running is not None:
             await self._running
 
-    def stop(self) -> None:
+    def stop_dispatch(self) -> None:
         """Dispatch no further batch."""
         self._stopped = True
 
-    async def abandon(self) -> None:
+    async def abandon_dispatch(self) -> None:
         """Stop and ignore the outcome of the current batch."""
-        self.stop()
+        self.stop_dispatch()
         if self._running is not None:
             await asyncio.gather(self._running, return_exceptions=True)
 
@@ -100,7 +100,7 @@ class Dispatcher:
                 picks, dispatched, epoch=self._repository.epoch, began_ns=began_ns
             )
             await self._publisher.publish_batch(tasks)
-            self._activity.count("dispatched", len(dispatched))
+            self._activity.count_jobs("dispatched", len(dispatched))
 
     def _pick_batch(self) -> Picks:
         now, picks = time.time(), list[tuple[UUID, int, PickedJob]]()
@@ -137,7 +137,7 @@ def _task_messages(
             job,
             store,
             partition,
-            forward=row["forward_count"],
+            dispatch_count=row["forward_count"],
             epoch=epoch,
             at=at,
             traceparent=trace,

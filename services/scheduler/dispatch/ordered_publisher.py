@@ -9,7 +9,7 @@ from shared.kafka.publisher import OutgoingMessage, Publisher
 class OrderedPublisher:
     """Publishes batches one at a time, in order.
 
-    A batch is published for certain once `flush` returns.
+    A batch is published for certain once `flush_batches` returns.
     """
 
     def __init__(self, publisher: Publisher) -> None:
@@ -23,18 +23,18 @@ class OrderedPublisher:
         Raises the error of the previous batch.
         """
         async with self._lock:
-            await self.flush()
+            await self.flush_batches()
             self._publishing = asyncio.create_task(
                 self._publisher.publish_all(batch), name="publish batch"
             )
 
-    async def flush(self) -> None:
+    async def flush_batches(self) -> None:
         """Wait until every batch is acknowledged."""
         publishing, self._publishing = self._publishing, None
         if publishing is not None:
             await publishing
 
-    async def abandon(self) -> None:
+    async def abandon_batches(self) -> None:
         """Wait for the current batch and ignore its outcome: the session has already failed."""
         if self._publishing is not None:
             await asyncio.gather(self._publishing, return_exceptions=True)

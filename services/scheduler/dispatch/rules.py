@@ -26,7 +26,7 @@ class WorkerOffer:
     """The cause its jobs wait for, if any: a provider's rate limit or a provider's cool-down."""
 
 
-class WorkerCredit:
+class WorkerCreditTracker:
     """Offers and outstanding jobs.
 
     A worker without a report for `silence_s` seconds has no credit.
@@ -87,7 +87,7 @@ class WorkerCredit:
         """
         best, most = None, 0
         for offer in self._offers.values():
-            credit = self._credit(offer, now)
+            credit = self._compute_credit(offer, now)
             if credit > most:
                 best, most = offer, credit
         if best is None:
@@ -103,7 +103,7 @@ class WorkerCredit:
         ]
         if not active:
             return WaitReason.NO_WORKER
-        if any(self._credit(offer, now) > 0 for offer in active):
+        if any(self._compute_credit(offer, now) > 0 for offer in active):
             return None
         causes = Counter(offer.limited_by for offer in active if offer.limited_by is not None)
         return causes.most_common(1)[0][0] if causes else WaitReason.NO_FREE_SLOT
@@ -114,7 +114,7 @@ class WorkerCredit:
             name: offer for name, offer in self._offers.items() if now - offer.at <= after_s
         }
 
-    def _credit(self, offer: WorkerOffer, now: float) -> int:
+    def _compute_credit(self, offer: WorkerOffer, now: float) -> int:
         if now - offer.at > self._silence_s or not offer.partitions:
             return 0
         unclaimed = sum(map(self._unclaimed.__getitem__, offer.partitions))

@@ -5,8 +5,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-from services.scheduler.admission.rules import DecayingRate
-from services.scheduler.dispatch.rules import WorkerCredit
+from services.scheduler.admission.rules import StoreRates
+from services.scheduler.dispatch.rules import WorkerCreditTracker
 from services.scheduler.estimates.rules import QueueState, WaitEstimate, estimate_start_times
 from services.scheduler.fair_queue.fairness import FairnessMonitor
 from services.scheduler.fair_queue.queue import FairQueue
@@ -27,7 +27,7 @@ class WaitEstimatePublisher:
         self,
         repository: SchedulerRepository,
         queue: FairQueue,
-        credit: WorkerCredit,
+        credit: WorkerCreditTracker,
         monitor: FairnessMonitor,
         *,
         hard_cap: bool,
@@ -37,12 +37,12 @@ class WaitEstimatePublisher:
         self._credit = credit
         self._monitor = monitor
         self._hard_cap = hard_cap
-        self._spend_rate = DecayingRate()
+        self._spend_rate = StoreRates()
         self._saved: dict[str, WaitEstimateRow] = {}
 
     def record_dispatch(self, cost: int, now: float) -> None:
         """Record the estimated cost (nano-USD) of a dispatched job."""
-        self._spend_rate.record(ALL_STORES, now, cost)
+        self._spend_rate.record_amount(ALL_STORES, now, cost)
 
     async def clear_estimates(self) -> None:
         """Delete the estimates of the previous leader."""
@@ -90,7 +90,7 @@ def _estimate_row(estimate: WaitEstimate, now: datetime) -> WaitEstimateRow:
         ahead=estimate.ahead,
         first_at=_add_seconds(now, estimate.first_in_s),
         last_at=_add_seconds(now, estimate.last_in_s),
-        said_at=now,
+        estimated_at=now,
         held=estimate.held,
     )
 
@@ -117,5 +117,5 @@ def _has_changed(row: WaitEstimateRow, saved: WaitEstimateRow | None) -> bool:
         return row.first_at != saved.first_at
     difference = max(abs(row.first_at - saved.first_at), abs(row.last_at - saved.last_at))
     return difference > max(
-        timedelta(seconds=_RELEVANT_S), _RELEVANT_PART * (row.last_at - row.said_at)
+        timedelta(seconds=_RELEVANT_S), _RELEVANT_PART * (row.last_at - row.estimated_at)
     )

@@ -87,7 +87,7 @@ class AccountState:
         self.weight, self.served = weight, round(self.virtual_time * weight)
 
     def advance_virtual_time(self, virtual_time: float) -> int:
-        """Advance the account to `virtual_time` if it is behind, so that idle time gives no credit.
+        """Advance the account to `virtual_time` if it is behind: idle time gives no advantage.
 
         Returns the money added to `served`.
         """

@@ -5,7 +5,7 @@ among the accounts with an eligible store. A store is eligible while it has due 
 `cap` jobs in flight. Within the account the same rule selects the store. Dispatch charges an
 estimate at once and settlement corrects it, so no store runs ahead while its costs are unknown. A
 store that returns from idle starts at the smallest virtual time among its waiting siblings: idle
-time gives no credit.
+time gives no advantage.
 
 A store with a budget also reserves from the budget. While its next job exceeds the budget, the
 store is held. When the budget has room again, the store starts where its siblings are.
@@ -183,11 +183,10 @@ class FairQueue:
             heappush(self._store(job.store).queue, job)
 
     def finish_restore(self) -> None:
-        """Index the restored stores and limit the credit of stores that are far behind.
+        """Index the restored stores and limit the advantage of stores that are far behind.
 
-        A crash may lose an advance of a virtual time, and the lost advance must not become credit:
-        after a restore no waiting store is further behind the furthest one than the cost of its
-        cap.
+        A crash may lose an advance of a virtual time, which must not become an advantage: after
+        a restore no waiting store is further behind the furthest one than the cost of its cap.
         """
         waiting = [store for store in self._stores.values() if store.queue]
         considered = waiting or list(self._stores.values())
@@ -374,7 +373,7 @@ class FairQueue:
     def _advance_virtual_time(self, store: StoreQueue) -> None:
         """Advance a store that starts to wait, and its account if the account does too.
 
-        Neither keeps credit from its idle time.
+        Neither keeps an advantage from its idle time.
         """
         account = store.account
         if account.stores.first_class() is None:
@@ -403,7 +402,7 @@ class FairQueue:
     def _update_hold(self, store: StoreQueue) -> None:
         """Hold the store or release it, by its budget.
 
-        A released store keeps no credit from the hold.
+        A released store keeps no advantage from the hold.
         """
         was_held = store.held
         store.held = not rules.fits_budget(

@@ -3,14 +3,14 @@
 import time
 from dataclasses import dataclass
 
-from services.scheduler.activity import SessionActivity
+from services.scheduler.activity import ActivityCounts
 from services.scheduler.admission.admitter import RequestAdmitter
 from services.scheduler.admission.controller import AdmissionController
 from services.scheduler.budgets.tracker import BudgetTracker
 from services.scheduler.dispatch.dispatcher import Dispatcher
 from services.scheduler.dispatch.ordered_publisher import OrderedPublisher
 from services.scheduler.dispatch.recorder import DispatchRecorder
-from services.scheduler.dispatch.rules import WorkerCredit
+from services.scheduler.dispatch.rules import WorkerCreditTracker
 from services.scheduler.estimates.publisher import WaitEstimatePublisher
 from services.scheduler.fair_queue.fairness import FairnessMonitor
 from services.scheduler.fair_queue.queue import FairQueue
@@ -24,7 +24,7 @@ from services.scheduler.settlement.reconciler import InFlightReconciler
 from services.scheduler.settlement.settler import JobSettler
 from services.scheduler.settlement.store_configuration import StoreConfiguration
 from services.scheduler.settlement.sweeper import Sweeper
-from services.scheduler.settlement.user_actions import UserActionLog
+from services.scheduler.settlement.user_actions import UserActionPoller
 from shared.kafka.publisher import Publisher
 from shared.observability.log import get_logger
 
@@ -41,10 +41,10 @@ class _SessionState:
     publisher: Publisher
     ordered_publisher: OrderedPublisher
     queue: FairQueue
-    credit: WorkerCredit
+    credit: WorkerCreditTracker
     monitor: FairnessMonitor
-    activity: SessionActivity
-    user_actions: UserActionLog
+    activity: ActivityCounts
+    user_actions: UserActionPoller
     restored: RestoredQueue
     began_at: float
     """When the session began, in seconds since the epoch."""
@@ -56,13 +56,13 @@ async def begin_session(
     settings: SchedulerSettings,
     epochs: EpochRepository,
     publisher: Publisher,
-    credit: WorkerCredit,
+    credit: WorkerCreditTracker,
 ) -> LeaderSession:
     """Raise the epoch, which fences off the previous leader, and restore the state. O(backlog)."""
     began = time.perf_counter()
     state = await _restore_state(name, settings, epochs, publisher, credit)
     session = _create_session(state)
-    await session.catch_up()
+    await session.restore_missed_changes()
     log.info(
         "fair queue restored",
         rows=state.restored.rows,
@@ -78,13 +78,13 @@ async def _restore_state(
     settings: SchedulerSettings,
     epochs: EpochRepository,
     publisher: Publisher,
-    credit: WorkerCredit,
+    credit: WorkerCreditTracker,
 ) -> _SessionState:
     monitor = FairnessMonitor(seconds=settings.fairness_window_s, now=time.time())
     repository = await epochs.take_lead(name)
     began_at = time.time()
     log.info("leader session began", epoch=repository.epoch)
-    user_actions = await UserActionLog.open(repository)
+    user_actions = await UserActionPoller.create_poller(repository)
     queue = FairQueue(
         cap=settings.max_per_instance,
         default_cost=settings.default_cost_nanousd,
@@ -99,7 +99,7 @@ async def _restore_state(
         queue=queue,
         credit=credit,
         monitor=monitor,
-        activity=SessionActivity(),
+        activity=ActivityCounts(),
         user_actions=user_actions,
         restored=await restore_fair_queue(queue, credit, repository),
         began_at=began_at,

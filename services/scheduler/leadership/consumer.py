@@ -14,7 +14,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
 from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
-from services.scheduler.dispatch.rules import WorkerCredit
+from services.scheduler.dispatch.rules import WorkerCreditTracker
 from services.scheduler.leadership.assignor import LeadershipClaim, single_owner_assignor
 from services.scheduler.leadership.begin import begin_session
 from services.scheduler.leadership.decoder import DecodedRecords, RecordDecoder, select_messages
@@ -65,7 +65,7 @@ class SchedulerConsumer:
         self._is_leader: bool | None = None
         """`None` during an election."""
         self._elections = 0
-        self._credit = WorkerCredit(silence_s=settings.worker_silence_s)
+        self._credit = WorkerCreditTracker(silence_s=settings.worker_silence_s)
         self._session: LeaderSession | None = None
         self._turn_lock = asyncio.Lock()
         """Held while records are processed: a deposed leader finishes and commits them first."""
@@ -97,9 +97,10 @@ class SchedulerConsumer:
         try:
             await self._run_turn(consumer)
         except (*_DEPENDENCY_ERRORS, DeposedError) as error:
+            deposed = isinstance(error, DeposedError)
             event = (
                 "leader session deposed, retrying"
-                if isinstance(error, DeposedError)
+                if deposed
                 else "dependency unavailable, retrying"
             )
             log.error(event, reason=_describe_error(error))
@@ -108,7 +109,11 @@ class SchedulerConsumer:
                 await wait_for_event(stop, _RETRY_S)
                 # The group expels a member that does not poll.
                 rewind_batches(consumer, await _poll_once(consumer))
-            log.info("dependencies available again")
+            log.info(
+                "scheduler resumes after deposed session"
+                if deposed
+                else "dependencies available again"
+            )
 
     async def _dependencies_available(self) -> bool:
         """Return whether both PostgreSQL and Kafka answer."""
@@ -225,14 +230,14 @@ class SchedulerConsumer:
         return int(1000 * min(tick_s, max(due_at - time.time(), 0.01)))
 
     async def _commit_offsets(self, consumer: AIOKafkaConsumer, session: LeaderSession) -> None:
-        await session.flush()
-        await self._offsets.commit(consumer)
+        await session.flush_messages()
+        await self._offsets.commit_offsets(consumer)
 
     async def _abandon_session(self, consumer: AIOKafkaConsumer) -> None:
         session, self._session = self._session, None
         if session is not None:
-            await session.abandon()
-        self._offsets.rewind(consumer)
+            await session.abandon_session()
+        self._offsets.rewind_offsets(consumer)
 
     def _apply_assignment(self, partitions: Sequence[TopicPartition]) -> None:
         was_standby = self._is_leader is False
@@ -261,10 +266,11 @@ class SchedulerConsumer:
                 await self._commit_offsets(consumer, session)
             except (*_DEPENDENCY_ERRORS, DeposedError) as error:
                 log.warning(
-                    "offsets not committed, records will be read again",
+                    "offsets not committed",
+                    consequence="records will be read again",
                     reason=_describe_error(error),
                 )
-            self._offsets.clear()
+            self._offsets.clear_offsets()
 
 
 class _ElectionListener(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka ships no types

@@ -26,17 +26,17 @@ class OffsetTracker:
             {partition: records[-1].offset + 1 for partition, records in batches.items()}
         )
 
-    async def commit(self, consumer: AIOKafkaConsumer) -> None:
+    async def commit_offsets(self, consumer: AIOKafkaConsumer) -> None:
         if self._next:
             await clients.commit_offsets(consumer, self._next, within_s=_COMMIT_WITHIN_S)
-            self.clear()
+            self.clear_offsets()
 
-    def rewind(self, consumer: AIOKafkaConsumer) -> None:
+    def rewind_offsets(self, consumer: AIOKafkaConsumer) -> None:
         """Seek back to the first record read since the last commit."""
         _seek_offsets(consumer, self._first)
-        self.clear()
+        self.clear_offsets()
 
-    def clear(self) -> None:
+    def clear_offsets(self) -> None:
         self._first.clear()
         self._next.clear()
 

@@ -1,7 +1,7 @@
 """Publishes the scheduler report on blog.workers about once a second."""
 
 from services.scheduler import messages
-from services.scheduler.activity import SessionActivity
+from services.scheduler.activity import ActivityCounts
 from services.scheduler.admission.controller import AdmissionController
 from services.scheduler.budgets.tracker import BudgetTracker
 from services.scheduler.fair_queue.fairness import FairnessMonitor
@@ -22,7 +22,7 @@ class SchedulerReporter:
         admission: AdmissionController,
         budgets: BudgetTracker,
         monitor: FairnessMonitor,
-        activity: SessionActivity,
+        activity: ActivityCounts,
     ) -> None:
         self._name = name
         self._epoch = epoch
@@ -34,14 +34,14 @@ class SchedulerReporter:
         self._activity = activity
 
     async def publish_report(self) -> None:
-        """Publish the report and log the session's activity."""
+        """Publish the report and log the counts of the session."""
         report = messages.scheduler_report(
             self._name,
             self._epoch,
             self._queue,
             closed_stores=self._admission.closed_stores,
             fairness=self._monitor.last_window,
-            drifted=self._activity.drifted,
+            repaired=self._activity.repaired,
             budgets=self._budgets.states,
         )
         await self._publisher.publish(report)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from services.scheduler import messages
-from services.scheduler.dispatch.rules import WorkerCredit
+from services.scheduler.dispatch.rules import WorkerCreditTracker
 from services.scheduler.fair_queue.queue import FairQueue
 from services.scheduler.repository import Row, SchedulerRepository
 from shared.observability.log import get_logger
@@ -24,7 +24,7 @@ class RestoredQueue:
 
 
 async def restore_fair_queue(
-    queue: FairQueue, credit: WorkerCredit, repository: SchedulerRepository
+    queue: FairQueue, credit: WorkerCreditTracker, repository: SchedulerRepository
 ) -> RestoredQueue:
     """Fill an empty queue and the outstanding jobs of the workers."""
     configured_until = await _restore_counters(queue, repository)
@@ -34,7 +34,7 @@ async def restore_fair_queue(
         _restore_job(queue, credit, row, now)
         rows += 1
         if rows % _LOG_EVERY_ROWS == 0:
-            log.info("restoring the fair queue", rows=rows)
+            log.info("restoring fair queue", rows=rows)
     queue.finish_restore()
     return RestoredQueue(rows=rows, configured_until=configured_until)
 
@@ -56,7 +56,7 @@ async def _restore_counters(queue: FairQueue, repository: SchedulerRepository) -
     return newest
 
 
-def _restore_job(queue: FairQueue, credit: WorkerCredit, row: Row, now: float) -> None:
+def _restore_job(queue: FairQueue, credit: WorkerCreditTracker, row: Row, now: float) -> None:
     if row["forwarded"]:
         queue.restore_in_flight(row["id"], row["store"], row["estimate_nanousd"])
         credit.record_dispatch(row["id"], row["forwarded_partition"], claimed_by=row["worker"])

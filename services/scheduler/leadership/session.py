@@ -7,7 +7,7 @@ restore compensates for them.
 
 from collections.abc import Sequence
 
-from services.scheduler.admission.admitter import RefusedRequests, RequestAdmitter
+from services.scheduler.admission.admitter import RequestAdmitter, UnstorableRequests
 from services.scheduler.admission.controller import AdmissionController
 from services.scheduler.dispatch.dispatcher import Dispatcher
 from services.scheduler.dispatch.ordered_publisher import OrderedPublisher
@@ -42,7 +42,7 @@ class LeaderSession:
         self._estimates = estimates
         self._reporter = reporter
 
-    async def catch_up(self) -> None:
+    async def restore_missed_changes(self) -> None:
         """Settle jobs with missed events, and restore budgets and admission states."""
         await self._settler.settle_uncharged_jobs()
         await self._sweeper.refresh_budgets()
@@ -52,7 +52,7 @@ class LeaderSession:
     def apply_worker_reports(self, reports: Sequence[WorkerReport]) -> None:
         self._dispatcher.apply_worker_reports(reports)
 
-    async def admit_requests(self, requests: Sequence[BlogRequested]) -> RefusedRequests:
+    async def admit_requests(self, requests: Sequence[BlogRequested]) -> UnstorableRequests:
         return await self._admitter.admit_requests(requests)
 
     async def apply_job_events(self, events: Sequence[JobEvent]) -> None:
@@ -63,7 +63,7 @@ class LeaderSession:
 
     def start_dispatch(self) -> None:
         """Dispatch in the background. Raises the error of the previous run."""
-        self._dispatcher.start()
+        self._dispatcher.start_dispatch()
 
     async def sweep(self) -> None:
         await self._sweeper.sweep()
@@ -83,18 +83,18 @@ class LeaderSession:
         """Return when the next delayed job becomes due (seconds since the epoch)."""
         return self._dispatcher.next_due_at()
 
-    async def flush(self) -> None:
+    async def flush_messages(self) -> None:
         """Wait until Kafka has acknowledged every message.
 
         Only then may the offsets be committed.
         """
         await self._dispatcher.wait_idle()
-        await self._publisher.flush()
+        await self._publisher.flush_batches()
 
     def stop_dispatch(self) -> None:
-        self._dispatcher.stop()
+        self._dispatcher.stop_dispatch()
 
-    async def abandon(self) -> None:
+    async def abandon_session(self) -> None:
         """Stop and ignore the outcome. The next session reads the same records again."""
-        await self._dispatcher.abandon()
-        await self._publisher.abandon()
+        await self._dispatcher.abandon_dispatch()
+        await self._publisher.abandon_batches()

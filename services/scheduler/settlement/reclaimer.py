@@ -9,7 +9,7 @@ from services.scheduler.dispatch.dispatcher import Dispatcher
 from services.scheduler.repository import Row, SchedulerRepository
 from services.scheduler.settings import SchedulerSettings
 from services.scheduler.settlement.settler import JobSettler
-from services.scheduler.settlement.user_actions import UserActionLog
+from services.scheduler.settlement.user_actions import UserActionPoller
 from shared.kafka.publisher import Publisher
 from shared.observability.log import get_logger
 
@@ -17,7 +17,11 @@ log = get_logger(__name__)
 
 
 class JobReclaimer:
-    """`session_began_at` is seconds since the epoch."""
+    """Requeues jobs whose worker lost its lease or never claimed them.
+
+    It also publishes missing events of user actions again, and settles all these jobs.
+    `session_began_at` is seconds since the epoch.
+    """
 
     def __init__(
         self,
@@ -28,7 +32,7 @@ class JobReclaimer:
         publisher: Publisher,
         dispatcher: Dispatcher,
         settler: JobSettler,
-        user_actions: UserActionLog,
+        user_actions: UserActionPoller,
     ) -> None:
         self._settings = settings
         self._session_began_at = session_began_at

@@ -2,9 +2,9 @@
 
 from uuid import UUID
 
-from services.scheduler.activity import SessionActivity
+from services.scheduler.activity import ActivityCounts
 from services.scheduler.dispatch.dispatcher import Dispatcher
-from services.scheduler.dispatch.rules import WorkerCredit
+from services.scheduler.dispatch.rules import WorkerCreditTracker
 from services.scheduler.fair_queue.queue import FairQueue
 from services.scheduler.repository import SchedulerRepository
 from services.scheduler.settlement.settler import JobSettler
@@ -19,10 +19,10 @@ class InFlightReconciler:
         *,
         repository: SchedulerRepository,
         queue: FairQueue,
-        credit: WorkerCredit,
+        credit: WorkerCreditTracker,
         dispatcher: Dispatcher,
         settler: JobSettler,
-        activity: SessionActivity,
+        activity: ActivityCounts,
     ) -> None:
         self._repository = repository
         self._queue = queue
@@ -40,16 +40,16 @@ class InFlightReconciler:
         saved, known = await self._repository.fetch_in_flight(), self._queue.in_flight_jobs()
         self._settler.record_claims((job, row["worker"]) for job, row in saved.items())
         differing = frozenset(job for job in saved.keys() ^ known.keys() if isinstance(job, UUID))
-        drifted = differing & self._suspects
+        lasting = differing & self._suspects
         self._suspects = differing
-        if not drifted:
+        if not lasting:
             return
-        log.error("jobs in flight differ from PostgreSQL, repaired", jobs=len(drifted))
-        self._activity.count_drifted(len(drifted))
-        for job in drifted & saved.keys():
+        log.error("jobs in flight differ from PostgreSQL, repaired", jobs=len(lasting))
+        self._activity.count_repaired(len(lasting))
+        for job in lasting & saved.keys():
             row = saved[job]
             self._queue.restore_in_flight(job, row["store"], row["estimate_nanousd"])
             self._credit.record_dispatch(job, row["forwarded_partition"], claimed_by=row["worker"])
-        await self._settler.settle_jobs([job for job in drifted if job in known])
-        for job in drifted & self._queue.in_flight_jobs().keys() - saved.keys():
+        await self._settler.settle_jobs([job for job in lasting if job in known])
+        for job in lasting & self._queue.in_flight_jobs().keys() - saved.keys():
             self._dispatcher.release_job(job, known[job][0])  # the row was deleted

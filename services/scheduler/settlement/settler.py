@@ -5,10 +5,10 @@ from collections.abc import Iterable, Sequence
 from uuid import UUID
 
 from services.scheduler import messages
-from services.scheduler.activity import SessionActivity
+from services.scheduler.activity import ActivityCounts
 from services.scheduler.admission.controller import AdmissionController
 from services.scheduler.dispatch.dispatcher import Dispatcher
-from services.scheduler.dispatch.rules import WorkerCredit
+from services.scheduler.dispatch.rules import WorkerCreditTracker
 from services.scheduler.fair_queue.accounts import CounterChange
 from services.scheduler.fair_queue.fairness import FairnessMonitor
 from services.scheduler.fair_queue.queue import FairQueue
@@ -25,11 +25,11 @@ class JobSettler:
         *,
         repository: SchedulerRepository,
         queue: FairQueue,
-        credit: WorkerCredit,
+        credit: WorkerCreditTracker,
         dispatcher: Dispatcher,
         admission: AdmissionController,
         monitor: FairnessMonitor,
-        activity: SessionActivity,
+        activity: ActivityCounts,
     ) -> None:
         self._repository = repository
         self._queue = queue
@@ -82,5 +82,5 @@ class JobSettler:
             else:
                 self._queue.remove_pending(row["id"])
         self._admission.mark_dirty({row["store"] for row in rows})
-        self._activity.count("settled", len(rows))
+        self._activity.count_jobs("settled", len(rows))
         return self._queue.take_counter_changes()

@@ -5,13 +5,19 @@ import time
 from services.scheduler.admission.controller import AdmissionController
 from services.scheduler.budgets.tracker import BudgetTracker
 from services.scheduler.dispatch.dispatcher import Dispatcher
-from services.scheduler.dispatch.rules import WorkerCredit
+from services.scheduler.dispatch.rules import WorkerCreditTracker
 from services.scheduler.settlement.reclaimer import JobReclaimer
 from services.scheduler.settlement.reconciler import InFlightReconciler
 from services.scheduler.settlement.store_configuration import StoreConfiguration
 
 
 class Sweeper:
+    """Calls the parts of a sweep in order.
+
+    `reclaimer.py` requeues lost jobs, `reconciler.py` repairs the jobs in flight,
+    `store_configuration.py` applies accounts and weights, `budgets/tracker.py` reads the budgets.
+    """
+
     def __init__(
         self,
         *,
@@ -21,7 +27,7 @@ class Sweeper:
         budgets: BudgetTracker,
         admission: AdmissionController,
         dispatcher: Dispatcher,
-        credit: WorkerCredit,
+        credit: WorkerCreditTracker,
     ) -> None:
         self._reclaimer = reclaimer
         self._reconciler = reconciler
@@ -47,4 +53,4 @@ class Sweeper:
             await self.refresh_budgets()
 
     async def refresh_budgets(self) -> None:
-        self._admission.mark_dirty(await self._budgets.refresh())
+        self._admission.mark_dirty(await self._budgets.refresh_budgets())

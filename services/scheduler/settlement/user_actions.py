@@ -13,7 +13,7 @@ _OVERLAP = timedelta(seconds=10)
 """A row has the start time of its transaction: a late commit may be older than rows seen before."""
 
 
-class UserActionLog:
+class UserActionPoller:
     """Finds each user action once per leader session."""
 
     def __init__(self, repository: SchedulerRepository, since: datetime) -> None:
@@ -22,8 +22,11 @@ class UserActionLog:
         self._seen: dict[UUID, datetime] = {}
 
     @classmethod
-    async def open(cls, repository: SchedulerRepository) -> "UserActionLog":
-        """Start the log now. Open it before reading the backlog: that holds all earlier actions."""
+    async def create_poller(cls, repository: SchedulerRepository) -> "UserActionPoller":
+        """Return a poller of the actions from now on.
+
+        Create it before reading the backlog, which holds all earlier actions.
+        """
         return cls(repository, since=await repository.fetch_time() - _OVERLAP)
 
     async def fetch_changed_jobs(self) -> list[UUID]:

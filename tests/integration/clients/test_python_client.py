@@ -180,7 +180,9 @@ async def test_wait_tolerates_a_job_without_a_row(
     assert len(pauses) == 2
 
 
-async def test_budget_calls(backend: Backend, database: str, tmp_path: Path) -> None:
+async def test_client_reads_sets_and_removes_budgets(
+    backend: Backend, database: str, tmp_path: Path
+) -> None:
     operator_key = await create_operator_key(backend.database, "ada")
     async with start_ingest(backend, database, tmp_path) as ingest:
         url = str(ingest.http.base_url)

@@ -143,8 +143,8 @@ async def test_numbers_change_in_place(browser: Browser, fake: FakeMetrics) -> N
         fake.snapshot["workers"][1] |= {"draining": True, "running": 7}
         fake.snapshot["alerts"] = dashboard_snapshots.alerts()["alerts"]
         await expect(tile(page, "Pending").locator(".value")).to_have_text("75")
-        await expect(tile(page, "Pending").locator(".verdict")).to_have_text("OK")
-        pace = tile(page, "Done a minute").locator(".verdict")
+        await expect(tile(page, "Pending").locator(".rating")).to_have_text("OK")
+        pace = tile(page, "Done a minute").locator(".rating")
         await expect(pace).to_have_text("Critical")
         fake.snapshot["overview"]["oldestWaitSeconds"] = 20.0
         await expect(pace).to_have_text("Starting")
@@ -213,7 +213,7 @@ async def test_fairness_covers_competing_stores_only(browser: Browser, fake: Fak
     fake.snapshot = dashboard_snapshots.flood()
     window = fake.snapshot["overview"]["fairness"]
     async with open_page(browser, fake) as page:
-        await expect(page.locator("#fairness")).to_contain_text("Jain 0.987 among 9 stores")
+        await expect(page.locator("#fairness")).to_contain_text("Jain 0.987 among 9 accounts")
         window["contenders"] = 0
         await expect(page.locator("#fairness")).to_have_text(
             "no competing stores in the last minute · light stores wait ×1.04"

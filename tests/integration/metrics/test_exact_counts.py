@@ -242,4 +242,4 @@ async def test_crash_of_stream_processor_ends_the_process(backend: Backend, tmp_
         finally:
             if process.returncode is None:
                 process.kill()
-    assert "the stream processor crashed" in (tmp_path / "output").read_text()
+    assert "stream processor crashed" in (tmp_path / "output").read_text()

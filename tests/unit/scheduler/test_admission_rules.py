@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from services.scheduler.admission.rules import (
     AdmissionDecision,
     AdmissionPolicy,
-    DecayingRate,
+    StoreRates,
 )
 from shared.domain.stores import ALL_STORES
 
@@ -105,25 +105,25 @@ def test_state_changes_only_when_queue_crosses_the_band(lengths: list[int]) -> N
 
 
 def test_rate_of_a_steady_queue() -> None:
-    rate = DecayingRate(over_s=30)
+    rate = StoreRates(over_s=30)
     for second in range(120):
         for _ in range(4):
-            rate.record("a", float(second))
-        rate.record("b", float(second))
+            rate.record_amount("a", float(second))
+        rate.record_amount("b", float(second))
     assert rate.per_second("a", 120) == pytest.approx(4, rel=0.1)
     assert rate.per_second(ALL_STORES, 120) == pytest.approx(5, rel=0.1)
 
 
 def test_rate_of_the_first_seconds_is_not_underestimated() -> None:
-    rate = DecayingRate(over_s=30)
+    rate = StoreRates(over_s=30)
     for tenth in range(30):
-        rate.record("a", tenth / 10)
+        rate.record_amount("a", tenth / 10)
     assert rate.per_second("a", 3) == pytest.approx(10, rel=0.1)
 
 
 def test_rate_decays() -> None:
-    rate = DecayingRate(over_s=30)
-    rate.record("a", 0)
+    rate = StoreRates(over_s=30)
+    rate.record_amount("a", 0)
     assert rate.per_second("a", 300) < 0.001
     rate.forget_idle(300)
     assert rate.per_second("a", 300) == 0

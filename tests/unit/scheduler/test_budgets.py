@@ -61,7 +61,7 @@ def test_raised_or_removed_budget_releases_held_jobs() -> None:
     assert len(pick_all(fair)) == 3
 
 
-def test_held_store_gains_no_credit() -> None:
+def test_held_store_gains_no_advantage() -> None:
     fair = create_queue()
     fair.set_budgets({"small": 0})
     fill(fair, "small", 20)

@@ -4,7 +4,7 @@ import struct
 from datetime import UTC, datetime
 
 from services.scheduler import messages
-from services.scheduler.dispatch.rules import WorkerCredit, WorkerOffer
+from services.scheduler.dispatch.rules import WorkerCreditTracker, WorkerOffer
 from services.scheduler.leadership.assignor import choose_leader
 from shared.domain.messages import LimiterReport, WorkerReport
 
@@ -13,7 +13,7 @@ def offer(worker: str, *partitions: int, slots: int = 2, at: float = 0) -> Worke
     return WorkerOffer(worker=worker, partitions=partitions, slots=slots, at=at)
 
 
-def dispatch_all(credit: WorkerCredit, now: float = 0) -> list[int]:
+def dispatch_all(credit: WorkerCreditTracker, now: float = 0) -> list[int]:
     """Dispatch until no worker has credit. Return the chosen partitions."""
     chosen: list[int] = []
     while (partition := credit.best_partition(now)) is not None:
@@ -23,20 +23,20 @@ def dispatch_all(credit: WorkerCredit, now: float = 0) -> list[int]:
 
 
 def test_outstanding_jobs_never_exceed_slots() -> None:
-    credit = WorkerCredit(silence_s=5)
+    credit = WorkerCreditTracker(silence_s=5)
     credit.apply_offer(offer("w", 0, 1, slots=3))
     assert sorted(dispatch_all(credit)) == [0, 0, 1]
 
 
 def test_worker_with_most_credit_goes_first() -> None:
-    credit = WorkerCredit(silence_s=5)
+    credit = WorkerCreditTracker(silence_s=5)
     credit.apply_offer(offer("small", 0, slots=1))
     credit.apply_offer(offer("large", 1, slots=3))
     assert dispatch_all(credit) == [1, 1, 0, 1]
 
 
 def test_settled_job_returns_its_credit() -> None:
-    credit = WorkerCredit(silence_s=5)
+    credit = WorkerCreditTracker(silence_s=5)
     credit.apply_offer(offer("w", 0, slots=1))
     credit.record_dispatch("job", 0)
     assert credit.best_partition(0) is None
@@ -46,28 +46,28 @@ def test_settled_job_returns_its_credit() -> None:
 
 
 def test_silent_worker_has_no_credit() -> None:
-    credit = WorkerCredit(silence_s=5)
+    credit = WorkerCreditTracker(silence_s=5)
     credit.apply_offer(offer("w", 0, at=0))
     assert credit.best_partition(5) == 0
     assert credit.best_partition(5.1) is None
 
 
 def test_worker_without_slots_or_partitions_has_no_credit() -> None:
-    credit = WorkerCredit(silence_s=5)
+    credit = WorkerCreditTracker(silence_s=5)
     credit.apply_offer(offer("draining", 0, slots=0))
     credit.apply_offer(offer("newcomer"))
     assert credit.best_partition(0) is None
 
 
 def test_older_offer_does_not_replace_newer_one() -> None:
-    credit = WorkerCredit(silence_s=5)
+    credit = WorkerCreditTracker(silence_s=5)
     credit.apply_offer(offer("w", 0, slots=0, at=2))
     credit.apply_offer(offer("w", 0, slots=9, at=1))
     assert credit.best_partition(2) is None
 
 
 def test_unclaimed_job_counts_against_the_new_partition_owner() -> None:
-    credit = WorkerCredit(silence_s=5)
+    credit = WorkerCreditTracker(silence_s=5)
     credit.apply_offer(offer("a", 0, 1, slots=2))
     credit.record_dispatch("job", 1)
     credit.apply_offer(offer("a", 0, slots=2, at=1))
@@ -76,7 +76,7 @@ def test_unclaimed_job_counts_against_the_new_partition_owner() -> None:
 
 
 def test_jobs_claimed_by_dead_worker_do_not_block_its_successor() -> None:
-    credit = WorkerCredit(silence_s=5)
+    credit = WorkerCreditTracker(silence_s=5)
     credit.apply_offer(offer("dead", 0, slots=2))
     for job in ("claimed", "on its way"):
         credit.record_dispatch(job, 0)
@@ -90,7 +90,7 @@ def test_jobs_claimed_by_dead_worker_do_not_block_its_successor() -> None:
 
 
 def test_claimed_job_counts_against_its_worker_after_rebalance() -> None:
-    credit = WorkerCredit(silence_s=5)
+    credit = WorkerCreditTracker(silence_s=5)
     credit.record_dispatch("before the failover", 1, claimed_by="a")
     credit.record_dispatch("after the failover", 1)
     credit.record_claim("after the failover", "a")
@@ -131,6 +131,6 @@ def test_open_circuit_breaker_is_the_limiting_cause() -> None:
     report = WorkerReport(
         worker="w", at=now, started_at=now, partitions=(0,), slots=0, running=0, limiters=(limiter,)
     )
-    credit = WorkerCredit(silence_s=5)
+    credit = WorkerCreditTracker(silence_s=5)
     credit.apply_offer(messages.worker_offer(report, now.timestamp()))
     assert credit.limiting_cause(now.timestamp()) == "provider unavailable"

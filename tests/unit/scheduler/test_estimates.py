@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.scheduler.dispatch.rules import WorkerCredit, WorkerOffer
+from services.scheduler.dispatch.rules import WorkerCreditTracker, WorkerOffer
 from services.scheduler.estimates.rules import QueueState, WaitEstimate, estimate_start_times
 from services.scheduler.fair_queue.queue import FairQueue, WaitingJob
 from shared.domain.reasons import WaitReason
@@ -150,7 +150,7 @@ def test_estimates_match_the_fair_queue(
 
 
 def test_limiting_cause_of_the_workers() -> None:
-    credit = WorkerCredit(silence_s=5)
+    credit = WorkerCreditTracker(silence_s=5)
     assert credit.limiting_cause(0) == WaitReason.NO_WORKER
     credit.apply_offer(WorkerOffer(worker="w", partitions=(0,), slots=1, at=0))
     assert credit.limiting_cause(0) is None

@@ -103,7 +103,7 @@ def test_wait_counts_from_the_due_time() -> None:
     assert fair.summarize_due_jobs(60) == (1, 50)
 
 
-def test_idle_store_gains_no_credit() -> None:
+def test_idle_store_gains_no_advantage() -> None:
     fair = create_queue(cap=100)
     for number in range(100):
         fair.enqueue(job(number, "busy"), 0)
@@ -324,7 +324,7 @@ def test_no_idle_slot_and_no_store_beyond_its_cap(script: list[Action], hard: bo
     st.data(),
 )
 @settings(max_examples=200, deadline=None)
-def test_service_bound_between_backlogged_stores(
+def test_backlogged_stores_are_served_within_fairness_bound(
     stores: list[tuple[int, int]], slots: int, data: st.DataObject
 ) -> None:
     """|W_f/w_f - W_g/w_g| <= L_f/w_f + L_g/w_g at every moment, at known costs, below the cap."""
@@ -363,7 +363,9 @@ def test_service_bound_between_backlogged_stores(
     st.integers(1, 4),
 )
 @settings(max_examples=200, deadline=None)
-def test_service_bound_between_accounts(accounts: list[tuple[int, int, int]], slots: int) -> None:
+def test_accounts_and_their_stores_are_served_within_fairness_bound(
+    accounts: list[tuple[int, int, int]], slots: int
+) -> None:
     """Accounts are (largest cost, weight, number of stores). Also checks the stores of each."""
     fair = create_queue(cap=100)
     for account, (cost, weight, stores) in enumerate(accounts):
@@ -430,7 +432,7 @@ def test_new_weight_applies_at_once() -> None:
     assert next_served(fair, 40) == {"a": 30, "b": 10}
 
 
-def test_new_weight_neither_starves_nor_gives_credit() -> None:
+def test_new_weight_neither_starves_nor_favours_store() -> None:
     fair = create_queue(cap=100)
     fair.restore_store("b", weight=1, served=0, mean_cost=10, settled_jobs=1, account="both")
     fair.restore_store("c", weight=1, served=0, mean_cost=10, settled_jobs=1, account="both")

@@ -109,7 +109,7 @@ def test_retried_cancelled_job_is_requeued() -> None:
     assert correction_of(FRESH, again, ended(Status.CANCELLED, 0, 1)).status is Status.PENDING
 
 
-def test_admission_event_changes_nothing() -> None:
+def test_admission_event_corrects_no_job() -> None:
     assert merge_event(None, job_event(EventKind.ADMITTED, Status.PENDING, 0)) is None
 
 

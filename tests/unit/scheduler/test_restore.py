@@ -1,4 +1,4 @@
-"""Restoring the fair queue at a failover: the same order, and no credit gained from a crash."""
+"""Restoring the fair queue at a failover: the same order, and no advantage from a crash."""
 
 import random
 from dataclasses import dataclass, field
@@ -115,7 +115,7 @@ def test_restored_queue_has_the_same_order(
     assert next_jobs(restored) == next_jobs(fair)
 
 
-def test_lost_advance_gives_bounded_credit() -> None:
+def test_lost_advance_gives_bounded_advantage() -> None:
     """The leader died before it saved a new store's advance: the new store must not monopolize."""
     fair = FairQueue(cap=CAP, default_cost=DEFAULT)
     fair.restore_store("old", weight=1, served=1_000_000, mean_cost=10, settled_jobs=100_000)

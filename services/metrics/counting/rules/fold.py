@@ -60,7 +60,7 @@ def fold_event(event: JobEvent, shard: Shard) -> StatsChange | None:
     """
     job, jobs = str(event.job), shard["jobs"]
     since = shard.setdefault("since", event.at.timestamp())
-    known = jobs.get(job) or _restore_forgotten(event, since=since, gone=shard["gone"])
+    known = jobs.get(job) or _restore_forgotten(event, since=since, forgotten_until=shard["gone"])
     stage = _next_stage(event, known) if known is not None else _first_stage(event, shard["gone"])
     if stage is None:
         return None
@@ -72,14 +72,17 @@ def fold_event(event: JobEvent, shard: Shard) -> StatsChange | None:
     return change
 
 
-def _restore_forgotten(event: JobEvent, *, since: float, gone: float) -> JobState | None:
+def _restore_forgotten(event: JobEvent, *, since: float, forgotten_until: float) -> JobState | None:
     """Return a forgotten job's last state, as its retry event describes it.
 
     Returns `None` when the shard never counted that outcome (it is older than the shard) or the
     event is a repeat.
     """
     former = event.former
-    if former is None or not since <= former.at.timestamp() <= gone < event.at.timestamp():
+    if (
+        former is None
+        or not since <= former.at.timestamp() <= forgotten_until < event.at.timestamp()
+    ):
         return None
     stage, at = _STAGES[EventKind.ENDED], former.at.timestamp()
     return [
@@ -92,8 +95,8 @@ def _restore_forgotten(event: JobEvent, *, since: float, gone: float) -> JobStat
     ]
 
 
-def _first_stage(event: JobEvent, gone: float) -> int | None:
-    return _STAGES[event.kind] if event.at.timestamp() > gone else None
+def _first_stage(event: JobEvent, forgotten_until: float) -> int | None:
+    return _STAGES[event.kind] if event.at.timestamp() > forgotten_until else None
 
 
 def _next_stage(event: JobEvent, known: JobState) -> int | None:
@@ -103,19 +106,19 @@ def _next_stage(event: JobEvent, known: JobState) -> int | None:
     decides.
     """
     attempt, stage, at = known[:3]
-    wanted = _STAGES[event.kind]
+    stage_of_event = _STAGES[event.kind]
     if event.attempt != attempt:
-        return wanted if event.attempt > attempt else None
+        return stage_of_event if event.attempt > attempt else None
     later = event.at.timestamp() > at
     if stage == _STAGES[EventKind.ENDED]:
         if _costs_more(event, known):
             return _STAGES[EventKind.ENDED]
         return _RETRY_REQUESTED if event.status is Status.PENDING and later else None
     if stage == _RETRY_REQUESTED:
-        return wanted if event.kind is EventKind.ENDED and later else None
+        return stage_of_event if event.kind is EventKind.ENDED and later else None
     if event.kind is EventKind.STEP_DONE and stage == _STAGES[EventKind.STARTED]:
         return None  # the job is known to run; most events are of this kind and need no write
-    return wanted if wanted > stage else None
+    return stage_of_event if stage_of_event > stage else None
 
 
 def _costs_more(event: JobEvent, known: JobState) -> bool:

@@ -24,11 +24,11 @@ const COLUMNS = [
 ];
 
 function describeFairness(window) {
-  if (!window) return "no competing stores in the last minute";
+  if (!window) return "no competing accounts in the last minute";
   const light =
     window.lightSlowdown === null ? "" : ` · light stores wait ×${window.lightSlowdown.toFixed(2)}`;
-  if (window.contenders < 2) return `no competing stores in the last minute${light}`;
-  const jain = `Jain ${window.jain.toFixed(3)} among ${plural(window.contenders, "store")}`;
+  if (window.contenders < 2) return `no competing accounts in the last minute${light}`;
+  const jain = `Jain ${window.jain.toFixed(3)} among ${plural(window.contenders, "account")}`;
   return `${jain} · largest gap ${money(window.largestGapUsd)}${light}`;
 }
 

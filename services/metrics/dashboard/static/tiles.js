@@ -1,4 +1,4 @@
-// The five tiles at the top, each with a verdict in words beside its colour.
+// The five tiles at the top, each with a rating in words beside its colour.
 
 import { byId, element, setLength, setText, updateList } from "./dom.js";
 import { number, plural, rate, seconds } from "./format.js";
@@ -16,13 +16,13 @@ export const THRESHOLDS = {
 const OK = ["", "OK"],
   NONE = ["", ""];
 
-function verdictAbove(value, [warning, critical]) {
+function ratingAbove(value, [warning, critical]) {
   if (value > critical) return ["bad", "Critical"];
   return value > warning ? ["warn", "High"] : OK;
 }
 
 // The rate covers five minutes, so it says nothing about a younger backlog.
-function rateVerdict(overview, least) {
+function throughputRating(overview, least) {
   if (!overview.pending) return ["", overview.inFlight ? "OK" : "Idle"];
   if (overview.donePerMinute >= least) return OK;
   if (overview.oldestWaitSeconds < THRESHOLDS.backlogAge) return ["", "Starting"];
@@ -31,7 +31,7 @@ function rateVerdict(overview, least) {
     : ["warn", "Slow"];
 }
 
-function workersVerdict(overview) {
+function workersRating(overview) {
   if (!overview.workers) return ["bad", "No worker"];
   return overview.inFlight ? ["", "Busy"] : ["", "Idle"];
 }
@@ -68,33 +68,33 @@ function describeTiles(overview, limitedBy) {
     {
       name: "Pending",
       value: number(pending),
-      verdict: pending === null ? NONE : verdictAbove(pending, THRESHOLDS.queue),
+      rating: pending === null ? NONE : ratingAbove(pending, THRESHOLDS.queue),
       note: `${plural(overview.storesWaiting ?? 0, "store")} waiting`,
       lead: true,
     },
     {
       name: "Oldest wait",
       value: seconds(overview.oldestWaitSeconds),
-      verdict: pending ? verdictAbove(overview.oldestWaitSeconds, THRESHOLDS.oldestWait) : NONE,
+      rating: pending ? ratingAbove(overview.oldestWaitSeconds, THRESHOLDS.oldestWait) : NONE,
       note: waitNote(overview.waitSeconds),
     },
     {
       name: "Done a minute",
       value: rate(donePerMinute),
-      verdict: rateVerdict(overview, low * workers),
+      rating: throughputRating(overview, low * workers),
       note: expectedRate(low, high, workers),
       band: { value: donePerMinute, low: low * workers, high: high * workers },
     },
     {
       name: "Failed",
       value: `${rate(overview.failedPercent)} %`,
-      verdict: verdictAbove(overview.failedPercent, THRESHOLDS.failedPercent),
+      rating: ratingAbove(overview.failedPercent, THRESHOLDS.failedPercent),
       note: failureNote(overview),
     },
     {
       name: "In flight",
       value: number(overview.inFlight),
-      verdict: workersVerdict(overview),
+      rating: workersRating(overview),
       note: `${plural(workers, "worker")}${bottleneckNote(limitedBy)}`,
     },
   ];
@@ -104,7 +104,7 @@ function createTile(tile) {
   const box = element(
     "div",
     { class: "tile" },
-    element("dt", {}, element("span", {}, tile.name), element("span", { class: "verdict" })),
+    element("dt", {}, element("span", {}, tile.name), element("span", { class: "rating" })),
     element("dd", { class: "value" }),
   );
   if (tile.band)
@@ -114,9 +114,9 @@ function createTile(tile) {
 }
 
 function updateTile(box, tile) {
-  const [tone, word] = tile.verdict;
+  const [tone, word] = tile.rating;
   box.className = `tile ${tone} ${tile.lead ? "lead" : ""} ${tile.skeleton ? "skeleton" : ""}`;
-  setText(box.querySelector(".verdict"), word);
+  setText(box.querySelector(".rating"), word);
   const value = box.querySelector(".value");
   value.className = `value ${tone}`;
   setText(value, tile.value);
@@ -133,7 +133,7 @@ function updateTile(box, tile) {
 const SKELETON = ["Pending", "Oldest wait", "Done a minute", "Failed", "In flight"].map((name) => ({
   name,
   value: "–",
-  verdict: NONE,
+  rating: NONE,
   note: "",
   skeleton: true,
   lead: name === "Pending",
