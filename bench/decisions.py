@@ -29,12 +29,17 @@ def run() -> Result:
     ]
     ratios = [
         Ratio(
-            what=f"a decision with {_MANY:,} stores ÷ with {_FEW}",
-            seen=growth,
-            bar="≤ 1.3",
-            held=growth <= 1.3,
+            name=f"a decision with {_MANY:,} stores ÷ with {_FEW}",
+            measured=growth,
+            target="≤ 1.3",
+            met=growth <= 1.3,
         ),
-        Ratio(what="MiB for 1,000,000 waiting jobs", seen=memory, bar="≤ 300", held=memory <= 300),
+        Ratio(
+            name="MiB for 1,000,000 waiting jobs",
+            measured=memory,
+            target="≤ 300",
+            met=memory <= 300,
+        ),
     ]
     return Result(
         question="What does a decision cost, and a backlog?",

@@ -16,7 +16,9 @@ def run() -> Result:
         rows.append([f"{scenario.name}: {scenario.question}", scenario.bar, *cells])
         ours = numbers["blogstream"]
         ratios.append(
-            Ratio(what=scenario.name, seen=ours, bar=scenario.bar, held=scenario.meets_bar(ours))
+            Ratio(
+                name=scenario.name, measured=ours, target=scenario.bar, met=scenario.meets_bar(ours)
+            )
         )
     return Result(
         question="How fair is the queue, compared with common policies? (✗: beyond the bar)",

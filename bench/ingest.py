@@ -223,5 +223,5 @@ def _ratio(windows: dict[str, list[IntakeWindow]], peer: str) -> Ratio:
         for ours, theirs in zip(windows[_INGEST], windows[peer], strict=True)
     )
     return Ratio(
-        what=f"ours ÷ {peer}", seen=ratio, bar=f"≥ {_BARS[peer]:g}", held=ratio >= _BARS[peer]
+        name=f"ours ÷ {peer}", measured=ratio, target=f"≥ {_BARS[peer]:g}", met=ratio >= _BARS[peer]
     )

@@ -180,10 +180,10 @@ def _result(times: LatencyTimes) -> Result:
         rows=rows,
         ratios=[
             Ratio(
-                what=f"POST to first byte over a direct call, p{percent}, ms",
-                seen=overhead[percent] * 1000,
-                bar=f"≤ {most * 1000:.0f}",
-                held=overhead[percent] <= most,
+                name=f"POST to first byte over a direct call, p{percent}, ms",
+                measured=overhead[percent] * 1000,
+                target=f"≤ {most * 1000:.0f}",
+                met=overhead[percent] <= most,
             )
             for percent, most in _MAX_OVERHEAD_S.items()
         ],

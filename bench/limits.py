@@ -238,16 +238,16 @@ def _build_row(result: CaseResult) -> list[str]:
 def _build_ratios(result: CaseResult, bar: float) -> Sequence[Ratio]:
     return (
         Ratio(
-            what=f"{result.name}: 429s",
-            seen=result.decisions.refused,
-            bar="0",
-            held=result.decisions.refused == 0,
+            name=f"{result.name}: 429s",
+            measured=result.decisions.refused,
+            target="0",
+            met=result.decisions.refused == 0,
         ),
         Ratio(
-            what=f"{result.name}: use",
-            seen=result.utilization,
-            bar=f"≥ {bar:.3f}",
-            held=result.utilization >= bar,
+            name=f"{result.name}: use",
+            measured=result.utilization,
+            target=f"≥ {bar:.3f}",
+            met=result.utilization >= bar,
         ),
     )
 

@@ -99,18 +99,18 @@ async def _measure() -> Result:
             [f"memory with {_MANY_STORES:,} stores", f"{measured.memory_mib[1]:,.0f} MiB"],
         ],
         ratios=[
-            Ratio(what="metrics ÷ a bare loop", seen=part, bar="stated, none set", held=True),
+            Ratio(name="metrics ÷ a bare loop", measured=part, target="stated, none set", met=True),
             Ratio(
-                what="events a second",
-                seen=measured.events_per_s,
-                bar="≥ 5,000",
-                held=measured.events_per_s >= 5_000,
+                name="events a second",
+                measured=measured.events_per_s,
+                target="≥ 5,000",
+                met=measured.events_per_s >= 5_000,
             ),
             Ratio(
-                what=f"slowest endpoint's p99 in ms, {_EVENTS_A_SECOND:,} events/s coming in",
-                seen=worst,
-                bar="≤ 50",
-                held=worst <= 50,
+                name=f"slowest endpoint's p99 in ms, {_EVENTS_A_SECOND:,} events/s coming in",
+                measured=worst,
+                target="≤ 50",
+                met=worst <= 50,
             ),
         ],
     )

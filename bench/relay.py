@@ -67,7 +67,9 @@ async def _measure() -> Result:
             ["the scheduler", f"{decided:,.0f} decisions/s"],
         ],
         ratios=[
-            Ratio(what="the scheduler ÷ a bare relay", seen=part, bar="≥ 0.5", held=part >= 0.5)
+            Ratio(
+                name="the scheduler ÷ a bare relay", measured=part, target="≥ 0.5", met=part >= 0.5
+            )
         ],
     )
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ratio:
-    """A measured value (`seen`) and its target (`bar`); `held` is True if it meets the target."""
+    """A measured value and its target; `met` is True if the value meets the target."""
 
-    what: str
-    seen: float
-    bar: str
-    held: bool
+    name: str
+    measured: float
+    target: str
+    met: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,8 +26,8 @@ class Result:
     """False for a partial run: its table is printed but not written to bench/results."""
 
     @property
-    def held(self) -> bool:
-        return all(ratio.held for ratio in self.ratios)
+    def targets_met(self) -> bool:
+        return all(ratio.met for ratio in self.ratios)
 
     def as_markdown(self) -> str:
         lines = [
@@ -40,7 +40,8 @@ class Result:
         lines += [
             "",
             *(
-                f"- {ratio.what}: {ratio.seen:.3g} (bar {ratio.bar}{_failure_mark(ratio)})"
+                f"- {ratio.name}: {ratio.measured:.3g}"
+                f" (target {ratio.target}{_failure_mark(ratio)})"
                 for ratio in self.ratios
             ),
         ]
@@ -52,4 +53,4 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _failure_mark(ratio: Ratio) -> str:
-    return "" if ratio.held else ", NOT KEPT"
+    return "" if ratio.met else ", NOT MET"

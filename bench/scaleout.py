@@ -202,18 +202,18 @@ def _result(doubled: list[ThroughputWindow], flat_out: ThroughputWindow) -> Resu
         ratios=[
             *(
                 Ratio(
-                    what=f"blogs a minute, {workers // 2} → {workers} workers, ÷ 2",
-                    seen=efficiency,
-                    bar=f"≥ {_MIN_EFFICIENCY}",
-                    held=efficiency >= _MIN_EFFICIENCY,
+                    name=f"blogs a minute, {workers // 2} → {workers} workers, ÷ 2",
+                    measured=efficiency,
+                    target=f"≥ {_MIN_EFFICIENCY}",
+                    met=efficiency >= _MIN_EFFICIENCY,
                 )
                 for workers, efficiency in doublings
             ),
             Ratio(
-                what="blogs a minute of one worker, instant provider",
-                seen=flat_out.blogs_per_minute,
-                bar=f"≥ {_MIN_PER_MINUTE}",
-                held=flat_out.blogs_per_minute >= _MIN_PER_MINUTE,
+                name="blogs a minute of one worker, instant provider",
+                measured=flat_out.blogs_per_minute,
+                target=f"≥ {_MIN_PER_MINUTE}",
+                met=flat_out.blogs_per_minute >= _MIN_PER_MINUTE,
             ),
         ],
     )

@@ -79,9 +79,13 @@ def _build_result(decisions: Sequence[RateDecision]) -> Result:
         header=["", "ours", "the other's"],
         rows=[*rows, ["429s in all", str(refused), str(other_refused)]],
         ratios=[
-            Ratio(what="our 429s", seen=refused, bar="0", held=refused == 0),
-            Ratio(what="the other's 429s", seen=other_refused, bar="0", held=other_refused == 0),
-            Ratio(what="use by both (60-180 s)", seen=used, bar="≥ 0.985", held=used >= 0.985),
+            Ratio(name="our 429s", measured=refused, target="0", met=refused == 0),
+            Ratio(
+                name="the other's 429s", measured=other_refused, target="0", met=other_refused == 0
+            ),
+            Ratio(
+                name="use by both (60-180 s)", measured=used, target="≥ 0.985", met=used >= 0.985
+            ),
         ],
     )
 

@@ -45,7 +45,9 @@ async def _run() -> Result:
         ["read and do nothing", f"{_ROWS / reading:,.0f} rows/s", ""],
         ["restore the queue", f"{rate:,.0f} rows/s", f"{reading / restoring:.2f} of it"],
     ]
-    bar = Ratio(what="rows a second restored", seen=rate, bar="≥ 100,000", held=rate >= 100_000)
+    bar = Ratio(
+        name="rows a second restored", measured=rate, target="≥ 100,000", met=rate >= 100_000
+    )
     return Result(
         question=f"How fast does a new leader restore a queue of {_ROWS:,} waiting jobs?",
         header=["", "", ""],

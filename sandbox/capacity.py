@@ -44,7 +44,7 @@ class CapacityPlan:
     workers: int
     """Workers that provide the slots, at most one per partition: others own no quota."""
     enough: bool
-    """Whether these workers provide all slots."""
+    """True if these workers provide all slots."""
 
 
 def plan_capacity(

@@ -119,7 +119,7 @@ def _kind(schema: Mapping[str, Any]) -> str:
         "integer": "whole number",
         "number": "number",
         "boolean": "true or false",
-        "string": "render_page",
+        "string": "text",
     }
     formats = {"password": "secret", "path": "path"}
     word = formats.get(shape.get("format", ""), words[shape["type"]])

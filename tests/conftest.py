@@ -7,6 +7,7 @@ import asyncio
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -23,21 +24,22 @@ from tests.support.servers import (
     temporary_database,
 )
 
+_TESTS = Path(__file__).parent
 _LONGEST_MODULES = (
     "system/test_whole_system.py",
-    "cross_service/test_interleavings.py",
-    "metrics/test_exact_counts.py",
-    "metrics/test_service.py",
-    "generator/test_kill_at_each_step.py",
-    "generator/test_frequent_rebalances.py",
-    "cross_service/test_kafka_lost.py",
-    "generator/test_job_outcomes.py",
+    "integration/cross_service/test_interleavings.py",
+    "integration/metrics/test_exact_counts.py",
+    "integration/metrics/test_service.py",
+    "integration/generator/test_kill_at_each_step.py",
+    "integration/generator/test_frequent_rebalances.py",
+    "integration/cross_service/test_kafka_lost.py",
+    "integration/generator/test_job_outcomes.py",
     "system/test_interrupted_demo.py",
     "system/test_demo_page.py",
-    "metrics/test_dashboard.py",
-    "ingest/test_dependencies_down.py",
-    "scheduler/test_service.py",
-    "scheduler/test_faults.py",
+    "integration/metrics/test_dashboard.py",
+    "integration/ingest/test_dependencies_down.py",
+    "integration/scheduler/test_service.py",
+    "integration/scheduler/test_faults.py",
     "contract/test_interface_fuzz.py",
 )
 
@@ -47,10 +49,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     Begun last, one of them would keep a single process busy at the end.
     """
-    order = {name: number for number, name in enumerate(_LONGEST_MODULES)}
+    order = {_TESTS / name: number for number, name in enumerate(_LONGEST_MODULES)}
+    missing = [path for path in order if not path.is_file()]
+    assert not missing, f"_LONGEST_MODULES lists missing files: {missing}"
 
     def rank(item: pytest.Item) -> int:
-        return order.get("/".join(item.path.parts[-2:]), len(order))
+        return order.get(item.path, len(order))
 
     items.sort(key=rank)
 

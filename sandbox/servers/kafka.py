@@ -123,7 +123,7 @@ def _properties_value(path: Path) -> str:
 
 
 async def broker_answers(bootstrap: str) -> bool:
-    """Tell whether the broker serves its metadata."""
+    """Return whether the broker serves its metadata."""
     try:
         await check_connects(bootstrap)  # aiokafka would log an error for every attempt
     except OSError:

@@ -48,7 +48,7 @@ def parse_pins(pins: str) -> dict[str, str]:
 
 
 def has_all_jars(folder: Path, pins: Mapping[str, str]) -> bool:
-    """Tell whether the folder has every jar with its pinned digest."""
+    """Return whether the folder has every jar with its pinned digest."""
     return all(_digest(folder / name) == digest for name, digest in pins.items())
 
 

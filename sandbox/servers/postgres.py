@@ -83,7 +83,7 @@ def _load_port_and_password(folder: Path, data: Path) -> tuple[int, str]:
         if data.exists() and data.parent == folder:
             raise Unavailable(
                 f"{path} is gone, and with it the password of the data;"
-                f" remove {folder} to begin anew"
+                f" remove {folder} to start over"
             )
         shutil.rmtree(data, ignore_errors=True)  # data of a home that was removed
         saved = {"port": free_port(), "password": secrets.token_urlsafe(18)}
@@ -120,7 +120,10 @@ async def open_connection(dsn: str) -> AsyncIterator[asyncpg.Connection]:
 
 
 async def _ensure_database(server: str) -> bool:
-    """Tell whether the server accepts connections; create the database `blogstream` if missing."""
+    """Return whether the server accepts connections.
+
+    Creates the database `blogstream` if it is missing.
+    """
     try:
         connection = await asyncpg.connect(f"{server}/postgres", timeout=2)
     except (OSError, TimeoutError, asyncpg.PostgresError):

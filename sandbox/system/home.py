@@ -89,7 +89,7 @@ class Home:
         return self
 
     def stop_leftovers(self) -> bool:
-        """Stop processes that a killed system left running here. Tell whether there were any."""
+        """Stop processes that a killed system left running here. Return whether there were any."""
         try:
             with self._lock():
                 found = leftovers.find_leftovers(self.path, leftovers.running_processes())

@@ -90,7 +90,7 @@ def _stop(pids: Sequence[int], number: signal.Signals, *, within_s: float) -> No
 
 
 def is_running(pid: int) -> bool:
-    """Tell whether a process runs. A zombie does not."""
+    """Return whether a process runs. A zombie does not."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

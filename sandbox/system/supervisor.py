@@ -30,7 +30,7 @@ class SupervisedProcess(Protocol):
 
 
 def may_restart(exits: Sequence[float], now: float) -> bool:
-    """Tell whether a process that exited at these times (seconds, any clock) may be restarted."""
+    """Return whether a process that exited at these times (seconds, any clock) may be restarted."""
     return sum(1 for at in exits if now - at < _RESTART_WINDOW_S) <= _MAX_RESTARTS
 
 

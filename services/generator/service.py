@@ -125,7 +125,7 @@ class _GeneratorService:
                 http,
                 model=settings.replicate_model,
                 limiter=image_limiter,
-                reads=read_limiter,
+                read_limiter=read_limiter,
                 timeout_s=settings.replicate_timeout_s,
             ),
             image_storage=FolderImageStorage(settings.image_dir, settings.image_base_url),
@@ -190,35 +190,37 @@ class _GeneratorService:
         )
         self._status.draining = True
         await self._reporter.publish_report()
-        async with background_tasks(asyncio.Event(), group=self._consumer.hold_partitions()):
+        async with background_tasks(asyncio.Event(), group=self._consumer.stay_in_group()):
             await self._worker.drain(
                 self._settings.drain_s,
-                stop_calls=self._close_limiters,
+                stop_calls=self._stop_grants,
                 calls_s=self._settings.openai_timeout_s,
             )
         await self._consumer.leave_group()
         self._reporter.log_heartbeat()
 
-    def _close_limiters(self) -> None:
+    def _stop_grants(self) -> None:
         for limiter in self._paid_limiters:
-            limiter.close()
+            limiter.stop_grants()
 
     async def _extend_leases(self) -> None:
         while True:
             await asyncio.sleep(self._settings.lease_s / 3)
-            await retry_while_unavailable(self._worker.extend_leases, task="extend leases")
+            await retry_while_unavailable(self._worker.extend_leases, operation="extend leases")
 
     async def _stop_cancelled_jobs(self) -> None:
         while True:
             await asyncio.sleep(_STOP_CANCELLED_EVERY_S)
             await retry_while_unavailable(
-                self._worker.stop_cancelled_jobs, task="stop cancelled jobs"
+                self._worker.stop_cancelled_jobs, operation="stop cancelled jobs"
             )
 
     async def _delete_old_calls(self) -> None:
         while True:
             await asyncio.sleep(_DELETE_CALLS_EVERY_S)
-            await retry_while_unavailable(self._calls.delete_old_calls, task="delete old calls")
+            await retry_while_unavailable(
+                self._calls.delete_old_calls, operation="delete old calls"
+            )
 
 
 def _create_limiter(

@@ -30,7 +30,7 @@ async def text_provider(standins: StandIns) -> AsyncIterator[OpenAITextProvider]
     limiter = ProviderLimiter(
         provider="openai", model="m", limits={"requests": 60_000, "tokens": 10_000_000}, burst_s=2
     )
-    limiter.assign((0,), 1, {})
+    limiter.assign_share((0,), 1, {})
     url = f"{standins.openai.url}/v1"
     async with AsyncOpenAI(api_key="sk-x", base_url=url, max_retries=0, timeout=1) as client:
         yield OpenAITextProvider(client, model="m", limiter=limiter, prices=PRICES)
@@ -63,7 +63,7 @@ async def test_usage_above_reservation_is_charged(standins: StandIns) -> None:
     limiter = ProviderLimiter(
         provider="openai", model="m", limits={"requests": 6_000, "tokens": 1e7}, burst_s=2
     )
-    limiter.assign((0,), 1, {})
+    limiter.assign_share((0,), 1, {})
     async with AsyncOpenAI(
         api_key="sk-x", base_url=f"{standins.openai.url}/v1", max_retries=0
     ) as client:
@@ -147,13 +147,13 @@ async def image_provider(standins: StandIns) -> AsyncIterator[ReplicateImageProv
     limiter = ProviderLimiter(
         provider="replicate", model="a/b", limits={"requests": 60_000}, burst_s=2
     )
-    limiter.assign((0,), 1, {})
+    limiter.assign_share((0,), 1, {})
     reads = ProviderLimiter(provider="replicate", model="a/b", limits={"reads": 60_000}, burst_s=2)
-    reads.assign((0,), 1, {})
+    reads.assign_share((0,), 1, {})
     client = create_client("r8-x", standins.replicate.url)
     async with httpx.AsyncClient() as http:
         yield ReplicateImageProvider(
-            client, http, model="a/b", limiter=limiter, reads=reads, timeout_s=3
+            client, http, model="a/b", limiter=limiter, read_limiter=reads, timeout_s=3
         )
     await close_client(client)
 
@@ -230,7 +230,7 @@ async def test_call_that_never_connected_is_not_in_doubt(standins: StandIns) -> 
     limiter = ProviderLimiter(
         provider="openai", model="m", limits={"requests": 6_000, "tokens": 1e7}, burst_s=2
     )
-    limiter.assign((0,), 1, {})
+    limiter.assign_share((0,), 1, {})
     async with AsyncOpenAI(
         api_key="sk-x", base_url="http://127.0.0.1:9/v1", max_retries=0, timeout=1
     ) as client:

@@ -207,8 +207,8 @@ async def database_unavailable(postgres: str, database: str, service: str) -> As
             service,
         )
         yield
+    finally:  # after a failed test too: its services can stop
         await connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
-    finally:
         await connection.close()
 
 

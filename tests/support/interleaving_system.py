@@ -90,15 +90,19 @@ class InterleavingSystem:
         post = partial(self._ingests[act.via].http.post, timeout=30)
         match act:
             case Post():
-                return [await post(PATH, headers=headers, json=_body(act.wish))]
+                return [await post(PATH, headers=headers, json=_body(act.requested_behavior))]
             case Bulk(lines=True):
-                content = b"\n".join(orjson.dumps(_body(wish)) for wish in act.wishes)
+                content = b"\n".join(
+                    orjson.dumps(_body(behavior)) for behavior in act.requested_behaviors
+                )
                 headers["Content-Type"] = "application/x-ndjson"
                 return [await post(f"{PATH}/bulk", headers=headers, content=content)]
             case Bulk():
                 return [
                     await post(
-                        f"{PATH}/bulk", headers=headers, json=[_body(wish) for wish in act.wishes]
+                        f"{PATH}/bulk",
+                        headers=headers,
+                        json=[_body(behavior) for behavior in act.requested_behaviors],
                     )
                 ]
             case Change():
@@ -155,13 +159,15 @@ class InterleavingSystem:
         except AssertionError:
             unfinished = [
                 dict(row)
-                for row in await self.backend.database.fetch(_UNFINISHED, list(ledger.wishes))
+                for row in await self.backend.database.fetch(
+                    _UNFINISHED, list(ledger.requested_behaviors)
+                )
             ]
             raise AssertionError(f"jobs that did not end: {unfinished}") from None
 
     async def _has_ended(self, ledger: Ledger) -> bool:
         return self.worker.idle and not await self.backend.database.fetch(
-            _UNFINISHED, list(ledger.wishes)
+            _UNFINISHED, list(ledger.requested_behaviors)
         )
 
 

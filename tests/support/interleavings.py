@@ -25,7 +25,7 @@ _BULKS_AT_ONCE = 2
 class Post:
     shop: int
     via: int
-    wish: str
+    requested_behavior: str
     key: int | None
 
 
@@ -33,7 +33,7 @@ class Post:
 class Bulk:
     shop: int
     via: int
-    wishes: tuple[str, ...]
+    requested_behaviors: tuple[str, ...]
     key: int | None
     lines: bool
 
@@ -70,14 +70,16 @@ def draw_plans(moments: int) -> st.SearchStrategy[Plan]:
 
 def _acts() -> st.SearchStrategy[Act]:
     place: dict[str, Any] = {"shop": st.integers(0, SHOPS - 1), "via": st.integers(0, 1)}
-    wish = st.sampled_from([wish.value for wish in ProviderBehavior])
+    requested_behavior = st.sampled_from([behavior.value for behavior in ProviderBehavior])
     key = st.none() | st.integers(0, 1)
-    wishes = st.lists(wish, min_size=1, max_size=4).map(tuple)
+    requested_behaviors = st.lists(requested_behavior, min_size=1, max_size=4).map(tuple)
     action = st.sampled_from(["cancel", "retry"])
     back = st.integers(0, 3)
     return st.one_of(
-        st.builds(Post, **place, wish=wish, key=key),
-        st.builds(Bulk, **place, wishes=wishes, key=key, lines=st.booleans()),
+        st.builds(Post, **place, requested_behavior=requested_behavior, key=key),
+        st.builds(
+            Bulk, **place, requested_behaviors=requested_behaviors, key=key, lines=st.booleans()
+        ),
         st.builds(Change, st.lists(action, min_size=1, max_size=4).map(tuple), **place, back=back),
     )
 
@@ -95,7 +97,7 @@ class Ledger:
     `record` checks every answer; `check_idempotency_keys` checks the answers to each key together.
     """
 
-    wishes: dict[UUID, str] = field(default_factory=dict)
+    requested_behaviors: dict[UUID, str] = field(default_factory=dict)
     """By accepted job: every job that got a 201."""
     changed: defaultdict[str, Counter[UUID]] = field(default_factory=lambda: defaultdict(Counter))
     """By "cancel" and "retry": how often each job was."""
@@ -137,16 +139,18 @@ class Ledger:
         assert answer.status_code == 201 or (answer.status_code == 422 and act.key is not None), (
             answer.text
         )
-        sent = act.wishes if isinstance(act, Bulk) else act.wish
+        sent = act.requested_behaviors if isinstance(act, Bulk) else act.requested_behavior
         jobs: tuple[UUID, ...] | None = None
         if answer.status_code == 201:
             items = answer.json()["items"] if isinstance(act, Bulk) else [answer.json()]
             jobs = tuple(UUID(item["id"]) for item in items)
-            wishes = act.wishes if isinstance(act, Bulk) else [act.wish]
-            for job, wish in zip(jobs, wishes, strict=True):
-                if job not in self.wishes:
+            requested_behaviors = (
+                act.requested_behaviors if isinstance(act, Bulk) else [act.requested_behavior]
+            )
+            for job, requested_behavior in zip(jobs, requested_behaviors, strict=True):
+                if job not in self.requested_behaviors:
                     self._accepted[act.shop].append(job)
-                    self.wishes[job] = wish
+                    self.requested_behaviors[job] = requested_behavior
         if act.key is None:
             assert jobs is not None
         else:

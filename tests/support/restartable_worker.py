@@ -138,7 +138,7 @@ class RestartableWorker:
 
     @property
     def idle(self) -> bool:
-        """Whether every task is finished: nothing is left to save, release or publish."""
+        """Return whether every task is finished: nothing is left to save, release or publish."""
         return not self._stopping and not self._instance.unfinished
 
     def restart(self) -> None:

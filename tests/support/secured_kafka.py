@@ -80,9 +80,9 @@ def start_secured_kafka(folder: Path) -> Iterator[SecuredKafka]:
 
 
 def _create_certificates(folder: Path) -> SecuredKafka:
-    authority, stranger = trustme.CA(), trustme.CA()
+    authority, other_authority = trustme.CA(), trustme.CA()
     authority.cert_pem.write_to_path(str(folder / "authority.pem"))
-    stranger.cert_pem.write_to_path(str(folder / "stranger.pem"))
+    other_authority.cert_pem.write_to_path(str(folder / "other_authority.pem"))
     for name, issued in (("broker", "127.0.0.1"), ("client", "blogstream@example.com")):
         leaf = authority.issue_cert(issued)
         key = serialization.load_pem_private_key(leaf.private_key_pem.bytes(), password=None)
@@ -98,7 +98,7 @@ def _create_certificates(folder: Path) -> SecuredKafka:
         password_address=f"127.0.0.1:{free_port()}",
         certificate_address=f"127.0.0.1:{free_port()}",
         authority=folder / "authority.pem",
-        unknown_authority=folder / "stranger.pem",
+        unknown_authority=folder / "other_authority.pem",
         client=folder / "client.pem",
     )
 

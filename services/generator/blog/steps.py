@@ -287,7 +287,7 @@ class BlogSteps:
         return prediction
 
     async def _fetch_prediction(self, lease: Lease, prediction: str) -> GeneratedImage | None:
-        """Fetch a prediction's image. If it is gone, clear its id and return `None`."""
+        """Fetch a prediction's image. If it was deleted, clear its id and return `None`."""
         try:
             with tracing.start_span("await replicate", kind=tracing.CLIENT):
                 image = await self._image_provider.fetch_image(lease.job, prediction)
@@ -297,7 +297,7 @@ class BlogSteps:
         if image is None:
             await self._repository.clear_external_id(lease, Step.IMAGE, prediction)
             log.warning(
-                "prediction gone",
+                "prediction deleted by provider",
                 job=str(lease.job),
                 store=lease.request.store,
                 prediction=prediction,

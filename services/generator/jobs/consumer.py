@@ -101,14 +101,15 @@ class TaskConsumer:
             except (KafkaError, TimeoutError) as error:
                 log.error(
                     "dependency unavailable, retrying",
-                    task="consume tasks",
+                    dependency="Kafka",
+                    operation="consume tasks",
                     reason=f"{type(error).__name__}: {error}",
                 )
                 await asyncio.sleep(_RETRY_PAUSE_S)
         if self._fatal is not None:
             raise self._fatal
 
-    async def hold_partitions(self) -> None:
+    async def stay_in_group(self) -> None:
         """Stay in the group during the drain, without consuming, until cancelled.
 
         The worker keeps its quota, because its running jobs still spend it.
@@ -122,7 +123,8 @@ class TaskConsumer:
             except (KafkaError, TimeoutError) as error:
                 log.warning(
                     "dependency unavailable, retrying",
-                    task="hold partitions during drain",
+                    dependency="Kafka",
+                    operation="stay in the group during the drain",
                     reason=f"{type(error).__name__}: {error}",
                 )
             await asyncio.sleep(_COMMIT_EVERY_S)
@@ -159,7 +161,10 @@ class TaskConsumer:
             await self._commit_unless_rebalancing()
 
     def _leave_unfinished(self, batches: Batches) -> None:
-        """Start records and never finish them: no commit passes them, the next owner runs them."""
+        """Do not process polled records: the next owner of the partition reads them again.
+
+        Each partition's first record is started and never finished, so its commits stop there.
+        """
         for partition, records in batches.items():
             self._watermark_of(partition, records[0]).start_record(records[0].offset)
 
@@ -202,13 +207,13 @@ class TaskConsumer:
         self._tasks.discard(task)
         self._slot_freed.set()
         if not task.cancelled() and task.exception() is not None:
-            # The record stays unfinished and is read again. The lease expires before that.
+            # The record stays unfinished and is read again after the lease has expired.
             log.error("task ended with a bug", exc_info=task.exception())
 
     async def _dead_letter(
         self, record: ConsumerRecord, error: InvalidMessage, watermark: CommitWatermark
     ) -> None:
-        log.error("unreadable record moved to the dead letter queue", reason=str(error))
+        log.error("record moved to the dead letter queue", reason=str(error))
         while not await self._publish_dead_letter(record, error):
             await asyncio.sleep(_RETRY_PAUSE_S)
         watermark.finish_record(record.offset)
@@ -224,7 +229,8 @@ class TaskConsumer:
         except (KafkaError, TimeoutError) as kafka_error:
             log.warning(
                 "dependency unavailable, retrying",
-                task="publish dead letter",
+                dependency="Kafka",
+                operation="publish dead letter",
                 reason=f"{type(kafka_error).__name__}: {kafka_error}",
             )
             return False
@@ -235,7 +241,11 @@ class TaskConsumer:
             await self._commit()
         except (CommitFailedError, IllegalStateError) as error:
             # The partitions are about to be revoked; the listener is called soon.
-            log.info("offsets not committed: the group rebalances", reason=str(error))
+            log.info(
+                "offsets not committed",
+                consequence="retried after the rebalance",
+                reason=str(error),
+            )
 
     async def _commit(self) -> None:
         """Commit all partitions, even without progress.
@@ -251,15 +261,16 @@ class TaskConsumer:
             for partition, watermark in self._watermarks.items()
         }
         await clients.commit_offsets(self._consumer, offsets, within_s=_COMMIT_WITHIN_S)
-        self._quota.lease_until(requested_at + _SESSION_S - _SESSION_MARGIN_S)
+        self._quota.own_share_until(requested_at + _SESSION_S - _SESSION_MARGIN_S)
 
     async def _commit_before_rebalance(self) -> None:
-        self._quota.pause()
+        self._quota.pause_spending()
         try:
             await self._commit()
         except (KafkaError, TimeoutError) as error:
             log.warning(
-                "offsets not committed: some tasks will be delivered again",
+                "offsets not committed",
+                consequence="some tasks will be delivered again",
                 reason=f"{type(error).__name__}: {error}",
             )
         self._quota_restored = False
@@ -270,7 +281,7 @@ class TaskConsumer:
     def _handle_assignment(self, partitions: set[TopicPartition]) -> None:
         owned = tuple(sorted(partition.partition for partition in partitions))
         log.info("partitions assigned", partitions=list(owned))
-        self._quota.lease_until(self._loop.time() + _SESSION_S - _SESSION_MARGIN_S)
+        self._quota.own_share_until(self._loop.time() + _SESSION_S - _SESSION_MARGIN_S)
         self._restoring_quota = asyncio.create_task(
             self._restore_quota(partitions), name="restore quota"
         )
@@ -285,7 +296,8 @@ class TaskConsumer:
             except (KafkaError, OSError, TimeoutError, Unavailable) as error:
                 log.warning(
                     "dependency unavailable, retrying",
-                    task="restore quota",
+                    dependency="Kafka",
+                    operation="restore quota",
                     reason=f"{type(error).__name__}: {error}",
                 )
                 await asyncio.sleep(1)

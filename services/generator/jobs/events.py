@@ -85,7 +85,8 @@ class JobEventPublisher:
                 log.warning(
                     "dependency unavailable, retrying",
                     job=str(event.job),
-                    task="publish outcome",
+                    dependency="Kafka",
+                    operation="publish outcome",
                     reason=f"{type(error).__name__}: {error}",
                 )
                 await asyncio.sleep(_RETRY_PAUSE_S)

@@ -75,7 +75,7 @@ class WorkerReporter:
             f"[Blog Worker] Heartbeat: {self._status.running} running, {self._status.done} done,"
             f" {self._status.failed} failed",
             partitions=len(self._status.partitions),
-            refused=self._status.refused,
+            stale_tasks=self._status.stale_tasks,
         )
 
     def _offered_slots(self) -> int:

@@ -36,7 +36,7 @@ class Lease:
 
     job: UUID
     attempt: int
-    tries: int
+    counted_attempts: int
     """Attempts so far, including this one, without those that failed for no fault of the job."""
     worker: str
     request: BlogRequested
@@ -105,7 +105,7 @@ class GenerationRepository:
         return Lease(
             job=job,
             attempt=row["attempt"],
-            tries=row["tries"],
+            counted_attempts=row["counted_attempts"],
             worker=self._worker,
             request=request,
             created_at=row["created_at"],
@@ -115,7 +115,7 @@ class GenerationRepository:
 
     async def _fail_unreadable(self, job: UUID, attempt: int, error: ValidationError) -> None:
         reason = f"the stored request cannot be read: {error.errors(include_url=False)[0]['msg']}"
-        log.error("blog failed", job=str(job), code="unreadable", reason=reason)
+        log.error("job failed", job=str(job), code="unreadable", reason=reason)
         await self._pool.fetchrow(
             _QUERIES["end_attempt"],
             job,
@@ -152,7 +152,9 @@ class GenerationRepository:
     async def load_steps(self, lease: Lease) -> dict[Step, SavedStep]:
         """Load the saved steps of a job."""
         rows = await retry_while_unavailable(
-            lambda: self._pool.fetch(_QUERIES["load_steps"], lease.job), **_log_fields(lease)
+            lambda: self._pool.fetch(_QUERIES["load_steps"], lease.job),
+            operation="load steps",
+            **_log_fields(lease),
         )
         return {Step(row["step"]): _saved_step(row) for row in rows}
 
@@ -217,7 +219,7 @@ class GenerationRepository:
     async def complete_job(self, lease: Lease, post: BlogPost) -> AttemptEnd:
         """Save the post and the status DONE in one transaction, or raise `LeaseLostError`."""
         return await retry_while_unavailable(
-            lambda: self._complete(lease, post), **_log_fields(lease)
+            lambda: self._complete(lease, post), operation="complete job", **_log_fields(lease)
         )
 
     async def fail_job(self, lease: Lease, *, code: str, reason: str) -> AttemptEnd:
@@ -233,12 +235,16 @@ class GenerationRepository:
 
     async def _persist(self, lease: Lease, query: str, *arguments: Any) -> asyncpg.Record | None:
         return await retry_while_unavailable(
-            lambda: self._pool.fetchrow(_QUERIES[query], *arguments), **_log_fields(lease)
+            lambda: self._pool.fetchrow(_QUERIES[query], *arguments),
+            operation=query.replace("_", " "),
+            **_log_fields(lease),
         )
 
     async def _end(self, lease: Lease, status: Status, **fields: Any) -> AttemptEnd:
         return await retry_while_unavailable(
-            lambda: _end_attempt(self._pool, lease, status, **fields), **_log_fields(lease)
+            lambda: _end_attempt(self._pool, lease, status, **fields),
+            operation="end attempt",
+            **_log_fields(lease),
         )
 
     async def _complete(self, lease: Lease, post: BlogPost) -> AttemptEnd:

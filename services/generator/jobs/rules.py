@@ -27,10 +27,11 @@ class FailJob:
 
 
 def decide_retry(
-    error: Exception, *, attempt: int, max_attempts: int, chance: float
+    error: Exception, *, counted_attempts: int, max_attempts: int, chance: float
 ) -> RetryLater | FailJob:
-    """Decide about the error that ended attempt number `attempt` (from 1).
+    """Decide about the error that ended an attempt.
 
+    `counted_attempts` includes this attempt and excludes the blameless ones before it.
     The backoff doubles from 2 s to 5 minutes. `chance` in [0, 1) spreads it (full jitter). A delay
     requested by the provider is a minimum.
     """
@@ -39,12 +40,14 @@ def decide_retry(
         return FailJob(code=error.code, reason=reason)
     if not isinstance(error, Transient):
         return FailJob(code="internal", reason=f"{type(error).__name__}: {reason}")
-    if attempt >= max_attempts and not error.blameless:
-        return FailJob(code=error.code, reason=f"gave up after {attempt} attempts: {reason}")
+    if counted_attempts >= max_attempts and not error.blameless:
+        return FailJob(
+            code=error.code, reason=f"gave up after {counted_attempts} attempts: {reason}"
+        )
     backoff = (
         _FIRST_PAUSE_S
         if error.blameless
-        else min(_FIRST_PAUSE_S * 2 ** (attempt - 1), _MAX_PAUSE_S)
+        else min(_FIRST_PAUSE_S * 2 ** (counted_attempts - 1), _MAX_PAUSE_S)
     )
     minimum = max(error.delay or 0.0, _IN_DOUBT_PAUSE_S if error.in_doubt else 0.0)
     return RetryLater(delay_s=minimum + backoff * chance, reason=reason, blameless=error.blameless)

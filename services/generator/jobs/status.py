@@ -15,8 +15,8 @@ class WorkerStatus:
     """Jobs in progress."""
     done: int = 0
     failed: int = 0
-    refused: int = 0
-    """Tasks of jobs that had ended or been recalled before this worker claimed them.
+    stale_tasks: int = 0
+    """Tasks of jobs that had ended, or been returned to the queue, before this worker claimed them.
 
     Most are duplicates.
     """

@@ -92,7 +92,7 @@ class Worker:
                 log.warning(
                     "dependency unavailable, retrying",
                     job=str(task.job),
-                    task="claim job",
+                    operation="claim job",
                     reason=f"{type(error).__name__}: {error}",
                 )
                 await wait_for_event(self._stopping, _RETRY_PAUSE_S)
@@ -174,7 +174,7 @@ class Worker:
                 return None
         wait_s = await self._find_recheck_pause(task)
         if wait_s is None:
-            self._status.refused += 1
+            self._status.stale_tasks += 1
         return wait_s
 
     async def _run_traced(self, lease: Lease, task: GenerationTask, began_ns: int) -> bool:
@@ -195,7 +195,7 @@ class Worker:
         """Return the seconds until an unclaimed job is checked again; `None`: task finished."""
         row = await self._repository.find_job(task.job)
         if row is None or (row["status"] == Status.PENDING and not row["forwarded"]):
-            return None  # the job was recalled: this task is stale
+            return None  # the job was returned to the queue: this task is stale
         if row["status"] in ENDED:
             await self._events.publish(event_from_row(row))
             return None
@@ -235,9 +235,10 @@ class Worker:
             await self._events.publish_outcome(event_from_row(row))
 
     async def _run_steps(self, lease: Lease) -> BlogPost:
-        if lease.tries > self._max_attempts:
+        if lease.counted_attempts > self._max_attempts:
             raise Permanent(
-                f"gave up after {lease.tries - 1} attempts: the last one ended with its worker",
+                f"gave up after {lease.counted_attempts - 1} attempts:"
+                " the last one ended with its worker",
                 code="workers-lost",
             )
         return await self._steps.write_post(lease)
@@ -261,7 +262,7 @@ class Worker:
         if isinstance(outcome, BlogPost):
             end = await self._repository.complete_job(lease, outcome)
             self._status.done += 1
-            job_log.info("blog done", cost_usd=end.usage.cost_nanousd / 1e9)
+            job_log.info("job done", cost_usd=end.usage.cost_nanousd / 1e9)
             return build_event(lease, EventKind.ENDED, Status.DONE, end=end)
         decision = self._decide(lease, outcome)
         if isinstance(decision, RetryLater):
@@ -272,14 +273,14 @@ class Worker:
                 blameless=decision.blameless,
             )
             job_log.warning(
-                "blog requeued", seconds=round(decision.delay_s, 1), reason=decision.reason
+                "job requeued", seconds=round(decision.delay_s, 1), reason=decision.reason
             )
             return build_event(
                 lease, EventKind.RETRY, Status.PENDING, end=end, error=decision.reason
             )
         end = await self._repository.fail_job(lease, code=decision.code, reason=decision.reason)
         self._status.failed += 1
-        job_log.error("blog failed", code=decision.code, reason=decision.reason)
+        job_log.error("job failed", code=decision.code, reason=decision.reason)
         return build_event(lease, EventKind.ENDED, Status.FAILED, end=end, error=decision.reason)
 
     def _decide(self, lease: Lease, error: Exception) -> RetryLater | FailJob:
@@ -294,5 +295,8 @@ class Worker:
         if not isinstance(error, Transient | Permanent):
             log.error("attempt ended with a bug", job=str(lease.job), exc_info=error)
         return decide_retry(
-            error, attempt=lease.tries, max_attempts=self._max_attempts, chance=self._rng.random()
+            error,
+            counted_attempts=lease.counted_attempts,
+            max_attempts=self._max_attempts,
+            chance=self._rng.random(),
         )

@@ -1,10 +1,14 @@
-"""Parses the headers of providers' answers."""
+"""Parses the headers of providers' answers, and lists the answers that start a cool-down."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from math import isfinite
 
+COOL_DOWN_STATUSES = frozenset({429, 503})
+"""A provider that answers one of these gets a cool-down."""
+DEFAULT_COOL_DOWN_S = 5.0
+"""The cool-down when the provider requests none."""
 _MAX_DELAY_S = 600.0
 """A longer requested delay is taken for a mistake and cut."""
 

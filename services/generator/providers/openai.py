@@ -12,7 +12,11 @@ from pydantic import BaseModel, ValidationError
 
 from services.generator.blog.article import strip_nul
 from services.generator.blog.prompts import estimate_max_tokens, schema_json
-from services.generator.providers.headers import parse_retry_after
+from services.generator.providers.headers import (
+    COOL_DOWN_STATUSES,
+    DEFAULT_COOL_DOWN_S,
+    parse_retry_after,
+)
 from services.generator.providers.prices import Prices
 from services.generator.quota.provider_limiter import ProviderLimiter
 from services.generator.quota.rules import Permit
@@ -22,7 +26,6 @@ from shared.observability import tracing
 
 A = TypeVar("A", bound=BaseModel)
 
-_COOL_DOWN_S = 5.0
 _GATEWAY_TIMEOUT = 504
 """The server behind the gateway may have done the work."""
 _ACCOUNT_CODES = {
@@ -153,8 +156,8 @@ class OpenAITextProvider:
             return self._limiter.trip_account(
                 _ACCOUNT_CODES.get(str(error.code), f"{status}: {error.message}")
             )
-        if status in (429, 503):
-            self._limiter.start_cool_down(delay or _COOL_DOWN_S)
+        if status in COOL_DOWN_STATUSES:
+            self._limiter.start_cool_down(delay or DEFAULT_COOL_DOWN_S)
         if status == 429 or status in (408, 409):
             return Transient(
                 f"OpenAI answered {status}: {error.message}", delay=delay, code=f"openai-{status}"

@@ -17,13 +17,16 @@ from pydantic.v1 import ValidationError  # the SDK validates with it
 from replicate.client import Client, RetryTransport
 from replicate.exceptions import ReplicateError
 
-from services.generator.providers.headers import parse_retry_after
+from services.generator.providers.headers import (
+    COOL_DOWN_STATUSES,
+    DEFAULT_COOL_DOWN_S,
+    parse_retry_after,
+)
 from services.generator.quota.provider_limiter import ProviderLimiter
 from services.generator.quota.rules import Permit
 from shared.domain.errors import Permanent, Transient
 from shared.observability import tracing
 
-_COOL_DOWN_S = 5.0
 _CREATE_TIMEOUT_S = 30.0
 _FIRST_POLL_PAUSE_S = 1.0
 _MAX_POLL_PAUSE_S = 5.0
@@ -32,7 +35,6 @@ _MAX_IMAGE_BYTES = 16 * 1024 * 1024
 _GONE = {"replicate-404", "replicate-gone", "replicate-no-output"}
 """Replicate deletes predictions, their files and their outputs after a while."""
 
-_COOL_DOWN_STATUSES = {429, 503}
 _FILE_GONE_STATUSES = {403, 404, 410}
 """An expired signed URL answers 403."""
 _ACCOUNT_STATUSES = {
@@ -62,7 +64,7 @@ async def _add_request_headers(request: httpx.Request) -> None:
 
 async def _store_delay(response: httpx.Response) -> None:
     """Keep the `Retry-After` delay, which the SDK's errors lose. A response hook."""
-    if response.status_code in _COOL_DOWN_STATUSES:
+    if response.status_code in COOL_DOWN_STATUSES:
         _delay.set(parse_retry_after(response.headers, datetime.now(UTC)))
 
 
@@ -89,7 +91,7 @@ async def close_client(client: Client) -> None:
 class ReplicateImageProvider:
     """Creates one image for a job.
 
-    `limiter` counts predictions, `reads` all other calls. `http` fetches the finished file.
+    `limiter` counts predictions, `read_limiter` all other calls. `http` fetches the finished file.
     `timeout_s` limits polling and fetching together.
     """
 
@@ -100,14 +102,14 @@ class ReplicateImageProvider:
         *,
         model: str,
         limiter: ProviderLimiter,
-        reads: ProviderLimiter,
+        read_limiter: ProviderLimiter,
         timeout_s: float,
     ) -> None:
         self._client = client
         self._http = http
         self._model = model
         self._limiter = limiter
-        self._reads = reads
+        self._read_limiter = read_limiter
         self._timeout_s = timeout_s
 
     def is_valid(self, permit: Permit) -> bool:
@@ -156,9 +158,9 @@ class ReplicateImageProvider:
     async def _poll(self, prediction_id: str) -> str:
         pause = _FIRST_POLL_PAUSE_S
         while True:
-            await self._reads.acquire({"reads": 1})
+            await self._read_limiter.acquire({"reads": 1})
             prediction = await self._call(
-                self._client.predictions.async_get(prediction_id), self._reads
+                self._client.predictions.async_get(prediction_id), self._read_limiter
             )
             if prediction.status == "succeeded":
                 return _find_image_url(prediction.output)
@@ -249,9 +251,9 @@ class ReplicateImageProvider:
             return self._limiter.trip_account(
                 _ACCOUNT_STATUSES.get(status, f"the model does not exist: {error.detail}")
             )
-        delay = _delay.get() if status in _COOL_DOWN_STATUSES else None
-        if status in _COOL_DOWN_STATUSES:
-            limiter.start_cool_down(delay or _COOL_DOWN_S)
+        delay = _delay.get() if status in COOL_DOWN_STATUSES else None
+        if status in COOL_DOWN_STATUSES:
+            limiter.start_cool_down(delay or DEFAULT_COOL_DOWN_S)
         answer = f"answered {status}: {error.detail}"
         if status in (408, 409, 429):
             return Transient(f"Replicate {answer}", delay=delay, code=f"replicate-{status}")

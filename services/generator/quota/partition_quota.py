@@ -43,15 +43,15 @@ class PartitionQuota:
         self._skew_s = skew_s
         self._owned = 0
 
-    def pause(self) -> None:
+    def pause_spending(self) -> None:
         """Spend nothing until the next restore: the partitions are about to get new owners."""
         for limiter in self._limiters:
-            limiter.pause()
+            limiter.pause_grants()
 
-    def lease_until(self, until: float) -> None:
+    def own_share_until(self, until: float) -> None:
         """Allow spending until `until` (loop clock), when Kafka may reassign the partitions."""
         for limiter in self._limiters:
-            limiter.lease_until(until)
+            limiter.own_share_until(until)
 
     def build_checkpoint(self) -> str:
         """Build the checkpoint of each owned partition: an equal part of the current levels."""
@@ -70,7 +70,7 @@ class PartitionQuota:
             for partition, checkpoint in checkpoints.items()
         }
         spent = await retry_while_unavailable(
-            lambda: self._calls.spent_since(_to_datetimes(since)), task="restore quota"
+            lambda: self._calls.spent_since(_to_datetimes(since)), operation="restore quota"
         )
         now, self._owned = time.time(), len(checkpoints)
         for limiter in self._limiters:
@@ -80,7 +80,7 @@ class PartitionQuota:
                 )
                 for resource, rate in limiter.rates().items()
             }
-            limiter.assign(tuple(checkpoints), len(checkpoints) / self._total, levels)
+            limiter.assign_share(tuple(checkpoints), len(checkpoints) / self._total, levels)
             if checkpoints:
                 rounded = {resource: round(level, 2) for resource, level in levels.items()}
                 log.info(

@@ -45,7 +45,7 @@ class ProviderLimiter:
         self._rules = RateLimiter(limits, burst_s=burst_s, now=self._loop.time())
         self._circuit = CircuitBreaker()
         self._open_reason = ""
-        self._closed = False
+        self._stopped = False
         self._waiters: dict[Reservation, asyncio.Future[Permit]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._share: float | None = None
@@ -60,7 +60,7 @@ class ProviderLimiter:
         may be its probe), and once the worker stops. Raises `ValueError` for a call above the
         account's limit.
         """
-        if self._closed:
+        if self._stopped:
             raise _stopping_error()
         if self._share == 0:
             raise _no_quota_error()
@@ -84,14 +84,16 @@ class ProviderLimiter:
         A permit expires after 3 s: the bucket has refilled since, and another worker may own it.
         """
         now = self._loop.time()
-        return now - permit.granted_monotonic <= _PERMIT_S and self._rules.is_leased(now)
+        return now - permit.granted_monotonic <= _PERMIT_S and self._rules.owns_share(now)
 
-    def close(self) -> None:
+    def stop_grants(self) -> None:
         """Grant nothing more, because the worker stops: its jobs return to the queue."""
-        self._closed = True
+        self._stopped = True
         self._reject_waiters(_stopping_error())
 
-    def assign(self, partitions: Sequence[int], share: float, levels: Mapping[str, float]) -> None:
+    def assign_share(
+        self, partitions: Sequence[int], share: float, levels: Mapping[str, float]
+    ) -> None:
         """Own this share (0 to 1) of the account's limits from now on, with the restored levels."""
         self._partitions, self._share = partitions, share
         self._rules.assign_share(share, levels, self._loop.time())
@@ -99,25 +101,25 @@ class ProviderLimiter:
             self._reject_waiters(_no_quota_error())
         self._grant_ready()
 
-    def pause(self) -> None:
-        """Grant nothing until the next `assign`; calls wait."""
+    def pause_grants(self) -> None:
+        """Grant nothing until the next `assign_share`; calls wait."""
         self._share = None
-        self._rules.pause(self._loop.time())
+        self._rules.pause_grants(self._loop.time())
         self._grant_ready()
 
-    def lease_until(self, until: float) -> None:
+    def own_share_until(self, until: float) -> None:
         """Limit grants to the time until `until` (the loop's clock)."""
-        self._rules.lease_until(until)
+        self._rules.own_share_until(until)
         self._grant_ready()
 
     def levels(self) -> dict[str, float]:
         """Return the level of each resource's bucket; negative is debt."""
         now = self._loop.time()
-        return {resource: self._rules.level(resource, now) for resource in self._rules.resources}
+        return {resource: self._rules.level_of(resource, now) for resource in self._rules.resources}
 
     def rates(self) -> dict[str, float]:
         """Return the account's limit of each resource, in units a second."""
-        return {resource: self._rules.limit(resource) / 60 for resource in self._rules.resources}
+        return {resource: self._rules.limit_of(resource) / 60 for resource in self._rules.resources}
 
     def apply_headers(self, permit: Permit, headers: Mapping[str, str]) -> None:
         """Correct the model of the account by an answer's `x-ratelimit-*` headers."""
@@ -125,7 +127,7 @@ class ProviderLimiter:
             limit = parse_number(headers, f"x-ratelimit-limit-{resource}")
             remaining = parse_number(headers, f"x-ratelimit-remaining-{resource}")
             if limit is not None and remaining is not None:
-                before = self._rules.limit(resource)
+                before = self._rules.limit_of(resource)
                 self._rules.apply_headers(
                     permit.reservation,
                     resource,
@@ -187,7 +189,7 @@ class ProviderLimiter:
 
     @property
     def is_probe_due(self) -> bool:
-        """Whether the open circuit would allow one call."""
+        """Return whether the open circuit would allow one call."""
         return self._circuit.is_probe_due(self._loop.time())
 
     def build_reports(self) -> tuple[LimiterReport, ...]:
@@ -199,13 +201,13 @@ class ProviderLimiter:
                 provider=self.provider,
                 model=self._model,
                 resource=resource,
-                limit=self._rules.limit(resource),
-                share=self._rules.limit(resource) * (self._share or 0.0),
-                level=round(self._rules.level(resource, now), 3),
-                used=self._rules.used(resource, now),
+                limit=self._rules.limit_of(resource),
+                share=self._rules.limit_of(resource) * (self._share or 0.0),
+                level=round(self._rules.level_of(resource, now), 3),
+                used=self._rules.usage_of(resource, now),
                 queued=self._rules.queued,
                 wait_s=_finite_or_none(waits[-1]) if waits else 0.0,
-                pace=round(self._rules.pace(resource), 3),
+                pace=round(self._rules.pace_of(resource), 3),
                 cooling_until=datetime.now(UTC) + timedelta(seconds=cooling) if cooling else None,
                 circuit_open=self._circuit.is_open,
             )
@@ -225,13 +227,13 @@ class ProviderLimiter:
         )
 
     def _log_limit_change(self, resource: str, before: float) -> None:
-        if (limit := self._rules.limit(resource)) != before:
+        if (limit := self._rules.limit_of(resource)) != before:
             log.warning(
                 "provider reports another rate limit",
                 provider=self.provider,
                 resource=resource,
-                set=before,
-                header=limit,
+                previous_limit=before,
+                reported_limit=limit,
             )
 
     def _reject_waiters(self, error: Transient) -> None:

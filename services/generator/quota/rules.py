@@ -6,7 +6,8 @@ goes first, so small calls never starve a large one. Buckets refill continuously
 that the refill pays off. The unused part of a reservation is not returned: it shows in the
 provider's headers and raises the pace.
 
-Nothing is granted before a share is assigned, during a rebalance, or after the share's lease.
+Nothing is granted before a share is assigned, during a rebalance, or once another worker may own
+the share.
 """
 
 from collections import deque
@@ -101,7 +102,7 @@ class RateLimiter:
         }
         self._now = now
         self._cooling_until = now
-        self._leased_until = inf
+        self._share_until = inf
         self._headers_at = now
         self._paused = True
 
@@ -116,18 +117,18 @@ class RateLimiter:
             bucket.share = share
             bucket.level = min(levels.get(resource, 0.0), bucket.capacity(self._burst_s))
 
-    def pause(self, now: float) -> None:
+    def pause_grants(self, now: float) -> None:
         """Grant nothing until the next `assign_share`: the share is about to move."""
         self._advance(now)
         self._paused = True
 
-    def lease_until(self, until: float) -> None:
+    def own_share_until(self, until: float) -> None:
         """Limit grants to the time until `until`: later another worker may own the share."""
-        self._leased_until = until
+        self._share_until = until
 
-    def is_leased(self, now: float) -> bool:
+    def owns_share(self, now: float) -> bool:
         """Return whether this worker still owns the share, as far as it knows."""
-        return now <= self._leased_until
+        return now <= self._share_until
 
     def reserve(self, needs: Mapping[str, float], now: float) -> Reservation:
         """Queue a reservation. Raises `ValueError` for a call above the account's limit."""
@@ -223,19 +224,20 @@ class RateLimiter:
     def resources(self) -> tuple[str, ...]:
         return tuple(self._buckets)
 
-    def limit(self, resource: str) -> float:
+    def limit_of(self, resource: str) -> float:
         """Return the account's limit in units a minute."""
         return self._buckets[resource].provider.limit
 
-    def pace(self, resource: str) -> float:
+    def pace_of(self, resource: str) -> float:
         """Return the factor on the refill rate; 1 is exactly this worker's share."""
         return self._buckets[resource].provider.pace
 
-    def level(self, resource: str, now: float) -> float:
+    def level_of(self, resource: str, now: float) -> float:
+        """Return the level of the bucket; negative is debt."""
         self._advance(now)
         return self._buckets[resource].level
 
-    def used(self, resource: str, now: float) -> float:
+    def usage_of(self, resource: str, now: float) -> float:
         """Return the amount charged in the last 60 seconds."""
         recent = self._recent[resource]
         while recent and recent[0][0] <= now - _WINDOW_S:
@@ -243,7 +245,7 @@ class RateLimiter:
         return sum(amount for _, amount in recent)
 
     def _wait_s(self, now: float, before: Mapping[str, float], reservation: Reservation) -> float:
-        if self._paused or not self.is_leased(now):
+        if self._paused or not self.owns_share(now):
             return inf
         needs = reservation.needs.items()
         waits = [

@@ -29,7 +29,7 @@ from tests.support.interleavings import Act, Change, Ledger, Plan, Post, draw_pl
 from tests.support.scripted_provider import ProviderBehavior
 
 _EXAMPLES = os.environ.get("INTERLEAVINGS")
-_ONE: list[Act] = [Post(shop=0, via=0, wish=ProviderBehavior.FINE, key=None)]
+_ONE: list[Act] = [Post(shop=0, via=0, requested_behavior=ProviderBehavior.FINE, key=None)]
 
 Rows = Mapping[UUID, asyncpg.Record]
 Life = dict[tuple[int, EventKind], Status]
@@ -83,7 +83,7 @@ async def _check_plan(plan: Plan, system: InterleavingSystem) -> None:
     ledger.check_idempotency_keys()
     of_shops = "SELECT * FROM blog_generations WHERE instance_id = ANY ($1)"
     rows = {row["id"]: row for row in await system.backend.database.fetch(of_shops, shops)}
-    assert rows.keys() == ledger.wishes.keys(), "exactly the accepted jobs have rows"
+    assert rows.keys() == ledger.requested_behaviors.keys(), "exactly the accepted jobs have rows"
     published = [
         event
         for _, event in await system.backend.read_records(RESULTS)
@@ -108,13 +108,13 @@ def _check_life(row: asyncpg.Record, life: Life, ledger: Ledger, *, deaths: int)
     cancelled = [at for at, state in life.items() if state is Status.CANCELLED]
     assert len(cancelled) == ledger.changed["cancel"][job], about
     if status == Status.FAILED:
-        declined = (row["error_code"], ledger.wishes[job]) == (
+        declined = (row["error_code"], ledger.requested_behaviors[job]) == (
             "declined",
             ProviderBehavior.DECLINED,
         )
         assert declined or (row["error_code"] == "in-doubt" and deaths > 1), about
     elif status == Status.DONE:
-        assert ledger.wishes[job] != ProviderBehavior.DECLINED, about
+        assert ledger.requested_behaviors[job] != ProviderBehavior.DECLINED, about
 
 
 async def _check_money(system: InterleavingSystem, shops: list[str], rows: Rows) -> None:
@@ -165,7 +165,7 @@ def _lives(events: list[JobEvent]) -> Mapping[UUID, Life]:
 
 
 def _reachable(before: Status, after: Status) -> bool:
-    """Whether a transition is legal, directly or through an unpublished PROCESSING state.
+    """Return whether a transition is legal, directly or through an unpublished PROCESSING state.
 
     A worker that died may not have published it.
     """

@@ -85,7 +85,7 @@ async def republish_events(bootstrap: str, prefix: str, database: str) -> AsyncI
             sys.executable, "-m", "services.scheduler", "retell", env=variables
         )
         count = await backend.database.fetchval("SELECT count(*) FROM blog_generations")
-    assert f"{count} jobs told again" in output
+    assert f"{count} job states republished" in output
     yield
 
 

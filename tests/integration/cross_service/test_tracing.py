@@ -95,7 +95,7 @@ async def start_collector() -> AsyncIterator[Collector]:
         yield collector
 
 
-async def test_a_job_is_one_trace_from_post_to_providers_across_failover(
+async def test_job_is_one_trace_across_failover(
     backend: Backend, database: str, standins: StandIns, tmp_path: Path
 ) -> None:
     key, port, output = await create_key(backend.database, "shop"), free_port(), tmp_path / "log"
@@ -135,7 +135,7 @@ async def test_a_job_is_one_trace_from_post_to_providers_across_failover(
     _check_services(collector)
     _check_provider_calls(collector, standins, job)
     lines = [json.loads(line) for line in output.read_text().splitlines() if line.startswith("{")]
-    (done,) = [line for line in lines if line["event"] == "blog done"]
+    (done,) = [line for line in lines if line["event"] == "job done"]
     assert (done["trace"], done["job"]) == (CLIENTS_TRACE, str(job))
 
 

@@ -291,7 +291,7 @@ async def test_paid_answer_is_saved_after_a_database_outage(
             await eventually(lambda: _step_started(backend, request.id, "article"))
             async with database_unavailable(postgres, database, "worker"):
                 await eventually(lambda: standins.openai.bill(request.id)["steps"].get("article"))
-                await eventually(partial(log.has, "waiting to save"))
+                await eventually(partial(log.has, "finish step"))
             await wait_for_outcome(backend, request, "DONE")
     row = await backend.row(request.id)
     bill = standins.openai.bill(request.id)
@@ -536,7 +536,7 @@ async def test_expired_permit_is_acquired_again(
     """A slow PostgreSQL delays the record of the call until the permit has expired."""
     expired = iter([True])
     monkeypatch.setattr(
-        ProviderLimiter, "is_fresh", lambda limiter, permit: not next(expired, False)
+        ProviderLimiter, "is_valid", lambda limiter, permit: not next(expired, False)
     )
     request = make_request(images=0)
     async with start():

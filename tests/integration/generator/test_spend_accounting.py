@@ -113,7 +113,7 @@ async def test_retry_waits_for_call_of_cancelled_job(
         "the lease belongs to an earlier attempt"
     )
     (row,) = await backend.database.fetch(
-        SCHEDULER["let_go_lost"], -2 * LEASE_S
+        SCHEDULER["release_cancelled_leases"], -2 * LEASE_S
     )  # the lease has ended
     assert (row["id"], row["in_doubt"]) == (lease.job, 0)
     assert await check_spend(backend) == {"a": 8}
@@ -124,9 +124,9 @@ async def test_recovered_bills_are_added_to_the_spend(
 ) -> None:
     lease = await claim_new_job(backend, repository, "a")
     await pay(repository, lease, Step.OUTLINE, 30)
-    await backend.database.execute(RECOVERY["bill"], lease.job, 2, 0, 0, 0, 100)
+    await backend.database.execute(RECOVERY["add_lost_usage"], lease.job, 2, 0, 0, 0, 100)
     await backend.database.execute(
-        RECOVERY["correct"], lease.job, "FAILED", 2, datetime.now(UTC), "restored"
+        RECOVERY["correct_job"], lease.job, "FAILED", 2, datetime.now(UTC), "restored"
     )
     fresh = make_request(store="b")
     await backend.insert_dispatched(fresh)

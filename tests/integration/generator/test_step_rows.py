@@ -155,4 +155,4 @@ async def test_blameless_attempts_do_not_count(
     )
     again = await repository.claim_job(lease.job)
     assert again is not None
-    assert (again.attempt, again.tries) == (2, 1)
+    assert (again.attempt, again.counted_attempts) == (2, 1)

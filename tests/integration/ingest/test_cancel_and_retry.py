@@ -78,12 +78,12 @@ async def test_store_and_operators_may_cancel_and_retry(
     waiting, done = make_request(store="shop"), make_request(store="shop")
     await insert(backend, waiting)
     await insert(backend, done, "DONE")
-    stranger = await create_key(backend.database, "stranger")
+    other_store_key = await create_key(backend.database, "other-store")
     operator = await create_operator_key(backend.database, "ada")
     async with start_ingest(backend, database, tmp_path) as second:
         for action in ("cancel", "retry"):
             for answer in (
-                await apply_action(ingest, action, waiting.id, stranger),
+                await apply_action(ingest, action, waiting.id, other_store_key),
                 await apply_action(ingest, action, uuid4()),
             ):
                 assert (answer.status_code, answer.headers["content-type"]) == (404, PROBLEM)
@@ -110,7 +110,7 @@ async def test_store_and_operators_may_cancel_and_retry(
         ] == "CANCELLED"
         listed = await second.get(f"{PATH}?store=shop&limit=1", key=operator)
         assert (len(listed.json()["items"]), "store=shop" in listed.headers["link"]) == (1, True)
-        for path, key in ((PATH, operator), (f"{PATH}?store=shop", stranger)):
+        for path, key in ((PATH, operator), (f"{PATH}?store=shop", other_store_key)):
             answer = await second.get(path, key=key)
             assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "store")
         asked = await second.post(

@@ -61,13 +61,13 @@ async def test_deadlines_hold_while_postgresql_is_silent(ingest: Ingest, postgre
     """The server's processes are stopped in the middle of queries."""
     known, unknown = ({"Authorization": f"Bearer {key}"} for key in (ingest.key, "sk_live_unknown"))
     async with database_frozen(postgres), asyncio.timeout(15):
-        ready, bulk, stranger, read = await asyncio.gather(
+        ready, bulk, unauthenticated, read = await asyncio.gather(
             ingest.http.get("/readyz", timeout=15),
             ingest.http.post(f"{PATH}/bulk", json=[GOOD], headers=known, timeout=15),
             ingest.post(GOOD, headers=unknown, timeout=15),
             ingest.http.get(PATH, headers=known, timeout=15),
         )
-    assert (ready.status_code, bulk.status_code, stranger.status_code, read.status_code) == (
+    assert (ready.status_code, bulk.status_code, unauthenticated.status_code, read.status_code) == (
         503,
         201,
         401,

@@ -98,8 +98,8 @@ async def test_stream_goes_from_current_state_to_end(ingest: Ingest) -> None:
         assert (name, job["status"]) == ("job", "DONE")
         assert await stream.next() is None, "the stream of an ended job ends at once"
     await check_event_source_stops(ingest, request)
-    stranger = await create_key(backend.database, "stranger")
-    for key, status in ((stranger, 404), ("sk_live_wrong", 401)):
+    other_store_key = await create_key(backend.database, "other-store")
+    for key, status in ((other_store_key, 404), ("sk_live_wrong", 401)):
         answer = await ingest.get(path, key=key)
         assert (answer.status_code, answer.headers["content-type"]) == (status, PROBLEM)
 

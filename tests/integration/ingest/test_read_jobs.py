@@ -50,9 +50,9 @@ async def test_job_is_visible_only_to_its_store(ingest: Ingest) -> None:
     assert job["waiting"] == {"reason": "fair turn", "until": None}
     assert job["usage"] == {"inputTokens": 0, "outputTokens": 0, "images": 0}
     assert (job["steps"], job["post"], job["error"], job["attempts"]) == ([], None, None, 0)
-    stranger = await create_key(ingest.backend.database, "stranger")
-    assert (await ingest.get(f"{PATH}/{request.id}", key=stranger)).status_code == 404
-    assert (await ingest.get(PATH, key=stranger)).json() == {"items": [], "next": None}
+    other_store_key = await create_key(ingest.backend.database, "other-store")
+    assert (await ingest.get(f"{PATH}/{request.id}", key=other_store_key)).status_code == 404
+    assert (await ingest.get(PATH, key=other_store_key)).json() == {"items": [], "next": None}
 
 
 async def test_scheduled_job_shows_its_start_time(ingest: Ingest) -> None:
@@ -176,7 +176,7 @@ async def test_accepted_job_returns_503_until_admitted(
     backend: Backend, database: str, tmp_path: Path
 ) -> None:
     """No scheduler runs here. Clients treat 404 as final."""
-    stranger = await create_key(backend.database, "stranger")
+    other_store_key = await create_key(backend.database, "other-store")
     async with start_ingest(backend, database, tmp_path, fresh_wait_s=0.1) as ingest:
         bearer, bulk = {"Authorization": f"Bearer {ingest.key}"}, f"{PATH}/bulk"
         accepted = [
@@ -209,7 +209,7 @@ async def test_accepted_job_returns_503_until_admitted(
                 assert answer.headers["retry-after"] == "2"
             await insert(backend, make_request(store="shop", id=UUID(job)))
             assert (await ingest.get(f"{PATH}/{job}")).status_code == 200
-            assert (await ingest.get(f"{PATH}/{job}", key=stranger)).status_code == 404, (
+            assert (await ingest.get(f"{PATH}/{job}", key=other_store_key)).status_code == 404, (
                 "another store's job never appears"
             )
         for unknown in (

@@ -106,9 +106,9 @@ async def test_failed_delivery_is_retried_and_replayed(
             "DONE",
         )
         rotated = await rotate_webhook_secret(backend.database, "shop", overlap_s=60)
-        stranger = await create_key(backend.database, "stranger")
-        assert await list_deliveries(ingest, request.id, key=stranger) == []
-        for key, status in ((stranger, 404), (ingest.key, 202)):
+        other_store_key = await create_key(backend.database, "other-store")
+        assert await list_deliveries(ingest, request.id, key=other_store_key) == []
+        for key, status in ((other_store_key, 404), (ingest.key, 202)):
             answer = await second.http.post(
                 f"{DELIVERIES}/{delivery['id']}/replay", headers=bearer(key)
             )

@@ -108,7 +108,7 @@ async def _run_to_exit(service: str, known: dict[str, str]) -> AsyncIterator[tup
             {"kafka_sasl_password": "not-it", "kafka_sasl_mechanism": "PLAIN"},
             "refuses the user blog",
         ),
-        ("scheduler", {"kafka_ssl_ca_file": "stranger"}, "check KAFKA_SSL_CA_FILE"),
+        ("scheduler", {"kafka_ssl_ca_file": "other authority"}, "check KAFKA_SSL_CA_FILE"),
         (
             "metrics",
             {"kafka_ssl_ca_file": "/nowhere.pem"},
@@ -125,7 +125,8 @@ async def test_refused_service_logs_one_line_and_exits_with_3(
     line: str,
 ) -> None:
     chosen = broker.password_settings() | {
-        name: str(broker.unknown_authority) if v == "stranger" else v for name, v in wrong.items()
+        name: str(broker.unknown_authority) if v == "other authority" else v
+        for name, v in wrong.items()
     }
     async with _run_to_exit(
         service, environment(secured_backend, database) | variables(chosen)

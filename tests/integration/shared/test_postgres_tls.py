@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(
 class TlsServer:
     dsn: str
     authority: Path
-    stranger: Path
+    other_authority: Path
 
     def dsn_trusting(self, authority: Path, mode: str = "verify-full") -> str:
         return f"{self.dsn}?sslmode={mode}&sslrootcert={authority}"
@@ -41,9 +41,9 @@ def server() -> Iterator[TlsServer]:
     assert _BUILD.origin is not None
     with server_folder() as folder, pytest.MonkeyPatch.context() as patched:
         patched.setattr(postgres_server, "_INSTALLED", Path(_BUILD.origin).parent / "pginstall")
-        authority, stranger = trustme.CA(), trustme.CA()
+        authority, other_authority = trustme.CA(), trustme.CA()
         authority.cert_pem.write_to_path(str(folder / "authority.pem"))
-        stranger.cert_pem.write_to_path(str(folder / "stranger.pem"))
+        other_authority.cert_pem.write_to_path(str(folder / "other_authority.pem"))
         leaf = authority.issue_cert("127.0.0.1")
         leaf.private_key_pem.write_to_path(str(folder / "key.pem"))
         leaf.cert_chain_pems[0].write_to_path(str(folder / "server.pem"))
@@ -62,7 +62,7 @@ def server() -> Iterator[TlsServer]:
             spec, argv=(*spec.argv, *(f"-c{name}={value}" for name, value in settings.items()))
         )
         process = start_server(secured, folder / "server.log")
-        yield TlsServer(dsn, folder / "authority.pem", folder / "stranger.pem")
+        yield TlsServer(dsn, folder / "authority.pem", folder / "other_authority.pem")
         stop_server(secured, process)
 
 
@@ -83,7 +83,7 @@ async def test_untrusted_server_is_refused_with_advice(
     server: TlsServer,
 ) -> None:
     with pytest.raises(Unavailable, match=r"is not trusted: .*; check sslrootcert in DATABASE_URL"):
-        await connect(server.dsn_trusting(server.stranger), deadline_s=3)
+        await connect(server.dsn_trusting(server.other_authority), deadline_s=3)
     elsewhere = replace(server, dsn=server.dsn.replace("127.0.0.1", "localhost"))
     with pytest.raises(Unavailable, match=r"is not trusted: .*localhost"):
         await connect(elsewhere.dsn_trusting(server.authority), deadline_s=3)

@@ -284,7 +284,7 @@ def test_suggested_settings_of_a_secured_kafka_are_valid() -> None:
 
 
 def may_reach(pod: str, address: str, port: int) -> bool:
-    """Tell whether a policy lets a pod connect to an address outside the cluster."""
+    """Return whether a policy lets a pod connect to an address outside the cluster."""
     return any(
         any(entry["port"] == port for entry in rule["ports"])
         and _covers(rule.get("to"), ip_address(address))
@@ -301,7 +301,7 @@ def _selects(selector: dict[str, Any], pod: str) -> bool:
 
 
 def _covers(peers: list[dict[str, Any]] | None, address: IPv4Address | IPv6Address) -> bool:
-    """Tell whether the peers include an address. Peers selected by labels are in the cluster."""
+    """Return whether the peers include an address. Peers selected by labels are in the cluster."""
     blocks = [peer["ipBlock"] for peer in peers or () if "ipBlock" in peer]
     return peers is None or any(
         address in ip_network(block["cidr"])

@@ -40,6 +40,7 @@ KNOWN_VARIABLES = {
 }
 _COMMAND = re.compile(r"\./blogstream ([a-zA-Z][a-zA-Z-]*)")
 _MODULE = re.compile(r"python -m ([a-z_]+(?:\.[a-z_]+)*)")
+_KIND = re.compile(r"(whole number|number|true or false|text|secret|path)( [≥>≤] \S+)*")
 _VARIABLE = re.compile(r"`([A-Z]+(?:_[A-Z]+)+)`")
 
 
@@ -59,6 +60,12 @@ def api_operations() -> dict[str, dict[str, Any]]:
 def test_configuration_page_matches_settings() -> None:
     committed = configuration.FILE.read_text(encoding="utf-8")
     assert committed == configuration.render_page(), "run python -m sandbox.configuration"
+
+
+@pytest.mark.parametrize("reader", configuration.READERS)
+def test_every_variable_has_a_known_type(reader: str) -> None:
+    kinds = {one.kind for one in configuration.list_variables(configuration.READERS[reader])}
+    assert [kind for kind in kinds if not _KIND.fullmatch(kind)] == []
 
 
 @pytest.mark.parametrize("reader", configuration.READERS)

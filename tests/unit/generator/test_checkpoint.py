@@ -51,7 +51,7 @@ class Simulation:
     """True time, tokens."""
 
     def save_checkpoint(self, owner: SimulatedWorker) -> None:
-        level = owner.limiter.level("tokens", self.now) / max(len(owner.partitions), 1)
+        level = owner.limiter.level_of("tokens", self.now) / max(len(owner.partitions), 1)
         text = encode_checkpoint(
             Checkpoint(owner=owner.name, at=self.now + owner.skew, levels={NAME: level})
         )
@@ -74,7 +74,7 @@ class Simulation:
             if number in crashed:
                 self.owners[number] = SimulatedWorker(name=owner.name + "'", skew=owner.skew)
             else:
-                owner.limiter.pause(self.now)
+                owner.limiter.pause_grants(self.now)
                 self.save_checkpoint(owner)
         for number, owner in enumerate(self.owners):
             owner.partitions = tuple(

@@ -53,7 +53,7 @@ async def test_records_that_arrive_during_drain_are_not_committed(
         quota=cast(Any, quota),
     )
     consumer._quota_restored = True
-    holding = asyncio.create_task(consumer.hold_partitions())
+    holding = asyncio.create_task(consumer.stay_in_group())
     while not client.committed:
         await asyncio.sleep(0)
     holding.cancel()

@@ -33,24 +33,26 @@ def test_unfinished_record_is_never_committed(order: list[int], finished: int) -
 
 
 def test_retry_waits_for_provider_delay_plus_jitter() -> None:
-    decision = decide_retry(Transient("429", delay=9), attempt=3, max_attempts=8, chance=0.5)
+    decision = decide_retry(
+        Transient("429", delay=9), counted_attempts=3, max_attempts=8, chance=0.5
+    )
     assert decision == RetryLater(delay_s=9 + 2 * 4 * 0.5, reason="429")
 
 
 def test_in_doubt_call_is_not_repeated_at_once() -> None:
     error = Transient("cut", in_doubt=True)
-    decision = decide_retry(error, attempt=1, max_attempts=8, chance=0.0)
+    decision = decide_retry(error, counted_attempts=1, max_attempts=8, chance=0.0)
     assert decision == RetryLater(delay_s=10, reason="cut")
 
 
 def test_backoff_is_capped_at_five_minutes() -> None:
-    decision = decide_retry(Transient("x"), attempt=30, max_attempts=99, chance=1.0)
+    decision = decide_retry(Transient("x"), counted_attempts=30, max_attempts=99, chance=1.0)
     assert isinstance(decision, RetryLater)
     assert decision.delay_s == 300
 
 
 @pytest.mark.parametrize(
-    ("error", "attempt", "code", "reason"),
+    ("error", "counted_attempts", "code", "reason"),
     [
         (Permanent("no", code="refused"), 1, "refused", "no"),
         (Transient("429", code="openai-429"), 8, "openai-429", "gave up after 8 attempts: 429"),
@@ -59,7 +61,7 @@ def test_backoff_is_capped_at_five_minutes() -> None:
     ids=["permanent", "last-attempt", "bug"],
 )
 def test_failed_job_names_code_and_reason(
-    error: Exception, attempt: int, code: str, reason: str
+    error: Exception, counted_attempts: int, code: str, reason: str
 ) -> None:
-    decision = decide_retry(error, attempt=attempt, max_attempts=8, chance=0.5)
+    decision = decide_retry(error, counted_attempts=counted_attempts, max_attempts=8, chance=0.5)
     assert decision == FailJob(code=code, reason=reason)

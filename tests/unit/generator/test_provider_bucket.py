@@ -109,8 +109,8 @@ def test_headers_expire_after_a_minute() -> None:
     reservation = limiter.reserve({"tokens": 5_000}, 0)
     assert limiter.grant_ready(0) == [reservation]
     limiter.apply_headers(reservation, "tokens", limit=600, remaining=0, now=1)
-    assert limiter.limit("tokens") == 600
+    assert limiter.limit_of("tokens") == 600
     waiting = limiter.reserve({"tokens": 5_000}, 1)
     assert limiter.grant_ready(60) == []
     assert limiter.grant_ready(67) == [waiting]
-    assert limiter.limit("tokens") == 60_000
+    assert limiter.limit_of("tokens") == 60_000

@@ -14,26 +14,26 @@ def make_limiter() -> ProviderLimiter:
 
 async def test_call_without_quota_is_rejected() -> None:
     limiter = make_limiter()
-    limiter.assign((), 0, {})
+    limiter.assign_share((), 0, {})
     with pytest.raises(Transient, match="owns no partition"):
         await limiter.acquire({"requests": 1})
 
 
 async def test_waiting_call_is_rejected_when_the_quota_moves() -> None:
     limiter = make_limiter()
-    limiter.assign((0,), 0.001, {})
+    limiter.assign_share((0,), 0.001, {})
     waiting = asyncio.create_task(limiter.acquire({"requests": 1}))
     await asyncio.sleep(0)
-    limiter.assign((), 0, {})
+    limiter.assign_share((), 0, {})
     with pytest.raises(Transient, match="owns no partition"):
         await waiting
-    limiter.assign((0,), 1, {})
+    limiter.assign_share((0,), 1, {})
     assert all(state.queued == 0 for state in limiter.build_reports())
 
 
 async def test_permit_expires_after_three_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     limiter = make_limiter()
-    limiter.assign((0,), 1, {"requests": 1})
+    limiter.assign_share((0,), 1, {"requests": 1})
     permit = await limiter.acquire({"requests": 1})
     assert limiter.is_valid(permit)
     later = limiter.now() + 3.1
@@ -43,10 +43,10 @@ async def test_permit_expires_after_three_seconds(monkeypatch: pytest.MonkeyPatc
 
 async def test_closed_limiter_rejects_waiting_and_new_calls() -> None:
     limiter = make_limiter()
-    limiter.assign((0,), 0.001, {})
+    limiter.assign_share((0,), 0.001, {})
     waiting = asyncio.create_task(limiter.acquire({"requests": 1}))
     await asyncio.sleep(0)
-    limiter.close()
+    limiter.stop_grants()
     for call in (waiting, limiter.acquire({"requests": 1})):
         with pytest.raises(Transient, match="the worker stopped") as error:
             await call
@@ -55,7 +55,7 @@ async def test_closed_limiter_rejects_waiting_and_new_calls() -> None:
 
 async def test_outage_rejects_waiting_calls_without_blame() -> None:
     limiter = make_limiter()
-    limiter.assign((0,), 0.001, {})
+    limiter.assign_share((0,), 0.001, {})
     waiting = asyncio.create_task(limiter.acquire({"requests": 1}))
     await asyncio.sleep(0)
     failures = [limiter.record_failure(limiter.now()) for _ in range(5)]

@@ -47,7 +47,7 @@ def test_call_above_burst_leaves_a_debt() -> None:
     limiter = make_limiter(requests=6_000)
     large = reserve(limiter, 1_000, 0)
     assert limiter.grant_ready(2.0) == [large]
-    assert limiter.level("tokens", 2.0) == pytest.approx(-800)
+    assert limiter.level_of("tokens", 2.0) == pytest.approx(-800)
     reserve(limiter, 1, 2.0)
     assert limiter.seconds_until_next_grant(2.0) == pytest.approx(8.01)
 
@@ -67,14 +67,14 @@ def test_nothing_is_granted_without_a_share() -> None:
 def test_share_starts_at_restored_level_capped_at_burst() -> None:
     limiter = make_limiter()
     limiter.assign_share(0.5, {"requests": 60, "tokens": -40}, 2.0)
-    assert limiter.level("requests", 2.0) == pytest.approx(0.5 * BURST_S)
-    assert limiter.level("tokens", 2.0) == pytest.approx(-40)
+    assert limiter.level_of("requests", 2.0) == pytest.approx(0.5 * BURST_S)
+    assert limiter.level_of("tokens", 2.0) == pytest.approx(-40)
 
 
 def test_nothing_is_granted_while_paused() -> None:
     limiter = make_limiter()
     reservation = reserve(limiter, 50, 0)
-    limiter.pause(0.5)
+    limiter.pause_grants(0.5)
     assert limiter.grant_ready(10) == []
     assert limiter.seconds_until_next_grant(10) == float("inf")
     limiter.assign_share(1.0, {"requests": 1, "tokens": 100}, 10)
@@ -84,10 +84,10 @@ def test_nothing_is_granted_while_paused() -> None:
 def test_nothing_is_granted_after_the_lease_of_the_share() -> None:
     """A worker that was frozen or cut off does not know that its partitions have moved."""
     limiter = make_limiter()
-    limiter.lease_until(9)
+    limiter.own_share_until(9)
     reservation = reserve(limiter, 50, 8)
     assert limiter.grant_ready(20) == []
-    limiter.lease_until(30)
+    limiter.own_share_until(30)
     assert limiter.grant_ready(20) == [reservation]
 
 
@@ -124,8 +124,8 @@ def test_usage_covers_the_last_minute() -> None:
     limiter = make_limiter()
     reserve(limiter, 100, 0)
     limiter.grant_ready(1)
-    assert limiter.used("tokens", 30) == 100
-    assert limiter.used("tokens", 62) == 0
+    assert limiter.usage_of("tokens", 30) == 100
+    assert limiter.usage_of("tokens", 62) == 0
 
 
 steps = st.lists(
@@ -153,8 +153,8 @@ def test_no_window_exceeds_rate_and_burst(
             limiter.assign_share(
                 share,
                 {
-                    "requests": limiter.level("requests", now),
-                    "tokens": limiter.level("tokens", now),
+                    "requests": limiter.level_of("requests", now),
+                    "tokens": limiter.level_of("tokens", now),
                 },
                 now,
             )

@@ -20,7 +20,7 @@ async def test_late_block_times_out_and_finished_blocks_do_not() -> None:
     assert task.cancelling() == 0
 
 
-async def test_all_blocks_of_one_timer_time_out() -> None:
+async def test_every_block_of_a_shared_timer_times_out() -> None:
     deadlines = Deadlines()
 
     async def wait() -> None:
