@@ -75,7 +75,7 @@ class WorkerReporter:
             f"[Blog Worker] Heartbeat: {self._status.running} running, {self._status.done} done,"
             f" {self._status.failed} failed",
             partitions=len(self._status.partitions),
-            stale_tasks=self._status.stale_tasks,
+            refused=self._status.stale_tasks,  # a released field name
         )
 
     def _offered_slots(self) -> int:
