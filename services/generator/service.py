@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import NamedTuple
 
 import asyncpg
 import httpx
@@ -58,6 +59,10 @@ def check_quota(settings: GeneratorSettings) -> None:
         )
 
 
+ProviderClients = tuple[AsyncOpenAI, Client, httpx.AsyncClient]
+"""OpenAI, Replicate, and a client that fetches images."""
+
+
 async def run_worker(settings: GeneratorSettings, stop: asyncio.Event, *, name: str) -> None:
     """Run one worker until `stop` is set, then drain it. `name` is unique among workers."""
     log.info("[Blog Worker] Starting with parallel batch processing...")
@@ -70,9 +75,9 @@ async def run_worker(settings: GeneratorSettings, stop: asyncio.Event, *, name: 
     await clients.ensure_topics(settings)
     async with (
         Publisher(settings, source=name) as publisher,
-        _open_provider_clients(settings) as (openai, replicate, http),
+        _open_provider_clients(settings) as provider_clients,
     ):
-        service = _GeneratorService(settings, name, pool, publisher, openai, replicate, http)
+        service = _GeneratorService(settings, name, pool, publisher, provider_clients)
         try:
             await service.run_until_stopped(stop)
         finally:
@@ -87,51 +92,15 @@ class _GeneratorService:
         name: str,
         pool: asyncpg.Pool,
         publisher: Publisher,
-        openai: AsyncOpenAI,
-        replicate: Client,
-        http: httpx.AsyncClient,
+        provider_clients: ProviderClients,
     ) -> None:
         self._settings = settings
-        prices = Prices(
-            input_usd=settings.openai_input_price,
-            output_usd=settings.openai_output_price,
-            image_usd=settings.replicate_price,
-        )
-        text_limiter = _create_limiter(
-            settings,
-            "openai",
-            settings.openai_model,
-            {"requests": settings.openai_rpm, "tokens": settings.openai_tpm},
-        )
-        image_limiter = _create_limiter(
-            settings, "replicate", settings.replicate_model, {"requests": settings.replicate_rpm}
-        )
-        read_limiter = _create_limiter(
-            settings, "replicate", settings.replicate_model, {"reads": settings.replicate_read_rpm}
-        )
-        limiters = (text_limiter, image_limiter, read_limiter)
-        self._paid_limiters = (text_limiter, image_limiter)
+        self._limiters = _create_limiters(settings)
         repository = GenerationRepository(pool, worker=name, lease_s=settings.lease_s)
         self._calls = ProviderCallRepository(pool)
         self._status = WorkerStatus()
         events = JobEventPublisher(publisher)
-        steps = BlogSteps(
-            repository=repository,
-            text_provider=OpenAITextProvider(
-                openai, model=settings.openai_model, limiter=text_limiter, prices=prices
-            ),
-            image_provider=ReplicateImageProvider(
-                replicate,
-                http,
-                model=settings.replicate_model,
-                limiter=image_limiter,
-                read_limiter=read_limiter,
-                timeout_s=settings.replicate_timeout_s,
-            ),
-            image_storage=FolderImageStorage(settings.image_dir, settings.image_base_url),
-            prices=prices,
-            events=events,
-        )
+        steps = _create_steps(settings, self._limiters, repository, events, provider_clients)
         self._worker = Worker(
             slots=settings.concurrent_blogs,
             max_attempts=settings.max_attempts,
@@ -146,12 +115,12 @@ class _GeneratorService:
             slots=settings.concurrent_blogs,
             standin=settings.standin,
             status=self._status,
-            limiters=limiters,
+            limiters=self._limiters,
             publisher=publisher,
         )
         quota = PartitionQuota(
             owner=name,
-            limiters=limiters,
+            limiters=self._limiters,
             calls=self._calls,
             total=GENERATION.partitions,
             burst_s=settings.burst_s,
@@ -200,8 +169,8 @@ class _GeneratorService:
         self._reporter.log_heartbeat()
 
     def _stop_grants(self) -> None:
-        for limiter in self._paid_limiters:
-            limiter.stop_grants()
+        self._limiters.text.stop_grants()
+        self._limiters.images.stop_grants()
 
     async def _extend_leases(self) -> None:
         while True:
@@ -223,16 +192,69 @@ class _GeneratorService:
             )
 
 
-def _create_limiter(
-    settings: GeneratorSettings, provider: str, model: str, limits: dict[str, float]
-) -> ProviderLimiter:
-    return ProviderLimiter(provider=provider, model=model, limits=limits, burst_s=settings.burst_s)
+class _Limiters(NamedTuple):
+    text: ProviderLimiter
+    images: ProviderLimiter
+    image_reads: ProviderLimiter
+    """Polls of predictions, which cost nothing."""
+
+
+def _create_limiters(settings: GeneratorSettings) -> _Limiters:
+    def create(provider: str, model: str, **limits: float) -> ProviderLimiter:
+        return ProviderLimiter(
+            provider=provider, model=model, limits=limits, burst_s=settings.burst_s
+        )
+
+    return _Limiters(
+        text=create(
+            "openai",
+            settings.openai_model,
+            requests=settings.openai_rpm,
+            tokens=settings.openai_tpm,
+        ),
+        images=create("replicate", settings.replicate_model, requests=settings.replicate_rpm),
+        image_reads=create(
+            "replicate", settings.replicate_model, reads=settings.replicate_read_rpm
+        ),
+    )
+
+
+def _create_steps(
+    settings: GeneratorSettings,
+    limiters: _Limiters,
+    repository: GenerationRepository,
+    events: JobEventPublisher,
+    provider_clients: ProviderClients,
+) -> BlogSteps:
+    openai, replicate, http = provider_clients
+    prices = Prices(
+        input_usd=settings.openai_input_price,
+        output_usd=settings.openai_output_price,
+        image_usd=settings.replicate_price,
+    )
+    return BlogSteps(
+        repository=repository,
+        text_provider=OpenAITextProvider(
+            openai, model=settings.openai_model, limiter=limiters.text, prices=prices
+        ),
+        image_provider=ReplicateImageProvider(
+            replicate,
+            http,
+            model=settings.replicate_model,
+            limiter=limiters.images,
+            read_limiter=limiters.image_reads,
+            timeout_s=settings.replicate_timeout_s,
+        ),
+        image_storage=FolderImageStorage(settings.image_dir, settings.image_base_url),
+        prices=prices,
+        events=events,
+    )
 
 
 @asynccontextmanager
 async def _open_provider_clients(
     settings: GeneratorSettings,
-) -> AsyncIterator[tuple[AsyncOpenAI, Client, httpx.AsyncClient]]:
+) -> AsyncIterator[ProviderClients]:
     """Open the vendors' SDK clients without their own retries, and a client that fetches images."""
     replicate = create_client(
         settings.replicate_api_token.get_secret_value(), settings.replicate_base_url

@@ -22,7 +22,7 @@ from shared.domain.api_keys import create_key
 from tests.support.backend import Backend, open_backend
 from tests.support.eventually import eventually
 from tests.support.ingest import GOOD, PATH, Ingest, start_ingest
-from tests.support.interleavings import SHOPS, Act, Bulk, Change, Event, Ledger, Plan, Post
+from tests.support.interleavings import SHOPS, Act, Bulk, Change, Event, Ledger, Plan, SinglePost
 from tests.support.restartable_worker import LEASE_S, RestartableWorker, start_restartable_worker
 from tests.support.scheduler import start_scheduler
 from tests.support.servers import temporary_database
@@ -89,7 +89,7 @@ class InterleavingSystem:
             headers["Idempotency-Key"] = f"key-{act.key}"
         post = partial(self._ingests[act.via].http.post, timeout=30)
         match act:
-            case Post():
+            case SinglePost():
                 return [await post(PATH, headers=headers, json=_body(act.requested_behavior))]
             case Bulk(lines=True):
                 content = b"\n".join(

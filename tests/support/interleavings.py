@@ -22,7 +22,7 @@ _BULKS_AT_ONCE = 2
 
 
 @dataclass(frozen=True)
-class Post:
+class SinglePost:
     shop: int
     via: int
     requested_behavior: str
@@ -48,7 +48,7 @@ class Change:
     back: int
 
 
-Act: TypeAlias = Post | Bulk | Change
+Act: TypeAlias = SinglePost | Bulk | Change
 Event: TypeAlias = Literal[
     "a call begins",
     "all has ended",
@@ -76,7 +76,7 @@ def _acts() -> st.SearchStrategy[Act]:
     action = st.sampled_from(["cancel", "retry"])
     back = st.integers(0, 3)
     return st.one_of(
-        st.builds(Post, **place, requested_behavior=requested_behavior, key=key),
+        st.builds(SinglePost, **place, requested_behavior=requested_behavior, key=key),
         st.builds(
             Bulk, **place, requested_behaviors=requested_behaviors, key=key, lines=st.booleans()
         ),
@@ -135,7 +135,7 @@ class Ledger:
             if answer.status_code == 200:
                 self.changed[action][UUID(answer.json()["id"])] += 1
 
-    def _record_request(self, act: Post | Bulk, answer: httpx.Response) -> None:
+    def _record_request(self, act: SinglePost | Bulk, answer: httpx.Response) -> None:
         assert answer.status_code == 201 or (answer.status_code == 422 and act.key is not None), (
             answer.text
         )

@@ -25,11 +25,11 @@ from shared.domain.job import TRANSITIONS, Status
 from shared.domain.messages import EventKind, JobEvent
 from shared.kafka.topics import RESULTS
 from tests.support.interleaving_system import InterleavingRunner, InterleavingSystem
-from tests.support.interleavings import Act, Change, Ledger, Plan, Post, draw_plans
+from tests.support.interleavings import Act, Change, Ledger, Plan, SinglePost, draw_plans
 from tests.support.scripted_provider import ProviderBehavior
 
 _EXAMPLES = os.environ.get("INTERLEAVINGS")
-_ONE: list[Act] = [Post(shop=0, via=0, requested_behavior=ProviderBehavior.FINE, key=None)]
+_ONE: list[Act] = [SinglePost(shop=0, via=0, requested_behavior=ProviderBehavior.FINE, key=None)]
 
 Rows = Mapping[UUID, asyncpg.Record]
 Life = dict[tuple[int, EventKind], Status]

@@ -31,7 +31,7 @@ def test_recorded_decision_is_parsed() -> None:
     assert RateDecision.parse("12.500000 3400 0\n") == RateDecision(12.5, 3_400, granted=False)
 
 
-def test_required_utilization_drops_by_share_of_killed_worker_only() -> None:
+def test_required_utilization_excludes_share_of_killed_worker() -> None:
     measured = MeasuredWindow(since=60, until=180)
     assert WorkersCase(limits=_BY_REQUESTS, workers=2, leaves=signal.SIGTERM).bar(measured) == 0.985
     killed = WorkersCase(limits=_BY_REQUESTS, workers=2, leaves=signal.SIGKILL)

@@ -363,7 +363,7 @@ def test_backlogged_stores_are_served_within_fairness_bound(
     st.integers(1, 4),
 )
 @settings(max_examples=200, deadline=None)
-def test_accounts_and_their_stores_are_served_within_fairness_bound(
+def test_accounts_and_stores_stay_within_fairness_bound(
     accounts: list[tuple[int, int, int]], slots: int
 ) -> None:
     """Accounts are (largest cost, weight, number of stores). Also checks the stores of each."""
