@@ -209,14 +209,14 @@ async def test_bottleneck_is_shown_at_the_top_and_at_its_limit(
         await expect(openai.locator(".state")).to_have_text("OK")
 
 
-async def test_fairness_covers_competing_stores_only(browser: Browser, fake: FakeMetrics) -> None:
+async def test_fairness_covers_competing_accounts_only(browser: Browser, fake: FakeMetrics) -> None:
     fake.snapshot = dashboard_snapshots.flood()
     window = fake.snapshot["overview"]["fairness"]
     async with open_page(browser, fake) as page:
         await expect(page.locator("#fairness")).to_contain_text("Jain 0.987 among 9 accounts")
         window["contenders"] = 0
         await expect(page.locator("#fairness")).to_have_text(
-            "no competing stores in the last minute · light stores wait ×1.04"
+            "no competing accounts in the last minute · light stores wait ×1.04"
         )
 
 

@@ -117,7 +117,7 @@ def test_lost_password_is_a_one_line_error_and_keeps_the_data(home: Path) -> Non
     kept = saved.read_bytes()
     saved.unlink()
     with pytest.raises(
-        Unavailable, match=r"server\.json is gone, [^\n]+ remove [^\n]+ to begin anew$"
+        Unavailable, match=r"server\.json is gone, [^\n]+ remove [^\n]+ to start over$"
     ):
         postgres.prepare_server(home / "postgres", print)
     saved.write_bytes(kept)
