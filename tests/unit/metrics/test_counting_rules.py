@@ -131,7 +131,7 @@ def test_retry_of_forgotten_job_counts_once(
         for number in range(failures)
     ]
     before, after = ([event for parts in jobs for event in parts[half]] for half in (0, 1))
-    events = before + after
+    events = sorted(before + after, key=lambda event: event.at)  # a partition's order
     for place in repeats:  # any event may be repeated at any later time
         event = events[int(place * (len(events) - 1))]
         events.insert(chance.randint(events.index(event) + 1, len(events)), event)
