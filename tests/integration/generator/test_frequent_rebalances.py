@@ -74,9 +74,7 @@ async def test_rebalances_lose_no_job_and_pay_no_step_twice(
     assert await _calls_waited_for_limits(backend)
     assert set(exits) == {0}
 
-    stale_tasks = sum(
-        worker.logged("[Blog Worker] Heartbeat")[-1]["refused"] for worker in workers
-    )
+    stale_tasks = sum(worker.logged("[Blog Worker] Heartbeat")[-1]["refused"] for worker in workers)
     ended = [event for event in events if event.kind is EventKind.ENDED]
     print(
         f"{len(workers)} workers; {stale_tasks} stale tasks,"
