@@ -6,7 +6,10 @@ from typing import Annotated
 
 import typer
 
+from sandbox.cli.common import print_line
+from sandbox.demo.browser import INSTALL_VARIABLE, require_browser
 from sandbox.system.home import ROOT
+from shared.domain.errors import Unavailable
 
 application = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -29,9 +32,19 @@ def run_tests(
     Arguments go to pytest. Without arguments, all tests run in parallel, distributed by module.
     """
     os.chdir(ROOT)
+    if not unit and os.environ.get(INSTALL_VARIABLE) == "1":
+        _install_browser()
     sys.stdout.flush()
     arguments = pytest_arguments(context.args, unit=unit, cores=os.cpu_count() or 1)
     os.execv(sys.executable, [sys.executable, "-m", "pytest", *arguments])  # noqa: S606 - this Python
+
+
+def _install_browser() -> None:
+    """Install Chromium before the first test: parallel test processes would wait for each other."""
+    try:
+        require_browser()
+    except Unavailable as error:
+        print_line(str(error))
 
 
 def pytest_arguments(arguments: list[str], *, unit: bool, cores: int) -> list[str]:
