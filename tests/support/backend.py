@@ -147,8 +147,7 @@ class _TopicReader:
         # A fetch that waits at the broker delays the next look at the end of the topic.
         consumer = clients.create_consumer(settings, fetch_max_wait_ms=10)
         await consumer.start()
-        name = clients.namespace(settings).topic(topic)
-        partitions = [TopicPartition(name, number) for number in range(topic.partitions)]
+        partitions = clients.topic_partitions(settings, topic)
         consumer.assign(partitions)
         consumer.pause(*partitions)
         await consumer.seek_to_beginning()

@@ -6,7 +6,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
-from aiokafka.structs import ConsumerRecord, TopicPartition
+from aiokafka.structs import ConsumerRecord
 
 from services.metrics.cluster.monitored_values import MonitoredValues
 from shared.domain.errors import Unavailable
@@ -57,9 +57,7 @@ async def _measure_lag(
         for group in sorted({group for group, _ in _STAGES.values()})
     }
     for stage, (group, topic) in _STAGES.items():
-        partitions = [
-            TopicPartition(names.topic(topic), number) for number in range(topic.partitions)
-        ]
+        partitions = clients.topic_partitions(settings, topic)
         begins = await consumer.beginning_offsets(partitions)
         ends = await consumer.end_offsets(partitions)
         known = {partition: offset.offset for partition, offset in committed[group].items()}
@@ -72,8 +70,7 @@ async def _measure_lag(
 async def monitor_dead_letters(settings: KafkaSettings, monitored: MonitoredValues) -> None:
     """Read the whole dead letter queue and count the open letters, until cancelled."""
     letters = OpenDeadLetters()
-    name = clients.namespace(settings).topic(DEAD_LETTER)
-    partitions = [TopicPartition(name, number) for number in range(DEAD_LETTER.partitions)]
+    partitions = clients.topic_partitions(settings, DEAD_LETTER)
     async with clients.create_consumer(settings) as consumer:
         consumer.assign(partitions)
         await consumer.seek_to_beginning()
