@@ -20,8 +20,13 @@ from services.generator.jobs.reporter import WorkerReporter
 from services.generator.jobs.repository import GenerationRepository
 from services.generator.jobs.status import WorkerStatus
 from services.generator.jobs.worker import Worker
-from services.generator.providers.openai import OpenAITextProvider
-from services.generator.providers.prices import Prices
+from services.generator.providers.accounts import (
+    ImageAccount,
+    ProviderAccounts,
+    TextAccount,
+    accounts_from_settings,
+)
+from services.generator.providers.openai import OpenAITextProvider, create_text_client
 from services.generator.providers.replicate import (
     ReplicateImageProvider,
     close_client,
@@ -71,13 +76,14 @@ async def run_worker(settings: GeneratorSettings, stop: asyncio.Event, *, name: 
         f" {settings.batch_size} batch size, {settings.max_per_instance} max per instance"
     )
     check_quota(settings)
+    accounts = accounts_from_settings(settings)
     pool = await open_pool(settings, name=name)
     await clients.ensure_topics(settings)
     async with (
         Publisher(settings, source=name) as publisher,
-        _open_provider_clients(settings) as provider_clients,
+        _open_provider_clients(accounts) as provider_clients,
     ):
-        service = _GeneratorService(settings, name, pool, publisher, provider_clients)
+        service = _GeneratorService(settings, accounts, name, pool, publisher, provider_clients)
         try:
             await service.run_until_stopped(stop)
         finally:
@@ -89,18 +95,21 @@ class _GeneratorService:
     def __init__(
         self,
         settings: GeneratorSettings,
+        accounts: ProviderAccounts,
         name: str,
         pool: asyncpg.Pool,
         publisher: Publisher,
         provider_clients: ProviderClients,
     ) -> None:
         self._settings = settings
-        self._limiters = _create_limiters(settings)
+        self._limiters = _create_limiters(accounts, settings.burst_s)
         repository = GenerationRepository(pool, worker=name, lease_s=settings.lease_s)
         self._calls = ProviderCallRepository(pool)
         self._status = WorkerStatus()
         events = JobEventPublisher(publisher)
-        steps = _create_steps(settings, self._limiters, repository, events, provider_clients)
+        steps = _create_steps(
+            settings, accounts, self._limiters, repository, events, provider_clients
+        )
         self._worker = Worker(
             slots=settings.concurrent_blogs,
             max_attempts=settings.max_attempts,
@@ -199,72 +208,49 @@ class _Limiters(NamedTuple):
     """Polls of predictions, which cost nothing."""
 
 
-def _create_limiters(settings: GeneratorSettings) -> _Limiters:
-    def create(provider: str, model: str, **limits: float) -> ProviderLimiter:
+def _create_limiters(accounts: ProviderAccounts, burst_s: float) -> _Limiters:
+    def create(account: TextAccount | ImageAccount, **limits: float) -> ProviderLimiter:
         return ProviderLimiter(
-            provider=provider, model=model, limits=limits, burst_s=settings.burst_s
+            provider=account.name, model=account.model, limits=limits, burst_s=burst_s
         )
 
+    text, image = accounts.texts[0], accounts.images[0]
     return _Limiters(
-        text=create(
-            "openai",
-            settings.openai_model,
-            requests=settings.openai_rpm,
-            tokens=settings.openai_tpm,
-        ),
-        images=create("replicate", settings.replicate_model, requests=settings.replicate_rpm),
-        image_reads=create(
-            "replicate", settings.replicate_model, reads=settings.replicate_read_rpm
-        ),
+        text=create(text, requests=text.requests, tokens=text.tokens),
+        images=create(image, requests=image.requests),
+        image_reads=create(image, reads=image.reads),
     )
 
 
 def _create_steps(
     settings: GeneratorSettings,
+    accounts: ProviderAccounts,
     limiters: _Limiters,
     repository: GenerationRepository,
     events: JobEventPublisher,
     provider_clients: ProviderClients,
 ) -> BlogSteps:
     openai, replicate, http = provider_clients
-    prices = Prices(
-        input_usd=settings.openai_input_price,
-        output_usd=settings.openai_output_price,
-        image_usd=settings.replicate_price,
-    )
     return BlogSteps(
         repository=repository,
-        text_provider=OpenAITextProvider(
-            openai, model=settings.openai_model, limiter=limiters.text, prices=prices
-        ),
+        text_provider=OpenAITextProvider(openai, accounts.texts[0], limiters.text),
         image_provider=ReplicateImageProvider(
             replicate,
             http,
-            model=settings.replicate_model,
+            accounts.images[0],
             limiter=limiters.images,
             read_limiter=limiters.image_reads,
-            timeout_s=settings.replicate_timeout_s,
         ),
         image_storage=FolderImageStorage(settings.image_dir, settings.image_base_url),
-        prices=prices,
         events=events,
     )
 
 
 @asynccontextmanager
-async def _open_provider_clients(
-    settings: GeneratorSettings,
-) -> AsyncIterator[ProviderClients]:
+async def _open_provider_clients(accounts: ProviderAccounts) -> AsyncIterator[ProviderClients]:
     """Open the vendors' SDK clients without their own retries, and a client that fetches images."""
-    replicate = create_client(
-        settings.replicate_api_token.get_secret_value(), settings.replicate_base_url
-    )
-    openai = AsyncOpenAI(
-        api_key=settings.openai_api_key.get_secret_value(),
-        base_url=settings.openai_base_url,
-        max_retries=0,
-        timeout=settings.openai_timeout_s,
-    )
+    replicate = create_client(accounts.images[0])
+    openai = create_text_client(accounts.texts[0])
     try:
         async with openai, httpx.AsyncClient(timeout=30, follow_redirects=True) as http:
             yield openai, replicate, http

@@ -1,6 +1,7 @@
 """Defines the generator's settings."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr
 
@@ -31,7 +32,27 @@ class GeneratorSettings(ProcessingSettings, KafkaSettings, PostgresSettings):
     openai_output_price: float = Field(
         0.60, ge=0, description="US dollars for a million output tokens"
     )
-    openai_timeout_s: Seconds = Field(120, description="seconds until one call counts as failed")
+    openai_timeout_s: Seconds = Field(
+        120, description="seconds of one whole call, until it counts as failed"
+    )
+    openai_api: Literal["responses", "chat", "auto"] = Field(
+        "auto",
+        description="the protocol: the Responses API, chat completions, or, with `auto`, chat"
+        " completions where the server has no Responses API",
+    )
+    openai_api_version: str | None = Field(
+        None, description="version of Azure OpenAI's API; setting it selects Azure's client"
+    )
+    openai_reasoning_effort: str | None = Field(
+        None, description="effort of a reasoning model; unset: the least that the model has"
+    )
+    openai_reasoning_tokens: int | None = Field(
+        None,
+        ge=0,
+        description="output tokens of each call that a reasoning model may spend on reasoning;"
+        " unset: by model and effort",
+    )
+    openai_store: bool = Field(False, description="whether OpenAI keeps the answers")
 
     replicate_api_token: SecretStr = Field(description="token of the account that pays for images")
     replicate_base_url: str | None = Field(

@@ -6,7 +6,7 @@ class Transient(Exception):
 
     `delay`: seconds to wait at least; `None`: the caller's backoff decides. `in_doubt`: the call
     may have been carried out and billed. `blameless`: the job is not the cause, so the failure uses
-    up none of its tries.
+    up none of its tries. `isolated`: other jobs' calls of the same kind were served meanwhile.
     """
 
     def __init__(
@@ -17,12 +17,14 @@ class Transient(Exception):
         code: str = "transient",
         in_doubt: bool = False,
         blameless: bool = False,
+        isolated: bool = False,
     ) -> None:
         super().__init__(message)
         self.delay = delay
         self.code = code
         self.in_doubt = in_doubt
         self.blameless = blameless
+        self.isolated = isolated
 
 
 class Permanent(Exception):

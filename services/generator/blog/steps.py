@@ -47,8 +47,9 @@ A = TypeVar("A", bound=BaseModel)
 _MAX_REPAIRS = 2
 """Repeated calls of a step within an attempt, after cut-off answers or broken schemas."""
 
-_MAX_IN_DOUBT = 1
-"""In-doubt calls of a step that are repeated, after a worker's death or a lost answer."""
+_MAX_IN_DOUBT = 2
+"""In-doubt calls of a step that are repeated while the provider serves other jobs. During an outage
+there is no such limit: the pauses between attempts bound the cost."""
 
 _RECREATE_AFTER = {"replicate-failed", "replicate-aborted"}
 
@@ -152,9 +153,7 @@ class BlogSteps:
     ) -> A:
         while True:
             with tracing.start_span("limiter wait"):
-                permit = await self._text_provider.acquire_permit(
-                    call, answer, may_probe=_may_probe(known)
-                )
+                permit = await self._text_provider.acquire_permit(call, answer)
             with self._count_paid_call(lease.job):
                 begun = await self._begin_step(lease, step, permit, known)
                 if begun.done is not None:
@@ -250,7 +249,7 @@ class BlogSteps:
     ) -> tuple[GeneratedImage, float]:
         while True:
             with tracing.start_span("limiter wait"):
-                permit = await self._image_provider.acquire_permit(may_probe=_may_probe(known))
+                permit = await self._image_provider.acquire_permit(lease.job)
             with self._count_paid_call(lease.job):
                 begun = await self._begin_step(lease, Step.IMAGE, permit, known)
                 if begun.done is not None:
@@ -317,12 +316,16 @@ class BlogSteps:
     async def _record_failure(
         self, lease: Lease, step: Step, error: Exception, begun: SavedStep
     ) -> None:
-        """Record a failed call. Raises `Permanent` if the step has had too many in-doubt calls."""
+        """Record a failed call.
+
+        Raises `Permanent` if the step has had too many in-doubt calls, and other jobs were served.
+        """
         in_doubt = isinstance(error, Transient) and error.in_doubt
+        isolated = isinstance(error, Transient) and error.isolated
         await self._repository.finish_step(
             lease, step, state="FAILED", usage=Usage(), in_doubt=in_doubt
         )
-        if in_doubt and begun.in_doubt + 1 > _MAX_IN_DOUBT:
+        if in_doubt and isolated and begun.in_doubt + 1 > _MAX_IN_DOUBT:
             raise _in_doubt_error(step, begun.in_doubt + 1, str(error)) from error
 
     async def _begin_step(
@@ -330,8 +333,8 @@ class BlogSteps:
     ) -> SavedStep:
         """Record that a call begins.
 
-        A call begun by a dead worker may have been billed: it is repeated once, and after that
-        `Permanent` is raised.
+        A call begun by a dead worker may have been billed: it is repeated, and after too many
+        such calls `Permanent` is raised.
         """
         begun = await self._repository.begin_step(lease, step, permit)
         newly_in_doubt = begun.in_doubt - (known.in_doubt if known is not None else 0)
@@ -348,11 +351,6 @@ class BlogSteps:
             await self._repository.finish_step(lease, step, state="FAILED", usage=Usage())
             raise _in_doubt_error(step, begun.in_doubt, "its worker is gone")
         return begun
-
-
-def _may_probe(known: SavedStep | None) -> bool:
-    """Return whether the call may probe an open circuit: not if one more in-doubt call is fatal."""
-    return known is None or known.in_doubt < _MAX_IN_DOUBT
 
 
 def _log_expired_permit(lease: Lease, step: Step) -> None:

@@ -6,6 +6,8 @@ from shared.domain.errors import Permanent, Transient
 
 _FIRST_PAUSE_S = 2.0
 _MAX_PAUSE_S = 300.0
+_MAX_BLAMELESS_PAUSE_S = 60.0
+"""The provider is asked again at least so often, because its trouble may end at any time."""
 _IN_DOUBT_PAUSE_S = 10.0
 """The minimum pause before an in-doubt call is repeated, so that its cause can pass."""
 _MAX_REASON_CHARACTERS = 2_000
@@ -27,13 +29,13 @@ class FailJob:
 
 
 def decide_retry(
-    error: Exception, *, counted_attempts: int, max_attempts: int, chance: float
+    error: Exception, *, attempt: int, counted_attempts: int, max_attempts: int, chance: float
 ) -> RetryLater | FailJob:
     """Decide about the error that ended an attempt.
 
-    `counted_attempts` includes this attempt and excludes the blameless ones before it.
-    The backoff doubles from 2 s to 5 minutes. `chance` in [0, 1) spreads it (full jitter). A delay
-    requested by the provider is a minimum.
+    `counted_attempts` includes this attempt and excludes the blameless ones before it. The backoff
+    doubles from 2 s to 5 minutes (a minute if the job is not to blame). `chance` in [0, 1) spreads
+    it (full jitter). A delay requested by the provider is a minimum.
     """
     reason = str(error)[:_MAX_REASON_CHARACTERS]
     if isinstance(error, Permanent):
@@ -44,10 +46,14 @@ def decide_retry(
         return FailJob(
             code=error.code, reason=f"gave up after {counted_attempts} attempts: {reason}"
         )
-    backoff = (
-        _FIRST_PAUSE_S
-        if error.blameless
-        else min(_FIRST_PAUSE_S * 2 ** (counted_attempts - 1), _MAX_PAUSE_S)
-    )
     minimum = max(error.delay or 0.0, _IN_DOUBT_PAUSE_S if error.in_doubt else 0.0)
+    backoff = _backoff(error, attempt=attempt, counted_attempts=counted_attempts)
     return RetryLater(delay_s=minimum + backoff * chance, reason=reason, blameless=error.blameless)
+
+
+def _backoff(error: Transient, *, attempt: int, counted_attempts: int) -> float:
+    if not error.blameless:
+        return min(_FIRST_PAUSE_S * 2 ** (counted_attempts - 1), _MAX_PAUSE_S)
+    if error.delay is not None:  # how long to wait is known: only spread the jobs
+        return _FIRST_PAUSE_S
+    return min(_FIRST_PAUSE_S * 2 ** min(attempt - 1, 10), _MAX_BLAMELESS_PAUSE_S)

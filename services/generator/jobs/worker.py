@@ -296,6 +296,7 @@ class Worker:
             log.error("attempt ended with a bug", job=str(lease.job), exc_info=error)
         return decide_retry(
             error,
+            attempt=lease.attempt,
             counted_attempts=lease.counted_attempts,
             max_attempts=self._max_attempts,
             chance=self._rng.random(),

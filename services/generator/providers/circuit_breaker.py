@@ -1,18 +1,24 @@
 """Decides whether a provider may be called.
 
-The circuit opens when the provider rejects the account or fails several times in a row. While it is
-open, only an occasional probe is allowed.
+The circuit opens on evidence from at least two different jobs: several failures in a row (an
+outage), or two rejections of the account or of the set-up. While it is open, only an occasional
+probe is allowed. One job's trouble never opens it.
 """
 
 from math import inf
+from uuid import UUID
 
-_ACCOUNT_FIRST_PAUSE_S = 60.0
-_ACCOUNT_MAX_PAUSE_S = 600.0
+_REJECTION_FIRST_PAUSE_S = 60.0
+_REJECTION_MAX_PAUSE_S = 600.0
 _OUTAGE_FIRST_PAUSE_S = 5.0
 _OUTAGE_MAX_PAUSE_S = 60.0
 _OUTAGE_FAILURES = 5
 """Consecutive failures that count as an outage."""
+_MIN_JOBS = 2
+"""Different jobs whose calls must fail."""
 _PROBE_EVERY_S = 10.0
+_SAME_JOB_LATER_S = 30.0
+"""The job whose probe failed last lets other jobs go first for so long."""
 
 
 class CircuitBreaker:
@@ -23,48 +29,66 @@ class CircuitBreaker:
         self._probe_at = -inf
         self._tripped_at = -inf
         self._failures = 0
+        self._failing_jobs: set[UUID] = set()
+        self._rejected_jobs: set[UUID] = set()
+        self._last_failing: UUID | None = None
+        self._rejects = False
         self.is_open = False
 
-    def trip_account(self, now: float) -> bool:
-        """Open the circuit because the provider rejects the account.
-
-        Returns true if the circuit was closed. A rejected probe doubles the pause.
-        """
-        was_closed = not self.is_open
-        # Several calls may be rejected at once: they count as one.
-        if was_closed or now >= self._probe_at - _PROBE_EVERY_S:
-            self._open(now, _ACCOUNT_FIRST_PAUSE_S, _ACCOUNT_MAX_PAUSE_S)
-        return was_closed
-
-    def record_failure(self, requested_at: float, now: float) -> bool:
+    def record_failure(self, job: UUID, requested_at: float, now: float) -> bool:
         """Record a provider error or a missing answer. Returns true if this opens the circuit."""
-        if self.is_open and requested_at < self._tripped_at:  # begun before the circuit opened
+        if self._is_outdated(requested_at):
             return False
+        self._last_failing = job
         self._failures += 1
-        if not self.is_open and self._failures < _OUTAGE_FAILURES:
+        self._failing_jobs.add(job)
+        enough = self._failures >= _OUTAGE_FAILURES and len(self._failing_jobs) >= _MIN_JOBS
+        if not self.is_open and not enough:
             return False
-        was_closed = not self.is_open
-        self._open(now, _OUTAGE_FIRST_PAUSE_S, _OUTAGE_MAX_PAUSE_S)
-        return was_closed
+        return self._open(now, _OUTAGE_FIRST_PAUSE_S, _OUTAGE_MAX_PAUSE_S)
 
-    def record_success(self, requested_at: float) -> bool:
-        """Record a served call. Returns true if this closes the circuit."""
-        if requested_at < self._tripped_at:  # begun before the circuit opened: proves nothing
+    def record_rejection(self, job: UUID, requested_at: float, now: float) -> bool:
+        """Record that the provider rejects the account or the set-up.
+
+        Returns true if this opens the circuit.
+        """
+        if self._is_outdated(requested_at):
             return False
-        was_open, self.is_open, self._pause_s, self._failures = self.is_open, False, 0.0, 0
+        self._last_failing = job
+        self._rejected_jobs.add(job)
+        if not self.is_open and len(self._rejected_jobs) < _MIN_JOBS:
+            return False
+        self._rejects = True
+        return self._open(now, _REJECTION_FIRST_PAUSE_S, _REJECTION_MAX_PAUSE_S)
+
+    def record_success(self, requested_at: float, *, billed: bool = True) -> bool:
+        """Record a served call. Returns true if this closes the circuit.
+
+        After a rejection only a billed call that began later proves that the provider accepts the
+        account again.
+        """
+        proves = not self._rejects or (billed and requested_at >= self._tripped_at)
+        if self.is_open and not proves:
+            return False
+        self._failures, self._pause_s = 0, 0.0
+        self._failing_jobs.clear()
+        if billed:
+            self._rejected_jobs.clear()
+        was_open, self.is_open, self._rejects = self.is_open, False, False
         return was_open
 
     def is_probe_due(self, now: float) -> bool:
         return self.is_open and now >= self._probe_at
 
-    def allow_call(self, now: float, *, may_probe: bool = True) -> bool:
-        """Return whether a call may be made.
+    def allow_call(self, now: float, job: UUID) -> bool:
+        """Return whether a job may make a call.
 
         After its pause an open circuit allows one probe every 10 s.
         """
         if not self.is_open:
             return True
-        if now < self._probe_at or not may_probe:
+        wait = _SAME_JOB_LATER_S if job == self._last_failing else 0.0
+        if now < self._probe_at + wait:
             return False
         self._probe_at = now + _PROBE_EVERY_S
         return True
@@ -73,8 +97,13 @@ class CircuitBreaker:
         """Return the seconds until the next probe, at least 1, or 0 if the circuit is closed."""
         return max(self._probe_at - now, 1.0) if self.is_open else 0.0
 
-    def _open(self, now: float, first_s: float, max_s: float) -> None:
+    def _is_outdated(self, requested_at: float) -> bool:
+        """Return whether a failed call began before the circuit opened: it proves nothing new."""
+        return self.is_open and requested_at < self._tripped_at
+
+    def _open(self, now: float, first_s: float, max_s: float) -> bool:
+        was_closed, self.is_open = not self.is_open, True
         self._pause_s = min(max(self._pause_s * 2, first_s), max_s)
         self._probe_at = now + self._pause_s
         self._tripped_at = now
-        self.is_open = True
+        return was_closed

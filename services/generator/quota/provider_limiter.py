@@ -2,11 +2,15 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from math import inf
+from uuid import UUID
 
 from services.generator.providers.circuit_breaker import CircuitBreaker
-from services.generator.providers.headers import parse_number
+from services.generator.providers.delays import parse_number
+from services.generator.providers.evidence import ServedCalls
+from services.generator.providers.outcomes import Outcome, OutcomeKind, as_request_fault
 from services.generator.quota.rules import Permit, RateLimiter, Reservation
 from shared.domain.errors import Transient
 from shared.domain.messages import LimiterReport
@@ -44,6 +48,7 @@ class ProviderLimiter:
         self._loop = asyncio.get_running_loop()
         self._rules = RateLimiter(limits, burst_s=burst_s, now=self._loop.time())
         self._circuit = CircuitBreaker()
+        self._served = ServedCalls()
         self._open_reason = ""
         self._stopped = False
         self._waiters: dict[Reservation, asyncio.Future[Permit]] = {}
@@ -53,18 +58,18 @@ class ProviderLimiter:
         self._partitions: Sequence[int] = ()
         self._permits_issued = 0
 
-    async def acquire(self, needs: Mapping[str, float], *, may_probe: bool = True) -> Permit:
+    async def acquire(self, needs: Mapping[str, float], job: UUID) -> Permit:
         """Wait for a permit. The needs are charged when this returns.
 
         Raises `Transient` if this worker owns no quota, while the circuit is open (unless the call
-        may be its probe), and once the worker stops. Raises `ValueError` for a call above the
+        is its probe), and once the worker stops. Raises `ValueError` for a call above the
         account's limit.
         """
         if self._stopped:
             raise _stopping_error()
         if self._share == 0:
             raise _no_quota_error()
-        if not self._circuit.allow_call(self._loop.time(), may_probe=may_probe):
+        if not self._circuit.allow_call(self._loop.time(), job):
             raise self._circuit_open_error()
         reservation = self._rules.reserve(needs, self._loop.time())
         waiter = self._waiters[reservation] = self._loop.create_future()
@@ -143,44 +148,67 @@ class ProviderLimiter:
         self._rules.record_usage(permit.reservation, used, self._loop.time())
         self._grant_ready()
 
-    def start_cool_down(self, seconds: float) -> None:
-        self._rules.start_cool_down(seconds, self._loop.time())
+    def record_outcome(
+        self, outcome: Outcome, *, job: UUID, call: str, requested_at: float, billed: bool = True
+    ) -> Outcome:
+        """Learn from a call's outcome. Returns it with the evidence of other jobs applied.
 
-    def trip_account(self, reason: str) -> Transient:
-        """Open the circuit, because the provider rejects the account. Returns the call's error."""
-        self._open_reason = reason
-        if self._circuit.trip_account(self._loop.time()):
-            log.error(
-                "circuit opened: provider rejects the account, jobs wait",
-                provider=self.provider,
-                reason=reason,
-                retry_s=self._retry_s,
-            )
-            self._reject_waiters(self._circuit_open_error())
-        return self._circuit_open_error()
-
-    def record_failure(self, requested_at: float) -> bool:
-        """Record that a call was not served.
-
-        Returns whether the circuit is open: then the provider is to blame, and not the job.
+        `call` names the kind of call, such as a step. `billed` is false for calls that cost
+        nothing: they prove that the provider answers, and not that the account may spend.
         """
-        if self._circuit.record_failure(requested_at, self._loop.time()):
-            self._open_reason = "the provider does not serve calls"
-            log.error(
-                "circuit opened: provider outage, jobs wait",
-                provider=self.provider,
-                retry_s=self._retry_s,
-            )
-            self._reject_waiters(self._circuit_open_error())
-        return self._circuit.is_open
+        now = self._loop.time()
+        match outcome.kind:
+            case OutcomeKind.ANSWER | OutcomeKind.ANSWER_FAULT:
+                self._served.record_served(call, job, now)
+                self._rules.record_served(now)
+                self._close_circuit(requested_at, billed=billed)
+            case OutcomeKind.REQUEST_FAULT:
+                self._close_circuit(requested_at, billed=False)
+            case OutcomeKind.THROTTLED:
+                self._rules.record_throttled(requested_at, now, requested_delay=outcome.delay)
+                return replace(outcome, delay=self._rules.cool_down_left(now))
+            case OutcomeKind.OUTAGE:
+                isolated = self._served.others_served_since(call, job, requested_at)
+                outcome = replace(outcome, isolated=isolated)
+                if self._circuit.record_failure(job, requested_at, now):
+                    self._announce_open_circuit("provider outage", outcome)
+            case OutcomeKind.UNEXPLAINED:
+                since = self._served.first_unexplained_at(call, job, now)
+                if self._served.others_served_since(call, job, since):
+                    return as_request_fault(outcome)
+                self._record_rejection(outcome, job, requested_at)
+            case OutcomeKind.ACCOUNT_FAULT | OutcomeKind.SETUP_FAULT:
+                self._record_rejection(outcome, job, requested_at)
+        if self._circuit.is_open:
+            return replace(outcome, delay=max(outcome.delay or 0.0, self._retry_s))
+        return outcome
 
-    def record_success(self, requested_at: float) -> None:
-        """Record that a call begun at `requested_at` was served."""
-        if self._circuit.record_success(requested_at):
+    def _record_rejection(self, outcome: Outcome, job: UUID, requested_at: float) -> None:
+        if self._circuit.record_rejection(job, requested_at, self._loop.time()):
+            cause = (
+                "provider rejects the account"
+                if outcome.kind is OutcomeKind.ACCOUNT_FAULT
+                else "provider rejects the set-up"
+            )
+            self._announce_open_circuit(cause, outcome)
+
+    def _announce_open_circuit(self, cause: str, outcome: Outcome) -> None:
+        self._open_reason = outcome.reason
+        log.error(
+            f"circuit opened: {cause}, jobs wait",
+            provider=self.provider,
+            model=self._model,
+            reason=outcome.reason,
+            retry_s=self._retry_s,
+        )
+        self._reject_waiters(self._circuit_open_error())
+
+    def _close_circuit(self, requested_at: float, *, billed: bool) -> None:
+        if self._circuit.record_success(requested_at, billed=billed):
             log.info("circuit closed: provider serves calls", provider=self.provider)
 
     def now(self) -> float:
-        """Return the time by the clock of `record_success` and `record_failure`."""
+        """Return the time by the clock of `record_outcome`."""
         return self._loop.time()
 
     @property

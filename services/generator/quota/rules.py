@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from math import inf
 
+from services.generator.quota.learned_pace import LearnedPace
 from services.generator.quota.provider_bucket import ProviderBucket
 
 _WINDOW_S = 60
@@ -105,6 +106,8 @@ class RateLimiter:
         self._share_until = inf
         self._headers_at = now
         self._paused = True
+        self._share = 0.0
+        self._pace = LearnedPace()
 
     def assign_share(self, share: float, levels: Mapping[str, float], now: float) -> None:
         """Own this share (0 to 1) of the account from now on, with the restored levels.
@@ -113,6 +116,9 @@ class RateLimiter:
         """
         self._advance(now)
         self._paused = False
+        if self._share > 0:
+            self._pace.scale(share / self._share)
+        self._share = share
         for resource, bucket in self._buckets.items():
             bucket.share = share
             bucket.level = min(levels.get(resource, 0.0), bucket.capacity(self._burst_s))
@@ -159,6 +165,7 @@ class RateLimiter:
                 reservation.spent_at_grant[resource] = bucket.spent
                 reservation.accrued_at_grant[resource] = bucket.provider.accrued
                 self._add_recent(resource, need, now)
+            self._pace.record_call(now)
             granted.append(reservation)
         return granted
 
@@ -188,8 +195,8 @@ class RateLimiter:
         self._advance(now)
         before: dict[str, float] = dict.fromkeys(self._buckets, 0.0)
         waits = list[float]()
-        for reservation in self._queue:
-            waits.append(self._wait_s(now, before, reservation))
+        for place, reservation in enumerate(self._queue):
+            waits.append(self._wait_s(now, before, reservation, place))
             for resource, need in reservation.needs.items():
                 before[resource] += need
         return waits
@@ -209,9 +216,18 @@ class RateLimiter:
             spent_since=bucket.spent - reservation.spent_at_grant.get(resource, bucket.spent),
         )
 
-    def start_cool_down(self, seconds: float, now: float) -> None:
-        """Grant nothing for a while, because the provider answered 429 or 503."""
-        self._cooling_until = max(self._cooling_until, now + seconds)
+    def record_served(self, now: float) -> None:
+        """Record that the provider served a call: a learned pace may rise."""
+        self._pace.record_served(now, ceiling_per_s=self._configured_calls_per_s)
+
+    def record_throttled(
+        self, requested_at: float, now: float, *, requested_delay: float | None
+    ) -> None:
+        """Lower the pace and grant nothing for a while, because the provider answered 429."""
+        pause = self._pace.record_throttled(
+            requested_at, now, requested_delay=requested_delay, share=self._share
+        )
+        self._cooling_until = max(self._cooling_until, now + pause)
 
     def cool_down_left(self, now: float) -> float:
         return max(0.0, self._cooling_until - now)
@@ -230,7 +246,10 @@ class RateLimiter:
 
     def pace_of(self, resource: str) -> float:
         """Return the factor on the refill rate; 1 is exactly this worker's share."""
-        return self._buckets[resource].provider.pace
+        pace = self._buckets[resource].provider.pace
+        if self._pace.per_s is None:
+            return pace
+        return min(pace, self._pace.per_s / self._configured_calls_per_s)
 
     def level_of(self, resource: str, now: float) -> float:
         """Return the level of the bucket; negative is debt."""
@@ -244,7 +263,14 @@ class RateLimiter:
             recent.popleft()
         return sum(amount for _, amount in recent)
 
-    def _wait_s(self, now: float, before: Mapping[str, float], reservation: Reservation) -> float:
+    @property
+    def _configured_calls_per_s(self) -> float:
+        """This worker's share of the limit on calls, which every limiter lists first."""
+        return next(iter(self._buckets.values())).rate
+
+    def _wait_s(
+        self, now: float, before: Mapping[str, float], reservation: Reservation, place: int = 0
+    ) -> float:
         if self._paused or not self.owns_share(now):
             return inf
         needs = reservation.needs.items()
@@ -252,7 +278,9 @@ class RateLimiter:
             self._buckets[name].seconds_until(before.get(name, 0.0), need, self._burst_s)
             for name, need in needs
         ]
-        return max(*waits, self._cooling_until - now, 0.0)
+        return max(
+            *waits, self._pace.seconds_until_call(now, place), self._cooling_until - now, 0.0
+        )
 
     def _add_recent(self, resource: str, amount: float, now: float) -> None:
         recent, second = self._recent[resource], int(now)

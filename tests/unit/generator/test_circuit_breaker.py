@@ -1,64 +1,82 @@
-"""The circuit breaker opens when a provider rejects the account or fails repeatedly."""
+"""The circuit breaker opens on evidence from two jobs and closes with a success."""
+
+from uuid import UUID
 
 from services.generator.providers.circuit_breaker import CircuitBreaker
 
+A, B, C = (UUID(int=number) for number in (1, 2, 3))
+
+
+def open_by_rejections(now: float) -> CircuitBreaker:
+    circuit = CircuitBreaker()
+    circuit.record_rejection(A, now, now)
+    assert circuit.record_rejection(B, now, now)
+    return circuit
+
 
 def test_open_circuit_allows_one_probe_and_closes_on_success() -> None:
-    circuit = CircuitBreaker()
-    assert circuit.trip_account(now=100)
-    assert not circuit.trip_account(now=101)
-    assert not circuit.allow_call(now=159)
-    assert circuit.is_probe_due(now=160)
-    assert circuit.allow_call(now=160)
-    assert not circuit.allow_call(now=161)
+    circuit = open_by_rejections(now=100)
+    assert not circuit.record_rejection(C, requested_at=99, now=101), "begun before"
+    assert not circuit.allow_call(159, C)
+    assert circuit.is_probe_due(160)
+    assert circuit.allow_call(160, C)
+    assert not circuit.allow_call(161, A)
     assert circuit.record_success(requested_at=160)
-    assert circuit.allow_call(now=161)
+    assert circuit.allow_call(161, A)
+
+
+def test_one_job_never_opens_the_circuit() -> None:
+    circuit = CircuitBreaker()
+    for now in range(100):
+        assert not circuit.record_failure(A, now, now)
+        assert not circuit.record_rejection(A, now, now)
+    assert not circuit.is_open
+
+
+def test_five_failures_of_two_jobs_without_a_success_open_the_circuit() -> None:
+    circuit = CircuitBreaker()
+    for now in range(20):
+        assert not circuit.record_failure(A, now, now)
+        assert not circuit.record_failure(B, now, now)
+        circuit.record_success(now, billed=False)
+    failures = [circuit.record_failure(job, 30, 30) for job in (A, A, A, A, B)]
+    assert failures == [False] * 4 + [True]
+    assert circuit.seconds_until_probe(30) == 5
+
+
+def test_any_success_ends_an_outage() -> None:
+    circuit = CircuitBreaker()
+    for job in (A, B, A, B, A):
+        circuit.record_failure(job, 10, 10)
+    assert circuit.is_open
+    assert circuit.record_success(requested_at=1, billed=False)
+
+
+def test_only_a_later_billed_success_ends_a_rejection() -> None:
+    circuit = open_by_rejections(now=100)
+    assert not circuit.record_success(requested_at=99)
+    assert not circuit.record_success(requested_at=101, billed=False)
+    assert circuit.record_success(requested_at=101)
 
 
 def test_rejected_probe_doubles_the_pause_up_to_ten_minutes() -> None:
-    circuit, now = CircuitBreaker(), 0.0
-    pauses = []
-    for _ in range(6):
-        circuit.trip_account(now)
+    circuit, now, pauses = open_by_rejections(now=0), 0.0, []
+    for number in range(6):
         pauses.append(circuit.seconds_until_probe(now))
         now += pauses[-1]
-        assert circuit.allow_call(now)
+        job = UUID(int=number + 10)
+        assert circuit.allow_call(now, job)
+        circuit.record_rejection(job, now, now)
     assert pauses == [60, 120, 240, 480, 600, 600]
 
 
-def test_success_of_an_earlier_call_does_not_close_the_circuit() -> None:
+def test_probe_goes_to_another_job_first() -> None:
     circuit = CircuitBreaker()
-    circuit.trip_account(now=100)
-    assert not circuit.record_success(requested_at=99)
-    assert circuit.is_open
-
-
-def test_five_consecutive_failures_open_the_circuit() -> None:
-    circuit = CircuitBreaker()
-    for _ in range(20):
-        assert not any(circuit.record_failure(requested_at=1, now=1) for _ in range(4))
-        circuit.record_success(requested_at=1)
-    failures = [circuit.record_failure(requested_at=2, now=2) for _ in range(5)]
-    assert failures == [False] * 4 + [True]
-    assert circuit.seconds_until_probe(now=2) == 5
-    assert not circuit.record_failure(requested_at=1, now=3), "begun before the circuit opened"
-    assert circuit.seconds_until_probe(now=3) == 4
-
-
-def test_failed_probe_doubles_the_pause_up_to_a_minute() -> None:
-    circuit, now, pauses = CircuitBreaker(), 0.0, []
-    for _ in range(5):
-        circuit.record_failure(requested_at=now, now=now)
-    for _ in range(6):
-        pauses.append(circuit.seconds_until_probe(now))
-        now += pauses[-1]
-        assert circuit.allow_call(now)
-        circuit.record_failure(requested_at=now, now=now)
-    assert pauses == [5, 10, 20, 40, 60, 60]
-
-
-def test_call_that_must_not_fail_is_not_a_probe() -> None:
-    circuit = CircuitBreaker()
-    circuit.trip_account(now=0)
-    assert not circuit.allow_call(now=99, may_probe=False)
-    assert circuit.allow_call(now=99)
+    for job in (A, A, A, B, B):
+        circuit.record_failure(job, 0, 0)
+    assert not circuit.allow_call(5, B), "the last failing job"
+    assert circuit.allow_call(5, A)
+    circuit.record_failure(A, 5, 5)
+    assert circuit.seconds_until_probe(5) == 10
+    assert not circuit.allow_call(44, A)
+    assert circuit.allow_call(45, A), "no other job came"

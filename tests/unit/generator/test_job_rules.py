@@ -34,21 +34,39 @@ def test_unfinished_record_is_never_committed(order: list[int], finished: int) -
 
 def test_retry_waits_for_provider_delay_plus_jitter() -> None:
     decision = decide_retry(
-        Transient("429", delay=9), counted_attempts=3, max_attempts=8, chance=0.5
+        Transient("429", delay=9), attempt=4, counted_attempts=3, max_attempts=8, chance=0.5
     )
     assert decision == RetryLater(delay_s=9 + 2 * 4 * 0.5, reason="429")
 
 
 def test_in_doubt_call_is_not_repeated_at_once() -> None:
     error = Transient("cut", in_doubt=True)
-    decision = decide_retry(error, counted_attempts=1, max_attempts=8, chance=0.0)
+    decision = decide_retry(error, attempt=1, counted_attempts=1, max_attempts=8, chance=0.0)
     assert decision == RetryLater(delay_s=10, reason="cut")
 
 
 def test_backoff_is_capped_at_five_minutes() -> None:
-    decision = decide_retry(Transient("x"), counted_attempts=30, max_attempts=99, chance=1.0)
+    decision = decide_retry(
+        Transient("x"), attempt=31, counted_attempts=30, max_attempts=99, chance=1.0
+    )
     assert isinstance(decision, RetryLater)
     assert decision.delay_s == 300
+
+
+@pytest.mark.parametrize(
+    ("attempt", "delay", "seconds"), [(1, None, 2), (3, None, 8), (5_000, None, 60), (5, 7, 7 + 2)]
+)
+def test_blameless_attempt_waits_a_minute_at_most(
+    attempt: int, delay: float | None, seconds: float
+) -> None:
+    decision = decide_retry(
+        Transient("502", blameless=True, delay=delay),
+        attempt=attempt,
+        counted_attempts=99,
+        max_attempts=8,
+        chance=1.0,
+    )
+    assert decision == RetryLater(delay_s=seconds, reason="502", blameless=True)
 
 
 @pytest.mark.parametrize(
@@ -63,5 +81,7 @@ def test_backoff_is_capped_at_five_minutes() -> None:
 def test_failed_job_names_code_and_reason(
     error: Exception, counted_attempts: int, code: str, reason: str
 ) -> None:
-    decision = decide_retry(error, counted_attempts=counted_attempts, max_attempts=8, chance=0.5)
+    decision = decide_retry(
+        error, attempt=1, counted_attempts=counted_attempts, max_attempts=8, chance=0.5
+    )
     assert decision == FailJob(code=code, reason=reason)

@@ -1,11 +1,32 @@
 """The provider limiter rejects waiting calls when its quota, its circuit or its worker is gone."""
 
 import asyncio
+from uuid import UUID
 
 import pytest
 
+from services.generator.providers.outcomes import Outcome, OutcomeKind
 from services.generator.quota.provider_limiter import ProviderLimiter
 from shared.domain.errors import Transient
+
+JOB, OTHER = UUID(int=1), UUID(int=2)
+
+
+def record(
+    limiter: ProviderLimiter,
+    kind: OutcomeKind,
+    job: UUID,
+    *,
+    call: str = "outline",
+    requested_at: float | None = None,
+) -> Outcome:
+    """Record an outcome of a call that began now, or at `requested_at`."""
+    return limiter.record_outcome(
+        Outcome(kind=kind, code="code", reason="the words"),
+        job=job,
+        call=call,
+        requested_at=limiter.now() if requested_at is None else requested_at,
+    )
 
 
 def make_limiter() -> ProviderLimiter:
@@ -16,13 +37,13 @@ async def test_call_without_quota_is_rejected() -> None:
     limiter = make_limiter()
     limiter.assign_share((), 0, {})
     with pytest.raises(Transient, match="owns no partition"):
-        await limiter.acquire({"requests": 1})
+        await limiter.acquire({"requests": 1}, JOB)
 
 
 async def test_waiting_call_is_rejected_when_the_quota_moves() -> None:
     limiter = make_limiter()
     limiter.assign_share((0,), 0.001, {})
-    waiting = asyncio.create_task(limiter.acquire({"requests": 1}))
+    waiting = asyncio.create_task(limiter.acquire({"requests": 1}, JOB))
     await asyncio.sleep(0)
     limiter.assign_share((), 0, {})
     with pytest.raises(Transient, match="owns no partition"):
@@ -34,7 +55,7 @@ async def test_waiting_call_is_rejected_when_the_quota_moves() -> None:
 async def test_permit_expires_after_three_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     limiter = make_limiter()
     limiter.assign_share((0,), 1, {"requests": 1})
-    permit = await limiter.acquire({"requests": 1})
+    permit = await limiter.acquire({"requests": 1}, JOB)
     assert limiter.is_valid(permit)
     later = limiter.now() + 3.1
     monkeypatch.setattr(limiter._loop, "time", lambda: later)
@@ -44,10 +65,10 @@ async def test_permit_expires_after_three_seconds(monkeypatch: pytest.MonkeyPatc
 async def test_closed_limiter_rejects_waiting_and_new_calls() -> None:
     limiter = make_limiter()
     limiter.assign_share((0,), 0.001, {})
-    waiting = asyncio.create_task(limiter.acquire({"requests": 1}))
+    waiting = asyncio.create_task(limiter.acquire({"requests": 1}, JOB))
     await asyncio.sleep(0)
     limiter.stop_grants()
-    for call in (waiting, limiter.acquire({"requests": 1})):
+    for call in (waiting, limiter.acquire({"requests": 1}, JOB)):
         with pytest.raises(Transient, match="the worker stopped") as error:
             await call
         assert (error.value.blameless, error.value.delay) == (True, 0)
@@ -56,11 +77,54 @@ async def test_closed_limiter_rejects_waiting_and_new_calls() -> None:
 async def test_outage_rejects_waiting_calls_without_blame() -> None:
     limiter = make_limiter()
     limiter.assign_share((0,), 0.001, {})
-    waiting = asyncio.create_task(limiter.acquire({"requests": 1}))
+    waiting = asyncio.create_task(limiter.acquire({"requests": 1}, JOB))
     await asyncio.sleep(0)
-    failures = [limiter.record_failure(limiter.now()) for _ in range(5)]
-    assert failures == [False] * 4 + [True]
-    with pytest.raises(Transient, match="does not serve calls") as error:
+    for number in range(5):
+        record(limiter, OutcomeKind.OUTAGE, UUID(int=number))
+    with pytest.raises(Transient, match="the words") as error:
         await waiting
     assert error.value.blameless
     assert limiter.circuit_open
+
+
+async def test_unexplained_refusal_is_the_requests_fault_once_another_job_is_served() -> None:
+    limiter = make_limiter()
+    assert record(limiter, OutcomeKind.UNEXPLAINED, JOB).kind is OutcomeKind.UNEXPLAINED
+    record(limiter, OutcomeKind.ANSWER, OTHER, call="article")
+    assert record(limiter, OutcomeKind.UNEXPLAINED, JOB).kind is OutcomeKind.UNEXPLAINED
+    await asyncio.sleep(0.001)
+    record(limiter, OutcomeKind.ANSWER, OTHER)
+    assert record(limiter, OutcomeKind.UNEXPLAINED, JOB).kind is OutcomeKind.REQUEST_FAULT
+    assert not limiter.circuit_open
+
+
+async def test_unexplained_refusal_of_two_jobs_is_the_set_up() -> None:
+    limiter = make_limiter()
+    record(limiter, OutcomeKind.UNEXPLAINED, JOB)
+    outcome = record(limiter, OutcomeKind.UNEXPLAINED, OTHER)
+    assert limiter.circuit_open
+    error = outcome.to_error()
+    assert isinstance(error, Transient)
+    assert (error.blameless, error.delay) == (True, pytest.approx(60, abs=0.1))
+
+
+async def test_lost_answer_is_isolated_if_others_were_served_meanwhile() -> None:
+    limiter = make_limiter()
+    began = limiter.now()
+    assert not record(limiter, OutcomeKind.OUTAGE, JOB, requested_at=began).isolated
+    await asyncio.sleep(0.001)
+    record(limiter, OutcomeKind.ANSWER, OTHER)
+    assert record(limiter, OutcomeKind.OUTAGE, JOB, requested_at=began).isolated
+
+
+async def test_throttled_call_waits_as_long_as_told() -> None:
+    limiter = make_limiter()
+    limiter.assign_share((0,), 1, {"requests": 1})
+    outcome = limiter.record_outcome(
+        Outcome(kind=OutcomeKind.THROTTLED, code="c", reason="r", delay=7),
+        job=JOB,
+        call="outline",
+        requested_at=limiter.now(),
+    )
+    assert outcome.delay == pytest.approx(7, abs=0.1)
+    assert limiter.build_reports()[0].cooling_until is not None

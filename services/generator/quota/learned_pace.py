@@ -1,0 +1,99 @@
+"""Learns from 429 answers how many calls the provider serves, and paces the calls accordingly.
+
+The configured limits may be higher than the real ones. A 429 lowers the pace to the calls that were
+served in the last minute, or to the pace of the requested delay. Each served call raises it a
+little until the next 429 (additive increase, multiplicative decrease).
+"""
+
+from collections import deque
+from math import inf
+
+_WINDOW_S = 60.0
+_MIN_PER_S = 1 / 60
+_GROWTH = 1.03
+"""The factor for each served call, if the learned pace rests on evidence."""
+_SEARCH_GROWTH = 1.5
+"""The factor while too few calls were served to know the pace."""
+_EVIDENCE_CALLS = 5
+_DECREASE = 0.9
+_FIRST_PAUSE_S = 5.0
+_MAX_PAUSE_S = 600.0
+
+
+class LearnedPace:
+    """The pace of one worker's calls. `now` is a monotonic clock in seconds.
+
+    `per_s` is `None` while no 429 limits the calls.
+    """
+
+    def __init__(self) -> None:
+        self.per_s: float | None = None
+        self._growth = _GROWTH
+        self._served: deque[float] = deque()
+        self._last_call_at = -inf
+        self._reduced_at = -inf
+        self._throttled_in_a_row = 0
+        self._calls_keep_pace = False
+
+    def record_call(self, now: float) -> None:
+        """Record that a call was granted."""
+        if self.per_s is not None:
+            self._calls_keep_pace = now - self._last_call_at < 2 / self.per_s
+        self._last_call_at = now
+
+    def record_served(self, now: float, *, ceiling_per_s: float) -> None:
+        """Record a served call. A pace of `ceiling_per_s`, the configured one, needs no learning.
+
+        Calls slower than the pace do not show that a higher one would be served.
+        """
+        self._throttled_in_a_row = 0
+        self._served.append(now)
+        self._forget_old(now)
+        if self.per_s is not None and self._calls_keep_pace:
+            self.per_s *= self._growth
+            if self.per_s >= ceiling_per_s:
+                self.per_s = None
+
+    def record_throttled(
+        self, requested_at: float, now: float, *, requested_delay: float | None, share: float
+    ) -> float:
+        """Lower the pace after a 429. Returns the seconds without any call.
+
+        `share` (0 to 1) is this worker's part of the account, which `requested_delay` is about. A
+        call that began before the last reduction only extends the pause.
+        """
+        if requested_at >= self._reduced_at:
+            self._throttled_in_a_row += 1
+            self._lower_pace(now, requested_delay, share)
+        if requested_delay is not None:
+            return requested_delay
+        assert self.per_s is not None
+        first = max(_FIRST_PAUSE_S, 1 / self.per_s)
+        return float(min(first * 2 ** (self._throttled_in_a_row - 1), _MAX_PAUSE_S))
+
+    def seconds_until_call(self, now: float, before: int = 0) -> float:
+        """Return the seconds until the pace allows a call, after `before` other calls."""
+        if self.per_s is None:
+            return 0.0
+        return max(0.0, self._last_call_at + (before + 1) / self.per_s - now)
+
+    def scale(self, factor: float) -> None:
+        """Change the pace with this worker's share of the account."""
+        if self.per_s is not None and factor > 0:
+            self.per_s *= factor
+
+    def _lower_pace(self, now: float, requested_delay: float | None, share: float) -> None:
+        self._forget_old(now)
+        # A delay of more than a window is a pause and says nothing about the pace.
+        says_pace = requested_delay is not None and requested_delay <= _WINDOW_S
+        requested = share / requested_delay if says_pace and requested_delay else 0.0
+        measured = len(self._served) / _WINDOW_S
+        highest = inf if self.per_s is None else self.per_s * _DECREASE
+        self.per_s = max(min(max(measured, requested), highest), _MIN_PER_S)
+        has_evidence = says_pace or len(self._served) >= _EVIDENCE_CALLS
+        self._growth = _GROWTH if has_evidence else _SEARCH_GROWTH
+        self._reduced_at = now
+
+    def _forget_old(self, now: float) -> None:
+        while self._served and self._served[0] <= now - _WINDOW_S:
+            self._served.popleft()
