@@ -105,7 +105,7 @@ def test_estimated_waits_match_the_grants() -> None:
 def test_cool_down_stops_all_grants_until_it_ends() -> None:
     limiter = make_limiter()
     reservation = reserve(limiter, 1, 0)
-    limiter.start_cool_down(10, 0)
+    limiter.record_throttled(0, 0, requested_delay=10)
     assert limiter.grant_ready(9.9) == []
     assert limiter.seconds_until_next_grant(5) == pytest.approx(5)
     assert limiter.cool_down_left(5) == pytest.approx(5)
