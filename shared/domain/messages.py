@@ -50,6 +50,8 @@ class BlogRequested(Message):
     webhook_url: str | None = None
     images: int = 1
     """Hero images to generate: 0 or 1."""
+    model: str | None = None
+    """The model that writes the texts; `None`: any that the accounts offer by default."""
     traceparent: str | None = None
     """W3C trace context; the record has a header of this name with the same value."""
     tracestate: str | None = None
