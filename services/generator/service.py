@@ -21,6 +21,7 @@ from services.generator.jobs.repository import GenerationRepository
 from services.generator.jobs.status import WorkerStatus
 from services.generator.jobs.worker import Worker
 from services.generator.providers.accounts import (
+    DEFAULT_ENDPOINTS,
     ImageAccount,
     ProviderAccounts,
     TextAccount,
@@ -211,7 +212,11 @@ class _Limiters(NamedTuple):
 def _create_limiters(accounts: ProviderAccounts, burst_s: float) -> _Limiters:
     def create(account: TextAccount | ImageAccount, **limits: float) -> ProviderLimiter:
         return ProviderLimiter(
-            provider=account.name, model=account.model, limits=limits, burst_s=burst_s
+            provider=account.name,
+            model=account.model,
+            endpoint=account.base_url or DEFAULT_ENDPOINTS[type(account)],
+            limits=limits,
+            burst_s=burst_s,
         )
 
     text, image = accounts.texts[0], accounts.images[0]

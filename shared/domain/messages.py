@@ -188,6 +188,8 @@ class LimiterReport:
     """Factor on the refill rate, learned from the provider's rate-limit headers."""
     cooling_until: datetime | None = None
     circuit_open: bool = False
+    open_reason: str = ""
+    """Why the circuit is open: model, address, and the provider's words."""
 
 
 @dataclass(frozen=True, kw_only=True)

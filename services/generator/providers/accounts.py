@@ -65,6 +65,13 @@ class ProviderAccounts:
     images: tuple[ImageAccount, ...]
 
 
+DEFAULT_ENDPOINTS = {
+    TextAccount: "https://api.openai.com/v1",
+    ImageAccount: "https://api.replicate.com",
+}
+"""The addresses that the vendors' SDKs use without a base URL."""
+
+
 def accounts_from_settings(settings: GeneratorSettings) -> ProviderAccounts:
     """Describe the accounts of the environment variables: one for texts, one for images."""
     prices = Prices(

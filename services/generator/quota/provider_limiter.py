@@ -41,10 +41,17 @@ class ProviderLimiter:
     """Limits the calls to one provider by this worker's quota."""
 
     def __init__(
-        self, *, provider: str, model: str, limits: Mapping[str, float], burst_s: float
+        self,
+        *,
+        provider: str,
+        model: str,
+        endpoint: str,
+        limits: Mapping[str, float],
+        burst_s: float,
     ) -> None:
         self.provider = provider
         self._model = model
+        self._endpoint = endpoint
         self._loop = asyncio.get_running_loop()
         self._rules = RateLimiter(limits, burst_s=burst_s, now=self._loop.time())
         self._circuit = CircuitBreaker()
@@ -193,11 +200,12 @@ class ProviderLimiter:
             self._announce_open_circuit(cause, outcome)
 
     def _announce_open_circuit(self, cause: str, outcome: Outcome) -> None:
-        self._open_reason = outcome.reason
+        self._open_reason = f"{self._model} at {self._endpoint}: {outcome.reason}"
         log.error(
             f"circuit opened: {cause}, jobs wait",
             provider=self.provider,
             model=self._model,
+            endpoint=self._endpoint,
             reason=outcome.reason,
             retry_s=self._retry_s,
         )
@@ -238,6 +246,7 @@ class ProviderLimiter:
                 pace=round(self._rules.pace_of(resource), 3),
                 cooling_until=datetime.now(UTC) + timedelta(seconds=cooling) if cooling else None,
                 circuit_open=self._circuit.is_open,
+                open_reason=self._open_reason if self._circuit.is_open else "",
             )
             for resource in self._rules.resources
         )
