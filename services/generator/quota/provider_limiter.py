@@ -90,6 +90,19 @@ class ProviderLimiter:
             raise
         return permit
 
+    def estimate_wait(self, needs: Mapping[str, float]) -> float:
+        """Estimate the seconds until a new call would get its permit; infinite without quota."""
+        return self._rules.estimate_wait(needs, self._loop.time()) if self._share else inf
+
+    def is_serving(self, job: UUID) -> bool:
+        """Return whether the provider serves calls now, or this job's call may be a probe."""
+        now = self._loop.time()
+        return self._rules.cool_down_left(now) <= 0 and self._circuit.would_allow(now, job)
+
+    def calls_last_minute(self) -> float:
+        """Return the calls granted in the last 60 seconds."""
+        return self._rules.usage_of(self._rules.resources[0], self._loop.time())
+
     def is_valid(self, permit: Permit) -> bool:
         """Return whether the call may still begin.
 

@@ -112,6 +112,16 @@ def test_cool_down_stops_all_grants_until_it_ends() -> None:
     assert limiter.grant_ready(10) == [reservation]
 
 
+def test_estimate_for_a_new_call_is_the_time_of_its_grant() -> None:
+    limiter = make_limiter()
+    for need in (100, 50, 70):
+        reserve(limiter, need, 0)
+    limiter.grant_ready(0)
+    estimated = limiter.estimate_wait({"requests": 1, "tokens": 60}, 0)
+    reserve(limiter, 60, 0)
+    assert estimated == pytest.approx(limiter.estimate_waits(0)[-1])
+
+
 def test_cancelled_reservation_is_not_charged() -> None:
     limiter = make_limiter()
     first, second = reserve(limiter, 100, 0), reserve(limiter, 50, 0)
