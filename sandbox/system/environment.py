@@ -24,8 +24,14 @@ _PASSED_ON = (
 )
 _FALSE = {"off", "false", "no", "n", "f", "0"}
 """The words that the settings read as false."""
-_PLACEHOLDERS = {"OPENAI_API_KEY": "sk-stand-in", "REPLICATE_API_TOKEN": "r8-stand-in"}
-"""API keys used with stand-ins. A caller who sourced a home's env file passes them in again."""
+PLACEHOLDERS = {
+    "openai": ("OPENAI_API_KEY", "sk-stand-in"),
+    "replicate": ("REPLICATE_API_TOKEN", "r8-stand-in"),
+}
+"""The variable of each provider's key, and its value with a stand-in.
+
+A caller who sourced a home's env file passes the values in again.
+"""
 _VENDORS = {"openai": "OpenAI", "replicate": "Replicate"}
 _SUBSTITUTES = {"openai": "texts are samples", "replicate": "images are drawn by a program"}
 STANDIN_LIMITS = {"OPENAI_RPM": "5000", "OPENAI_TPM": "4000000", "REPLICATE_RPM": "600"}
@@ -71,27 +77,22 @@ def choose_ports(environ: Mapping[str, str], *, any_free: bool) -> Ports:
 def standins_needed(environ: Mapping[str, str]) -> tuple[str, ...]:
     """Return the providers that are used without an API key: stand-ins replace them."""
     return tuple(
-        _provider_of(key)
-        for key, placeholder in _PLACEHOLDERS.items()
-        if _provider_of(key) in _used_providers(environ)
-        and environ.get(key, placeholder) in ("", placeholder)
+        provider
+        for provider in _used_providers(environ)
+        if environ.get(PLACEHOLDERS[provider][0]) in (None, "", PLACEHOLDERS[provider][1])
     )
 
 
 def describe_providers(environ: Mapping[str, str]) -> list[str]:
     """Return one line for each provider that is used: a stand-in, or the real one."""
     standins = standins_needed(environ)
-    lines = []
-    for key in _PLACEHOLDERS:
-        provider = _provider_of(key)
-        if provider in standins:
-            lines.append(
-                f"{key} is not set: a stand-in replaces {_VENDORS[provider]};"
-                f" {_SUBSTITUTES[provider]} and cost nothing"
-            )
-        elif provider in _used_providers(environ):
-            lines.append(f"{key} is set: {_describe_real_calls(provider, environ)}")
-    return lines
+    return [
+        f"{PLACEHOLDERS[provider][0]} is not set: a stand-in replaces {_VENDORS[provider]};"
+        f" {_SUBSTITUTES[provider]} and cost nothing"
+        if provider in standins
+        else f"{PLACEHOLDERS[provider][0]} is set: {_describe_real_calls(provider, environ)}"
+        for provider in _used_providers(environ)
+    ]
 
 
 def describe_standins(standins: Sequence[str]) -> list[str]:
@@ -111,10 +112,6 @@ def _describe_real_calls(provider: str, environ: Mapping[str, str]) -> str:
     address = environ.get(f"{provider.upper()}_BASE_URL")
     target = f"the server at {address}" if address else _VENDORS[provider]
     return f"{target} is called and may charge for it"
-
-
-def _provider_of(key: str) -> str:
-    return key.partition("_")[0].lower()
 
 
 def _used_providers(environ: Mapping[str, str]) -> tuple[str, ...]:
@@ -158,11 +155,10 @@ def service_environment(
         "STANDIN_OPENAI_PORT": str(ports.standin_openai),
         "STANDIN_REPLICATE_PORT": str(ports.standin_replicate),
     }
+    own |= dict(PLACEHOLDERS[provider] for provider in standins)
     if "openai" in standins:
-        own["OPENAI_API_KEY"] = _PLACEHOLDERS["OPENAI_API_KEY"]
         own["OPENAI_BASE_URL"] = f"http://127.0.0.1:{ports.standin_openai}/v1"
     if "replicate" in standins:
-        own["REPLICATE_API_TOKEN"] = _PLACEHOLDERS["REPLICATE_API_TOKEN"]
         own["REPLICATE_BASE_URL"] = f"http://127.0.0.1:{ports.standin_replicate}"
     if standins:
         own |= {"STANDIN": "true", "STANDINS": ",".join(standins)}
