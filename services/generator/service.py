@@ -50,17 +50,17 @@ _DELETE_CALLS_EVERY_S = 60.0
 _STOP_CANCELLED_EVERY_S = 2.0
 
 
-def check_quota(settings: GeneratorSettings) -> None:
+def check_quota(account: TextAccount) -> None:
     """Raise `Unavailable` if the token limit cannot carry the largest call of every partition.
 
     Each partition may be in debt for one such call at a time.
     """
-    needed = GENERATION.partitions * largest_call_tokens()
-    if needed > settings.openai_tpm:
+    largest = largest_call_tokens(account)
+    needed = GENERATION.partitions * largest
+    if needed > account.tokens:
         raise Unavailable(
-            f"OPENAI_TPM is {settings.openai_tpm:g}, and {GENERATION.partitions} partitions with"
-            f" calls of up to {largest_call_tokens()} tokens need {needed}: ask the provider for a"
-            " higher limit"
+            f"OPENAI_TPM is {account.tokens:g}, and {GENERATION.partitions} partitions with"
+            f" calls of up to {largest} tokens need {needed}: ask the provider for a higher limit"
         )
 
 
@@ -75,8 +75,8 @@ async def run_worker(settings: GeneratorSettings, stop: asyncio.Event, *, name: 
         f"[Blog Worker] Config: {settings.concurrent_blogs} concurrent,"
         f" {settings.batch_size} batch size, {settings.max_per_instance} max per instance"
     )
-    check_quota(settings)
     accounts = accounts_from_settings(settings)
+    check_quota(accounts.texts[0])
     pool = await open_pool(settings, name=name)
     await clients.ensure_topics(settings)
     async with (

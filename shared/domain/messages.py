@@ -104,6 +104,8 @@ class Usage:
     cost_nanousd: int = 0
     in_doubt: int = 0
     """In-doubt calls: their answers were lost, and they may have been billed."""
+    reasoning_tokens: int = 0
+    """The part of the output tokens that a reasoning model spent before it wrote."""
 
     def __add__(self, other: "Usage") -> "Usage":
         return Usage(
@@ -112,6 +114,7 @@ class Usage:
             images=self.images + other.images,
             cost_nanousd=self.cost_nanousd + other.cost_nanousd,
             in_doubt=self.in_doubt + other.in_doubt,
+            reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
         )
 
 

@@ -5,7 +5,9 @@ import os
 from pathlib import Path
 from typing import Protocol
 
-_SUFFIXES = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
+from services.generator.providers.image_files import IMAGE_FORMATS
+
+_SUFFIXES = {known.media_type: known.suffix for known in IMAGE_FORMATS}
 
 
 class ImageStorage(Protocol):

@@ -8,9 +8,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 import orjson
-from pydantic import BaseModel
 
 from services.generator.blog.article import Article, Outline
+from services.generator.providers.accounts import TextAccount
+from services.generator.providers.reasoning import reasoning_room
+from services.generator.providers.strict_schema import strict_schema_json
 from shared.domain.messages import BlogRequested
 
 K = TypeVar("K")
@@ -133,12 +135,13 @@ def estimate_max_tokens(*texts: str) -> int:
     return sum(len(text.encode()) for text in texts) // 2 + 50
 
 
-def schema_json(model: type[BaseModel]) -> str:
-    return orjson.dumps(model.model_json_schema()).decode()
+def largest_call_tokens(account: TextAccount) -> int:
+    """Return the largest reservation of a call; the quota must carry one for each partition.
 
-
-def largest_call_tokens() -> int:
-    """Return the largest reservation of a call; the quota must carry one for each partition."""
+    It includes the room for reasoning. A call that is repeated because its answer was cut reserves
+    more: the quota is then in debt for longer.
+    """
     data = "x" * _MAX_DATA_BYTES
     instructions = add_repair_hint(ARTICLE_INSTRUCTIONS, "x" * _MAX_HINT_CHARACTERS)
-    return estimate_max_tokens(instructions, data, schema_json(Article)) + ARTICLE_MAX_TOKENS
+    texts = (instructions, data, strict_schema_json(Article))
+    return estimate_max_tokens(*texts) + ARTICLE_MAX_TOKENS + reasoning_room(account)

@@ -32,8 +32,12 @@ from services.generator.jobs.repository import (
     SavedStep,
 )
 from services.generator.providers.openai import OpenAITextProvider, TextCall, UnusableAnswer
-from services.generator.providers.prices import Prices
-from services.generator.providers.replicate import GeneratedImage, ReplicateImageProvider
+from services.generator.providers.prediction import Prediction
+from services.generator.providers.replicate import (
+    GeneratedImage,
+    ReplicateImageProvider,
+    UnusablePrediction,
+)
 from services.generator.quota.rules import Permit
 from shared.domain.errors import Permanent, Transient
 from shared.domain.job import Step
@@ -51,7 +55,9 @@ _MAX_IN_DOUBT = 2
 """In-doubt calls of a step that are repeated while the provider serves other jobs. During an outage
 there is no such limit: the pauses between attempts bound the cost."""
 
-_RECREATE_AFTER = {"replicate-failed", "replicate-aborted"}
+_MAX_UNUSABLE = 3
+"""Paid answers of a step that may be unusable, over all attempts. A retry by a user allows as many
+again."""
 
 
 class BlogSteps:
@@ -64,14 +70,12 @@ class BlogSteps:
         text_provider: OpenAITextProvider,
         image_provider: ReplicateImageProvider | None,
         image_storage: ImageStorage,
-        prices: Prices,
         events: JobEventPublisher,
     ) -> None:
         self._repository = repository
         self._text_provider = text_provider
         self._image_provider = image_provider
         self._image_storage = image_storage
-        self._prices = prices
         self._events = events
         self._paid_calls: Counter[UUID] = Counter()
 
@@ -203,11 +207,7 @@ class BlogSteps:
                 lease.request.store, str(lease.job), image.content, image.media_type
             )
             await self._repository.finish_step(
-                lease,
-                Step.IMAGE,
-                state="DONE",
-                usage=self._prices.usage_of_image(),
-                result={"url": url},
+                lease, Step.IMAGE, state="DONE", usage=image.usage, result={"url": url}
             )
         await self._events.publish_step_done(lease, Step.IMAGE, waited_s)
         return url
@@ -217,32 +217,13 @@ class BlogSteps:
     ) -> tuple[GeneratedImage, float]:
         """Return the image and the seconds that its call waited for a permit.
 
-        An image that the provider failed to create is created once more.
+        The prediction of an earlier attempt is awaited, if there is one.
         """
-        try:
-            image = await self._fetch_known_image(lease, known)
-            if image is not None:
-                return image, 0.0
-            return await self._create_new_image(lease, outline, known)
-        except Permanent as error:
-            await self._repository.finish_step(lease, Step.IMAGE, state="FAILED", usage=Usage())
-            if error.code not in _RECREATE_AFTER:
-                raise
-            log.warning("image failed, created again", job=str(lease.job), reason=str(error))
-        try:
-            return await self._create_new_image(lease, outline, known)
-        except Permanent:
-            await self._repository.finish_step(lease, Step.IMAGE, state="FAILED", usage=Usage())
-            raise
-
-    async def _fetch_known_image(
-        self, lease: Lease, known: SavedStep | None
-    ) -> GeneratedImage | None:
-        """Fetch the image of an earlier attempt, or return `None` if there is none any more."""
         if known is None or known.external_id is None:
-            return None
+            return await self._create_new_image(lease, outline, known)
+        prediction = Prediction(id=known.external_id, age_s=known.age_s)
         with self._count_paid_call(lease.job):
-            return await self._fetch_prediction(lease, known.external_id)
+            return await self._fetch_prediction(lease, prediction, known), 0.0
 
     async def _create_new_image(
         self, lease: Lease, outline: Outline, known: SavedStep | None
@@ -258,22 +239,17 @@ class BlogSteps:
                         code="image-came",
                         delay=0.0,
                     )
-                if begun.external_id is not None or self._image_provider.is_valid(permit):
-                    prediction = begun.external_id or await self._create_prediction(
-                        lease, outline, begun
-                    )
-                    image = await self._fetch_prediction(lease, prediction)
-                    break
+                if begun.external_id is not None:
+                    prediction = Prediction(id=begun.external_id)
+                    return await self._fetch_prediction(lease, prediction, begun), permit.waited_s
+                if self._image_provider.is_valid(permit):
+                    prediction = await self._create_prediction(lease, outline, begun)
+                    return await self._fetch_prediction(lease, prediction, begun), permit.waited_s
             _log_expired_permit(lease, Step.IMAGE)
-        if image is None:
-            raise Transient(
-                "Replicate no longer has the prediction that it created",
-                code="replicate-gone",
-                in_doubt=True,
-            )
-        return image, permit.waited_s
 
-    async def _create_prediction(self, lease: Lease, outline: Outline, begun: SavedStep) -> str:
+    async def _create_prediction(
+        self, lease: Lease, outline: Outline, begun: SavedStep
+    ) -> Prediction:
         try:
             with tracing.start_span("call replicate", kind=tracing.CLIENT):
                 prediction = await self._image_provider.create_prediction(
@@ -282,26 +258,36 @@ class BlogSteps:
         except Exception as error:
             await self._record_failure(lease, Step.IMAGE, error, begun)
             raise
-        await self._repository.save_external_id(lease, Step.IMAGE, prediction)
+        await self._repository.save_external_id(
+            lease, Step.IMAGE, prediction.id, account=self._image_provider.account
+        )
         return prediction
 
-    async def _fetch_prediction(self, lease: Lease, prediction: str) -> GeneratedImage | None:
-        """Fetch a prediction's image. If it was deleted, clear its id and return `None`."""
+    async def _fetch_prediction(
+        self, lease: Lease, prediction: Prediction, saved: SavedStep
+    ) -> GeneratedImage:
+        """Fetch a prediction's image. If it ended without one, record that, and remove its id."""
         try:
             with tracing.start_span("await replicate", kind=tracing.CLIENT):
-                image = await self._image_provider.fetch_image(lease.job, prediction)
-        except Permanent:  # the next attempt needs a new prediction
-            await self._repository.clear_external_id(lease, Step.IMAGE, prediction)
-            raise
-        if image is None:
-            await self._repository.clear_external_id(lease, Step.IMAGE, prediction)
+                return await self._image_provider.fetch_image(lease.job, prediction)
+        except UnusablePrediction as ended:
             log.warning(
-                "prediction deleted by provider",
+                "prediction unusable",
                 job=str(lease.job),
                 store=lease.request.store,
-                prediction=prediction,
+                prediction=prediction.id,
+                reason=str(ended),
             )
-        return image
+            await self._repository.finish_step(
+                lease,
+                Step.IMAGE,
+                state="FAILED",
+                usage=ended.usage,
+                in_doubt=ended.outcome.in_doubt,
+                unusable=ended.counts,
+                ended_id=prediction.id,
+            )
+            raise _prediction_error(ended, saved.unusable + 1) from ended
 
     @contextmanager
     def _count_paid_call(self, job: UUID) -> Iterator[None]:
@@ -362,6 +348,23 @@ def _in_doubt_error(step: Step, times: int, last: str) -> Permanent:
         f"the {step} was begun {times} times and never answered, perhaps billed each time: {last}",
         code="in-doubt",
     )
+
+
+def _prediction_error(ended: UnusablePrediction, unusable: int) -> Transient | Permanent:
+    """Build the error that ends an attempt after an unusable prediction.
+
+    The next attempt creates another prediction, unless the job is to blame, or too many were paid.
+    The limit on paid predictions replaces the limit on attempts.
+    """
+    outcome = ended.outcome
+    if ended.counts and unusable % _MAX_UNUSABLE == 0:
+        return Permanent(
+            f"gave up after {unusable} predictions: {outcome.reason}", code=outcome.code
+        )
+    error = outcome.to_error()
+    if isinstance(error, Transient):
+        error.blameless = True
+    return error
 
 
 async def _gather_both(article: Awaitable[Article], image: Awaitable[str]) -> tuple[Article, str]:

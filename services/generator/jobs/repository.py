@@ -54,6 +54,12 @@ class SavedStep:
     result: dict[str, Any] | None
     in_doubt: int = 0
     """In-doubt calls: begun and never answered, perhaps billed."""
+    account: str | None = None
+    """The provider account that gave `external_id`."""
+    unusable: int = 0
+    """Paid answers of all attempts that were unusable."""
+    age_s: float = 0.0
+    """The time since the step's last call began, in seconds."""
 
     @property
     def done(self) -> dict[str, Any] | None:
@@ -181,11 +187,11 @@ class GenerationRepository:
             raise LeaseLostError(f"job {lease.job}, attempt {lease.attempt}")
         return _saved_step(row)
 
-    async def save_external_id(self, lease: Lease, step: Step, external_id: str) -> None:
-        await self._persist(lease, "save_external_id", lease.job, step, external_id)
-
-    async def clear_external_id(self, lease: Lease, step: Step, external_id: str) -> None:
-        await self._persist(lease, "clear_external_id", lease.job, step, external_id)
+    async def save_external_id(
+        self, lease: Lease, step: Step, external_id: str, *, account: str
+    ) -> None:
+        """Save the id that a provider account gave to the step's call."""
+        await self._persist(lease, "save_external_id", lease.job, step, external_id, account)
 
     async def finish_step(
         self,
@@ -196,10 +202,14 @@ class GenerationRepository:
         usage: Usage,
         result: dict[str, Any] | None = None,
         in_doubt: bool = False,
+        unusable: bool = False,
+        ended_id: str | None = None,
     ) -> None:
         """Save a step's answer (`state` DONE) or failure, and its cost.
 
-        `in_doubt`: the call may have been billed, but its answer is lost.
+        `in_doubt`: the call may have been billed, but its answer is lost. `unusable`: the answer
+        was paid, or may have been, and is of no use. `ended_id`: the external id of a prediction
+        that ended without an image; it is removed.
         """
         await self._persist(
             lease,
@@ -214,6 +224,8 @@ class GenerationRepository:
             usage.cost_nanousd,
             lease.attempt,
             in_doubt,
+            unusable,
+            ended_id,
         )
 
     async def complete_job(self, lease: Lease, post: BlogPost) -> AttemptEnd:
@@ -268,6 +280,9 @@ def _saved_step(row: asyncpg.Record) -> SavedStep:
         external_id=row["external_id"],
         result=row["result"],
         in_doubt=row["in_doubt"],
+        account=row["account"],
+        unusable=row["unusable"],
+        age_s=row["age_s"],
     )
 
 

@@ -1,41 +1,53 @@
-"""Calls OpenAI's Responses API. The SDK makes each call once: retries are the job's."""
+"""Writes texts by OpenAI's protocols. Each call is made once: retries are the job's."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TypeVar
 from uuid import UUID
 
-import openai
 from openai import AsyncOpenAI
-from openai.types.responses import Response, ResponseTextConfigParam
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from services.generator.blog.article import strip_nul
-from services.generator.blog.prompts import estimate_max_tokens, schema_json
-from services.generator.providers.headers import (
-    COOL_DOWN_STATUSES,
-    DEFAULT_COOL_DOWN_S,
-    parse_retry_after,
+from services.generator.blog.prompts import estimate_max_tokens
+from services.generator.providers.accounts import TextAccount
+from services.generator.providers.openai_client import create_text_client, post_call
+from services.generator.providers.openai_outcomes import REFUSED, SCHEMA, classify_text
+from services.generator.providers.openai_requests import (
+    CallText,
+    ServerFeatures,
+    build_body,
+    build_text_format,
+    expect_features,
+    narrow_features,
 )
-from services.generator.providers.prices import Prices
+from services.generator.providers.outcomes import CallResult, Outcome, OutcomeKind
+from services.generator.providers.reasoning import ReasoningRoom
+from services.generator.providers.strict_schema import strict_schema_json
+from services.generator.providers.text_answers import (
+    TokenUsage,
+    parse_answer,
+    read_answer,
+    read_usage,
+)
 from services.generator.quota.provider_limiter import ProviderLimiter
 from services.generator.quota.rules import Permit
 from shared.domain.errors import Permanent, Transient
 from shared.domain.messages import Usage
 from shared.observability import tracing
+from shared.observability.log import get_logger
+
+__all__ = [
+    "OpenAITextProvider",
+    "TextCall",
+    "UnsupportedFeature",
+    "UnusableAnswer",
+    "build_text_format",
+    "create_text_client",
+]
+
+log = get_logger(__name__)
 
 A = TypeVar("A", bound=BaseModel)
-
-_GATEWAY_TIMEOUT = 504
-"""The server behind the gateway may have done the work."""
-_ACCOUNT_CODES = {
-    "insufficient_quota": "the account has no money left",
-    "billing_not_active": "the account's billing is not active",
-    "billing_hard_limit_reached": "the account's own spending limit is reached",
-    "account_deactivated": "the account is deactivated",
-}
-_NEVER_CONNECTED = {"ConnectError", "ConnectTimeout", "PoolTimeout"}
-"""The HTTP client's exceptions by name, because the SDK chooses the client."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +59,9 @@ class TextCall:
     instructions: str
     data: str
     max_tokens: int
+    """Output tokens of the text itself, without the room for reasoning."""
+    cuts: int = 0
+    """Earlier answers to this call that were cut at their limit."""
 
 
 class UnusableAnswer(Exception):
@@ -58,156 +73,141 @@ class UnusableAnswer(Exception):
         self.usage = usage
 
 
+class UnsupportedFeature(Exception):
+    """The server refused a feature, unbilled. The provider no longer sends it: repeat the call."""
+
+
 class OpenAITextProvider:
     """Writes texts that fit a model class. `client` must have `max_retries=0`."""
 
-    def __init__(
-        self, client: AsyncOpenAI, *, model: str, limiter: ProviderLimiter, prices: Prices
-    ) -> None:
+    def __init__(self, client: AsyncOpenAI, account: TextAccount, limiter: ProviderLimiter) -> None:
         self._client = client
-        self._model = model
+        self._account = account
         self._limiter = limiter
-        self._prices = prices
+        self._features = expect_features(account)
+        self._room = ReasoningRoom(account)
 
     def is_valid(self, permit: Permit) -> bool:
         """Return whether the call may still begin; otherwise it needs a new permit."""
         return self._limiter.is_valid(permit)
 
-    async def acquire_permit(
-        self, call: TextCall, answer: type[A], *, may_probe: bool = True
-    ) -> Permit:
-        """Wait for a permit for the call's maximum tokens. Raises `Permanent` if it never fits."""
-        texts = (call.instructions, call.data, schema_json(answer))
-        tokens = estimate_max_tokens(*texts) + call.max_tokens
-        try:
-            return await self._limiter.acquire(
-                {"requests": 1, "tokens": tokens}, may_probe=may_probe
-            )
-        except ValueError as error:
-            raise Permanent(str(error), code="too-large") from None
+    async def acquire_permit(self, call: TextCall, answer: type[A]) -> Permit:
+        """Wait for a permit for the call's maximum tokens, at most the account's limit."""
+        tokens = _estimate_input(call, answer) + self._limit_output(call, answer)
+        needs = {"requests": 1, "tokens": min(tokens, self._account.tokens)}
+        return await self._limiter.acquire(needs, call.job)
 
     async def write_text(self, call: TextCall, answer: type[A], permit: Permit) -> tuple[A, Usage]:
         """Return the parsed answer and its usage.
 
-        Raises `Transient`, `Permanent` or `UnusableAnswer`.
+        Raises `Transient`, `Permanent`, `UnusableAnswer` or `UnsupportedFeature`.
         """
         requested_at = self._limiter.now()
-        try:
-            raw = await self._client.responses.with_raw_response.create(
-                model=self._model,
-                instructions=call.instructions,
-                input=call.data,
-                max_output_tokens=call.max_tokens,
-                metadata={"job": str(call.job), "step": call.step},
-                extra_headers={"X-Blogstream-Job": str(call.job)} | tracing.trace_headers(),
-                text=build_text_format(answer),
-            )
-            self._limiter.apply_headers(permit, raw.headers)
-            response = raw.parse()
-            usage = self._usage(response)
-            self._limiter.record_usage(permit, {"tokens": usage.input_tokens + usage.output_tokens})
-        except openai.OpenAIError as error:
-            if isinstance(error, openai.APIStatusError):
-                self._limiter.apply_headers(permit, error.response.headers)
-            raise self._translate(error, requested_at) from error
-        except (ValueError, TypeError, AttributeError) as error:
-            # The SDK raises these for an answer without JSON or of another shape.
-            raise self._unreadable(error, requested_at) from error
-        self._limiter.record_success(requested_at)
-        try:
-            return _parse_answer(response, answer), usage
-        except (Transient, Permanent) as cause:
-            raise UnusableAnswer(cause, usage) from cause
+        sent, limit = self._features, self._limit_output(call, answer)
+        result = await self._post(sent, call, answer, limit)
+        self._limiter.apply_headers(permit, result.headers)
+        outcome = classify_text(result, datetime.now(UTC))
+        if outcome.kind is not OutcomeKind.ANSWER:
+            self._narrow(sent, result, outcome, limit)
+        usage = self._find_usage(call, answer, result, outcome)
+        self._limiter.record_usage(permit, {"tokens": usage.input_tokens + usage.output_tokens})
+        written: A | None = None
+        if outcome.kind is OutcomeKind.ANSWER:
+            written, outcome = _parse(result, answer, outcome)
+        outcome = self._limiter.record_outcome(
+            outcome, job=call.job, call=call.step, requested_at=requested_at
+        )
+        if written is not None:
+            return written, usage
+        raise _build_failure(outcome, usage)
 
-    def _usage(self, response: Response) -> Usage:
-        if response.usage is None:
-            return Usage()
-        return self._prices.usage_of_tokens(
-            response.usage.input_tokens, response.usage.output_tokens
+    async def _post(
+        self, features: ServerFeatures, call: TextCall, answer: type[A], limit: int
+    ) -> CallResult:
+        text = CallText(
+            instructions=call.instructions,
+            data=call.data,
+            labels={"job": str(call.job), "step": call.step},
+            max_output_tokens=limit,
+        )
+        path, body = build_body(features, self._account, text, answer)
+        headers = {"X-Blogstream-Job": str(call.job)} | tracing.trace_headers()
+        return await post_call(self._client, path, body, headers, self._account.timeout_s)
+
+    def _limit_output(self, call: TextCall, answer: type[BaseModel]) -> int:
+        """Return the call's output limit, within the account's limit and the model's."""
+        limit = self._room.limit_output(call.max_tokens, call.cuts)
+        left = round(self._account.tokens) - _estimate_input(call, answer)
+        return max(1, min(limit, left, self._features.output_limit or limit))
+
+    def _narrow(
+        self, sent: ServerFeatures, result: CallResult, outcome: Outcome, limit: int
+    ) -> None:
+        """Raise `UnsupportedFeature` if the server refused a feature that can be left out."""
+        if sent != self._features:  # another call has met a refusal meanwhile
+            narrowed: ServerFeatures | None = self._features
+        else:
+            narrowed = narrow_features(sent, result, outcome, sent_limit=limit)
+        if narrowed is None or not _is_refusal(outcome):
+            return
+        if narrowed != self._features:
+            self._features = narrowed
+            log.warning(
+                "server refuses a feature, calls continue without it",
+                provider=self._account.name,
+                model=self._account.model,
+                reason=outcome.reason,
+                api=narrowed.api,
+                answer_format=narrowed.answer_format,
+                effort=narrowed.effort,
+            )
+        raise UnsupportedFeature(outcome.reason)
+
+    def _find_usage(
+        self, call: TextCall, answer: type[BaseModel], result: CallResult, outcome: Outcome
+    ) -> Usage:
+        """Return the billed usage. A text without reported usage counts with an upper bound."""
+        tokens = read_usage(result.body)
+        if tokens is None:
+            if outcome.kind not in (OutcomeKind.ANSWER, OutcomeKind.ANSWER_FAULT):
+                return Usage()
+            read = read_answer(result.body)
+            output = estimate_max_tokens(*(read.texts if read else ()))
+            tokens = TokenUsage(input=_estimate_input(call, answer), output=output, reasoning=0)
+        self._room.record_reasoning(tokens.reasoning)
+        return self._account.prices.usage_of_tokens(
+            tokens.input, tokens.output, reasoning_tokens=tokens.reasoning
         )
 
-    def _translate(self, error: openai.OpenAIError, requested_at: float) -> Transient | Permanent:
-        if isinstance(error, openai.APIStatusError):
-            return self._translate_status(error, requested_at)
-        if isinstance(error, openai.APIConnectionError):  # includes timeouts
-            never_connected = type(error.__cause__).__name__ in _NEVER_CONNECTED
-            return Transient(
-                f"OpenAI could not be reached: {error}",
-                code="openai-unreachable",
-                in_doubt=not never_connected,
-                blameless=self._limiter.record_failure(requested_at),
-            )
-        return self._unreadable(error, requested_at)
 
-    def _unreadable(self, error: Exception, requested_at: float) -> Transient:
-        return Transient(
-            f"OpenAI's answer is unreadable: {error}",
-            code="openai-unreadable",
-            in_doubt=True,
-            blameless=self._limiter.record_failure(requested_at),
-        )
-
-    def _translate_status(
-        self, error: openai.APIStatusError, requested_at: float
-    ) -> Transient | Permanent:
-        status = error.status_code
-        delay = parse_retry_after(error.response.headers, datetime.now(UTC))
-        if error.code in _ACCOUNT_CODES or status in (401, 403, 404):
-            return self._limiter.trip_account(
-                _ACCOUNT_CODES.get(str(error.code), f"{status}: {error.message}")
-            )
-        if status in COOL_DOWN_STATUSES:
-            self._limiter.start_cool_down(delay or DEFAULT_COOL_DOWN_S)
-        if status == 429 or status in (408, 409):
-            return Transient(
-                f"OpenAI answered {status}: {error.message}", delay=delay, code=f"openai-{status}"
-            )
-        if status >= 500:
-            return Transient(
-                f"OpenAI answered {status}",
-                delay=delay,
-                code=f"openai-{status}",
-                in_doubt=status == _GATEWAY_TIMEOUT,
-                blameless=self._limiter.record_failure(requested_at),
-            )
-        return Permanent(f"OpenAI refused with {status}: {error.message}", code=f"openai-{status}")
+def _estimate_input(call: TextCall, answer: type[BaseModel]) -> int:
+    return estimate_max_tokens(call.instructions, call.data, strict_schema_json(answer))
 
 
-def build_text_format(answer: type[BaseModel]) -> ResponseTextConfigParam:
-    """Build the `text` parameter that requests an answer of a model class."""
-    return {
-        "format": {
-            "type": "json_schema",
-            "name": answer.__name__.lower(),
-            "schema": answer.model_json_schema(),
-            "strict": True,
-        }
-    }
+def _is_refusal(outcome: Outcome) -> bool:
+    return outcome.kind in (OutcomeKind.SETUP_FAULT, OutcomeKind.UNEXPLAINED)
 
 
-def _parse_answer(response: Response, answer: type[A]) -> A:
-    if response.status == "failed":
-        message = response.error.message if response.error else "no reason given"
-        raise Transient(f"OpenAI failed to answer: {message}", code="openai-failed")
-    if response.status == "incomplete":
-        reason = response.incomplete_details.reason if response.incomplete_details else "unknown"
-        raise Transient(f"OpenAI's answer is incomplete: {reason}", code="openai-incomplete")
-    refusal = _find_refusal(response)
-    if refusal is not None:
-        raise Permanent(f"OpenAI declined to write this: {refusal}", code="refused")
+def _parse(result: CallResult, answer: type[A], outcome: Outcome) -> tuple[A | None, Outcome]:
+    """Parse an answer. One that does not fit its schema is the answer's fault."""
+    read = read_answer(result.body)
     try:
-        return answer.model_validate_json(strip_nul(response.output_text))
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        raise Transient(
-            f"OpenAI's answer breaks its schema: {first['msg']}", code="openai-schema"
-        ) from None
+        return parse_answer(read.texts if read else (), answer), outcome
+    except ValueError as error:
+        return None, replace(
+            outcome,
+            kind=OutcomeKind.ANSWER_FAULT,
+            code=SCHEMA,
+            reason=str(error),
+            row="answer of another form",
+        )
 
 
-def _find_refusal(response: Response) -> str | None:
-    for item in response.output:
-        if item.type == "message":
-            for part in item.content:
-                if part.type == "refusal":
-                    return part.refusal
-    return None
+def _build_failure(outcome: Outcome, usage: Usage) -> Transient | Permanent | UnusableAnswer:
+    """Build the error of a call. A refused text is `Permanent`, though billed."""
+    error = outcome.to_error()
+    if outcome.kind is not OutcomeKind.ANSWER_FAULT:
+        return error
+    if outcome.code == REFUSED:
+        error = Permanent(outcome.reason, code=REFUSED)
+    return UnusableAnswer(error, usage)

@@ -1,7 +1,7 @@
 """Classifies the outcome of a provider call: who is at fault, and how the job goes on.
 
-Each vendor has one table of rows (`openai_outcomes.py`, `replicate_outcomes.py`). The first row that
-matches decides. `docs/providers.md` and the tests are made from the tables.
+Each vendor has its tables of rows (`openai_outcomes.py`, `replicate_outcomes.py`). The first row
+that matches decides. `docs/providers.md` and the tests are made from the tables.
 """
 
 from collections.abc import Callable, Mapping, Sequence

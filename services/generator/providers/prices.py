@@ -24,12 +24,20 @@ class Prices:
     output_usd: float
     image_usd: float
 
-    def usage_of_tokens(self, input_tokens: int, output_tokens: int) -> Usage:
+    def usage_of_tokens(
+        self, input_tokens: int, output_tokens: int, *, reasoning_tokens: int = 0
+    ) -> Usage:
+        """Compute the usage of a text. The reasoning tokens are part of the output tokens."""
         # One dollar for a million tokens is a thousand billionths of a dollar for one token.
         cost = round(
             input_tokens * self.input_usd * 1_000 + output_tokens * self.output_usd * 1_000
         )
-        return Usage(input_tokens=input_tokens, output_tokens=output_tokens, cost_nanousd=cost)
+        return Usage(
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            reasoning_tokens=reasoning_tokens,
+            cost_nanousd=cost,
+        )
 
     def usage_of_image(self) -> Usage:
         return Usage(images=1, cost_nanousd=round(self.image_usd * 1e9))

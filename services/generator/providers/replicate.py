@@ -1,283 +1,387 @@
-"""Calls Replicate: an image is a prediction that is created, polled and fetched.
+"""Creates images with Replicate: a prediction is created, read until it ends, and its file fetched.
 
-A prediction is created without `Prefer: wait`, because its id must be saved as soon as it exists:
-after a crash the same prediction is fetched and not paid for twice.
+A prediction has one total deadline from the begin of its creation. Then it is cancelled, and a
+later attempt creates another. Reads cost nothing, so a failed read is repeated until the deadline.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from contextvars import ContextVar
-from dataclasses import dataclass
+import math
+from collections.abc import Awaitable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 import httpx
-from pydantic.v1 import ValidationError  # the SDK validates with it
-from replicate.client import Client, RetryTransport
-from replicate.exceptions import ReplicateError
+from replicate.client import Client
 
-from services.generator.providers.headers import (
-    COOL_DOWN_STATUSES,
-    DEFAULT_COOL_DOWN_S,
-    parse_retry_after,
+from services.generator.providers import prediction as predictions
+from services.generator.providers.accounts import ImageAccount
+from services.generator.providers.image_files import (
+    MAX_IMAGE_BYTES,
+    decode_data_uri,
+    find_format,
+)
+from services.generator.providers.outcomes import (
+    CallResult,
+    Outcome,
+    OutcomeKind,
+    OutcomeRow,
+    TransportFailure,
+)
+from services.generator.providers.prediction import Prediction, PredictionView
+from services.generator.providers.replicate_http import (
+    ReplicateHttp,
+    close_client,
+    create_client,
+)
+from services.generator.providers.replicate_outcomes import (
+    CREATION_OUTCOMES,
+    FILE_OUTCOMES,
+    GONE_FILE_CODE,
+    NO_IMAGE,
+    PREDICTION_OUTCOMES,
+    READ_OUTCOMES,
+    classify,
 )
 from services.generator.quota.provider_limiter import ProviderLimiter
 from services.generator.quota.rules import Permit
-from shared.domain.errors import Permanent, Transient
-from shared.observability import tracing
+from shared.domain.errors import Transient
+from shared.domain.messages import Usage
 
-_CREATE_TIMEOUT_S = 30.0
-_FIRST_POLL_PAUSE_S = 1.0
-_MAX_POLL_PAUSE_S = 5.0
-_MAX_IMAGE_BYTES = 16 * 1024 * 1024
+__all__ = [
+    "GeneratedImage",
+    "ReplicateImageProvider",
+    "UnusablePrediction",
+    "close_client",
+    "create_client",
+]
 
-_GONE = {"replicate-404", "replicate-gone", "replicate-no-output"}
-"""Replicate deletes predictions, their files and their outputs after a while."""
+_WAIT_S = 5
+"""The API holds a creation open for so long: a quick image needs no read. See ADR 15."""
+_CREATION_S = 30.0
+"""The longest time of a creation beyond its wait."""
+_READ_S = 15.0
+_FILE_S = 60.0
+_CANCEL_S = 5.0
+_CANCEL_AFTER_EXTRA_S = 30
+"""Replicate cancels a prediction on its own so long after our deadline, if we cannot."""
+_LATE_S = 30.0
+"""The time to read and fetch a prediction of an earlier attempt that is past its deadline."""
+_FILES_KEPT_S = 3_600.0
+"""Replicate keeps files for an hour: so long the file of a paid prediction is asked for."""
+_FIRST_PAUSE_S = 0.5
+_MAX_PAUSE_S = 5.0
+_PAUSE_GROWTH = 1.5
+_MISSING_READS = 3
+"""A new prediction may be unknown to the next read: so many in a row mean that it is gone."""
 
-_FILE_GONE_STATUSES = {403, 404, 410}
-"""An expired signed URL answers 403."""
-_ACCOUNT_STATUSES = {
-    401: "the API token is refused",
-    402: "the account has no money left",
-    403: "the account may not use the model",
-}
-
-_job: ContextVar[str] = ContextVar("replicate_job", default="")
-_delay: ContextVar[float | None] = ContextVar("replicate_delay", default=None)
+_CREATION, _READ, _IMAGE = "image creation", "image read", "image"
+"""The kinds of calls, in the evidence of served calls."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GeneratedImage:
-    """The file of a finished prediction."""
+    """The file of a finished prediction, and its price."""
 
     content: bytes
     media_type: str
+    usage: Usage
 
 
-async def _add_request_headers(request: httpx.Request) -> None:
-    """Add the job id, by which bills are read, and the trace context. A request hook."""
-    if _job.get():
-        request.headers["X-Blogstream-Job"] = _job.get()
-    request.headers.update(tracing.trace_headers())
+class UnusablePrediction(Exception):
+    """The prediction ended without an image: only another one can succeed.
+
+    `usage` is what it cost. `counts` is true if it was paid, or may have been, or if its answer was
+    unusable: such predictions are limited in number.
+    """
+
+    def __init__(self, outcome: Outcome, usage: Usage) -> None:
+        super().__init__(outcome.reason)
+        self.outcome = outcome
+        self.usage = usage
+        self.counts = (
+            outcome.kind is OutcomeKind.ANSWER_FAULT or outcome.in_doubt or usage.images > 0
+        )
 
 
-async def _store_delay(response: httpx.Response) -> None:
-    """Keep the `Retry-After` delay, which the SDK's errors lose. A response hook."""
-    if response.status_code in COOL_DOWN_STATUSES:
-        _delay.set(parse_retry_after(response.headers, datetime.now(UTC)))
+@dataclass(slots=True, kw_only=True)
+class _Watch:
+    """A prediction that is awaited. Times are of the limiter's clock."""
+
+    job: UUID
+    id: str
+    view: PredictionView
+    created_at: float
+    deadline: float
+    failed_read: Outcome | None = None
+    """The outcome of the last read, if it was not served."""
+    missing_reads: int = 0
 
 
-_HOOKS: Mapping[str, list[Callable[[Any], Awaitable[None]]]] = {
-    "request": [_add_request_headers],
-    "response": [_store_delay],
-}
-
-
-def create_client(api_token: str, base_url: str | None) -> Client:
-    """Create the SDK's client without its own retries, which would bypass the limiter."""
-    client = Client(api_token=api_token, base_url=base_url, event_hooks=_HOOKS)
-    transport = client._async_client._transport
-    assert isinstance(transport, RetryTransport)
-    transport.max_attempts = 1
-    return client
-
-
-async def close_client(client: Client) -> None:
-    """Close the connections of a client, for which the SDK has no method."""
-    await client._async_client.aclose()
+def _growing_pauses() -> Iterator[float]:
+    pause = _FIRST_PAUSE_S
+    while True:
+        yield pause
+        pause = min(pause * _PAUSE_GROWTH, _MAX_PAUSE_S)
 
 
 class ReplicateImageProvider:
-    """Creates one image for a job.
+    """Creates images with one account.
 
-    `limiter` counts predictions, `read_limiter` all other calls. `http` fetches the finished file.
-    `timeout_s` limits polling and fetching together.
+    `limiter` counts predictions, and learns from all calls. `read_limiter` counts the reads, which
+    are free. `http` fetches the files of other hosts.
     """
 
     def __init__(
         self,
         client: Client,
         http: httpx.AsyncClient,
+        account: ImageAccount,
         *,
-        model: str,
         limiter: ProviderLimiter,
         read_limiter: ProviderLimiter,
-        timeout_s: float,
     ) -> None:
-        self._client = client
-        self._http = http
-        self._model = model
+        self._http = ReplicateHttp(client, http)
+        self._account = account
         self._limiter = limiter
         self._read_limiter = read_limiter
-        self._timeout_s = timeout_s
+
+    @property
+    def account(self) -> str:
+        """Return the name of the provider account, which is saved with a prediction's id."""
+        return self._account.name
 
     def is_valid(self, permit: Permit) -> bool:
         """Return whether the prediction may still be created; otherwise it needs a new permit."""
         return self._limiter.is_valid(permit)
 
-    async def acquire_permit(self, *, may_probe: bool = True) -> Permit:
+    async def acquire_permit(self, job: UUID) -> Permit:
         """Wait for a permit for one prediction."""
-        return await self._limiter.acquire({"requests": 1}, may_probe=may_probe)
+        return await self._limiter.acquire({"requests": 1}, job)
 
-    async def create_prediction(self, job: UUID, prompt: str) -> str:
-        """Create a prediction and return its id. From now on it is paid for."""
-        _job.set(str(job))
-        requested_at = self._limiter.now()
-        inputs = {"prompt": prompt, "aspect_ratio": "16:9", "output_format": "png"}
-        try:
-            async with asyncio.timeout(_CREATE_TIMEOUT_S):
-                call = self._client.models.predictions.async_create(self._model, input=inputs)
-                prediction = await self._call(call, self._limiter)
-        except TimeoutError:
-            raise Transient(
-                f"Replicate returned no id within {_CREATE_TIMEOUT_S:g} s",
-                code="replicate-timeout",
-                in_doubt=True,
-                blameless=self._limiter.record_failure(requested_at),
-            ) from None
-        self._limiter.record_success(requested_at)
-        return str(prediction.id)
+    async def create_prediction(self, job: UUID, prompt: str) -> Prediction:
+        """Create a prediction, which may have ended already. From now on it is paid for.
 
-    async def fetch_image(self, job: UUID, prediction_id: str) -> GeneratedImage | None:
-        """Wait for a prediction and fetch its image. Returns `None` if either has been deleted."""
-        _job.set(str(job))
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                url = await self._poll(prediction_id)
-                return await self._fetch(url)
-        except Permanent as error:
-            if error.code in _GONE:
-                return None
-            raise
-        except TimeoutError:
-            raise Transient(
-                f"Replicate took over {self._timeout_s:g} s", code="replicate-timeout"
-            ) from None
-
-    async def _poll(self, prediction_id: str) -> str:
-        pause = _FIRST_POLL_PAUSE_S
-        while True:
-            await self._read_limiter.acquire({"reads": 1})
-            prediction = await self._call(
-                self._client.predictions.async_get(prediction_id), self._read_limiter
-            )
-            if prediction.status == "succeeded":
-                return _find_image_url(prediction.output)
-            if prediction.status in ("failed", "canceled"):
-                raise Permanent(
-                    f"Replicate: {prediction.status}: {prediction.error}", code="replicate-failed"
-                )
-            await asyncio.sleep(pause)
-            pause = min(pause * 1.5, _MAX_POLL_PAUSE_S)
-
-    async def _fetch(self, url: str) -> GeneratedImage:
-        try:
-            async with self._http.stream("GET", url) as response:
-                if response.status_code in _FILE_GONE_STATUSES:
-                    raise Permanent(
-                        "Replicate: the image is no longer there", code="replicate-gone"
-                    )
-                response.raise_for_status()
-                media_type = response.headers.get("content-type", "").split(";")[0]
-                return GeneratedImage(
-                    content=await _read_limited(response, _MAX_IMAGE_BYTES), media_type=media_type
-                )
-        except httpx.HTTPError as error:
-            raise Transient(
-                f"the image could not be fetched: {error}", code="replicate-fetch"
-            ) from error
-
-    async def _call(self, call: Awaitable[Any], limiter: ProviderLimiter) -> Any:
-        """Await a call and translate its errors. `limiter` is the one that admitted the call."""
-        requested_at = limiter.now()
-        try:
-            return await call
-        except ReplicateError as error:
-            raise self._translate(error, limiter, requested_at) from error
-        except httpx.HTTPError as error:
-            never_connected = isinstance(
-                error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout
-            )
-            raise self._record_failure(
-                f"could not be reached: {error!r}",
-                "unreachable",
-                limiter,
-                requested_at,
-                in_doubt=not never_connected,
-            ) from error
-        except (ValueError, TypeError, AttributeError) as error:  # raised by the SDK
-            # The SDK does not know the status "aborted".
-            if isinstance(error, ValidationError) and "given=aborted" in str(error):
-                raise Permanent(
-                    "Replicate: the prediction was aborted", code="replicate-aborted"
-                ) from error
-            raise self._record_failure(
-                f"sent an unreadable answer: {error}",
-                "unreadable",
-                limiter,
-                requested_at,
-                in_doubt=True,
-            ) from error
-
-    def _record_failure(
-        self,
-        problem: str,
-        code: str,
-        limiter: ProviderLimiter,
-        requested_at: float,
-        *,
-        in_doubt: bool,
-        delay: float | None = None,
-    ) -> Transient:
-        """Record a failed call and build its error.
-
-        Only the creation of a prediction can be in doubt.
+        Raises `Transient` or `Permanent`.
         """
-        return Transient(
-            f"Replicate {problem}",
-            code=f"replicate-{code}",
-            delay=delay,
-            blameless=limiter.record_failure(requested_at),
-            in_doubt=in_doubt and limiter is self._limiter,
+        requested_at = self._limiter.now()
+        result = await self._send_creation(job, prompt)
+        outcome = self._limiter.record_outcome(
+            self._classify(CREATION_OUTCOMES, result),
+            job=job,
+            call=_CREATION,
+            requested_at=requested_at,
+        )
+        prediction_id = predictions.parse_id(result.body)
+        if outcome.kind is not OutcomeKind.ANSWER or prediction_id is None:
+            raise outcome.to_error()
+        return Prediction(
+            id=prediction_id,
+            age_s=self._limiter.now() - requested_at,
+            view=predictions.parse_view(result.body) or {},
         )
 
-    def _translate(
-        self, error: ReplicateError, limiter: ProviderLimiter, requested_at: float
-    ) -> Transient | Permanent:
-        status = error.status or 0
-        is_creation = limiter is self._limiter
-        if status in _ACCOUNT_STATUSES or (is_creation and status == 404):
-            return self._limiter.trip_account(
-                _ACCOUNT_STATUSES.get(status, f"the model does not exist: {error.detail}")
+    async def fetch_image(self, job: UUID, prediction: Prediction) -> GeneratedImage:
+        """Wait for a prediction and fetch its image.
+
+        Raises `UnusablePrediction` if another prediction is needed. Raises `Transient` or
+        `Permanent` for other failures: after `Transient` the same prediction can be awaited again.
+        """
+        now = self._limiter.now()
+        created_at = now - prediction.age_s
+        watch = _Watch(
+            job=job,
+            id=prediction.id,
+            view=prediction.view,
+            created_at=created_at,
+            deadline=created_at + self._account.timeout_s,
+        )
+        late = now + (_LATE_S if not prediction.view else 0.0)
+        try:
+            async with asyncio.timeout_at(max(watch.deadline, late)):
+                return await self._await_image(watch)
+        except TimeoutError:
+            raise await self._end_overdue(watch) from None
+
+    async def _send_creation(self, job: UUID, prompt: str) -> CallResult:
+        timeout_s = self._account.timeout_s
+        path, body = _creation_request(self._account.model)
+        body["input"] = {"prompt": prompt, "aspect_ratio": "16:9", "output_format": "png"}
+        headers = {
+            "Prefer": f"wait={_WAIT_S}",
+            "Cancel-After": f"{math.ceil(timeout_s) + _CANCEL_AFTER_EXTRA_S}s",
+        }
+        return await _within(
+            min(timeout_s, _CREATION_S + _WAIT_S),
+            self._http.send("POST", path, job=job, body=body, headers=headers),
+        )
+
+    async def _await_image(self, watch: _Watch) -> GeneratedImage:
+        for is_last in (False, True):
+            source = await self._await_output(watch)
+            result = await self._fetch_file(source)
+            outcome = self._classify(FILE_OUTCOMES, result)
+            if outcome.code != GONE_FILE_CODE or is_last:
+                break
+            watch.view = {}  # read the prediction again, for a fresh address
+        if outcome.kind is not OutcomeKind.ANSWER:
+            raise self._unusable(watch, outcome)
+        self._record(watch, outcome, call=_IMAGE, requested_at=watch.created_at)
+        known = find_format(result.body)
+        assert known is not None
+        return GeneratedImage(
+            content=result.body,
+            media_type=known.media_type,
+            usage=self._account.prices.usage_of_image(),
+        )
+
+    async def _await_output(self, watch: _Watch) -> str:
+        """Wait until the prediction has ended. Returns the address of its image."""
+        await self._read_until_ended(watch)
+        outcome = self._classify(PREDICTION_OUTCOMES, CallResult(status=200, body=watch.view))
+        if outcome.kind is not OutcomeKind.ANSWER:
+            outcome = self._record(watch, outcome, call=_IMAGE, requested_at=watch.created_at)
+            raise self._unusable(watch, outcome)
+        source = predictions.find_image_source(watch.view.get("output"), self._http.base_url)
+        if source is None:
+            raise self._unusable(watch, NO_IMAGE)
+        return source
+
+    async def _read_until_ended(self, watch: _Watch) -> None:
+        pauses = _growing_pauses()
+        is_unread = not watch.view
+        while not predictions.has_ended(watch.view):
+            if not is_unread:
+                if watch.view and self._limiter.now() > watch.deadline:
+                    raise TimeoutError
+                await asyncio.sleep(next(pauses))
+            is_unread = False
+            await self._read(watch)
+
+    async def _read(self, watch: _Watch) -> None:
+        """Read the prediction once. Raises for a failure that ends the attempt."""
+        await self._read_limiter.acquire({"reads": 1}, watch.job)
+        requested_at = self._limiter.now()
+        path = predictions.prediction_path(watch.id)
+        result = await _within(_READ_S, self._http.send("GET", path, job=watch.job))
+        outcome = self._classify(READ_OUTCOMES, result)
+        if outcome.kind is OutcomeKind.THROTTLED:
+            watch.failed_read = self._read_limiter.record_outcome(
+                outcome, job=watch.job, call=_READ, requested_at=requested_at
             )
-        delay = _delay.get() if status in COOL_DOWN_STATUSES else None
-        if status in COOL_DOWN_STATUSES:
-            limiter.start_cool_down(delay or DEFAULT_COOL_DOWN_S)
-        answer = f"answered {status}: {error.detail}"
-        if status in (408, 409, 429):
-            return Transient(f"Replicate {answer}", delay=delay, code=f"replicate-{status}")
-        if status >= 500 or status == 0:
-            return self._record_failure(
-                answer, str(status), limiter, requested_at, in_doubt=status == 504, delay=delay
+            return
+        outcome = self._record(watch, outcome, call=_READ, requested_at=requested_at)
+        if outcome.kind is OutcomeKind.ANSWER:
+            self._read_limiter.record_outcome(
+                outcome, job=watch.job, call=_READ, requested_at=requested_at
             )
-        return Permanent(
-            f"Replicate refused with {status}: {error.detail}", code=f"replicate-{status}"
+            watch.view, watch.failed_read, watch.missing_reads = result.body, None, 0
+        else:
+            self._handle_failed_read(watch, outcome)
+
+    def _handle_failed_read(self, watch: _Watch, outcome: Outcome) -> None:
+        watch.failed_read = outcome
+        if outcome.kind is OutcomeKind.ANSWER_FAULT:
+            watch.missing_reads += 1
+            if watch.missing_reads < _MISSING_READS:
+                return
+            raise UnusablePrediction(replace(outcome, in_doubt=True), Usage())
+        is_late = self._limiter.now() > watch.deadline
+        if self._limiter.circuit_open or (outcome.kind is not OutcomeKind.OUTAGE and not is_late):
+            raise outcome.to_error()
+
+    async def _fetch_file(self, source: str) -> CallResult:
+        """Fetch a file, and repeat it while its server fails."""
+        if source.startswith("data:"):
+            return CallResult(status=200, body=decode_data_uri(source))
+        for pause in _growing_pauses():
+            result = await _within(
+                _FILE_S, self._http.fetch_file(source, max_bytes=MAX_IMAGE_BYTES)
+            )
+            outcome = self._classify(FILE_OUTCOMES, result)
+            if outcome.kind not in (OutcomeKind.OUTAGE, OutcomeKind.THROTTLED):
+                return result
+            await asyncio.sleep(max(pause, outcome.delay or 0.0))
+        raise AssertionError("the pauses never end")
+
+    async def _end_overdue(self, watch: _Watch) -> Exception:
+        """Cancel a prediction past its deadline. Returns the error that ends the attempt.
+
+        A prediction that has succeeded, or that could not be read for a reason outside it, is kept
+        for the next attempt.
+        """
+        late_s = self._limiter.now() - watch.deadline
+        if predictions.has_ended(watch.view) and late_s < _FILES_KEPT_S:
+            return _file_pending_error()
+        failed = watch.failed_read
+        if failed is not None and (
+            self._limiter.circuit_open or failed.kind is OutcomeKind.THROTTLED
+        ):
+            return failed.to_error()
+        watch.view = await self._cancel(watch) or watch.view
+        if predictions.status_of(watch.view) == "succeeded" and late_s < _FILES_KEPT_S:
+            return _file_pending_error()
+        outcome = self._classify(PREDICTION_OUTCOMES, CallResult())
+        outcome = self._record(watch, outcome, call=_IMAGE, requested_at=watch.created_at)
+        return self._unusable(watch, replace(outcome, in_doubt=not watch.view))
+
+    async def _cancel(self, watch: _Watch) -> PredictionView | None:
+        """Cancel the prediction if the API answers soon. Returns its last state, if known."""
+        with suppress(TimeoutError, Transient):
+            async with asyncio.timeout(_CANCEL_S):
+                await self._read_limiter.acquire({"reads": 1}, watch.job)
+                path = f"{predictions.prediction_path(watch.id)}/cancel"
+                result = await self._http.send("POST", path, job=watch.job)
+                return predictions.parse_view(result.body)
+        return None
+
+    def _unusable(self, watch: _Watch, outcome: Outcome) -> UnusablePrediction:
+        """Build the error of an ended prediction, with its price if it is billed.
+
+        A failed prediction has no price. A cancelled one is billed if it began to run.
+        """
+        status = predictions.status_of(watch.view)
+        is_billed = bool(status) and status != "failed" and predictions.may_have_run(watch.view)
+        usage = self._account.prices.usage_of_image() if is_billed else Usage()
+        return UnusablePrediction(outcome, usage)
+
+    def _record(
+        self, watch: _Watch, outcome: Outcome, *, call: str, requested_at: float
+    ) -> Outcome:
+        return self._limiter.record_outcome(
+            outcome, job=watch.job, call=call, requested_at=requested_at, billed=False
+        )
+
+    def _classify(self, table: Sequence[OutcomeRow], result: CallResult) -> Outcome:
+        return classify(table, result, datetime.now(UTC))
+
+
+async def _within(seconds: float, call: Awaitable[CallResult]) -> CallResult:
+    """Await a call within a total time: connection, headers and body."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await call
+    except TimeoutError:
+        return CallResult(
+            failure=TransportFailure.TIMEOUT, detail=f"no whole answer in {seconds:g} s"
         )
 
 
-async def _read_limited(response: httpx.Response, max_bytes: int) -> bytes:
-    content = bytearray()
-    async for part in response.aiter_bytes():
-        content += part
-        if len(content) > max_bytes:
-            raise Permanent(f"the image is over {max_bytes:,} bytes", code="replicate-too-large")
-    return bytes(content)
+def _creation_request(model: str) -> tuple[str, dict[str, Any]]:
+    """Return the path and the body that name a model: `owner/name`, or one of its versions."""
+    owner_and_name, _, version = model.partition(":")
+    if version:
+        return "/v1/predictions", {"version": version}
+    if "/" not in model:
+        return "/v1/predictions", {"version": model}
+    return f"/v1/models/{owner_and_name}/predictions", {}
 
 
-def _find_image_url(output: Any) -> str:
-    first = output[0] if isinstance(output, list) and output else output
-    url = getattr(first, "url", first)
-    if not isinstance(url, str) or not url:
-        raise Permanent("Replicate finished without an image", code="replicate-no-output")
-    return url
+def _file_pending_error() -> Transient:
+    return Transient(
+        "the prediction has succeeded, and its file is not fetched yet",
+        code="replicate-file-pending",
+        blameless=True,
+    )

@@ -160,8 +160,7 @@ class ProviderLimiter:
         match outcome.kind:
             case OutcomeKind.ANSWER | OutcomeKind.ANSWER_FAULT:
                 self._served.record_served(call, job, now)
-                self._rules.record_served(now)
-                self._close_circuit(requested_at, billed=billed)
+                self._record_served(requested_at, billed=billed)
             case OutcomeKind.REQUEST_FAULT:
                 self._close_circuit(requested_at, billed=False)
             case OutcomeKind.THROTTLED:
@@ -182,6 +181,11 @@ class ProviderLimiter:
         if self._circuit.is_open:
             return replace(outcome, delay=max(outcome.delay or 0.0, self._retry_s))
         return outcome
+
+    def _record_served(self, requested_at: float, *, billed: bool) -> None:
+        if billed:  # a free call says nothing about the limit on billed ones
+            self._rules.record_served(self._loop.time())
+        self._close_circuit(requested_at, billed=billed)
 
     def _record_rejection(self, outcome: Outcome, job: UUID, requested_at: float) -> None:
         if self._circuit.record_rejection(job, requested_at, self._loop.time()):

@@ -42,8 +42,10 @@ RETURNING job.id, job.instance_id AS store, job.status, job.attempt, job.worker,
           job.output_tokens, job.images, job.cost_nanousd, bill.in_doubt;
 
 -- name: load_steps
--- Returns the steps that earlier attempts have saved.
-SELECT step, state, external_id, result, in_doubt FROM blog_steps WHERE job_id = $1;
+-- Returns the steps that earlier attempts have saved. age_s: the time since the last call began.
+SELECT step, state, external_id, account, result, in_doubt, unusable,
+       extract(epoch FROM now() - call_started_at)::float8 AS age_s
+  FROM blog_steps WHERE job_id = $1;
 
 -- name: begin_step
 -- Records that a paid call is about to begin. Returns no row if the lease is lost. in_doubt counts
@@ -62,38 +64,35 @@ WITH begun AS (
            in_doubt = step.in_doubt
                + (step.state = 'STARTED' AND step.external_id IS NULL
                   AND step.attempt <> excluded.attempt)::int
-    RETURNING state, in_doubt, external_id, result
+    RETURNING state, in_doubt, external_id, account, result, unusable
 ), recorded AS (
     INSERT INTO provider_calls (job_id, step, started_at, partition, provider, requests, tokens)
     SELECT $1, $2, $5::timestamptz, $6::int, $7::text, $8::int, $9::bigint
       FROM begun WHERE state = 'STARTED'
     ON CONFLICT DO NOTHING
 )
-SELECT state, in_doubt, external_id, result FROM begun;
+SELECT state, in_doubt, external_id, account, result, unusable, 0::float8 AS age_s FROM begun;
 
 -- name: save_external_id
--- Saves the provider's id of a call ($3) as soon as it exists, without a fence, because the call is
--- paid for. A late attempt does not replace the id of another attempt.
-UPDATE blog_steps SET external_id = $3
+-- Saves the id ($3) that a provider account ($4) gave to a call, as soon as it exists, without a
+-- fence, because the call is paid for. A late attempt does not replace the id of another attempt.
+UPDATE blog_steps SET external_id = $3, account = $4
  WHERE job_id = $1 AND step = $2 AND external_id IS NULL;
-
--- name: clear_external_id
--- Removes the id of a prediction that the provider has deleted or failed, so that a new one is
--- created.
-UPDATE blog_steps SET external_id = NULL
- WHERE job_id = $1 AND step = $2 AND external_id = $3;
 
 -- name: finish_step
 -- Saves the answer and cost of attempt $9 of a step; repeating it changes nothing. A paid answer is
 -- saved without a fence. A step that is DONE keeps its answer, and only its cost grows. $10: the
--- call is in doubt.
+-- call is in doubt. $11: its answer was paid and unusable. $12: the id of a prediction that has ended
+-- without an image; it is removed, so that another one is created.
 UPDATE blog_steps
    SET state = CASE state WHEN 'DONE' THEN state ELSE $3 END,
        attempt = CASE state WHEN 'DONE' THEN attempt ELSE $9 END,
        result = CASE state WHEN 'DONE' THEN result ELSE coalesce($4, result) END,
        finished_at = now(), input_tokens = input_tokens + $5,
        output_tokens = output_tokens + $6, images = images + $7, cost_nanousd = cost_nanousd + $8,
-       in_doubt = in_doubt + $10::boolean::int
+       in_doubt = in_doubt + $10::boolean::int, unusable = unusable + $11::boolean::int,
+       external_id = CASE WHEN external_id = $12::text THEN NULL ELSE external_id END,
+       account = CASE WHEN external_id = $12::text THEN NULL ELSE account END
  WHERE job_id = $1 AND step = $2 AND NOT (attempt = $9 AND state <> 'STARTED');
 
 -- name: finish_assembly

@@ -1,0 +1,501 @@
+"""The outcomes of calls for texts: OpenAI, Azure OpenAI, gateways and local servers."""
+
+import re
+from collections.abc import Callable, Collection
+from datetime import datetime
+
+from services.generator.providers.outcomes import (
+    CallResult,
+    Outcome,
+    OutcomeKind,
+    OutcomeRow,
+    TransportFailure,
+    classify_result,
+)
+from services.generator.providers.text_answers import AnswerState, read_answer
+from services.generator.providers.text_errors import ProviderError, find_words, read_error
+
+Matcher = Callable[[CallResult], bool]
+
+REFUSED = "refused"
+"""The code of a text that the model or its moderation declines to write."""
+INCOMPLETE = "openai-incomplete"
+"""The code of an answer that was cut at the limit on its output."""
+SCHEMA = "openai-schema"
+"""The code of an answer that does not fit its schema."""
+
+_CLIENT = range(400, 500)
+_SERVER = range(500, 600)
+_GATEWAY_TIMEOUTS = (408, 504, 522, 524, 598, 599)
+
+_NO_CREDIT_CODES = {
+    "insufficient_quota",
+    "insufficient_funds",
+    "insufficient_balance",
+    "insufficient_credits",
+    "billing_not_active",
+    "billing_hard_limit_reached",
+    "billing_error",
+    "budget_exceeded",
+    "exceeded_budget",
+    "payment_required",
+    "credits_exhausted",
+}
+_NO_CREDIT = re.compile(
+    r"exceeded your current quota|insufficient (?:quota|credit|balance|funds)|credit balance"
+    r"|more credits|out of credits|budget has been exceeded|exceededbudget|spending limit"
+    r"|billing (?:hard limit|is not active|details)|key limit exceeded|payment required"
+)
+_RETRY_SOON = re.compile(
+    r"retry in|try again in|retrydelay|per[ _]?(?:minute|day|hour)|requests per|tokens per"
+)
+_MODERATION_CODES = {
+    "content_policy_violation",
+    "content_filter",
+    "content_filtered",
+    "content_moderation",
+    "moderation_blocked",
+    "invalid_prompt",
+    "responsibleaipolicyviolation",
+    "data_inspection_failed",
+    "contentpolicyviolationerror",
+    "safety_violation",
+}
+_MODERATION = re.compile(
+    r"(?:input|prompt|content|request|message)s? (?:was|were|is|has been|have been|may have been)?"
+    r" ?(?:flagged|blocked by (?:our )?(?:moderation|content|safety))|flagged (?:by|as|for)"
+    r"|content management policy|content[ _-]policy|moderation|safety system|content filter"
+    r"|inappropriate content|potentially violating|violates? (?:our|the) (?:usage|safety|content)"
+)
+_KEY_CODES = {
+    "invalid_api_key",
+    "account_deactivated",
+    "account_suspended",
+    "organization_deactivated",
+    "invalid_organization",
+    "authentication_error",
+    "no_auth_credentials",
+}
+_PERMISSION = re.compile(
+    r"permission|not authori[sz]ed|unauthori[sz]ed|access (?:was |has been )?(?:denied|terminated)"
+    r"|do(?:es)? not have access|no access|country|region|territory|api key|not allowed to"
+    r"|scope|organi[sz]ation|project|ip address|virtual network|firewall|deactivated|suspended"
+    r"|subscription"
+)
+_ABOVE_RATE = re.compile(r"request too large for|request size exceeds .*(?:tpm|per minute)")
+_OUTPUT_LIMIT = re.compile(
+    r"max(?:imum)?[ _](?:completion[ _]|output[ _]|new[ _])?tokens\W.*(?:too large|at most"
+    r"|less than|exceed|greater than|must be|above|> \d)|in the completion|maximum allowed number of output"
+    r"|max_tokens must"
+)
+_TOO_LONG_CODES = {
+    "context_length_exceeded",
+    "string_above_max_length",
+    "exceed_context_size_error",
+    "contextwindowexceedederror",
+    "request_too_large",
+    "prompt_too_long",
+    "context_window_exceeded",
+}
+_TOO_LONG = re.compile(
+    r"context (?:length|window|size|limit)|maximum context|prompt (?:is )?too long|too long"
+    r"|input is too large|maximum (?:input|prompt) length|too many (?:input )?tokens"
+    r"|exceeds the (?:maximum|model'?s?) (?:number of )?(?:tokens|input)|token count exceeds"
+)
+_MODEL_CODES = {
+    "model_not_found",
+    "deploymentnotfound",
+    "model_not_available",
+    "model_not_supported",
+    "unsupported_model",
+    "invalid_model",
+    "model_decommissioned",
+    "model_deprecated",
+    "unknown_model",
+}
+_MODEL = re.compile(
+    r"model\b.{0,200}(?:not found|not exist|not supported|not available|not loaded|unknown"
+    r"|decommissioned|deprecated|no longer|access to it|been (?:shut down|retired))"
+    r"|no (?:endpoints|allowed providers) |not a valid model|unknown model|invalid model"
+    r"|no such model|access to model|verified to use the model|deployment .*(?:not exist|not found)"
+    r"|try pulling it first|no models? (?:loaded|provided)|invalid model name"
+)
+_NO_ENDPOINT = re.compile(
+    r"^\W*(?:404 page )?not[ _]found\W*$|invalid url|unknown (?:request )?(?:url|path|route)"
+    r"|no route|route .*not found|cannot (?:post|get) |method not allowed|resource not found"
+    r"|path .*not found|endpoint .*not|not implemented|does not support (?:the )?responses api"
+    r"|api version not supported|api[- ]version|file not found"
+)
+_PARAMETER_CODES = {
+    "unsupported_parameter",
+    "unknown_parameter",
+    "unsupported_value",
+    "invalid_json_schema",
+    "invalid_function_parameters",
+    "missing_required_parameter",
+    "invalid_type",
+    "invalid_value",
+    "wrong_api_format",
+    "extra_forbidden",
+    "unsupportedparamserror",
+}
+_PARAMETER = re.compile(
+    r"(?:unsupported|unknown|unrecognized|unexpected|invalid|missing|additional|extra)"
+    r" (?:required )?(?:request )?(?:parameter|argument|value|field|propert|schema|input|keyword)"
+    r"|extra inputs are not permitted|not permitted|extra_forbidden|invalid schema"
+    r"|not (?:currently )?support(?:ed)?|response_format|json_schema|only allowed when"
+    r"|reasoning[_. ]effort|does not support|field required|deserialize the json body"
+)
+_FEATURE = re.compile(
+    r"(?:response[_ ]format|json_schema|json_object|json mode|structured output|text\.format"
+    r"|max_(?:completion_|output_)?tokens|reasoning[_. ]effort|metadata).{0,200}(?:support|permit"
+    r"|allow|unknown|invalid|unavailable|unrecogni|extra|must be|enabled)"
+    r"|(?:unsupported|unknown|invalid|unrecogni[sz]ed|extra|does not support|not support).{0,200}"
+    r"(?:response[_ ]format|json_schema|json_object|json mode|structured output|text\.format"
+    r"|max_(?:completion_|output_)?tokens|reasoning|effort|metadata)"
+)
+_BAD_JSON_CODES = {"json_validate_failed"}
+_GATEWAY_TIMEOUT = re.compile(r"time[d]?[- ]?out|deadline exceeded")
+_RATE_CODES = {"rate_limit_exceeded", "slow_down", "rate_limit_error", "ratelimiterror"}
+_RATE = re.compile(r"rate ?limit ?(?:error|exceeded|reached)|too many requests|slow down")
+_HTML = re.compile(r"\s*<(?:!doctype|html|head|body|\?xml)", re.IGNORECASE)
+
+
+def _failed(failure: TransportFailure) -> Matcher:
+    return lambda result: result.failure is failure
+
+
+def _error(
+    statuses: Collection[int] = (),
+    *,
+    codes: Collection[str] = (),
+    words: re.Pattern[str] | None = None,
+    when: Callable[[ProviderError], bool] | None = None,
+) -> Matcher:
+    """Match an error of one of the statuses, by a code, its words or a condition.
+
+    Without statuses any status matches; without the three others any error matches.
+    """
+
+    def matches(result: CallResult) -> bool:
+        error = read_error(result)
+        if error is None or (statuses and error.status not in statuses):
+            return False
+        if not codes and words is None and when is None:
+            return True
+        return (
+            not error.codes.isdisjoint(codes)
+            or (words is not None and words.search(error.text) is not None)
+            or (when is not None and when(error))
+        )
+
+    return matches
+
+
+def _answer(*states: AnswerState, billed: bool | None = None) -> Matcher:
+    """Match an answer in one of the states. `billed`: whether its usage reports output tokens."""
+
+    def matches(result: CallResult) -> bool:
+        answer = read_answer(result.body)
+        if answer is None or answer.state not in states:
+            return False
+        has_output = answer.usage is not None and answer.usage.output > 0
+        return billed is None or billed == has_output
+
+    return matches
+
+
+def _is_quota_of_a_minute(error: ProviderError) -> bool:
+    """Return whether a 429 with words about a quota means a rate limit, as Gemini's do."""
+    return error.codes.isdisjoint(_NO_CREDIT_CODES) and bool(_RETRY_SOON.search(error.text))
+
+
+def _is_endpoint_missing(error: ProviderError) -> bool:
+    return error.is_page or not error.text
+
+
+def _is_page(result: CallResult) -> bool:
+    return isinstance(result.body, str) and _HTML.match(result.body) is not None
+
+
+def _everything(_: CallResult) -> bool:
+    return True
+
+
+ENDPOINT_ROWS = {
+    "unknown address",
+    "no such method",
+    "API not offered",
+    "page instead of an answer",
+}
+"""The rows of a server that does not have the API: `auto` tries chat completions."""
+
+TEXT_OUTCOMES: tuple[OutcomeRow, ...] = (
+    OutcomeRow(
+        name="no connection",
+        matches=_failed(TransportFailure.UNREACHABLE),
+        kind=OutcomeKind.OUTAGE,
+        code="openai-unreachable",
+    ),
+    OutcomeRow(
+        name="no answer in time",
+        matches=_failed(TransportFailure.TIMEOUT),
+        kind=OutcomeKind.OUTAGE,
+        code="openai-timeout",
+        in_doubt=True,
+    ),
+    OutcomeRow(
+        name="connection lost",
+        matches=_failed(TransportFailure.LOST),
+        kind=OutcomeKind.OUTAGE,
+        code="openai-lost",
+        in_doubt=True,
+    ),
+    # Errors, of any HTTP status.
+    OutcomeRow(
+        name="account deactivated or key refused",
+        matches=_error(codes=_KEY_CODES),
+        kind=OutcomeKind.ACCOUNT_FAULT,
+        code="openai-key",
+    ),
+    OutcomeRow(
+        name="quota of a minute or a day",
+        matches=_error((429,), when=_is_quota_of_a_minute),
+        kind=OutcomeKind.THROTTLED,
+        code="openai-throttled",
+    ),
+    OutcomeRow(
+        name="no credit",
+        matches=_error(codes=_NO_CREDIT_CODES, words=_NO_CREDIT),
+        kind=OutcomeKind.ACCOUNT_FAULT,
+        code="openai-no-credit",
+    ),
+    OutcomeRow(
+        name="payment required",
+        matches=_error((402,)),
+        kind=OutcomeKind.ACCOUNT_FAULT,
+        code="openai-no-credit",
+    ),
+    OutcomeRow(
+        name="flagged by moderation",
+        matches=_error(codes=_MODERATION_CODES, when=lambda error: error.flagged),
+        kind=OutcomeKind.REQUEST_FAULT,
+        code=REFUSED,
+    ),
+    OutcomeRow(
+        name="against the content policy",
+        matches=_error(_CLIENT, words=_MODERATION),
+        kind=OutcomeKind.REQUEST_FAULT,
+        code=REFUSED,
+    ),
+    OutcomeRow(
+        name="not authenticated",
+        matches=_error((401, 407)),
+        kind=OutcomeKind.ACCOUNT_FAULT,
+        code="openai-key",
+    ),
+    OutcomeRow(
+        name="one call is above the limit of a minute",
+        matches=_error(_CLIENT, words=_ABOVE_RATE),
+        kind=OutcomeKind.SETUP_FAULT,
+        code="openai-above-limit",
+    ),
+    OutcomeRow(
+        name="rate limit",
+        matches=_error((429,)),
+        kind=OutcomeKind.THROTTLED,
+        code="openai-throttled",
+    ),
+    OutcomeRow(
+        name="rate limit under another status",
+        matches=_error((*_CLIENT, *_SERVER), codes=_RATE_CODES, words=_RATE),
+        kind=OutcomeKind.THROTTLED,
+        code="openai-throttled",
+    ),
+    OutcomeRow(
+        name="model writes fewer tokens than asked for",
+        matches=_error(_CLIENT, words=_OUTPUT_LIMIT),
+        kind=OutcomeKind.SETUP_FAULT,
+        code="openai-output-limit",
+    ),
+    OutcomeRow(
+        name="input too long",
+        matches=_error(codes=_TOO_LONG_CODES),
+        kind=OutcomeKind.REQUEST_FAULT,
+        code="too-large",
+    ),
+    OutcomeRow(
+        name="input longer than the context",
+        matches=_error((*_CLIENT, 500), words=_TOO_LONG),
+        kind=OutcomeKind.REQUEST_FAULT,
+        code="too-large",
+    ),
+    OutcomeRow(
+        name="body too large",
+        matches=_error((413,)),
+        kind=OutcomeKind.REQUEST_FAULT,
+        code="too-large",
+    ),
+    OutcomeRow(
+        name="model wrote invalid JSON",
+        matches=_error(codes=_BAD_JSON_CODES),
+        kind=OutcomeKind.ANSWER_FAULT,
+        code=SCHEMA,
+    ),
+    OutcomeRow(
+        name="unknown model",
+        matches=_error(codes=_MODEL_CODES),
+        kind=OutcomeKind.SETUP_FAULT,
+        code="openai-model",
+    ),
+    OutcomeRow(
+        name="parameter not accepted",
+        matches=_error(_CLIENT, codes=_PARAMETER_CODES),
+        kind=OutcomeKind.SETUP_FAULT,
+        code="openai-parameter",
+    ),
+    OutcomeRow(
+        name="feature not supported",
+        matches=_error((400, 404, 415, 422), words=_FEATURE),
+        kind=OutcomeKind.SETUP_FAULT,
+        code="openai-parameter",
+    ),
+    OutcomeRow(
+        name="model not available",
+        matches=_error(_CLIENT, words=_MODEL),
+        kind=OutcomeKind.SETUP_FAULT,
+        code="openai-model",
+    ),
+    OutcomeRow(
+        name="no permission",
+        matches=_error((403,), words=_PERMISSION),
+        kind=OutcomeKind.ACCOUNT_FAULT,
+        code="openai-permission",
+    ),
+    OutcomeRow(
+        name="no such method",
+        matches=_error((405, 501)),
+        kind=OutcomeKind.SETUP_FAULT,
+        code="openai-endpoint",
+    ),
+    OutcomeRow(
+        name="unknown address",
+        matches=_error((404, 410), words=_NO_ENDPOINT, when=_is_endpoint_missing),
+        kind=OutcomeKind.SETUP_FAULT,
+        code="openai-endpoint",
+    ),
+    OutcomeRow(
+        name="API not offered",
+        matches=_error((400, 422), words=_NO_ENDPOINT),
+        kind=OutcomeKind.SETUP_FAULT,
+        code="openai-endpoint",
+    ),
+    OutcomeRow(
+        name="parameter refused",
+        matches=_error((400, 422), words=_PARAMETER),
+        kind=OutcomeKind.SETUP_FAULT,
+        code="openai-parameter",
+    ),
+    OutcomeRow(
+        name="gateway time-out",
+        matches=_error(_GATEWAY_TIMEOUTS),
+        kind=OutcomeKind.OUTAGE,
+        code="openai-timeout",
+        in_doubt=True,
+    ),
+    OutcomeRow(
+        name="time-out behind a gateway",
+        matches=_error(_SERVER, words=_GATEWAY_TIMEOUT),
+        kind=OutcomeKind.OUTAGE,
+        code="openai-timeout",
+        in_doubt=True,
+    ),
+    OutcomeRow(
+        name="conflict, too early, or closed by the client",
+        matches=_error((409, 423, 425, 498, 499)),
+        kind=OutcomeKind.OUTAGE,
+        code="openai-busy",
+    ),
+    OutcomeRow(
+        name="server error",
+        matches=_error(_SERVER),
+        kind=OutcomeKind.OUTAGE,
+        code="openai-server-error",
+    ),
+    OutcomeRow(
+        name="rejected for an unknown reason",
+        matches=_error(_CLIENT),
+        kind=OutcomeKind.UNEXPLAINED,
+        code="openai-rejected",
+    ),
+    OutcomeRow(
+        name="error of an unknown status",
+        matches=_error(),
+        kind=OutcomeKind.OUTAGE,
+        code="openai-server-error",
+    ),
+    # Answers without an error.
+    OutcomeRow(
+        name="answer",
+        matches=_answer(AnswerState.COMPLETE),
+        kind=OutcomeKind.ANSWER,
+        code="",
+    ),
+    OutcomeRow(
+        name="answer cut at its limit",
+        matches=_answer(AnswerState.CUT),
+        kind=OutcomeKind.ANSWER_FAULT,
+        code=INCOMPLETE,
+    ),
+    OutcomeRow(
+        name="refused by the model",
+        matches=_answer(AnswerState.REFUSED),
+        kind=OutcomeKind.ANSWER_FAULT,
+        code=REFUSED,
+    ),
+    OutcomeRow(
+        name="answer stopped by the content filter",
+        matches=_answer(AnswerState.FILTERED),
+        kind=OutcomeKind.ANSWER_FAULT,
+        code=REFUSED,
+    ),
+    OutcomeRow(
+        name="queued, in progress or cancelled",
+        matches=_answer(AnswerState.PENDING),
+        kind=OutcomeKind.OUTAGE,
+        code="openai-pending",
+        in_doubt=True,
+    ),
+    OutcomeRow(
+        name="billed answer without a text",
+        matches=_answer(AnswerState.EMPTY, billed=True),
+        kind=OutcomeKind.ANSWER_FAULT,
+        code="openai-empty",
+    ),
+    OutcomeRow(
+        name="answer without a text",
+        matches=_answer(AnswerState.EMPTY),
+        kind=OutcomeKind.OUTAGE,
+        code="openai-unreadable",
+        in_doubt=True,
+    ),
+    OutcomeRow(
+        name="page instead of an answer",
+        matches=_is_page,
+        kind=OutcomeKind.SETUP_FAULT,
+        code="openai-endpoint",
+    ),
+    OutcomeRow(
+        name="unreadable answer",
+        matches=_everything,
+        kind=OutcomeKind.OUTAGE,
+        code="openai-unreadable",
+        in_doubt=True,
+    ),
+)
+"""The first row that matches decides."""
+
+
+def classify_text(result: CallResult, now: datetime) -> Outcome:
+    """Classify the result of a call for a text."""
+    return classify_result(TEXT_OUTCOMES, result, words=find_words(result), now=now)

@@ -1,0 +1,97 @@
+"""Knows which models reason before they answer, and how many output tokens that takes.
+
+Reasoning tokens are part of the output: they are billed, and they use up the answer's limit.
+"""
+
+import re
+from dataclasses import dataclass
+
+from services.generator.providers.accounts import TextAccount
+
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+"""In ascending order."""
+
+_TOKENS = {
+    "none": 0,
+    "minimal": 3_000,
+    "low": 4_000,
+    "medium": 8_000,
+    "high": 16_000,
+    "xhigh": 24_000,
+    "max": 32_000,
+}
+_UNKNOWN_EFFORT = "medium"
+"""The effort of nearly all models that are sent none."""
+_SEEN_FACTOR = 1.5
+"""The room for reasoning, by the most tokens seen so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class _ModelFamily:
+    """Models that reason. `effort`: the least they have; `None`: they take no such parameter."""
+
+    pattern: str
+    reasons: bool
+    effort: str | None = None
+
+
+_FAMILIES = (
+    _ModelFamily(r"gpt-\d[\d.]*-chat", reasons=False),
+    _ModelFamily(r"(gpt-5[\d.]*|o\d+)-pro|.*deep-research", reasons=True),
+    _ModelFamily(r"o1-(mini|preview)", reasons=True),
+    _ModelFamily(r"gpt-5[\d.]*-codex", reasons=True, effort="low"),
+    _ModelFamily(r"gpt-5\.\d", reasons=True, effort="none"),
+    _ModelFamily(r"gpt-5", reasons=True, effort="minimal"),
+    _ModelFamily(r"gpt-([6-9]|[1-9]\d)\b", reasons=True, effort="low"),
+    _ModelFamily(r"o[1-9]\b", reasons=True, effort="low"),
+    _ModelFamily(r"gpt-oss", reasons=True, effort="low"),
+    _ModelFamily(r".*(deepseek-r1|deepseek-reasoner|qwq|thinking|magistral)", reasons=True),
+)
+"""The first that matches decides; other models do not reason."""
+
+
+def find_effort(account: TextAccount) -> str | None:
+    """Return the effort to send: the account's, else the least of the model; `None` for no one."""
+    if account.reasoning_effort is not None:
+        return account.reasoning_effort
+    family = _find_family(account.model)
+    return family.effort if family is not None else None
+
+
+def reasons(account: TextAccount) -> bool:
+    """Return whether the account's model reasons, by its name or by the account's settings."""
+    family = _find_family(account.model)
+    return bool(
+        account.reasoning_effort
+        or account.reasoning_tokens
+        or (family is not None and family.reasons)
+    )
+
+
+def reasoning_room(account: TextAccount) -> int:
+    """Return the output tokens of each call that are set aside for reasoning."""
+    if account.reasoning_tokens is not None:
+        return account.reasoning_tokens
+    if not reasons(account):
+        return 0
+    return _TOKENS.get(find_effort(account) or _UNKNOWN_EFFORT, _TOKENS[_UNKNOWN_EFFORT])
+
+
+class ReasoningRoom:
+    """The room for reasoning, which grows with the reasoning tokens that answers report."""
+
+    def __init__(self, account: TextAccount) -> None:
+        self._room = reasoning_room(account)
+
+    def record_reasoning(self, tokens: int) -> None:
+        self._room = max(self._room, round(tokens * _SEEN_FACTOR))
+
+    def limit_output(self, max_tokens: int, cuts: int) -> int:
+        """Return the output limit of a call. It doubles with every cut answer to the same call."""
+        return (max_tokens + self._room) << cuts
+
+
+def _find_family(model: str) -> _ModelFamily | None:
+    """Find a model's family. Gateways put the vendor before the name, as in `openai/gpt-5`."""
+    name = model.lower().removeprefix("ft:").rsplit("/", 1)[-1]
+    return next((family for family in _FAMILIES if re.match(family.pattern, name)), None)

@@ -1,0 +1,108 @@
+"""Sends Replicate's HTTP calls, and returns raw results instead of raising.
+
+The SDK's client provides the address, the token and the connections. Its models are not used: they
+refuse statuses that are newer than the SDK.
+"""
+
+import json
+from typing import Any
+from uuid import UUID
+
+import httpx
+from replicate.client import Client, RetryTransport
+
+from services.generator.providers.accounts import ImageAccount
+from services.generator.providers.outcomes import CallResult, TransportFailure
+from shared.observability import tracing
+
+_NEVER_CONNECTED = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+
+
+def create_client(account: ImageAccount) -> Client:
+    """Create the SDK's client without its own retries, which would bypass the limiter."""
+    client = Client(api_token=account.token.get_secret_value(), base_url=account.base_url)
+    transport = client._async_client._transport
+    assert isinstance(transport, RetryTransport)
+    transport.max_attempts = 1
+    return client
+
+
+async def close_client(client: Client) -> None:
+    """Close the connections of a client, for which the SDK has no method."""
+    await client._async_client.aclose()
+
+
+class ReplicateHttp:
+    """The HTTP calls of one account. `http` fetches the files of other hosts, without the token."""
+
+    def __init__(self, client: Client, http: httpx.AsyncClient) -> None:
+        self._api = client._async_client
+        self._http = http
+
+    @property
+    def base_url(self) -> str:
+        return str(self._api.base_url).rstrip("/")
+
+    async def send(
+        self,
+        method: str,
+        path: str,
+        *,
+        job: UUID,
+        body: Any = None,
+        headers: dict[str, str] | None = None,
+    ) -> CallResult:
+        """Send one call of the API. Bills name the job by its header."""
+        extra = {"X-Blogstream-Job": str(job)} | tracing.trace_headers() | (headers or {})
+        try:
+            response = await self._api.request(method, path, json=body, headers=extra)
+        except httpx.HTTPError as error:
+            return _failed(error)
+        return CallResult(
+            status=response.status_code,
+            headers={name.lower(): value for name, value in response.headers.items()},
+            body=_parse_body(response),
+        )
+
+    async def fetch_file(self, url: str, *, max_bytes: int) -> CallResult:
+        """Fetch a file; its body has at most one byte more than `max_bytes`.
+
+        Only the API's own host receives the token: its files need it. A redirect to another host
+        drops it.
+        """
+        client = self._api if self._is_own_host(url) else self._http
+        try:
+            async with client.stream("GET", url, follow_redirects=True) as response:
+                content = bytearray()
+                async for part in response.aiter_bytes():
+                    content += part
+                    if len(content) > max_bytes:
+                        break
+                return CallResult(
+                    status=response.status_code,
+                    headers={name.lower(): value for name, value in response.headers.items()},
+                    body=bytes(content[: max_bytes + 1]),
+                )
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            return _failed(error)
+
+    def _is_own_host(self, url: str) -> bool:
+        file, own = httpx.URL(url), self._api.base_url
+        return (file.scheme, file.host, file.port) == (own.scheme, own.host, own.port)
+
+
+def _failed(error: Exception) -> CallResult:
+    if isinstance(error, _NEVER_CONNECTED):
+        failure = TransportFailure.UNREACHABLE
+    elif isinstance(error, httpx.TimeoutException):
+        failure = TransportFailure.TIMEOUT
+    else:
+        failure = TransportFailure.LOST
+    return CallResult(failure=failure, detail=f"{type(error).__name__}: {error}".rstrip(": "))
+
+
+def _parse_body(response: httpx.Response) -> Any:
+    try:
+        return json.loads(response.content)
+    except (ValueError, RecursionError):
+        return response.text
