@@ -14,6 +14,7 @@ from replicate.client import Client
 from services.generator.blog.image_storage import FolderImageStorage
 from services.generator.blog.prompts import largest_call_tokens
 from services.generator.blog.steps import BlogSteps
+from services.generator.doctor.providers import require_providers
 from services.generator.jobs.consumer import TaskConsumer
 from services.generator.jobs.events import JobEventPublisher
 from services.generator.jobs.reporter import WorkerReporter
@@ -77,6 +78,8 @@ async def run_worker(settings: GeneratorSettings, stop: asyncio.Event, *, name: 
     )
     accounts = accounts_from_settings(settings)
     check_quota(accounts.texts[0])
+    if settings.provider_check:
+        await require_providers(accounts)
     pool = await open_pool(settings, name=name)
     await clients.ensure_topics(settings)
     async with (

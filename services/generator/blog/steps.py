@@ -74,10 +74,16 @@ class BlogSteps:
     ) -> None:
         self._repository = repository
         self._text_provider = text_provider
-        self._image_provider = image_provider
+        self._image_provider_or_none = image_provider
         self._image_storage = image_storage
         self._events = events
         self._paid_calls: Counter[UUID] = Counter()
+
+    @property
+    def _image_provider(self) -> ReplicateImageProvider:
+        """Return the provider of images; `write_post` checks that there is one."""
+        assert self._image_provider_or_none is not None
+        return self._image_provider_or_none
 
     def has_paid_call(self, job: UUID) -> bool:
         """Return whether a billed call of this job is in progress or its answer not yet saved."""
@@ -108,7 +114,7 @@ class BlogSteps:
             prompts.build_article_input(request, outline),
             prompts.ARTICLE_MAX_TOKENS,
         )
-        if request.images == 0 or self._image_provider is None:
+        if request.images == 0 or self._image_provider_or_none is None:
             return _assemble(await article_call, image_url=_saved_image_url(saved))
         image_call = self._create_image(lease, saved, outline)
         article, image_url = await _gather_both(article_call, image_call)

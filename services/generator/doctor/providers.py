@@ -61,10 +61,10 @@ async def require_providers(accounts: ProviderAccounts) -> None:
 
 async def check_providers(accounts: ProviderAccounts, skip: Mapping[str, str]) -> list[Finding]:
     """Check all providers at once. `skip` holds reasons by the names of accounts to leave out."""
+    names = [account.name for account in accounts.texts]
+    names += [account.name for account in accounts.images]
     skipped = [
-        Finding(name=account.name, status=Status.OK, detail=skip[account.name])
-        for account in (*accounts.texts, *accounts.images)
-        if account.name in skip
+        Finding(name=name, status=Status.OK, detail=skip[name]) for name in names if name in skip
     ]
     groups = await asyncio.gather(
         *(check_text(account) for account in accounts.texts if account.name not in skip),
@@ -92,7 +92,10 @@ async def check_text(account: TextAccount) -> list[Finding]:
     finding = judge_answer(target, result, outcome, base_url=account.base_url)
     if finding.status is Status.FAILED:
         return [finding]
-    limits = {"requests": ("OPENAI_RPM", account.requests), "tokens": ("OPENAI_TPM", account.tokens)}
+    limits = {
+        "requests": ("OPENAI_RPM", account.requests),
+        "tokens": ("OPENAI_TPM", account.tokens),
+    }
     return [
         finding,
         *judge_features(target, expected, features),
@@ -130,7 +133,9 @@ def _build_call() -> CallText:
     )
 
 
-def _narrow(features: ServerFeatures, result: CallResult, outcome: Outcome) -> ServerFeatures | None:
+def _narrow(
+    features: ServerFeatures, result: CallResult, outcome: Outcome
+) -> ServerFeatures | None:
     """Return what to send instead of a refused feature, as the provider's own calls do."""
     if outcome.kind not in (OutcomeKind.SETUP_FAULT, OutcomeKind.UNEXPLAINED):
         return None

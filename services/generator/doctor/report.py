@@ -5,7 +5,7 @@ import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import orjson
 import structlog
@@ -57,8 +57,9 @@ def silence_logs() -> None:
 async def _check_generator(skip: Mapping[str, str]) -> list[Finding]:
     try:
         settings = GeneratorSettings.from_environment()
-        check_quota(settings)
         accounts = accounts_from_settings(settings)
+        for account in accounts.texts:
+            check_quota(account)
     except Unavailable as error:
         return [_settings_fault(error)]
     valid = Finding(name="settings", status=Status.OK, detail="the generator's settings are valid")
@@ -95,7 +96,10 @@ def _hide_secrets(findings: list[Finding]) -> list[Finding]:
     redact = create_redactor(_secrets())
 
     def hide(text: str | None) -> str | None:
-        return None if text is None else str(redact(None, "", {"event": text})["event"])
+        if text is None:
+            return None
+        hidden = cast(Mapping[str, Any], redact(None, "", {"event": text}))
+        return str(hidden["event"])
 
     return [
         replace(

@@ -92,7 +92,9 @@ def judge_answer(
     )
 
 
-def judge_features(target: Target, expected: ServerFeatures, accepted: ServerFeatures) -> list[Finding]:
+def judge_features(
+    target: Target, expected: ServerFeatures, accepted: ServerFeatures
+) -> list[Finding]:
     """Return a warning for each feature that the server refused and that calls go without."""
     findings = []
     if accepted.answer_format is not expected.answer_format:

@@ -111,8 +111,12 @@ def _image_account(settings: GeneratorSettings) -> ImageAccount:
 def _text_prices(settings: GeneratorSettings) -> Prices:
     listed = find_text_prices(settings.openai_model, settings.openai_base_url)
     prices = {
-        "OPENAI_INPUT_PRICE": _first(settings.openai_input_price, listed and listed.input_usd),
-        "OPENAI_OUTPUT_PRICE": _first(settings.openai_output_price, listed and listed.output_usd),
+        "OPENAI_INPUT_PRICE": _first(
+            settings.openai_input_price, listed.input_usd if listed is not None else None
+        ),
+        "OPENAI_OUTPUT_PRICE": _first(
+            settings.openai_output_price, listed.output_usd if listed is not None else None
+        ),
     }
     _require_prices(prices, f"OPENAI_MODEL {settings.openai_model}", "for a million tokens")
     return Prices(

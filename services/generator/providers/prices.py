@@ -67,12 +67,14 @@ def find_image_price(model: str) -> float | None:
     return _IMAGE_USD.get(model)
 
 
-def _look_up(
-    model: str, *, vendor: str | None = None, api_url: str | None = None
-) -> TextPrices | None:
+def _look_up(model: str, *, vendor: str = "", api_url: str = "") -> TextPrices | None:
+    """Look a model up at a vendor or, if an address is given, at the vendor of that address."""
     sample = genai_prices.Usage(input_tokens=_SAMPLE_TOKENS, output_tokens=_SAMPLE_TOKENS)
     try:
-        found = genai_prices.calc_price(sample, model, provider_id=vendor, provider_api_url=api_url)
+        if api_url:
+            found = genai_prices.calc_price(sample, model, provider_api_url=api_url)
+        else:
+            found = genai_prices.calc_price(sample, model, provider_id=vendor)
     except LookupError:
         return None
     if found.model_price.input_mtok is None or found.model_price.output_mtok is None:
