@@ -34,6 +34,12 @@ def require_running_home() -> tuple[Home, dict[str, Any]]:
     return home, state
 
 
+def is_system_running() -> bool:
+    """Return whether a system runs in this home."""
+    state = current_home().read_state()
+    return bool(state) and is_running(int(state["supervisor"]))
+
+
 def require_variable(name: str) -> str:
     """Return a variable of the environment or of this home; raise `Unavailable` without it."""
     value = os.environ.get(name) or current_home().read_env().get(name)

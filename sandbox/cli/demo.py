@@ -19,7 +19,7 @@ from sandbox.cli.up import start_detached
 from sandbox.demo.run import DemoResult, run_demo
 from sandbox.demo.stores import DemoStore, built_in_stores, store_from_export
 from sandbox.system import system
-from sandbox.system.environment import choose_ports, standins_needed
+from sandbox.system.environment import choose_ports, describe_providers, read_standins
 from sandbox.system.home import Home, current_home
 from shared.domain.errors import Unavailable
 from shared.domain.job import ENDED, Status
@@ -43,8 +43,8 @@ def demo(
     """
     stores = _read_exports(csv) if csv else built_in_stores()
     home = current_home().prepare()
-    for provider in standins_needed(os.environ):
-        print_line(f"no key for {provider}: a STAND-IN is used, no AI provider is called or paid")
+    for line in describe_providers(os.environ):
+        print_line(line)
     if keep:
         start_detached(home, ["up", "--any-port", "--generators", str(generators)])
         result = asyncio.run(_run_with_progress(home, home.read_env(), stores))
@@ -136,7 +136,7 @@ async def _run_with_progress(
     )
     with _show_progress(total) as progress:
         return await run_demo(
-            home, variables, stores, progress=progress, standins=bool(variables.get("STANDIN"))
+            home, variables, stores, progress=progress, standins=read_standins(variables)
         )
 
 

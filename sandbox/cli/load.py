@@ -14,6 +14,7 @@ import typer
 
 from sandbox.cli.common import print_line, require_variable, run_coroutine
 from sandbox.servers.postgres import open_connection
+from sandbox.system.environment import read_standins
 from sandbox.system.home import current_home
 from shared.domain.job import ENDED, Status
 
@@ -149,14 +150,16 @@ async def _wait_until_ended(
 
 
 async def _count_rejected_calls() -> int | None:
-    """Count the calls that the stand-ins have rejected; `None` with real providers."""
+    """Count the calls that the stand-ins have rejected; `None` without a stand-in."""
     variables = current_home().read_env()
-    if not variables.get("STANDIN"):
+    standins = read_standins(variables)
+    if not standins:
         return None
     total = 0
     async with httpx.AsyncClient(timeout=10) as http:
-        for port in ("STANDIN_OPENAI_PORT", "STANDIN_REPLICATE_PORT"):
-            bill = (await http.get(f"http://127.0.0.1:{variables[port]}/standin/bill")).json()
+        for name in standins:
+            port = variables[f"STANDIN_{name.upper()}_PORT"]
+            bill = (await http.get(f"http://127.0.0.1:{port}/standin/bill")).json()
             total += int(bill["rejected"])
     return total
 

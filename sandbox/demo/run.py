@@ -47,7 +47,7 @@ async def run_demo(
     stores: Sequence[DemoStore],
     *,
     progress: ProgressCallback,
-    standins: bool,
+    standins: Sequence[str],
 ) -> DemoResult:
     """Submit all requests, wait until the jobs have ended, and save the posts."""
     began = time.monotonic()
@@ -106,7 +106,7 @@ async def _save_posts(
     rows: Sequence[outcome.JobRow],
     http: httpx.AsyncClient,
     *,
-    standins: bool,
+    standins: Sequence[str],
 ) -> list[Path]:
     limit = asyncio.Semaphore(8)
 

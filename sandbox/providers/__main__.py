@@ -1,4 +1,4 @@
-"""`python -m sandbox.providers`: runs both stand-ins in one process, on two loopback ports."""
+"""`python -m sandbox.providers`: runs the stand-ins in one process, on loopback ports."""
 
 import asyncio
 
@@ -31,19 +31,21 @@ async def main(stop: asyncio.Event) -> None:
         faults=replicate.FAULTS,
     )
     replicate_url = f"http://{HOST}:{settings.standin_replicate_port}"
-    servers = (
-        (
+    known = {
+        "openai": (
             openai.OpenAIStandin(texts, seed=settings.standin_seed).application(),
             settings.standin_openai_port,
         ),
-        (
+        "replicate": (
             replicate.ReplicateStandin(pictures, base_url=replicate_url).application(),
             settings.standin_replicate_port,
         ),
-    )
+    }
+    servers = [entry for name, entry in known.items() if name in settings.standins.split(",")]
     listeners = [server.open_listener(HOST, port) for _, port in servers]
     logger.warning(
-        "stand-ins for OpenAI and Replicate started: no AI provider is called, no model runs",
+        "stand-ins started, no model runs in this process",
+        standins=settings.standins,
         openai_rpm=settings.openai_rpm,
         openai_tpm=settings.openai_tpm,
         replicate_rpm=settings.replicate_rpm,

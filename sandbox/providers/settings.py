@@ -6,6 +6,9 @@ from shared.runtime.settings import Settings
 
 
 class StandinSettings(Settings):
+    standins: str = Field(
+        "openai,replicate", description="the stand-ins to start, separated by commas"
+    )
     standin_openai_port: int = Field(
         3901, ge=1, le=65_535, description="port of the OpenAI stand-in"
     )

@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import asyncpg
 import httpx
@@ -14,6 +14,7 @@ from replicate.client import Client
 from services.generator.blog.image_storage import FolderImageStorage
 from services.generator.blog.prompts import largest_call_tokens
 from services.generator.blog.steps import BlogSteps
+from services.generator.doctor.providers import require_providers
 from services.generator.jobs.consumer import TaskConsumer
 from services.generator.jobs.events import JobEventPublisher
 from services.generator.jobs.reporter import WorkerReporter
@@ -65,8 +66,8 @@ def check_quota(account: TextAccount) -> None:
         )
 
 
-ProviderClients = tuple[AsyncOpenAI, Client, httpx.AsyncClient]
-"""OpenAI, Replicate, and a client that fetches images."""
+ProviderClients = tuple[AsyncOpenAI, Client | None, httpx.AsyncClient]
+"""OpenAI, Replicate (`None` without images), and a client that fetches images."""
 
 
 async def run_worker(settings: GeneratorSettings, stop: asyncio.Event, *, name: str) -> None:
@@ -78,6 +79,8 @@ async def run_worker(settings: GeneratorSettings, stop: asyncio.Event, *, name: 
     )
     accounts = accounts_from_settings(settings)
     check_quota(accounts.texts[0])
+    if settings.provider_check:
+        await require_providers(accounts)
     pool = await open_pool(settings, name=name)
     await clients.ensure_topics(settings)
     async with (
@@ -123,14 +126,14 @@ class _GeneratorService:
         self._reporter = WorkerReporter(
             name=name,
             slots=settings.concurrent_blogs,
-            standin=settings.standin,
+            standins=settings.standin_names(),
             status=self._status,
-            limiters=self._limiters,
+            limiters=self._limiters.all(),
             publisher=publisher,
         )
         quota = PartitionQuota(
             owner=name,
-            limiters=self._limiters,
+            limiters=self._limiters.all(),
             calls=self._calls,
             total=GENERATION.partitions,
             burst_s=settings.burst_s,
@@ -179,8 +182,8 @@ class _GeneratorService:
         self._reporter.log_heartbeat()
 
     def _stop_grants(self) -> None:
-        self._limiters.text.stop_grants()
-        self._limiters.images.stop_grants()
+        for limiter in self._limiters.paid():
+            limiter.stop_grants()
 
     async def _extend_leases(self) -> None:
         while True:
@@ -202,11 +205,25 @@ class _GeneratorService:
             )
 
 
-class _Limiters(NamedTuple):
-    text: ProviderLimiter
-    images: ProviderLimiter
-    image_reads: ProviderLimiter
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ImageLimiters:
+    creations: ProviderLimiter
+    reads: ProviderLimiter
     """Polls of predictions, which cost nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Limiters:
+    text: ProviderLimiter
+    images: _ImageLimiters | None
+    """`None` without an account for images."""
+
+    def all(self) -> tuple[ProviderLimiter, ...]:
+        return self.paid() if self.images is None else (*self.paid(), self.images.reads)
+
+    def paid(self) -> tuple[ProviderLimiter, ...]:
+        """Return the limiters of the calls that cost money."""
+        return (self.text,) if self.images is None else (self.text, self.images.creations)
 
 
 def _create_limiters(accounts: ProviderAccounts, burst_s: float) -> _Limiters:
@@ -219,11 +236,16 @@ def _create_limiters(accounts: ProviderAccounts, burst_s: float) -> _Limiters:
             burst_s=burst_s,
         )
 
-    text, image = accounts.texts[0], accounts.images[0]
+    def create_image_limiters(account: ImageAccount) -> _ImageLimiters:
+        return _ImageLimiters(
+            creations=create(account, requests=account.requests),
+            reads=create(account, reads=account.reads),
+        )
+
+    text = accounts.texts[0]
     return _Limiters(
         text=create(text, requests=text.requests, tokens=text.tokens),
-        images=create(image, requests=image.requests),
-        image_reads=create(image, reads=image.reads),
+        images=create_image_limiters(accounts.images[0]) if accounts.images else None,
     )
 
 
@@ -236,16 +258,19 @@ def _create_steps(
     provider_clients: ProviderClients,
 ) -> BlogSteps:
     openai, replicate, http = provider_clients
-    return BlogSteps(
-        repository=repository,
-        text_provider=OpenAITextProvider(openai, accounts.texts[0], limiters.text),
-        image_provider=ReplicateImageProvider(
+    image_provider = None
+    if replicate is not None and limiters.images is not None:
+        image_provider = ReplicateImageProvider(
             replicate,
             http,
             accounts.images[0],
-            limiter=limiters.images,
-            read_limiter=limiters.image_reads,
-        ),
+            limiter=limiters.images.creations,
+            read_limiter=limiters.images.reads,
+        )
+    return BlogSteps(
+        repository=repository,
+        text_provider=OpenAITextProvider(openai, accounts.texts[0], limiters.text),
+        image_provider=image_provider,
         image_storage=FolderImageStorage(settings.image_dir, settings.image_base_url),
         events=events,
     )
@@ -254,10 +279,11 @@ def _create_steps(
 @asynccontextmanager
 async def _open_provider_clients(accounts: ProviderAccounts) -> AsyncIterator[ProviderClients]:
     """Open the vendors' SDK clients without their own retries, and a client that fetches images."""
-    replicate = create_client(accounts.images[0])
+    replicate = create_client(accounts.images[0]) if accounts.images else None
     openai = create_text_client(accounts.texts[0])
     try:
         async with openai, httpx.AsyncClient(timeout=30, follow_redirects=True) as http:
             yield openai, replicate, http
     finally:
-        await close_client(replicate)
+        if replicate is not None:
+            await close_client(replicate)

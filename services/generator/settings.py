@@ -1,9 +1,10 @@
 """Defines the generator's settings."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
+from pydantic_core import PydanticCustomError
 
 from shared.runtime.settings import (
     Count,
@@ -26,11 +27,17 @@ class GeneratorSettings(ProcessingSettings, KafkaSettings, PostgresSettings):
     openai_tpm: float = Field(
         200_000, gt=0, description="the account's tokens a minute for this model"
     )
-    openai_input_price: float = Field(
-        0.15, ge=0, description="US dollars for a million input tokens"
+    openai_input_price: float | None = Field(
+        None,
+        ge=0,
+        description="US dollars for a million input tokens; unset: the list price of the model"
+        " (0.15 for gpt-4o-mini); required for a model without a known price",
     )
-    openai_output_price: float = Field(
-        0.60, ge=0, description="US dollars for a million output tokens"
+    openai_output_price: float | None = Field(
+        None,
+        ge=0,
+        description="US dollars for a million output tokens; unset: the list price of the model"
+        " (0.60 for gpt-4o-mini); required for a model without a known price",
     )
     openai_timeout_s: Seconds = Field(
         120, description="seconds of one whole call, until it counts as failed"
@@ -54,7 +61,13 @@ class GeneratorSettings(ProcessingSettings, KafkaSettings, PostgresSettings):
     )
     openai_store: bool = Field(False, description="whether OpenAI keeps the answers")
 
-    replicate_api_token: SecretStr = Field(description="token of the account that pays for images")
+    images: bool = Field(
+        True,
+        description="`off`: posts have no images, and no provider of images is called",
+    )
+    replicate_api_token: SecretStr | None = Field(
+        None, description="token of the account that pays for images; required unless `IMAGES=off`"
+    )
     replicate_base_url: str | None = Field(
         None, description="another address that speaks the same protocol"
     )
@@ -65,7 +78,12 @@ class GeneratorSettings(ProcessingSettings, KafkaSettings, PostgresSettings):
     replicate_read_rpm: float = Field(
         3_000, gt=0, description="the account's other calls a minute: polling predictions"
     )
-    replicate_price: float = Field(0.003, ge=0, description="US dollars for one image")
+    replicate_price: float | None = Field(
+        None,
+        ge=0,
+        description="US dollars for one image; unset: 0.003 for black-forest-labs/flux-schnell;"
+        " required for another model",
+    )
     replicate_timeout_s: Seconds = Field(
         300, description="seconds for one image, from its creation"
     )
@@ -92,4 +110,29 @@ class GeneratorSettings(ProcessingSettings, KafkaSettings, PostgresSettings):
         100,
         description="unreadable records within a minute before the worker stops",
     )
-    standin: bool = Field(False, description="the providers are stand-ins; shown in every report")
+    provider_check: bool = Field(
+        False,
+        description="whether the generator checks its providers at start, and ends with one line if"
+        " the set-up or an account is wrong; the check makes one short call of the text model",
+    )
+    standin: bool = Field(
+        False, description="at least one provider is a stand-in; shown in every report"
+    )
+    standins: str = Field(
+        "",
+        description="the providers that are stand-ins, separated by commas: `openai`, `replicate`;"
+        " unset: both if `STANDIN` is true",
+    )
+
+    @model_validator(mode="after")
+    def _check_image_token(self) -> Self:
+        if self.images and self.replicate_api_token is None:
+            raise PydanticCustomError(
+                "image_token", "REPLICATE_API_TOKEN: field required unless IMAGES=off"
+            )
+        return self
+
+    def standin_names(self) -> tuple[str, ...]:
+        """Return the providers that are stand-ins."""
+        names = tuple(name.strip() for name in self.standins.split(",") if name.strip())
+        return names or (("openai", "replicate") if self.standin else ())

@@ -210,7 +210,9 @@ class WorkerReport(Message):
     limiters: tuple[LimiterReport, ...] = ()
     draining: bool = False
     standin: bool = False
-    """Its providers are stand-ins."""
+    """At least one of its providers is a stand-in."""
+    standins: tuple[str, ...] = ()
+    """The providers that are stand-ins. Workers of an older release name none."""
 
     def event_id(self) -> str:
         return f"{self.worker}:{self.at.timestamp():.6f}"

@@ -75,7 +75,7 @@ class _WorkerInstance:
         self._reporter = WorkerReporter(
             name=name,
             slots=_SLOTS,
-            standin=True,
+            standins=("openai",),
             status=self._status,
             limiters=(),
             publisher=backend.publisher,

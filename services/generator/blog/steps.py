@@ -7,7 +7,7 @@ already created by its id.
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TypeVar
@@ -74,16 +74,22 @@ class BlogSteps:
         *,
         repository: GenerationRepository,
         text_provider: OpenAITextProvider,
-        image_provider: ReplicateImageProvider,
+        image_provider: ReplicateImageProvider | None,
         image_storage: ImageStorage,
         events: JobEventPublisher,
     ) -> None:
         self._repository = repository
         self._text_provider = text_provider
-        self._image_provider = image_provider
+        self._image_provider_or_none = image_provider
         self._image_storage = image_storage
         self._events = events
         self._paid_calls: Counter[UUID] = Counter()
+
+    @property
+    def _image_provider(self) -> ReplicateImageProvider:
+        """Return the provider of images; `write_post` checks that there is one."""
+        assert self._image_provider_or_none is not None
+        return self._image_provider_or_none
 
     def has_paid_call(self, job: UUID) -> bool:
         """Return whether a billed call of this job is in progress or its answer not yet saved."""
@@ -114,8 +120,8 @@ class BlogSteps:
             prompts.build_article_input(request, outline),
             prompts.ARTICLE_MAX_TOKENS,
         )
-        if request.images == 0:
-            return _assemble(await article_call, image_url=None)
+        if request.images == 0 or self._image_provider_or_none is None:
+            return _assemble(await article_call, image_url=_saved_image_url(saved))
         image_call = self._create_image(lease, saved, outline)
         article, image_url = await _gather_both(article_call, image_call)
         return _assemble(article, image_url=image_url)
@@ -413,6 +419,12 @@ async def _gather_both(article: Awaitable[Article], image: Awaitable[str]) -> tu
     assert isinstance(written, Article)
     assert isinstance(url, str)
     return written, url
+
+
+def _saved_image_url(saved: Mapping[Step, SavedStep]) -> str | None:
+    """Return the image that an earlier attempt saved, before images were switched off."""
+    image = saved.get(Step.IMAGE)
+    return str(image.done["url"]) if image is not None and image.done is not None else None
 
 
 def _assemble(article: Article, *, image_url: str | None) -> BlogPost:

@@ -32,14 +32,14 @@ class WorkerReporter:
         *,
         name: str,
         slots: int,
-        standin: bool,
+        standins: Sequence[str],
         status: WorkerStatus,
         limiters: Sequence[ProviderLimiter],
         publisher: Publisher,
     ) -> None:
         self._name = name
         self._slots = slots
-        self._standin = standin
+        self._standins = tuple(standins)
         self._status = status
         self._limiters = limiters
         self._publisher = publisher
@@ -100,5 +100,6 @@ class WorkerReporter:
                 report for limiter in self._limiters for report in limiter.build_reports()
             ),
             draining=self._status.draining,
-            standin=self._standin,
+            standin=bool(self._standins),
+            standins=self._standins,
         )

@@ -4,13 +4,15 @@ Without `PROVIDERS_FILE` the environment variables describe one account for text
 images.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import SecretStr
 
-from services.generator.providers.prices import Prices
+from services.generator.providers.prices import Prices, find_image_price, find_text_prices
 from services.generator.settings import GeneratorSettings
+from shared.domain.errors import Unavailable
 
 TextApi = Literal["responses", "chat", "auto"]
 
@@ -73,13 +75,16 @@ DEFAULT_ENDPOINTS = {
 
 
 def accounts_from_settings(settings: GeneratorSettings) -> ProviderAccounts:
-    """Describe the accounts of the environment variables: one for texts, one for images."""
-    prices = Prices(
-        input_usd=settings.openai_input_price,
-        output_usd=settings.openai_output_price,
-        image_usd=settings.replicate_price,
-    )
-    text = TextAccount(
+    """Describe the accounts of the environment variables: one for texts, at most one for images.
+
+    Raises `Unavailable` if a price is neither set nor known.
+    """
+    images = (_image_account(settings),) if settings.images else ()
+    return ProviderAccounts(texts=(_text_account(settings),), images=images)
+
+
+def _text_account(settings: GeneratorSettings) -> TextAccount:
+    return TextAccount(
         name="openai",
         key=settings.openai_api_key,
         base_url=settings.openai_base_url,
@@ -88,20 +93,63 @@ def accounts_from_settings(settings: GeneratorSettings) -> ProviderAccounts:
         model=settings.openai_model,
         requests=settings.openai_rpm,
         tokens=settings.openai_tpm,
-        prices=prices,
+        prices=_text_prices(settings),
         timeout_s=settings.openai_timeout_s,
         reasoning_effort=settings.openai_reasoning_effort,
         reasoning_tokens=settings.openai_reasoning_tokens,
         store=settings.openai_store,
     )
-    image = ImageAccount(
+
+
+def _image_account(settings: GeneratorSettings) -> ImageAccount:
+    assert settings.replicate_api_token is not None  # the settings require it
+    return ImageAccount(
         name="replicate",
         token=settings.replicate_api_token,
         base_url=settings.replicate_base_url,
         model=settings.replicate_model,
         requests=settings.replicate_rpm,
         reads=settings.replicate_read_rpm,
-        prices=prices,
+        prices=_image_prices(settings),
         timeout_s=settings.replicate_timeout_s,
     )
-    return ProviderAccounts(texts=(text,), images=(image,))
+
+
+def _text_prices(settings: GeneratorSettings) -> Prices:
+    listed = find_text_prices(settings.openai_model, settings.openai_base_url)
+    prices = {
+        "OPENAI_INPUT_PRICE": _first(
+            settings.openai_input_price, listed.input_usd if listed is not None else None
+        ),
+        "OPENAI_OUTPUT_PRICE": _first(
+            settings.openai_output_price, listed.output_usd if listed is not None else None
+        ),
+    }
+    _require_prices(prices, f"OPENAI_MODEL {settings.openai_model}", "for a million tokens")
+    return Prices(
+        input_usd=prices["OPENAI_INPUT_PRICE"] or 0.0,
+        output_usd=prices["OPENAI_OUTPUT_PRICE"] or 0.0,
+        image_usd=0.0,
+    )
+
+
+def _image_prices(settings: GeneratorSettings) -> Prices:
+    price = _first(settings.replicate_price, find_image_price(settings.replicate_model))
+    _require_prices(
+        {"REPLICATE_PRICE": price}, f"REPLICATE_MODEL {settings.replicate_model}", "for one image"
+    )
+    return Prices(input_usd=0.0, output_usd=0.0, image_usd=price or 0.0)
+
+
+def _first(*prices: float | None) -> float | None:
+    """Return the first price that is known. Zero is a price."""
+    return next((price for price in prices if price is not None), None)
+
+
+def _require_prices(prices: Mapping[str, float | None], model: str, unit: str) -> None:
+    missing = [name for name, price in prices.items() if price is None]
+    if missing:
+        raise Unavailable(
+            f"the price of {model} is not known: set {' and '.join(missing)} (US dollars {unit};"
+            " 0 for a model that costs nothing)"
+        )

@@ -106,6 +106,7 @@ def test_overview_and_store_rows() -> None:
     assert (shown["pending"], shown["jobs"]["DONE"], shown["failedPercent"]) == (3, 1, 50.0)
     assert (shown["storesWarned"], shown["storesStopped"]) == (2, 5)
     assert (shown["oldestWaitSeconds"], shown["standins"]) == (9.0, True)
+    assert shown["standinProviders"] == ["replicate"]
     rows = view.stores(stores, make_scheduler_report(3), spent=total["cost_nanousd"], limit=10)
     assert [
         (row["store"], row["queued"], row["done"], row["failed"], row["budget"]) for row in rows
