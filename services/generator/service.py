@@ -32,9 +32,10 @@ from services.generator.quota.provider_limiter import ProviderLimiter
 from services.generator.quota.repository import ProviderCallRepository
 from services.generator.settings import GeneratorSettings
 from shared.domain.errors import Unavailable
+from shared.domain.messages import Need
+from shared.domain.quota_layout import count_carried_calls
 from shared.kafka import clients
 from shared.kafka.publisher import Publisher
-from shared.kafka.topics import GENERATION
 from shared.observability.log import get_logger
 from shared.runtime.lifecycle import background_tasks
 from shared.runtime.postgres import open_pool, retry_while_unavailable
@@ -46,17 +47,18 @@ _STOP_CANCELLED_EVERY_S = 2.0
 
 
 def check_quota(settings: GeneratorSettings) -> None:
-    """Raise `Unavailable` if the token limit cannot carry the largest call of every partition.
-
-    Each partition may be in debt for one such call at a time.
-    """
-    needed = GENERATION.partitions * largest_call_tokens()
-    if needed > settings.openai_tpm:
-        raise Unavailable(
-            f"OPENAI_TPM is {settings.openai_tpm:g}, and {GENERATION.partitions} partitions with"
-            f" calls of up to {largest_call_tokens()} tokens need {needed}: ask the provider for a"
-            " higher limit"
-        )
+    """Raise `Unavailable` if a limit cannot carry one call of the largest size."""
+    for variable, limit, largest in (
+        ("OPENAI_RPM", settings.openai_rpm, 1),
+        ("OPENAI_TPM", settings.openai_tpm, largest_call_tokens()),
+        ("REPLICATE_RPM", settings.replicate_rpm, 1),
+        ("REPLICATE_READ_RPM", settings.replicate_read_rpm, 1),
+    ):
+        if count_carried_calls(limit, largest) < 1:
+            raise Unavailable(
+                f"{variable} is {limit:g} a minute, and one call needs up to {largest}: ask the"
+                " provider for a higher limit"
+            )
 
 
 ProviderClients = tuple[AsyncOpenAI, Client, httpx.AsyncClient]
@@ -122,7 +124,6 @@ class _GeneratorService:
             owner=name,
             limiters=self._limiters,
             calls=self._calls,
-            total=GENERATION.partitions,
             burst_s=settings.burst_s,
             skew_s=settings.clock_skew_s,
         )
@@ -200,22 +201,26 @@ class _Limiters(NamedTuple):
 
 
 def _create_limiters(settings: GeneratorSettings) -> _Limiters:
-    def create(provider: str, model: str, **limits: float) -> ProviderLimiter:
+    def create_image_limiter(**limits: float) -> ProviderLimiter:
         return ProviderLimiter(
-            provider=provider, model=model, limits=limits, burst_s=settings.burst_s
+            provider="replicate",
+            model=settings.replicate_model,
+            limits=limits,
+            burst_s=settings.burst_s,
+            serves=Need.IMAGES,
         )
 
     return _Limiters(
-        text=create(
-            "openai",
-            settings.openai_model,
-            requests=settings.openai_rpm,
-            tokens=settings.openai_tpm,
+        text=ProviderLimiter(
+            provider="openai",
+            model=settings.openai_model,
+            limits={"requests": settings.openai_rpm, "tokens": settings.openai_tpm},
+            largest_call={"tokens": largest_call_tokens()},
+            burst_s=settings.burst_s,
+            serves=Need.TEXT,
         ),
-        images=create("replicate", settings.replicate_model, requests=settings.replicate_rpm),
-        image_reads=create(
-            "replicate", settings.replicate_model, reads=settings.replicate_read_rpm
-        ),
+        images=create_image_limiter(requests=settings.replicate_rpm),
+        image_reads=create_image_limiter(reads=settings.replicate_read_rpm),
     )
 
 

@@ -162,6 +162,13 @@ class JobEvent(Message):
         return self.at
 
 
+class Need(StrEnum):
+    """What a job needs a provider for. Every job needs texts."""
+
+    TEXT = "text"
+    IMAGES = "images"
+
+
 @dataclass(frozen=True, kw_only=True)
 class LimiterReport:
     """One rate limit as one worker sees it; `share` and `used` are per minute."""
@@ -186,6 +193,14 @@ class LimiterReport:
     """Factor on the refill rate, learned from the provider's rate-limit headers."""
     cooling_until: datetime | None = None
     circuit_open: bool = False
+    serves: Need | None = None
+    """What the calls are for; `None` in reports of version 0.1."""
+    partitions: tuple[int, ...] | None = None
+    """This worker's partitions that carry quota; `None`: all, as in reports of version 0.1."""
+    carrying: int | None = None
+    """How many partitions carry this quota, over all workers; `None`: all."""
+    probe_due: bool = False
+    """The circuit is open, and the next call may be its probe."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,6 +219,8 @@ class WorkerReport(Message):
     draining: bool = False
     standin: bool = False
     """Its providers are stand-ins."""
+    total_partitions: int = 24
+    """Partitions of `blog.generation`, as the worker's group has agreed on them."""
 
     def event_id(self) -> str:
         return f"{self.worker}:{self.at.timestamp():.6f}"
