@@ -78,8 +78,8 @@ UPDATE store_budgets
  WHERE instance_id = ANY ($1::text[] || $2::text[]);
 
 -- name: backlog
--- Returns the jobs that wait or are in flight, to restore the fair queue. Here and below, a job needs
--- no image once its image is saved, or created at the provider.
+-- Returns the jobs that wait or are in flight, to restore the fair queue. Here and below, a job
+-- needs no image once its image is saved, or created at the provider.
 SELECT id, instance_id AS store, priority, extract(epoch FROM created_at)::float8 AS created_at,
        extract(epoch FROM not_before)::float8 AS not_before, forwarded_at IS NOT NULL AS forwarded,
        forwarded_partition, estimate_nanousd,
