@@ -167,6 +167,13 @@ class JobEvent(Message):
         return self.at
 
 
+class Need(StrEnum):
+    """What a job needs a provider for. Every job needs texts."""
+
+    TEXT = "text"
+    IMAGES = "images"
+
+
 @dataclass(frozen=True, kw_only=True)
 class LimiterReport:
     """One rate limit as one worker sees it; `share` and `used` are per minute."""
@@ -193,6 +200,14 @@ class LimiterReport:
     circuit_open: bool = False
     open_reason: str = ""
     """Why the circuit is open: model, address, and the provider's words."""
+    serves: Need | None = None
+    """What the calls are for; `None` in reports of version 0.1."""
+    partitions: tuple[int, ...] | None = None
+    """This worker's partitions that carry quota; `None`: all, as in reports of version 0.1."""
+    carrying: int | None = None
+    """How many partitions carry this quota, over all workers; `None`: all."""
+    probe_due: bool = False
+    """The circuit is open, and the next call may be its probe."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,6 +228,8 @@ class WorkerReport(Message):
     """At least one of its providers is a stand-in."""
     standins: tuple[str, ...] = ()
     """The providers that are stand-ins. Workers of an older release name none."""
+    total_partitions: int = 24
+    """Partitions of `blog.generation`, as the worker's group has agreed on them."""
 
     def event_id(self) -> str:
         return f"{self.worker}:{self.at.timestamp():.6f}"

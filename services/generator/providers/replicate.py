@@ -17,6 +17,7 @@ import httpx
 from replicate.client import Client
 
 from services.generator.providers import prediction as predictions
+from services.generator.providers.account_choice import AccountState
 from services.generator.providers.accounts import ImageAccount
 from services.generator.providers.image_files import (
     MAX_IMAGE_BYTES,
@@ -145,30 +146,41 @@ class ReplicateImageProvider:
     ) -> None:
         self._http = ReplicateHttp(client, http)
         self._account = account
-        self._limiter = limiter
-        self._read_limiter = read_limiter
+        self.limiter = limiter
+        self.read_limiter = read_limiter
 
     @property
-    def account(self) -> str:
+    def name(self) -> str:
         """Return the name of the provider account, which is saved with a prediction's id."""
         return self._account.name
 
+    def state_for(self, job: UUID) -> AccountState:
+        """Return how soon the account would create an image."""
+        return AccountState(
+            name=self._account.name,
+            fallback=self._account.fallback,
+            weight=self._account.weight,
+            serves=self.limiter.is_serving(job),
+            wait_s=self.limiter.estimate_wait({"requests": 1}),
+            calls=self.limiter.calls_last_minute(),
+        )
+
     def is_valid(self, permit: Permit) -> bool:
         """Return whether the prediction may still be created; otherwise it needs a new permit."""
-        return self._limiter.is_valid(permit)
+        return self.limiter.is_valid(permit)
 
     async def acquire_permit(self, job: UUID) -> Permit:
         """Wait for a permit for one prediction."""
-        return await self._limiter.acquire({"requests": 1}, job)
+        return await self.limiter.acquire({"requests": 1}, job)
 
     async def create_prediction(self, job: UUID, prompt: str) -> Prediction:
         """Create a prediction, which may have ended already. From now on it is paid for.
 
         Raises `Transient` or `Permanent`.
         """
-        requested_at = self._limiter.now()
+        requested_at = self.limiter.now()
         result = await self._send_creation(job, prompt)
-        outcome = self._limiter.record_outcome(
+        outcome = self.limiter.record_outcome(
             self._classify(CREATION_OUTCOMES, result),
             job=job,
             call=_CREATION,
@@ -179,7 +191,8 @@ class ReplicateImageProvider:
             raise outcome.to_error()
         return Prediction(
             id=prediction_id,
-            age_s=self._limiter.now() - requested_at,
+            account=self._account.name,
+            age_s=self.limiter.now() - requested_at,
             view=predictions.parse_view(result.body) or {},
         )
 
@@ -189,7 +202,7 @@ class ReplicateImageProvider:
         Raises `UnusablePrediction` if another prediction is needed. Raises `Transient` or
         `Permanent` for other failures: after `Transient` the same prediction can be awaited again.
         """
-        now = self._limiter.now()
+        now = self.limiter.now()
         created_at = now - prediction.age_s
         watch = _Watch(
             job=job,
@@ -254,7 +267,7 @@ class ReplicateImageProvider:
         is_unread = not watch.view
         while not predictions.has_ended(watch.view):
             if not is_unread:
-                if watch.view and self._limiter.now() > watch.deadline:
+                if watch.view and self.limiter.now() > watch.deadline:
                     raise TimeoutError
                 await asyncio.sleep(next(pauses))
             is_unread = False
@@ -262,19 +275,19 @@ class ReplicateImageProvider:
 
     async def _read(self, watch: _Watch) -> None:
         """Read the prediction once. Raises for a failure that ends the attempt."""
-        await self._read_limiter.acquire({"reads": 1}, watch.job)
-        requested_at = self._limiter.now()
+        await self.read_limiter.acquire({"reads": 1}, watch.job)
+        requested_at = self.limiter.now()
         path = predictions.prediction_path(watch.id)
         result = await _within(_READ_S, self._http.send("GET", path, job=watch.job))
         outcome = self._classify(READ_OUTCOMES, result)
         if outcome.kind is OutcomeKind.THROTTLED:
-            watch.failed_read = self._read_limiter.record_outcome(
+            watch.failed_read = self.read_limiter.record_outcome(
                 outcome, job=watch.job, call=_READ, requested_at=requested_at
             )
             return
         outcome = self._record(watch, outcome, call=_READ, requested_at=requested_at)
         if outcome.kind is OutcomeKind.ANSWER:
-            self._read_limiter.record_outcome(
+            self.read_limiter.record_outcome(
                 outcome, job=watch.job, call=_READ, requested_at=requested_at
             )
             watch.view, watch.failed_read, watch.missing_reads = result.body, None, 0
@@ -288,8 +301,8 @@ class ReplicateImageProvider:
             if watch.missing_reads < _MISSING_READS:
                 return
             raise UnusablePrediction(replace(outcome, in_doubt=True), Usage())
-        is_late = self._limiter.now() > watch.deadline
-        if self._limiter.circuit_open or (outcome.kind is not OutcomeKind.OUTAGE and not is_late):
+        is_late = self.limiter.now() > watch.deadline
+        if self.limiter.circuit_open or (outcome.kind is not OutcomeKind.OUTAGE and not is_late):
             raise outcome.to_error()
 
     async def _fetch_file(self, source: str) -> CallResult:
@@ -312,12 +325,12 @@ class ReplicateImageProvider:
         A prediction that has succeeded, or that could not be read for a reason outside it, is kept
         for the next attempt.
         """
-        late_s = self._limiter.now() - watch.deadline
+        late_s = self.limiter.now() - watch.deadline
         if predictions.has_ended(watch.view) and late_s < _FILES_KEPT_S:
             return _file_pending_error()
         failed = watch.failed_read
         if failed is not None and (
-            self._limiter.circuit_open or failed.kind is OutcomeKind.THROTTLED
+            self.limiter.circuit_open or failed.kind is OutcomeKind.THROTTLED
         ):
             return failed.to_error()
         watch.view = await self._cancel(watch) or watch.view
@@ -331,7 +344,7 @@ class ReplicateImageProvider:
         """Cancel the prediction if the API answers soon. Returns its last state, if known."""
         with suppress(TimeoutError, Transient):
             async with asyncio.timeout(_CANCEL_S):
-                await self._read_limiter.acquire({"reads": 1}, watch.job)
+                await self.read_limiter.acquire({"reads": 1}, watch.job)
                 path = f"{predictions.prediction_path(watch.id)}/cancel"
                 result = await self._http.send("POST", path, job=watch.job)
                 return predictions.parse_view(result.body)
@@ -350,7 +363,7 @@ class ReplicateImageProvider:
     def _record(
         self, watch: _Watch, outcome: Outcome, *, call: str, requested_at: float
     ) -> Outcome:
-        return self._limiter.record_outcome(
+        return self.limiter.record_outcome(
             outcome, job=watch.job, call=call, requested_at=requested_at, billed=False
         )
 

@@ -15,7 +15,6 @@ from services.generator.quota.partition_quota import PartitionQuota
 from services.generator.quota.provider_limiter import ProviderLimiter
 from services.generator.quota.repository import ProviderCallRepository
 from shared.domain.job import Step
-from shared.kafka.topics import GENERATION
 from shared.runtime.postgres import open_pool
 from shared.runtime.settings import PostgresSettings
 from tests.support.backend import Backend, make_request
@@ -75,7 +74,6 @@ async def start_owner(backend: Backend, database: str, name: str) -> AsyncIterat
             owner=name,
             limiters=[limiter],
             calls=ProviderCallRepository(pool),
-            total=GENERATION.partitions,
             burst_s=1.5,
             skew_s=1,
         ),
