@@ -66,7 +66,9 @@ def start_fake_providers(**variables: str) -> Iterator[StandIns]:
     """Start both stand-ins in one process; `variables` are their settings."""
     ports = {"STANDIN_OPENAI_PORT": str(free_port()), "STANDIN_REPLICATE_PORT": str(free_port())}
     quick = {"STANDIN_OPENAI_LATENCY_MS": "20", "STANDIN_REPLICATE_LATENCY_MS": "30"}
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)} | quick | ports | variables
+    models = {"STANDIN_OPENAI_MODELS": "m", "STANDIN_REPLICATE_MODELS": "a/b"}
+    base = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+    environment = base | quick | models | ports | variables
     process = subprocess.Popen(
         (sys.executable, "-m", "sandbox.providers"), env=environment, stdout=subprocess.DEVNULL
     )
