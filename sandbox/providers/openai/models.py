@@ -5,10 +5,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 _SNAPSHOT = re.compile(r"-\d{4}-\d{2}-\d{2}$")
-_REASONING_NAME = re.compile(r"^(gpt-5|o\d)")
+_O_NAME = re.compile(r"^o\d")
+_GPT_NAME = re.compile(r"^gpt-[5-9]")
 _GPT_5 = ("minimal", "low", "medium", "high")
 _GPT_5_1 = ("none", "low", "medium", "high")
 _GPT_5_2 = (*_GPT_5_1, "xhigh")
+_GPT_5_6 = (*_GPT_5_2, "max")
 _O_SERIES = ("low", "medium", "high")
 
 
@@ -41,6 +43,9 @@ _MODELS = (
     Model("gpt-5.4", _GPT_5_2, "none", 128_000),
     Model("gpt-5.4-mini", _GPT_5_2, "none", 128_000),
     Model("gpt-5.5", _GPT_5_2, "medium", 128_000),
+    Model("gpt-5.6-luna", _GPT_5_6, "medium", 128_000),
+    Model("gpt-5.6-sol", _GPT_5_6, "medium", 128_000),
+    Model("gpt-5.6-terra", _GPT_5_6, "medium", 128_000),
     Model("o1", _O_SERIES, "medium", 100_000),
     Model("o3", _O_SERIES, "medium", 100_000),
     Model("o3-mini", _O_SERIES, "medium", 100_000),
@@ -63,11 +68,13 @@ class Catalogue:
 
 
 def _describe(name: str) -> Model:
-    """Describe a model that only its name tells about: gpt-5* and o* reason."""
+    """Describe a model by its name alone: gpt-5 and later, and o* reason."""
     found = [model for model in _MODELS if name.startswith(model.name)]
     if found:
         nearest = max(found, key=lambda model: len(model.name))
         return Model(name, nearest.efforts, nearest.default_effort, nearest.max_output)
-    if _REASONING_NAME.match(name):
+    if _GPT_NAME.match(name):
+        return Model(name, _GPT_5_2, "medium", 128_000)
+    if _O_NAME.match(name):
         return Model(name, _O_SERIES, "medium", 100_000)
     return Model(name)

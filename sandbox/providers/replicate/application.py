@@ -25,6 +25,8 @@ from sandbox.providers.wire import delayed_response, json_response, with_standin
 
 _STEP = "image"
 _MOST_WAIT_S = 60.0
+_LONGEST_NAP_S = 1.0
+"""A prediction may be canceled while its creator waits for it."""
 _REFUSED_TOKENS = ("wrong", "revoked")
 _PROPERTIES = {
     "input",
@@ -283,10 +285,19 @@ async def _wait(prediction: Prediction, prefer: str) -> bool:
 
     Returns whether the call asked to wait.
     """
+    wanted_s = _parse_prefer(prefer)
+    if wanted_s is None:
+        return False
+    give_up = time.monotonic() + wanted_s
+    while (now := time.monotonic()) < give_up and not prediction.has_ended(now):
+        await asyncio.sleep(min(give_up - now, prediction.remaining_s(now), _LONGEST_NAP_S))
+    return True
+
+
+def _parse_prefer(prefer: str) -> float | None:
+    """Return the seconds of `wait` or `wait=n` in a `Prefer` header, or None without it."""
     for preference in prefer.split(","):
         name, _, value = preference.strip().partition("=")
         if name == "wait":
-            seconds = min(float(value or _MOST_WAIT_S), _MOST_WAIT_S)
-            await asyncio.sleep(min(seconds, prediction.remaining_s(time.monotonic())))
-            return True
-    return False
+            return min(float(value), _MOST_WAIT_S) if value.isdigit() else _MOST_WAIT_S
+    return None
