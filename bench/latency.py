@@ -155,7 +155,7 @@ async def _call_directly(openai: AsyncOpenAI) -> tuple[str, float]:
         input=prompts.build_outline_input(request),
         max_output_tokens=prompts.OUTLINE_MAX_TOKENS,
         extra_headers={"X-Blogstream-Job": job},
-        text=build_text_format(Outline),
+        extra_body={"text": build_text_format(Outline)},
     )
     return job, at
 

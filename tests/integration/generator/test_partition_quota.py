@@ -50,7 +50,7 @@ class QuotaOwner:
         await backend.insert_dispatched(request)
         lease = await self.repository.claim_job(request.id)
         assert lease is not None
-        permit = await self.limiter.acquire({"tokens": _CALL})
+        permit = await self.limiter.acquire({"tokens": _CALL}, request.id)
         await self.repository.begin_step(lease, Step.OUTLINE, permit)
 
     @property

@@ -15,9 +15,10 @@ from sandbox.providers.bucket import MinuteBucket
 from services.generator.blog.prompts import largest_call_tokens
 from services.generator.quota.rules import RateLimiter, Reservation
 from shared.domain.quota_layout import QuotaLayout, count_carried_calls, spendable_part
+from tests.support.text_accounts import make_text_account
 
 PARTITIONS, STEP_S, MINUTES = 24, 0.05, 8
-LARGEST = largest_call_tokens()
+LARGEST = largest_call_tokens(make_text_account())
 COLD_S, WARM_S = 1.2, 0.02
 """Seconds from a permit to its call's arrival: the first call of a worker opens a connection."""
 
