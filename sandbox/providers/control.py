@@ -18,7 +18,7 @@ from sandbox.providers.throttle import LimitChange, Throttle, ThrottleStyle
 from sandbox.providers.wire import json_response
 
 _TRACE_HEADERS = ("traceparent", "tracestate")
-_REMEMBERED_CALLS = 10_000
+_REMEMBERED_CALLS = 5_000
 
 
 class StandinControl:

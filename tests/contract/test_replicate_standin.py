@@ -296,6 +296,17 @@ def test_status_lasts_for_some_polls_and_then_succeeds(standin: StandIn) -> None
     assert statuses == ["queued", "queued", "succeeded", "succeeded"]
 
 
+def test_one_poll_shows_something_else(standin: StandIn) -> None:
+    job = str(uuid4())
+    prediction = create(standin, job, prefer="wait").json()
+    standin.script({"kind": "prediction", "job": job, "on": "poll", "nth": 2, "status": "odd"})
+    assert [poll(standin, prediction)["status"] for _ in range(3)] == [
+        "succeeded",
+        "odd",
+        "succeeded",
+    ]
+
+
 @pytest.mark.parametrize(
     "output",
     [

@@ -45,7 +45,8 @@ from sandbox.providers.wire import (
 
 FAULTS = ANSWER_FAULTS | FAILURES
 _REFUSED_KEYS = ("wrong", "revoked")
-_TEXTS = ("input", "instructions", "messages")
+_LARGE = ("input", "instructions", "messages", "text", "response_format")
+"""Parameters that are not kept in the record of calls."""
 
 Authorize = Callable[[Request], None]
 
@@ -128,7 +129,7 @@ class OpenAIStandin:
             deployment = request.path_params.get("deployment")
             body |= {"model": deployment} if deployment else {}
             record["job"], record["step"] = find_job(request.headers, body)
-            record["parameters"] = {name: body[name] for name in body if name not in _TEXTS}
+            record["parameters"] = {name: body[name] for name in body if name not in _LARGE}
             self._control.record_trace(str(record["job"]), request)
             response = await self._answer(_read(request, api, body, self._options))
         except Refusal as refusal:

@@ -18,7 +18,13 @@ from sandbox.providers.content.files import make_file
 from sandbox.providers.control import OptionsEndpoint, StandinControl
 from sandbox.providers.faults import ScriptedFault
 from sandbox.providers.replicate.errors import NOT_FOUND, Problem, Refusal, invalid_input
-from sandbox.providers.replicate.failures import failed_call, is_charged, life_script, throttled
+from sandbox.providers.replicate.failures import (
+    failed_call,
+    is_charged,
+    life_script,
+    overridden_fields,
+    throttled,
+)
 from sandbox.providers.replicate.models import Model, find_version, list_models
 from sandbox.providers.replicate.predictions import Prediction
 from sandbox.providers.wire import delayed_response, json_response, with_standin_header
@@ -106,6 +112,9 @@ class ReplicateStandin:
         if (failure := await self._fail(fault)) is not None:
             return failure
         prediction.polls += 1
+        if fault is not None and fault.kind == "prediction":
+            shown = prediction.as_json(self._base_url, time.monotonic())
+            return json_response(shown | overridden_fields(fault))
         return delayed_response(self._show(prediction), fault)
 
     async def cancel(self, request: Request) -> Response:

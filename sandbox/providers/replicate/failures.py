@@ -1,6 +1,7 @@
 """Answers that report a failure, and the faults that decide a prediction's life."""
 
 import math
+from typing import Any
 
 from starlette.responses import Response
 
@@ -66,6 +67,12 @@ def life_script(fault: ScriptedFault | None) -> ScriptedFault | None:
     if fault.kind == "prediction":
         return fault
     return fault.model_copy(update={"status": fault.kind})
+
+
+def overridden_fields(fault: ScriptedFault) -> dict[str, Any]:
+    """Return what a fault of kind `prediction` on a poll shows instead, for that poll only."""
+    given = fault.model_fields_set & {"status", "error", "output"}
+    return {name: getattr(fault, name) for name in given}
 
 
 def throttled(denial: Denial, throttle: Throttle) -> Response:

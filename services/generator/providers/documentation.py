@@ -49,8 +49,8 @@ _INTRODUCTION = """\
 
 For operators and maintainers. Every outcome of a call is classified by the first row that matches,
 and its class decides how the job goes on. Only the request's fault, or answers that stay unusable,
-fail an accepted job. This page is made from the code by
-`python -m services.generator.providers.documentation`; the terms are in the [glossary](glossary.md).
+fail an accepted job. The terms are in the [glossary](glossary.md). This page is made from the code
+by `python -m services.generator.providers.documentation`.
 
 How to describe several accounts, small ones, and other servers: [operations.md](operations.md).
 
@@ -68,7 +68,7 @@ def render_page() -> str:
         ("class", "what follows"), ((kind.value, effect) for kind, effect in EFFECTS.items())
     )
     sections = (_section(*table) for table in _TABLES)
-    return f"{_INTRODUCTION}\n{classes}\n{_wrap(_IN_DOUBT)}\n{''.join(sections)}"
+    return f"{_INTRODUCTION}\n{classes}\n{_wrap(_IN_DOUBT)}{''.join(sections)}"
 
 
 def _section(title: str, text: str, rows: Iterable[OutcomeRow]) -> str:
