@@ -106,9 +106,9 @@ def _parse_source(text: str, base_url: str) -> str | None:
     if not text or len(text) > _MAX_URL_CHARACTERS or any(map(str.isspace, text)):
         return None
     if "://" in text[:10] or text.startswith("//"):
-        return _parse_url(urljoin(base_url, text))
+        return _join_url(base_url, text)
     if _PATH.fullmatch(text) and (text.startswith("/") or _IMAGE_SUFFIX.search(text)):
-        return _parse_url(urljoin(base_url + "/", text))
+        return _join_url(base_url + "/", text)
     return None
 
 
@@ -117,12 +117,13 @@ def _is_base64_image(text: str) -> bool:
     return begin is not None and find_format(begin) is not None
 
 
-def _parse_url(text: str) -> str | None:
+def _join_url(base_url: str, text: str) -> str | None:
     try:
-        url = httpx.URL(text)
+        joined = urljoin(base_url, text)
+        url = httpx.URL(joined)
     except (httpx.InvalidURL, ValueError):
         return None
-    return text if url.scheme in ("http", "https") and url.host else None
+    return joined if url.scheme in ("http", "https") and url.host else None
 
 
 def _names_image(source: str) -> bool:

@@ -27,8 +27,9 @@ _MAX_WORDS = 300
 
 _FLAGGED = re.compile(
     r"nsfw|flagged|\bE005\b|sensitive (?:content|material|words?)|moderat(?:ion|ed)|safety"
-    r"|unsafe content|content[ _-]?(?:polic|filter|violat)|usage polic|polic\w+ violat|violat\w* \w*\s*polic"
-    r"|prohibited|inappropriate|explicit content|copyright|different (?:prompt|inputs?)",
+    r"|unsafe content|content[ _-]?(?:polic|filter|violat)|usage polic|polic\w+ violat"
+    r"|violat\w* \w*\s*polic|prohibited|inappropriate|explicit content|copyright"
+    r"|different (?:prompt|inputs?)",
     re.IGNORECASE,
 )
 _TOO_LONG = re.compile(
