@@ -174,7 +174,7 @@ class OpenAITextProvider:
                 model=self._account.model,
                 reason=outcome.reason,
                 api=narrowed.api,
-                answer_format=narrowed.answer_format,
+                answer_format=str(narrowed.answer_format),
                 effort=narrowed.effort,
             )
         raise UnsupportedFeature(outcome.reason)

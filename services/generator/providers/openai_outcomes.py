@@ -99,7 +99,7 @@ _TOO_LONG_CODES = {
     "context_window_exceeded",
 }
 _TOO_LONG = re.compile(
-    r"max_tokens must be at least|context (?:length|window|size|limit)|maximum context|prompt (?:is )?too long|too long"
+    r"max_tokens must be at least|context (?:length|window|size|limit)|maximum context|too long"
     r"|input is too large|maximum (?:input|prompt) length|too many (?:input )?tokens"
     r"|exceeds the (?:maximum|model'?s?) (?:number of )?(?:tokens|input)|token count exceeds"
 )
@@ -269,6 +269,12 @@ TEXT_OUTCOMES: tuple[OutcomeRow, ...] = (
         code="openai-key",
     ),
     OutcomeRow(
+        name="one call is above the limit of a minute",
+        matches=_error(_CLIENT, words=_ABOVE_RATE),
+        kind=OutcomeKind.SETUP_FAULT,
+        code="openai-above-limit",
+    ),
+    OutcomeRow(
         name="quota of a minute or a day",
         matches=_error((429,), when=_is_quota_of_a_minute),
         kind=OutcomeKind.THROTTLED,
@@ -303,12 +309,6 @@ TEXT_OUTCOMES: tuple[OutcomeRow, ...] = (
         matches=_error((401, 407)),
         kind=OutcomeKind.ACCOUNT_FAULT,
         code="openai-key",
-    ),
-    OutcomeRow(
-        name="one call is above the limit of a minute",
-        matches=_error(_CLIENT, words=_ABOVE_RATE),
-        kind=OutcomeKind.SETUP_FAULT,
-        code="openai-above-limit",
     ),
     OutcomeRow(
         name="rate limit",
