@@ -39,7 +39,7 @@ def demo(
     csv: Annotated[
         list[Path] | None, typer.Option(help="a Shopify product export; one file per store")
     ] = None,
-    generators: Annotated[int, typer.Option(min=1, max=512, help="number of workers")] = 1,
+    generators: Annotated[int, typer.Option(min=1, max=24, help="number of workers")] = 1,
     keep: Annotated[
         bool, typer.Option("--keep", help="leave everything running afterwards")
     ] = False,

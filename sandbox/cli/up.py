@@ -21,7 +21,7 @@ application = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @application.command()
 def up(
-    generators: Annotated[int, typer.Option(min=1, max=512, help="number of workers")] = 1,
+    generators: Annotated[int, typer.Option(min=1, max=24, help="number of workers")] = 1,
     detach: Annotated[
         bool, typer.Option("--detach", help="return when everything is ready")
     ] = False,
