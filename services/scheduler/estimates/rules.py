@@ -179,8 +179,7 @@ def _capped_estimate(
 
 def _outage_estimate(state: QueueState) -> WaitEstimate:
     """Return the estimate of a store whose jobs wait for the image provider."""
-    estimate = _held_estimate(state, WaitReason.UNAVAILABLE)
-    return replace(estimate, limited_by=WaitReason.UNAVAILABLE, queued=state.queued)
+    return replace(_held_estimate(state, WaitReason.UNAVAILABLE), queued=state.queued)
 
 
 def _held_estimate(state: QueueState, reason: str) -> WaitEstimate:

@@ -440,11 +440,11 @@ class FairQueue:
         account = store.account
         cap_class = CapClass.BELOW_CAP if store.in_flight < self._cap else CapClass.AT_CAP
         account.stores.update(store, cap_class if store.due and not store.held else None)
-        account.text_stores.update(
-            store, cap_class if store.text_queue and not store.held else None
-        )
         self._accounts_index.update(account, account.stores.first_class())
-        self._text_accounts_index.update(account, account.text_stores.first_class())
+        if store.text_queue or store in account.text_stores:
+            eligible = store.text_queue and not store.held
+            account.text_stores.update(store, cap_class if eligible else None)
+            self._text_accounts_index.update(account, account.text_stores.first_class())
 
     def _update_hold(self, store: StoreQueue) -> None:
         """Hold the store or release it, by its budget.
