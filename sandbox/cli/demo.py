@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from sandbox.cli.common import print_line, run_until_signal
+from sandbox.cli.doctor import check_real_providers
 from sandbox.cli.up import start_detached
 from sandbox.demo.run import DemoResult, run_demo
 from sandbox.demo.stores import DemoStore, built_in_stores, store_from_export
@@ -45,6 +46,7 @@ def demo(
     home = current_home().prepare()
     for line in describe_providers(os.environ):
         print_line(line)
+    check_real_providers(os.environ, must_work=True)
     if keep:
         start_detached(home, ["up", "--any-port", "--generators", str(generators)])
         result = asyncio.run(_run_with_progress(home, home.read_env(), stores))

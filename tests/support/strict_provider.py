@@ -35,6 +35,8 @@ class StrictProvider:
     """Rate-limit headers of texts."""
     refused_parameters: tuple[str, ...] = ()
     refuses_schema: bool = False
+    echoes_keys: bool = False
+    """Whether refusals repeat the wrong key, as some gateways do."""
     image_inputs: tuple[str, ...] | None = FLUX_INPUTS
     required_inputs: tuple[str, ...] = ("prompt",)
     bodies: list[dict[str, Any]] = field(default_factory=list)
@@ -86,7 +88,8 @@ class StrictProvider:
         if scripted := self.answers.get(request.url.path):
             return scripted
         if request.headers.get("authorization") != f"Bearer {KEY}":
-            return openai_error(401, "Incorrect API key provided.", code="invalid_api_key")
+            message = f"Incorrect API key provided{self._echo(request)}."
+            return openai_error(401, message, code="invalid_api_key")
         if body["model"] != TEXT_MODEL:
             message = f"The model `{body['model']}` does not exist or you do not have access to it."
             return openai_error(404, message, code="model_not_found")
@@ -128,8 +131,12 @@ class StrictProvider:
         if scripted := self.answers.get(request.url.path):
             return scripted
         if request.headers.get("authorization") != f"Bearer {TOKEN}":
-            return replicate_error(401, "Unauthenticated", "You did not pass a valid token.")
+            message = f"You did not pass a valid token{self._echo(request)}."
+            return replicate_error(401, "Unauthenticated", message)
         return None
+
+    def _echo(self, request: Request) -> str:
+        return f": {request.headers.get('authorization')}" if self.echoes_keys else ""
 
     async def _page(self, request: Request) -> Response:
         return HTMLResponse("<!doctype html><html><title>Our shop</title><p>Welcome</html>")
