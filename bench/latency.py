@@ -19,6 +19,7 @@ from uuid import uuid4
 import httpx
 import psutil
 from openai import AsyncOpenAI
+from openai.types.responses import ResponseTextConfigParam
 
 from bench.account.decisions import AMPLE_LIMITS
 from bench.account.fleet import count_ended_jobs, start_fleet
@@ -155,7 +156,7 @@ async def _call_directly(openai: AsyncOpenAI) -> tuple[str, float]:
         input=prompts.build_outline_input(request),
         max_output_tokens=prompts.OUTLINE_MAX_TOKENS,
         extra_headers={"X-Blogstream-Job": job},
-        text=build_text_format(Outline),
+        text=cast(ResponseTextConfigParam, build_text_format(Outline)),
     )
     return job, at
 

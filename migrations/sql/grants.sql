@@ -4,8 +4,8 @@
 -- when its first webhook is signed, and changes none.
 GRANT SELECT ON blog_generations, blog_steps, blog_posts, store_outlooks TO {role};
 GRANT UPDATE (status, attempt, retries, blameless, not_before, intervened_at, forwarded_at,
-              started_at, finished_at, error_code, error, input_tokens, output_tokens, images,
-              cost_nanousd)
+              started_at, finished_at, error_code, error, input_tokens, output_tokens,
+              reasoning_tokens, images, cost_nanousd)
    ON blog_generations TO {role};
 GRANT SELECT, INSERT, UPDATE, DELETE ON store_budgets TO {role};
 GRANT SELECT ON store_spend TO {role};

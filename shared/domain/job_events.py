@@ -22,6 +22,7 @@ def usage_from_row(row: JobRow) -> Usage:
         images=row["images"],
         cost_nanousd=row["cost_nanousd"],
         in_doubt=row.get("in_doubt", 0),
+        reasoning_tokens=row["reasoning_tokens"],
     )
 
 

@@ -1,4 +1,7 @@
-"""The real openai SDK against the stand-in and against llmock, an independent server."""
+"""The real openai SDK against the stand-in and against llmock, an independent server.
+
+The text provider against the stand-in: what is written, billed and refused.
+"""
 
 import os
 import subprocess
@@ -7,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID, uuid4
 
 import httpx
 import openai
@@ -15,14 +19,19 @@ from openai import AsyncOpenAI
 
 from sandbox.system.home import free_port
 from services.generator.blog.article import Article, Outline
-from tests.support.fake_providers import start_fake_providers
+from services.generator.providers.openai import (
+    OpenAITextProvider,
+    TextCall,
+    UnusableAnswer,
+    build_text_format,
+    create_text_client,
+)
+from shared.domain.errors import Transient
+from shared.domain.messages import Usage
+from tests.support.fake_providers import StandIns, start_fake_providers
+from tests.support.text_accounts import make_text_account, make_text_limiter
 
-FORMAT: Any = {
-    "type": "json_schema",
-    "name": "outline",
-    "schema": Outline.model_json_schema(),
-    "strict": True,
-}
+FORMAT: Any = build_text_format(Outline)["format"]
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +123,7 @@ def test_stand_in_names_itself_and_repeats_its_text() -> None:
         body = {
             "model": "m",
             "input": '{"title": "Linen apron", "product": {"vendor": "Lune", "type": "Apron"}}',
-            "text": {"format": FORMAT | {"schema": Article.model_json_schema()}},
+            "text": {"format": build_text_format(Article)["format"]},
         }
         headers = {"Authorization": "Bearer x"}
         first, second = (httpx.post(url, json=body, headers=headers) for _ in range(2))
@@ -126,3 +135,93 @@ def test_stand_in_names_itself_and_repeats_its_text() -> None:
     prose = " ".join(text for section in written.sections for text in section.paragraphs)
     assert "Linen apron" in prose
     assert 200 <= len(prose.split()) <= 1_200
+
+
+@pytest.fixture
+async def text_provider(standins: StandIns) -> AsyncIterator[OpenAITextProvider]:
+    account = make_text_account(base_url=f"{standins.openai.url}/v1", timeout_s=1.0)
+    async with create_text_client(account) as client:
+        yield OpenAITextProvider(client, account, make_text_limiter(account))
+
+
+def make_call(job: UUID, **changes: Any) -> TextCall:
+    values: dict[str, Any] = {"instructions": "Plan.", "data": '{"title": "Tea"}'}
+    return TextCall(job=job, step="outline", max_tokens=700, **values | changes)
+
+
+async def write_outline(provider: OpenAITextProvider, job: UUID) -> tuple[Outline, Usage]:
+    permit = await provider.acquire_permit(make_call(job), Outline)
+    return await provider.write_text(make_call(job), Outline, permit)
+
+
+async def test_text_is_written_and_billed(
+    text_provider: OpenAITextProvider, standins: StandIns
+) -> None:
+    job = uuid4()
+    outline, usage = await write_outline(text_provider, job)
+    assert "Tea" in outline.title
+    assert usage.input_tokens + usage.output_tokens == standins.openai.bill(job)["tokens"]
+    assert usage.cost_nanousd == usage.input_tokens * 150 + usage.output_tokens * 600
+    assert standins.openai.bill(job)["steps"] == {"outline": 1}
+
+
+async def test_usage_above_reservation_is_charged(standins: StandIns) -> None:
+    account = make_text_account(base_url=f"{standins.openai.url}/v1")
+    limiter = make_text_limiter(account)
+    async with create_text_client(account) as client:
+        provider = OpenAITextProvider(client, account, limiter)
+        permit = await provider.acquire_permit(make_call(uuid4()), Outline)
+        (tokens,) = (state for state in limiter.build_reports() if state.resource == "tokens")
+        long = make_call(uuid4(), instructions="Plan. " * 9_000)
+        _, usage = await provider.write_text(long, Outline, permit)
+        (after,) = (state for state in limiter.build_reports() if state.resource == "tokens")
+    assert tokens.used < usage.input_tokens
+    assert after.used == usage.input_tokens + usage.output_tokens
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "delay"),
+    [
+        ({"kind": "429", "retry_after": 7}, "openai-throttled", 7.0),
+        ({"kind": "500"}, "openai-server-error", None),
+        ({"kind": "503", "retry_after": 2}, "openai-server-error", 2.0),
+        ({"kind": "insufficient_quota"}, "openai-no-credit", None),
+        ({"kind": "401"}, "openai-key", None),
+        ({"kind": "403"}, "openai-model", None),
+        ({"kind": "404"}, "openai-model", None),
+        ({"kind": "timeout", "seconds": 5}, "openai-timeout", None),
+        ({"kind": "cut"}, "openai-lost", None),
+        ({"kind": "malformed"}, "openai-unreadable", None),
+    ],
+    ids=lambda value: value["kind"] if isinstance(value, dict) else None,
+)
+async def test_failure_lets_the_job_wait_unbilled(
+    text_provider: OpenAITextProvider,
+    standins: StandIns,
+    fault: dict[str, Any],
+    code: str,
+    delay: float | None,
+) -> None:
+    job = uuid4()
+    standins.openai.script(fault | {"job": str(job)})
+    with pytest.raises(Transient) as failed:
+        await write_outline(text_provider, job)
+    assert (failed.value.code, failed.value.blameless) == (code, True)
+    assert failed.value.delay == (pytest.approx(delay, abs=0.1) if delay else None)
+    assert standins.openai.bill(job)["calls"] == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [("truncated", "openai-incomplete"), ("refusal", "refused"), ("schema", "openai-schema")],
+)
+async def test_unusable_answer_is_billed(
+    text_provider: OpenAITextProvider, standins: StandIns, kind: str, code: str
+) -> None:
+    job = uuid4()
+    standins.openai.script({"kind": kind, "job": str(job)})
+    with pytest.raises(UnusableAnswer) as failed:
+        await write_outline(text_provider, job)
+    assert failed.value.outcome.code == code
+    bill = standins.openai.bill(job)
+    assert failed.value.usage.input_tokens + failed.value.usage.output_tokens == bill["tokens"] > 0

@@ -22,7 +22,6 @@ from services.generator.jobs.repository import GenerationRepository
 from services.generator.jobs.status import WorkerStatus
 from services.generator.jobs.worker import Worker
 from services.generator.providers.openai import OpenAITextProvider
-from services.generator.providers.prices import Prices
 from services.generator.providers.replicate import ReplicateImageProvider
 from shared.domain.messages import GenerationTask
 from shared.kafka import clients
@@ -67,7 +66,6 @@ class _WorkerInstance:
                 text_provider=cast(OpenAITextProvider, self._text_provider),
                 image_provider=cast(ReplicateImageProvider, None),
                 image_storage=cast(ImageStorage, None),
-                prices=Prices(input_usd=1, output_usd=1, image_usd=1),
                 events=events,
             ),
             events=events,

@@ -11,8 +11,10 @@ from pydantic import BaseModel
 
 from services.generator.blog.article import Article, Outline, Section
 from services.generator.providers.openai import TextCall, UnusableAnswer
+from services.generator.providers.openai_outcomes import REFUSED
+from services.generator.providers.outcomes import Outcome, OutcomeKind
 from services.generator.quota.rules import Permit, Reservation
-from shared.domain.errors import Permanent, Transient
+from shared.domain.errors import Transient
 from shared.domain.messages import Usage
 from shared.kafka.topics import GENERATION
 
@@ -26,6 +28,8 @@ _ANSWERS: dict[type, BaseModel] = {
         sections=[Section(heading="Tea", paragraphs=["It is hot."])],
     ),
 }
+
+_REFUSAL = Outcome(kind=OutcomeKind.ANSWER_FAULT, code=REFUSED, reason="declined")
 
 
 class ProviderBehavior(StrEnum):
@@ -61,7 +65,7 @@ class ScriptedProvider:
                 raise Transient("busy", code="busy", delay=0.0)
             self.billed[call.job] += usage.cost_nanousd
             if ProviderBehavior.DECLINED in call.data:
-                raise UnusableAnswer(Permanent("declined", code="declined"), usage)
+                raise UnusableAnswer(_REFUSAL, usage)
             self.served[call.job, call.step] += 1
         except asyncio.CancelledError:
             self.lost[call.job] += 1
@@ -85,9 +89,7 @@ class ScriptedTextProvider:
     def is_valid(self, permit: Permit) -> bool:
         return True
 
-    async def acquire_permit(
-        self, call: TextCall, answer: type, *, may_probe: bool = True
-    ) -> Permit:
+    async def acquire_permit(self, call: TextCall, answer: type) -> Permit:
         if self._closed:
             raise Transient("stopping", code="stopping", delay=0.0, blameless=True)
         return Permit(

@@ -1,6 +1,8 @@
 """A server that answers as Replicate, with scripted answers by job. It counts calls and cancels."""
 
 import asyncio
+import math
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -60,6 +62,10 @@ class ScriptedReplicate:
 
     def __init__(self, url: str) -> None:
         self.url = url
+        self.pace_s = 0.0
+        """A creation sooner than this after the last one is throttled, as on a low credit."""
+        self.throttled = 0
+        self._created_at = -math.inf
         self.plans: dict[str, list[Plan]] = {}
         self.default = Plan()
         self.creations: Counter[str] = Counter()
@@ -88,6 +94,11 @@ class ScriptedReplicate:
     async def _create(self, request: Request) -> Response:
         job = request.headers.get("x-blogstream-job", "")
         self.creation_headers.append(dict(request.headers))
+        if (wait := self._created_at + self.pace_s - time.monotonic()) > 0:
+            self.throttled += 1
+            detail = "Request was throttled while you have less than $5.0 in credit."
+            return JSONResponse({"detail": detail, "retry_after": math.ceil(wait)}, 429)
+        self._created_at = time.monotonic()
         self.creations[job] += 1
         plans = self.plans.get(job, [self.default])
         plan = plans.pop(0) if len(plans) > 1 else plans[0]

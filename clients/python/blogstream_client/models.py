@@ -24,6 +24,8 @@ class Usage:
     input_tokens: int = 0
     output_tokens: int = 0
     images: int = 0
+    reasoning_tokens: int = 0
+    """The part of the output tokens that a reasoning model spent before it wrote."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -281,6 +283,7 @@ def _usage(found: Mapping[str, Any]) -> Usage:
         input_tokens=found.get("inputTokens", 0),
         output_tokens=found.get("outputTokens", 0),
         images=found.get("images", 0),
+        reasoning_tokens=found.get("reasoningTokens", 0),
     )
 
 

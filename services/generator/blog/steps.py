@@ -31,7 +31,14 @@ from services.generator.jobs.repository import (
     Lease,
     SavedStep,
 )
-from services.generator.providers.openai import OpenAITextProvider, TextCall, UnusableAnswer
+from services.generator.providers.openai import (
+    BilledFailure,
+    OpenAITextProvider,
+    TextCall,
+    UnsupportedFeature,
+    UnusableAnswer,
+)
+from services.generator.providers.openai_outcomes import INCOMPLETE, REFUSED
 from services.generator.providers.prediction import Prediction
 from services.generator.providers.replicate import (
     GeneratedImage,
@@ -48,8 +55,7 @@ from shared.observability.log import get_logger
 log = get_logger(__name__)
 
 A = TypeVar("A", bound=BaseModel)
-_MAX_REPAIRS = 2
-"""Repeated calls of a step within an attempt, after cut-off answers or broken schemas."""
+_NO_USAGE = Usage()
 
 _MAX_IN_DOUBT = 2
 """In-doubt calls of a step that are repeated while the provider serves other jobs. During an outage
@@ -132,26 +138,29 @@ class BlogSteps:
     ) -> A:
         if (known := saved.get(step)) is not None and known.done is not None:
             return answer.model_validate(known.done)
+        unusable = known.unusable if known is not None else 0
         call = TextCall(
-            job=lease.job, step=step, instructions=instructions, data=data, max_tokens=max_tokens
+            job=lease.job,
+            step=step,
+            instructions=instructions,
+            data=data,
+            max_tokens=max_tokens,
+            cuts=unusable % _MAX_UNUSABLE,
         )
-        for repair in range(_MAX_REPAIRS + 1):
+        while True:
             try:
                 with tracing.start_span(f"step {step}"):
                     return await self._call_with_permit(lease, step, call, answer, known)
-            except UnusableAnswer as unusable:
-                cause = unusable.cause
+            except UnusableAnswer as ended:
+                unusable += 1
                 log.warning(
-                    "provider answer unusable", job=str(lease.job), step=step, reason=str(cause)
+                    "provider answer unusable", job=str(lease.job), step=step, reason=str(ended)
                 )
-                # A second refusal is final.
-                if repair == _MAX_REPAIRS or (repair and isinstance(cause, Permanent)):
+                if _is_final(ended, unusable):
                     raise Permanent(
-                        f"gave up after {repair + 1} answers: {cause}", code=cause.code
+                        f"gave up after {unusable} answers: {ended}", code=ended.outcome.code
                     ) from None
-                instructions_with_hint = prompts.add_repair_hint(instructions, str(cause))
-                call = replace(call, instructions=instructions_with_hint)
-        raise AssertionError("the last round returns or raises")
+                call = _repair_call(call, instructions, ended)
 
     async def _call_with_permit(
         self,
@@ -168,14 +177,17 @@ class BlogSteps:
                 begun = await self._begin_step(lease, step, permit, known)
                 if begun.done is not None:
                     return answer.model_validate(begun.done)
-                if self._text_provider.is_valid(permit):
+                if not self._text_provider.is_valid(permit):
+                    _log_expired_permit(lease, step)
+                    continue
+                try:
                     written = await self._call_text_provider(
                         lease, step, call, answer, permit, begun
                     )
-                    break
-            _log_expired_permit(lease, step)
-        await self._events.publish_step_done(lease, step, permit.waited_s)
-        return written
+                except UnsupportedFeature:
+                    continue  # without the feature, and with another permit
+            await self._events.publish_step_done(lease, step, permit.waited_s)
+            return written
 
     async def _call_text_provider(
         self,
@@ -189,9 +201,14 @@ class BlogSteps:
         try:
             with tracing.start_span("call openai", kind=tracing.CLIENT):
                 written, usage = await self._text_provider.write_text(call, answer, permit)
-        except UnusableAnswer as unusable:
-            await self._repository.finish_step(lease, step, state="FAILED", usage=unusable.usage)
+        except UnusableAnswer as ended:
+            await self._repository.finish_step(
+                lease, step, state="FAILED", usage=ended.usage, unusable=True
+            )
             raise
+        except BilledFailure as failure:
+            await self._record_failure(lease, step, failure.cause, begun, usage=failure.usage)
+            raise failure.cause from failure
         except Exception as error:
             await self._record_failure(lease, step, error, begun)
             raise
@@ -306,16 +323,21 @@ class BlogSteps:
                 del self._paid_calls[job]
 
     async def _record_failure(
-        self, lease: Lease, step: Step, error: Exception, begun: SavedStep
+        self,
+        lease: Lease,
+        step: Step,
+        error: Exception,
+        begun: SavedStep,
+        usage: Usage = _NO_USAGE,
     ) -> None:
-        """Record a failed call.
+        """Record a failed call, and what was billed for it.
 
         Raises `Permanent` if the step has had too many in-doubt calls, and other jobs were served.
         """
         in_doubt = isinstance(error, Transient) and error.in_doubt
         isolated = isinstance(error, Transient) and error.isolated
         await self._repository.finish_step(
-            lease, step, state="FAILED", usage=Usage(), in_doubt=in_doubt
+            lease, step, state="FAILED", usage=usage, in_doubt=in_doubt
         )
         if in_doubt and isolated and begun.in_doubt + 1 > _MAX_IN_DOUBT:
             raise _in_doubt_error(step, begun.in_doubt + 1, str(error)) from error
@@ -343,6 +365,21 @@ class BlogSteps:
             await self._repository.finish_step(lease, step, state="FAILED", usage=Usage())
             raise _in_doubt_error(step, begun.in_doubt, "its worker is gone")
         return begun
+
+
+def _is_final(ended: UnusableAnswer, unusable: int) -> bool:
+    """Return whether the call is not repeated: after three answers, or after a second refusal."""
+    count = unusable % _MAX_UNUSABLE
+    return count == 0 or (count > 1 and ended.outcome.code == REFUSED)
+
+
+def _repair_call(call: TextCall, instructions: str, ended: UnusableAnswer) -> TextCall:
+    """Change a call after an unusable answer: more room after a cut, else or later a hint."""
+    if ended.outcome.code == INCOMPLETE:
+        call = replace(call, cuts=call.cuts + 1)
+        if call.cuts == 1:
+            return call
+    return replace(call, instructions=prompts.add_repair_hint(instructions, ended.problem))
 
 
 def _log_expired_permit(lease: Lease, step: Step) -> None:

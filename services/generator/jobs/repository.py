@@ -226,6 +226,7 @@ class GenerationRepository:
             in_doubt,
             unusable,
             ended_id,
+            usage.reasoning_tokens,
         )
 
     async def complete_job(self, lease: Lease, post: BlogPost) -> AttemptEnd:
@@ -319,5 +320,6 @@ async def _end_attempt(
         images=row["images"],
         cost_nanousd=row["cost_nanousd"],
         in_doubt=row["in_doubt"],
+        reasoning_tokens=row["reasoning_tokens"],
     )
     return AttemptEnd(usage=usage, at=row["at"], not_before=row["not_before"])

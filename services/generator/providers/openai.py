@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from services.generator.blog.prompts import estimate_max_tokens
 from services.generator.providers.accounts import TextAccount
 from services.generator.providers.openai_client import create_text_client, post_call
-from services.generator.providers.openai_outcomes import REFUSED, SCHEMA, classify_text
+from services.generator.providers.openai_outcomes import SCHEMA, classify_text
 from services.generator.providers.openai_requests import (
     CallText,
     ServerFeatures,
@@ -37,6 +37,7 @@ from shared.observability import tracing
 from shared.observability.log import get_logger
 
 __all__ = [
+    "BilledFailure",
     "OpenAITextProvider",
     "TextCall",
     "UnsupportedFeature",
@@ -48,6 +49,8 @@ __all__ = [
 log = get_logger(__name__)
 
 A = TypeVar("A", bound=BaseModel)
+
+_MISFIT = "answer of another form"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +68,20 @@ class TextCall:
 
 
 class UnusableAnswer(Exception):
-    """The model's answer is billed but unusable. `cause` decides about the job."""
+    """The model's answer is billed but unusable.
+
+    `problem` tells the model what to repair, in our words.
+    """
+
+    def __init__(self, outcome: Outcome, usage: Usage, *, problem: str = "") -> None:
+        super().__init__(outcome.reason)
+        self.outcome = outcome
+        self.usage = usage
+        self.problem = problem or outcome.row
+
+
+class BilledFailure(Exception):
+    """A call that failed, although the provider reports usage."""
 
     def __init__(self, cause: Transient | Permanent, usage: Usage) -> None:
         super().__init__(str(cause))
@@ -100,7 +116,7 @@ class OpenAITextProvider:
     async def write_text(self, call: TextCall, answer: type[A], permit: Permit) -> tuple[A, Usage]:
         """Return the parsed answer and its usage.
 
-        Raises `Transient`, `Permanent`, `UnusableAnswer` or `UnsupportedFeature`.
+        Raises `Transient`, `Permanent`, `BilledFailure`, `UnusableAnswer` or `UnsupportedFeature`.
         """
         requested_at = self._limiter.now()
         sent, limit = self._features, self._limit_output(call, answer)
@@ -158,7 +174,7 @@ class OpenAITextProvider:
                 model=self._account.model,
                 reason=outcome.reason,
                 api=narrowed.api,
-                answer_format=narrowed.answer_format,
+                answer_format=str(narrowed.answer_format),
                 effort=narrowed.effort,
             )
         raise UnsupportedFeature(outcome.reason)
@@ -199,15 +215,14 @@ def _parse(result: CallResult, answer: type[A], outcome: Outcome) -> tuple[A | N
             kind=OutcomeKind.ANSWER_FAULT,
             code=SCHEMA,
             reason=str(error),
-            row="answer of another form",
+            row=_MISFIT,
         )
 
 
-def _build_failure(outcome: Outcome, usage: Usage) -> Transient | Permanent | UnusableAnswer:
-    """Build the error of a call. A refused text is `Permanent`, though billed."""
+def _build_failure(outcome: Outcome, usage: Usage) -> Exception:
+    """Build the error of a call."""
+    if outcome.kind is OutcomeKind.ANSWER_FAULT:
+        problem = outcome.reason if outcome.row == _MISFIT else outcome.row
+        return UnusableAnswer(outcome, usage, problem=problem)
     error = outcome.to_error()
-    if outcome.kind is not OutcomeKind.ANSWER_FAULT:
-        return error
-    if outcome.code == REFUSED:
-        error = Permanent(outcome.reason, code=REFUSED)
-    return UnusableAnswer(error, usage)
+    return BilledFailure(error, usage) if usage != Usage() else error

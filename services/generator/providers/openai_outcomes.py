@@ -75,6 +75,7 @@ _KEY_CODES = {
     "invalid_organization",
     "authentication_error",
     "no_auth_credentials",
+    "user_blocked",
 }
 _PERMISSION = re.compile(
     r"permission|not authori[sz]ed|unauthori[sz]ed|access (?:was |has been )?(?:denied|terminated)"
@@ -85,8 +86,8 @@ _PERMISSION = re.compile(
 _ABOVE_RATE = re.compile(r"request too large for|request size exceeds .*(?:tpm|per minute)")
 _OUTPUT_LIMIT = re.compile(
     r"max(?:imum)?[ _](?:completion[ _]|output[ _]|new[ _])?tokens\W.*(?:too large|at most"
-    r"|less than|exceed|greater than|must be|above|> \d)|in the completion|maximum allowed number of output"
-    r"|max_tokens must"
+    r"|less than|exceed|greater than|must be(?! at least)|above|> \d)|in the completion"
+    r"|maximum allowed number of output|max_tokens must(?! be at least)"
 )
 _TOO_LONG_CODES = {
     "context_length_exceeded",
@@ -98,9 +99,12 @@ _TOO_LONG_CODES = {
     "context_window_exceeded",
 }
 _TOO_LONG = re.compile(
-    r"context (?:length|window|size|limit)|maximum context|prompt (?:is )?too long|too long"
+    r"max_tokens must be at least|context (?:length|window|size|limit)|maximum context|too long"
     r"|input is too large|maximum (?:input|prompt) length|too many (?:input )?tokens"
     r"|exceeds the (?:maximum|model'?s?) (?:number of )?(?:tokens|input)|token count exceeds"
+)
+_CONTEXT_NUMBERS = re.compile(
+    r"context length (?:is|of) (\d+).{0,80}\((\d+) in the (?:messages|prompt|input)"
 )
 _MODEL_CODES = {
     "model_not_found",
@@ -210,6 +214,12 @@ def _is_quota_of_a_minute(error: ProviderError) -> bool:
     return error.codes.isdisjoint(_NO_CREDIT_CODES) and bool(_RETRY_SOON.search(error.text))
 
 
+def _exceeds_context_alone(error: ProviderError) -> bool:
+    """Return whether the input alone is longer than the context, by the numbers in the words."""
+    found = _CONTEXT_NUMBERS.search(error.text)
+    return found is not None and int(found[2]) >= int(found[1])
+
+
 def _is_endpoint_missing(error: ProviderError) -> bool:
     return error.is_page or not error.text
 
@@ -259,6 +269,12 @@ TEXT_OUTCOMES: tuple[OutcomeRow, ...] = (
         code="openai-key",
     ),
     OutcomeRow(
+        name="one call is above the limit of a minute",
+        matches=_error(_CLIENT, words=_ABOVE_RATE),
+        kind=OutcomeKind.SETUP_FAULT,
+        code="openai-above-limit",
+    ),
+    OutcomeRow(
         name="quota of a minute or a day",
         matches=_error((429,), when=_is_quota_of_a_minute),
         kind=OutcomeKind.THROTTLED,
@@ -295,12 +311,6 @@ TEXT_OUTCOMES: tuple[OutcomeRow, ...] = (
         code="openai-key",
     ),
     OutcomeRow(
-        name="one call is above the limit of a minute",
-        matches=_error(_CLIENT, words=_ABOVE_RATE),
-        kind=OutcomeKind.SETUP_FAULT,
-        code="openai-above-limit",
-    ),
-    OutcomeRow(
         name="rate limit",
         matches=_error((429,)),
         kind=OutcomeKind.THROTTLED,
@@ -311,6 +321,12 @@ TEXT_OUTCOMES: tuple[OutcomeRow, ...] = (
         matches=_error((*_CLIENT, *_SERVER), codes=_RATE_CODES, words=_RATE),
         kind=OutcomeKind.THROTTLED,
         code="openai-throttled",
+    ),
+    OutcomeRow(
+        name="input alone longer than the context",
+        matches=_error(_CLIENT, when=_exceeds_context_alone),
+        kind=OutcomeKind.REQUEST_FAULT,
+        code="too-large",
     ),
     OutcomeRow(
         name="model writes fewer tokens than asked for",

@@ -145,6 +145,7 @@ def _narrow_limit(
         limit = int(found[1])
         if _MIN_OUTPUT <= limit < min(sent_limit, features.output_limit or sent_limit):
             return replace(features, output_limit=limit)
+        return None
     if features.api == "responses" or features.has_changed_limit_field:
         return None
     if not re.search(rf"\b{features.limit_field}\b", words):

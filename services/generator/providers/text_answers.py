@@ -90,7 +90,7 @@ def parse_answer(texts: tuple[str, ...], answer: type[A]) -> A:
     the problem of the first attempt.
     """
     problem = "the answer holds no JSON object"
-    for text in (*reversed(texts), "".join(texts)):
+    for text in (*reversed(texts), *(["".join(texts)] if len(texts) > 1 else [])):
         whole = strip_nul(text)
         try:
             return answer.model_validate_json(whole)

@@ -77,8 +77,9 @@ def find_words(result: CallResult) -> str:
     """Return the provider's own words about a failed call, for people."""
     error = read_error(result)
     if error is not None:
-        return error.message[:_MAX_CHARACTERS]
-    return result.detail
+        return error.message
+    answer = read_answer(result.body)
+    return answer.refusal[:_MAX_CHARACTERS] if answer is not None else result.detail
 
 
 def _page_error(status: int, body: Any) -> ProviderError:

@@ -52,6 +52,7 @@ def _usage(row: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "inputTokens": row["input_tokens"],
         "outputTokens": row["output_tokens"],
+        "reasoningTokens": row["reasoning_tokens"],
         "images": row["images"],
     }
 

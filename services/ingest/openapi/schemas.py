@@ -34,6 +34,9 @@ class UsageSchema(_Schema):
 
     input_tokens: int
     output_tokens: int
+    reasoning_tokens: int = Field(
+        0, description="the part of outputTokens that a reasoning model spent before it wrote"
+    )
     images: int
 
 

@@ -158,6 +158,7 @@ async def _apply_correction(connection: Connection, job: UUID, correction: Corre
             lost.output_tokens,
             lost.images,
             lost.cost_nanousd,
+            lost.reasoning_tokens,
         )
     for step in correction.in_doubt:
         await connection.execute(_QUERIES["mark_step_in_doubt"], job, step, correction.attempt)

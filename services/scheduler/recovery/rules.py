@@ -163,6 +163,7 @@ def _usage_difference(total: Usage, saved: Usage) -> Usage:
     return Usage(
         input_tokens=max(total.input_tokens - saved.input_tokens, 0),
         output_tokens=max(total.output_tokens - saved.output_tokens, 0),
+        reasoning_tokens=max(total.reasoning_tokens - saved.reasoning_tokens, 0),
         images=max(total.images - saved.images, 0),
         cost_nanousd=max(total.cost_nanousd - saved.cost_nanousd, 0),
     )

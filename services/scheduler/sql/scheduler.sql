@@ -31,7 +31,8 @@ SELECT id, intervened_at FROM blog_generations WHERE intervened_at > $1 ORDER BY
 -- Returns the current rows of these jobs ($1).
 SELECT job.id, job.instance_id AS store, job.status, job.attempt, job.worker, job.created_at,
        job.started_at, job.finished_at, job.intervened_at, job.not_before, job.error,
-       job.input_tokens, job.output_tokens, job.images, job.cost_nanousd, bill.in_doubt
+       job.input_tokens, job.output_tokens, job.reasoning_tokens, job.images, job.cost_nanousd,
+       bill.in_doubt
   FROM blog_generations AS job, LATERAL job_bill(job.id) AS bill
  WHERE job.id = ANY ($1::uuid[]);
 
@@ -184,7 +185,7 @@ UPDATE blog_generations
    SET status = 'PENDING', forwarded_at = NULL, lease_until = NULL
  WHERE status = 'PROCESSING' AND lease_until < now() - make_interval(secs => $1)
 RETURNING id, instance_id AS store, attempt, worker, created_at, started_at, input_tokens,
-          output_tokens, images, cost_nanousd;
+          output_tokens, reasoning_tokens, images, cost_nanousd;
 
 -- name: release_cancelled_leases
 -- Releases cancelled jobs with a lease that expired more than $1 seconds ago. Saved results are
@@ -201,14 +202,15 @@ WITH expired AS (
 )
 UPDATE blog_generations AS job
    SET lease_until = NULL, input_tokens = bill.input_tokens, output_tokens = bill.output_tokens,
-       images = bill.images, cost_nanousd = bill.cost_nanousd
+       reasoning_tokens = bill.reasoning_tokens, images = bill.images,
+       cost_nanousd = bill.cost_nanousd
   FROM expired,
        LATERAL job_bill(expired.id) AS bill,
        LATERAL (SELECT count(*) FROM in_doubt WHERE job_id = expired.id) AS new (in_doubt)
  WHERE job.id = expired.id
 RETURNING job.id, job.instance_id AS store, job.status, job.attempt, job.worker, job.created_at,
           job.started_at, job.finished_at, job.not_before, job.error, job.input_tokens,
-          job.output_tokens, job.images, job.cost_nanousd,
+          job.output_tokens, job.reasoning_tokens, job.images, job.cost_nanousd,
           (bill.in_doubt + new.in_doubt)::int AS in_doubt, new.in_doubt AS new_in_doubt;
 
 -- name: requeue_unclaimed

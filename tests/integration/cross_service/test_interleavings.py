@@ -109,7 +109,7 @@ def _check_life(row: asyncpg.Record, life: Life, ledger: Ledger, *, deaths: int)
     assert len(cancelled) == ledger.changed["cancel"][job], about
     if status == Status.FAILED:
         declined = (row["error_code"], ledger.requested_behaviors[job]) == (
-            "declined",
+            "refused",
             ProviderBehavior.DECLINED,
         )
         assert declined or (row["error_code"] == "in-doubt" and deaths > 1), about

@@ -48,7 +48,12 @@ async def test_job_is_visible_only_to_its_store(ingest: Ingest) -> None:
     )
     assert (job["id"], job["status"], job["sourceId"]) == (str(request.id), "PENDING", "tea")
     assert job["waiting"] == {"reason": "fair turn", "until": None}
-    assert job["usage"] == {"inputTokens": 0, "outputTokens": 0, "images": 0}
+    assert job["usage"] == {
+        "inputTokens": 0,
+        "outputTokens": 0,
+        "reasoningTokens": 0,
+        "images": 0,
+    }
     assert (job["steps"], job["post"], job["error"], job["attempts"]) == ([], None, None, 0)
     other_store_key = await create_key(ingest.backend.database, "other-store")
     assert (await ingest.get(f"{PATH}/{request.id}", key=other_store_key)).status_code == 404

@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 
 from services.generator.blog import prompts
 from services.generator.blog.article import Article, Outline
+from services.generator.providers.strict_schema import strict_schema_json
 from tests.support.generator import example_request
+from tests.support.text_accounts import make_text_account
 
 
 def estimate_article_call(instructions: str, data: str) -> int:
-    texts = (instructions, data, prompts.schema_json(Article))
+    texts = (instructions, data, strict_schema_json(Article))
     return prompts.estimate_max_tokens(*texts) + prompts.ARTICLE_MAX_TOKENS
 
 
@@ -53,7 +55,7 @@ def test_long_product_is_cut_to_the_largest_call() -> None:
     )
     text = prompts.build_article_input(request, outline)
     tokens = estimate_article_call(prompts.ARTICLE_INSTRUCTIONS, text)
-    assert tokens <= prompts.largest_call_tokens()
+    assert tokens <= prompts.largest_call_tokens(make_text_account())
 
 
 _JSON = st.recursive(
@@ -93,4 +95,6 @@ def test_no_product_exceeds_the_largest_call(product: dict[str, str]) -> None:
     request = example_request(product=product | {"n" * 5_000: "\x1f" * 9_000})
     text = prompts.build_article_input(request, outline)
     instructions = prompts.add_repair_hint(prompts.ARTICLE_INSTRUCTIONS, "x" * 999)
-    assert estimate_article_call(instructions, text) <= prompts.largest_call_tokens()
+    assert estimate_article_call(instructions, text) <= prompts.largest_call_tokens(
+        make_text_account()
+    )

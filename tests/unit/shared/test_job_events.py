@@ -13,7 +13,9 @@ from shared.domain.messages import BlogRequested, EventKind, JobEvent, PreviousO
 JOB = UUID(int=1)
 CREATED = datetime(2026, 11, 24, 9, tzinfo=UTC)
 STARTED, FINISHED = CREATED + timedelta(seconds=5), CREATED + timedelta(seconds=60)
-USAGE = Usage(input_tokens=1, output_tokens=2, images=3, cost_nanousd=4, in_doubt=5)
+USAGE = Usage(
+    input_tokens=1, output_tokens=2, reasoning_tokens=1, images=3, cost_nanousd=4, in_doubt=5
+)
 
 
 def job_row(**changes: Any) -> dict[str, Any]:
@@ -33,6 +35,7 @@ def job_row(**changes: Any) -> dict[str, Any]:
         "images": 3,
         "cost_nanousd": 4,
         "in_doubt": 5,
+        "reasoning_tokens": 1,
     } | changes
 
 

@@ -106,5 +106,7 @@ def test_messages_cannot_be_changed() -> None:
 
 
 def test_usage_is_added_field_by_field() -> None:
-    one = Usage(input_tokens=1, output_tokens=2, images=3, cost_nanousd=4)
-    assert one + one == Usage(input_tokens=2, output_tokens=4, images=6, cost_nanousd=8)
+    one = Usage(input_tokens=1, output_tokens=2, reasoning_tokens=1, images=3, cost_nanousd=4)
+    assert one + one == Usage(
+        input_tokens=2, output_tokens=4, reasoning_tokens=2, images=6, cost_nanousd=8
+    )

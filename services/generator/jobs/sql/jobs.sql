@@ -12,8 +12,8 @@ RETURNING attempt, attempt - blameless AS counted_attempts, request, created_at,
 -- name: find_job
 -- Returns the state of a job that could not be claimed.
 SELECT id, instance_id AS store, status, attempt, worker, forwarded_at IS NOT NULL AS forwarded,
-       created_at, started_at, finished_at, not_before, error, input_tokens, output_tokens, images,
-       cost_nanousd,
+       created_at, started_at, finished_at, not_before, error, input_tokens, output_tokens,
+       reasoning_tokens, images, cost_nanousd,
        (SELECT coalesce(sum(in_doubt), 0)::int FROM blog_steps WHERE job_id = id) AS in_doubt,
        extract(epoch FROM lease_until - now())::float8 AS lease_left_s
   FROM blog_generations WHERE id = $1;
@@ -34,12 +34,13 @@ SELECT id FROM blog_generations WHERE id = ANY ($1::uuid[]) AND status = 'CANCEL
 -- progress, and lets a retry start before the end of the lease. Returns the job's state.
 UPDATE blog_generations AS job
    SET lease_until = NULL, input_tokens = bill.input_tokens, output_tokens = bill.output_tokens,
-       images = bill.images, cost_nanousd = bill.cost_nanousd
+       reasoning_tokens = bill.reasoning_tokens, images = bill.images,
+       cost_nanousd = bill.cost_nanousd
   FROM job_bill($1) AS bill
  WHERE job.id = $1 AND job.attempt = $2 AND job.worker = $3 AND job.status = 'CANCELLED'
 RETURNING job.id, job.instance_id AS store, job.status, job.attempt, job.worker, job.created_at,
           job.started_at, job.finished_at, job.not_before, job.error, job.input_tokens,
-          job.output_tokens, job.images, job.cost_nanousd, bill.in_doubt;
+          job.output_tokens, job.reasoning_tokens, job.images, job.cost_nanousd, bill.in_doubt;
 
 -- name: load_steps
 -- Returns the steps that earlier attempts have saved. age_s: the time since the last call began.
@@ -90,6 +91,7 @@ UPDATE blog_steps
        result = CASE state WHEN 'DONE' THEN result ELSE coalesce($4, result) END,
        finished_at = now(), input_tokens = input_tokens + $5,
        output_tokens = output_tokens + $6, images = images + $7, cost_nanousd = cost_nanousd + $8,
+       reasoning_tokens = reasoning_tokens + $13,
        in_doubt = in_doubt + $10::boolean::int, unusable = unusable + $11::boolean::int,
        external_id = CASE WHEN external_id = $12::text THEN NULL ELSE external_id END,
        account = CASE WHEN external_id = $12::text THEN NULL ELSE account END
@@ -120,8 +122,9 @@ UPDATE blog_generations AS job
        forwarded_at = CASE WHEN $4 = 'PENDING' THEN NULL ELSE forwarded_at END,
        finished_at = CASE WHEN $4 = 'PENDING' THEN NULL ELSE now() END,
        input_tokens = bill.input_tokens, output_tokens = bill.output_tokens,
-       images = bill.images, cost_nanousd = bill.cost_nanousd
+       reasoning_tokens = bill.reasoning_tokens, images = bill.images,
+       cost_nanousd = bill.cost_nanousd
   FROM job_bill($1) AS bill
  WHERE job.id = $1 AND job.attempt = $2 AND job.worker = $3 AND job.status = 'PROCESSING'
-RETURNING job.input_tokens, job.output_tokens, job.images, job.cost_nanousd, bill.in_doubt,
-          job.not_before, coalesce(job.finished_at, now()) AS at;
+RETURNING job.input_tokens, job.output_tokens, job.reasoning_tokens, job.images,
+          job.cost_nanousd, bill.in_doubt, job.not_before, coalesce(job.finished_at, now()) AS at;

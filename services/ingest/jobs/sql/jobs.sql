@@ -2,7 +2,8 @@
 -- Returns one job of one store ($2), or of any store (NULL), with its post and its wait estimate.
 SELECT job.id, job.instance_id AS store, job.status, job.source_type, job.source_id,
        job.created_at, job.started_at, job.finished_at, job.attempt - job.retries AS attempts,
-       job.not_before, job.input_tokens, job.output_tokens, job.images, job.cost_nanousd,
+       job.not_before, job.input_tokens, job.output_tokens, job.reasoning_tokens, job.images,
+       job.cost_nanousd,
        job.error_code, job.error, job.forwarded_at,
        post.title, post.slug, post.meta_description, post.html, post.image_url,
        estimate.reason, estimate.limited_by, estimate.queued, estimate.held, estimate.ahead,
@@ -38,8 +39,8 @@ SELECT row_security_active('blog_generations') AND EXISTS (
 
 -- name: list_steps
 -- Returns the steps of a job in the order in which they began.
-SELECT step, state, attempt, call_started_at, finished_at, input_tokens, output_tokens, images,
-       cost_nanousd, in_doubt
+SELECT step, state, attempt, call_started_at, finished_at, input_tokens, output_tokens,
+       reasoning_tokens, images, cost_nanousd, in_doubt
   FROM blog_steps WHERE job_id = $1 ORDER BY call_started_at, step;
 
 -- name: list_jobs
@@ -58,7 +59,8 @@ WITH page AS (
 )
 SELECT job.id, job.instance_id AS store, job.status, job.source_type, job.source_id,
        job.created_at, job.started_at, job.finished_at, job.attempt - job.retries AS attempts,
-       job.not_before, job.input_tokens, job.output_tokens, job.images, job.cost_nanousd,
+       job.not_before, job.input_tokens, job.output_tokens, job.reasoning_tokens, job.images,
+       job.cost_nanousd,
        job.error_code, job.error, job.forwarded_at, waiting.jobs_before,
        estimate.reason, estimate.limited_by, estimate.queued, estimate.held, estimate.first_at,
        estimate.last_at
@@ -74,12 +76,14 @@ SELECT job.id, job.instance_id AS store, job.status, job.source_type, job.source
 UPDATE blog_generations AS job
    SET status = 'CANCELLED', finished_at = now(), intervened_at = now(), error_code = 'cancelled',
        error = $4, input_tokens = bill.input_tokens, output_tokens = bill.output_tokens,
-       images = bill.images, cost_nanousd = bill.cost_nanousd
+       reasoning_tokens = bill.reasoning_tokens, images = bill.images,
+       cost_nanousd = bill.cost_nanousd
   FROM job_bill($1) AS bill
  WHERE job.id = $1 AND ($2::text IS NULL OR job.instance_id = $2) AND job.status = ANY ($3::text[])
 RETURNING job.id, job.instance_id AS store, job.status, job.attempt, job.intervened_at,
           job.created_at, job.started_at, job.finished_at, job.worker, job.input_tokens,
-          job.output_tokens, job.images, job.cost_nanousd, job.not_before, job.error,
+          job.output_tokens, job.reasoning_tokens, job.images, job.cost_nanousd, job.not_before,
+          job.error,
           bill.in_doubt;
 
 -- name: retry_job
@@ -100,7 +104,8 @@ UPDATE blog_generations AS job
    AND job.status = ANY ($3::text[])
 RETURNING job.id, job.instance_id AS store, job.status, job.attempt, job.intervened_at,
           job.created_at, job.started_at, job.finished_at, job.worker, job.input_tokens,
-          job.output_tokens, job.images, job.cost_nanousd, job.not_before, job.error,
+          job.output_tokens, job.reasoning_tokens, job.images, job.cost_nanousd, job.not_before,
+          job.error,
           bill.in_doubt, before.status AS previous_status,
           before.finished_at AS previous_finished_at,
           before.started_at IS NOT NULL AS previous_started;

@@ -2,7 +2,8 @@
 -- Returns those of the given jobs ($1) that have ended and have a webhook, with its content.
 SELECT job.id, job.instance_id AS store, job.status, job.attempt, job.source_type, job.source_id,
        job.created_at, job.started_at, job.finished_at, job.attempt - job.retries AS attempts,
-       job.not_before, job.input_tokens, job.output_tokens, job.images, job.cost_nanousd,
+       job.not_before, job.input_tokens, job.output_tokens, job.reasoning_tokens, job.images,
+       job.cost_nanousd,
        job.error_code, job.error, job.request ->> 'webhook_url' AS url
   FROM blog_generations AS job
  WHERE id = ANY ($1::uuid[]) AND status IN ('DONE', 'FAILED', 'CANCELLED')

@@ -16,7 +16,7 @@ MINUTES_KEPT = 61
 HOURS_KEPT = 25
 COHORTS_KEPT = 26
 BILLED = ("input_tokens", "output_tokens", "images", "cost_nanousd", "in_doubt")
-"""The fields of `Usage`."""
+"""The fields of `Usage` that are summed. `reasoning_tokens` are part of `output_tokens`."""
 _COST = BILLED.index("cost_nanousd")
 _PENDING = Status.PENDING.value
 _WORK_ENDED = (Status.DONE.value, Status.FAILED.value)

@@ -44,6 +44,7 @@ def rejection_reason(message: Message, now: datetime) -> str | None:
             message.attempt,
             usage.input_tokens,
             usage.output_tokens,
+            usage.reasoning_tokens,
             usage.images,
             usage.cost_nanousd,
             usage.in_doubt,

@@ -1,7 +1,7 @@
 -- name: saved_states
 -- Locks these jobs and returns their states with the cost of their steps.
 SELECT job.id, job.status, job.attempt, saved.done, bill.input_tokens, bill.output_tokens,
-       bill.images, bill.cost_nanousd
+       bill.reasoning_tokens, bill.images, bill.cost_nanousd
   FROM blog_generations AS job
        CROSS JOIN LATERAL job_bill(job.id) AS bill
        CROSS JOIN LATERAL (
@@ -13,13 +13,14 @@ SELECT job.id, job.status, job.attempt, saved.done, bill.input_tokens, bill.outp
 -- name: add_lost_usage
 -- Adds the usage of lost results to the job's bill: to the first step, because the step is unknown.
 INSERT INTO blog_steps AS step (job_id, step, state, attempt, finished_at, input_tokens,
-                                output_tokens, images, cost_nanousd)
-VALUES ($1, 'outline', 'FAILED', $2, now(), $3, $4, $5, $6)
+                                output_tokens, images, cost_nanousd, reasoning_tokens)
+VALUES ($1, 'outline', 'FAILED', $2, now(), $3, $4, $5, $6, $7)
 ON CONFLICT (job_id, step) DO UPDATE
    SET input_tokens = step.input_tokens + excluded.input_tokens,
        output_tokens = step.output_tokens + excluded.output_tokens,
        images = step.images + excluded.images,
-       cost_nanousd = step.cost_nanousd + excluded.cost_nanousd;
+       cost_nanousd = step.cost_nanousd + excluded.cost_nanousd,
+       reasoning_tokens = step.reasoning_tokens + excluded.reasoning_tokens;
 
 -- name: mark_step_in_doubt
 -- Marks a step in doubt: its result is lost and its cost unknown. An image with an external id is
@@ -41,17 +42,19 @@ UPDATE blog_generations AS job
        finished_at = $4, error = $5,
        error_code = CASE $2 WHEN 'PENDING' THEN NULL WHEN 'CANCELLED' THEN 'cancelled'
                             ELSE 'restored' END,
-       input_tokens = bill.input_tokens, output_tokens = bill.output_tokens, images = bill.images,
+       input_tokens = bill.input_tokens, output_tokens = bill.output_tokens,
+       reasoning_tokens = bill.reasoning_tokens, images = bill.images,
        cost_nanousd = bill.cost_nanousd
   FROM job_bill($1) AS bill
  WHERE job.id = $1
 RETURNING job.id, job.instance_id AS store, job.status, job.attempt, job.created_at, job.started_at,
-          job.worker, job.input_tokens, job.output_tokens, job.images, job.cost_nanousd;
+          job.worker, job.input_tokens, job.output_tokens, job.reasoning_tokens, job.images,
+          job.cost_nanousd;
 
 -- name: job_states
 -- Returns the current rows of jobs created since $1, in the order of their ends: metrics remembers
 -- the latest ends only, and takes an older end for a repeat.
 SELECT id, instance_id AS store, status, attempt, worker, created_at, started_at, finished_at,
-       not_before, error, input_tokens, output_tokens, images, cost_nanousd,
+       not_before, error, input_tokens, output_tokens, reasoning_tokens, images, cost_nanousd,
        (SELECT coalesce(sum(in_doubt), 0)::int FROM blog_steps WHERE job_id = id) AS in_doubt
   FROM blog_generations WHERE created_at > $1 ORDER BY finished_at NULLS LAST;
