@@ -16,6 +16,7 @@ from rich.table import Table
 
 from sandbox.capacity import STANDIN_BLOG, USUAL_BLOG, estimate_run
 from sandbox.cli.common import WAIT_FACTOR, describe_run, print_line, run_until_signal
+from sandbox.cli.doctor import check_real_providers
 from sandbox.cli.up import start_detached
 from sandbox.demo.run import DemoResult, run_demo
 from sandbox.demo.stores import DemoStore, built_in_stores, store_from_export
@@ -52,6 +53,7 @@ def demo(
     home = current_home().prepare()
     for line in describe_providers(os.environ):
         print_line(line)
+    check_real_providers(os.environ, must_work=True)
     if keep:
         start_detached(home, ["up", "--any-port", "--generators", str(generators)])
         result = asyncio.run(_run_with_progress(home, home.read_env(), stores))

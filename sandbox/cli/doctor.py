@@ -1,15 +1,22 @@
 """`./blogstream doctor`: checks the set-up of the environment, or else of this home."""
 
+import asyncio
 import os
 from collections.abc import Mapping
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
-from sandbox.cli.common import is_system_running, run_coroutine
+from sandbox.cli.common import is_system_running, print_line, run_coroutine
 from sandbox.system.environment import PLACEHOLDERS, read_standins, standins_needed
 from sandbox.system.home import current_home
+from services.generator.doctor.providers import check_providers
 from services.generator.doctor.report import print_findings, run_checks, silence_logs
+from services.generator.doctor.rules import Status, format_finding
+from services.generator.providers.accounts import accounts_from_settings
+from services.generator.settings import GeneratorSettings
+from shared.domain.errors import Unavailable
 
 application = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -64,3 +71,34 @@ def choose_checks(
             "kafka": "KAFKA_BOOTSTRAP_SERVERS is not set: `./blogstream up` starts Kafka",
         }
     return variables, skip
+
+
+def check_real_providers(environ: Mapping[str, str], *, must_work: bool) -> None:
+    """Check the providers whose keys are set, before a system starts, and print what is wrong.
+
+    Raises `Unavailable` if a price is missing or, with `must_work`, if no job could succeed until a
+    person acts. Leaves invalid settings to the services, which name them.
+    """
+    standins = standins_needed(environ)
+    keys = {PLACEHOLDERS[name][0].lower(): PLACEHOLDERS[name][1] for name in standins}
+    servers = {name.lower(): value for name, value in _NO_SERVERS.items()}
+    try:
+        settings = GeneratorSettings.model_validate(_given_settings(environ) | servers | keys)
+    except ValidationError:
+        return
+    accounts = accounts_from_settings(settings)
+    for finding in asyncio.run(check_providers(accounts, dict.fromkeys(standins, ""))):
+        if finding.name in standins:
+            continue
+        if must_work and finding.blocks_start:
+            raise Unavailable(format_finding(finding))
+        if finding.status is not Status.OK:
+            print_line(format_finding(finding))
+
+
+def _given_settings(environ: Mapping[str, str]) -> dict[str, str]:
+    return {
+        name: environ[name.upper()]
+        for name in GeneratorSettings.model_fields
+        if environ.get(name.upper())
+    }

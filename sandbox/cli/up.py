@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from sandbox.cli.common import print_line, run_until_signal
+from sandbox.cli.doctor import check_real_providers
 from sandbox.system import system
 from sandbox.system.environment import choose_ports, describe_providers
 from sandbox.system.home import ROOT, Home, current_home, is_running
@@ -40,6 +41,7 @@ def up(
         )
         return
     ports = choose_ports(os.environ, any_free=any_port)
+    check_real_providers(os.environ, must_work=False)
     options = system.SystemOptions(
         home=home, ports=ports, generators=generators, report=_print_if_detached
     )

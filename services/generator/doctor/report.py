@@ -21,7 +21,12 @@ from shared.observability.log import create_redactor
 from shared.runtime.settings import KafkaSettings, PostgresSettings, Settings
 
 S = TypeVar("S", bound=Settings)
-_VARIABLE = re.compile(r"\b[A-Z]+(?:_[A-Z]+)+\b")
+_VARIABLE = re.compile(r"\b(?:set )?([A-Z]+(?:_[A-Z]+)+)\b")
+_FREE: Mapping[str, float] = {
+    "openai_input_price": 0.0,
+    "openai_output_price": 0.0,
+    "replicate_price": 0.0,
+}
 
 
 async def run_checks(skip: Mapping[str, str]) -> list[Finding]:
@@ -55,14 +60,29 @@ def silence_logs() -> None:
 
 
 async def _check_generator(skip: Mapping[str, str]) -> list[Finding]:
+    """Check the settings, and the providers even if a price or a limit is wrong."""
     try:
         settings = GeneratorSettings.from_environment()
-        accounts = accounts_from_settings(settings)
-        check_quota(accounts)
     except Unavailable as error:
         return [_settings_fault(error)]
+    faults: list[Finding] = []
+    try:
+        accounts_from_settings(settings)
+    except Unavailable as error:
+        faults.append(_settings_fault(error))
+    accounts = accounts_from_settings(_with_prices(settings))
+    try:
+        check_quota(accounts)
+    except Unavailable as error:
+        faults.append(_settings_fault(error))
     valid = Finding(name="settings", status=Status.OK, detail="the generator's settings are valid")
-    return [valid, *await check_providers(accounts, skip)]
+    return [*(faults or [valid]), *await check_providers(accounts, skip)]
+
+
+def _with_prices(settings: GeneratorSettings) -> GeneratorSettings:
+    """Return the settings with a price for every model: the checks need none."""
+    missing = {name: price for name, price in _FREE.items() if getattr(settings, name) is None}
+    return settings.model_copy(update=missing)
 
 
 async def _check_server(
@@ -81,14 +101,21 @@ async def _check_server(
 
 
 def _settings_fault(error: Unavailable) -> Finding:
-    named = _VARIABLE.search(str(error))
+    named = _find_variable(str(error))
     return Finding(
         name="settings",
         status=Status.FAILED,
         detail=str(error),
-        variable=named[0] if named else None,
+        variable=named,
         cause=Cause.SETUP,
     )
+
+
+def _find_variable(line: str) -> str | None:
+    """Return the variable that a line asks to set, or else the first that it names."""
+    named = list(_VARIABLE.finditer(line))
+    asked = [found[1] for found in named if found[0].startswith("set ")]
+    return next(iter([*asked, *(found[1] for found in named)]), None)
 
 
 def _hide_secrets(findings: list[Finding]) -> list[Finding]:

@@ -126,6 +126,7 @@ def format_finding(finding: Finding) -> str:
         line += f" ({finding.url}{model})"
     if finding.words:
         line += f' "{finding.words}"'
-    if finding.variable is not None and finding.status is not Status.OK:
+    is_named = finding.variable is None or finding.variable in finding.detail
+    if finding.status is not Status.OK and not is_named:
         line += f" → change {finding.variable}"
     return line

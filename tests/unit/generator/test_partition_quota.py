@@ -4,6 +4,7 @@ import asyncio
 import time
 from typing import Any, cast
 from unittest.mock import AsyncMock
+from uuid import uuid4
 
 import pytest
 
@@ -56,7 +57,7 @@ async def test_permits_name_carrying_partitions() -> None:
         range(12), {}, QuotaLayout(partitions=24, calls={"images/n": 2})
     )
     images._rules._buckets["n"].level = 3
-    permits = [await images.acquire({"n": 1}) for _ in range(3)]
+    permits = [await images.acquire({"n": 1}, uuid4()) for _ in range(3)]
     assert {permit.partition for permit in permits} == {0}
     assert texts.build_reports()[0].carrying == 24
 
@@ -64,14 +65,14 @@ async def test_permits_name_carrying_partitions() -> None:
 async def test_worker_without_carrying_partition_returns_its_jobs() -> None:
     quota, texts, images = create_quota()
     await quota.restore_from_checkpoints(range(12), {}, SMALL)
-    waiting = asyncio.create_task(texts.acquire({"requests": 1, "tokens": 5}))
+    waiting = asyncio.create_task(texts.acquire({"requests": 1, "tokens": 5}, uuid4()))
     await asyncio.sleep(0)
     await quota.restore_from_checkpoints(range(18, 24), {}, SMALL)
     with pytest.raises(Transient, match="carries quota") as lost:
         await waiting
     assert (lost.value.code, lost.value.blameless) == ("no-share", True)
     with pytest.raises(Transient, match="carries quota"):
-        await texts.acquire({"requests": 1, "tokens": 5})
+        await texts.acquire({"requests": 1, "tokens": 5}, uuid4())
     assert images.build_reports()[0].partitions == tuple(range(18, 24))
     saved = decode_checkpoint(quota.build_checkpoint())
     assert saved is not None

@@ -15,9 +15,11 @@ from sandbox.capacity import (
 from sandbox.cli.__main__ import main
 from sandbox.limits import limits_of
 from services.generator.blog.prompts import largest_call_tokens
-from services.generator.service import check_quota
+from services.generator.providers.accounts import accounts_from_settings
+from services.generator.providers.provider_set import check_quota
 from services.generator.settings import GeneratorSettings
 from shared.domain.errors import Unavailable
+from tests.support.text_accounts import make_text_account
 
 LIMITS = ProviderLimits(openai_rpm=500, openai_tpm=200_000, replicate_rpm=600)
 BLOG = BlogDemand(seconds=100, calls=2, tokens=5_000, images=1)
@@ -72,7 +74,10 @@ def test_plan_is_printed_as_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 SMALL = ProviderLimits(
-    openai_rpm=3, openai_tpm=40_000, replicate_rpm=6, largest_call_tokens=largest_call_tokens()
+    openai_rpm=3,
+    openai_tpm=40_000,
+    replicate_rpm=6,
+    largest_call_tokens=largest_call_tokens(make_text_account()),
 )
 
 
@@ -87,7 +92,11 @@ def test_small_account_is_carried_by_few_partitions() -> None:
 
 @pytest.mark.parametrize(
     ("name", "limit"),
-    [("openai_rpm", 0.5), ("openai_tpm", largest_call_tokens() - 1.0), ("replicate_rpm", 0.9)],
+    [
+        ("openai_rpm", 0.5),
+        ("openai_tpm", largest_call_tokens(make_text_account()) - 1.0),
+        ("replicate_rpm", 0.9),
+    ],
 )
 def test_capacity_and_start_refuse_the_same_accounts(
     name: str, limit: float, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -98,10 +107,11 @@ def test_capacity_and_start_refuse_the_same_accounts(
         openai_api_key="x",
         replicate_api_token="x",
     )
-    check_quota(settings)
-    check_quota(settings.model_copy(update={name: limit * 1.2 + 1}))
+    check_quota(accounts_from_settings(settings))
+    enough = settings.model_copy(update={name: limit * 1.2 + 1})
+    check_quota(accounts_from_settings(enough))
     with pytest.raises(Unavailable, match=f"{name.upper()} is {limit:g}"):
-        check_quota(settings.model_copy(update={name: limit}))
+        check_quota(accounts_from_settings(settings.model_copy(update={name: limit})))
     monkeypatch.setenv(name.upper(), str(limit))
     with pytest.raises(SystemExit) as ended:
         main(["capacity", "--blogs", "0.01"])
