@@ -19,7 +19,7 @@ PredictionView = Mapping[str, Any]
 """The JSON object of a prediction, as the API returned it last."""
 
 _ENDED = {"succeeded", "failed", "canceled", "aborted"}
-_NEVER_RAN = {"starting", "queued", "aborted"}
+_NOT_RUNNING = {"starting", "queued"}
 _PREFERRED_KEYS = ("url", "uri", "href", "image", "images", "output", "outputs", "file", "files")
 _MAX_DEPTH = 8
 _MAX_CANDIDATES = 100
@@ -69,7 +69,8 @@ def has_ended(view: PredictionView) -> bool:
 
 def may_have_run(view: PredictionView) -> bool:
     """Return whether the prediction may have begun to run: only then it may be billed."""
-    return bool(view.get("started_at")) or status_of(view) not in _NEVER_RAN
+    status = status_of(view)
+    return status != "aborted" and (status not in _NOT_RUNNING or bool(view.get("started_at")))
 
 
 def error_text(view: PredictionView) -> str:
