@@ -50,9 +50,8 @@ class TextAccountPool:
 
     async def acquire_permit(self, call: TextCall, answer: type[A]) -> Permit:
         """Wait for a permit of any account that may serve the call."""
-        names = select_offers(self._offers, pinned=self._pinned.get(call.store), model=call.model)
         return await acquire_first(
-            lambda: {name: self._providers[name].state_for(call, answer) for name in names},
+            lambda: self._states(call, answer),
             lambda name: self._providers[name].acquire_permit(call, answer),
         )
 
@@ -61,7 +60,15 @@ class TextAccountPool:
 
         Raises `Transient`, `Permanent`, `UnusableAnswer` or `UnsupportedFeature`.
         """
-        return await self._providers[permit.provider].write_text(call, answer, permit)
+        try:
+            return await self._providers[permit.provider].write_text(call, answer, permit)
+        except Transient as error:
+            _shorten_delay(error, permit.provider, self._states(call, answer))
+            raise
+
+    def _states(self, call: TextCall, answer: type[BaseModel]) -> dict[str, AccountState]:
+        names = select_offers(self._offers, pinned=self._pinned.get(call.store), model=call.model)
+        return {name: self._providers[name].state_for(call, answer) for name in names}
 
 
 class ImageAccountPool:
@@ -78,8 +85,7 @@ class ImageAccountPool:
     async def acquire_permit(self, job: UUID) -> Permit:
         """Wait for a permit of any account for one prediction."""
         return await acquire_first(
-            lambda: {name: known.state_for(job) for name, known in self._providers.items()},
-            lambda name: self._providers[name].acquire_permit(job),
+            lambda: self._states(job), lambda name: self._providers[name].acquire_permit(job)
         )
 
     async def create_prediction(self, job: UUID, prompt: str, permit: Permit) -> Prediction:
@@ -87,7 +93,11 @@ class ImageAccountPool:
 
         Raises `Transient` or `Permanent`.
         """
-        return await self._providers[permit.provider].create_prediction(job, prompt)
+        try:
+            return await self._providers[permit.provider].create_prediction(job, prompt)
+        except Transient as error:
+            _shorten_delay(error, permit.provider, self._states(job))
+            raise
 
     async def fetch_image(self, job: UUID, prediction: Prediction) -> GeneratedImage:
         """Wait for a prediction and fetch its image, with the account that created it.
@@ -96,6 +106,9 @@ class ImageAccountPool:
         """
         provider = self._providers.get(prediction.account or "", self._first)
         return await provider.fetch_image(job, prediction)
+
+    def _states(self, job: UUID) -> dict[str, AccountState]:
+        return {name: provider.state_for(job) for name, provider in self._providers.items()}
 
 
 async def acquire_first(states: States, acquire: Callable[[str], Awaitable[Permit]]) -> Permit:
@@ -139,6 +152,12 @@ async def _withdraw(waiting: "asyncio.Future[Permit]") -> Permit | None:
     waiting.cancel()
     await asyncio.wait({waiting})
     return None if waiting.cancelled() else waiting.result()
+
+
+def _shorten_delay(error: Transient, failed: str, states: Mapping[str, AccountState]) -> None:
+    """Let the job go on at once if an account other than the failed one serves."""
+    if error.blameless and choose_account(states.values()) not in (None, failed):
+        error.delay = 0.0
 
 
 def _least_bad(states: Mapping[str, AccountState]) -> str:
