@@ -20,6 +20,7 @@ PredictionView = Mapping[str, Any]
 
 _ENDED = {"succeeded", "failed", "canceled", "aborted"}
 _NOT_RUNNING = {"starting", "queued"}
+_RAN = {"processing", "succeeded", "failed"}
 _PREFERRED_KEYS = ("url", "uri", "href", "image", "images", "output", "outputs", "file", "files")
 _MAX_DEPTH = 8
 _MAX_CANDIDATES = 100
@@ -68,7 +69,10 @@ def has_ended(view: PredictionView) -> bool:
 def may_have_run(view: PredictionView) -> bool:
     """Return whether the prediction may have begun to run: only then it may be billed."""
     status = status_of(view)
-    return status != "aborted" and (status not in _NOT_RUNNING or bool(view.get("started_at")))
+    if status == "aborted":
+        return False
+    is_unclear = status not in _NOT_RUNNING and "started_at" not in view
+    return bool(view.get("started_at")) or is_unclear or status in _RAN
 
 
 def error_text(view: PredictionView) -> str:

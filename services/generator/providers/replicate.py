@@ -76,6 +76,8 @@ _MAX_PAUSE_S = 5.0
 _PAUSE_GROWTH = 1.5
 _MISSING_READS = 3
 """A new prediction may be unknown to the next read: so many in a row mean that it is gone."""
+_FILE_TRIES = 3
+"""A file that is no whole image is fetched so often, which is free, before another is paid."""
 
 _CREATION, _READ, _IMAGE = "image creation", "image read", "image"
 """The kinds of calls, in the evidence of served calls."""
@@ -118,6 +120,13 @@ class _Watch:
     failed_read: Outcome | None = None
     """The outcome of the last read, if it was not served."""
     missing_reads: int = 0
+
+    def is_late(self, now: float) -> bool:
+        return now > self.deadline
+
+    def is_kept(self, now: float) -> bool:
+        """Return whether its file may still exist, if it has succeeded."""
+        return now < self.deadline + _FILES_KEPT_S
 
 
 def _growing_pauses() -> Iterator[float]:
@@ -254,7 +263,7 @@ class ReplicateImageProvider:
         is_unread = not watch.view
         while not predictions.has_ended(watch.view):
             if not is_unread:
-                if watch.view and self._limiter.now() > watch.deadline:
+                if watch.view and watch.is_late(self._limiter.now()):
                     raise TimeoutError
                 await asyncio.sleep(next(pauses))
             is_unread = False
@@ -288,20 +297,25 @@ class ReplicateImageProvider:
             if watch.missing_reads < _MISSING_READS:
                 return
             raise UnusablePrediction(replace(outcome, in_doubt=True), Usage())
-        is_late = self._limiter.now() > watch.deadline
-        if self._limiter.circuit_open or (outcome.kind is not OutcomeKind.OUTAGE and not is_late):
+        now = self._limiter.now()
+        is_outage = self._limiter.circuit_open and watch.is_kept(now)
+        if is_outage or (outcome.kind is not OutcomeKind.OUTAGE and not watch.is_late(now)):
             raise outcome.to_error()
 
     async def _fetch_file(self, source: str) -> CallResult:
-        """Fetch a file, and repeat it while its server fails."""
+        """Fetch a file. Repeat that while its server fails, and a few times for a bad file."""
         if source.startswith("data:"):
             return CallResult(status=200, body=decode_data_uri(source))
+        bad_files = 0
         for pause in _growing_pauses():
             result = await _within(
                 _FILE_S, self._http.fetch_file(source, max_bytes=MAX_IMAGE_BYTES)
             )
             outcome = self._classify(FILE_OUTCOMES, result)
-            if outcome.kind not in (OutcomeKind.OUTAGE, OutcomeKind.THROTTLED):
+            bad_files += outcome.kind is OutcomeKind.ANSWER_FAULT
+            is_passing = outcome.kind in (OutcomeKind.OUTAGE, OutcomeKind.THROTTLED)
+            is_bad = outcome.kind is OutcomeKind.ANSWER_FAULT and outcome.code != GONE_FILE_CODE
+            if not is_passing and not (is_bad and bad_files < _FILE_TRIES):
                 return result
             await asyncio.sleep(max(pause, outcome.delay or 0.0))
         raise AssertionError("the pauses never end")
@@ -312,20 +326,26 @@ class ReplicateImageProvider:
         A prediction that has succeeded, or that could not be read for a reason outside it, is kept
         for the next attempt.
         """
-        late_s = self._limiter.now() - watch.deadline
-        if predictions.has_ended(watch.view) and late_s < _FILES_KEPT_S:
+        is_kept = watch.is_kept(self._limiter.now())
+        if predictions.has_ended(watch.view) and is_kept:
             return _file_pending_error()
         failed = watch.failed_read
-        if failed is not None and (
-            self._limiter.circuit_open or failed.kind is OutcomeKind.THROTTLED
-        ):
+        if failed is not None and is_kept and self._is_outside(failed):
             return failed.to_error()
-        watch.view = await self._cancel(watch) or watch.view
-        if predictions.status_of(watch.view) == "succeeded" and late_s < _FILES_KEPT_S:
+        cancelled = await self._cancel(watch)
+        if cancelled is not None:
+            watch.view = cancelled
+        elif failed is not None:
+            watch.view = {}  # its last known state is out of date
+        if predictions.status_of(watch.view) == "succeeded" and is_kept:
             return _file_pending_error()
         outcome = self._classify(PREDICTION_OUTCOMES, CallResult())
         outcome = self._record(watch, outcome, call=_IMAGE, requested_at=watch.created_at)
         return self._unusable(watch, replace(outcome, in_doubt=not watch.view))
+
+    def _is_outside(self, failed_read: Outcome) -> bool:
+        """Return whether a read failed for a reason outside its prediction."""
+        return self._limiter.circuit_open or failed_read.kind is OutcomeKind.THROTTLED
 
     async def _cancel(self, watch: _Watch) -> PredictionView | None:
         """Cancel the prediction if the API answers soon. Returns its last state, if known."""
