@@ -12,7 +12,7 @@ import pytest
 from pydantic import SecretStr
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
-from services.generator.providers import replicate
+from services.generator.providers import replicate, replicate_reads
 from services.generator.providers.accounts import ImageAccount
 from services.generator.providers.outcomes import OutcomeKind
 from services.generator.providers.prediction import Prediction
@@ -73,8 +73,8 @@ class Images:
 
 @pytest.fixture(autouse=True)
 def quick_reads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replicate, "_FIRST_PAUSE_S", 0.02)
-    monkeypatch.setattr(replicate, "_MAX_PAUSE_S", 0.1)
+    monkeypatch.setattr(replicate_reads, "_FIRST_PAUSE_S", 0.02)
+    monkeypatch.setattr(replicate_reads, "_MAX_PAUSE_S", 0.1)
 
 
 @pytest.fixture
@@ -200,7 +200,7 @@ async def test_two_unreadable_predictions_do_not_wait_for_ever(
     assert images.limiter.circuit_open
     with pytest.raises(Transient):
         await images.provider.fetch_image(jobs[0], Prediction(id=made[0].id, age_s=60))
-    monkeypatch.setattr(replicate, "_LATE_S", 0.5)
+    monkeypatch.setattr(replicate_reads, "_LATE_S", 0.5)
     with pytest.raises(UnusablePrediction):
         await images.provider.fetch_image(jobs[0], Prediction(id=made[0].id, age_s=4_000))
 
