@@ -4,7 +4,9 @@ The SDK's client provides the address, the token and the connections. Its models
 refuse statuses that are newer than the SDK.
 """
 
+import asyncio
 import json
+from collections.abc import Awaitable
 from typing import Any
 from uuid import UUID
 
@@ -70,8 +72,8 @@ class ReplicateHttp:
         Only the API's own host receives the token: its files need it. A redirect to another host
         drops it.
         """
-        client = self._api if self._is_own_host(url) else self._http
         try:
+            client = self._api if self._is_own_host(url) else self._http
             async with client.stream("GET", url, follow_redirects=True) as response:
                 content = bytearray()
                 async for part in response.aiter_bytes():
@@ -83,12 +85,25 @@ class ReplicateHttp:
                     headers={name.lower(): value for name, value in response.headers.items()},
                     body=bytes(content[: max_bytes + 1]),
                 )
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except httpx.HTTPError as error:
             return _failed(error)
+        except (httpx.InvalidURL, ValueError) as error:  # such as a host that is no valid name
+            return CallResult(detail=str(error))
 
     def _is_own_host(self, url: str) -> bool:
         file, own = httpx.URL(url), self._api.base_url
         return (file.scheme, file.host, file.port) == (own.scheme, own.host, own.port)
+
+
+async def within(seconds: float, call: Awaitable[CallResult]) -> CallResult:
+    """Await a call within a total time: connection, headers and body."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await call
+    except TimeoutError:
+        return CallResult(
+            failure=TransportFailure.TIMEOUT, detail=f"no whole answer in {seconds:g} s"
+        )
 
 
 def _failed(error: Exception) -> CallResult:

@@ -115,6 +115,9 @@ def test_unknown_status_means_that_the_prediction_runs(status: str, ended: bool)
         ({"status": "aborted", "started_at": "2026-11-30T12:00:00Z"}, False),
         ({"status": "processing"}, True),
         ({"status": "canceled"}, True),
+        ({"status": "canceled", "started_at": None}, False),
+        ({"status": "canceled", "started_at": "2026-11-30T12:00:00Z"}, True),
+        ({"status": "pondering", "started_at": None}, False),
         ({"status": "starting", "started_at": "2026-11-30T12:00:00Z"}, True),
     ],
 )
