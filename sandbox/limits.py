@@ -11,7 +11,7 @@ from services.generator.blog.prompts import largest_call_tokens
 from services.generator.settings import GeneratorSettings
 from shared.runtime.settings import ProcessingSettings, TopicSettings
 
-_NAMES = ("openai_rpm", "openai_tpm", "replicate_rpm")
+_NAMES = ("openai_rpm", "openai_tpm", "replicate_rpm", "replicate_read_rpm")
 
 
 def _limit(name: str) -> Any:
@@ -24,12 +24,14 @@ class LimitSettings(ProcessingSettings, TopicSettings):
     openai_rpm: float = _limit("openai_rpm")
     openai_tpm: float = _limit("openai_tpm")
     replicate_rpm: float = _limit("replicate_rpm")
+    replicate_read_rpm: float = _limit("replicate_read_rpm")
 
     def provider_limits(self) -> ProviderLimits:
         return ProviderLimits(
             openai_rpm=self.openai_rpm,
             openai_tpm=self.openai_tpm,
             replicate_rpm=self.replicate_rpm,
+            replicate_read_rpm=self.replicate_read_rpm,
             largest_call_tokens=largest_call_tokens(),
         )
 
