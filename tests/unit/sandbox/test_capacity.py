@@ -14,7 +14,6 @@ from sandbox.capacity import (
 )
 from sandbox.cli.__main__ import main
 from sandbox.limits import limits_of
-from sandbox.system.home import ROOT
 from services.generator.blog.prompts import largest_call_tokens
 from services.generator.service import check_quota
 from services.generator.settings import GeneratorSettings
@@ -127,8 +126,3 @@ def test_limits_come_from_the_home_before_the_environment(
     monkeypatch.setenv("REPLICATE_RPM", "8")
     found = limits_of({"OPENAI_RPM": "3"})
     assert (found.openai_rpm, found.openai_tpm, found.replicate_rpm) == (3, 200_000, 8)
-
-
-def test_scaling_page_names_the_largest_call() -> None:
-    page = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
-    assert f"TPM ÷ {largest_call_tokens():,} tokens of the largest call" in page
