@@ -16,6 +16,7 @@ class ProviderLimits:
     openai_rpm: float
     openai_tpm: float
     replicate_rpm: float
+    replicate_read_rpm: float = 3_000
     largest_call_tokens: float = 1
     """The most tokens that one call of the text provider reserves."""
 
@@ -25,6 +26,7 @@ class ProviderLimits:
             "OPENAI_RPM": count_carried_calls(self.openai_rpm, 1),
             "OPENAI_TPM": count_carried_calls(self.openai_tpm, self.largest_call_tokens),
             "REPLICATE_RPM": count_carried_calls(self.replicate_rpm, 1),
+            "REPLICATE_READ_RPM": count_carried_calls(self.replicate_read_rpm, 1),
         }
 
 

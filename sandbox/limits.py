@@ -17,6 +17,7 @@ _NAMES = (
     "openai_rpm",
     "openai_tpm",
     "replicate_rpm",
+    "replicate_read_rpm",
     "openai_model",
     "openai_reasoning_effort",
     "openai_reasoning_tokens",
@@ -37,6 +38,7 @@ class LimitSettings(ProcessingSettings, TopicSettings):
     openai_rpm: float = _limit("openai_rpm")
     openai_tpm: float = _limit("openai_tpm")
     replicate_rpm: float = _limit("replicate_rpm")
+    replicate_read_rpm: float = _limit("replicate_read_rpm")
 
     openai_model: str = _default("openai_model")
     openai_reasoning_effort: str | None = None
@@ -61,6 +63,7 @@ class LimitSettings(ProcessingSettings, TopicSettings):
             openai_rpm=self.openai_rpm,
             openai_tpm=self.openai_tpm,
             replicate_rpm=self.replicate_rpm,
+            replicate_read_rpm=self.replicate_read_rpm,
             largest_call_tokens=largest_call_tokens(self._text_account()),
         )
 

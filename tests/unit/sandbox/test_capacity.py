@@ -96,6 +96,7 @@ def test_small_account_is_carried_by_few_partitions() -> None:
         ("openai_rpm", 0.5),
         ("openai_tpm", largest_call_tokens(make_text_account()) - 1.0),
         ("replicate_rpm", 0.9),
+        ("replicate_read_rpm", 0.9),
     ],
 )
 def test_capacity_and_start_refuse_the_same_accounts(
