@@ -22,8 +22,7 @@ from sandbox.providers.openai.failures import (
     rate_limited,
     scripted_tokens,
 )
-from sandbox.providers.openai.models import Catalogue
-from sandbox.providers.openai.parameters import Api
+from sandbox.providers.openai.models import Api, Catalogue
 from sandbox.providers.openai.rendering import render
 from sandbox.providers.openai.request import (
     OpenAIOptions,

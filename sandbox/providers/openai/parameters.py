@@ -1,21 +1,18 @@
-"""Checks the parameters of a call as OpenAI does: names, types, ranges, and the model's own rules.
+"""Checks the parameters of a call as OpenAI does: names, types and ranges.
 
 The tables list each API's parameters with the type that its refusal names.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 from sandbox.providers.openai.errors import (
     Refusal,
     invalid_value,
     missing_parameter,
     unknown_parameter,
-    unsupported_parameter,
 )
-from sandbox.providers.openai.models import Model
-
-Api = Literal["responses", "chat"]
+from sandbox.providers.openai.models import Api
 
 _SHARED = {
     "metadata": "an object",
@@ -114,11 +111,8 @@ _RANGES: Mapping[str, tuple[float | None, float | None]] = {
     "n": (1, 128),
 }
 _SAMPLING = ("temperature", "top_p")
-_CHAT_SAMPLING = ("presence_penalty", "frequency_penalty", "logprobs", "top_logprobs", "logit_bias")
 _ROLES = ("system", "assistant", "user", "function", "tool", "developer")
 _NOT_SERVED = ("stream", "background")
-_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
-
 _PAIRS, _KEY_LENGTH, _VALUE_LENGTH = 16, 64, 512
 
 
@@ -141,34 +135,6 @@ def check_names_and_types(api: Api, body: Mapping[str, Any]) -> None:
     else:
         _check_chat(body)
     _check_not_served(body)
-
-
-def check_model_rules(api: Api, body: Mapping[str, Any], model: Model, effort: str | None) -> None:
-    """Raise `Refusal` for a parameter that this model does not take. `effort` is the effective one.
-
-    Models that can switch reasoning off take sampling parameters while it is off.
-    """
-    _check_effort(api, body, model)
-    samples_freely = not model.reasons or effort == "none"
-    for name in () if samples_freely else _SAMPLING:
-        if body.get(name) is not None:
-            raise unsupported_parameter(name)
-    if api == "chat" and model.reasons:
-        if body.get("max_tokens") is not None:
-            raise unsupported_parameter("max_tokens", " Use 'max_completion_tokens' instead.")
-        for name in () if samples_freely else _CHAT_SAMPLING:
-            if body.get(name) is not None:
-                raise unsupported_parameter(name)
-    for name in ("max_tokens", "max_completion_tokens") if api == "chat" else ():
-        _check_output_limit(name, body.get(name), model)
-
-
-def requested_effort(api: Api, body: Mapping[str, Any]) -> str | None:
-    """Return the effort that a call asks for, or None."""
-    if api == "chat":
-        return body.get("reasoning_effort")
-    effort: str | None = (body.get("reasoning") or {}).get("effort")
-    return effort
 
 
 def _check_types(types: Mapping[str, str], values: Mapping[str, Any], path: str) -> None:
@@ -352,33 +318,3 @@ def _check_not_served(body: Mapping[str, Any]) -> None:
             raise Refusal(400, "unsupported_value", text, param=name)
     if (body.get("n") or 1) > 1:
         raise Refusal(400, "unsupported_value", "The stand-in writes one choice.", param="n")
-
-
-def _check_effort(api: Api, body: Mapping[str, Any], model: Model) -> None:
-    name = "reasoning_effort" if api == "chat" else "reasoning.effort"
-    asked = requested_effort(api, body)
-    if not model.reasons:
-        if asked is not None or body.get("reasoning"):
-            raise unsupported_parameter(name)
-        return
-    if asked is not None and asked not in _EFFORTS:
-        raise invalid_value(name, asked, _enumerate(_EFFORTS))
-    if asked is not None and asked not in model.efforts:
-        subject = f"'{asked}' is not supported with the '{model.name}' model"
-        if api == "chat":
-            subject = f"'{name}' does not support '{asked}' with this model"
-        text = f"Unsupported value: {subject}. Supported values are: {_enumerate(model.efforts)}."
-        raise Refusal(400, "unsupported_value", text, param=name)
-
-
-def _enumerate(words: tuple[str, ...]) -> str:
-    return ", ".join(f"'{word}'" for word in words[:-1]) + f", and '{words[-1]}'"
-
-
-def _check_output_limit(name: str, value: int | None, model: Model) -> None:
-    if value is not None and value > model.max_output:
-        text = (
-            f"{name} is too large: {value}. This model supports at most {model.max_output}"
-            f" completion tokens, whereas you provided {value}."
-        )
-        raise Refusal(400, "invalid_value", text, param=name)

@@ -8,13 +8,14 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from sandbox.providers.openai.errors import Refusal
-from sandbox.providers.openai.models import Catalogue, Model
-from sandbox.providers.openai.parameters import (
+from sandbox.providers.openai.models import (
     Api,
+    Catalogue,
+    Model,
     check_model_rules,
-    check_names_and_types,
     requested_effort,
 )
+from sandbox.providers.openai.parameters import check_names_and_types
 from sandbox.providers.openai.schema import SchemaError, check_root, check_strict_schema
 
 _ASSUMED_OUTPUT = 1_000
