@@ -51,12 +51,16 @@ from shared.domain.errors import Transient
 from shared.domain.messages import Usage
 
 __all__ = [
+    "FIXED_INPUTS",
     "GeneratedImage",
     "ReplicateImageProvider",
     "UnusablePrediction",
     "close_client",
     "create_client",
 ]
+
+FIXED_INPUTS = {"aspect_ratio": "16:9", "output_format": "png"}
+"""The inputs of every prediction beside its prompt."""
 
 _WAIT_S = 5
 """The API holds a creation open for so long: a quick image needs no read. See ADR 15."""
@@ -208,7 +212,7 @@ class ReplicateImageProvider:
     async def _send_creation(self, job: UUID, prompt: str) -> CallResult:
         timeout_s = self._account.timeout_s
         path, body = _creation_request(self._account.model)
-        body["input"] = {"prompt": prompt, "aspect_ratio": "16:9", "output_format": "png"}
+        body["input"] = {"prompt": prompt, **FIXED_INPUTS}
         headers = {
             "Prefer": f"wait={_WAIT_S}",
             "Cancel-After": f"{math.ceil(timeout_s) + _CANCEL_AFTER_EXTRA_S}s",
