@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from statistics import quantiles
+from typing import cast
 from uuid import uuid4
 
 import httpx

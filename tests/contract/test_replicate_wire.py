@@ -12,7 +12,7 @@ import pytest
 from pydantic import SecretStr
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
-from services.generator.providers import replicate
+from services.generator.providers import replicate, replicate_reads
 from services.generator.providers.accounts import ImageAccount
 from services.generator.providers.outcomes import OutcomeKind
 from services.generator.providers.prediction import Prediction
@@ -73,8 +73,8 @@ class Images:
 
 @pytest.fixture(autouse=True)
 def quick_reads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replicate, "_FIRST_PAUSE_S", 0.02)
-    monkeypatch.setattr(replicate, "_MAX_PAUSE_S", 0.1)
+    monkeypatch.setattr(replicate_reads, "_FIRST_PAUSE_S", 0.02)
+    monkeypatch.setattr(replicate_reads, "_MAX_PAUSE_S", 0.1)
 
 
 @pytest.fixture
@@ -176,6 +176,33 @@ async def test_prediction_whose_reads_fail_troubles_no_other_job(images: Images)
         await poison
     assert ended.value.outcome.kind is OutcomeKind.OUTAGE
     assert len(images.server.cancelled) == 1
+
+
+async def test_prediction_in_an_unknown_state_counts_as_paid(images: Images) -> None:
+    down = Response("down", 500)
+    with pytest.raises(UnusablePrediction) as ended:
+        await images.paint(Plan(views=[STARTING, down], after_cancel=down))
+    assert ended.value.outcome.in_doubt
+    assert ended.value.counts
+    assert ended.value.usage.images == 0
+
+
+async def test_two_unreadable_predictions_do_not_wait_for_ever(
+    images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without other jobs their own failed reads keep the circuit open."""
+    plan = Plan(views=[STARTING, Response("down", 500)])
+    jobs = [uuid4(), uuid4()]
+    for job in jobs:
+        images.server.script(job, plan)
+    made = [await images.provider.create_prediction(job, "x") for job in jobs]
+    await asyncio.gather(*map(images.provider.fetch_image, jobs, made), return_exceptions=True)
+    assert images.limiter.circuit_open
+    with pytest.raises(Transient):
+        await images.provider.fetch_image(jobs[0], Prediction(id=made[0].id, age_s=60))
+    monkeypatch.setattr(replicate_reads, "_LATE_S", 0.5)
+    with pytest.raises(UnusablePrediction):
+        await images.provider.fetch_image(jobs[0], Prediction(id=made[0].id, age_s=4_000))
 
 
 async def test_outage_of_reads_keeps_the_prediction(images: Images) -> None:
@@ -396,6 +423,14 @@ async def test_unusable_file_is_billed_and_counted(
         await images.paint(Plan(files=[file]))
     assert ended.value.outcome.code == code
     assert (ended.value.usage.images, ended.value.counts) == (1, True)
+
+
+@pytest.mark.parametrize("bad", [Response(PNG[:-9]), Response(b""), Response("<html>busy</html>")])
+async def test_bad_file_is_fetched_again_before_another_is_paid(
+    images: Images, bad: Response
+) -> None:
+    assert (await images.paint(Plan(files=[bad, png_response()]))).content == PNG
+    assert images.server.creations.total() == 1
 
 
 async def test_expired_address_is_read_again(images: Images) -> None:

@@ -411,11 +411,14 @@ def _prediction_error(ended: UnusablePrediction, unusable: int) -> Transient | P
 
 
 async def _gather_both(article: Awaitable[Article], image: Awaitable[str]) -> tuple[Article, str]:
-    """Wait for both even if one fails, so that the paid answer of the other is saved."""
+    """Wait for both even if one fails, so that the paid answer of the other is saved.
+
+    A failure that is final goes first: a further attempt would pay for another image.
+    """
     written, url = await asyncio.gather(article, image, return_exceptions=True)
-    for outcome in (written, url):
-        if isinstance(outcome, BaseException):
-            raise outcome
+    errors = [outcome for outcome in (written, url) if isinstance(outcome, BaseException)]
+    if errors:
+        raise next((error for error in errors if isinstance(error, Permanent)), errors[0])
     assert isinstance(written, Article)
     assert isinstance(url, str)
     return written, url

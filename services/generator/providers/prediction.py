@@ -19,7 +19,8 @@ PredictionView = Mapping[str, Any]
 """The JSON object of a prediction, as the API returned it last."""
 
 _ENDED = {"succeeded", "failed", "canceled", "aborted"}
-_NEVER_RAN = {"starting", "queued", "aborted"}
+_NOT_RUNNING = {"starting", "queued"}
+_RAN = {"processing", "succeeded", "failed"}
 _PREFERRED_KEYS = ("url", "uri", "href", "image", "images", "output", "outputs", "file", "files")
 _MAX_DEPTH = 8
 _MAX_CANDIDATES = 100
@@ -67,7 +68,11 @@ def has_ended(view: PredictionView) -> bool:
 
 def may_have_run(view: PredictionView) -> bool:
     """Return whether the prediction may have begun to run: only then it may be billed."""
-    return bool(view.get("started_at")) or status_of(view) not in _NEVER_RAN
+    status = status_of(view)
+    if status == "aborted":
+        return False
+    is_unclear = status not in _NOT_RUNNING and "started_at" not in view
+    return bool(view.get("started_at")) or is_unclear or status in _RAN
 
 
 def error_text(view: PredictionView) -> str:

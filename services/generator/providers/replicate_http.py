@@ -4,7 +4,9 @@ The SDK's client provides the address, the token and the connections. Its models
 refuse statuses that are newer than the SDK.
 """
 
+import asyncio
 import json
+from collections.abc import Awaitable
 from typing import Any
 from uuid import UUID
 
@@ -89,6 +91,17 @@ class ReplicateHttp:
     def _is_own_host(self, url: str) -> bool:
         file, own = httpx.URL(url), self._api.base_url
         return (file.scheme, file.host, file.port) == (own.scheme, own.host, own.port)
+
+
+async def within(seconds: float, call: Awaitable[CallResult]) -> CallResult:
+    """Await a call within a total time: connection, headers and body."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await call
+    except TimeoutError:
+        return CallResult(
+            failure=TransportFailure.TIMEOUT, detail=f"no whole answer in {seconds:g} s"
+        )
 
 
 def _failed(error: Exception) -> CallResult:

@@ -44,7 +44,7 @@ _PASSING = re.compile(
     r"|overload|high demand|capacity|too many requests|rate.?limit|throttl|temporar"
     r"|connection|network|socket|\bE\d{4}\b|\bE00[1-4]\b|\b50[0-4]\b|bad gateway"
     r"|health ?check|queue|fail\w* to (?:start|upload|download|load)|setup|shut ?down"
-    r"|killed|sigkill|sigterm|preempt|no space left|cancel",
+    r"|killed|sigkill|sigterm|preempt|no space left|cancel|quota|api[ _-]?key",
     re.IGNORECASE,
 )
 _INPUT = re.compile(
@@ -284,6 +284,12 @@ PREDICTION_OUTCOMES: tuple[OutcomeRow, ...] = (
         _ended_as("failed", _PASSING),
         OutcomeKind.OUTAGE,
         "interrupted",
+    ),
+    _row(
+        "prediction failed: model or version refused",
+        _ended_as("failed", _MODEL),
+        OutcomeKind.SETUP_FAULT,
+        "model",
     ),
     _row(
         "prediction failed: input refused",

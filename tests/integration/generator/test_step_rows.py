@@ -156,3 +156,54 @@ async def test_blameless_attempts_do_not_count(
     again = await repository.claim_job(lease.job)
     assert again is not None
     assert (again.attempt, again.counted_attempts) == (2, 1)
+
+
+async def test_prediction_s_id_is_saved_with_its_account_and_removed_at_its_end(
+    backend: Backend, repository: GenerationRepository
+) -> None:
+    lease = await claim_new_job(backend, repository)
+    await repository.begin_step(lease, Step.IMAGE, make_permit())
+    await repository.save_external_id(lease, Step.IMAGE, "p1", account="replicate-2")
+    await repository.save_external_id(lease, Step.IMAGE, "p2", account="replicate-3")
+    saved = (await repository.load_steps(lease))[Step.IMAGE]
+    assert (saved.external_id, saved.account, saved.unusable) == ("p1", "replicate-2", 0)
+    assert 0 <= saved.age_s < 30
+    await _end_prediction(repository, lease, "p1")
+    saved = (await repository.load_steps(lease))[Step.IMAGE]
+    assert (saved.external_id, saved.account, saved.unusable) == (None, None, 1)
+
+
+async def test_end_of_another_prediction_keeps_the_id(
+    backend: Backend, repository: GenerationRepository
+) -> None:
+    first = await claim_new_job(backend, repository)
+    await repository.begin_step(first, Step.IMAGE, make_permit())
+    await repository.save_external_id(first, Step.IMAGE, "p1", account="replicate")
+    second = await claim_again(backend, repository, first)
+    await _end_prediction(repository, second, "p0")
+    saved = (await repository.load_steps(second))[Step.IMAGE]
+    assert (saved.external_id, saved.unusable) == ("p1", 1)
+
+
+async def test_repeated_end_of_a_prediction_is_counted_once(
+    backend: Backend, repository: GenerationRepository
+) -> None:
+    lease = await claim_new_job(backend, repository)
+    await repository.begin_step(lease, Step.IMAGE, make_permit())
+    await repository.save_external_id(lease, Step.IMAGE, "p1", account="replicate")
+    for _ in range(2):
+        await _end_prediction(repository, lease, "p1")
+    row = await backend.database.fetchrow("SELECT * FROM blog_steps WHERE job_id = $1", lease.job)
+    assert row is not None
+    assert (row["unusable"], row["images"], row["cost_nanousd"]) == (1, 1, 7)
+
+
+async def _end_prediction(repository: GenerationRepository, lease: Lease, ended_id: str) -> None:
+    await repository.finish_step(
+        lease,
+        Step.IMAGE,
+        state="FAILED",
+        usage=Usage(images=1, cost_nanousd=7),
+        unusable=True,
+        ended_id=ended_id,
+    )

@@ -159,6 +159,11 @@ PREDICTIONS = [
             {"type": "server_error", "message": "internal server error"},
         )
     ),
+    (
+        "prediction failed: model or version refused",
+        SETUP,
+        failed("This version has been deprecated"),
+    ),
     ("prediction failed: input refused", UNEXPLAINED, failed("width must be divisible by 8")),
     ("prediction failed: input refused", UNEXPLAINED, failed("Invalid seed")),
     ("prediction failed: unknown error", UNUSABLE, failed("list index out of range")),
