@@ -24,7 +24,6 @@ from services.generator.jobs.worker import Worker
 from services.generator.providers.accounts import (
     ImageAccount,
     ProviderAccounts,
-    TextAccount,
     accounts_from_settings,
 )
 from services.generator.providers.openai import OpenAITextProvider, create_text_client
@@ -38,9 +37,10 @@ from services.generator.quota.provider_limiter import ProviderLimiter
 from services.generator.quota.repository import ProviderCallRepository
 from services.generator.settings import GeneratorSettings
 from shared.domain.errors import Unavailable
+from shared.domain.messages import Need
+from shared.domain.quota_layout import count_carried_calls
 from shared.kafka import clients
 from shared.kafka.publisher import Publisher
-from shared.kafka.topics import GENERATION
 from shared.observability.log import get_logger
 from shared.runtime.lifecycle import background_tasks
 from shared.runtime.postgres import open_pool, retry_while_unavailable
@@ -51,18 +51,21 @@ _DELETE_CALLS_EVERY_S = 60.0
 _STOP_CANCELLED_EVERY_S = 2.0
 
 
-def check_quota(account: TextAccount) -> None:
-    """Raise `Unavailable` if the token limit cannot carry the largest call of every partition.
-
-    Each partition may be in debt for one such call at a time.
-    """
-    largest = largest_call_tokens(account)
-    needed = GENERATION.partitions * largest
-    if needed > account.tokens:
-        raise Unavailable(
-            f"OPENAI_TPM is {account.tokens:g}, and {GENERATION.partitions} partitions with"
-            f" calls of up to {largest} tokens need {needed}: ask the provider for a higher limit"
-        )
+def check_quota(accounts: ProviderAccounts) -> None:
+    """Raise `Unavailable` if a limit cannot carry one call of the largest size."""
+    text = accounts.texts[0]
+    limits = [
+        ("OPENAI_RPM", text.requests, 1),
+        ("OPENAI_TPM", text.tokens, largest_call_tokens(text)),
+    ]
+    for image in accounts.images:
+        limits += [("REPLICATE_RPM", image.requests, 1), ("REPLICATE_READ_RPM", image.reads, 1)]
+    for variable, limit, largest in limits:
+        if count_carried_calls(limit, largest) < 1:
+            raise Unavailable(
+                f"{variable} is {limit:g} a minute, and one call needs up to {largest}: ask the"
+                " provider for a higher limit"
+            )
 
 
 ProviderClients = tuple[AsyncOpenAI, Client | None, httpx.AsyncClient]
@@ -77,7 +80,7 @@ async def run_worker(settings: GeneratorSettings, stop: asyncio.Event, *, name: 
         f" {settings.batch_size} batch size, {settings.max_per_instance} max per instance"
     )
     accounts = accounts_from_settings(settings)
-    check_quota(accounts.texts[0])
+    check_quota(accounts)
     if settings.provider_check:
         await require_providers(accounts)
     pool = await open_pool(settings, name=name)
@@ -134,7 +137,6 @@ class _GeneratorService:
             owner=name,
             limiters=self._limiters.all(),
             calls=self._calls,
-            total=GENERATION.partitions,
             burst_s=settings.burst_s,
             skew_s=settings.clock_skew_s,
         )
@@ -226,20 +228,31 @@ class _Limiters:
 
 
 def _create_limiters(accounts: ProviderAccounts, burst_s: float) -> _Limiters:
-    def create(account: TextAccount | ImageAccount, **limits: float) -> ProviderLimiter:
+    def create_image_limiter(account: ImageAccount, **limits: float) -> ProviderLimiter:
         return ProviderLimiter(
-            provider=account.name, model=account.model, limits=limits, burst_s=burst_s
+            provider=account.name,
+            model=account.model,
+            limits=limits,
+            burst_s=burst_s,
+            serves=Need.IMAGES,
         )
 
     def create_image_limiters(account: ImageAccount) -> _ImageLimiters:
         return _ImageLimiters(
-            creations=create(account, requests=account.requests),
-            reads=create(account, reads=account.reads),
+            creations=create_image_limiter(account, requests=account.requests),
+            reads=create_image_limiter(account, reads=account.reads),
         )
 
     text = accounts.texts[0]
     return _Limiters(
-        text=create(text, requests=text.requests, tokens=text.tokens),
+        text=ProviderLimiter(
+            provider=text.name,
+            model=text.model,
+            limits={"requests": text.requests, "tokens": text.tokens},
+            largest_call={"tokens": largest_call_tokens(text)},
+            burst_s=burst_s,
+            serves=Need.TEXT,
+        ),
         images=create_image_limiters(accounts.images[0]) if accounts.images else None,
     )
 

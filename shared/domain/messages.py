@@ -165,6 +165,13 @@ class JobEvent(Message):
         return self.at
 
 
+class Need(StrEnum):
+    """What a job needs a provider for. Every job needs texts."""
+
+    TEXT = "text"
+    IMAGES = "images"
+
+
 @dataclass(frozen=True, kw_only=True)
 class LimiterReport:
     """One rate limit as one worker sees it; `share` and `used` are per minute."""
@@ -189,6 +196,14 @@ class LimiterReport:
     """Factor on the refill rate, learned from the provider's rate-limit headers."""
     cooling_until: datetime | None = None
     circuit_open: bool = False
+    serves: Need | None = None
+    """What the calls are for; `None` in reports of version 0.1."""
+    partitions: tuple[int, ...] | None = None
+    """This worker's partitions that carry quota; `None`: all, as in reports of version 0.1."""
+    carrying: int | None = None
+    """How many partitions carry this quota, over all workers; `None`: all."""
+    probe_due: bool = False
+    """The circuit is open, and the next call may be its probe."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,6 +224,8 @@ class WorkerReport(Message):
     """At least one of its providers is a stand-in."""
     standins: tuple[str, ...] = ()
     """The providers that are stand-ins. Workers of an older release name none."""
+    total_partitions: int = 24
+    """Partitions of `blog.generation`, as the worker's group has agreed on them."""
 
     def event_id(self) -> str:
         return f"{self.worker}:{self.at.timestamp():.6f}"

@@ -71,11 +71,10 @@ async def _check_generator(skip: Mapping[str, str]) -> list[Finding]:
     except Unavailable as error:
         faults.append(_settings_fault(error))
     accounts = accounts_from_settings(_with_prices(settings))
-    for account in accounts.texts:
-        try:
-            check_quota(account)
-        except Unavailable as error:
-            faults.append(_settings_fault(error))
+    try:
+        check_quota(accounts)
+    except Unavailable as error:
+        faults.append(_settings_fault(error))
     valid = Finding(name="settings", status=Status.OK, detail="the generator's settings are valid")
     return [*(faults or [valid]), *await check_providers(accounts, skip)]
 

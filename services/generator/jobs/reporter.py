@@ -8,7 +8,7 @@ from aiokafka.errors import KafkaError
 
 from services.generator.jobs.status import WorkerStatus
 from services.generator.quota.provider_limiter import ProviderLimiter
-from shared.domain.messages import WorkerReport
+from shared.domain.messages import Need, WorkerReport
 from shared.kafka.publisher import OutgoingMessage, Publisher
 from shared.kafka.topics import WORKERS
 from shared.observability.log import get_logger
@@ -81,9 +81,15 @@ class WorkerReporter:
     def _offered_slots(self) -> int:
         """Return the slots to offer to the scheduler.
 
-        Returns 0 while a circuit breaker is open, except for one job when a probe is due.
+        Returns 0 while the circuit breaker of a text provider is open, except for one job when a
+        probe is due: every job needs texts. The limiters' reports show an open circuit of an image
+        provider, and the scheduler then sends only jobs that need no image.
         """
-        open_circuits = [limiter for limiter in self._limiters if limiter.circuit_open]
+        open_circuits = [
+            limiter
+            for limiter in self._limiters
+            if limiter.circuit_open and limiter.serves is Need.TEXT
+        ]
         if self._status.draining or any(not limiter.is_probe_due for limiter in open_circuits):
             return 0
         return self._status.running + 1 if open_circuits else self._slots
@@ -102,4 +108,5 @@ class WorkerReporter:
             draining=self._status.draining,
             standin=bool(self._standins),
             standins=self._standins,
+            total_partitions=self._status.total_partitions,
         )

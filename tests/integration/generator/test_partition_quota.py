@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, cast
 from unittest.mock import AsyncMock
+from uuid import uuid4
 
 from services.generator.jobs.consumer import TaskConsumer
 from services.generator.jobs.repository import GenerationRepository
@@ -15,7 +16,6 @@ from services.generator.quota.partition_quota import PartitionQuota
 from services.generator.quota.provider_limiter import ProviderLimiter
 from services.generator.quota.repository import ProviderCallRepository
 from shared.domain.job import Step
-from shared.kafka.topics import GENERATION
 from shared.runtime.postgres import open_pool
 from shared.runtime.settings import PostgresSettings
 from tests.support.backend import Backend, make_request
@@ -51,7 +51,7 @@ class QuotaOwner:
         await backend.insert_dispatched(request)
         lease = await self.repository.claim_job(request.id)
         assert lease is not None
-        permit = await self.limiter.acquire({"tokens": _CALL})
+        permit = await self.limiter.acquire({"tokens": _CALL}, uuid4())
         await self.repository.begin_step(lease, Step.OUTLINE, permit)
 
     @property
@@ -75,7 +75,6 @@ async def start_owner(backend: Backend, database: str, name: str) -> AsyncIterat
             owner=name,
             limiters=[limiter],
             calls=ProviderCallRepository(pool),
-            total=GENERATION.partitions,
             burst_s=1.5,
             skew_s=1,
         ),

@@ -9,7 +9,15 @@ import pytest
 
 from shared.domain.errors import InvalidMessage
 from shared.domain.job import SourceType, Status
-from shared.domain.messages import MESSAGES, BlogRequested, EventKind, JobEvent, Message, Usage
+from shared.domain.messages import (
+    MESSAGES,
+    BlogRequested,
+    EventKind,
+    JobEvent,
+    Message,
+    Usage,
+    WorkerReport,
+)
 from shared.kafka.envelope import decode_message, encode_message
 from tests.support.message_examples import example_value, type_header
 
@@ -36,6 +44,19 @@ def test_fields_of_a_later_version_are_ignored(message: type[Message]) -> None:
     assert decode_message(orjson.dumps(later), type_header(message)) == decode_message(
         example_value(message), type_header(message)
     )
+
+
+def test_worker_report_of_version_0_1_is_read() -> None:
+    former = orjson.loads(example_value(WorkerReport))
+    del former["total_partitions"]
+    for limiter in former["limiters"]:
+        for added in ("serves", "partitions", "carrying", "probe_due"):
+            del limiter[added]
+    report = decode_message(orjson.dumps(former), type_header(WorkerReport))
+    assert isinstance(report, WorkerReport)
+    assert report.total_partitions == 24
+    limits = [(limiter.serves, limiter.partitions, limiter.carrying) for limiter in report.limiters]
+    assert limits == [(None, None, None)]
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: message.TYPE)

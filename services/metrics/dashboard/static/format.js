@@ -45,7 +45,7 @@ export const between = (from, to) => (Date.parse(to) - Date.parse(from)) / 1000;
 
 export const plural = (count, word) => `${number(count)} ${word}${count === 1 ? "" : "s"}`;
 
-// Formats [0, 1, 2, 5] as "0–2, 5": a worker owns up to 24 partitions.
+// Formats [0, 1, 2, 5] as "0–2, 5": a worker owns many partitions.
 export function ranges(numbers) {
   const runs = [];
   for (const value of [...numbers].sort((a, b) => a - b)) {
