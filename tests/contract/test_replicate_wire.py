@@ -433,6 +433,14 @@ async def test_bad_file_is_fetched_again_before_another_is_paid(
     assert images.server.creations.total() == 1
 
 
+@pytest.mark.parametrize("address", ["https://xn--a.example/a.png", "http://xn--/a.png"])
+async def test_invalid_address_is_an_unusable_answer(images: Images, address: str) -> None:
+    view = {"status": "succeeded", "output": address}
+    with pytest.raises(UnusablePrediction) as ended:
+        await images.paint(Plan(views=[view]))
+    assert ended.value.outcome.code == "replicate-file-refused"
+
+
 async def test_expired_address_is_read_again(images: Images) -> None:
     image = await images.paint(Plan(files=[Response("expired", 403), png_response()]))
     assert image.content == PNG

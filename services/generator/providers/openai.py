@@ -123,7 +123,9 @@ class OpenAITextProvider:
         result = await self._post(sent, call, answer, limit)
         self._limiter.apply_headers(permit, result.headers)
         outcome = classify_text(result, datetime.now(UTC))
-        if outcome.kind is not OutcomeKind.ANSWER:
+        if outcome.kind is OutcomeKind.ANSWER:
+            self._features = replace(self._features, may_change_api=False)
+        else:
             self._narrow(sent, result, outcome, limit)
         usage = self._find_usage(call, answer, result, outcome)
         self._limiter.record_usage(permit, {"tokens": usage.input_tokens + usage.output_tokens})

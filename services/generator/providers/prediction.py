@@ -9,9 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
-from urllib.parse import quote, urljoin
-
-import httpx
+from urllib.parse import quote, urljoin, urlsplit
 
 from services.generator.providers.image_files import decode_base64, find_format
 
@@ -27,6 +25,7 @@ _MAX_CANDIDATES = 100
 _MAX_URL_CHARACTERS = 8_192
 _MIN_BASE64_CHARACTERS = 64
 _PATH = re.compile(r"/?[\w.~%+-]+(?:/[\w.~%+-]+)*(?:\?\S*)?", re.ASCII)
+_HOST = re.compile(r"[\w.:-]+")
 _IMAGE_SUFFIX = re.compile(r"\.(?:png|jpe?g|webp|gif|avif)(?:\?|#|$)", re.IGNORECASE)
 
 
@@ -125,10 +124,12 @@ def _is_base64_image(text: str) -> bool:
 def _join_url(base_url: str, text: str) -> str | None:
     try:
         joined = urljoin(base_url, text)
-        url = httpx.URL(joined)
-    except (httpx.InvalidURL, ValueError):
+        parts = urlsplit(joined)
+        has_host = parts.hostname is not None and bool(_HOST.fullmatch(parts.hostname))
+        is_valid = has_host and (parts.port is None or parts.port > 0)
+    except ValueError:  # such as brackets that do not match, or a port that is no number
         return None
-    return joined if url.scheme in ("http", "https") and url.host else None
+    return joined if is_valid and parts.scheme in ("http", "https") else None
 
 
 def _names_image(source: str) -> bool:

@@ -72,8 +72,8 @@ class ReplicateHttp:
         Only the API's own host receives the token: its files need it. A redirect to another host
         drops it.
         """
-        client = self._api if self._is_own_host(url) else self._http
         try:
+            client = self._api if self._is_own_host(url) else self._http
             async with client.stream("GET", url, follow_redirects=True) as response:
                 content = bytearray()
                 async for part in response.aiter_bytes():
@@ -85,8 +85,10 @@ class ReplicateHttp:
                     headers={name.lower(): value for name, value in response.headers.items()},
                     body=bytes(content[: max_bytes + 1]),
                 )
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except httpx.HTTPError as error:
             return _failed(error)
+        except (httpx.InvalidURL, ValueError) as error:  # such as a host that is no valid name
+            return CallResult(detail=str(error))
 
     def _is_own_host(self, url: str) -> bool:
         file, own = httpx.URL(url), self._api.base_url

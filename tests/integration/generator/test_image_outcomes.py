@@ -44,9 +44,13 @@ class Jobs:
         self._database = database
         self._requests: dict[UUID, BlogRequested] = {}
 
+    def expect(self, request: BlogRequested) -> None:
+        """Dispatch a job that is in the database."""
+        self._requests[request.id] = request
+
     async def submit(self, *requests: BlogRequested) -> None:
         for request in requests:
-            self._requests[request.id] = request
+            self.expect(request)
             await self._backend.insert_dispatched(request)
 
     async def dispatch_again(self, stop: asyncio.Event) -> None:
@@ -146,6 +150,32 @@ async def test_prediction_that_runs_for_ever_is_paid_three_times_at_most(
     assert server.creations[str(request.id)] == 4, "the stuck prediction is not awaited again"
     assert row["images"] == 4
     await check_spend(backend)
+
+
+async def test_deleted_prediction_of_a_dead_worker_is_created_again(
+    jobs: Jobs, server: ScriptedReplicate, backend: Backend
+) -> None:
+    request = make_request()
+    await backend.database.execute(
+        "INSERT INTO blog_generations (id, instance_id, source_type, source_id, request,"
+        " created_at, attempt, worker, not_before) VALUES ($1, $2, $3, $4, $5, $6, 1, 'dead',"
+        " now())",
+        request.id,
+        request.store,
+        request.source_type,
+        request.source_id,
+        request,
+        request.created_at,
+    )
+    await backend.database.execute(
+        "INSERT INTO blog_steps (job_id, step, state, attempt, external_id)"
+        " VALUES ($1, 'image', 'STARTED', 1, 'deleted')",
+        request.id,
+    )
+    jobs.expect(request)
+    row = await jobs.wait_for(request, "DONE")
+    assert server.creations[str(request.id)] == 1
+    assert (row["images"], (await jobs.image_step(request))["in_doubt"]) == (1, 1)
 
 
 async def test_passing_failures_cost_no_attempt_and_no_image(

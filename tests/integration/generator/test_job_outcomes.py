@@ -413,22 +413,6 @@ async def test_two_workers_share_partitions_and_run_each_job_once(
     assert all(standins.openai.bill(request.id)["calls"] == 2 for request in requests)
 
 
-async def test_deleted_prediction_is_created_again(
-    backend: Backend, start: StartWorker, standins: StandIns
-) -> None:
-    request = make_request()
-    async with start():
-        await backend.database.execute(_INSERT_RECLAIMABLE, *_columns(request))
-        await backend.database.execute(
-            "INSERT INTO blog_steps (job_id, step, state, attempt, external_id)"
-            " VALUES ($1, 'image', 'STARTED', 1, 'x')",
-            request.id,
-        )
-        await backend.send_task(request)
-        await wait_for_outcome(backend, request, "DONE")
-    assert standins.replicate.bill(request.id)["calls"] == 1
-
-
 async def test_job_that_loses_too_many_workers_fails_unpaid(
     backend: Backend, start: StartWorker, standins: StandIns
 ) -> None:
