@@ -114,9 +114,20 @@ async def test_quick_image_needs_no_read(images: Images) -> None:
     assert (image.usage.images, image.usage.cost_nanousd) == (1, 3_000_000)
     assert images.server.reads.total() == 0
     (headers,) = images.server.creation_headers
-    assert headers["prefer"] == "wait=5"
-    assert headers["cancel-after"] == "33s"
     assert headers["authorization"] == "Bearer r8-secret"
+
+
+@pytest.mark.parametrize(
+    ("timeout_s", "prefer", "cancel_after"),
+    [(300, "wait=5", "330s"), (9.5, "wait=2", "40s"), (3, None, "33s")],
+)
+async def test_creation_waits_for_a_part_of_the_deadline(
+    server: ScriptedReplicate, timeout_s: float, prefer: str | None, cancel_after: str
+) -> None:
+    async with open_images(server, timeout_s=timeout_s) as images:
+        await images.paint()
+    (headers,) = server.creation_headers
+    assert (headers.get("prefer"), headers["cancel-after"]) == (prefer, cancel_after)
 
 
 @pytest.mark.parametrize(

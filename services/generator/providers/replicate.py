@@ -43,8 +43,10 @@ __all__ = [
 FIXED_INPUTS = {"aspect_ratio": "16:9", "output_format": "png"}
 """The inputs of every prediction beside its prompt."""
 
-_WAIT_S = 5
+_MAX_WAIT_S = 5
 """The API holds a creation open for so long: a quick image needs no read. See ADR 15."""
+_WAIT_PART = 4
+"""The wait is at most the fourth part of the prediction's total time."""
 _CREATION_S = 30.0
 """The longest time of a creation beyond its wait."""
 _CANCEL_AFTER_EXTRA_S = 30
@@ -123,12 +125,12 @@ class ReplicateImageProvider:
         timeout_s = self._account.timeout_s
         path, body = _creation_request(self._account.model)
         body["input"] = {"prompt": prompt, **FIXED_INPUTS}
-        headers = {
-            "Prefer": f"wait={_WAIT_S}",
-            "Cancel-After": f"{math.ceil(timeout_s) + _CANCEL_AFTER_EXTRA_S}s",
-        }
+        wait_s = min(_MAX_WAIT_S, int(timeout_s / _WAIT_PART))
+        headers = {"Cancel-After": f"{math.ceil(timeout_s) + _CANCEL_AFTER_EXTRA_S}s"}
+        if wait_s > 0:
+            headers["Prefer"] = f"wait={wait_s}"
         return await within(
-            min(timeout_s, _CREATION_S + _WAIT_S),
+            min(timeout_s, _CREATION_S + wait_s),
             self._http.send("POST", path, job=job, body=body, headers=headers),
         )
 

@@ -70,7 +70,7 @@ def result_words(result: CallResult) -> str:
     """Return the provider's own words about a result, at most 300 characters."""
     if result.failure is not None:
         return result.detail[:_MAX_WORDS]
-    view = parse_view(result.body)
+    view = parse_view(result.body) if result.status < 300 else None
     words = error_text(view) if view is not None else _body_words(result.body)
     return " ".join(words[: 2 * _MAX_WORDS].split())[:_MAX_WORDS]
 

@@ -84,6 +84,11 @@ CREATIONS = [
         REQUEST,
         answer(422, {"detail": "NSFW prompts are not accepted"}),
     ),
+    (
+        "creation: flagged by moderation",
+        REQUEST,
+        answer(403, {"status": "error", "error": {"message": "Input flagged: violence"}}),
+    ),
     ("creation: account rejected", ACCOUNT, answer(403, {"detail": "Forbidden"})),
     ("creation: no such model", SETUP, answer(404, {"detail": "not found"})),
     ("creation: method refused", SETUP, answer(405, {"detail": "Method not allowed"})),
