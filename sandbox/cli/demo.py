@@ -138,8 +138,8 @@ def _run_and_stop(home: Home, generators: int, stores: Sequence[DemoStore]) -> D
 async def _run_with_progress(
     home: Home, variables: dict[str, str], stores: Sequence[DemoStore]
 ) -> DemoResult:
-    total, standins = sum(len(store.requests) for store in stores), bool(variables.get("STANDIN"))
-    blog = STANDIN_BLOG if standins else USUAL_BLOG
+    total, standins = sum(len(store.requests) for store in stores), read_standins(variables)
+    blog = STANDIN_BLOG if "openai" in standins else USUAL_BLOG
     seconds, limit = estimate_run(total, limits_of(variables), blog)
     print_line(
         f"{total} requests from {len(stores)} stores;"

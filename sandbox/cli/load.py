@@ -103,7 +103,7 @@ async def _run_load_test(requests: int, interval: float) -> list[LoadCheck]:
 def _announce_duration(requests: int, interval: float) -> float:
     """Print how long the limits let the run take. Return the seconds to wait at the most."""
     variables = current_home().read_env()
-    blog = STANDIN_BLOG if variables.get("STANDIN") else USUAL_BLOG
+    blog = STANDIN_BLOG if "openai" in read_standins(variables) else USUAL_BLOG
     seconds, limit = estimate_run(requests, limits_of(variables), blog)
     print_line(describe_run(requests, seconds + requests * interval, limit))
     return max(_SHORTEST_DEADLINE_S, WAIT_FACTOR * seconds + requests * interval)

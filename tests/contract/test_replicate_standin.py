@@ -7,9 +7,12 @@ from uuid import uuid4
 
 import httpx
 import pytest
+from pydantic import SecretStr
 from replicate.client import Client
 from replicate.exceptions import ReplicateError
 
+from services.generator.providers.accounts import ImageAccount
+from services.generator.providers.prices import Prices
 from services.generator.providers.replicate import close_client, create_client
 from tests.support.fake_providers import StandIn, start_fake_providers
 
@@ -28,7 +31,18 @@ def standin() -> Iterator[StandIn]:
 
 @pytest.fixture
 async def client(standin: StandIn) -> AsyncIterator[Client]:
-    opened = create_client("r8-x", standin.url)
+    opened = create_client(
+        ImageAccount(
+            name="replicate",
+            token=SecretStr("r8-x"),
+            base_url=standin.url,
+            model=MODEL,
+            requests=600,
+            reads=3_000,
+            prices=Prices(input_usd=0, output_usd=0, image_usd=0),
+            timeout_s=5,
+        )
+    )
     yield opened
     await close_client(opened)
 

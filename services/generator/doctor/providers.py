@@ -29,6 +29,7 @@ from services.generator.providers.openai_requests import (
     narrow_features,
 )
 from services.generator.providers.outcomes import CallResult, Outcome, OutcomeKind
+from services.generator.providers.replicate import FIXED_INPUTS
 from services.generator.providers.replicate_http import (
     ReplicateHttp,
     close_client,
@@ -47,7 +48,6 @@ _TIMEOUT_S = 30.0
 _MAX_CALLS = 8
 """Each call but the last leaves out one refused feature."""
 _DATA = orjson.dumps({"title": "How to brew green tea", "language": "en"}).decode()
-_IMAGE_INPUTS = {"prompt": "", "aspect_ratio": "16:9", "output_format": "png"}
 
 
 async def require_providers(accounts: ProviderAccounts) -> None:
@@ -121,7 +121,7 @@ async def _read_images(account: ImageAccount, api: ReplicateHttp) -> list[Findin
         finding = judge_read(faults, target, result)
         if finding is not None:
             return [finding]
-    return [judge_inputs(target, result.body, _IMAGE_INPUTS)]
+    return [judge_inputs(target, result.body, {"prompt": "", **FIXED_INPUTS})]
 
 
 def _build_call() -> CallText:

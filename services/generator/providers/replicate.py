@@ -33,12 +33,16 @@ from services.generator.quota.provider_limiter import ProviderLimiter
 from services.generator.quota.rules import Permit
 
 __all__ = [
+    "FIXED_INPUTS",
     "GeneratedImage",
     "ReplicateImageProvider",
     "UnusablePrediction",
     "close_client",
     "create_client",
 ]
+
+FIXED_INPUTS = {"aspect_ratio": "16:9", "output_format": "png"}
+"""The inputs of every prediction beside its prompt."""
 
 _MAX_WAIT_S = 5
 """The API holds a creation open for so long: a quick image needs no read. See ADR 15."""
@@ -134,7 +138,7 @@ class ReplicateImageProvider:
     async def _send_creation(self, job: UUID, prompt: str) -> CallResult:
         timeout_s = self._account.timeout_s
         path, body = _creation_request(self._account.model)
-        body["input"] = {"prompt": prompt, "aspect_ratio": "16:9", "output_format": "png"}
+        body["input"] = {"prompt": prompt, **FIXED_INPUTS}
         wait_s = min(_MAX_WAIT_S, int(timeout_s / _WAIT_PART))
         headers = {"Cancel-After": f"{math.ceil(timeout_s) + _CANCEL_AFTER_EXTRA_S}s"}
         if wait_s > 0:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -108,7 +109,7 @@ def accounts(
     second.clear_faults()
 
 
-def make_requests(count: int, **changes: object) -> list[BlogRequested]:
+def make_requests(count: int, **changes: Any) -> list[BlogRequested]:
     return [make_request(images=0, **changes) for _ in range(count)]
 
 
