@@ -1,6 +1,7 @@
 """Conversions between the scheduler's types and messages."""
 
-from collections.abc import Container, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -19,6 +20,7 @@ from shared.domain.messages import (
     EventKind,
     FairnessWindow,
     GenerationTask,
+    LimiterReport,
     Need,
     SchedulerReport,
     StoreQueueReport,
@@ -30,9 +32,9 @@ from shared.kafka.topics import CONTROL, GENERATION, RESULTS, WORKERS
 
 _REPORTED_STORES = 200
 _LIMIT_NAMES = {
-    ("openai", "requests"): WaitReason.REQUESTS,
-    ("openai", "tokens"): WaitReason.TOKENS,
-    ("replicate", "requests"): WaitReason.IMAGES,
+    (Need.TEXT, "requests"): WaitReason.REQUESTS,
+    (Need.TEXT, "tokens"): WaitReason.TOKENS,
+    (Need.IMAGES, "requests"): WaitReason.IMAGES,
 }
 
 
@@ -78,36 +80,63 @@ def worker_offer(report: WorkerReport, now: float, *, partitions: int) -> Worker
 
 
 def _carrying_partitions(
-    report: WorkerReport, owned: frozenset[int], needs: Container[Need]
+    report: WorkerReport, owned: frozenset[int], needs: Collection[Need]
 ) -> tuple[int, ...]:
-    """Return the owned partitions that carry quota of every limit for these needs."""
+    """Return the owned partitions where each need has an account that carries all its limits."""
+    carrying = owned
+    for need in needs:
+        if accounts := _accounts_of(report, need):
+            carrying &= frozenset().union(*(_carried_by(limiters, owned) for limiters in accounts))
+    return tuple(sorted(carrying))
+
+
+def _need_of(limiter: LimiterReport) -> Need:
+    """Return what a limiter's calls are for. Reports of version 0.1 name the vendor only."""
+    return limiter.serves or (Need.IMAGES if limiter.provider == "replicate" else Need.TEXT)
+
+
+def _accounts_of(report: WorkerReport, need: Need) -> list[list[LimiterReport]]:
+    """Return the limiters that serve a need, by provider account."""
+    accounts = defaultdict[str, list[LimiterReport]](list)
     for limiter in report.limiters:
-        if limiter.serves in needs and limiter.partitions is not None:
+        if _need_of(limiter) is need:
+            accounts[limiter.provider].append(limiter)
+    return list(accounts.values())
+
+
+def _carried_by(limiters: Sequence[LimiterReport], owned: frozenset[int]) -> frozenset[int]:
+    """Return the owned partitions that carry all limits of one account."""
+    for limiter in limiters:
+        if limiter.partitions is not None:
             owned = owned.intersection(limiter.partitions)
-    return tuple(sorted(owned))
+    return owned
 
 
 def _most_image_jobs(report: WorkerReport) -> int | None:
     """Return how many jobs that need an image the worker accepts; `None`: all its slots."""
-    open_circuits = [
-        limiter
-        for limiter in report.limiters
-        if limiter.circuit_open and limiter.serves is Need.IMAGES
-    ]
-    if not open_circuits:
+    accounts = _accounts_of(report, Need.IMAGES)
+    if not accounts or not all(map(_has_open_circuit, accounts)):
         return None
-    return 1 if all(limiter.probe_due for limiter in open_circuits) else 0
+    probes = [all(limiter.probe_due for limiter in _open(limiters)) for limiters in accounts]
+    return 1 if any(probes) else 0
+
+
+def _open(limiters: Sequence[LimiterReport]) -> list[LimiterReport]:
+    return [limiter for limiter in limiters if limiter.circuit_open]
+
+
+def _has_open_circuit(limiters: Sequence[LimiterReport]) -> bool:
+    return bool(_open(limiters))
 
 
 def _limiting_cause(report: WorkerReport, now: float) -> str | None:
     """Return the cause a worker's calls wait for.
 
-    An open circuit breaker comes first, then a provider's cool-down, then the scarcest rate limit.
-    An open circuit for images limits no other jobs.
+    Open circuit breakers come first, then a provider's cool-down, then the scarcest rate limit. An
+    open circuit for images limits no other jobs, and one account none while another one serves.
     """
-    if any(
-        limiter.circuit_open and limiter.serves is not Need.IMAGES for limiter in report.limiters
-    ):
+    texts = _accounts_of(report, Need.TEXT)
+    if texts and all(map(_has_open_circuit, texts)):
         return WaitReason.UNAVAILABLE
     if any(
         limiter.cooling_until is not None and limiter.cooling_until.timestamp() > now
@@ -118,7 +147,7 @@ def _limiting_cause(report: WorkerReport, now: float) -> str | None:
     scarcest = min(waiting, key=lambda limiter: limiter.level / limiter.share, default=None)
     if scarcest is None:
         return None
-    return _LIMIT_NAMES.get((scarcest.provider, scarcest.resource))
+    return _LIMIT_NAMES.get((_need_of(scarcest), scarcest.resource))
 
 
 def admitted_event(request: BlogRequested, *, at: datetime) -> OutgoingMessage:

@@ -2,6 +2,9 @@
 
 import struct
 from datetime import UTC, datetime
+from typing import Any
+
+import pytest
 
 from services.scheduler import messages
 from services.scheduler.dispatch.rules import WorkerCreditTracker, WorkerOffer
@@ -212,10 +215,14 @@ def test_images_are_available_while_one_worker_takes_them() -> None:
 
 
 def limiter_report(
-    serves: Need, *partitions: int, circuit_open: bool = False, probe_due: bool = False
+    serves: Need,
+    *partitions: int,
+    provider: str | None = None,
+    circuit_open: bool = False,
+    probe_due: bool = False,
 ) -> LimiterReport:
     return LimiterReport(
-        provider=serves.value,
+        provider=provider or serves.value,
         model="m",
         resource="requests",
         limit=6,
@@ -259,3 +266,42 @@ def test_offer_limits_image_jobs_while_their_circuit_is_open() -> None:
     assert found == [0, 1]
     assert report_offer(text, waiting).limited_by is None, "other jobs are not limited"
     assert report_offer(limiter_report(Need.TEXT, 0, circuit_open=True)).most_image_jobs is None
+
+
+def test_one_of_several_accounts_must_carry_each_need() -> None:
+    offer = report_offer(
+        limiter_report(Need.TEXT, 0, provider="a"),
+        limiter_report(Need.TEXT, 0, 2, provider="b"),
+        limiter_report(Need.IMAGES, 2, 3, provider="c"),
+    )
+    assert (offer.text_partitions, offer.image_partitions) == ((0, 2), (2,))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "cause", "image_jobs"),
+    [
+        ({}, {}, None, None),
+        ({"circuit_open": True}, {}, None, None),
+        ({"circuit_open": True}, {"circuit_open": True}, "provider unavailable", 0),
+        (
+            {"circuit_open": True},
+            {"circuit_open": True, "probe_due": True},
+            "provider unavailable",
+            1,
+        ),
+    ],
+)
+def test_open_circuit_of_one_account_limits_nothing_while_another_serves(
+    first: dict[str, Any], second: dict[str, Any], cause: str | None, image_jobs: int | None
+) -> None:
+    texts = report_offer(
+        limiter_report(Need.TEXT, 0, provider="a", **first),
+        limiter_report(Need.TEXT, 0, provider="b", **second),
+    )
+    assert texts.limited_by == cause
+    images = report_offer(
+        limiter_report(Need.TEXT, 0, provider="a"),
+        limiter_report(Need.IMAGES, 0, provider="b", **first),
+        limiter_report(Need.IMAGES, 0, provider="c", **second),
+    )
+    assert (images.limited_by, images.most_image_jobs) == (None, image_jobs)
