@@ -50,6 +50,10 @@ class StandinSettings(Settings):
     standin_replicate_refuses_unknown_inputs: bool = Field(
         False, description="refuse inputs that the model does not know; Replicate ignores them"
     )
+    openai_model: str = Field("", description="the configured model, which the stand-in has too")
+    replicate_model: str = Field(
+        "", description="the configured model of images, which the stand-in has too"
+    )
     openai_rpm: float = Field(500, gt=0, description="requests per minute that the stand-in allows")
     openai_tpm: float = Field(
         200_000, gt=0, description="tokens per minute that the stand-in allows"
@@ -61,7 +65,7 @@ class StandinSettings(Settings):
     def openai_options(self) -> OpenAIOptions:
         """Return the options with which the OpenAI stand-in starts."""
         return OpenAIOptions(
-            models=_split(self.standin_openai_models),
+            models=_split(f"{self.openai_model},{self.standin_openai_models}"),
             responses_status=self.standin_openai_responses_status,
             refuse_array_bounds=self.standin_openai_refuses_array_bounds,
         )
@@ -69,7 +73,7 @@ class StandinSettings(Settings):
     def replicate_options(self) -> ReplicateOptions:
         """Return the options with which the Replicate stand-in starts."""
         return ReplicateOptions(
-            models=_split(self.standin_replicate_models),
+            models=_split(f"{self.replicate_model},{self.standin_replicate_models}"),
             refuse_unknown_inputs=self.standin_replicate_refuses_unknown_inputs,
         )
 

@@ -65,7 +65,7 @@ class Catalogue:
     """Finds models by name, also by the name of a dated snapshot."""
 
     def __init__(self, extra: Iterable[str] = ()) -> None:
-        models = (*_MODELS, *map(_describe, extra))
+        models = (*map(_describe, extra), *_MODELS)
         self._models = {model.name: model for model in models}
 
     def names(self) -> list[str]:

@@ -174,7 +174,7 @@ _MODELS = (
 
 def list_models(extra: Iterable[str]) -> dict[str, Model]:
     """Return all models by name. Extra ones require a prompt and know no other input."""
-    return {model.name: model for model in (*_MODELS, *(Model(name=name) for name in extra))}
+    return {model.name: model for model in (*(Model(name=name) for name in extra), *_MODELS)}
 
 
 def version_of(name: str) -> str:
