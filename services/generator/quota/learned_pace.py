@@ -1,6 +1,6 @@
 """Learns from 429 answers how many calls the provider serves, and paces the calls accordingly.
 
-The configured limits may be higher than the real ones. The first 429 lowers the pace to the calls
+The configured limits may be higher than the real ones. 429s of two jobs lower the pace to the calls
 that were served in the last minute, or to the pace of the requested delay. Each served call raises
 it a little, and each further 429 lowers it (additive increase, multiplicative decrease): slowly
 near the pace of the last 429, faster beyond it, and fastest while too few calls were served to know
@@ -9,6 +9,7 @@ the pace.
 
 from collections import deque
 from math import inf
+from uuid import UUID
 
 _WINDOW_S = 60.0
 _MIN_PER_S = 1 / 60
@@ -37,6 +38,8 @@ class LearnedPace:
         self._served: deque[float] = deque()
         self._last_call_at = -inf
         self._reduced_at = -inf
+        self._throttled_job: UUID | None = None
+        self._throttled_at = -inf
         self._throttled_in_a_row = 0
         self._calls_keep_pace = False
 
@@ -60,13 +63,24 @@ class LearnedPace:
                 self.per_s = None
 
     def record_throttled(
-        self, requested_at: float, now: float, *, requested_delay: float | None, share: float
+        self,
+        job: UUID,
+        requested_at: float,
+        now: float,
+        *,
+        requested_delay: float | None,
+        share: float,
     ) -> float:
         """Lower the pace after a 429. Returns the seconds without any call.
 
-        `share` (0 to 1) is this worker's part of the account, which `requested_delay` is about. A
-        call that began before the last reduction only extends the pause.
+        The first 429 changes nothing until another job gets one within a minute: it may be about
+        one job. `share` (0 to 1) is this worker's part of the account, which `requested_delay` is
+        about. A call that began before the last reduction only extends the pause.
         """
+        is_isolated = job == self._throttled_job or now - self._throttled_at > _WINDOW_S
+        self._throttled_job, self._throttled_at = job, now
+        if self.per_s is None and is_isolated:
+            return 0.0
         if requested_at > self._reduced_at:
             self._throttled_in_a_row += 1
             self._lower_pace(now, requested_delay, share)

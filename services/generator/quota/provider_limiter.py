@@ -216,8 +216,9 @@ class ProviderLimiter:
             case OutcomeKind.REQUEST_FAULT:
                 self._close_circuit(requested_at, billed=False)
             case OutcomeKind.THROTTLED:
-                self._rules.record_throttled(requested_at, now, requested_delay=outcome.delay)
-                return replace(outcome, delay=self._rules.cool_down_left(now))
+                self._rules.record_throttled(job, requested_at, now, requested_delay=outcome.delay)
+                cooling = self._rules.cool_down_left(now)
+                return replace(outcome, delay=max(outcome.delay or 0.0, cooling) or None)
             case OutcomeKind.OUTAGE:
                 isolated = self._served.others_served_since(call, job, requested_at)
                 outcome = replace(outcome, isolated=isolated)

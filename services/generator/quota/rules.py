@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from math import inf
+from uuid import UUID
 
 from services.generator.quota.learned_pace import LearnedPace
 from services.generator.quota.provider_bucket import ProviderBucket
@@ -234,11 +235,11 @@ class RateLimiter:
         self._pace.record_served(now, ceiling_per_s=self._configured_calls_per_s)
 
     def record_throttled(
-        self, requested_at: float, now: float, *, requested_delay: float | None
+        self, job: UUID, requested_at: float, now: float, *, requested_delay: float | None
     ) -> None:
-        """Lower the pace and grant nothing for a while, because the provider answered 429."""
+        """Record a 429 for a job. Those of two jobs lower the pace and stop all grants a while."""
         pause = self._pace.record_throttled(
-            requested_at, now, requested_delay=requested_delay, share=self._share
+            job, requested_at, now, requested_delay=requested_delay, share=self._share
         )
         self._cooling_until = max(self._cooling_until, now + pause)
 

@@ -1,6 +1,7 @@
 """The pace that is learned from 429 answers, beside providers that serve less than configured."""
 
 from collections.abc import Callable
+from uuid import uuid4
 
 import pytest
 
@@ -25,6 +26,19 @@ class MinuteBucket:
         return (1 - self._level) / self._per_s
 
 
+def refuse_job(
+    pace: LearnedPace, now: float, *, requested_delay: float | None = None, share: float = 1.0
+) -> float:
+    return pace.record_throttled(uuid4(), now, now, requested_delay=requested_delay, share=share)
+
+
+def refuse_two_jobs(
+    pace: LearnedPace, now: float, *, requested_delay: float | None = None, share: float = 1.0
+) -> None:
+    for _ in range(2):
+        refuse_job(pace, now, requested_delay=requested_delay, share=share)
+
+
 def play(
     bucket: MinuteBucket, told: Callable[[], float | None], *, calls: int
 ) -> tuple[int, float]:
@@ -46,7 +60,9 @@ def play(
                 served += 1
                 pace.record_served(now, ceiling_per_s=10)
             else:
-                pause = pace.record_throttled(requested_at, now, requested_delay=delay, share=1.0)
+                pause = pace.record_throttled(
+                    uuid4(), requested_at, now, requested_delay=delay, share=1.0
+                )
                 cooling = max(cooling, now + pause)
         now += 0.1
     return made, now
@@ -66,7 +82,7 @@ def test_few_calls_are_refused_by_a_provider_that_serves_less(
 
 def test_pace_returns_to_the_configured_one() -> None:
     pace = LearnedPace()
-    pace.record_throttled(0, 0, requested_delay=4, share=1.0)
+    refuse_two_jobs(pace, 0, requested_delay=4)
     assert pace.seconds_until_call(0) == 0
     now, calls = 4.0, 0
     while pace.per_s is not None:
@@ -80,7 +96,7 @@ def test_pace_returns_to_the_configured_one() -> None:
 
 def test_slow_traffic_does_not_raise_the_pace() -> None:
     pace = LearnedPace()
-    pace.record_throttled(0, 0, requested_delay=1, share=1.0)
+    refuse_two_jobs(pace, 0, requested_delay=1)
     for minute in range(1, 100):
         pace.record_call(minute * 60)
         pace.record_served(minute * 60, ceiling_per_s=10)
@@ -89,8 +105,9 @@ def test_slow_traffic_does_not_raise_the_pace() -> None:
 
 def test_pause_doubles_while_nothing_is_served() -> None:
     pace, now, pauses = LearnedPace(), 0.0, []
+    assert refuse_job(pace, 0) == 0
     for _ in range(8):
-        pauses.append(pace.record_throttled(now, now, requested_delay=None, share=1.0))
+        pauses.append(refuse_job(pace, now))
         now += pauses[-1]
     assert pauses == [60, 120, 240, 480, 600, 600, 600, 600]
 
@@ -99,15 +116,23 @@ def test_late_answer_of_an_earlier_call_does_not_lower_the_pace_again() -> None:
     pace = LearnedPace()
     for at in range(30):
         pace.record_served(at, ceiling_per_s=10)
-    pace.record_throttled(30, 30, requested_delay=None, share=1.0)
+    refuse_two_jobs(pace, 30)
     before = pace.per_s
-    pace.record_throttled(29.9, 30.1, requested_delay=None, share=1.0)
+    pace.record_throttled(uuid4(), 29.9, 30.1, requested_delay=None, share=1.0)
     assert pace.per_s == before
 
 
 def test_pace_follows_the_share() -> None:
     pace = LearnedPace()
-    pace.record_throttled(0, 0, requested_delay=2, share=0.5)
+    refuse_two_jobs(pace, 0, requested_delay=2, share=0.5)
     assert pace.per_s == 0.25
     pace.scale(0.5)
     assert pace.per_s == 0.125
+
+
+def test_one_job_never_lowers_the_pace() -> None:
+    pace, job = LearnedPace(), uuid4()
+    for now in range(20):
+        pause = pace.record_throttled(job, now, now, requested_delay=600, share=1.0)
+        assert (pause, pace.per_s) == (0, None)
+    assert refuse_job(pace, 90) == 0, "of another job, but more than a minute later"

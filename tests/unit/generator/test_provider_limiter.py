@@ -124,14 +124,11 @@ async def test_lost_answer_is_isolated_if_others_were_served_meanwhile() -> None
     assert record(limiter, OutcomeKind.OUTAGE, JOB, requested_at=began).isolated
 
 
-async def test_throttled_call_waits_as_long_as_told() -> None:
+async def test_throttling_of_two_jobs_stops_all_calls_as_long_as_told() -> None:
     limiter = make_limiter()
     limiter.assign_share((0,), 1, {"requests": 1})
-    outcome = limiter.record_outcome(
-        Outcome(kind=OutcomeKind.THROTTLED, code="c", reason="r", delay=7),
-        job=JOB,
-        call="outline",
-        requested_at=limiter.now(),
-    )
-    assert outcome.delay == pytest.approx(7, abs=0.1)
-    assert limiter.build_reports()[0].cooling_until is not None
+    told = Outcome(kind=OutcomeKind.THROTTLED, code="c", reason="r", delay=7)
+    for job, cooling in ((JOB, False), (JOB, False), (OTHER, True)):
+        outcome = limiter.record_outcome(told, job=job, call="outline", requested_at=limiter.now())
+        assert outcome.delay == pytest.approx(7, abs=0.1)
+        assert (limiter.build_reports()[0].cooling_until is not None) is cooling

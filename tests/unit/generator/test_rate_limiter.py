@@ -1,5 +1,7 @@
 """The rate limiter: rate and burst, first come, first served, no starvation, moving shares."""
 
+from uuid import UUID
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -105,7 +107,8 @@ def test_estimated_waits_match_the_grants() -> None:
 def test_cool_down_stops_all_grants_until_it_ends() -> None:
     limiter = make_limiter()
     reservation = reserve(limiter, 1, 0)
-    limiter.record_throttled(0, 0, requested_delay=10)
+    for number in range(2):
+        limiter.record_throttled(UUID(int=number), 0, 0, requested_delay=10)
     assert limiter.grant_ready(9.9) == []
     assert limiter.seconds_until_next_grant(5) == pytest.approx(5)
     assert limiter.cool_down_left(5) == pytest.approx(5)
