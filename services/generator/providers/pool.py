@@ -156,7 +156,8 @@ async def _withdraw(waiting: "asyncio.Future[Permit]") -> Permit | None:
 
 def _shorten_delay(error: Transient, failed: str, states: Mapping[str, AccountState]) -> None:
     """Let the job go on at once if an account other than the failed one serves."""
-    if error.blameless and choose_account(states.values()) not in (None, failed):
+    others = [state for name, state in states.items() if name != failed]
+    if error.blameless and choose_account(others) is not None:
         error.delay = 0.0
 
 

@@ -3,8 +3,8 @@
 The configured limits may be higher than the real ones. 429s of two jobs lower the pace to the calls
 that were served in the last minute, or to the pace of the requested delay. Each served call raises
 it a little, and each further 429 lowers it (additive increase, multiplicative decrease): slowly
-near the pace of the last 429, faster beyond it, and fastest while too few calls were served to know
-the pace.
+near the pace of the last 429, faster beyond it or many calls later, and fastest while too few
+calls were served to know the pace.
 """
 
 from collections import deque
@@ -18,7 +18,8 @@ _GROWTH = 1.01
 _BELOW, _SEARCH_GROWTH = 0.6, 1.5
 """The factor far below it: too few calls were served to know the pace."""
 _BEYOND, _FAST_GROWTH = 1.1, 1.1
-"""The factor beyond it: the limit is higher now."""
+"""The factor beyond it, or long after it: the limit is higher now."""
+_LONG_CALLS = 25
 _EVIDENCE_CALLS = 5
 _DECREASE = 0.9
 _FIRST_PAUSE_S = 5.0
@@ -58,7 +59,7 @@ class LearnedPace:
         self._served.append(now)
         self._forget_old(now)
         if self.per_s is not None and self._calls_keep_pace:
-            self.per_s *= self._growth(self.per_s)
+            self.per_s *= self._growth(self.per_s, now)
             if self.per_s >= ceiling_per_s:
                 self.per_s = None
 
@@ -102,10 +103,12 @@ class LearnedPace:
             self.per_s *= factor
             self._refused_per_s *= factor
 
-    def _growth(self, per_s: float) -> float:
+    def _growth(self, per_s: float, now: float) -> float:
         if per_s < self._refused_per_s * _BELOW:
             return _SEARCH_GROWTH
-        return _FAST_GROWTH if per_s > self._refused_per_s * _BEYOND else _GROWTH
+        is_long_ago = now - self._reduced_at > _LONG_CALLS / per_s
+        is_beyond = per_s > self._refused_per_s * _BEYOND
+        return _FAST_GROWTH if is_beyond or is_long_ago else _GROWTH
 
     def _lower_pace(self, now: float, requested_delay: float | None, share: float) -> None:
         self._forget_old(now)
