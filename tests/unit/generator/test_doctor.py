@@ -374,6 +374,13 @@ async def test_inputs_of_the_image_model_are_compared(
     assert finding.variable == "REPLICATE_MODEL"
 
 
+async def test_values_of_the_inputs_are_compared(provider: StrictProvider) -> None:
+    provider.image_formats = ("webp", "jpg")
+    (finding,) = await check_images(image_account(provider))
+    assert judged(finding) == (Status.FAILED, Cause.SETUP, "REPLICATE_MODEL")
+    assert finding.detail == "the model does not allow output_format png, which is sent"
+
+
 async def test_model_without_schema_is_a_warning(provider: StrictProvider) -> None:
     provider.image_inputs = None
     (finding,) = await check_images(image_account(provider))
