@@ -16,16 +16,19 @@ from shared.runtime.settings import ProcessingSettings, TopicSettings
 _NAMES = (
     "openai_rpm",
     "openai_tpm",
+    "replicate_rpm",
     "openai_model",
     "openai_reasoning_effort",
     "openai_reasoning_tokens",
-    "replicate_rpm",
-    "replicate_read_rpm",
 )
 
 
+def _default(name: str) -> Any:
+    return GeneratorSettings.model_fields[name].default
+
+
 def _limit(name: str) -> Any:
-    return Field(GeneratorSettings.model_fields[name].default, gt=0)
+    return Field(_default(name), gt=0)
 
 
 class LimitSettings(ProcessingSettings, TopicSettings):
@@ -33,23 +36,14 @@ class LimitSettings(ProcessingSettings, TopicSettings):
 
     openai_rpm: float = _limit("openai_rpm")
     openai_tpm: float = _limit("openai_tpm")
-    openai_model: str = GeneratorSettings.model_fields["openai_model"].default
+    replicate_rpm: float = _limit("replicate_rpm")
+
+    openai_model: str = _default("openai_model")
     openai_reasoning_effort: str | None = None
     openai_reasoning_tokens: int | None = None
-    replicate_rpm: float = _limit("replicate_rpm")
-    replicate_read_rpm: float = _limit("replicate_read_rpm")
-
-    def provider_limits(self) -> ProviderLimits:
-        return ProviderLimits(
-            openai_rpm=self.openai_rpm,
-            openai_tpm=self.openai_tpm,
-            replicate_rpm=self.replicate_rpm,
-            replicate_read_rpm=self.replicate_read_rpm,
-            largest_call_tokens=largest_call_tokens(self._text_account()),
-        )
 
     def _text_account(self) -> TextAccount:
-        """Describe the account as far as the size of its largest call depends on it."""
+        """Describe the account as far as it decides about the size of calls."""
         return TextAccount(
             name="openai",
             key=SecretStr(""),
@@ -60,6 +54,14 @@ class LimitSettings(ProcessingSettings, TopicSettings):
             timeout_s=1,
             reasoning_effort=self.openai_reasoning_effort,
             reasoning_tokens=self.openai_reasoning_tokens,
+        )
+
+    def provider_limits(self) -> ProviderLimits:
+        return ProviderLimits(
+            openai_rpm=self.openai_rpm,
+            openai_tpm=self.openai_tpm,
+            replicate_rpm=self.replicate_rpm,
+            largest_call_tokens=largest_call_tokens(self._text_account()),
         )
 
 

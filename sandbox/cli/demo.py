@@ -152,7 +152,7 @@ async def _run_with_progress(
             variables,
             stores,
             progress=progress,
-            standins=standins,
+            standins=read_standins(variables),
             stuck_after_s=max(_STUCK_AFTER_S, WAIT_FACTOR * seconds),
         )
 

@@ -1,11 +1,16 @@
 """Defines the generator's settings."""
 
+import os
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_core import PydanticCustomError
 
+from shared.domain.errors import Unavailable
+from shared.domain.providers_file import ProvidersFile, load_providers_file
 from shared.runtime.settings import (
     Count,
     KafkaSettings,
@@ -16,7 +21,10 @@ from shared.runtime.settings import (
 
 
 class GeneratorSettings(ProcessingSettings, KafkaSettings, PostgresSettings):
-    openai_api_key: SecretStr = Field(description="key of the account that pays for texts")
+    openai_api_key: SecretStr | None = Field(
+        None,
+        description="key of the account that pays for texts; required without `PROVIDERS_FILE`",
+    )
     openai_base_url: str | None = Field(
         None, description="another address that speaks the same protocol"
     )
@@ -66,7 +74,9 @@ class GeneratorSettings(ProcessingSettings, KafkaSettings, PostgresSettings):
         description="`off`: posts have no images, and no provider of images is called",
     )
     replicate_api_token: SecretStr | None = Field(
-        None, description="token of the account that pays for images; required unless `IMAGES=off`"
+        None,
+        description="token of the account that pays for images; required unless `IMAGES=off` or"
+        " `PROVIDERS_FILE` is set",
     )
     replicate_base_url: str | None = Field(
         None, description="another address that speaks the same protocol"
@@ -86,6 +96,12 @@ class GeneratorSettings(ProcessingSettings, KafkaSettings, PostgresSettings):
     )
     replicate_timeout_s: Seconds = Field(
         300, description="seconds for one image, from its creation"
+    )
+
+    providers_file: Path | None = Field(
+        None,
+        description="the provider accounts (TOML); it replaces the variables of one account for"
+        " texts and one for images",
     )
 
     burst_s: Seconds = Field(1.5, description="seconds of the rate that may be spent at once")
@@ -125,12 +141,36 @@ class GeneratorSettings(ProcessingSettings, KafkaSettings, PostgresSettings):
     )
 
     @model_validator(mode="after")
-    def _check_image_token(self) -> Self:
+    def _check_keys(self) -> Self:
+        if self.providers_file is not None:
+            assert self.account_keys is not None  # read the file and its keys at start
+            return self
+        missing = ["OPENAI_API_KEY: field required"] if self.openai_api_key is None else []
         if self.images and self.replicate_api_token is None:
-            raise PydanticCustomError(
-                "image_token", "REPLICATE_API_TOKEN: field required unless IMAGES=off"
-            )
+            missing.append("REPLICATE_API_TOKEN: field required unless IMAGES=off")
+        if missing:
+            raise PydanticCustomError("keys", "{missing}", {"missing": "; ".join(missing)})
         return self
+
+    @cached_property
+    def accounts(self) -> ProvidersFile | None:
+        """The content of `PROVIDERS_FILE`. Raises `Unavailable` if it is not right."""
+        return load_providers_file(self.providers_file) if self.providers_file else None
+
+    @cached_property
+    def account_keys(self) -> Mapping[str, SecretStr]:
+        """The keys of the file's accounts, by variable. Raises `Unavailable` if one is not set."""
+        if self.accounts is None:
+            return {}
+        entries = (*self.accounts.text, *(self.accounts.image if self.images else ()))
+        keys = {entry.key: os.environ.get(entry.key, "") for entry in entries}
+        if missing := [variable for variable, key in keys.items() if not key]:
+            raise Unavailable(f"PROVIDERS_FILE names keys that are not set: {', '.join(missing)}")
+        return {variable: SecretStr(key) for variable, key in keys.items()}
+
+    def secrets(self) -> list[str]:
+        """Texts that must not be logged, with the keys of `PROVIDERS_FILE`."""
+        return [*super().secrets(), *(key.get_secret_value() for key in self.account_keys.values())]
 
     def standin_names(self) -> tuple[str, ...]:
         """Return the providers that are stand-ins."""

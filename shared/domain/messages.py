@@ -50,6 +50,8 @@ class BlogRequested(Message):
     webhook_url: str | None = None
     images: int = 1
     """Hero images to generate: 0 or 1."""
+    model: str | None = None
+    """The model that writes the texts; `None`: any that the accounts offer by default."""
     traceparent: str | None = None
     """W3C trace context; the record has a header of this name with the same value."""
     tracestate: str | None = None
@@ -196,6 +198,8 @@ class LimiterReport:
     """Factor on the refill rate, learned from the provider's rate-limit headers."""
     cooling_until: datetime | None = None
     circuit_open: bool = False
+    open_reason: str = ""
+    """Why the circuit is open: model, address, and the provider's words."""
     serves: Need | None = None
     """What the calls are for; `None` in reports of version 0.1."""
     partitions: tuple[int, ...] | None = None

@@ -225,3 +225,19 @@ async def test_unusable_answer_is_billed(
     assert failed.value.outcome.code == code
     bill = standins.openai.bill(job)
     assert failed.value.usage.input_tokens + failed.value.usage.output_tokens == bill["tokens"] > 0
+
+
+@pytest.mark.parametrize("api", ["responses", "chat"])
+@pytest.mark.parametrize(
+    "model", ["gpt-4o-mini", "gpt-5-mini", "gpt-5.1", "o3-mini", "gpt-5.6-sol"]
+)
+async def test_calls_are_in_order_for_models_and_apis(
+    standins: StandIns, api: str, model: str
+) -> None:
+    """The stand-in refuses what OpenAI refuses: nothing of a call may need to be left out."""
+    account = make_text_account(base_url=f"{standins.openai.url}/v1", api=api, model=model)
+    async with create_text_client(account) as client:
+        provider = OpenAITextProvider(client, account, make_text_limiter(account))
+        outline, usage = await write_outline(provider, uuid4())
+    assert "Tea" in outline.title
+    assert usage.reasoning_tokens <= usage.output_tokens

@@ -33,18 +33,14 @@ from services.generator.jobs.repository import (
 )
 from services.generator.providers.openai import (
     BilledFailure,
-    OpenAITextProvider,
     TextCall,
     UnsupportedFeature,
     UnusableAnswer,
 )
 from services.generator.providers.openai_outcomes import INCOMPLETE, REFUSED
+from services.generator.providers.pool import ImageAccountPool, TextAccountPool
 from services.generator.providers.prediction import Prediction
-from services.generator.providers.replicate import (
-    GeneratedImage,
-    ReplicateImageProvider,
-    UnusablePrediction,
-)
+from services.generator.providers.replicate import GeneratedImage, UnusablePrediction
 from services.generator.quota.rules import Permit
 from shared.domain.errors import Permanent, Transient
 from shared.domain.job import Step
@@ -73,8 +69,8 @@ class BlogSteps:
         self,
         *,
         repository: GenerationRepository,
-        text_provider: OpenAITextProvider,
-        image_provider: ReplicateImageProvider | None,
+        text_provider: TextAccountPool,
+        image_provider: ImageAccountPool | None,
         image_storage: ImageStorage,
         events: JobEventPublisher,
     ) -> None:
@@ -86,7 +82,7 @@ class BlogSteps:
         self._paid_calls: Counter[UUID] = Counter()
 
     @property
-    def _image_provider(self) -> ReplicateImageProvider:
+    def _image_provider(self) -> ImageAccountPool:
         """Return the provider of images; `write_post` checks that there is one."""
         assert self._image_provider_or_none is not None
         return self._image_provider_or_none
@@ -141,6 +137,8 @@ class BlogSteps:
         unusable = known.unusable if known is not None else 0
         call = TextCall(
             job=lease.job,
+            store=lease.request.store,
+            model=lease.request.model,
             step=step,
             instructions=instructions,
             data=data,
@@ -244,7 +242,7 @@ class BlogSteps:
         """
         if known is None or known.external_id is None:
             return await self._create_new_image(lease, outline, known)
-        prediction = Prediction(id=known.external_id, age_s=known.age_s)
+        prediction = Prediction(id=known.external_id, account=known.account, age_s=known.age_s)
         with self._count_paid_call(lease.job):
             return await self._fetch_prediction(lease, prediction, known), 0.0
 
@@ -263,26 +261,26 @@ class BlogSteps:
                         delay=0.0,
                     )
                 if begun.external_id is not None:
-                    prediction = Prediction(id=begun.external_id)
+                    prediction = Prediction(id=begun.external_id, account=begun.account)
                     return await self._fetch_prediction(lease, prediction, begun), permit.waited_s
                 if self._image_provider.is_valid(permit):
-                    prediction = await self._create_prediction(lease, outline, begun)
+                    prediction = await self._create_prediction(lease, outline, begun, permit)
                     return await self._fetch_prediction(lease, prediction, begun), permit.waited_s
             _log_expired_permit(lease, Step.IMAGE)
 
     async def _create_prediction(
-        self, lease: Lease, outline: Outline, begun: SavedStep
+        self, lease: Lease, outline: Outline, begun: SavedStep, permit: Permit
     ) -> Prediction:
         try:
             with tracing.start_span("call replicate", kind=tracing.CLIENT):
                 prediction = await self._image_provider.create_prediction(
-                    lease.job, prompts.build_image_prompt(outline)
+                    lease.job, prompts.build_image_prompt(outline), permit
                 )
         except Exception as error:
             await self._record_failure(lease, Step.IMAGE, error, begun)
             raise
         await self._repository.save_external_id(
-            lease, Step.IMAGE, prediction.id, account=self._image_provider.account
+            lease, Step.IMAGE, prediction.id, account=prediction.account or ""
         )
         return prediction
 

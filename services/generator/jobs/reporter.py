@@ -81,18 +81,16 @@ class WorkerReporter:
     def _offered_slots(self) -> int:
         """Return the slots to offer to the scheduler.
 
-        Returns 0 while the circuit breaker of a text provider is open, except for one job when a
-        probe is due: every job needs texts. The limiters' reports show an open circuit of an image
-        provider, and the scheduler then sends only jobs that need no image.
+        Every job needs texts: while the circuits of all text accounts are open, the worker offers
+        none, or one slot when a probe is due. The reports of the limiters show an open circuit of
+        an image account, and the scheduler then sends only jobs that need no image.
         """
-        open_circuits = [
-            limiter
-            for limiter in self._limiters
-            if limiter.circuit_open and limiter.serves is Need.TEXT
-        ]
-        if self._status.draining or any(not limiter.is_probe_due for limiter in open_circuits):
+        if self._status.draining:
             return 0
-        return self._status.running + 1 if open_circuits else self._slots
+        texts = [limiter for limiter in self._limiters if limiter.serves is Need.TEXT]
+        if not texts or any(not limiter.circuit_open for limiter in texts):
+            return self._slots
+        return self._status.running + 1 if any(text.is_probe_due for text in texts) else 0
 
     def _build_report(self) -> WorkerReport:
         return WorkerReport(

@@ -50,6 +50,7 @@ class ProviderLimiter:
         *,
         provider: str,
         model: str,
+        endpoint: str = "",
         limits: Mapping[str, float],
         burst_s: float,
         largest_call: Mapping[str, float] | None = None,
@@ -62,6 +63,7 @@ class ProviderLimiter:
             for resource, limit in limits.items()
         }
         self._model = model
+        self._endpoint = endpoint
         self._loop = asyncio.get_running_loop()
         self._rules = RateLimiter(limits, burst_s=burst_s, now=self._loop.time())
         self._circuit = CircuitBreaker()
@@ -100,6 +102,19 @@ class ProviderLimiter:
             self._grant_ready()  # the next reservation may fit
             raise
         return permit
+
+    def estimate_wait(self, needs: Mapping[str, float]) -> float:
+        """Estimate the seconds until a new call would get its permit; infinite without quota."""
+        return self._rules.estimate_wait(needs, self._loop.time()) if self._share else inf
+
+    def is_serving(self, job: UUID) -> bool:
+        """Return whether the provider serves calls now, or this job's call may be a probe."""
+        now = self._loop.time()
+        return self._rules.cool_down_left(now) <= 0 and self._circuit.would_allow(now, job)
+
+    def calls_last_minute(self) -> float:
+        """Return the calls granted in the last 60 seconds."""
+        return self._rules.usage_of(self._rules.resources[0], self._loop.time())
 
     def is_valid(self, permit: Permit) -> bool:
         """Return whether the call may still begin.
@@ -234,11 +249,12 @@ class ProviderLimiter:
             self._announce_open_circuit(cause, outcome)
 
     def _announce_open_circuit(self, cause: str, outcome: Outcome) -> None:
-        self._open_reason = outcome.reason
+        self._open_reason = f"{self._model} at {self._endpoint}: {outcome.reason}"
         log.error(
             f"circuit opened: {cause}, jobs wait",
             provider=self.provider,
             model=self._model,
+            endpoint=self._endpoint,
             reason=outcome.reason,
             retry_s=self._retry_s,
         )
@@ -279,6 +295,7 @@ class ProviderLimiter:
                 pace=round(self._rules.pace_of(resource), 3),
                 cooling_until=datetime.now(UTC) + timedelta(seconds=cooling) if cooling else None,
                 circuit_open=self._circuit.is_open,
+                open_reason=self._open_reason if self._circuit.is_open else "",
                 serves=self.serves,
                 partitions=tuple(self._partitions),
                 carrying=self._carrying,

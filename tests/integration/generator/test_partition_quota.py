@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, cast
 from unittest.mock import AsyncMock
-from uuid import uuid4
 
 from services.generator.jobs.consumer import TaskConsumer
 from services.generator.jobs.repository import GenerationRepository
@@ -51,7 +50,7 @@ class QuotaOwner:
         await backend.insert_dispatched(request)
         lease = await self.repository.claim_job(request.id)
         assert lease is not None
-        permit = await self.limiter.acquire({"tokens": _CALL}, uuid4())
+        permit = await self.limiter.acquire({"tokens": _CALL}, request.id)
         await self.repository.begin_step(lease, Step.OUTLINE, permit)
 
     @property

@@ -51,7 +51,7 @@ def test_quota_is_spread_evenly_over_the_workers(
     carrying = set(
         QuotaLayout(partitions=partitions, calls={"x": calls}).carrying_partitions(["x"])
     )
-    tolerance = 1 + partitions.bit_length() / 4
+    tolerance = 1 + partitions.bit_length() / 2
     for block in worker_blocks(partitions, workers):
         fair = calls * len(block) / partitions
         assert abs(len(carrying.intersection(block)) - fair) <= tolerance
