@@ -87,7 +87,11 @@ def check_real_providers(environ: Mapping[str, str], *, must_work: bool) -> None
     except ValidationError:
         return
     accounts = accounts_from_settings(settings)
-    for finding in asyncio.run(check_providers(accounts, dict.fromkeys(standins, ""))):
+    for finding in asyncio.run(
+        check_providers(
+            accounts, dict.fromkeys(standins, ""), from_file=settings.providers_file is not None
+        )
+    ):
         if finding.name in standins:
             continue
         if must_work and finding.blocks_start:

@@ -41,7 +41,7 @@ async def run_worker(settings: GeneratorSettings, stop: asyncio.Event, *, name: 
     accounts = accounts_from_settings(settings)
     check_quota(accounts)
     if settings.provider_check:
-        await require_providers(accounts)
+        await require_providers(accounts, from_file=settings.providers_file is not None)
     pool = await open_pool(settings, name=name)
     await clients.ensure_topics(settings)
     async with (

@@ -39,6 +39,7 @@ class StrictProvider:
     """Whether refusals repeat the wrong key, as some gateways do."""
     image_inputs: tuple[str, ...] | None = FLUX_INPUTS
     required_inputs: tuple[str, ...] = ("prompt",)
+    image_formats: tuple[str, ...] = ("webp", "jpg", "png")
     bodies: list[dict[str, Any]] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
 
@@ -121,9 +122,15 @@ class StrictProvider:
             return replicate_error(404, "Not found", "The requested resource could not be found.")
         version: dict[str, Any] = {"id": "5c9"}
         if self.image_inputs is not None:
-            inputs = {name: {"type": "string"} for name in self.image_inputs}
-            schema = {"required": list(self.required_inputs), "properties": inputs}
-            version["openapi_schema"] = {"components": {"schemas": {"Input": schema}}}
+            inputs: dict[str, Any] = {name: {"type": "string"} for name in self.image_inputs}
+            if "output_format" in inputs:
+                reference = {"$ref": "#/components/schemas/output_format"}
+                inputs["output_format"] = {"allOf": [reference], "default": "webp"}
+            schemas = {
+                "Input": {"required": list(self.required_inputs), "properties": inputs},
+                "output_format": {"type": "string", "enum": list(self.image_formats)},
+            }
+            version["openapi_schema"] = {"components": {"schemas": schemas}}
         return JSONResponse({"owner": "black-forest-labs", "latest_version": version})
 
     def _refuse_read(self, request: Request) -> Response | None:

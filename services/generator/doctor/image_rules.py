@@ -120,8 +120,9 @@ def judge_read(rows: Sequence[FaultRow], target: Target, result: CallResult) -> 
 
 def judge_inputs(target: Target, body: Any, sent: Mapping[str, Any]) -> Finding:
     """Compare the inputs that are sent with the model's schema in Replicate's description."""
-    schema = _input_schema(body)
-    if schema is None:
+    schemas = _find_schemas(body)
+    schema = schemas.get("Input")
+    if not isinstance(schema, dict) or not isinstance(schema.get("properties"), dict):
         return target.finding(
             Status.WARNING,
             "the token and the model are accepted; the model publishes no schema of its inputs, so"
@@ -129,7 +130,9 @@ def judge_inputs(target: Target, body: Any, sent: Mapping[str, Any]) -> Finding:
             variable=_MODEL,
         )
     known: Mapping[str, Any] = schema["properties"]
-    problem = _describe_difference(known, schema.get("required"), sent)
+    problem = _describe_difference(known, schema.get("required"), sent) or _describe_values(
+        schemas, known, sent
+    )
     if problem is None:
         return target.finding(Status.OK, "the provider accepts the token, the model and its inputs")
     return target.finding(
@@ -155,10 +158,32 @@ def _describe_difference(
     return None
 
 
-def _input_schema(body: Any) -> Mapping[str, Any] | None:
-    """Return the schema of the inputs if it lists them."""
+def _describe_values(
+    schemas: Mapping[str, Any], known: Mapping[str, Any], sent: Mapping[str, Any]
+) -> str | None:
+    """Describe the first sent value that is not among those that its input allows."""
+    for name, value in sent.items():
+        allowed = _allowed_values(schemas, known[name])
+        if allowed and value not in allowed:
+            return f"the model does not allow {name} {value}, which is sent"
+    return None
+
+
+def _allowed_values(schemas: Mapping[str, Any], field: Any) -> list[Any]:
+    """Return the values of an input, which its schema lists or refers to; none if any may be."""
+    if not isinstance(field, dict):
+        return []
+    parts = field.get("allOf")
+    places = [field, *(parts if isinstance(parts, list) else [])]
+    named = [str(place.get("$ref")) for place in places if isinstance(place, dict)]
+    places += [schemas.get(name.rpartition("/")[2]) for name in named]
+    lists = [place.get("enum") for place in places if isinstance(place, dict)]
+    return next((values for values in lists if isinstance(values, list)), [])
+
+
+def _find_schemas(body: Any) -> Mapping[str, Any]:
+    """Return the schemas in Replicate's description of a model; empty without any."""
     found = body
-    for name in ("latest_version", "openapi_schema", "components", "schemas", "Input"):
+    for name in ("latest_version", "openapi_schema", "components", "schemas"):
         found = found.get(name) if isinstance(found, dict) else None
-    is_schema = isinstance(found, dict) and isinstance(found.get("properties"), dict)
-    return found if is_schema else None
+    return found if isinstance(found, dict) else {}

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -50,17 +51,22 @@ _MAX_CALLS = 8
 _DATA = orjson.dumps({"title": "How to brew green tea", "language": "en"}).decode()
 
 
-async def require_providers(accounts: ProviderAccounts) -> None:
+async def require_providers(accounts: ProviderAccounts, *, from_file: bool) -> None:
     """Check all providers. Raise `Unavailable` if a person must act before jobs can succeed."""
-    for finding in await check_providers(accounts, {}):
+    for finding in await check_providers(accounts, {}, from_file=from_file):
         if finding.blocks_start:
             raise Unavailable(format_finding(finding))
         if finding.status is not Status.OK:
             log.warning("provider check", finding=format_finding(finding))
 
 
-async def check_providers(accounts: ProviderAccounts, skip: Mapping[str, str]) -> list[Finding]:
-    """Check all providers at once. `skip` holds reasons by the names of accounts to leave out."""
+async def check_providers(
+    accounts: ProviderAccounts, skip: Mapping[str, str], *, from_file: bool = False
+) -> list[Finding]:
+    """Check all providers at once. `skip` holds reasons by the names of accounts to leave out.
+
+    `from_file`: the accounts are entries of PROVIDERS_FILE, which findings then name.
+    """
     names = [account.name for account in accounts.texts]
     names += [account.name for account in accounts.images]
     skipped = [
@@ -70,7 +76,8 @@ async def check_providers(accounts: ProviderAccounts, skip: Mapping[str, str]) -
         *(check_text(account) for account in accounts.texts if account.name not in skip),
         *(check_images(account) for account in accounts.images if account.name not in skip),
     )
-    return [*skipped, *(finding for group in groups for finding in group)]
+    found = [finding for group in groups for finding in group]
+    return [*skipped, *(map(_name_file, found) if from_file else found)]
 
 
 async def check_text(account: TextAccount) -> list[Finding]:
@@ -122,6 +129,14 @@ async def _read_images(account: ImageAccount, api: ReplicateHttp) -> list[Findin
         if finding is not None:
             return [finding]
     return [judge_inputs(target, result.body, {"prompt": "", **FIXED_INPUTS})]
+
+
+def _name_file(finding: Finding) -> Finding:
+    """Name the file instead of the variable of an account without a file."""
+    if finding.variable is None:
+        return finding
+    detail = f"{finding.detail}; as {finding.variable}, in the entry of PROVIDERS_FILE"
+    return replace(finding, variable="PROVIDERS_FILE", detail=detail)
 
 
 def _build_call() -> CallText:

@@ -76,7 +76,10 @@ async def _check_generator(skip: Mapping[str, str]) -> list[Finding]:
     except Unavailable as error:
         faults.append(_settings_fault(error))
     valid = Finding(name="settings", status=Status.OK, detail="the generator's settings are valid")
-    return [*(faults or [valid]), *await check_providers(accounts, skip)]
+    return [
+        *(faults or [valid]),
+        *await check_providers(accounts, skip, from_file=settings.providers_file is not None),
+    ]
 
 
 def _with_prices(settings: GeneratorSettings) -> GeneratorSettings:

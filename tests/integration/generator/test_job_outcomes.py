@@ -146,6 +146,20 @@ async def reports_open_circuit(backend: Backend) -> bool:
     return bool(reports) and any(state.circuit_open for state in reports[-1].limiters)
 
 
+async def reports_no_slots(backend: Backend) -> bool:
+    """Return whether the latest report offers no slot, because a circuit is open."""
+    reports = [
+        message
+        for _, message in await backend.read_records(WORKERS)
+        if isinstance(message, WorkerReport)
+    ]
+    return (
+        bool(reports)
+        and reports[-1].slots == 0
+        and any(state.circuit_open for state in reports[-1].limiters)
+    )
+
+
 async def offers_slots_without_images(backend: Backend) -> bool:
     """Return whether the latest report offers all slots, but the circuit for images is open."""
     reports = [
@@ -165,14 +179,14 @@ async def offers_slots_without_images(backend: Backend) -> bool:
 @pytest.mark.parametrize(
     ("provider", "fault", "saved", "offer"),
     [
-        ("openai", "insufficient_quota", set(), reports_open_circuit),
-        ("openai", "401", set(), reports_open_circuit),
-        ("openai", "404", set(), reports_open_circuit),
+        ("openai", "insufficient_quota", set(), reports_no_slots),
+        ("openai", "401", set(), reports_no_slots),
+        ("openai", "404", set(), reports_no_slots),
         ("replicate", "402", {"outline", "article"}, offers_slots_without_images),
     ],
     ids=["no money", "refused key", "unknown model", "images"],
 )
-async def test_rejected_account_requeues_jobs_and_opens_the_circuit(
+async def test_rejected_account_requeues_jobs_that_need_it(
     backend: Backend,
     start: StartWorker,
     standins: StandIns,

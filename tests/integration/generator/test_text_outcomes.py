@@ -168,7 +168,8 @@ async def test_reasoning_model_writes_and_shows_its_reasoning(
         return Answer(body=response_answer(status="incomplete", incomplete_details=reason))
 
     request = make_request(images=0)
-    async with run_worker(script, openai_model="gpt-5-mini") as server:
+    prices = {"openai_input_price": 0.15, "openai_output_price": 0.6}
+    async with run_worker(script, openai_model="gpt-5-mini", **prices) as server:
         await backend.insert_dispatched(request)
         await eventually(partial(backend.has_status, request.id, "DONE"), every=0.2)
         assert len(server.calls) == 2

@@ -374,6 +374,13 @@ async def test_inputs_of_the_image_model_are_compared(
     assert finding.variable == "REPLICATE_MODEL"
 
 
+async def test_values_of_the_inputs_are_compared(provider: StrictProvider) -> None:
+    provider.image_formats = ("webp", "jpg")
+    (finding,) = await check_images(image_account(provider))
+    assert judged(finding) == (Status.FAILED, Cause.SETUP, "REPLICATE_MODEL")
+    assert finding.detail == "the model does not allow output_format png, which is sent"
+
+
 async def test_model_without_schema_is_a_warning(provider: StrictProvider) -> None:
     provider.image_inputs = None
     (finding,) = await check_images(image_account(provider))
@@ -385,12 +392,12 @@ async def test_start_is_refused_for_a_set_up_fault_and_not_for_an_outage(
 ) -> None:
     dead = f"http://127.0.0.1:{free_port()}/v1"
     outage = ProviderAccounts(texts=(text_account(provider, base_url=dead),), images=())
-    await require_providers(outage)
+    await require_providers(outage, from_file=False)
     wrong = ProviderAccounts(
         texts=(text_account(provider, key=SecretStr("sk-wrong-0123456789")),), images=()
     )
     with pytest.raises(Unavailable, match=r"the API key is refused.*change OPENAI_API_KEY"):
-        await require_providers(wrong)
+        await require_providers(wrong, from_file=False)
 
 
 async def test_skipped_provider_is_not_called(provider: StrictProvider) -> None:
@@ -401,3 +408,12 @@ async def test_skipped_provider_is_not_called(provider: StrictProvider) -> None:
         ("replicate", Status.OK),
     ]
     assert "/v1/responses" not in provider.paths
+
+
+async def test_entry_of_the_providers_file_is_named(provider: StrictProvider) -> None:
+    wrong = text_account(provider, name="second", key=SecretStr("sk-wrong-0123456789"))
+    accounts = ProviderAccounts(texts=(wrong,), images=(image_account(provider),))
+    text, image = await check_providers(accounts, {}, from_file=True)
+    assert (text.name, text.variable) == ("second", "PROVIDERS_FILE")
+    assert text.detail.endswith("; as OPENAI_API_KEY, in the entry of PROVIDERS_FILE")
+    assert judged(image) == (Status.OK, None, None)
