@@ -294,7 +294,8 @@ async def test_retry_resumes_after_last_paid_step_with_all_attempts(
         )
         standins.openai.script({"kind": "500", "job": str(request.id), "step": "article"})
         assert (await apply_action(ingest, "retry", request.id)).json()["error"] is None
-        await eventually(lambda: backend.has_status(request.id, "DONE"))
+        # The pause after an outage grows with the attempts, up to a minute.
+        await eventually(lambda: backend.has_status(request.id, "DONE"), timeout=90)
     assert standins.openai.bill(request.id)["steps"] == {"outline": 1, "article": 3}, (
         "refusals are billed too"
     )
