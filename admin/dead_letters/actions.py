@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from aiokafka.errors import KafkaError
@@ -19,7 +20,7 @@ from admin.dead_letters.view import escape_unprintable
 from shared.domain.errors import Unavailable
 from shared.kafka import clients
 from shared.kafka.publisher import Publisher
-from shared.kafka.topics import DEAD_LETTER, TOPICS
+from shared.kafka.topics import DEAD_LETTER, GENERATION, TOPICS
 from shared.runtime.settings import KafkaSettings
 
 GROUP = "blog-dead-letters"
@@ -36,6 +37,8 @@ async def replay_letters(
     """
     names = clients.namespace(settings)
     topics = {names.topic(topic): topic for topic in TOPICS if topic is not DEAD_LETTER}
+    partitions = await clients.fetch_partitions(settings, GENERATION)
+    topics[names.topic(GENERATION)] = replace(GENERATION, partitions=len(partitions))
     async with open_dead_letters(settings) as reader, hold_handler_lock(settings):
         index = await reader.read_index()
         letters = index.select_open(list(index.open) if ids is None else ids)

@@ -185,7 +185,7 @@ def _find_destination(letter: DeadLetter, topics: Mapping[str, Topic]) -> Replay
     if letter.key is None and letter.size is None:
         raise ValueError("it has neither key nor value")  # no producer sends such a record
     topic = topics[name]
-    if topic is not GENERATION:
+    if topic.name != GENERATION.name:
         return ReplayDestination(topic=topic, partition=None)
     # The scheduler chose the worker by its credit, and the partition names the worker. The key
     # would choose another worker.

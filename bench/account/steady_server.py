@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bench.account.decisions import AMPLE_LIMITS
 from sandbox.providers.control import StandinControl
-from sandbox.providers.openai import FAULTS, OpenAIStandin
+from sandbox.providers.openai.application import FAULTS, OpenAIStandin
 from shared.http import server
 from shared.runtime import lifecycle
 

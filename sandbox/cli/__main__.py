@@ -21,6 +21,7 @@ COMMANDS = {
     "up": "start everything and keep it running",
     "down": "stop a system that `up --detach` or `demo --keep` left running",
     "run": "start one more process of a service in a running system",
+    "doctor": "check the set-up and the AI providers, and name the variable to change",
     "status": "show processes, jobs, consumer groups, lag and URLs",
     "migrate": "database migrations: status, up, down",
     "keys": "API keys: create, list, revoke",

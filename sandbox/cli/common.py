@@ -13,6 +13,16 @@ from shared.domain.errors import Unavailable
 
 T = TypeVar("T")
 
+WAIT_FACTOR = 2.5
+"""A command waits this many times as long as it estimates: calls reserve more tokens than they use.
+"""
+
+
+def describe_run(blogs: int, seconds: float, limit: str) -> str:
+    """Say how long a number of blogs takes, and which limit decides."""
+    duration = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
+    return f"{blogs} blogs take about {duration} by the rate limits ({limit} is the tightest)"
+
 
 def print_line(line: str) -> None:
     """Print a message to stderr. stdout is for results."""
@@ -32,6 +42,12 @@ def require_running_home() -> tuple[Home, dict[str, Any]]:
             )
         raise Unavailable(f"nothing runs in {home.path}; `./blogstream up` starts it")
     return home, state
+
+
+def is_system_running() -> bool:
+    """Return whether a system runs in this home."""
+    state = current_home().read_state()
+    return bool(state) and is_running(int(state["supervisor"]))
 
 
 def require_variable(name: str) -> str:

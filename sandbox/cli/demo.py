@@ -14,17 +14,25 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from sandbox.cli.common import print_line, run_until_signal
+from sandbox.capacity import STANDIN_BLOG, USUAL_BLOG, estimate_run
+from sandbox.cli.common import WAIT_FACTOR, describe_run, print_line, run_until_signal
+from sandbox.cli.doctor import check_real_providers
 from sandbox.cli.up import start_detached
 from sandbox.demo.run import DemoResult, run_demo
 from sandbox.demo.stores import DemoStore, built_in_stores, store_from_export
+from sandbox.limits import limits_of
 from sandbox.system import system
-from sandbox.system.environment import choose_ports, standins_needed
+from sandbox.system.environment import choose_ports, describe_providers, read_standins
 from sandbox.system.home import Home, current_home
 from shared.domain.errors import Unavailable
 from shared.domain.job import ENDED, Status
 
 application = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+_STUCK_AFTER_S = 120.0
+"""The demo ends as stuck when no job changes its status for so long, or for longer than the rate
+limits explain: with a small account all jobs may wait for their second call.
+"""
 
 
 @application.command()
@@ -43,8 +51,9 @@ def demo(
     """
     stores = _read_exports(csv) if csv else built_in_stores()
     home = current_home().prepare()
-    for provider in standins_needed(os.environ):
-        print_line(f"no key for {provider}: a STAND-IN is used, no AI provider is called or paid")
+    for line in describe_providers(os.environ):
+        print_line(line)
+    check_real_providers(os.environ, must_work=True)
     if keep:
         start_detached(home, ["up", "--any-port", "--generators", str(generators)])
         result = asyncio.run(_run_with_progress(home, home.read_env(), stores))
@@ -129,14 +138,22 @@ def _run_and_stop(home: Home, generators: int, stores: Sequence[DemoStore]) -> D
 async def _run_with_progress(
     home: Home, variables: dict[str, str], stores: Sequence[DemoStore]
 ) -> DemoResult:
-    total = sum(len(store.requests) for store in stores)
+    total, standins = sum(len(store.requests) for store in stores), bool(variables.get("STANDIN"))
+    blog = STANDIN_BLOG if standins else USUAL_BLOG
+    seconds, limit = estimate_run(total, limits_of(variables), blog)
     print_line(
         f"{total} requests from {len(stores)} stores;"
         f" the dashboard is on http://127.0.0.1:{variables['METRICS_PORT']}/"
     )
+    print_line(describe_run(total, seconds, limit))
     with _show_progress(total) as progress:
         return await run_demo(
-            home, variables, stores, progress=progress, standins=bool(variables.get("STANDIN"))
+            home,
+            variables,
+            stores,
+            progress=progress,
+            standins=read_standins(variables),
+            stuck_after_s=max(_STUCK_AFTER_S, WAIT_FACTOR * seconds),
         )
 
 

@@ -12,14 +12,23 @@ import httpx
 import orjson
 import typer
 
-from sandbox.cli.common import print_line, require_variable, run_coroutine
+from sandbox.capacity import STANDIN_BLOG, USUAL_BLOG, estimate_run
+from sandbox.cli.common import (
+    WAIT_FACTOR,
+    describe_run,
+    print_line,
+    require_variable,
+    run_coroutine,
+)
+from sandbox.limits import limits_of
 from sandbox.servers.postgres import open_connection
+from sandbox.system.environment import read_standins
 from sandbox.system.home import current_home
 from shared.domain.job import ENDED, Status
 
 application = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-_DEADLINE_S = 600.0
+_SHORTEST_DEADLINE_S = 600.0
 _START_WITHIN_S = 10.0
 
 
@@ -50,13 +59,14 @@ def load(
 
 
 async def _run_load_test(requests: int, interval: float) -> list[LoadCheck]:
+    deadline_s = _announce_duration(requests, interval)
     prefix = f"test-load-{uuid4().hex[:8]}-"
     began, rejected_before = time.monotonic(), await _count_rejected_calls()
     async with open_connection(require_variable("DATABASE_URL")) as connection:
         statuses, most_open, first_start = await _send_and_watch(
-            connection, prefix, requests, interval, began
+            connection, prefix, requests, interval, began + deadline_s
         )
-        rows = await _wait_until_ended(connection, prefix, statuses.count(201), began + _DEADLINE_S)
+        rows = await _wait_until_ended(connection, prefix, statuses.count(201), began + deadline_s)
     seconds = time.monotonic() - began
     rejected = await _count_rejected_calls()
     done = sum(row["jobs"] for row in rows if row["status"] == Status.DONE)
@@ -76,9 +86,9 @@ async def _run_load_test(requests: int, interval: float) -> list[LoadCheck]:
             held=most_open > 0,
         ),
         LoadCheck(
-            expectation=f"all DONE within {_DEADLINE_S:.0f} s",
+            expectation=f"all DONE within {deadline_s:.0f} s",
             seen=f"{ended} after {seconds:.0f} s",
-            held=done == requests and seconds <= _DEADLINE_S,
+            held=done == requests and seconds <= deadline_s,
         ),
         LoadCheck(
             expectation="no rate-limit error from a provider",
@@ -90,10 +100,20 @@ async def _run_load_test(requests: int, interval: float) -> list[LoadCheck]:
     ]
 
 
+def _announce_duration(requests: int, interval: float) -> float:
+    """Print how long the limits let the run take. Return the seconds to wait at the most."""
+    variables = current_home().read_env()
+    blog = STANDIN_BLOG if variables.get("STANDIN") else USUAL_BLOG
+    seconds, limit = estimate_run(requests, limits_of(variables), blog)
+    print_line(describe_run(requests, seconds + requests * interval, limit))
+    return max(_SHORTEST_DEADLINE_S, WAIT_FACTOR * seconds + requests * interval)
+
+
 async def _send_and_watch(
-    connection: asyncpg.Connection, prefix: str, requests: int, interval: float, began: float
+    connection: asyncpg.Connection, prefix: str, requests: int, interval: float, deadline: float
 ) -> tuple[list[int], int, float]:
     """Return the statuses, the most open jobs at a time, and the seconds to the first start."""
+    began = time.monotonic()
     sending = asyncio.create_task(_send_requests(prefix, requests, interval))
     most_open, first_start = 0, float("inf")
     while not sending.done() or first_start == float("inf"):
@@ -107,9 +127,7 @@ async def _send_and_watch(
         most_open = max(most_open, row["open"])
         if row["started"] and first_start == float("inf"):
             first_start = time.monotonic() - began
-        if sending.done() and (
-            201 not in sending.result() or time.monotonic() - began > _DEADLINE_S
-        ):
+        if sending.done() and (201 not in sending.result() or time.monotonic() > deadline):
             break  # no request was accepted, or no job starts
         await asyncio.sleep(0.05)
     return await sending, most_open, first_start
@@ -149,14 +167,16 @@ async def _wait_until_ended(
 
 
 async def _count_rejected_calls() -> int | None:
-    """Count the calls that the stand-ins have rejected; `None` with real providers."""
+    """Count the calls that the stand-ins have rejected; `None` without a stand-in."""
     variables = current_home().read_env()
-    if not variables.get("STANDIN"):
+    standins = read_standins(variables)
+    if not standins:
         return None
     total = 0
     async with httpx.AsyncClient(timeout=10) as http:
-        for port in ("STANDIN_OPENAI_PORT", "STANDIN_REPLICATE_PORT"):
-            bill = (await http.get(f"http://127.0.0.1:{variables[port]}/standin/bill")).json()
+        for name in standins:
+            port = variables[f"STANDIN_{name.upper()}_PORT"]
+            bill = (await http.get(f"http://127.0.0.1:{port}/standin/bill")).json()
             total += int(bill["rejected"])
     return total
 

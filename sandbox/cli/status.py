@@ -10,6 +10,7 @@ import typer
 
 from sandbox.cli.common import require_running_home, run_coroutine
 from sandbox.system import consumer_groups
+from sandbox.system.environment import describe_standins
 from sandbox.system.home import Home, is_running, read_json
 from shared.domain.job import Status
 from shared.runtime.postgres import UNAVAILABLE_ERRORS
@@ -81,8 +82,8 @@ async def _count_jobs(dsn: str) -> dict[str, int] | None:
 
 def _print_status(found: dict[str, Any]) -> None:
     print(f"home {found['home']}{'' if found['ready'] else ' (starting)'}")
-    if found["standins"]:
-        print(f"stand-ins for {', '.join(found['standins'])}: no AI provider is called")
+    for line in describe_standins(found["standins"]):
+        print(line)
     for service in found["services"]:
         state = f"{service['memoryMiB']} MiB" if service["alive"] else "DEAD"
         print(f"  {service['name']:<16} pid {service['pid']:<8} {state}")

@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 
 from sandbox.cli.common import print_line, run_until_signal
+from sandbox.cli.doctor import check_real_providers
 from sandbox.system import system
-from sandbox.system.environment import choose_ports, standins_needed
+from sandbox.system.environment import choose_ports, describe_providers
 from sandbox.system.home import ROOT, Home, current_home, is_running
 from sandbox.system.run_log import format_log_line
 from shared.domain.errors import Unavailable
@@ -40,6 +41,7 @@ def up(
         )
         return
     ports = choose_ports(os.environ, any_free=any_port)
+    check_real_providers(os.environ, must_work=False)
     options = system.SystemOptions(
         home=home, ports=ports, generators=generators, report=_print_if_detached
     )
@@ -55,8 +57,8 @@ def announce_ready(running: system.SandboxSystem) -> None:
         f"ready: API on http://127.0.0.1:{variables['PORT']},"
         f" dashboard on http://127.0.0.1:{variables['METRICS_PORT']}"
     )
-    for provider in standins_needed(os.environ):
-        print_line(f"no key for {provider}: a stand-in is used, no AI provider is called")
+    for line in describe_providers(os.environ):
+        print_line(line)
     print_line(
         f"source {current_home().env_file} for DATABASE_URL, KAFKA_BOOTSTRAP_SERVERS and TEST_TOKEN"
     )

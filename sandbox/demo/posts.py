@@ -1,6 +1,7 @@
 """Writes finished posts as pages: posts/STORE/SLUG.html, with the image beside."""
 
 import html
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,11 +29,14 @@ img {{ max-width: 100%; height: auto; border-radius: 6px; }}
 </body>
 </html>
 """
-STANDIN_NOTE = "<p class=note>Made by stand-ins: no AI provider was called.</p>\n"
+_NOTES = {
+    "openai": "The text is a sample, made by a stand-in for OpenAI.",
+    "replicate": "The image was drawn by a stand-in for Replicate.",
+}
 
 
 async def write_post(
-    folder: Path, job: dict[str, Any], http: httpx.AsyncClient, *, standins: bool
+    folder: Path, job: dict[str, Any], http: httpx.AsyncClient, *, standins: Sequence[str]
 ) -> Path:
     """Write a finished job (the answer of GET) below `folder`; return the path of the page."""
     post = job["post"]
@@ -42,7 +46,7 @@ async def write_post(
 
 
 def _save_page(
-    page: Path, post: dict[str, Any], image: tuple[str, bytes] | None, *, standins: bool
+    page: Path, post: dict[str, Any], image: tuple[str, bytes] | None, *, standins: Sequence[str]
 ) -> Path:
     page.parent.mkdir(parents=True, exist_ok=True)
     tag = ""
@@ -53,7 +57,7 @@ def _save_page(
     text = _PAGE.format(
         title=html.escape(post["title"]),
         description=html.escape(post["metaDescription"], quote=True),
-        note=STANDIN_NOTE if standins else "",
+        note="".join(f"<p class=note>{_NOTES[name]}</p>\n" for name in standins),
         image=tag,
         body=post["html"],
     )

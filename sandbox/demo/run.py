@@ -19,9 +19,6 @@ from sandbox.system.home import Home
 from shared.domain.api_keys import create_key
 from shared.domain.job import Status
 
-_STUCK_AFTER_S = 120.0
-"""The run ends as stuck when no job changes its status for this long."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoResult:
@@ -47,9 +44,13 @@ async def run_demo(
     stores: Sequence[DemoStore],
     *,
     progress: ProgressCallback,
-    standins: bool,
+    standins: Sequence[str],
+    stuck_after_s: float,
 ) -> DemoResult:
-    """Submit all requests, wait until the jobs have ended, and save the posts."""
+    """Submit all requests, wait until the jobs have ended, and save the posts.
+
+    The run ends as stuck when no job changes its status for `stuck_after_s` seconds.
+    """
     began = time.monotonic()
     dsn, base_url = variables["DATABASE_URL"], f"http://127.0.0.1:{variables['PORT']}"
     keys = await _create_keys(dsn, stores)
@@ -59,7 +60,7 @@ async def run_demo(
         jobs = [job for ids in accepted.values() for job in ids]
         screenshots = asyncio.create_task(_take_screenshots(home, variables))
         rows = await watch.wait_until_jobs_ended(
-            dsn, jobs, progress=progress, stuck_after_s=_STUCK_AFTER_S
+            dsn, jobs, progress=progress, stuck_after_s=stuck_after_s
         )
         seconds = time.monotonic() - began
         written = await _save_posts(home, clients, rows, http, standins=standins)
@@ -106,7 +107,7 @@ async def _save_posts(
     rows: Sequence[outcome.JobRow],
     http: httpx.AsyncClient,
     *,
-    standins: bool,
+    standins: Sequence[str],
 ) -> list[Path]:
     limit = asyncio.Semaphore(8)
 

@@ -1,16 +1,21 @@
-"""A provider's token bucket: holds one minute's limit, refills by limit/60 per second. Pure."""
+"""A provider's token bucket: by default it holds one period's limit and refills evenly. Pure."""
 
 
 class MinuteBucket:
-    def __init__(self, limit: float, now: float) -> None:
+    """Refills by `limit` a minute up to `burst` units, or up to `limit` without a burst."""
+
+    period_s = 60.0
+
+    def __init__(self, limit: float, now: float, burst: float | None = None) -> None:
         self.limit = limit
-        self._level = limit
+        self._capacity = burst or limit
+        self._level = self._capacity
         self._at = now
 
     def wait_s(self, need: float, now: float) -> float:
         """Return the seconds until `need` units are available; 0 when they already are."""
         self._refill(now)
-        return max(0.0, (need - self._level) * 60 / self.limit)
+        return max(0.0, (need - self._level) * self.period_s / self.limit)
 
     def take(self, need: float, now: float) -> None:
         self._refill(now)
@@ -20,24 +25,36 @@ class MinuteBucket:
         self._refill(now)
         return max(0.0, self._level)
 
-    def resize(self, limit: float, now: float) -> None:
-        """Change the limit. The amount already used stays used."""
+    def resize(self, limit: float, now: float, burst: float | None = None) -> None:
+        """Change the limit. What was used stays used, but a lower limit leaves no debt."""
         self._refill(now)
-        self._level += limit - self.limit
-        self.limit = limit
+        capacity = burst or limit
+        level = self._level + capacity - self._capacity
+        self._level = max(level, min(self._level, 0.0))
+        self.limit, self._capacity = limit, capacity
 
     def full_in_s(self, now: float) -> float:
-        return self.wait_s(self.limit, now)
+        return self.wait_s(self._capacity, now)
 
     def _refill(self, now: float) -> None:
-        self._level = min(self.limit, self._level + (now - self._at) * self.limit / 60)
+        gained = (now - self._at) * self.limit / self.period_s
+        self._level = min(self._capacity, self._level + gained)
         self._at = now
 
 
+class DayBucket(MinuteBucket):
+    """Refills by `limit` a day."""
+
+    period_s = 86_400.0
+
+
 def go_duration(seconds: float) -> str:
-    """Format a duration as OpenAI does: 8ms, 1s, 6m0s."""
+    """Format a duration as OpenAI does: 8ms, 1s, 6m0s, 5h12m0s."""
     if seconds < 1:
         return f"{round(seconds * 1000)}ms"
     minutes, rest = divmod(seconds, 60)
-    text = f"{rest:.3f}".rstrip("0").rstrip(".")
-    return f"{int(minutes)}m{text}s" if minutes else f"{text}s"
+    hours, minutes = divmod(int(minutes), 60)
+    text = f"{rest:.3f}".rstrip("0").rstrip(".") + "s"
+    if hours:
+        return f"{hours}h{minutes}m{text}"
+    return f"{minutes}m{text}" if minutes else text

@@ -2,42 +2,23 @@
 
 import random
 import time
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping
+from collections import defaultdict, deque
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
+from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from sandbox.providers.bill import Bill
-from sandbox.providers.bucket import MinuteBucket
 from sandbox.providers.faults import FaultScript
-
-
-def json_response(
-    content: object, status: int = 200, headers: Mapping[str, str] | None = None
-) -> Response:
-    return Response(orjson.dumps(content), status, dict(headers or {}), "application/json")
-
-
-class CutResponse(Response):
-    """Sends the start of a response and then breaks the connection."""
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        await send(
-            {
-                "type": "http.response.start",
-                "status": 200,
-                "headers": [(b"content-length", b"1000")],
-            }
-        )
-        await send({"type": "http.response.body", "body": b'{"id"', "more_body": True})
-        raise ConnectionError("cut, as scripted")
-
+from sandbox.providers.throttle import LimitChange, Throttle, ThrottleStyle
+from sandbox.providers.wire import json_response
 
 _TRACE_HEADERS = ("traceparent", "tracestate")
+_REMEMBERED_CALLS = 5_000
 
 
 class StandinControl:
@@ -51,14 +32,15 @@ class StandinControl:
         latency_ms: float,
         seed: int,
         faults: set[str],
+        burst: float | None = None,
+        style: ThrottleStyle = "full",
     ) -> None:
         self.provider = provider
         self.bill = Bill()
         self.faults = FaultScript(faults)
+        self.throttle = Throttle(limits, time.monotonic(), style=style, burst=burst)
         self._traces: defaultdict[str, list[dict[str, str]]] = defaultdict(list)
-        self.buckets = {
-            name: MinuteBucket(limit, time.monotonic()) for name, limit in limits.items()
-        }
+        self._calls: deque[dict[str, Any]] = deque(maxlen=_REMEMBERED_CALLS)
         self.latency_ms = latency_ms
         self.rng = random.Random(seed)
 
@@ -76,13 +58,18 @@ class StandinControl:
         if context:
             self._traces[job].append(context)
 
+    def record_call(self, call: dict[str, Any]) -> None:
+        """Remember a call: its job, step, path and parameters, and the status it was answered."""
+        self._calls.append(call)
+
     def routes(self) -> list[Route]:
         return [
             Route("/", self.index),
             Route("/standin/bill", self.get_bill),
+            Route("/standin/calls", self.get_calls),
             Route("/standin/traces", self.get_traces),
             Route("/standin/faults", self.handle_faults, methods=["GET", "POST", "DELETE"]),
-            Route("/standin/limits", self.change_limits, methods=["POST"]),
+            Route("/standin/limits", self.handle_limits, methods=["GET", "POST"]),
             Route("/standin/latency", self.handle_latency, methods=["GET", "POST"]),
         ]
 
@@ -94,6 +81,11 @@ class StandinControl:
 
     async def get_bill(self, request: Request) -> Response:
         return json_response(self.bill.as_json())
+
+    async def get_calls(self, request: Request) -> Response:
+        """List the latest calls, oldest first; `?job=` selects those of one job."""
+        job = request.query_params.get("job")
+        return json_response([call for call in self._calls if job in (None, call["job"])])
 
     async def get_traces(self, request: Request) -> Response:
         return json_response(self._traces)
@@ -109,10 +101,15 @@ class StandinControl:
             self.faults.clear_faults()
         return json_response(self.faults.remaining())
 
-    async def change_limits(self, request: Request) -> Response:
-        for name, limit in orjson.loads(await request.body()).items():
-            self.buckets[name].resize(float(limit), time.monotonic())
-        return json_response({name: bucket.limit for name, bucket in self.buckets.items()})
+    async def handle_limits(self, request: Request) -> Response:
+        """Change the limits and the form of the 429 answers (POST), or return them (GET)."""
+        if request.method == "POST":
+            try:
+                change = LimitChange.model_validate_json(await request.body())
+            except ValidationError as error:
+                return json_response({"error": str(error)}, 422)
+            self.throttle.change(change, time.monotonic())
+        return json_response(self.throttle.as_json())
 
     async def handle_latency(self, request: Request) -> Response:
         """Set the median latency in milliseconds (POST) or return it (GET)."""
@@ -121,14 +118,22 @@ class StandinControl:
         return json_response({"ms": self.latency_ms})
 
 
-def with_standin_header(
-    provider: str, handler: Callable[[Request], Awaitable[Response]]
-) -> Callable[[Request], Awaitable[Response]]:
-    """Wrap a handler so that its responses carry the `x-standin` header."""
+class OptionsEndpoint:
+    """Serves /standin/options: returns a stand-in's options (GET) or changes some (POST)."""
 
-    async def with_label(request: Request) -> Response:
-        response = await handler(request)
-        response.headers["x-standin"] = provider
-        return response
+    def __init__(self, options: BaseModel) -> None:
+        self._options = options
 
-    return with_label
+    def route(self) -> Route:
+        return Route("/standin/options", self.handle, methods=["GET", "POST"])
+
+    async def handle(self, request: Request) -> Response:
+        if request.method == "POST":
+            try:
+                changes = orjson.loads(await request.body())
+                changed = type(self._options).model_validate(self._options.model_dump() | changes)
+            except (ValueError, TypeError) as error:
+                return json_response({"error": str(error)}, 422)
+            for name in type(self._options).model_fields:
+                setattr(self._options, name, getattr(changed, name))
+        return json_response(self._options.model_dump(mode="json"))

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -22,8 +22,18 @@ _PASSED_ON = (
     "HTTPS_PROXY",
     "NO_PROXY",
 )
-_PLACEHOLDERS = {"OPENAI_API_KEY": "sk-stand-in", "REPLICATE_API_TOKEN": "r8-stand-in"}
-"""API keys used with stand-ins. A caller who sourced a home's env file passes them in again."""
+_FALSE = {"off", "false", "no", "n", "f", "0"}
+"""The words that the settings read as false."""
+PLACEHOLDERS = {
+    "openai": ("OPENAI_API_KEY", "sk-stand-in"),
+    "replicate": ("REPLICATE_API_TOKEN", "r8-stand-in"),
+}
+"""The variable of each provider's key, and its value with a stand-in.
+
+A caller who sourced a home's env file passes the values in again.
+"""
+_VENDORS = {"openai": "OpenAI", "replicate": "Replicate"}
+_SUBSTITUTES = {"openai": "texts are samples", "replicate": "images are drawn by a program"}
 STANDIN_LIMITS = {"OPENAI_RPM": "5000", "OPENAI_TPM": "4000000", "REPLICATE_RPM": "600"}
 """Default rate limits of the stand-ins: those of a large account, to keep the demo short."""
 
@@ -65,12 +75,49 @@ def choose_ports(environ: Mapping[str, str], *, any_free: bool) -> Ports:
 
 
 def standins_needed(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the providers without an API key: stand-ins replace them."""
+    """Return the providers that are used without an API key: stand-ins replace them."""
     return tuple(
-        key.split("_")[0].lower()
-        for key, placeholder in _PLACEHOLDERS.items()
-        if environ.get(key, placeholder) in ("", placeholder)
+        provider
+        for provider in _used_providers(environ)
+        if environ.get(PLACEHOLDERS[provider][0]) in (None, "", PLACEHOLDERS[provider][1])
     )
+
+
+def describe_providers(environ: Mapping[str, str]) -> list[str]:
+    """Return one line for each provider that is used: a stand-in, or the real one."""
+    standins = standins_needed(environ)
+    return [
+        f"{PLACEHOLDERS[provider][0]} is not set: a stand-in replaces {_VENDORS[provider]};"
+        f" {_SUBSTITUTES[provider]} and cost nothing"
+        if provider in standins
+        else f"{PLACEHOLDERS[provider][0]} is set: {_describe_real_calls(provider, environ)}"
+        for provider in _used_providers(environ)
+    ]
+
+
+def describe_standins(standins: Sequence[str]) -> list[str]:
+    """Return one sentence for each stand-in, without the reason."""
+    return [
+        f"a stand-in replaces {_VENDORS[name]}: {_SUBSTITUTES[name]} and cost nothing"
+        for name in standins
+    ]
+
+
+def read_standins(variables: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the stand-ins of a running system from its variables."""
+    return tuple(filter(None, variables.get("STANDINS", "").split(",")))
+
+
+def _describe_real_calls(provider: str, environ: Mapping[str, str]) -> str:
+    address = environ.get(f"{provider.upper()}_BASE_URL")
+    target = f"the server at {address}" if address else _VENDORS[provider]
+    return f"{target} is called and may charge for it"
+
+
+def _used_providers(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the providers that are called: with `IMAGES=off`, no provider of images."""
+    without_images = environ.get("IMAGES", "").lower() in _FALSE
+    return ("openai",) if without_images else ("openai", "replicate")
 
 
 def _setting_names() -> set[str]:
@@ -78,7 +125,7 @@ def _setting_names() -> set[str]:
     names = {name.upper() for settings in READERS.values() for name in settings.model_fields}
     return {
         name
-        for name in names - {"HOST", "METRICS_ADVERTISED_URL", "STANDIN"}
+        for name in names - {"HOST", "METRICS_ADVERTISED_URL", "STANDIN", "STANDINS"}
         if not name.startswith("KAFKA_")
     }
 
@@ -108,14 +155,13 @@ def service_environment(
         "STANDIN_OPENAI_PORT": str(ports.standin_openai),
         "STANDIN_REPLICATE_PORT": str(ports.standin_replicate),
     }
+    own |= dict(PLACEHOLDERS[provider] for provider in standins)
     if "openai" in standins:
-        own["OPENAI_API_KEY"] = _PLACEHOLDERS["OPENAI_API_KEY"]
         own["OPENAI_BASE_URL"] = f"http://127.0.0.1:{ports.standin_openai}/v1"
     if "replicate" in standins:
-        own["REPLICATE_API_TOKEN"] = _PLACEHOLDERS["REPLICATE_API_TOKEN"]
         own["REPLICATE_BASE_URL"] = f"http://127.0.0.1:{ports.standin_replicate}"
     if standins:
-        own["STANDIN"] = "true"
+        own |= {"STANDIN": "true", "STANDINS": ",".join(standins)}
         own |= {
             name: value
             for name, value in STANDIN_LIMITS.items()

@@ -119,11 +119,13 @@ class SandboxSystem:
         return service_spec(name.partition("-")[0], name, self.variables)
 
     def _standins_spec(self) -> ProcessSpec:
+        first = self.variables["STANDINS"].partition(",")[0]
+        port = self.variables[f"STANDIN_{first.upper()}_PORT"]
         return ProcessSpec(
             name="standins",
             argv=(sys.executable, "-m", "sandbox.providers"),
             env=process_environment(self.variables) | {"PYTHONPATH": str(ROOT)},
-            ready_check=lambda: _is_ok(f"http://127.0.0.1:{self._options.ports.standin_openai}/"),
+            ready_check=lambda: _is_ok(f"http://127.0.0.1:{port}/"),
             stop_within_s=10,
         )
 

@@ -2,44 +2,25 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import NamedTuple
 
 import asyncpg
-import httpx
-from openai import AsyncOpenAI
-from replicate.client import Client
 
 from services.generator.blog.image_storage import FolderImageStorage
-from services.generator.blog.prompts import largest_call_tokens
 from services.generator.blog.steps import BlogSteps
+from services.generator.doctor.providers import require_providers
 from services.generator.jobs.consumer import TaskConsumer
 from services.generator.jobs.events import JobEventPublisher
 from services.generator.jobs.reporter import WorkerReporter
 from services.generator.jobs.repository import GenerationRepository
 from services.generator.jobs.status import WorkerStatus
 from services.generator.jobs.worker import Worker
-from services.generator.providers.accounts import (
-    ImageAccount,
-    ProviderAccounts,
-    TextAccount,
-    accounts_from_settings,
-)
-from services.generator.providers.openai import OpenAITextProvider, create_text_client
-from services.generator.providers.replicate import (
-    ReplicateImageProvider,
-    close_client,
-    create_client,
-)
+from services.generator.providers.accounts import accounts_from_settings
+from services.generator.providers.provider_set import ProviderSet, check_quota, open_providers
 from services.generator.quota.partition_quota import PartitionQuota
-from services.generator.quota.provider_limiter import ProviderLimiter
 from services.generator.quota.repository import ProviderCallRepository
 from services.generator.settings import GeneratorSettings
-from shared.domain.errors import Unavailable
 from shared.kafka import clients
 from shared.kafka.publisher import Publisher
-from shared.kafka.topics import GENERATION
 from shared.observability.log import get_logger
 from shared.runtime.lifecycle import background_tasks
 from shared.runtime.postgres import open_pool, retry_while_unavailable
@@ -50,24 +31,6 @@ _DELETE_CALLS_EVERY_S = 60.0
 _STOP_CANCELLED_EVERY_S = 2.0
 
 
-def check_quota(account: TextAccount) -> None:
-    """Raise `Unavailable` if the token limit cannot carry the largest call of every partition.
-
-    Each partition may be in debt for one such call at a time.
-    """
-    largest = largest_call_tokens(account)
-    needed = GENERATION.partitions * largest
-    if needed > account.tokens:
-        raise Unavailable(
-            f"OPENAI_TPM is {account.tokens:g}, and {GENERATION.partitions} partitions with"
-            f" calls of up to {largest} tokens need {needed}: ask the provider for a higher limit"
-        )
-
-
-ProviderClients = tuple[AsyncOpenAI, Client, httpx.AsyncClient]
-"""OpenAI, Replicate, and a client that fetches images."""
-
-
 async def run_worker(settings: GeneratorSettings, stop: asyncio.Event, *, name: str) -> None:
     """Run one worker until `stop` is set, then drain it. `name` is unique among workers."""
     log.info("[Blog Worker] Starting with parallel batch processing...")
@@ -76,14 +39,16 @@ async def run_worker(settings: GeneratorSettings, stop: asyncio.Event, *, name: 
         f" {settings.batch_size} batch size, {settings.max_per_instance} max per instance"
     )
     accounts = accounts_from_settings(settings)
-    check_quota(accounts.texts[0])
+    check_quota(accounts)
+    if settings.provider_check:
+        await require_providers(accounts)
     pool = await open_pool(settings, name=name)
     await clients.ensure_topics(settings)
     async with (
         Publisher(settings, source=name) as publisher,
-        _open_provider_clients(accounts) as provider_clients,
+        open_providers(accounts, burst_s=settings.burst_s) as providers,
     ):
-        service = _GeneratorService(settings, accounts, name, pool, publisher, provider_clients)
+        service = _GeneratorService(settings, name, pool, publisher, providers)
         try:
             await service.run_until_stopped(stop)
         finally:
@@ -95,20 +60,23 @@ class _GeneratorService:
     def __init__(
         self,
         settings: GeneratorSettings,
-        accounts: ProviderAccounts,
         name: str,
         pool: asyncpg.Pool,
         publisher: Publisher,
-        provider_clients: ProviderClients,
+        providers: ProviderSet,
     ) -> None:
         self._settings = settings
-        self._limiters = _create_limiters(accounts, settings.burst_s)
+        self._providers = providers
         repository = GenerationRepository(pool, worker=name, lease_s=settings.lease_s)
         self._calls = ProviderCallRepository(pool)
         self._status = WorkerStatus()
         events = JobEventPublisher(publisher)
-        steps = _create_steps(
-            settings, accounts, self._limiters, repository, events, provider_clients
+        steps = BlogSteps(
+            repository=repository,
+            text_provider=providers.texts,
+            image_provider=providers.images,
+            image_storage=FolderImageStorage(settings.image_dir, settings.image_base_url),
+            events=events,
         )
         self._worker = Worker(
             slots=settings.concurrent_blogs,
@@ -122,16 +90,15 @@ class _GeneratorService:
         self._reporter = WorkerReporter(
             name=name,
             slots=settings.concurrent_blogs,
-            standin=settings.standin,
+            standins=settings.standin_names(),
             status=self._status,
-            limiters=self._limiters,
+            limiters=providers.limiters,
             publisher=publisher,
         )
         quota = PartitionQuota(
             owner=name,
-            limiters=self._limiters,
+            limiters=providers.limiters,
             calls=self._calls,
-            total=GENERATION.partitions,
             burst_s=settings.burst_s,
             skew_s=settings.clock_skew_s,
         )
@@ -171,15 +138,11 @@ class _GeneratorService:
         async with background_tasks(asyncio.Event(), group=self._consumer.stay_in_group()):
             await self._worker.drain(
                 self._settings.drain_s,
-                stop_calls=self._stop_grants,
-                calls_s=self._settings.openai_timeout_s,
+                stop_calls=self._providers.stop_grants,
+                calls_s=self._providers.text_timeout_s,
             )
         await self._consumer.leave_group()
         self._reporter.log_heartbeat()
-
-    def _stop_grants(self) -> None:
-        self._limiters.text.stop_grants()
-        self._limiters.images.stop_grants()
 
     async def _extend_leases(self) -> None:
         while True:
@@ -199,60 +162,3 @@ class _GeneratorService:
             await retry_while_unavailable(
                 self._calls.delete_old_calls, operation="delete old calls"
             )
-
-
-class _Limiters(NamedTuple):
-    text: ProviderLimiter
-    images: ProviderLimiter
-    image_reads: ProviderLimiter
-    """Polls of predictions, which cost nothing."""
-
-
-def _create_limiters(accounts: ProviderAccounts, burst_s: float) -> _Limiters:
-    def create(account: TextAccount | ImageAccount, **limits: float) -> ProviderLimiter:
-        return ProviderLimiter(
-            provider=account.name, model=account.model, limits=limits, burst_s=burst_s
-        )
-
-    text, image = accounts.texts[0], accounts.images[0]
-    return _Limiters(
-        text=create(text, requests=text.requests, tokens=text.tokens),
-        images=create(image, requests=image.requests),
-        image_reads=create(image, reads=image.reads),
-    )
-
-
-def _create_steps(
-    settings: GeneratorSettings,
-    accounts: ProviderAccounts,
-    limiters: _Limiters,
-    repository: GenerationRepository,
-    events: JobEventPublisher,
-    provider_clients: ProviderClients,
-) -> BlogSteps:
-    openai, replicate, http = provider_clients
-    return BlogSteps(
-        repository=repository,
-        text_provider=OpenAITextProvider(openai, accounts.texts[0], limiters.text),
-        image_provider=ReplicateImageProvider(
-            replicate,
-            http,
-            accounts.images[0],
-            limiter=limiters.images,
-            read_limiter=limiters.image_reads,
-        ),
-        image_storage=FolderImageStorage(settings.image_dir, settings.image_base_url),
-        events=events,
-    )
-
-
-@asynccontextmanager
-async def _open_provider_clients(accounts: ProviderAccounts) -> AsyncIterator[ProviderClients]:
-    """Open the vendors' SDK clients without their own retries, and a client that fetches images."""
-    replicate = create_client(accounts.images[0])
-    openai = create_text_client(accounts.texts[0])
-    try:
-        async with openai, httpx.AsyncClient(timeout=30, follow_redirects=True) as http:
-            yield openai, replicate, http
-    finally:
-        await close_client(replicate)

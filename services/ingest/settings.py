@@ -1,11 +1,14 @@
 """ingest's settings."""
 
+from functools import cached_property
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 
 from services.ingest.auth.rules import TicketPolicy
-from services.ingest.submit.rules import LOOPBACK
+from services.ingest.submit.rules import RequestPolicy
+from shared.domain.providers_file import load_providers_file
 from shared.runtime.settings import (
     AdmissionSettings,
     Count,
@@ -63,13 +66,29 @@ class IngestSettings(AdmissionSettings, KafkaSettings, PostgresSettings):
         False, description="for development: allows webhooks to this machine, also by http"
     )
 
+    providers_file: Path | None = Field(
+        None,
+        description="the provider accounts (TOML), whose models a request may name; unset: none."
+        " The same file as the generators'",
+    )
+
     @property
     def ticket_policy(self) -> TicketPolicy:
         """Return the parameters of events tickets."""
         secret = self.ticket_secret.get_secret_value() if self.ticket_secret is not None else ""
         return TicketPolicy(valid_s=self.ticket_s, secret=secret.encode())
 
-    @property
-    def validation_context(self) -> str | None:
-        """Return the context in which request bodies are validated."""
-        return LOOPBACK if self.webhook_allow_loopback else None
+    @cached_property
+    def request_policy(self) -> RequestPolicy:
+        """What requests may contain. Raises `Unavailable` if `PROVIDERS_FILE` is not right."""
+        file = self.providers_file
+        return RequestPolicy(
+            loopback=self.webhook_allow_loopback,
+            models=load_providers_file(file).models if file is not None else (),
+        )
+
+    @model_validator(mode="after")
+    def _read_providers_file(self) -> Self:
+        """Read the file at start, and not with the first request."""
+        assert self.request_policy is not None
+        return self

@@ -1,6 +1,6 @@
 """Conversions between the scheduler's types and messages."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -19,6 +19,7 @@ from shared.domain.messages import (
     EventKind,
     FairnessWindow,
     GenerationTask,
+    Need,
     SchedulerReport,
     StoreQueueReport,
     WorkerReport,
@@ -42,6 +43,7 @@ def waiting_job_from_request(request: BlogRequested) -> WaitingJob:
         created_at=request.created_at.timestamp(),
         priority=request.priority,
         not_before=request.run_at.timestamp() if request.run_at else 0,
+        needs_images=request.images > 0,
     )
 
 
@@ -52,34 +54,60 @@ def waiting_job_from_row(row: Row) -> WaitingJob:
         created_at=row["created_at"],
         priority=row["priority"],
         not_before=row["not_before"] or 0.0,
+        needs_images=row["needs_images"],
     )
 
 
-def worker_offer(report: WorkerReport, now: float) -> WorkerOffer:
+def worker_offer(report: WorkerReport, now: float, *, partitions: int) -> WorkerOffer:
     """Convert a report, ignoring unknown partitions and clocks ahead of `now`.
 
-    A clock that is ahead would keep a dead worker's offer fresh.
+    `partitions` is the number that tasks can be sent to. A clock that is ahead would keep a dead
+    worker's offer fresh.
     """
-    partitions = tuple(
-        sorted(
-            partition for partition in report.partitions if 0 <= partition < GENERATION.partitions
-        )
-    )
+    owned = frozenset(partition for partition in report.partitions if 0 <= partition < partitions)
     return WorkerOffer(
         worker=report.worker,
-        partitions=partitions,
+        partitions=tuple(sorted(owned)),
+        text_partitions=_carrying_partitions(report, owned, {Need.TEXT}),
+        image_partitions=_carrying_partitions(report, owned, {Need.TEXT, Need.IMAGES}),
+        most_image_jobs=_most_image_jobs(report),
         slots=0 if report.draining else report.slots,
         at=min(report.at.timestamp(), now),
         limited_by=_limiting_cause(report, now),
     )
 
 
+def _carrying_partitions(
+    report: WorkerReport, owned: frozenset[int], needs: Container[Need]
+) -> tuple[int, ...]:
+    """Return the owned partitions that carry quota of every limit for these needs."""
+    for limiter in report.limiters:
+        if limiter.serves in needs and limiter.partitions is not None:
+            owned = owned.intersection(limiter.partitions)
+    return tuple(sorted(owned))
+
+
+def _most_image_jobs(report: WorkerReport) -> int | None:
+    """Return how many jobs that need an image the worker accepts; `None`: all its slots."""
+    open_circuits = [
+        limiter
+        for limiter in report.limiters
+        if limiter.circuit_open and limiter.serves is Need.IMAGES
+    ]
+    if not open_circuits:
+        return None
+    return 1 if all(limiter.probe_due for limiter in open_circuits) else 0
+
+
 def _limiting_cause(report: WorkerReport, now: float) -> str | None:
     """Return the cause a worker's calls wait for.
 
     An open circuit breaker comes first, then a provider's cool-down, then the scarcest rate limit.
+    An open circuit for images limits no other jobs.
     """
-    if any(limiter.circuit_open for limiter in report.limiters):
+    if any(
+        limiter.circuit_open and limiter.serves is not Need.IMAGES for limiter in report.limiters
+    ):
         return WaitReason.UNAVAILABLE
     if any(
         limiter.cooling_until is not None and limiter.cooling_until.timestamp() > now

@@ -50,6 +50,8 @@ class BlogRequested(Message):
     webhook_url: str | None = None
     images: int = 1
     """Hero images to generate: 0 or 1."""
+    model: str | None = None
+    """The model that writes the texts; `None`: any that the accounts offer by default."""
     traceparent: str | None = None
     """W3C trace context; the record has a header of this name with the same value."""
     tracestate: str | None = None
@@ -165,6 +167,13 @@ class JobEvent(Message):
         return self.at
 
 
+class Need(StrEnum):
+    """What a job needs a provider for. Every job needs texts."""
+
+    TEXT = "text"
+    IMAGES = "images"
+
+
 @dataclass(frozen=True, kw_only=True)
 class LimiterReport:
     """One rate limit as one worker sees it; `share` and `used` are per minute."""
@@ -189,6 +198,16 @@ class LimiterReport:
     """Factor on the refill rate, learned from the provider's rate-limit headers."""
     cooling_until: datetime | None = None
     circuit_open: bool = False
+    open_reason: str = ""
+    """Why the circuit is open: model, address, and the provider's words."""
+    serves: Need | None = None
+    """What the calls are for; `None` in reports of version 0.1."""
+    partitions: tuple[int, ...] | None = None
+    """This worker's partitions that carry quota; `None`: all, as in reports of version 0.1."""
+    carrying: int | None = None
+    """How many partitions carry this quota, over all workers; `None`: all."""
+    probe_due: bool = False
+    """The circuit is open, and the next call may be its probe."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,7 +225,11 @@ class WorkerReport(Message):
     limiters: tuple[LimiterReport, ...] = ()
     draining: bool = False
     standin: bool = False
-    """Its providers are stand-ins."""
+    """At least one of its providers is a stand-in."""
+    standins: tuple[str, ...] = ()
+    """The providers that are stand-ins. Workers of an older release name none."""
+    total_partitions: int = 24
+    """Partitions of `blog.generation`, as the worker's group has agreed on them."""
 
     def event_id(self) -> str:
         return f"{self.worker}:{self.at.timestamp():.6f}"

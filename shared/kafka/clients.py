@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.errors import (
+    InvalidPartitionsError,
     KafkaError,
     TopicAlreadyExistsError,
+    for_code,
 )
 from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, TopicPartition
 
@@ -21,11 +23,14 @@ from shared.domain.errors import InvalidMessage, Unavailable
 from shared.domain.messages import Message
 from shared.kafka.access import check_reachable, client_options, explain_refusal
 from shared.kafka.envelope import decode_message
-from shared.kafka.topics import TOPICS, Topic
+from shared.kafka.topics import GENERATION, TOPICS, Topic
 from shared.observability.log import get_logger
 from shared.runtime.settings import KafkaSettings
 
 log = get_logger(__name__)
+
+METADATA_MAX_AGE_MS = 30_000
+"""Clients see new partitions of `blog.generation` after so long at the latest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,9 +51,29 @@ def namespace(settings: KafkaSettings) -> Namespace:
 
 
 def topic_partitions(settings: KafkaSettings, topic: Topic) -> list[TopicPartition]:
-    """All partitions of a topic, under its name on the cluster."""
+    """Return all partitions of a topic whose number never changes, under its name on the cluster.
+
+    For `GENERATION` call `fetch_partitions`.
+    """
     name = namespace(settings).topic(topic)
     return [TopicPartition(name, number) for number in range(topic.partitions)]
+
+
+async def fetch_partitions(settings: KafkaSettings, topic: Topic) -> list[TopicPartition]:
+    """Return all partitions of a topic, as many as it has on the cluster now.
+
+    Raises KafkaError.
+    """
+    if topic is not GENERATION:
+        return topic_partitions(settings, topic)
+    name = namespace(settings).topic(topic)
+    admin = AIOKafkaAdminClient(**client_options(settings))
+    try:
+        await admin.start()
+        count = await _count_partitions(admin, name)
+    finally:
+        await admin.close()
+    return [TopicPartition(name, number) for number in range(count)]
 
 
 def topic_names(settings: KafkaSettings, topics: Iterable[Topic]) -> list[str]:
@@ -89,7 +114,10 @@ async def open_admin(settings: KafkaSettings) -> AIOKafkaAdminClient:
 
 
 async def ensure_topics(settings: KafkaSettings) -> None:
-    """Wait for Kafka and create missing topics. Several processes may do so at once."""
+    """Wait for Kafka, create missing topics and add missing partitions to `blog.generation`.
+
+    Several processes may do so at once.
+    """
     admin = await open_admin(settings)
     try:
         existing = set(await admin.list_topics())
@@ -99,9 +127,14 @@ async def ensure_topics(settings: KafkaSettings) -> None:
             replicas = settings.kafka_replication_factor or min(3, brokers)
             for topic in missing:
                 await _create_topic(
-                    admin, topic, name=namespace(settings).topic(topic), replicas=replicas
+                    admin,
+                    topic,
+                    name=namespace(settings).topic(topic),
+                    partitions=_initial_partitions(settings, topic),
+                    replicas=replicas,
                 )
             await wait_until_listed(admin, {namespace(settings).topic(topic) for topic in TOPICS})
+        await _add_partitions(admin, settings)
     finally:
         await admin.close()
 
@@ -128,15 +161,41 @@ async def wait_until_listed(admin: AIOKafkaAdminClient, wanted: set[str]) -> Non
             await asyncio.sleep(0.05)
 
 
+def _initial_partitions(settings: KafkaSettings, topic: Topic) -> int:
+    return settings.generation_partitions if topic is GENERATION else topic.partitions
+
+
+async def _add_partitions(admin: AIOKafkaAdminClient, settings: KafkaSettings) -> None:
+    """Add partitions to `blog.generation` until it has GENERATION_PARTITIONS. Remove none."""
+    name, wanted = namespace(settings).topic(GENERATION), settings.generation_partitions
+    existing = await _count_partitions(admin, name)
+    if existing >= wanted:
+        return
+    try:
+        await admin.create_partitions({name: NewPartitions(wanted)})
+    except InvalidPartitionsError:
+        if await _count_partitions(admin, name) < wanted:  # else another process added them
+            raise
+    else:
+        log.info("partitions added", topic=name, before=existing, now=wanted)
+
+
+async def _count_partitions(admin: AIOKafkaAdminClient, name: str) -> int:
+    (topic,) = await admin.describe_topics([name])
+    if topic["error_code"]:
+        raise for_code(topic["error_code"])(f"Kafka does not describe the topic {name}")
+    return len(topic["partitions"])
+
+
 async def _create_topic(
-    admin: AIOKafkaAdminClient, topic: Topic, *, name: str, replicas: int
+    admin: AIOKafkaAdminClient, topic: Topic, *, name: str, partitions: int, replicas: int
 ) -> None:
     configs = {"cleanup.policy": "compact" if topic.compacted else "delete"}
     if topic.retention_ms > 0:
         configs["retention.ms"] = str(topic.retention_ms)
     new = NewTopic(
         name=name,
-        num_partitions=topic.partitions,
+        num_partitions=partitions,
         replication_factor=replicas,
         topic_configs=configs,
     )
@@ -159,6 +218,7 @@ def create_consumer(settings: KafkaSettings, *topics: str, **options: Any) -> AI
         "max_poll_interval_ms": 60_000,
         "rebalance_timeout_ms": 10_000,
         "fetch_max_wait_ms": 500,
+        "metadata_max_age_ms": METADATA_MAX_AGE_MS,
     } | options
     return AIOKafkaConsumer(*topics, **client_options(settings), **chosen)
 

@@ -13,7 +13,7 @@ from aiokafka.structs import ConsumerRecord
 from shared.domain.messages import Message
 from shared.kafka.access import client_options
 from shared.kafka.batches import BatchRecord, partition_for_key, send_batches
-from shared.kafka.clients import namespace
+from shared.kafka.clients import METADATA_MAX_AGE_MS, namespace
 from shared.kafka.envelope import Headers, encode_message
 from shared.kafka.topics import DEAD_LETTER, Topic
 from shared.observability import tracing
@@ -83,6 +83,13 @@ class Publisher:
         await asyncio.wait({closing})
         if not closing.cancelled():
             closing.result()
+
+    async def count_partitions(self, topic: Topic) -> int:
+        """Return how many partitions of a topic messages can be sent to.
+
+        A partition added a moment ago may be missing for 30 s. Raises KafkaError.
+        """
+        return len(await self._started_producer().partitions_for(self._names.topic(topic)))
 
     async def publish(self, outgoing: OutgoingMessage, *, timeout: float = 30) -> None:
         """Send one message and wait for all in-sync replicas. Raises KafkaError or TimeoutError."""
@@ -188,6 +195,7 @@ class Publisher:
             max_request_size=MAX_RECORD_BYTES,
             max_batch_size=_BATCH_BYTES,
             partitioner=partition_for_key,
+            metadata_max_age_ms=METADATA_MAX_AGE_MS,
         )
         await producer.start()
         return producer

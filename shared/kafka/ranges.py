@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
-from shared.kafka.clients import create_consumer, topic_partitions
+from shared.kafka.clients import create_consumer, fetch_partitions
 from shared.kafka.topics import Topic
 from shared.runtime.settings import KafkaSettings
 
@@ -96,7 +96,7 @@ async def read_topic(
     async with create_consumer(settings, **consumer_options) as consumer:
         async for records in read_range(
             consumer,
-            topic_partitions(settings, topic),
+            await fetch_partitions(settings, topic),
             start=start,
             max_records=max_records,
             gap_timeout_s=gap_timeout_s,

@@ -24,7 +24,11 @@ class Topic:
     name: str
     key: str
     partitions: int
-    """Never changed after creation: keys would move. Also the most parallel readers."""
+    """At creation; also the most parallel readers.
+
+    Never changed later, because keys would move, except for `GENERATION`: its tasks name their
+    partitions. `GENERATION_PARTITIONS` sets the number, and the topic as it exists decides.
+    """
     retention_ms: int
     compacted: bool = False
     messages: tuple[type[Message], ...]
@@ -42,7 +46,7 @@ REQUESTS = Topic(
     consumers=("scheduler",),
 )
 GENERATION = Topic(
-    # 24 divides evenly among 1, 2, 3, 4, 6, 8, 12 and 24 workers, and so do the providers' quotas.
+    # The default of 24 divides evenly among 1, 2, 3, 4, 6, 8, 12 and 24 workers, and so do quotas.
     name="blog.generation",
     key="job",
     partitions=24,

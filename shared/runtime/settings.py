@@ -65,7 +65,17 @@ def _describe_fault(fault: Any) -> str:
     return f"{str(fault['loc'][0]).upper()}: {text[0].lower()}{text[1:]}" if fault["loc"] else text
 
 
-class KafkaSettings(Settings):
+class TopicSettings(Settings):
+    generation_partitions: int = Field(
+        24,
+        ge=1,
+        le=512,
+        description="partitions of blog.generation, and so the most workers; a higher number adds"
+        " partitions at the next start of a service, a lower one changes nothing",
+    )
+
+
+class KafkaSettings(TopicSettings):
     kafka_bootstrap_servers: str = Field(pattern=_SERVERS, description="host:port, comma-separated")
     kafka_topic_prefix: str = Field(
         "",

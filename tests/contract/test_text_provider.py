@@ -234,6 +234,15 @@ async def test_auto_falls_back_to_chat_completions_once(capsys: pytest.CaptureFi
     assert capsys.readouterr().out.count("server refuses a feature") == 1
 
 
+async def test_api_that_has_answered_is_kept() -> None:
+    gone = Answer(status=404, body={"detail": "Not Found"})
+    async with opened(in_turn(FINE, gone), api="auto") as text:
+        await text.write_outline()
+        with pytest.raises(Transient) as failed:
+            await text.write_outline()
+    assert failed.value.code == "openai-endpoint"
+
+
 async def test_server_without_schemas_gets_them_as_instructions() -> None:
     def script(call: Call) -> Answer:
         kind = call.body.get("response_format", {}).get("type")

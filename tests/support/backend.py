@@ -147,7 +147,7 @@ class _TopicReader:
         # A fetch that waits at the broker delays the next look at the end of the topic.
         consumer = clients.create_consumer(settings, fetch_max_wait_ms=10)
         await consumer.start()
-        partitions = clients.topic_partitions(settings, topic)
+        partitions = await clients.fetch_partitions(settings, topic)
         consumer.assign(partitions)
         consumer.pause(*partitions)
         await consumer.seek_to_beginning()

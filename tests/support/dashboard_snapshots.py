@@ -43,6 +43,7 @@ def idle() -> Snapshot:
         "usage": _usage(0),
         "costUsd": 0.0,
         "standins": False,
+        "standinProviders": [],
         "workers": 2,
         "jobs": dict.fromkeys(
             ("PENDING", "PROCESSING", "DONE", "FAILED", "REJECTED", "CANCELLED"), 0
@@ -83,6 +84,7 @@ def flood() -> Snapshot:
         "costUsd": 8.1234,
         "usage": _usage(9_123_456),
         "standins": True,
+        "standinProviders": ["replicate"],
         "jobs": snapshot["overview"]["jobs"]
         | {"PENDING": 1412, "PROCESSING": 78, "DONE": 2310, "FAILED": 12},
         "fairness": {
@@ -155,6 +157,7 @@ def provider_down() -> Snapshot:
         "donePerMinute": 0.8,
         "oldestWaitSeconds": 2460.0,
         "standins": False,
+        "standinProviders": [],
     }
     snapshot["overview"] |= {
         "deadLetters": 3,
@@ -294,6 +297,7 @@ def _worker(name: str, number: int, *, running: int) -> dict[str, Any]:
         "slots": 50,
         "draining": False,
         "standin": False,
+        "standins": [],
     }
 
 

@@ -37,6 +37,39 @@ class StandIn:
         finally:
             httpx.post(f"{self.url}/standin/latency", json=before).raise_for_status()
 
+    @contextmanager
+    def limits(self, **changes: Any) -> Iterator[None]:
+        """Change rate limits or the form of the 429 answers within the block."""
+        with self._changed("limits", changes):
+            yield
+
+    @contextmanager
+    def options(self, **changes: Any) -> Iterator[None]:
+        """Change options of the stand-in within the block."""
+        with self._changed("options", changes):
+            yield
+
+    @contextmanager
+    def _changed(self, endpoint: str, changes: dict[str, Any]) -> Iterator[None]:
+        url = f"{self.url}/standin/{endpoint}"
+        before = httpx.get(url).json()
+        httpx.post(url, json=changes).raise_for_status()
+        try:
+            yield
+        finally:
+            httpx.post(url, json=before).raise_for_status()
+
+    def calls(self, job: object) -> list[dict[str, Any]]:
+        """Return the calls of a job: their path, parameters and HTTP status."""
+        url = f"{self.url}/standin/calls"
+        found: list[dict[str, Any]] = httpx.get(url, params={"job": str(job)}).json()
+        return found
+
+    def refused(self) -> dict[str, int]:
+        """Return how many calls were refused, by the provider's code."""
+        codes: dict[str, int] = httpx.get(f"{self.url}/standin/bill").json()["refused"]
+        return codes
+
     def bill(self, job: object) -> dict[str, Any]:
         """Return the bill of a job: {"calls", "tokens", "steps"}."""
         return self.bills().get(str(job), {"calls": 0, "tokens": 0, "steps": {}})
@@ -66,7 +99,9 @@ def start_fake_providers(**variables: str) -> Iterator[StandIns]:
     """Start both stand-ins in one process; `variables` are their settings."""
     ports = {"STANDIN_OPENAI_PORT": str(free_port()), "STANDIN_REPLICATE_PORT": str(free_port())}
     quick = {"STANDIN_OPENAI_LATENCY_MS": "20", "STANDIN_REPLICATE_LATENCY_MS": "30"}
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)} | quick | ports | variables
+    models = {"STANDIN_OPENAI_MODELS": "m", "STANDIN_REPLICATE_MODELS": "a/b"}
+    base = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+    environment = base | quick | models | ports | variables
     process = subprocess.Popen(
         (sys.executable, "-m", "sandbox.providers"), env=environment, stdout=subprocess.DEVNULL
     )

@@ -144,6 +144,7 @@ def make_worker_report(
         running=3,
         limiters=states,
         standin=True,
+        standins=("replicate",),
     )
 
 

@@ -21,8 +21,7 @@ from services.generator.jobs.reporter import WorkerReporter
 from services.generator.jobs.repository import GenerationRepository
 from services.generator.jobs.status import WorkerStatus
 from services.generator.jobs.worker import Worker
-from services.generator.providers.openai import OpenAITextProvider
-from services.generator.providers.replicate import ReplicateImageProvider
+from services.generator.providers.pool import TextAccountPool
 from shared.domain.messages import GenerationTask
 from shared.kafka import clients
 from shared.kafka.topics import GENERATION
@@ -63,8 +62,8 @@ class _WorkerInstance:
             repository=repository,
             steps=BlogSteps(
                 repository=repository,
-                text_provider=cast(OpenAITextProvider, self._text_provider),
-                image_provider=cast(ReplicateImageProvider, None),
+                text_provider=cast(TextAccountPool, self._text_provider),
+                image_provider=None,
                 image_storage=cast(ImageStorage, None),
                 events=events,
             ),
@@ -75,7 +74,7 @@ class _WorkerInstance:
         self._reporter = WorkerReporter(
             name=name,
             slots=_SLOTS,
-            standin=True,
+            standins=("openai",),
             status=self._status,
             limiters=(),
             publisher=backend.publisher,

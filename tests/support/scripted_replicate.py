@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from sandbox.providers.image import draw_image
+from sandbox.providers.content.image import draw_image
 from sandbox.system.home import free_port
 from shared.http import server
 from tests.support.backend import running_service

@@ -21,6 +21,8 @@ class WritingOptions(TypedDict, total=False):
     """The earliest start, with a time zone."""
     webhook_url: str | None
     images: Literal[0, 1] | None
+    model: str | None
+    """A model that the operator offers."""
 
 
 class Fields(WritingOptions, total=False):

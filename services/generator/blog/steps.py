@@ -7,7 +7,7 @@ already created by its id.
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TypeVar
@@ -33,18 +33,14 @@ from services.generator.jobs.repository import (
 )
 from services.generator.providers.openai import (
     BilledFailure,
-    OpenAITextProvider,
     TextCall,
     UnsupportedFeature,
     UnusableAnswer,
 )
 from services.generator.providers.openai_outcomes import INCOMPLETE, REFUSED
+from services.generator.providers.pool import ImageAccountPool, TextAccountPool
 from services.generator.providers.prediction import Prediction
-from services.generator.providers.replicate import (
-    GeneratedImage,
-    ReplicateImageProvider,
-    UnusablePrediction,
-)
+from services.generator.providers.replicate import GeneratedImage, UnusablePrediction
 from services.generator.quota.rules import Permit
 from shared.domain.errors import Permanent, Transient
 from shared.domain.job import Step
@@ -73,17 +69,23 @@ class BlogSteps:
         self,
         *,
         repository: GenerationRepository,
-        text_provider: OpenAITextProvider,
-        image_provider: ReplicateImageProvider,
+        text_provider: TextAccountPool,
+        image_provider: ImageAccountPool | None,
         image_storage: ImageStorage,
         events: JobEventPublisher,
     ) -> None:
         self._repository = repository
         self._text_provider = text_provider
-        self._image_provider = image_provider
+        self._image_provider_or_none = image_provider
         self._image_storage = image_storage
         self._events = events
         self._paid_calls: Counter[UUID] = Counter()
+
+    @property
+    def _image_provider(self) -> ImageAccountPool:
+        """Return the provider of images; `write_post` checks that there is one."""
+        assert self._image_provider_or_none is not None
+        return self._image_provider_or_none
 
     def has_paid_call(self, job: UUID) -> bool:
         """Return whether a billed call of this job is in progress or its answer not yet saved."""
@@ -114,8 +116,8 @@ class BlogSteps:
             prompts.build_article_input(request, outline),
             prompts.ARTICLE_MAX_TOKENS,
         )
-        if request.images == 0:
-            return _assemble(await article_call, image_url=None)
+        if request.images == 0 or self._image_provider_or_none is None:
+            return _assemble(await article_call, image_url=_saved_image_url(saved))
         image_call = self._create_image(lease, saved, outline)
         article, image_url = await _gather_both(article_call, image_call)
         return _assemble(article, image_url=image_url)
@@ -135,6 +137,8 @@ class BlogSteps:
         unusable = known.unusable if known is not None else 0
         call = TextCall(
             job=lease.job,
+            store=lease.request.store,
+            model=lease.request.model,
             step=step,
             instructions=instructions,
             data=data,
@@ -238,7 +242,7 @@ class BlogSteps:
         """
         if known is None or known.external_id is None:
             return await self._create_new_image(lease, outline, known)
-        prediction = Prediction(id=known.external_id, age_s=known.age_s)
+        prediction = Prediction(id=known.external_id, account=known.account, age_s=known.age_s)
         with self._count_paid_call(lease.job):
             return await self._fetch_prediction(lease, prediction, known), 0.0
 
@@ -257,26 +261,26 @@ class BlogSteps:
                         delay=0.0,
                     )
                 if begun.external_id is not None:
-                    prediction = Prediction(id=begun.external_id)
+                    prediction = Prediction(id=begun.external_id, account=begun.account)
                     return await self._fetch_prediction(lease, prediction, begun), permit.waited_s
                 if self._image_provider.is_valid(permit):
-                    prediction = await self._create_prediction(lease, outline, begun)
+                    prediction = await self._create_prediction(lease, outline, begun, permit)
                     return await self._fetch_prediction(lease, prediction, begun), permit.waited_s
             _log_expired_permit(lease, Step.IMAGE)
 
     async def _create_prediction(
-        self, lease: Lease, outline: Outline, begun: SavedStep
+        self, lease: Lease, outline: Outline, begun: SavedStep, permit: Permit
     ) -> Prediction:
         try:
             with tracing.start_span("call replicate", kind=tracing.CLIENT):
                 prediction = await self._image_provider.create_prediction(
-                    lease.job, prompts.build_image_prompt(outline)
+                    lease.job, prompts.build_image_prompt(outline), permit
                 )
         except Exception as error:
             await self._record_failure(lease, Step.IMAGE, error, begun)
             raise
         await self._repository.save_external_id(
-            lease, Step.IMAGE, prediction.id, account=self._image_provider.account
+            lease, Step.IMAGE, prediction.id, account=prediction.account or ""
         )
         return prediction
 
@@ -416,6 +420,12 @@ async def _gather_both(article: Awaitable[Article], image: Awaitable[str]) -> tu
     assert isinstance(written, Article)
     assert isinstance(url, str)
     return written, url
+
+
+def _saved_image_url(saved: Mapping[Step, SavedStep]) -> str | None:
+    """Return the image that an earlier attempt saved, before images were switched off."""
+    image = saved.get(Step.IMAGE)
+    return str(image.done["url"]) if image is not None and image.done is not None else None
 
 
 def _assemble(article: Article, *, image_url: str | None) -> BlogPost:

@@ -10,16 +10,17 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
-from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
 from services.generator.jobs.commit_watermark import CommitWatermark
 from services.generator.jobs.status import WorkerStatus
 from services.generator.jobs.worker import Worker
+from services.generator.quota.assignor import QuotaAgreement, quota_assignor
 from services.generator.quota.partition_quota import PartitionQuota
 from shared.domain.errors import InvalidMessage, Unavailable
 from shared.domain.messages import GenerationTask
+from shared.domain.quota_layout import QuotaLayout
 from shared.kafka import clients
 from shared.kafka.publisher import Publisher
 from shared.kafka.topics import GENERATION, GENERATOR_GROUP
@@ -64,11 +65,12 @@ class TaskConsumer:
         self._publisher = publisher
         self._group = clients.namespace(settings).group(GENERATOR_GROUP)
         self._topic = clients.namespace(settings).topic(GENERATION)
+        self._agreement = QuotaAgreement(quota.carried_calls())
         self._consumer: AIOKafkaConsumer = clients.create_consumer(
             settings,
             group_id=self._group,
             client_id=name,
-            partition_assignment_strategy=[RangePartitionAssignor],
+            partition_assignment_strategy=[quota_assignor(self._agreement)],
             session_timeout_ms=int(_SESSION_S * 1_000),
             heartbeat_interval_ms=1_000,  # a member that notices a rebalance late delays all
         )
@@ -283,16 +285,17 @@ class TaskConsumer:
         log.info("partitions assigned", partitions=list(owned))
         self._quota.own_share_until(self._loop.time() + _SESSION_S - _SESSION_MARGIN_S)
         self._restoring_quota = asyncio.create_task(
-            self._restore_quota(partitions), name="restore quota"
+            self._restore_quota(partitions, self._agreement.layout), name="restore quota"
         )
-        self._status.set_partitions(owned)
+        self._status.set_partitions(owned, total=self._agreement.layout.partitions)
 
-    async def _restore_quota(self, partitions: set[TopicPartition]) -> None:
+    async def _restore_quota(self, partitions: set[TopicPartition], layout: QuotaLayout) -> None:
         """Restore the quota from the checkpoints beside the offsets. No call starts before that."""
         while True:
             try:
                 checkpoints = await self._fetch_checkpoints(partitions) if partitions else {}
-                await self._quota.restore_from_checkpoints(checkpoints)
+                owned = [partition.partition for partition in partitions]
+                await self._quota.restore_from_checkpoints(owned, checkpoints, layout)
             except (KafkaError, OSError, TimeoutError, Unavailable) as error:
                 log.warning(
                     "dependency unavailable, retrying",
@@ -303,16 +306,20 @@ class TaskConsumer:
                 await asyncio.sleep(1)
             else:
                 self._quota_restored = True
+                self._status.changed.set()  # the report names the partitions that carry quota
                 return
 
     async def _fetch_checkpoints(self, partitions: set[TopicPartition]) -> dict[int, str]:
+        """Fetch the checkpoints of all partitions of the group, and the offsets of the owned."""
         offsets = await clients.fetch_group_offsets(self._settings, self._group)
         for partition in partitions:
             known = offsets.get(partition)
             start = known.offset if known is not None else await self._consumer.position(partition)
             self._watermarks.setdefault(partition, CommitWatermark(start))
         return {
-            p.partition: offsets[p].metadata if p in offsets else "" for p in sorted(partitions)
+            partition.partition: known.metadata
+            for partition, known in offsets.items()
+            if partition.topic == self._topic
         }
 
 

@@ -8,7 +8,7 @@ from aiokafka.errors import KafkaError
 
 from services.generator.jobs.status import WorkerStatus
 from services.generator.quota.provider_limiter import ProviderLimiter
-from shared.domain.messages import WorkerReport
+from shared.domain.messages import Need, WorkerReport
 from shared.kafka.publisher import OutgoingMessage, Publisher
 from shared.kafka.topics import WORKERS
 from shared.observability.log import get_logger
@@ -32,14 +32,14 @@ class WorkerReporter:
         *,
         name: str,
         slots: int,
-        standin: bool,
+        standins: Sequence[str],
         status: WorkerStatus,
         limiters: Sequence[ProviderLimiter],
         publisher: Publisher,
     ) -> None:
         self._name = name
         self._slots = slots
-        self._standin = standin
+        self._standins = tuple(standins)
         self._status = status
         self._limiters = limiters
         self._publisher = publisher
@@ -81,12 +81,16 @@ class WorkerReporter:
     def _offered_slots(self) -> int:
         """Return the slots to offer to the scheduler.
 
-        Returns 0 while a circuit breaker is open, except for one job when a probe is due.
+        Every job needs texts: while the circuits of all text accounts are open, the worker offers
+        none, or one slot when a probe is due. The reports of the limiters show an open circuit of
+        an image account, and the scheduler then sends only jobs that need no image.
         """
-        open_circuits = [limiter for limiter in self._limiters if limiter.circuit_open]
-        if self._status.draining or any(not limiter.is_probe_due for limiter in open_circuits):
+        if self._status.draining:
             return 0
-        return self._status.running + 1 if open_circuits else self._slots
+        texts = [limiter for limiter in self._limiters if limiter.serves is Need.TEXT]
+        if not texts or any(not limiter.circuit_open for limiter in texts):
+            return self._slots
+        return self._status.running + 1 if any(text.is_probe_due for text in texts) else 0
 
     def _build_report(self) -> WorkerReport:
         return WorkerReport(
@@ -100,5 +104,7 @@ class WorkerReporter:
                 report for limiter in self._limiters for report in limiter.build_reports()
             ),
             draining=self._status.draining,
-            standin=self._standin,
+            standin=bool(self._standins),
+            standins=self._standins,
+            total_partitions=self._status.total_partitions,
         )

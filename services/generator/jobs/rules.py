@@ -53,7 +53,13 @@ def decide_retry(
 
 def _backoff(error: Transient, *, attempt: int, counted_attempts: int) -> float:
     if not error.blameless:
-        return min(_FIRST_PAUSE_S * 2 ** (counted_attempts - 1), _MAX_PAUSE_S)
+        return _doubled(counted_attempts, _MAX_PAUSE_S)
     if error.delay is not None:  # how long to wait is known: only spread the jobs
         return _FIRST_PAUSE_S
-    return min(_FIRST_PAUSE_S * 2 ** min(attempt - 1, 10), _MAX_BLAMELESS_PAUSE_S)
+    return _doubled(attempt, _MAX_BLAMELESS_PAUSE_S)
+
+
+def _doubled(attempts: int, max_s: float) -> float:
+    """Double the first pause with each attempt after the first, up to `max_s`."""
+    doublings: int = min(attempts - 1, 10)
+    return min(_FIRST_PAUSE_S * (1 << doublings), max_s)

@@ -3,6 +3,8 @@
 import asyncio
 from dataclasses import dataclass, field
 
+from shared.kafka.topics import GENERATION
+
 
 @dataclass(slots=True, eq=False)
 class WorkerStatus:
@@ -21,6 +23,8 @@ class WorkerStatus:
     Most are duplicates.
     """
     partitions: tuple[int, ...] = ()
+    total_partitions: int = GENERATION.partitions
+    """Partitions of the topic, as the group has agreed on them."""
     draining: bool = False
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -28,6 +32,6 @@ class WorkerStatus:
         self.running = jobs
         self.changed.set()
 
-    def set_partitions(self, partitions: tuple[int, ...]) -> None:
-        self.partitions = partitions
+    def set_partitions(self, partitions: tuple[int, ...], *, total: int) -> None:
+        self.partitions, self.total_partitions = partitions, total
         self.changed.set()

@@ -85,13 +85,15 @@ class CircuitBreaker:
 
         After its pause an open circuit allows one probe every 10 s.
         """
-        if not self.is_open:
-            return True
+        allowed = self.would_allow(now, job)
+        if allowed and self.is_open:
+            self._probe_at = now + _PROBE_EVERY_S
+        return allowed
+
+    def would_allow(self, now: float, job: UUID) -> bool:
+        """Return whether a job may make a call, without making it the probe."""
         wait = _SAME_JOB_LATER_S if job == self._last_failing else 0.0
-        if now < self._probe_at + wait:
-            return False
-        self._probe_at = now + _PROBE_EVERY_S
-        return True
+        return not self.is_open or now >= self._probe_at + wait
 
     def seconds_until_probe(self, now: float) -> float:
         """Return the seconds until the next probe, at least 1, or 0 if the circuit is closed."""

@@ -10,6 +10,7 @@ from typing import Any
 MAX_DELAY_S = 3_600.0
 """A longer delay is cut, so that a mistaken one costs an hour at most. A limit of a day is asked
 for again every hour."""
+_MAX_DEPTH = 4
 _EPOCH_S = 1_000_000_000
 """Larger numbers are times since the epoch, in seconds; above a thousand times that, in ms."""
 
@@ -107,12 +108,12 @@ def _body_delays(body: Any, now: datetime) -> Iterator[float | None]:
                 yield delay / 1_000 if delay is not None and name.endswith("_ms") else delay
 
 
-def _holders(body: Any) -> Iterator[Mapping[str, Any]]:
+def _holders(body: Any, depth: int = 0) -> Iterator[Mapping[str, Any]]:
     """Yield the objects of a body that may name a delay: itself, its error, and their metadata."""
-    if isinstance(body, dict):
+    if isinstance(body, dict) and depth <= _MAX_DEPTH:
         yield body
         for name in ("error", "metadata", "parameters"):
-            yield from _holders(body.get(name))
+            yield from _holders(body.get(name), depth + 1)
 
 
 def _reset_delay(headers: Mapping[str, str], now: datetime) -> float | None:

@@ -18,7 +18,7 @@ class ServedCalls:
 
     def record_served(self, call: str, job: UUID, now: float) -> None:
         """Record a served call. Only the last two jobs are kept: one of them is always another."""
-        served = self._served.setdefault(call, OrderedDict())
+        served = self._served.setdefault(call, OrderedDict[UUID, float]())
         served[job] = now
         served.move_to_end(job)
         if len(served) > 2:
@@ -27,7 +27,7 @@ class ServedCalls:
 
     def others_served_since(self, call: str, job: UUID, since: float) -> bool:
         """Return whether another job's call of this kind was served after `since`."""
-        served = self._served.get(call, {})
+        served = self._served.get(call, OrderedDict[UUID, float]())
         return any(at > since for other, at in served.items() if other != job)
 
     def first_unexplained_at(self, call: str, job: UUID, now: float) -> float:

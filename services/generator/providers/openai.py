@@ -9,6 +9,7 @@ from openai import AsyncOpenAI
 from pydantic import BaseModel
 
 from services.generator.blog.prompts import estimate_max_tokens
+from services.generator.providers.account_choice import AccountState
 from services.generator.providers.accounts import TextAccount
 from services.generator.providers.openai_client import create_text_client, post_call
 from services.generator.providers.openai_outcomes import SCHEMA, classify_text
@@ -58,6 +59,9 @@ class TextCall:
     """The input of one call that writes a text."""
 
     job: UUID
+    store: str = ""
+    model: str | None = None
+    """The model that the job asks for."""
     step: str
     instructions: str
     data: str
@@ -99,38 +103,57 @@ class OpenAITextProvider:
     def __init__(self, client: AsyncOpenAI, account: TextAccount, limiter: ProviderLimiter) -> None:
         self._client = client
         self._account = account
-        self._limiter = limiter
+        self.limiter = limiter
         self._features = expect_features(account)
         self._room = ReasoningRoom(account)
 
+    @property
+    def name(self) -> str:
+        return self._account.name
+
+    def state_for(self, call: TextCall, answer: type[BaseModel]) -> AccountState:
+        """Return how soon the account would serve a call."""
+        return AccountState(
+            name=self._account.name,
+            fallback=self._account.fallback,
+            weight=self._account.weight,
+            serves=self.limiter.is_serving(call.job),
+            wait_s=self.limiter.estimate_wait(self._compute_needs(call, answer)),
+            calls=self.limiter.calls_last_minute(),
+        )
+
     def is_valid(self, permit: Permit) -> bool:
         """Return whether the call may still begin; otherwise it needs a new permit."""
-        return self._limiter.is_valid(permit)
+        return self.limiter.is_valid(permit)
 
     async def acquire_permit(self, call: TextCall, answer: type[A]) -> Permit:
         """Wait for a permit for the call's maximum tokens, at most the account's limit."""
+        return await self.limiter.acquire(self._compute_needs(call, answer), call.job)
+
+    def _compute_needs(self, call: TextCall, answer: type[BaseModel]) -> dict[str, float]:
         tokens = _estimate_input(call, answer) + self._limit_output(call, answer)
-        needs = {"requests": 1, "tokens": min(tokens, self._account.tokens)}
-        return await self._limiter.acquire(needs, call.job)
+        return {"requests": 1, "tokens": min(tokens, self._account.tokens)}
 
     async def write_text(self, call: TextCall, answer: type[A], permit: Permit) -> tuple[A, Usage]:
         """Return the parsed answer and its usage.
 
         Raises `Transient`, `Permanent`, `BilledFailure`, `UnusableAnswer` or `UnsupportedFeature`.
         """
-        requested_at = self._limiter.now()
+        requested_at = self.limiter.now()
         sent, limit = self._features, self._limit_output(call, answer)
         result = await self._post(sent, call, answer, limit)
-        self._limiter.apply_headers(permit, result.headers)
+        self.limiter.apply_headers(permit, result.headers)
         outcome = classify_text(result, datetime.now(UTC))
-        if outcome.kind is not OutcomeKind.ANSWER:
+        if outcome.kind is OutcomeKind.ANSWER:
+            self._features = replace(self._features, may_change_api=False)
+        else:
             self._narrow(sent, result, outcome, limit)
         usage = self._find_usage(call, answer, result, outcome)
-        self._limiter.record_usage(permit, {"tokens": usage.input_tokens + usage.output_tokens})
+        self.limiter.record_usage(permit, {"tokens": usage.input_tokens + usage.output_tokens})
         written: A | None = None
         if outcome.kind is OutcomeKind.ANSWER:
             written, outcome = _parse(result, answer, outcome)
-        outcome = self._limiter.record_outcome(
+        outcome = self.limiter.record_outcome(
             outcome, job=call.job, call=call.step, requested_at=requested_at
         )
         if written is not None:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Collection
 from datetime import datetime
 
+from services.generator.providers import text_error_words as known
 from services.generator.providers.outcomes import (
     CallResult,
     Outcome,
@@ -27,142 +28,6 @@ SCHEMA = "openai-schema"
 _CLIENT = range(400, 500)
 _SERVER = range(500, 600)
 _GATEWAY_TIMEOUTS = (408, 504, 522, 524, 598, 599)
-
-_NO_CREDIT_CODES = {
-    "insufficient_quota",
-    "insufficient_funds",
-    "insufficient_balance",
-    "insufficient_credits",
-    "billing_not_active",
-    "billing_hard_limit_reached",
-    "billing_error",
-    "budget_exceeded",
-    "exceeded_budget",
-    "payment_required",
-    "credits_exhausted",
-}
-_NO_CREDIT = re.compile(
-    r"exceeded your current quota|insufficient (?:quota|credit|balance|funds)|credit balance"
-    r"|more credits|out of credits|budget has been exceeded|exceededbudget|spending limit"
-    r"|billing (?:hard limit|is not active|details)|key limit exceeded|payment required"
-)
-_RETRY_SOON = re.compile(
-    r"retry in|try again in|retrydelay|per[ _]?(?:minute|day|hour)|requests per|tokens per"
-)
-_MODERATION_CODES = {
-    "content_policy_violation",
-    "content_filter",
-    "content_filtered",
-    "content_moderation",
-    "moderation_blocked",
-    "invalid_prompt",
-    "responsibleaipolicyviolation",
-    "data_inspection_failed",
-    "contentpolicyviolationerror",
-    "safety_violation",
-}
-_MODERATION = re.compile(
-    r"(?:input|prompt|content|request|message)s? (?:was|were|is|has been|have been|may have been)?"
-    r" ?(?:flagged|blocked by (?:our )?(?:moderation|content|safety))|flagged (?:by|as|for)"
-    r"|content management policy|content[ _-]policy|moderation|safety system|content filter"
-    r"|inappropriate content|potentially violating|violates? (?:our|the) (?:usage|safety|content)"
-)
-_KEY_CODES = {
-    "invalid_api_key",
-    "account_deactivated",
-    "account_suspended",
-    "organization_deactivated",
-    "invalid_organization",
-    "authentication_error",
-    "no_auth_credentials",
-    "user_blocked",
-}
-_PERMISSION = re.compile(
-    r"permission|not authori[sz]ed|unauthori[sz]ed|access (?:was |has been )?(?:denied|terminated)"
-    r"|do(?:es)? not have access|no access|country|region|territory|api key|not allowed to"
-    r"|scope|organi[sz]ation|project|ip address|virtual network|firewall|deactivated|suspended"
-    r"|subscription"
-)
-_ABOVE_RATE = re.compile(r"request too large for|request size exceeds .*(?:tpm|per minute)")
-_OUTPUT_LIMIT = re.compile(
-    r"max(?:imum)?[ _](?:completion[ _]|output[ _]|new[ _])?tokens\W.*(?:too large|at most"
-    r"|less than|exceed|greater than|must be(?! at least)|above|> \d)|in the completion"
-    r"|maximum allowed number of output|max_tokens must(?! be at least)"
-)
-_TOO_LONG_CODES = {
-    "context_length_exceeded",
-    "string_above_max_length",
-    "exceed_context_size_error",
-    "contextwindowexceedederror",
-    "request_too_large",
-    "prompt_too_long",
-    "context_window_exceeded",
-}
-_TOO_LONG = re.compile(
-    r"max_tokens must be at least|context (?:length|window|size|limit)|maximum context|too long"
-    r"|input is too large|maximum (?:input|prompt) length|too many (?:input )?tokens"
-    r"|exceeds the (?:maximum|model'?s?) (?:number of )?(?:tokens|input)|token count exceeds"
-)
-_CONTEXT_NUMBERS = re.compile(
-    r"context length (?:is|of) (\d+).{0,80}\((\d+) in the (?:messages|prompt|input)"
-)
-_MODEL_CODES = {
-    "model_not_found",
-    "deploymentnotfound",
-    "model_not_available",
-    "model_not_supported",
-    "unsupported_model",
-    "invalid_model",
-    "model_decommissioned",
-    "model_deprecated",
-    "unknown_model",
-}
-_MODEL = re.compile(
-    r"model\b.{0,200}(?:not found|not exist|not supported|not available|not loaded|unknown"
-    r"|decommissioned|deprecated|no longer|access to it|been (?:shut down|retired))"
-    r"|no (?:endpoints|allowed providers) |not a valid model|unknown model|invalid model"
-    r"|no such model|access to model|verified to use the model|deployment .*(?:not exist|not found)"
-    r"|try pulling it first|no models? (?:loaded|provided)|invalid model name"
-)
-_NO_ENDPOINT = re.compile(
-    r"^\W*(?:404 page )?not[ _]found\W*$|invalid url|unknown (?:request )?(?:url|path|route)"
-    r"|no route|route .*not found|cannot (?:post|get) |method not allowed|resource not found"
-    r"|path .*not found|endpoint .*not|not implemented|does not support (?:the )?responses api"
-    r"|api version not supported|api[- ]version|file not found"
-)
-_PARAMETER_CODES = {
-    "unsupported_parameter",
-    "unknown_parameter",
-    "unsupported_value",
-    "invalid_json_schema",
-    "invalid_function_parameters",
-    "missing_required_parameter",
-    "invalid_type",
-    "invalid_value",
-    "wrong_api_format",
-    "extra_forbidden",
-    "unsupportedparamserror",
-}
-_PARAMETER = re.compile(
-    r"(?:unsupported|unknown|unrecognized|unexpected|invalid|missing|additional|extra)"
-    r" (?:required )?(?:request )?(?:parameter|argument|value|field|propert|schema|input|keyword)"
-    r"|extra inputs are not permitted|not permitted|extra_forbidden|invalid schema"
-    r"|not (?:currently )?support(?:ed)?|response_format|json_schema|only allowed when"
-    r"|reasoning[_. ]effort|does not support|field required|deserialize the json body"
-)
-_FEATURE = re.compile(
-    r"(?:response[_ ]format|json_schema|json_object|json mode|structured output|text\.format"
-    r"|max_(?:completion_|output_)?tokens|reasoning[_. ]effort|metadata).{0,200}(?:support|permit"
-    r"|allow|unknown|invalid|unavailable|unrecogni|extra|must be|enabled)"
-    r"|(?:unsupported|unknown|invalid|unrecogni[sz]ed|extra|does not support|not support).{0,200}"
-    r"(?:response[_ ]format|json_schema|json_object|json mode|structured output|text\.format"
-    r"|max_(?:completion_|output_)?tokens|reasoning|effort|metadata)"
-)
-_BAD_JSON_CODES = {"json_validate_failed"}
-_GATEWAY_TIMEOUT = re.compile(r"time[d]?[- ]?out|deadline exceeded")
-_RATE_CODES = {"rate_limit_exceeded", "slow_down", "rate_limit_error", "ratelimiterror"}
-_RATE = re.compile(r"rate ?limit ?(?:error|exceeded|reached)|too many requests|slow down")
-_HTML = re.compile(r"\s*<(?:!doctype|html|head|body|\?xml)", re.IGNORECASE)
 
 
 def _failed(failure: TransportFailure) -> Matcher:
@@ -211,12 +76,14 @@ def _answer(*states: AnswerState, billed: bool | None = None) -> Matcher:
 
 def _is_quota_of_a_minute(error: ProviderError) -> bool:
     """Return whether a 429 with words about a quota means a rate limit, as Gemini's do."""
-    return error.codes.isdisjoint(_NO_CREDIT_CODES) and bool(_RETRY_SOON.search(error.text))
+    return error.codes.isdisjoint(known.NO_CREDIT_CODES) and bool(
+        known.RETRY_SOON.search(error.text)
+    )
 
 
 def _exceeds_context_alone(error: ProviderError) -> bool:
     """Return whether the input alone is longer than the context, by the numbers in the words."""
-    found = _CONTEXT_NUMBERS.search(error.text)
+    found = known.CONTEXT_NUMBERS.search(error.text)
     return found is not None and int(found[2]) >= int(found[1])
 
 
@@ -225,7 +92,7 @@ def _is_endpoint_missing(error: ProviderError) -> bool:
 
 
 def _is_page(result: CallResult) -> bool:
-    return isinstance(result.body, str) and _HTML.match(result.body) is not None
+    return isinstance(result.body, str) and known.HTML.match(result.body) is not None
 
 
 def _everything(_: CallResult) -> bool:
@@ -264,13 +131,13 @@ TEXT_OUTCOMES: tuple[OutcomeRow, ...] = (
     # Errors, of any HTTP status.
     OutcomeRow(
         name="account deactivated or key refused",
-        matches=_error(codes=_KEY_CODES),
+        matches=_error(codes=known.KEY_CODES),
         kind=OutcomeKind.ACCOUNT_FAULT,
         code="openai-key",
     ),
     OutcomeRow(
         name="one call is above the limit of a minute",
-        matches=_error(_CLIENT, words=_ABOVE_RATE),
+        matches=_error(_CLIENT, words=known.ABOVE_RATE),
         kind=OutcomeKind.SETUP_FAULT,
         code="openai-above-limit",
     ),
@@ -282,7 +149,7 @@ TEXT_OUTCOMES: tuple[OutcomeRow, ...] = (
     ),
     OutcomeRow(
         name="no credit",
-        matches=_error(codes=_NO_CREDIT_CODES, words=_NO_CREDIT),
+        matches=_error(codes=known.NO_CREDIT_CODES, words=known.NO_CREDIT),
         kind=OutcomeKind.ACCOUNT_FAULT,
         code="openai-no-credit",
     ),
@@ -294,13 +161,13 @@ TEXT_OUTCOMES: tuple[OutcomeRow, ...] = (
     ),
     OutcomeRow(
         name="flagged by moderation",
-        matches=_error(codes=_MODERATION_CODES, when=lambda error: error.flagged),
+        matches=_error(codes=known.MODERATION_CODES, when=lambda error: error.flagged),
         kind=OutcomeKind.REQUEST_FAULT,
         code=REFUSED,
     ),
     OutcomeRow(
         name="against the content policy",
-        matches=_error(_CLIENT, words=_MODERATION),
+        matches=_error(_CLIENT, words=known.MODERATION),
         kind=OutcomeKind.REQUEST_FAULT,
         code=REFUSED,
     ),
@@ -318,7 +185,7 @@ TEXT_OUTCOMES: tuple[OutcomeRow, ...] = (
     ),
     OutcomeRow(
         name="rate limit under another status",
-        matches=_error((*_CLIENT, *_SERVER), codes=_RATE_CODES, words=_RATE),
+        matches=_error((*_CLIENT, *_SERVER), codes=known.RATE_CODES, words=known.RATE),
         kind=OutcomeKind.THROTTLED,
         code="openai-throttled",
     ),
@@ -330,19 +197,19 @@ TEXT_OUTCOMES: tuple[OutcomeRow, ...] = (
     ),
     OutcomeRow(
         name="model writes fewer tokens than asked for",
-        matches=_error(_CLIENT, words=_OUTPUT_LIMIT),
+        matches=_error(_CLIENT, words=known.OUTPUT_LIMIT),
         kind=OutcomeKind.SETUP_FAULT,
         code="openai-output-limit",
     ),
     OutcomeRow(
         name="input too long",
-        matches=_error(codes=_TOO_LONG_CODES),
+        matches=_error(codes=known.TOO_LONG_CODES),
         kind=OutcomeKind.REQUEST_FAULT,
         code="too-large",
     ),
     OutcomeRow(
         name="input longer than the context",
-        matches=_error((*_CLIENT, 500), words=_TOO_LONG),
+        matches=_error((*_CLIENT, 500), words=known.TOO_LONG),
         kind=OutcomeKind.REQUEST_FAULT,
         code="too-large",
     ),
@@ -354,37 +221,37 @@ TEXT_OUTCOMES: tuple[OutcomeRow, ...] = (
     ),
     OutcomeRow(
         name="model wrote invalid JSON",
-        matches=_error(codes=_BAD_JSON_CODES),
+        matches=_error(codes=known.BAD_JSON_CODES),
         kind=OutcomeKind.ANSWER_FAULT,
         code=SCHEMA,
     ),
     OutcomeRow(
         name="unknown model",
-        matches=_error(codes=_MODEL_CODES),
+        matches=_error(codes=known.MODEL_CODES),
         kind=OutcomeKind.SETUP_FAULT,
         code="openai-model",
     ),
     OutcomeRow(
         name="parameter not accepted",
-        matches=_error(_CLIENT, codes=_PARAMETER_CODES),
+        matches=_error(_CLIENT, codes=known.PARAMETER_CODES),
         kind=OutcomeKind.SETUP_FAULT,
         code="openai-parameter",
     ),
     OutcomeRow(
         name="feature not supported",
-        matches=_error((400, 404, 415, 422), words=_FEATURE),
+        matches=_error((400, 404, 415, 422), words=known.FEATURE),
         kind=OutcomeKind.SETUP_FAULT,
         code="openai-parameter",
     ),
     OutcomeRow(
         name="model not available",
-        matches=_error(_CLIENT, words=_MODEL),
+        matches=_error(_CLIENT, words=known.MODEL),
         kind=OutcomeKind.SETUP_FAULT,
         code="openai-model",
     ),
     OutcomeRow(
         name="no permission",
-        matches=_error((403,), words=_PERMISSION),
+        matches=_error((403,), words=known.PERMISSION),
         kind=OutcomeKind.ACCOUNT_FAULT,
         code="openai-permission",
     ),
@@ -396,19 +263,19 @@ TEXT_OUTCOMES: tuple[OutcomeRow, ...] = (
     ),
     OutcomeRow(
         name="unknown address",
-        matches=_error((404, 410), words=_NO_ENDPOINT, when=_is_endpoint_missing),
+        matches=_error((404, 410), words=known.NO_ENDPOINT, when=_is_endpoint_missing),
         kind=OutcomeKind.SETUP_FAULT,
         code="openai-endpoint",
     ),
     OutcomeRow(
         name="API not offered",
-        matches=_error((400, 422), words=_NO_ENDPOINT),
+        matches=_error((400, 422), words=known.NO_ENDPOINT),
         kind=OutcomeKind.SETUP_FAULT,
         code="openai-endpoint",
     ),
     OutcomeRow(
         name="parameter refused",
-        matches=_error((400, 422), words=_PARAMETER),
+        matches=_error((400, 422), words=known.PARAMETER),
         kind=OutcomeKind.SETUP_FAULT,
         code="openai-parameter",
     ),
@@ -421,7 +288,7 @@ TEXT_OUTCOMES: tuple[OutcomeRow, ...] = (
     ),
     OutcomeRow(
         name="time-out behind a gateway",
-        matches=_error(_SERVER, words=_GATEWAY_TIMEOUT),
+        matches=_error(_SERVER, words=known.GATEWAY_TIMEOUT),
         kind=OutcomeKind.OUTAGE,
         code="openai-timeout",
         in_doubt=True,

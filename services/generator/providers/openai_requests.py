@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from services.generator.providers.accounts import TextAccount
 from services.generator.providers.openai_outcomes import ENDPOINT_ROWS
-from services.generator.providers.outcomes import CallResult, Outcome
+from services.generator.providers.outcomes import CallResult, Outcome, OutcomeKind
 from services.generator.providers.reasoning import EFFORTS, find_effort, reasons
 from services.generator.providers.strict_schema import build_strict_schema, strict_schema_json
 from services.generator.providers.text_errors import ProviderError, read_error
@@ -32,6 +32,7 @@ _LIMIT = re.compile(
 )
 _OPTIONAL = re.compile(r"\b(metadata|store)\b")
 _MIN_OUTPUT = 256
+_NOT_FOUND = 404
 
 
 class AnswerFormat(StrEnum):
@@ -56,7 +57,7 @@ class ServerFeatures:
 
     api: Literal["responses", "chat"]
     may_change_api: bool = False
-    """Chat completions are tried if the server has no Responses API."""
+    """Chat completions are tried if the server has no Responses API. False after an answer."""
     answer_format: AnswerFormat = AnswerFormat.STRICT_SCHEMA
     effort: str | None = None
     """The reasoning effort to send."""
@@ -81,7 +82,7 @@ class CallText:
 
 def expect_features(account: TextAccount) -> ServerFeatures:
     """Return what an account's server is expected to accept before the first call."""
-    is_openai = account.base_url is None
+    is_openai = account.base_url is None or "api.openai.com" in account.base_url
     return ServerFeatures(
         api="chat" if account.api == "chat" else "responses",
         may_change_api=account.api == "auto",
@@ -104,9 +105,9 @@ def narrow_features(
     features: ServerFeatures, result: CallResult, outcome: Outcome, *, sent_limit: int
 ) -> ServerFeatures | None:
     """Return the features without the one that the server refused; `None` if it refused no one."""
-    if features.may_change_api and features.api == "responses" and outcome.row in ENDPOINT_ROWS:
-        return replace(features, api="chat", may_change_api=False)
     error = read_error(result)
+    if features.may_change_api and _is_api_missing(outcome, error):
+        return replace(features, api="chat", may_change_api=False)
     if error is None or error.status not in _REFUSING_STATUSES:
         return None
     if not _REFUSAL.search(error.text) and not error.param:
@@ -116,6 +117,14 @@ def narrow_features(
         or _narrow_limit(features, error, sent_limit)
         or _narrow_optional(features, error)
         or _narrow_format(features, error)
+    )
+
+
+def _is_api_missing(outcome: Outcome, error: ProviderError | None) -> bool:
+    """Return whether the server may lack the API: any 404 but one about the model says so."""
+    is_not_found = error is not None and error.status == _NOT_FOUND
+    return outcome.row in ENDPOINT_ROWS or (
+        is_not_found and outcome.kind is OutcomeKind.UNEXPLAINED
     )
 
 

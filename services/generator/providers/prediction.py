@@ -34,6 +34,8 @@ class Prediction:
     """A created prediction. `age_s` is the time since its creation began, in seconds."""
 
     id: str
+    account: str | None = None
+    """The provider account that created it; `None` for one of an older release."""
     age_s: float = 0.0
     view: PredictionView = field(default_factory=dict)
     """Empty for a prediction of an earlier attempt."""

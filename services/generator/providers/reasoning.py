@@ -4,6 +4,7 @@ Reasoning tokens are part of the output: they are billed, and they use up the an
 """
 
 import re
+from collections import deque
 from dataclasses import dataclass
 
 from services.generator.providers.accounts import TextAccount
@@ -22,8 +23,9 @@ _TOKENS = {
 }
 _UNKNOWN_EFFORT = "medium"
 """The effort of nearly all models that are sent none."""
+_SEEN_ANSWERS = 50
 _SEEN_FACTOR = 1.5
-"""The room for reasoning, by the most tokens seen so far."""
+"""The room for reasoning, by the most tokens of the last answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,17 +80,19 @@ def reasoning_room(account: TextAccount) -> int:
 
 
 class ReasoningRoom:
-    """The room for reasoning, which grows with the reasoning tokens that answers report."""
+    """The room for reasoning, which follows the reasoning tokens that the last answers report."""
 
     def __init__(self, account: TextAccount) -> None:
-        self._room = reasoning_room(account)
+        self._least = reasoning_room(account)
+        self._seen = deque[int](maxlen=_SEEN_ANSWERS)
 
     def record_reasoning(self, tokens: int) -> None:
-        self._room = max(self._room, round(tokens * _SEEN_FACTOR))
+        self._seen.append(tokens)
 
     def limit_output(self, max_tokens: int, cuts: int) -> int:
         """Return the output limit of a call. It doubles with every cut answer to the same call."""
-        return (max_tokens + self._room) << cuts
+        seen = round(max(self._seen, default=0) * _SEEN_FACTOR)
+        return (max_tokens + max(self._least, seen)) << cuts
 
 
 def _find_family(model: str) -> _ModelFamily | None:

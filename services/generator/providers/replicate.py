@@ -13,6 +13,7 @@ import httpx
 from replicate.client import Client
 
 from services.generator.providers import prediction as predictions
+from services.generator.providers.account_choice import AccountState
 from services.generator.providers.accounts import ImageAccount
 from services.generator.providers.outcomes import CallResult, OutcomeKind
 from services.generator.providers.prediction import Prediction
@@ -69,32 +70,44 @@ class ReplicateImageProvider:
     ) -> None:
         self._http = ReplicateHttp(client, http)
         self._account = account
-        self._limiter = limiter
+        self.limiter = limiter
+        self.read_limiter = read_limiter
         self._reader = PredictionReader(
             self._http, account, limiter=limiter, read_limiter=read_limiter
         )
 
     @property
-    def account(self) -> str:
+    def name(self) -> str:
         """Return the name of the provider account, which is saved with a prediction's id."""
         return self._account.name
 
+    def state_for(self, job: UUID) -> AccountState:
+        """Return how soon the account would create an image."""
+        return AccountState(
+            name=self._account.name,
+            fallback=self._account.fallback,
+            weight=self._account.weight,
+            serves=self.limiter.is_serving(job),
+            wait_s=self.limiter.estimate_wait({"requests": 1}),
+            calls=self.limiter.calls_last_minute(),
+        )
+
     def is_valid(self, permit: Permit) -> bool:
         """Return whether the prediction may still be created; otherwise it needs a new permit."""
-        return self._limiter.is_valid(permit)
+        return self.limiter.is_valid(permit)
 
     async def acquire_permit(self, job: UUID) -> Permit:
         """Wait for a permit for one prediction."""
-        return await self._limiter.acquire({"requests": 1}, job)
+        return await self.limiter.acquire({"requests": 1}, job)
 
     async def create_prediction(self, job: UUID, prompt: str) -> Prediction:
         """Create a prediction, which may have ended already. From now on it is paid for.
 
         Raises `Transient` or `Permanent`.
         """
-        requested_at = self._limiter.now()
+        requested_at = self.limiter.now()
         result = await self._send_creation(job, prompt)
-        outcome = self._limiter.record_outcome(
+        outcome = self.limiter.record_outcome(
             classify(CREATION_OUTCOMES, result, datetime.now(UTC)),
             job=job,
             call=_CREATION,
@@ -105,7 +118,8 @@ class ReplicateImageProvider:
             raise outcome.to_error()
         return Prediction(
             id=prediction_id,
-            age_s=self._limiter.now() - requested_at,
+            account=self._account.name,
+            age_s=self.limiter.now() - requested_at,
             view=predictions.parse_view(result.body) or {},
         )
 

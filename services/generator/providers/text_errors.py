@@ -12,6 +12,8 @@ from services.generator.providers.outcomes import CallResult
 from services.generator.providers.text_answers import read_answer
 
 _MAX_CHARACTERS = 1_000
+_MAX_TEXT_CHARACTERS = 3_000
+_MAX_DEPTH = 3
 _CLIENT_ERROR, _SERVER_ERROR = 400, 500
 _MAX_STATUS = 599
 _THROTTLED = 429
@@ -74,12 +76,13 @@ def read_error(result: CallResult) -> ProviderError | None:
 
 
 def find_words(result: CallResult) -> str:
-    """Return the provider's own words about a failed call, for people."""
-    error = read_error(result)
+    """Return the provider's own words about a failed call, for people, without U+0000."""
+    error, answer = read_error(result), read_answer(result.body)
     if error is not None:
-        return error.message
-    answer = read_answer(result.body)
-    return answer.refusal[:_MAX_CHARACTERS] if answer is not None else result.detail
+        words = error.message
+    else:
+        words = answer.refusal[:_MAX_CHARACTERS] if answer is not None else result.detail
+    return words.replace("\0", "")
 
 
 def _page_error(status: int, body: Any) -> ProviderError:
@@ -120,7 +123,7 @@ def _build_error(status: int, body: Mapping[str, Any], holder: Any) -> ProviderE
         codes=codes,
         param=str(error.get("param") or ""),
         message=words[0][:_MAX_CHARACTERS] if words else ", ".join(sorted(codes)),
-        text=" ".join(words).lower(),
+        text=" ".join(words).lower()[:_MAX_TEXT_CHARACTERS],
         flagged=flagged,
     )
 
@@ -156,14 +159,14 @@ def _number(value: Any) -> int | None:
     return value if _CLIENT_ERROR <= value <= _MAX_STATUS else None
 
 
-def _codes(holder: Mapping[str, Any]) -> Iterator[str]:
+def _codes(holder: Mapping[str, Any], depth: int = 0) -> Iterator[str]:
     """Yield the codes and types of an error and of the error inside it, in lower case."""
     for name in ("code", "type", "error_code", "error_type", "status"):
         if isinstance(holder.get(name), str):
             yield holder[name].lower()
     for name in ("innererror", "inner_error", "error"):
-        if isinstance(holder.get(name), dict):
-            yield from _codes(holder[name])
+        if isinstance(holder.get(name), dict) and depth < _MAX_DEPTH:
+            yield from _codes(holder[name], depth + 1)
 
 
 def _words(error: Mapping[str, Any]) -> Iterator[str]:
@@ -182,7 +185,7 @@ def _texts(value: Any, depth: int = 0) -> Iterator[str]:
     """
     if isinstance(value, str):
         yield value.strip()[:_MAX_CHARACTERS]
-    elif depth > 2:
+    elif depth >= _MAX_DEPTH:
         return
     elif isinstance(value, list):
         for item in value[:5]:

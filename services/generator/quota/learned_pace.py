@@ -1,8 +1,10 @@
 """Learns from 429 answers how many calls the provider serves, and paces the calls accordingly.
 
-The configured limits may be higher than the real ones. A 429 lowers the pace to the calls that were
-served in the last minute, or to the pace of the requested delay. Each served call raises it a
-little until the next 429 (additive increase, multiplicative decrease).
+The configured limits may be higher than the real ones. The first 429 lowers the pace to the calls
+that were served in the last minute, or to the pace of the requested delay. Each served call raises
+it a little, and each further 429 lowers it (additive increase, multiplicative decrease): slowly
+near the pace of the last 429, faster beyond it, and fastest while too few calls were served to know
+the pace.
 """
 
 from collections import deque
@@ -10,10 +12,12 @@ from math import inf
 
 _WINDOW_S = 60.0
 _MIN_PER_S = 1 / 60
-_GROWTH = 1.03
-"""The factor for each served call, if the learned pace rests on evidence."""
-_SEARCH_GROWTH = 1.5
-"""The factor while too few calls were served to know the pace."""
+_GROWTH = 1.01
+"""The factor for each served call, near the pace of the last 429."""
+_BELOW, _SEARCH_GROWTH = 0.6, 1.5
+"""The factor far below it: too few calls were served to know the pace."""
+_BEYOND, _FAST_GROWTH = 1.1, 1.1
+"""The factor beyond it: the limit is higher now."""
 _EVIDENCE_CALLS = 5
 _DECREASE = 0.9
 _FIRST_PAUSE_S = 5.0
@@ -28,7 +32,8 @@ class LearnedPace:
 
     def __init__(self) -> None:
         self.per_s: float | None = None
-        self._growth = _GROWTH
+        self._refused_per_s = inf
+        """The pace at the last 429, as far as known."""
         self._served: deque[float] = deque()
         self._last_call_at = -inf
         self._reduced_at = -inf
@@ -50,7 +55,7 @@ class LearnedPace:
         self._served.append(now)
         self._forget_old(now)
         if self.per_s is not None and self._calls_keep_pace:
-            self.per_s *= self._growth
+            self.per_s *= self._growth(self.per_s)
             if self.per_s >= ceiling_per_s:
                 self.per_s = None
 
@@ -62,7 +67,7 @@ class LearnedPace:
         `share` (0 to 1) is this worker's part of the account, which `requested_delay` is about. A
         call that began before the last reduction only extends the pause.
         """
-        if requested_at >= self._reduced_at:
+        if requested_at > self._reduced_at:
             self._throttled_in_a_row += 1
             self._lower_pace(now, requested_delay, share)
         if requested_delay is not None:
@@ -81,17 +86,29 @@ class LearnedPace:
         """Change the pace with this worker's share of the account."""
         if self.per_s is not None and factor > 0:
             self.per_s *= factor
+            self._refused_per_s *= factor
+
+    def _growth(self, per_s: float) -> float:
+        if per_s < self._refused_per_s * _BELOW:
+            return _SEARCH_GROWTH
+        return _FAST_GROWTH if per_s > self._refused_per_s * _BEYOND else _GROWTH
 
     def _lower_pace(self, now: float, requested_delay: float | None, share: float) -> None:
         self._forget_old(now)
-        # A delay of more than a window is a pause and says nothing about the pace.
-        says_pace = requested_delay is not None and requested_delay <= _WINDOW_S
-        requested = share / requested_delay if says_pace and requested_delay else 0.0
         measured = len(self._served) / _WINDOW_S
-        highest = inf if self.per_s is None else self.per_s * _DECREASE
-        self.per_s = max(min(max(measured, requested), highest), _MIN_PER_S)
-        has_evidence = says_pace or len(self._served) >= _EVIDENCE_CALLS
-        self._growth = _GROWTH if has_evidence else _SEARCH_GROWTH
+        is_known = len(self._served) >= _EVIDENCE_CALLS
+        if self.per_s is not None:
+            searched = self.per_s < self._refused_per_s * _BELOW
+            self._refused_per_s = self.per_s
+            lowered = self.per_s / _SEARCH_GROWTH if searched else self.per_s * _DECREASE
+            self.per_s = min(measured, lowered) if is_known else lowered
+        elif is_known:
+            self.per_s = self._refused_per_s = measured
+        elif requested_delay is not None and requested_delay <= _WINDOW_S:
+            self.per_s = self._refused_per_s = share / requested_delay
+        else:
+            self.per_s, self._refused_per_s = measured, inf
+        self.per_s = max(self.per_s, _MIN_PER_S)
         self._reduced_at = now
 
     def _forget_old(self, now: float) -> None:

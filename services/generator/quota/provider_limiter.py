@@ -13,7 +13,8 @@ from services.generator.providers.evidence import ServedCalls
 from services.generator.providers.outcomes import Outcome, OutcomeKind, as_request_fault
 from services.generator.quota.rules import Permit, RateLimiter, Reservation
 from shared.domain.errors import Transient
-from shared.domain.messages import LimiterReport
+from shared.domain.messages import LimiterReport, Need
+from shared.domain.quota_layout import count_carried_calls, spendable_part
 from shared.observability.log import get_logger
 
 log = get_logger(__name__)
@@ -24,7 +25,7 @@ _PERMIT_S = 3.0
 
 def _no_quota_error() -> Transient:
     return Transient(
-        "this worker owns no partition, and so no quota",
+        "this worker owns no partition that carries quota of the provider",
         code="no-share",
         delay=0.0,
         blameless=True,
@@ -38,13 +39,31 @@ def _stopping_error() -> Transient:
 
 
 class ProviderLimiter:
-    """Limits the calls to one provider by this worker's quota."""
+    """Limits the calls to one provider by this worker's quota.
+
+    `largest_call` has the most units of each resource that a call reserves; 1 where it has none.
+    `serves` is what a job needs these calls for.
+    """
 
     def __init__(
-        self, *, provider: str, model: str, limits: Mapping[str, float], burst_s: float
+        self,
+        *,
+        provider: str,
+        model: str,
+        endpoint: str = "",
+        limits: Mapping[str, float],
+        burst_s: float,
+        largest_call: Mapping[str, float] | None = None,
+        serves: Need = Need.TEXT,
     ) -> None:
         self.provider = provider
+        self.serves = serves
+        self._sizes = {
+            resource: (limit, (largest_call or {}).get(resource, 1.0))
+            for resource, limit in limits.items()
+        }
         self._model = model
+        self._endpoint = endpoint
         self._loop = asyncio.get_running_loop()
         self._rules = RateLimiter(limits, burst_s=burst_s, now=self._loop.time())
         self._circuit = CircuitBreaker()
@@ -56,6 +75,7 @@ class ProviderLimiter:
         self._share: float | None = None
         """`None` before the first assignment and during a rebalance."""
         self._partitions: Sequence[int] = ()
+        self._carrying: int | None = None
         self._permits_issued = 0
 
     async def acquire(self, needs: Mapping[str, float], job: UUID) -> Permit:
@@ -83,6 +103,19 @@ class ProviderLimiter:
             raise
         return permit
 
+    def estimate_wait(self, needs: Mapping[str, float]) -> float:
+        """Estimate the seconds until a new call would get its permit; infinite without quota."""
+        return self._rules.estimate_wait(needs, self._loop.time()) if self._share else inf
+
+    def is_serving(self, job: UUID) -> bool:
+        """Return whether the provider serves calls now, or this job's call may be a probe."""
+        now = self._loop.time()
+        return self._rules.cool_down_left(now) <= 0 and self._circuit.would_allow(now, job)
+
+    def calls_last_minute(self) -> float:
+        """Return the calls granted in the last 60 seconds."""
+        return self._rules.usage_of(self._rules.resources[0], self._loop.time())
+
     def is_valid(self, permit: Permit) -> bool:
         """Return whether the call may still begin.
 
@@ -97,14 +130,33 @@ class ProviderLimiter:
         self._reject_waiters(_stopping_error())
 
     def assign_share(
-        self, partitions: Sequence[int], share: float, levels: Mapping[str, float]
+        self,
+        partitions: Sequence[int],
+        share: float,
+        levels: Mapping[str, float],
+        *,
+        carrying: int | None = None,
     ) -> None:
-        """Own this share (0 to 1) of the account's limits from now on, with the restored levels."""
-        self._partitions, self._share = partitions, share
+        """Own this share (0 to 1) of the account's limits from now on, with the restored levels.
+
+        `partitions` are the owned ones of all `carrying` that carry this quota.
+        """
+        self._partitions, self._share, self._carrying = partitions, share, carrying
         self._rules.assign_share(share, levels, self._loop.time())
         if share <= 0:
             self._reject_waiters(_no_quota_error())
         self._grant_ready()
+
+    def carried_calls(self) -> dict[str, int]:
+        """Return how many of the largest calls each "provider/resource" carries at once."""
+        return {
+            f"{self.provider}/{resource}": count_carried_calls(*sizes)
+            for resource, sizes in self._sizes.items()
+        }
+
+    def spendable_part(self, carrying: int) -> float:
+        """Return the part of the limits that `carrying` partitions may spend together."""
+        return min(spendable_part(*sizes, carrying) for sizes in self._sizes.values())
 
     def pause_grants(self) -> None:
         """Grant nothing until the next `assign_share`; calls wait."""
@@ -197,11 +249,12 @@ class ProviderLimiter:
             self._announce_open_circuit(cause, outcome)
 
     def _announce_open_circuit(self, cause: str, outcome: Outcome) -> None:
-        self._open_reason = outcome.reason
+        self._open_reason = f"{self._model} at {self._endpoint}: {outcome.reason}"
         log.error(
             f"circuit opened: {cause}, jobs wait",
             provider=self.provider,
             model=self._model,
+            endpoint=self._endpoint,
             reason=outcome.reason,
             retry_s=self._retry_s,
         )
@@ -242,6 +295,11 @@ class ProviderLimiter:
                 pace=round(self._rules.pace_of(resource), 3),
                 cooling_until=datetime.now(UTC) + timedelta(seconds=cooling) if cooling else None,
                 circuit_open=self._circuit.is_open,
+                open_reason=self._open_reason if self._circuit.is_open else "",
+                serves=self.serves,
+                partitions=tuple(self._partitions),
+                carrying=self._carrying,
+                probe_due=self._circuit.is_open and self.is_probe_due,
             )
             for resource in self._rules.resources
         )

@@ -201,6 +201,19 @@ class RateLimiter:
                 before[resource] += need
         return waits
 
+    def estimate_wait(self, needs: Mapping[str, float], now: float) -> float:
+        """Estimate the seconds until a call with these needs would be granted, behind all others.
+
+        Infinite without a share.
+        """
+        self._advance(now)
+        before = {
+            name: sum(reservation.needs.get(name, 0.0) for reservation in self._queue)
+            for name in self._buckets
+        }
+        last = Reservation(needs=needs, requested_at=now)
+        return self._wait_s(now, before, last, len(self._queue))
+
     def apply_headers(
         self, reservation: Reservation, resource: str, *, limit: float, remaining: float, now: float
     ) -> None:

@@ -51,7 +51,7 @@ def invalid_field(field: str, detail: str) -> InvalidRequestError:
     return InvalidRequestError([{"field": field, "detail": detail}])
 
 
-def parse_model(model: type[Model], body: Any, context: str | None = None) -> Model:
+def parse_model(model: type[Model], body: Any, context: object = None) -> Model:
     """Validate a decoded body. Raises `InvalidRequestError` with every invalid field, up to 50."""
     try:
         return model.model_validate(body, context=context)

@@ -118,9 +118,9 @@ class BulkSubmitHandler:
             types=tuple(bulk_rules.READERS),
             within_s=settings.bulk_read_s,
         )
-        now, context = datetime.now(UTC), settings.validation_context
+        now = datetime.now(UTC)
         common_fields = bulk_rules.parse_common_fields(
-            request.query_params.multi_items(), media_type, now=now, context=context
+            request.query_params.multi_items(), media_type, now=now, policy=settings.request_policy
         )
         # A thread parses: megabytes of JSON and HTML would block the event loop.
         async with self._parsing:
@@ -131,7 +131,7 @@ class BulkSubmitHandler:
                 common_fields,
                 now=now,
                 max_items=settings.max_bulk_items,
-                context=context,
+                policy=settings.request_policy,
             )
         return now, parsed
 

@@ -20,11 +20,16 @@ from services.ingest.http.rules import (
     check_parameters,
     invalid_field,
 )
-from services.ingest.submit.rules import BlogRequestBody, fingerprint, parse_request
+from services.ingest.submit.rules import (
+    BlogRequestBody,
+    RequestPolicy,
+    fingerprint,
+    parse_request,
+)
 from shared.domain import shopify
 
 CSV = "text/csv"
-CSV_PARAMETERS = ("language", "tone", "images", "priority", "runAt", "webhookUrl")
+CSV_PARAMETERS = ("language", "tone", "images", "priority", "runAt", "webhookUrl", "model")
 """The request fields that the query of a CSV may set for all products."""
 MAX_ERRORS = 1_000
 _NUMBER = re.compile(r"-?[0-9]{1,3}")
@@ -50,7 +55,7 @@ class ParsedBulk:
 
 
 def parse_common_fields(
-    query: Sequence[tuple[str, str]], media_type: str, *, now: datetime, context: str | None = None
+    query: Sequence[tuple[str, str]], media_type: str, *, now: datetime, policy: RequestPolicy
 ) -> dict[str, Any]:
     """Parse the query parameters that set fields of every item.
 
@@ -60,7 +65,7 @@ def parse_common_fields(
     fields: dict[str, Any] = dict(query)
     for name in {"images", "priority"} & fields.keys():
         fields[name] = int(fields[name]) if _NUMBER.fullmatch(fields[name]) else fields[name]
-    parse_request({"sourceType": "product", "sourceId": "any"} | fields, now=now, context=context)
+    parse_request({"sourceType": "product", "sourceId": "any"} | fields, now=now, policy=policy)
     return fields
 
 
@@ -71,7 +76,7 @@ def parse_bulk(
     *,
     now: datetime,
     max_items: int,
-    context: str | None = None,
+    policy: RequestPolicy,
 ) -> ParsedBulk:
     """Parse all requests of a body. Raises `InvalidRequestError` with every invalid item."""
     parsed, errors, count = ParsedBulk([], []), list[dict[str, Any]](), 0
@@ -84,7 +89,7 @@ def parse_bulk(
             raise invalid_field("body", f"has more than {max_items} items: send several calls")
         try:
             fields = _with_common_fields(item, common_fields)
-            parsed.requests.append(parse_request(fields, now=now, context=context))
+            parsed.requests.append(parse_request(fields, now=now, policy=policy))
         except InvalidRequestError as error:
             errors += [position | field_error for field_error in error.errors]
     if errors:

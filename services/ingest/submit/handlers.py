@@ -49,7 +49,7 @@ class SubmitHandler:
         store = await self._authenticator.authenticate_store(request)
         content = await read_json(request, limit=self._settings.max_body_bytes)
         now = datetime.now(UTC)
-        body = rules.parse_request(content, now=now, context=self._settings.validation_context)
+        body = rules.parse_request(content, now=now, policy=self._settings.request_policy)
         key = rules.single_idempotency_key(request.headers.getlist("idempotency-key"))
         job = rules.job_id(store, key, uuid_utils.compat.uuid7())
         state = self._admission.closed_state(store)

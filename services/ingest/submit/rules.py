@@ -6,6 +6,7 @@ Pure.
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 from uuid import UUID, uuid5
@@ -30,8 +31,6 @@ from shared.domain.stores import ALL_STORES
 
 _IDEMPOTENCY_NAMESPACE = UUID("6f1c0a52-2b1e-5d52-9d0a-7a6f2f6b9a11")
 """The namespace of ids derived from (store, Idempotency-Key)."""
-LOOPBACK = "loopback"
-"""The validation context in which a webhook may address this machine."""
 _MAX_PRODUCT_BYTES = 65_536
 _MAX_PRODUCT_DEPTH = 32
 """Far deeper than a shop's data, and far below the limits of JSON readers downstream."""
@@ -64,9 +63,14 @@ def _is_within_depth(value: Any, levels: int) -> bool:
     return levels > 0 and all(_is_within_depth(item, levels - 1) for item in value)
 
 
+def _policy(info: ValidationInfo) -> "RequestPolicy":
+    assert isinstance(info.context, RequestPolicy)
+    return info.context
+
+
 def _check_webhook_url(url: str, info: ValidationInfo) -> str:
-    """Accept https URLs; in the context `LOOPBACK` also http to this machine."""
-    loopback = info.context == LOOPBACK
+    """Accept https URLs, and http to this machine if the policy allows it."""
+    loopback = _policy(info).loopback
     if not re.fullmatch(_HTTPS, url) and not (loopback and re.fullmatch(_LOOPBACK_HTTP, url)):
         raise ValueError("must be an https URL without credentials")
     try:
@@ -74,6 +78,16 @@ def _check_webhook_url(url: str, info: ValidationInfo) -> str:
     except ForbiddenTargetError as error:
         raise ValueError(str(error)) from None
     return url
+
+
+def _check_model(model: str, info: ValidationInfo) -> str:
+    """Accept the models of `PROVIDERS_FILE`."""
+    models = _policy(info).models
+    if not models:
+        raise ValueError("cannot be chosen here: the operator offers no models to choose from")
+    if model not in models:
+        raise ValueError(f"must be one of {', '.join(models)}")
+    return model
 
 
 def _check_rfc3339(value: Any) -> Any:
@@ -86,6 +100,16 @@ def _check_rfc3339(value: Any) -> Any:
 def _schema_pattern(expression: str) -> Any:
     """Show in the JSON schema the pattern that a validator checks."""
     return Field(json_schema_extra={"pattern": expression})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestPolicy:
+    """What this installation allows in a request."""
+
+    loopback: bool = False
+    """A webhook may address this machine."""
+    models: tuple[str, ...] = ()
+    """The models that a request may name."""
 
 
 class BlogRequestBody(BaseModel):
@@ -124,11 +148,14 @@ class BlogRequestBody(BaseModel):
         | None
     ) = None
     images: Annotated[int, Field(ge=0, le=1)] = 1
+    model: Annotated[Text, Field(max_length=200), AfterValidator(_check_model)] | None = None
 
 
-def parse_request(body: Any, *, now: datetime, context: str | None = None) -> BlogRequestBody:
+def parse_request(
+    body: Any, *, now: datetime, policy: RequestPolicy = RequestPolicy()
+) -> BlogRequestBody:
     """Validate a decoded JSON body. Raises `InvalidRequestError` with every invalid field."""
-    request = parse_model(BlogRequestBody, body, context)
+    request = parse_model(BlogRequestBody, body, policy)
     run_at = request.run_at
     if run_at is not None and not now - _MAX_RUN_DISTANCE <= run_at <= now + _MAX_RUN_DISTANCE:
         raise invalid_field("runAt", "must be within a year from now")
@@ -151,6 +178,7 @@ def to_message(body: BlogRequestBody, *, job: UUID, store: str, now: datetime) -
         run_at=body.run_at and body.run_at.astimezone(UTC),
         webhook_url=body.webhook_url,
         images=body.images,
+        model=body.model,
     )
 
 
@@ -177,8 +205,14 @@ def job_id(store: str, idempotency_key: str | None, fresh: UUID) -> UUID:
 
 
 def fingerprint(body: BlogRequestBody) -> str:
-    """Hash a request; the order of fields and explicit default values do not change the hash."""
+    """Hash a request; the order of fields and explicit default values do not change the hash.
+
+    A field that is newer than the first release counts only if it is set, so that the requests of
+    older idempotency keys keep their fingerprints.
+    """
     fields = body.model_dump() | {"run_at": body.run_at and body.run_at.astimezone(UTC)}
+    if body.model is None:
+        del fields["model"]
     content = orjson.dumps(fields, option=orjson.OPT_SORT_KEYS)
     return hashlib.sha256(content).hexdigest()[:32]
 

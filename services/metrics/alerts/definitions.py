@@ -97,10 +97,12 @@ ALERTS = (
         unit="limits",
         summary="calls to a provider are stopped ({value} limits with an open circuit breaker)",
         advice=(
-            "An outage, an account without money, or a rejected key: the log has the cause."
+            "An outage, an account without money, a rejected key, or a wrong set-up:"
+            " `./blogstream doctor` names the variable to change."
             " Jobs wait without losing an attempt; one call probes for recovery."
         ),
         value=lambda inputs: inputs.open_circuits,
+        causes=lambda inputs: inputs.open_circuit_reasons,
         promql=f"sum({largest(defs.CIRCUIT, series(defs.CIRCUIT))})",
         levels=(_critical(0, 0),),
         raise_after_s=0,

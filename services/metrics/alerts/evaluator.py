@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -59,6 +60,7 @@ class AlertEvaluator:
         self._sends_notifications = sends_notifications
         self._began_at = began_at
         self._states = {alert.name: AlertState() for alert in ALERTS}
+        self._causes: dict[str, tuple[str, ...]] = {}
         self._drifted = CounterGrowth(minutes=WINDOW_MINUTES)
         self._in_doubt = CounterGrowth(minutes=WINDOW_MINUTES)
 
@@ -75,8 +77,10 @@ class AlertEvaluator:
             self._states[alert.name], change = evaluate_alert(
                 alert, self._states[alert.name], alert.value(inputs), now
             )
+            causes = alert.causes(inputs)
+            self._causes[alert.name] = causes
             if change is not None:
-                self._report_change(change)
+                self._report_change(replace(change, causes=causes))
 
     def active_alerts(self) -> list[dict[str, Any]]:
         """Return the active alerts as JSON: the worst first, then the oldest."""
@@ -86,7 +90,7 @@ class AlertEvaluator:
             if (state := self._states[alert.name]).severity is not None
         ]
         active.sort(key=lambda one: (-severity_rank(one[1].severity), one[1].since))
-        return [alert_json(alert, state) for alert, state in active]
+        return [alert_json(alert, state, self._causes[alert.name]) for alert, state in active]
 
     def _collect_inputs(self, now: datetime) -> AlertInputs:
         """Collect all values. Those of a silent scheduler count as unknown."""
@@ -107,6 +111,7 @@ class AlertEvaluator:
             failed_percent=100 * failed / ended if ended >= MIN_ENDED_JOBS else 0.0,
             done_per_minute=recently_done / minutes,
             open_circuits=reports.count_open_circuits(now),
+            open_circuit_reasons=reports.open_circuit_reasons(now),
             workers=len(reports.alive_workers(now)),
             drifted=self._drifted.record(
                 reports.scheduler.drifted if reports.scheduler else None, now
@@ -139,6 +144,7 @@ class AlertEvaluator:
                 severity=after,
                 threshold=find_level(alert, after).raise_at,
                 advice=alert.advice,
+                causes=change.causes,
             )
         else:
             log.warning("alert lowered", **fields, severity=after)
@@ -146,7 +152,7 @@ class AlertEvaluator:
             self._webhook.enqueue(_chat_message(change))
 
 
-def alert_json(alert: Alert, state: AlertState) -> dict[str, Any]:
+def alert_json(alert: Alert, state: AlertState, causes: tuple[str, ...] = ()) -> dict[str, Any]:
     """Return an active alert as the API and the dashboard show it."""
     assert state.severity is not None
     assert state.value is not None
@@ -155,6 +161,7 @@ def alert_json(alert: Alert, state: AlertState) -> dict[str, Any]:
         "severity": state.severity,
         "summary": summary_text(alert, state.value),
         "means": alert.advice,
+        "causes": causes,
         "value": round(state.value, 2),
         "threshold": find_level(alert, state.severity).raise_at,
         "unit": alert.unit,
@@ -168,4 +175,5 @@ def _chat_message(change: AlertChange) -> str:
         return f"[unknown] {alert.name}: the value is unknown; the last known one was: {summary}"
     if change.after is None:
         return f"[cleared] {alert.name}: {summary}"
-    return f"[{change.after}] {alert.name}: {summary}. {alert.advice}"
+    causes = "".join(f" {cause}." for cause in change.causes)
+    return f"[{change.after}] {alert.name}: {summary}.{causes} {alert.advice}"

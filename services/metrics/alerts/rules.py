@@ -54,6 +54,8 @@ class AlertInputs:
     """Over the last five minutes."""
     open_circuits: int
     """Provider limits whose circuit breaker is open."""
+    open_circuit_reasons: tuple[str, ...] = ()
+    """Why they are open, in the providers' words."""
     workers: int
     drifted: int | None
     """Slots repaired in the last 15 minutes."""
@@ -85,6 +87,8 @@ class Alert:
     advice: str
     """What is at stake and where to look first."""
     value: Callable[[AlertInputs], float | None]
+    causes: Callable[[AlertInputs], tuple[str, ...]] = lambda _: ()
+    """What is known about the cause, for people."""
     promql: str
     """The same value, computed from the exposed metrics."""
     bad_side: BadSide = BadSide.ABOVE
@@ -130,6 +134,7 @@ class AlertChange:
     after: Severity | None
     value: float
     at: datetime
+    causes: tuple[str, ...] = ()
     unknown: bool = False
     """The alert is withdrawn because its value is unknown; `value` is the last known one."""
 

@@ -57,7 +57,7 @@ async def _measure_lag(
         for group in sorted({group for group, _ in _STAGES.values()})
     }
     for stage, (group, topic) in _STAGES.items():
-        partitions = clients.topic_partitions(settings, topic)
+        partitions = await clients.fetch_partitions(settings, topic)
         begins = await consumer.beginning_offsets(partitions)
         ends = await consumer.end_offsets(partitions)
         known = {partition: offset.offset for partition, offset in committed[group].items()}

@@ -70,3 +70,13 @@ class LatestReports:
             if state.circuit_open
         ]
         return len({(state.provider, state.model, state.resource) for state in states})
+
+    def open_circuit_reasons(self, now: datetime | None = None) -> tuple[str, ...]:
+        """Return the different reasons of the open circuits, each with its provider."""
+        reasons = {
+            f"{state.provider}: {state.open_reason}"
+            for report in self.alive_workers(now)
+            for state in report.limiters
+            if state.circuit_open and state.open_reason
+        }
+        return tuple(sorted(reasons))

@@ -1,7 +1,7 @@
 """Adds up the workers' reports about the providers' rate limits.
 
-A level below zero is debt. A worker's numbers are divided equally over the partitions that it owns,
-because it reports one sum for all of them.
+A level below zero is debt. A worker's numbers are divided equally over its partitions that carry
+the quota, because it reports one sum for all of them.
 """
 
 from collections import defaultdict
@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from shared.domain.messages import LimiterReport, WorkerReport
-from shared.kafka.topics import GENERATION
+from shared.domain.quota_layout import partition_order
 
 LimiterStates = list[tuple[WorkerReport, LimiterReport]]
 
@@ -123,15 +123,25 @@ def _add_up(states: LimiterStates) -> dict[str, Any]:
         "byWorker": [_worker_row(report, state) for report, state in states],
         "byPartition": partitions,
         "unownedPartitions": sorted(
-            set(range(GENERATION.partitions)) - {part["partition"] for part in partitions}
+            _carrying_partitions(states) - {part["partition"] for part in partitions}
         ),
     }
+
+
+def _carrying_partitions(states: LimiterStates) -> set[int]:
+    """Return the partitions that carry the quota, by the newest report."""
+    report, state = max(states, key=lambda pair: pair[0].at)
+    return set(partition_order(report.total_partitions)[: state.carrying])
+
+
+def _owned_partitions(report: WorkerReport, state: LimiterReport) -> tuple[int, ...]:
+    return report.partitions if state.partitions is None else state.partitions
 
 
 def _worker_row(report: WorkerReport, state: LimiterReport) -> dict[str, Any]:
     return {
         "worker": report.worker,
-        "partitions": report.partitions,
+        "partitions": _owned_partitions(report, state),
         "sharePerMinute": round(state.share, 3),
         "usedLastMinute": state.used,
         "level": state.level,
@@ -149,7 +159,8 @@ def _partition_rows(report: WorkerReport, state: LimiterReport) -> list[dict[str
 
     The rows add up to the worker's numbers; `queued` stays whole.
     """
-    parts = len(report.partitions)
+    owned = _owned_partitions(report, state)
+    parts = len(owned)
     return [
         {
             "partition": partition,
@@ -160,5 +171,5 @@ def _partition_rows(report: WorkerReport, state: LimiterReport) -> list[dict[str
             "debt": round(max(-state.level, 0.0) / parts, 6),
             "queued": state.queued // parts + (number < state.queued % parts),
         }
-        for number, partition in enumerate(report.partitions)
+        for number, partition in enumerate(owned)
     ]

@@ -59,6 +59,7 @@ def overview(
             }
         ),
         "standins": any(worker.standin for worker in workers),
+        "standinProviders": sorted({name for worker in workers for name in worker.standins}),
         "workers": len(workers),
         **_completeness_fields(completeness),
     }
@@ -198,6 +199,7 @@ def _worker(report: WorkerReport, now: datetime, *, is_alive: bool) -> dict[str,
         "running": report.running,
         "draining": report.draining,
         "standin": report.standin,
+        "standins": report.standins,
     }
 
 

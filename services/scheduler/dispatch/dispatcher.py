@@ -16,6 +16,7 @@ from services.scheduler.fair_queue.queue import FairQueue, PickedJob
 from services.scheduler.repository import Row, SchedulerRepository
 from shared.domain.messages import WorkerReport
 from shared.kafka.publisher import OutgoingMessage
+from shared.kafka.topics import GENERATION
 
 Picks = Sequence[tuple[UUID, int, PickedJob]]
 """Job ids with their target partitions."""
@@ -73,10 +74,12 @@ class Dispatcher:
         if self._running is not None:
             await asyncio.gather(self._running, return_exceptions=True)
 
-    def apply_worker_reports(self, reports: Sequence[WorkerReport]) -> None:
-        now = time.time()
+    async def apply_worker_reports(self, reports: Sequence[WorkerReport]) -> None:
+        if not reports:
+            return
+        partitions, now = await self._publisher.count_partitions(GENERATION), time.time()
         for report in reports:
-            self._credit.apply_offer(messages.worker_offer(report, now))
+            self._credit.apply_offer(messages.worker_offer(report, now, partitions=partitions))
 
     def next_due_at(self) -> float | None:
         """Return when the next delayed job becomes due (seconds since the epoch)."""
@@ -104,16 +107,27 @@ class Dispatcher:
 
     def _pick_batch(self) -> Picks:
         now, picks = time.time(), list[tuple[UUID, int, PickedJob]]()
-        while len(picks) < self._batch_size:
-            partition = self._credit.best_partition(now)
-            pick = self._queue.pick_next(now) if partition is not None else None
-            if pick is None or partition is None:
-                break
+        self._queue.hold_image_jobs(self._credit.are_images_unavailable(now))
+        while len(picks) < self._batch_size and (found := self._pick_job(now)) is not None:
+            partition, pick = found
             assert isinstance(pick.job, UUID)
-            self._credit.record_dispatch(pick.job, partition)
+            self._credit.record_dispatch(pick.job, partition, needs_images=pick.needs_images)
             self._recorder.record_dispatch(pick, now)
             picks.append((pick.job, partition, pick))
         return picks
+
+    def _pick_job(self, now: float) -> tuple[int, PickedJob] | None:
+        """Pick the next job that a partition with credit can carry, and that partition."""
+        for_texts = self._credit.best_partition(now)
+        if for_texts is None:
+            return None
+        for_images = self._credit.best_partition(now, needs_images=True)
+        pick = self._queue.pick_next(now, images=for_images is not None)
+        if pick is None:
+            return None
+        partition = for_images if pick.needs_images else for_texts
+        assert partition is not None, "the queue offers image jobs only if a partition takes them"
+        return partition, pick
 
     def _release_unmarked(self, picks: Picks, dispatched: dict[UUID, Row]) -> None:
         """Release jobs that no longer wait in PostgreSQL, for example cancelled ones."""

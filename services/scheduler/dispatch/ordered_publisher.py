@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 from shared.kafka.publisher import OutgoingMessage, Publisher
+from shared.kafka.topics import Topic
 
 
 class OrderedPublisher:
@@ -16,6 +17,10 @@ class OrderedPublisher:
         self._publisher = publisher
         self._publishing: asyncio.Task[None] | None = None
         self._lock = asyncio.Lock()
+
+    async def count_partitions(self, topic: Topic) -> int:
+        """Return how many partitions of a topic messages can be sent to."""
+        return await self._publisher.count_partitions(topic)
 
     async def publish_batch(self, batch: Sequence[OutgoingMessage]) -> None:
         """Start to publish a batch after Kafka has acknowledged the previous one.

@@ -5,11 +5,16 @@ claimed and the unclaimed jobs on its partitions. Credit keeps `blog.generation`
 is decided late and no worker idles while another has a queue. The new owner of a dead worker's
 partitions has all its slots at once: the dead worker's claimed jobs return only after their leases
 expire.
+
+A job goes only to a partition that carries quota for what the job needs: texts, and images if it
+still needs one. While a worker's circuit breaker for images is open, it gets no job that needs an
+image, except for one when a probe is due.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Hashable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from shared.domain.reasons import WaitReason
 
@@ -22,8 +27,26 @@ class WorkerOffer:
     partitions: tuple[int, ...]
     slots: int
     at: float
+    text_partitions: tuple[int, ...] | None = None
+    """The partitions that carry quota for texts; `None`: all."""
+    image_partitions: tuple[int, ...] | None = None
+    """The partitions that carry quota for texts and images; `None`: all."""
+    most_image_jobs: int | None = None
+    """The most outstanding jobs that need an image; `None`: as many as slots."""
     limited_by: str | None = None
     """The cause its jobs wait for, if any: a provider's rate limit or a provider's cool-down."""
+
+    def usable_partitions(self, *, needs_images: bool) -> tuple[int, ...]:
+        """Return the partitions to which a job with these needs may go."""
+        carrying = self.image_partitions if needs_images else self.text_partitions
+        return self.partitions if carrying is None else carrying
+
+
+class _Outstanding(NamedTuple):
+    partition: int
+    worker: str | None
+    """The worker that has claimed the job."""
+    needs_images: bool
 
 
 class WorkerCreditTracker:
@@ -35,11 +58,12 @@ class WorkerCreditTracker:
     def __init__(self, *, silence_s: float) -> None:
         self._silence_s = silence_s
         self._offers: dict[str, WorkerOffer] = {}
-        self._outstanding: dict[Hashable, tuple[int, str | None]] = {}
-        """Each job's partition, and the worker that has claimed it."""
+        self._outstanding: dict[Hashable, _Outstanding] = {}
         self._by_partition = defaultdict[int, int](int)
-        self._unclaimed = defaultdict[int, int](int)
-        self._claimed = defaultdict[str, int](int)
+        self._unclaimed = Counter[tuple[int, bool]]()
+        """The unclaimed jobs by partition, and whether they need an image."""
+        self._claimed = Counter[tuple[str, bool]]()
+        """The claimed jobs by worker, and whether they need an image."""
 
     def apply_offer(self, offer: WorkerOffer) -> None:
         """Replace the worker's offer unless a newer one is known."""
@@ -48,59 +72,74 @@ class WorkerCreditTracker:
             self._offers[offer.worker] = offer
 
     def record_dispatch(
-        self, job: Hashable, partition: int, *, claimed_by: str | None = None
+        self,
+        job: Hashable,
+        partition: int,
+        *,
+        claimed_by: str | None = None,
+        needs_images: bool = True,
     ) -> None:
         self.record_settlement(job)
-        self._outstanding[job] = (partition, claimed_by)
+        dispatched = _Outstanding(partition, claimed_by, needs_images)
+        self._outstanding[job] = dispatched
         self._by_partition[partition] += 1
-        self._add_outstanding(partition, claimed_by, 1)
+        self._add_outstanding(dispatched, 1)
 
     def record_claim(self, job: Hashable, worker: str) -> None:
         """Record the claim of an outstanding job, no matter who owns its partition now."""
-        if (known := self._outstanding.get(job)) is not None and known[1] != worker:
-            self._add_outstanding(*known, -1)
-            self._outstanding[job] = (known[0], worker)
-            self._add_outstanding(known[0], worker, 1)
+        if (known := self._outstanding.get(job)) is not None and known.worker != worker:
+            self._add_outstanding(known, -1)
+            self._outstanding[job] = claimed = known._replace(worker=worker)
+            self._add_outstanding(claimed, 1)
 
     def record_settlement(self, job: Hashable) -> None:
         if (known := self._outstanding.pop(job, None)) is not None:
-            self._by_partition[known[0]] -= 1
-            self._add_outstanding(*known, -1)
+            self._by_partition[known.partition] -= 1
+            self._add_outstanding(known, -1)
 
-    def _add_outstanding(self, partition: int, worker: str | None, count: int) -> None:
-        if worker is None:
-            self._unclaimed[partition] += count
+    def _add_outstanding(self, job: _Outstanding, count: int) -> None:
+        if job.worker is None:
+            self._unclaimed[job.partition, job.needs_images] += count
             return
-        self._claimed[worker] += count
-        if not self._claimed[worker]:  # worker names never repeat
-            del self._claimed[worker]
+        claimed = (job.worker, job.needs_images)
+        self._claimed[claimed] += count
+        if not self._claimed[claimed]:  # worker names never repeat
+            del self._claimed[claimed]
 
     def forget_jobs(self) -> None:
         """Drop all outstanding jobs before a restore. Offers remain."""
         for jobs in (self._outstanding, self._by_partition, self._unclaimed, self._claimed):
             jobs.clear()
 
-    def best_partition(self, now: float) -> int | None:
-        """Return the least used partition of the worker with the most credit.
+    def best_partition(self, now: float, *, needs_images: bool = False) -> int | None:
+        """Return the least used partition of the worker with the most credit for such a job.
 
         Returns `None` when no worker has credit.
         """
         best, most = None, 0
         for offer in self._offers.values():
-            credit = self._compute_credit(offer, now)
+            credit = self._compute_credit(offer, now, needs_images=needs_images)
             if credit > most:
                 best, most = offer, credit
         if best is None:
             return None
-        return min(best.partitions, key=self._by_partition.__getitem__)
+        usable = best.usable_partitions(needs_images=needs_images)
+        return min(usable, key=self._by_partition.__getitem__)
+
+    def are_images_unavailable(self, now: float) -> bool:
+        """Return whether workers accept jobs, but none of them a job that needs an image.
+
+        Slots that are taken do not count: they become free.
+        """
+        active = self._active_offers(now)
+        return bool(active) and not any(
+            offer.usable_partitions(needs_images=True) and offer.most_image_jobs is None
+            for offer in active
+        )
 
     def limiting_cause(self, now: float) -> str | None:
         """Return why the workers accept no more jobs; `None` when one of them would."""
-        active = [
-            offer
-            for offer in self._offers.values()
-            if now - offer.at <= self._silence_s and offer.partitions
-        ]
+        active = self._active_offers(now)
         if not active:
             return WaitReason.NO_WORKER
         if any(self._compute_credit(offer, now) > 0 for offer in active):
@@ -114,8 +153,24 @@ class WorkerCreditTracker:
             name: offer for name, offer in self._offers.items() if now - offer.at <= after_s
         }
 
-    def _compute_credit(self, offer: WorkerOffer, now: float) -> int:
-        if now - offer.at > self._silence_s or not offer.partitions:
+    def _active_offers(self, now: float) -> list[WorkerOffer]:
+        """Return the recent offers of workers with quota for texts, which every job needs."""
+        return [
+            offer
+            for offer in self._offers.values()
+            if now - offer.at <= self._silence_s and offer.usable_partitions(needs_images=False)
+        ]
+
+    def _compute_credit(self, offer: WorkerOffer, now: float, *, needs_images: bool = False) -> int:
+        usable = offer.usable_partitions(needs_images=needs_images)
+        if now - offer.at > self._silence_s or not usable:
             return 0
-        unclaimed = sum(map(self._unclaimed.__getitem__, offer.partitions))
-        return offer.slots - unclaimed - self._claimed.get(offer.worker, 0)
+        image_jobs = self._count_outstanding(offer, needs_images=True)
+        credit = offer.slots - image_jobs - self._count_outstanding(offer, needs_images=False)
+        if needs_images and offer.most_image_jobs is not None:
+            return min(credit, offer.most_image_jobs - image_jobs)
+        return credit
+
+    def _count_outstanding(self, offer: WorkerOffer, *, needs_images: bool) -> int:
+        unclaimed = sum(self._unclaimed[partition, needs_images] for partition in offer.partitions)
+        return unclaimed + self._claimed[offer.worker, needs_images]

@@ -57,7 +57,7 @@ class WaitEstimatePublisher:
         states = self._queue.queue_states(now)
         waiting = defaultdict[str, list[str]](list)
         for state in states:
-            if state.queued:
+            if state.queued and not state.images_held:
                 waiting[state.account].append(state.store)
         self._monitor.observe_backlog(waiting, now)
         await self._save_changes(states, self._credit.limiting_cause(now))

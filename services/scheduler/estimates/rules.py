@@ -10,7 +10,7 @@ the sum becomes a time. The stores of one account form a fluid model within the 
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shared.domain.reasons import WaitReason
 
@@ -35,6 +35,8 @@ class QueueState:
     in_flight: int
     held: int = 0
     """Due jobs beyond the budget."""
+    images_held: bool = False
+    """Every due job needs an image, and the images are unavailable."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,8 +68,12 @@ def estimate_start_times(
 
     `run_s` is the mean run time of a job in seconds.
     """
-    held = [_held_estimate(state) for state in states if not state.queued]
-    states = [state for state in states if state.queued]
+    held = [
+        _held_estimate(state, WaitReason.BUDGET) if not state.queued else _outage_estimate(state)
+        for state in states
+        if not state.queued or state.images_held
+    ]
+    states = [state for state in states if state.queued and not state.images_held]
     competing = [state for state in states if not state.at_cap]
     if not competing and not hard_cap:
         competing = list(states)  # every store is at its cap: they share the remaining slots
@@ -171,11 +177,16 @@ def _capped_estimate(
     )
 
 
-def _held_estimate(state: QueueState) -> WaitEstimate:
-    """Return the estimate of a store without budget for its next job: its start is unknown."""
+def _outage_estimate(state: QueueState) -> WaitEstimate:
+    """Return the estimate of a store whose jobs wait for the image provider."""
+    return replace(_held_estimate(state, WaitReason.UNAVAILABLE), queued=state.queued)
+
+
+def _held_estimate(state: QueueState, reason: str) -> WaitEstimate:
+    """Return the estimate of a store whose next job starts at an unknown time."""
     return WaitEstimate(
         store=state.store,
-        reason=WaitReason.BUDGET,
+        reason=reason,
         limited_by=None,
         queued=0,
         ahead=0,

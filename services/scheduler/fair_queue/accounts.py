@@ -32,6 +32,7 @@ class WaitingJob(NamedTuple):
     store: str
     not_before: float
     estimate: int | None
+    needs_images: bool = True
 
     @classmethod
     def create(
@@ -43,8 +44,9 @@ class WaitingJob(NamedTuple):
         priority: int = 0,
         not_before: float = 0.0,
         estimate: int | None = None,
+        needs_images: bool = True,
     ) -> "WaitingJob":
-        return cls(-priority, created_at, job, store, not_before, estimate)
+        return cls(-priority, created_at, job, store, not_before, estimate, needs_images)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +70,8 @@ class AccountState:
     served: int = 0
     stores: "PriorityIndex[StoreQueue]" = field(default_factory=PriorityIndex)
     """The account's stores with waiting work."""
+    text_stores: "PriorityIndex[StoreQueue]" = field(default_factory=PriorityIndex)
+    """Those of them with a due job that needs no image."""
     last_virtual_time: float = 0.0
     """Virtual time of the store picked last.
 
@@ -110,8 +114,10 @@ class StoreQueue:
     mean_cost: int = 0
     """The recent mean cost of the store's jobs; 0 until the first job settles."""
     settled_jobs: int = 0
-    queue: list[WaitingJob] = field(default_factory=list)
-    """A heap of the due jobs: highest priority first, then the oldest."""
+    image_queue: list[WaitingJob] = field(default_factory=list)
+    """A heap of the due jobs that need an image: highest priority first, then the oldest."""
+    text_queue: list[WaitingJob] = field(default_factory=list)
+    """A heap of the due jobs that need none, in the same order."""
     waiting: int = 0
     """The number of waiting jobs, including those not due yet."""
     in_flight: int = 0
@@ -138,9 +144,23 @@ class StoreQueue:
     def estimate_cost(self, default: int) -> int:
         return self.mean_cost or default
 
+    @property
+    def due(self) -> int:
+        """The number of due jobs, including cancelled ones that have not surfaced."""
+        return len(self.image_queue) + len(self.text_queue)
+
+    def queue_of(self, job: WaitingJob) -> list[WaitingJob]:
+        return self.image_queue if job.needs_images else self.text_queue
+
+    def next_job(self, *, images: bool = True) -> WaitingJob | None:
+        """Return the next due job; without `images` the next one that needs no image."""
+        queues = (self.image_queue, self.text_queue) if images else (self.text_queue,)
+        return min((queue[0] for queue in queues if queue), default=None)
+
     def next_job_cost(self, default: int) -> int:
         """Return the amount to reserve for the next job."""
-        return (self.queue[0].estimate if self.queue else None) or self.estimate_cost(default)
+        job = self.next_job()
+        return (job.estimate if job is not None else None) or self.estimate_cost(default)
 
     def reserve(self, cost: int) -> None:
         """Charge a job's estimated cost. The counters do not save it: the job's row holds it."""

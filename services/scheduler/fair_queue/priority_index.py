@@ -52,6 +52,9 @@ class PriorityIndex(Generic[M]):
         self._live_entries[member.name] = (cap_class, member.virtual_time, self._entries)
         heappush(self._heaps[cap_class], (member.virtual_time, member.name, self._entries))
 
+    def __contains__(self, member: M) -> bool:
+        return member.name in self._members
+
     def first(self, cap_class: CapClass) -> M | None:
         """Return the member of a class with the smallest virtual time."""
         heap = self._heaps[cap_class]

@@ -10,6 +10,11 @@ time gives no advantage.
 A store with a budget also reserves from the budget. While its next job exceeds the budget, the
 store is held. When the budget has room again, the store starts where its siblings are.
 
+Each store keeps the jobs that need an image apart from those that need none. So while no worker
+takes image jobs, `pick_next` finds the next job without one at the same cost. An outage of the
+images (`hold_image_jobs`) gives no advantage either: when it ends, the stores that have only image
+jobs start where the others are. While image slots are merely taken, such stores keep their turn.
+
 Every operation is O(log n) in the accounts and stores with waiting work.
 
 A failover restores the queue: `restore_store` for the counters, then `restore_in_flight` and
@@ -46,6 +51,7 @@ class PickedJob:
     account_weight: float
     due_at: float
     """When the job could first start: its creation, or its `not_before` if later."""
+    needs_images: bool = True
 
 
 class StoreSummary(NamedTuple):
@@ -74,6 +80,10 @@ class FairQueue:
         self._accounts: dict[str, AccountState] = {}
         self._accounts_index: PriorityIndex[AccountState] = PriorityIndex()
         """The accounts with waiting work."""
+        self._text_accounts_index: PriorityIndex[AccountState] = PriorityIndex()
+        """Those of them with a due job that needs no image."""
+        self._images_held = False
+        self._picked_while_held = False
         self._last_virtual_time = 0.0
         """Virtual time of the account picked last.
 
@@ -128,8 +138,7 @@ class FairQueue:
         store.set_weight(weight)
         new.set_weight(account_weight if account else weight)
         if new is not old:
-            old.stores.update(store, None)
-            self._accounts_index.update(old, old.stores.first_class())
+            self._remove_from_index(store)
             reserved_in_flight = sum(
                 reserved for name, reserved in self._in_flight.values() if name == store_name
             )
@@ -137,7 +146,7 @@ class FairQueue:
             new.served += reserved_in_flight
             store.account = new
             store.set_virtual_time(new.stores.min_virtual_time(default=new.last_virtual_time))
-            if store.queue:
+            if store.due:
                 self._advance_virtual_time(store)
         self._changed.add(store_name)
         self._update_index(store)
@@ -180,7 +189,7 @@ class FairQueue:
     def restore_pending(self, job: WaitingJob, now: float) -> None:
         """Restore a waiting job. It neither advances its store nor enters the index yet."""
         if self._register(job, now):
-            heappush(self._store(job.store).queue, job)
+            heappush(self._store(job.store).queue_of(job), job)
 
     def finish_restore(self) -> None:
         """Index the restored stores and limit the advantage of stores that are far behind.
@@ -188,7 +197,7 @@ class FairQueue:
         A crash may lose an advance of a virtual time, which must not become an advantage: after
         a restore no waiting store is further behind the furthest one than the cost of its cap.
         """
-        waiting = [store for store in self._stores.values() if store.queue]
+        waiting = [store for store in self._stores.values() if store.due]
         considered = waiting or list(self._stores.values())
         self._last_virtual_time = max(
             (store.account.virtual_time for store in considered), default=0.0
@@ -199,7 +208,7 @@ class FairQueue:
             name = store.account.name
             furthest[name] = max(furthest.get(name, 0.0), store.virtual_time)
             cap_costs[name] = cap_costs.get(name, 0.0) + (
-                self._cap_cost(store) if store.queue else 0.0
+                self._cap_cost(store) if store.due else 0.0
             )
         for store in waiting:
             account = store.account
@@ -226,15 +235,34 @@ class FairQueue:
             store.waiting -= 1
             self._trim(store)
 
-    def pick_next(self, now: float) -> PickedJob | None:
-        """Put the next eligible job in flight, charge its estimate and return it, if any."""
+    def hold_image_jobs(self, held: bool) -> None:
+        """Record whether the images are unavailable.
+
+        At the end of an outage, the stores that have only image jobs start where those are that
+        were served meanwhile. O(stores), once for each outage.
+        """
+        if self._images_held and not held and self._picked_while_held:
+            for store in self._stores.values():
+                if store.image_queue and not store.text_queue and not store.held:
+                    self._advance_virtual_time(store)
+                    self._update_index(store)
+        if not held:
+            self._picked_while_held = False
+        self._images_held = held
+
+    def pick_next(self, now: float, *, images: bool = True) -> PickedJob | None:
+        """Put the next eligible job in flight, charge its estimate and return it, if any.
+
+        Without `images` only jobs that need no image are eligible.
+        """
         self._enqueue_delayed(now)
-        store = self._first_store(CapClass.BELOW_CAP)
+        store = self._first_store(CapClass.BELOW_CAP, images=images)
         if store is None and not self._hard_cap:
-            store = self._first_store(CapClass.AT_CAP)
-        if store is None:
+            store = self._first_store(CapClass.AT_CAP, images=images)
+        waiting = store.next_job(images=images) if store is not None else None
+        if store is None or waiting is None:
             return None
-        waiting = store.queue[0]
+        self._picked_while_held |= not images
         del self._waiting[waiting.job]
         reserved = waiting.estimate or store.estimate_cost(self._default_cost)
         self._last_virtual_time = store.account.virtual_time
@@ -251,6 +279,7 @@ class FairQueue:
             account=store.account.name,
             account_weight=store.account.weight,
             due_at=max(waiting.created_at, waiting.not_before),
+            needs_images=waiting.needs_images,
         )
 
     def settle_job(self, job: JobId, store_name: str, spent: int, *, ended: bool) -> None:
@@ -314,11 +343,11 @@ class FairQueue:
     def queue_states(self, now: float) -> list[QueueState]:
         """Return every store with due work, as input for the wait estimates."""
         self._enqueue_delayed(now)
-        return [self._queue_state(store) for store in self._stores.values() if store.queue]
+        return [self._queue_state(store) for store in self._stores.values() if store.due]
 
     def _queue_state(self, store: StoreQueue) -> QueueState:
         estimate = store.estimate_cost(self._default_cost)
-        affordable = rules.count_affordable(len(store.queue), store.budget_remaining, estimate)
+        affordable = rules.count_affordable(store.due, store.budget_remaining, estimate)
         return QueueState(
             store=store.name,
             account=store.account.name,
@@ -327,10 +356,11 @@ class FairQueue:
             account_virtual_time=store.account.virtual_time,
             account_weight=store.account.weight,
             queued=affordable,
-            held=len(store.queue) - affordable,
+            held=store.due - affordable,
             estimate=estimate,
             at_cap=store.in_flight >= self._cap,
             in_flight=store.in_flight,
+            images_held=self._images_held and not store.text_queue,
         )
 
     def _account(self, name: str) -> AccountState:
@@ -361,43 +391,60 @@ class FairQueue:
 
     def _enqueue_due(self, job: WaitingJob) -> None:
         store = self._store(job.store)
-        if store.queue:  # the store is indexed already
-            heappush(store.queue, job)
-            if store.budget_remaining is not None:
-                self._update_index(store)  # the next job, and so its cost, may have changed
-            return
-        self._advance_virtual_time(store)
-        store.queue.append(job)
-        self._update_index(store)
+        queue = store.queue_of(job)
+        passed_over = self._images_held and not job.needs_images and not queue
+        if not store.due or passed_over:
+            self._advance_virtual_time(store)
+        heappush(queue, job)
+        # Otherwise the store is indexed already, and its next job's cost has not changed.
+        if len(queue) == 1 or store.budget_remaining is not None:
+            self._update_index(store)
 
     def _advance_virtual_time(self, store: StoreQueue) -> None:
         """Advance a store that starts to wait, and its account if the account does too.
 
-        Neither keeps an advantage from its idle time.
+        Neither keeps an advantage from its idle time. During an outage of the images only the jobs
+        without one compete.
         """
         account = store.account
-        if account.stores.first_class() is None:
-            store.advance_account_virtual_time(
-                self._accounts_index.min_virtual_time(default=self._last_virtual_time)
-            )
-        store.advance_virtual_time(
-            account.stores.min_virtual_time(default=account.last_virtual_time)
+        accounts, stores = (
+            (self._text_accounts_index, account.text_stores)
+            if self._images_held
+            else (self._accounts_index, account.stores)
         )
+        if stores.first_class() is None:
+            store.advance_account_virtual_time(
+                accounts.min_virtual_time(default=self._last_virtual_time)
+            )
+        store.advance_virtual_time(stores.min_virtual_time(default=account.last_virtual_time))
         self._changed.add(store.name)
 
     def _trim(self, store: StoreQueue) -> None:
-        """Drop removed jobs from the front of a store's queue, then update the index."""
-        while store.queue and self._waiting.get(store.queue[0].job) is not store.queue[0]:
-            heappop(store.queue)
+        """Drop removed jobs from the fronts of a store's queues, then update the index."""
+        for queue in (store.image_queue, store.text_queue):
+            while queue and self._waiting.get(queue[0].job) is not queue[0]:
+                heappop(queue)
         self._update_index(store)
+
+    def _remove_from_index(self, store: StoreQueue) -> None:
+        account = store.account
+        account.stores.update(store, None)
+        account.text_stores.update(store, None)
+        self._accounts_index.update(account, account.stores.first_class())
+        self._text_accounts_index.update(account, account.text_stores.first_class())
 
     def _update_index(self, store: StoreQueue) -> None:
         """Index a store and its account by queue, virtual time, budget and jobs in flight."""
         if store.budget_remaining is not None or store.held:
             self._update_hold(store)
+        account = store.account
         cap_class = CapClass.BELOW_CAP if store.in_flight < self._cap else CapClass.AT_CAP
-        store.account.stores.update(store, cap_class if store.queue and not store.held else None)
-        self._accounts_index.update(store.account, store.account.stores.first_class())
+        account.stores.update(store, cap_class if store.due and not store.held else None)
+        self._accounts_index.update(account, account.stores.first_class())
+        if store.text_queue or store in account.text_stores:
+            eligible = store.text_queue and not store.held
+            account.text_stores.update(store, cap_class if eligible else None)
+            self._text_accounts_index.update(account, account.text_stores.first_class())
 
     def _update_hold(self, store: StoreQueue) -> None:
         """Hold the store or release it, by its budget.
@@ -408,12 +455,15 @@ class FairQueue:
         store.held = not rules.fits_budget(
             store.budget_remaining, store.next_job_cost(self._default_cost)
         )
-        if was_held and not store.held and store.queue:
+        if was_held and not store.held and store.due:
             self._advance_virtual_time(store)
 
-    def _first_store(self, cap_class: CapClass) -> StoreQueue | None:
-        account = self._accounts_index.first(cap_class)
-        return account.stores.first(cap_class) if account is not None else None
+    def _first_store(self, cap_class: CapClass, *, images: bool) -> StoreQueue | None:
+        index = self._accounts_index if images else self._text_accounts_index
+        account = index.first(cap_class)
+        if account is None:
+            return None
+        return (account.stores if images else account.text_stores).first(cap_class)
 
     def _enqueue_delayed(self, now: float) -> None:
         """Queue the delayed jobs that are due by now."""

@@ -196,7 +196,7 @@ class SchedulerConsumer:
 
     async def _process_batches(self, session: LeaderSession, batches: Batches) -> None:
         records = await self._decoder.decode_batches(batches)
-        session.apply_worker_reports(select_messages(records, WorkerReport))
+        await session.apply_worker_reports(select_messages(records, WorkerReport))
         await self._admit_requests(session, records)
         await session.apply_job_events(select_messages(records, JobEvent))
         await session.publish_admission_states()

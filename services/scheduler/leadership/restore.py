@@ -59,6 +59,11 @@ async def _restore_counters(queue: FairQueue, repository: SchedulerRepository) -
 def _restore_job(queue: FairQueue, credit: WorkerCreditTracker, row: Row, now: float) -> None:
     if row["forwarded"]:
         queue.restore_in_flight(row["id"], row["store"], row["estimate_nanousd"])
-        credit.record_dispatch(row["id"], row["forwarded_partition"], claimed_by=row["worker"])
+        credit.record_dispatch(
+            row["id"],
+            row["forwarded_partition"],
+            claimed_by=row["worker"],
+            needs_images=row["needs_images"],
+        )
     else:
         queue.restore_pending(messages.waiting_job_from_row(row), now)

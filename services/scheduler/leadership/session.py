@@ -49,8 +49,8 @@ class LeaderSession:
         await self._admission.load_admission_states()
         await self._estimates.clear_estimates()
 
-    def apply_worker_reports(self, reports: Sequence[WorkerReport]) -> None:
-        self._dispatcher.apply_worker_reports(reports)
+    async def apply_worker_reports(self, reports: Sequence[WorkerReport]) -> None:
+        await self._dispatcher.apply_worker_reports(reports)
 
     async def admit_requests(self, requests: Sequence[BlogRequested]) -> UnstorableRequests:
         return await self._admitter.admit_requests(requests)

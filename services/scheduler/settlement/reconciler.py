@@ -49,7 +49,12 @@ class InFlightReconciler:
         for job in lasting & saved.keys():
             row = saved[job]
             self._queue.restore_in_flight(job, row["store"], row["estimate_nanousd"])
-            self._credit.record_dispatch(job, row["forwarded_partition"], claimed_by=row["worker"])
+            self._credit.record_dispatch(
+                job,
+                row["forwarded_partition"],
+                claimed_by=row["worker"],
+                needs_images=row["needs_images"],
+            )
         await self._settler.settle_jobs([job for job in lasting if job in known])
         for job in lasting & self._queue.in_flight_jobs().keys() - saved.keys():
             self._dispatcher.release_job(job, known[job][0])  # the row was deleted

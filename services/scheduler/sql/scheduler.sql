@@ -79,12 +79,20 @@ UPDATE store_budgets
  WHERE instance_id = ANY ($1::text[] || $2::text[]);
 
 -- name: backlog
--- Returns the jobs that wait or are in flight, to restore the fair queue.
+-- Returns the jobs that wait or are in flight, to restore the fair queue. Here and below, a job
+-- needs no image once its image is saved, or created at the provider.
 SELECT id, instance_id AS store, priority, extract(epoch FROM created_at)::float8 AS created_at,
        extract(epoch FROM not_before)::float8 AS not_before, forwarded_at IS NOT NULL AS forwarded,
        forwarded_partition, estimate_nanousd,
+       coalesce((job.request ->> 'images')::int, 1) > 0
+         AND CASE WHEN job.attempt = 0 THEN true ELSE NOT EXISTS (
+             SELECT FROM blog_steps AS step
+              WHERE step.job_id = job.id AND step.step = 'image'
+                AND (step.state = 'DONE'
+                     OR step.state = 'STARTED' AND step.external_id IS NOT NULL))
+             END AS needs_images,
        CASE WHEN status = 'PROCESSING' THEN worker END AS worker
-  FROM blog_generations WHERE status IN ('PENDING', 'PROCESSING');
+  FROM blog_generations AS job WHERE status IN ('PENDING', 'PROCESSING');
 
 -- name: uncharged_jobs
 -- Returns jobs that are not in flight and have an uncharged cost: no scheduler has applied their
@@ -137,6 +145,13 @@ UPDATE blog_generations AS job
 RETURNING job.id, job.instance_id AS store, job.status, job.priority,
           extract(epoch FROM job.created_at)::float8 AS created_at,
           extract(epoch FROM job.not_before)::float8 AS not_before,
+          coalesce((job.request ->> 'images')::int, 1) > 0
+            AND CASE WHEN job.attempt = 0 THEN true ELSE NOT EXISTS (
+                SELECT FROM blog_steps AS step
+                 WHERE step.job_id = job.id AND step.step = 'image'
+                   AND (step.state = 'DONE'
+                        OR step.state = 'STARTED' AND step.external_id IS NOT NULL))
+                END AS needs_images,
           job.cost_nanousd - before.charged_nanousd AS spent,
           CASE WHEN job.status <> 'CANCELLED'
             THEN extract(epoch FROM job.finished_at - job.started_at)::float8 END AS run_s;
@@ -223,5 +238,13 @@ RETURNING id;
 -- name: in_flight
 -- Returns the jobs in flight.
 SELECT id, instance_id AS store, forwarded_partition, estimate_nanousd,
+       coalesce((job.request ->> 'images')::int, 1) > 0
+         AND CASE WHEN job.attempt = 0 THEN true ELSE NOT EXISTS (
+             SELECT FROM blog_steps AS step
+              WHERE step.job_id = job.id AND step.step = 'image'
+                AND (step.state = 'DONE'
+                     OR step.state = 'STARTED' AND step.external_id IS NOT NULL))
+             END AS needs_images,
        CASE WHEN status = 'PROCESSING' THEN worker END AS worker
-  FROM blog_generations WHERE status IN ('PENDING', 'PROCESSING') AND forwarded_at IS NOT NULL;
+  FROM blog_generations AS job
+ WHERE status IN ('PENDING', 'PROCESSING') AND forwarded_at IS NOT NULL;

@@ -28,6 +28,7 @@ DURATION_S, EVERY_S = 25.0, 2.5
 _LIMITS = {"OPENAI_RPM": "400", "OPENAI_TPM": "1200000", "REPLICATE_RPM": "180"}
 _IMAGES_LEFT = 12
 """Requests in the account's bucket at the start: the burst, and one more call of each worker."""
+_PREDICTION = {"version": "black-forest-labs/flux-schnell", "input": {"prompt": "a tent"}}
 _WORKER = _LIMITS | {"CONCURRENT_BLOGS": "8", "DRAIN_S": "40", "CLOCK_SKEW_S": "0.1"}
 
 
@@ -39,7 +40,7 @@ def narrow_standins() -> Iterator[StandIns]:
             base_url=both.replicate.url, headers={"authorization": "Bearer another application"}
         ) as http:
             for _ in range(int(_LIMITS["REPLICATE_RPM"]) - _IMAGES_LEFT):
-                http.post("/v1/predictions", json={}).raise_for_status()
+                http.post("/v1/predictions", json=_PREDICTION).raise_for_status()
         yield both
 
 

@@ -1,6 +1,6 @@
 """Outcomes and bills of jobs, with the real broker and database and stand-in providers."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
@@ -14,7 +14,7 @@ from aiokafka import AIOKafkaProducer
 from services.generator import service
 from services.generator.quota.provider_limiter import ProviderLimiter
 from shared.domain.errors import Unavailable
-from shared.domain.messages import BlogRequested, EventKind, JobEvent, WorkerReport
+from shared.domain.messages import BlogRequested, EventKind, JobEvent, Need, WorkerReport
 from shared.kafka import clients
 from shared.kafka.topics import DEAD_LETTER, GENERATION, RESULTS, WORKERS
 from tests.support.backend import (
@@ -146,22 +146,54 @@ async def reports_open_circuit(backend: Backend) -> bool:
     return bool(reports) and any(state.circuit_open for state in reports[-1].limiters)
 
 
+async def reports_no_slots(backend: Backend) -> bool:
+    """Return whether the latest report offers no slot, because a circuit is open."""
+    reports = [
+        message
+        for _, message in await backend.read_records(WORKERS)
+        if isinstance(message, WorkerReport)
+    ]
+    return (
+        bool(reports)
+        and reports[-1].slots == 0
+        and any(state.circuit_open for state in reports[-1].limiters)
+    )
+
+
+async def offers_slots_without_images(backend: Backend) -> bool:
+    """Return whether the latest report offers all slots, but the circuit for images is open."""
+    reports = [
+        message
+        for _, message in await backend.read_records(WORKERS)
+        if isinstance(message, WorkerReport)
+    ]
+    return bool(reports) and any(
+        state.circuit_open
+        and not state.probe_due
+        and state.serves is Need.IMAGES
+        and reports[-1].slots > reports[-1].running + 1
+        for state in reports[-1].limiters
+    )
+
+
 @pytest.mark.parametrize(
-    ("provider", "fault", "saved"),
+    ("provider", "fault", "saved", "offer"),
     [
-        ("openai", "insufficient_quota", set()),
-        ("openai", "401", set()),
-        ("openai", "404", set()),
-        ("replicate", "402", {"outline", "article"}),
+        ("openai", "insufficient_quota", set(), reports_no_slots),
+        ("openai", "401", set(), reports_no_slots),
+        ("openai", "404", set(), reports_no_slots),
+        ("replicate", "402", {"outline", "article"}, offers_slots_without_images),
     ],
+    ids=["no money", "refused key", "unknown model", "images"],
 )
-async def test_rejected_account_requeues_jobs_and_opens_the_circuit(
+async def test_rejected_account_requeues_jobs_that_need_it(
     backend: Backend,
     start: StartWorker,
     standins: StandIns,
     provider: str,
     fault: str,
     saved: set[str],
+    offer: Callable[[Backend], Awaitable[bool]],
 ) -> None:
     """One job's rejection might be its own trouble: the circuit opens with the second job's."""
     requests = [make_request(), make_request()]
@@ -171,7 +203,7 @@ async def test_rejected_account_requeues_jobs_and_opens_the_circuit(
         for request in requests:
             await backend.insert_dispatched(request)
             await eventually(partial(read_outcomes, backend, request.id), every=0.3)
-        await eventually(partial(reports_open_circuit, backend), every=0.3)
+        await eventually(partial(offer, backend), every=0.3)
     row = await backend.row(requests[1].id)
     assert (row["attempt"], row["blameless"]) == (1, 1)
     assert row["not_before"] > row["admitted_at"] + timedelta(seconds=30)

@@ -15,7 +15,6 @@ from services.generator.quota.partition_quota import PartitionQuota
 from services.generator.quota.provider_limiter import ProviderLimiter
 from services.generator.quota.repository import ProviderCallRepository
 from shared.domain.job import Step
-from shared.kafka.topics import GENERATION
 from shared.runtime.postgres import open_pool
 from shared.runtime.settings import PostgresSettings
 from tests.support.backend import Backend, make_request
@@ -51,7 +50,7 @@ class QuotaOwner:
         await backend.insert_dispatched(request)
         lease = await self.repository.claim_job(request.id)
         assert lease is not None
-        permit = await self.limiter.acquire({"tokens": _CALL})
+        permit = await self.limiter.acquire({"tokens": _CALL}, request.id)
         await self.repository.begin_step(lease, Step.OUTLINE, permit)
 
     @property
@@ -75,7 +74,6 @@ async def start_owner(backend: Backend, database: str, name: str) -> AsyncIterat
             owner=name,
             limiters=[limiter],
             calls=ProviderCallRepository(pool),
-            total=GENERATION.partitions,
             burst_s=1.5,
             skew_s=1,
         ),

@@ -102,6 +102,15 @@ async def assert_fits(page: Page) -> None:
     assert width <= 0, f"{width} px too wide"
 
 
+async def assert_banner_names_standins(page: Page, providers: list[str]) -> None:
+    """Assert that the banner names each stand-in and no other provider."""
+    banner = page.locator("#standins")
+    assert await banner.is_visible() == bool(providers)
+    text = (await banner.inner_text()).lower()
+    for provider in ("openai", "replicate"):
+        assert (f"a stand-in replaces {provider}:" in text) == (provider in providers)
+
+
 def tile(page: Page, name: str) -> Any:
     return page.locator(".tile", has=page.get_by_text(name, exact=True))
 
@@ -120,7 +129,7 @@ async def test_situations_are_accessible_in_all_colours_and_widths(
         await expect(page.locator("#rate canvas")).to_be_visible()
         shown = [await line.inner_text() for line in await page.locator("#alerts b").all()]
         assert shown == [alert["name"] for alert in fake.snapshot["alerts"]]
-        assert await page.locator("#standins").is_visible() == fake.snapshot["overview"]["standins"]
+        await assert_banner_names_standins(page, fake.snapshot["overview"]["standinProviders"])
         for width, scheme in itertools.product((_WIDE, _PHONE), ("light", "dark")):
             await page.set_viewport_size({"width": width, "height": 800})
             await page.emulate_media(color_scheme=cast(Any, scheme))

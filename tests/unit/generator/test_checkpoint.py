@@ -1,6 +1,6 @@
 """Checkpoints of the quota: all owners of a partition together keep within one bucket's limit."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import given, settings
@@ -10,6 +10,8 @@ from services.generator.quota.checkpoint import (
     Checkpoint,
     decode_checkpoint,
     encode_checkpoint,
+    find_layout_change,
+    level_after_layout_change,
     restore_level,
 )
 from services.generator.quota.rules import RateLimiter
@@ -208,4 +210,45 @@ def test_checkpoint_is_short_and_decodes_without_loss() -> None:
         levels={NAME: -1234.5, "replicate/requests": 0.1},
     )
     assert decode_checkpoint(encode_checkpoint(saved)) == saved
-    assert len(encode_checkpoint(saved)) < 400
+    saved_with_layout = replace(saved, partitions=512, carrying={NAME: 5}, since=1_700_000_000.5)
+    assert decode_checkpoint(encode_checkpoint(saved_with_layout)) == saved_with_layout
+    assert len(encode_checkpoint(saved_with_layout)) < 400
+
+
+def saved_layout(at: float, carrying: int, *, partitions: int = 24, since: float = 0) -> Checkpoint:
+    return Checkpoint(
+        owner="w",
+        at=at,
+        levels={},
+        partitions=partitions,
+        carrying={NAME: carrying},
+        since=since,
+    )
+
+
+def test_checkpoint_of_version_0_1_has_the_layout_of_all_partitions() -> None:
+    saved = decode_checkpoint('{"owner": "w", "at": 10, "levels": {"openai/tokens": 3}}')
+    assert saved is not None
+    assert saved.has_layout(NAME, 24, 24)
+    assert not saved.has_layout(NAME, 48, 48)
+    assert not saved.has_layout(NAME, 24, 3)
+
+
+def test_layout_change_is_found_in_any_partition() -> None:
+    group = [saved_layout(100, 3), saved_layout(105, 24, partitions=48), saved_layout(20, 5)]
+    assert find_layout_change(group, NAME, partitions=24, carrying=3, now=200) == 120
+    assert find_layout_change(group[:1], NAME, partitions=24, carrying=3, now=200) == 0
+    assert find_layout_change([], NAME, partitions=24, carrying=3, now=200) == 0
+
+
+def test_layout_change_stays_known_to_the_owners_of_new_partitions() -> None:
+    """The first owner has replaced the old checkpoints before the second one reads them."""
+    first = saved_layout(101, 3, since=100)
+    assert find_layout_change([first], NAME, partitions=24, carrying=3, now=102) == 100
+
+
+def test_quota_starts_a_minute_after_a_layout_change() -> None:
+    early, late = (
+        level_after_layout_change(100, rate=2, now=now, skew_s=SKEW_S) for now in (110, 170)
+    )
+    assert (early, late) == (-2 * 51, 0)

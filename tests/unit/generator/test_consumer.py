@@ -41,7 +41,11 @@ async def test_records_that_arrive_during_drain_are_not_committed(
 ) -> None:
     client = OneBatchClient()
     monkeypatch.setattr(kafka, "create_consumer", lambda *_, **__: client)
-    quota = SimpleNamespace(build_checkpoint=lambda: "a checkpoint", lease_until=lambda until: None)
+    quota = SimpleNamespace(
+        build_checkpoint=lambda: "a checkpoint",
+        carried_calls=lambda: {"openai/requests": 3},
+        own_share_until=lambda until: None,
+    )
     consumer = TaskConsumer(
         name="w",
         settings=KafkaSettings(kafka_bootstrap_servers="127.0.0.1:1"),

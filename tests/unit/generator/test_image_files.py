@@ -2,7 +2,7 @@
 
 import pytest
 
-from sandbox.providers.image import draw_image
+from sandbox.providers.content.image import draw_image
 from services.generator.providers.image_files import find_format, is_whole_image
 
 WEBP = b"RIFF" + (16).to_bytes(4, "little") + b"WEBPVP8 " + bytes(8)

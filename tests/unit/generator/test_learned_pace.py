@@ -67,7 +67,7 @@ def test_few_calls_are_refused_by_a_provider_that_serves_less(
 def test_pace_returns_to_the_configured_one() -> None:
     pace = LearnedPace()
     pace.record_throttled(0, 0, requested_delay=4, share=1.0)
-    assert pace.per_s == 0.25
+    assert pace.seconds_until_call(0) == 0
     now, calls = 4.0, 0
     while pace.per_s is not None:
         now += pace.seconds_until_call(now)

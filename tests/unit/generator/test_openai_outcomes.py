@@ -531,3 +531,15 @@ def test_no_answer_is_too_odd_to_classify(status: int, body: Any, headers: dict[
     outcome = classify_text(CallResult(status=status, headers=headers, body=body), NOW)
     assert outcome.row
     assert outcome.kind is not OutcomeKind.ANSWER or status < 400
+
+
+def test_deeply_nested_error_is_classified() -> None:
+    body: dict[str, Any] = {"message": "deep"}
+    for _ in range(950):
+        body = {"error": body}
+    assert classify_text(answered(200, body), NOW).kind is OutcomeKind.OUTAGE
+
+
+def test_reason_can_be_saved_in_postgresql() -> None:
+    outcome = classify_text(answered(500, error_body("broken \0 pipe")), NOW)
+    assert outcome.reason == "server error: broken  pipe"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sandbox.providers.image import draw_image
+from sandbox.providers.content.image import draw_image
 from services.generator.providers.image_files import decode_data_uri
 from services.generator.providers.prediction import (
     find_image_source,

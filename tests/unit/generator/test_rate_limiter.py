@@ -105,11 +105,21 @@ def test_estimated_waits_match_the_grants() -> None:
 def test_cool_down_stops_all_grants_until_it_ends() -> None:
     limiter = make_limiter()
     reservation = reserve(limiter, 1, 0)
-    limiter.start_cool_down(10, 0)
+    limiter.record_throttled(0, 0, requested_delay=10)
     assert limiter.grant_ready(9.9) == []
     assert limiter.seconds_until_next_grant(5) == pytest.approx(5)
     assert limiter.cool_down_left(5) == pytest.approx(5)
     assert limiter.grant_ready(10) == [reservation]
+
+
+def test_estimate_for_a_new_call_is_the_time_of_its_grant() -> None:
+    limiter = make_limiter()
+    for need in (100, 50, 70):
+        reserve(limiter, need, 0)
+    limiter.grant_ready(0)
+    estimated = limiter.estimate_wait({"requests": 1, "tokens": 60}, 0)
+    reserve(limiter, 60, 0)
+    assert estimated == pytest.approx(limiter.estimate_waits(0)[-1])
 
 
 def test_cancelled_reservation_is_not_charged() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sandbox.providers.image import draw_image
+from sandbox.providers.content.image import draw_image
 from services.generator.providers.image_files import MAX_IMAGE_BYTES
 from services.generator.providers.outcomes import CallResult, OutcomeKind, TransportFailure
 from services.generator.providers.replicate_outcomes import (

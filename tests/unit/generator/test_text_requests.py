@@ -108,6 +108,9 @@ def test_room_grows_with_cuts_and_with_what_is_seen() -> None:
     assert [room.limit_output(700, cuts) for cuts in (0, 1, 2)] == [700, 1_400, 2_800]
     room.record_reasoning(2_000)
     assert room.limit_output(700, 0) == 3_700
+    for _ in range(50):
+        room.record_reasoning(400)
+    assert room.limit_output(700, 0) == 1_300, "one long thought is forgotten"
 
 
 REFUSED_SCHEMA = error_body(
@@ -149,6 +152,7 @@ def test_format_becomes_weaker_until_the_instructions_hold_it(status: int, body:
         (404, {"detail": "Not Found"}),
         (404, ""),
         (405, {"detail": "Method Not Allowed"}),
+        (404, error_body("No handler for this request.")),
         (404, "<html><body>404</body></html>"),
         (400, error_body("The model does not support Responses API")),
         (200, "<html><body>Welcome</body></html>"),

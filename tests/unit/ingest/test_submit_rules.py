@@ -278,6 +278,24 @@ def test_admission_is_closed_per_store_or_for_all() -> None:
     )
 
 
+def test_model_is_one_that_the_operator_offers() -> None:
+    policy = rules.RequestPolicy(models=("gpt-4o-mini", "llama-3.1-70b"))
+    body = rules.parse_request(GOOD | {"model": "llama-3.1-70b"}, now=NOW, policy=policy)
+    assert rules.to_message(body, job=JOB, store="s", now=NOW).model == "llama-3.1-70b"
+    with pytest.raises(InvalidRequestError, match=r"must be one of gpt-4o-mini, llama-3\.1-70b"):
+        rules.parse_request(GOOD | {"model": "gpt-5"}, now=NOW, policy=policy)
+    with pytest.raises(InvalidRequestError, match="offers no models"):
+        rules.parse_request(GOOD | {"model": "gpt-4o-mini"}, now=NOW)
+
+
+def test_fingerprint_of_released_fields_never_changes() -> None:
+    """Idempotency keys of the last seven days meet the requests of a new release."""
+    body = rules.parse_request(GOOD, now=NOW)
+    assert rules.fingerprint(body) == "1a7bbbe689e841bdb27c0c0f356b1372"
+    with_model = body.model_copy(update={"model": "gpt-4o-mini"})
+    assert rules.fingerprint(with_model) != rules.fingerprint(body)
+
+
 def test_fingerprint_depends_on_field_values_only() -> None:
     def fingerprint(**fields: Any) -> str:
         body = {"sourceType": "keyword", "sourceId": "tea"} | fields

@@ -167,6 +167,17 @@ def test_circuits_repairs_and_in_doubt_calls_raise_at_once() -> None:
     ], "worst first"
 
 
+async def test_open_circuit_names_model_address_and_the_providers_words() -> None:
+    reason = "gpt-9 at https://gate.example/v1: no such model: The model `gpt-9` does not exist"
+    limiter = replace(WORKER.limiters[0], circuit_open=True, open_reason=reason)
+    async with start_chat_receiver() as chat, run_delivery(AlertWebhook(chat.url)) as webhook:
+        system = EvaluatedSystem(webhook=webhook)
+        system.pass_seconds(1, worker=replace(WORKER, limiters=(limiter,)), scheduler={})
+        assert system.alerts.active_alerts()[0]["causes"] == (f"openai: {reason}",)
+        await eventually(lambda: chat.received)
+    assert f"openai: {reason}" in chat.received[0]
+
+
 def test_dead_letters_and_drift_raise_once_measured() -> None:
     system = EvaluatedSystem()
     system.pass_seconds(10, worker=WORKER, scheduler={})

@@ -106,6 +106,7 @@ def test_overview_and_store_rows() -> None:
     assert (shown["pending"], shown["jobs"]["DONE"], shown["failedPercent"]) == (3, 1, 50.0)
     assert (shown["storesWarned"], shown["storesStopped"]) == (2, 5)
     assert (shown["oldestWaitSeconds"], shown["standins"]) == (9.0, True)
+    assert shown["standinProviders"] == ["replicate"]
     rows = view.stores(stores, make_scheduler_report(3), spent=total["cost_nanousd"], limit=10)
     assert [
         (row["store"], row["queued"], row["done"], row["failed"], row["budget"]) for row in rows
@@ -141,3 +142,23 @@ def test_worker_quota_is_divided_over_partitions() -> None:
         ), name
     assert {part["worker"] for part in parts if part["debt"]} == {"w2"}
     assert requests["unownedPartitions"] == list(range(5, 24))
+
+
+def test_partitions_without_quota_are_neither_listed_nor_missing() -> None:
+    """Three of 24 partitions carry the quota; the worker owns two of them, and nobody the third."""
+    report = make_worker_report("w")
+    state = replace(report.limiters[0], partitions=(0, 6), carrying=3, share=40.0)
+    report = replace(report, partitions=tuple(range(12)), limiters=(state,))
+    total = rules.limiter_totals([report])[state.provider][state.model][state.resource]
+    assert [part["partition"] for part in total["byPartition"]] == [0, 6]
+    assert [part["sharePerMinute"] for part in total["byPartition"]] == [20, 20]
+    assert total["unownedPartitions"] == [12]
+    assert total["byWorker"][0]["partitions"] == (0, 6)
+
+
+def test_worker_without_quota_has_no_rows() -> None:
+    report = make_worker_report("w")
+    state = replace(report.limiters[0], partitions=(), carrying=1, share=0.0)
+    total = rules.limiter_totals([replace(report, limiters=(state,))])[state.provider]
+    assert total[state.model][state.resource]["byPartition"] == []
+    assert total[state.model][state.resource]["unownedPartitions"] == [0]

@@ -9,7 +9,13 @@ import pytest
 
 from sandbox.servers import kafka_jars
 from sandbox.system import leftovers
-from sandbox.system.environment import Ports, service_environment
+from sandbox.system.environment import (
+    Ports,
+    describe_providers,
+    describe_standins,
+    read_standins,
+    service_environment,
+)
 from sandbox.system.home import Home, current_home, write_atomically
 from sandbox.system.leftovers import RunningProcess
 from shared.domain.errors import Unavailable
@@ -218,3 +224,40 @@ def test_real_api_key_is_kept(tmp_path: Path) -> None:
     assert variables["OPENAI_API_KEY"] == "sk-real"
     assert "OPENAI_BASE_URL" not in variables
     assert variables["REPLICATE_API_TOKEN"] == "r8-stand-in"
+
+
+REAL_KEY, REAL_TOKEN = {"OPENAI_API_KEY": "sk-real"}, {"REPLICATE_API_TOKEN": "r8-real"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "standins"),
+    [
+        ({}, ("openai", "replicate")),
+        (REAL_KEY, ("replicate",)),
+        (REAL_TOKEN, ("openai",)),
+        (REAL_KEY | REAL_TOKEN, ()),
+        ({"IMAGES": "off"}, ("openai",)),
+        (REAL_KEY | {"IMAGES": "Off"}, ()),
+        (REAL_KEY | {"IMAGES": "on"}, ("replicate",)),
+    ],
+)
+def test_stand_ins_replace_only_used_providers_without_a_key(
+    environ: dict[str, str], standins: tuple[str, ...], tmp_path: Path
+) -> None:
+    variables = environment_of(tmp_path, **environ)
+    assert read_standins(variables) == standins
+    assert (variables.get("STANDIN") == "true") == bool(standins)
+    stated = [line for line in describe_providers(environ) if "a stand-in replaces" in line]
+    assert len(stated) == len(describe_standins(standins)) == len(standins)
+
+
+def test_each_provider_that_is_used_has_a_line() -> None:
+    assert describe_providers(REAL_TOKEN) == [
+        "OPENAI_API_KEY is not set: a stand-in replaces OpenAI; texts are samples and cost nothing",
+        "REPLICATE_API_TOKEN is set: Replicate is called and may charge for it",
+    ]
+    local = REAL_KEY | {"OPENAI_BASE_URL": "http://localhost:4000/v1", "IMAGES": "off"}
+    assert describe_providers(local) == [
+        "OPENAI_API_KEY is set: the server at http://localhost:4000/v1 is called and may charge"
+        " for it"
+    ]

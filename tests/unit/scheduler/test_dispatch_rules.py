@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from services.scheduler import messages
 from services.scheduler.dispatch.rules import WorkerCreditTracker, WorkerOffer
 from services.scheduler.leadership.assignor import choose_leader
-from shared.domain.messages import LimiterReport, WorkerReport
+from shared.domain.messages import LimiterReport, Need, WorkerReport
 
 
 def offer(worker: str, *partitions: int, slots: int = 2, at: float = 0) -> WorkerOffer:
@@ -113,7 +113,9 @@ def test_unknown_partitions_in_a_report_are_ignored() -> None:
     report = WorkerReport(
         worker="w", at=now, started_at=now, partitions=(999, 3, -1, 0), slots=5, running=0
     )
-    assert messages.worker_offer(report, now.timestamp()).partitions == (0, 3)
+    offer_of_report = messages.worker_offer(report, now.timestamp(), partitions=24)
+    assert offer_of_report.partitions == (0, 3)
+    assert offer_of_report.image_partitions == (0, 3), "a report of version 0.1 names no limits"
 
 
 def test_open_circuit_breaker_is_the_limiting_cause() -> None:
@@ -132,5 +134,128 @@ def test_open_circuit_breaker_is_the_limiting_cause() -> None:
         worker="w", at=now, started_at=now, partitions=(0,), slots=0, running=0, limiters=(limiter,)
     )
     credit = WorkerCreditTracker(silence_s=5)
-    credit.apply_offer(messages.worker_offer(report, now.timestamp()))
+    credit.apply_offer(messages.worker_offer(report, now.timestamp(), partitions=24))
     assert credit.limiting_cause(now.timestamp()) == "provider unavailable"
+
+
+def image_offer(worker: str, *image_partitions: int, most: int | None = None) -> WorkerOffer:
+    """Build the offer of a worker with two slots and partitions 0 and 1, or 2 and 3."""
+    partitions = (0, 1) if worker == "a" else (2, 3)
+    return WorkerOffer(
+        worker=worker,
+        partitions=partitions,
+        text_partitions=partitions,
+        image_partitions=image_partitions,
+        most_image_jobs=most,
+        slots=2,
+        at=0,
+    )
+
+
+def dispatch_images(credit: WorkerCreditTracker) -> list[int]:
+    """Dispatch jobs that need an image until no worker takes one. Return the chosen partitions."""
+    chosen: list[int] = []
+    while (partition := credit.best_partition(0, needs_images=True)) is not None:
+        credit.record_dispatch(f"image {len(chosen)}", partition, needs_images=True)
+        chosen.append(partition)
+    return chosen
+
+
+def test_job_that_needs_an_image_goes_where_images_are_carried() -> None:
+    credit = WorkerCreditTracker(silence_s=5)
+    credit.apply_offer(image_offer("a"))
+    credit.apply_offer(image_offer("b", 3))
+    assert dispatch_images(credit) == [3, 3]
+    assert credit.best_partition(0) in {0, 1}
+    assert not credit.are_images_unavailable(0), "the slots for images are taken, and become free"
+
+
+def test_partition_without_text_quota_gets_no_job() -> None:
+    credit = WorkerCreditTracker(silence_s=5)
+    credit.apply_offer(
+        WorkerOffer(
+            worker="w", partitions=(0, 1), text_partitions=(1,), image_partitions=(), slots=2, at=0
+        )
+    )
+    assert dispatch_all(credit) == [1, 1]
+    credit.apply_offer(WorkerOffer(worker="w", partitions=(0,), text_partitions=(), slots=9, at=1))
+    assert credit.best_partition(1) is None
+    assert credit.limiting_cause(1) == "no worker"
+
+
+def test_open_image_circuit_leaves_the_slots_to_other_jobs() -> None:
+    credit = WorkerCreditTracker(silence_s=5)
+    credit.apply_offer(image_offer("a", 0, 1, most=0))
+    assert dispatch_images(credit) == []
+    assert credit.are_images_unavailable(0)
+    assert sorted(dispatch_all(credit)) == [0, 1]
+
+
+def test_due_probe_allows_one_job_that_needs_an_image() -> None:
+    credit = WorkerCreditTracker(silence_s=5)
+    credit.apply_offer(image_offer("a", 0, 1, most=1))
+    assert dispatch_images(credit) == [0]
+    credit.record_claim("image 0", "a")
+    assert dispatch_images(credit) == [], "the claimed job is the probe"
+    assert credit.are_images_unavailable(0)
+    credit.record_settlement("image 0")
+    assert len(dispatch_images(credit)) == 1
+
+
+def test_images_are_available_while_one_worker_takes_them() -> None:
+    credit = WorkerCreditTracker(silence_s=5)
+    assert not credit.are_images_unavailable(0), "without a worker nothing is known"
+    credit.apply_offer(image_offer("a", 0, 1, most=0))
+    credit.apply_offer(image_offer("b", 2))
+    assert not credit.are_images_unavailable(0)
+    assert dispatch_images(credit) == [2, 2]
+
+
+def limiter_report(
+    serves: Need, *partitions: int, circuit_open: bool = False, probe_due: bool = False
+) -> LimiterReport:
+    return LimiterReport(
+        provider=serves.value,
+        model="m",
+        resource="requests",
+        limit=6,
+        share=6,
+        level=0,
+        used=0,
+        circuit_open=circuit_open,
+        probe_due=probe_due,
+        serves=serves,
+        partitions=partitions,
+    )
+
+
+def report_offer(*limiters: LimiterReport) -> WorkerOffer:
+    now = datetime.now(UTC)
+    report = WorkerReport(
+        worker="w",
+        at=now,
+        started_at=now,
+        partitions=(0, 1, 2, 3),
+        slots=5,
+        running=0,
+        limiters=limiters,
+        total_partitions=24,
+    )
+    return messages.worker_offer(report, now.timestamp(), partitions=24)
+
+
+def test_offer_has_the_partitions_that_carry_each_need() -> None:
+    found = report_offer(limiter_report(Need.TEXT, 0, 2, 3), limiter_report(Need.IMAGES, 0, 1, 2))
+    assert (found.text_partitions, found.image_partitions) == ((0, 2, 3), (0, 2))
+    assert found.most_image_jobs is None
+
+
+def test_offer_limits_image_jobs_while_their_circuit_is_open() -> None:
+    text = limiter_report(Need.TEXT, 0)
+    closed = limiter_report(Need.IMAGES, 0)
+    waiting = limiter_report(Need.IMAGES, 0, circuit_open=True)
+    due = limiter_report(Need.IMAGES, 0, circuit_open=True, probe_due=True)
+    found = [report_offer(text, closed, images).most_image_jobs for images in (waiting, due)]
+    assert found == [0, 1]
+    assert report_offer(text, waiting).limited_by is None, "other jobs are not limited"
+    assert report_offer(limiter_report(Need.TEXT, 0, circuit_open=True)).most_image_jobs is None

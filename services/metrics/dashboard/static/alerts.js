@@ -30,7 +30,7 @@ const durationNote = (time) =>
 function updateAlert(line, alert) {
   setText(line.querySelector(".what").lastElementChild, `${alert.summary}${thresholdNote(alert)}`);
   setText(line.querySelector(".since"), alert.since ? durationNote(alert.since) : "");
-  setText(line.querySelector(".means"), alert.means ?? "");
+  setText(line.querySelector(".means"), [...(alert.causes ?? []), alert.means ?? ""].join(" "));
 }
 
 const summarize = (alerts) =>

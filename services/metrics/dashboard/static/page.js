@@ -9,6 +9,7 @@ import { showHealth } from "./health.js";
 import { setUpJob } from "./job.js";
 import { setUpJobs, showJobs } from "./jobs.js";
 import { showLimits } from "./limits.js";
+import { showStandins } from "./standins.js";
 import { showTiles } from "./tiles.js";
 import { showStores } from "./stores.js";
 import { setUpThemeSwitch } from "./theme_switch.js";
@@ -32,9 +33,7 @@ const SECTIONS = [
   ({ providers }) => showLimits(providers),
   ({ workers }) => showWorkers(workers),
   ({ jobs }) => showJobs(jobs),
-  ({ overview }) => {
-    byId("standins").hidden = !overview.standins;
-  },
+  ({ overview }) => showStandins(overview),
   ({ alerts }) => {
     document.title = alerts?.length ? `(${alerts.length}) blogstream` : "blogstream";
   },

@@ -6,7 +6,7 @@ import random
 import re
 from typing import Any
 
-from sandbox.providers import phrases
+from sandbox.providers.content import phrases
 
 
 class Subject:

@@ -1,0 +1,1 @@
+"""What the stand-ins produce: texts from seeded phrases, pictures from seeded colours."""

@@ -1,0 +1,1 @@
+"""A stand-in for Replicate: models, predictions and the files they leave."""

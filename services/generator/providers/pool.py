@@ -1,0 +1,165 @@
+"""Several provider accounts behind one interface: each call takes the one whose permit comes first.
+
+A waiting call moves to another account when that one will serve it much earlier: because its own
+account stops serving, or because the line there is longer.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TypeVar
+from uuid import UUID
+
+from pydantic import BaseModel
+
+from services.generator.providers.account_choice import (
+    AccountState,
+    Offer,
+    choose_account,
+    select_offers,
+    should_move,
+)
+from services.generator.providers.openai import OpenAITextProvider, TextCall
+from services.generator.providers.prediction import Prediction
+from services.generator.providers.replicate import GeneratedImage, ReplicateImageProvider
+from services.generator.quota.rules import Permit
+from shared.domain.errors import Transient
+from shared.domain.messages import Usage
+
+A = TypeVar("A", bound=BaseModel)
+States = Callable[[], Mapping[str, AccountState]]
+
+_RECONSIDER_EVERY_S = 1.0
+
+
+class TextAccountPool:
+    """Writes texts with several accounts. `pinned` names the account of pinned stores."""
+
+    def __init__(
+        self,
+        providers: Sequence[OpenAITextProvider],
+        offers: Sequence[Offer],
+        pinned: Mapping[str, str],
+    ) -> None:
+        self._providers = {provider.name: provider for provider in providers}
+        self._offers = offers
+        self._pinned = pinned
+
+    def is_valid(self, permit: Permit) -> bool:
+        """Return whether the call may still begin; otherwise it needs a new permit."""
+        return self._providers[permit.provider].is_valid(permit)
+
+    async def acquire_permit(self, call: TextCall, answer: type[A]) -> Permit:
+        """Wait for a permit of any account that may serve the call."""
+        return await acquire_first(
+            lambda: self._states(call, answer),
+            lambda name: self._providers[name].acquire_permit(call, answer),
+        )
+
+    async def write_text(self, call: TextCall, answer: type[A], permit: Permit) -> tuple[A, Usage]:
+        """Return the parsed answer and its usage, by the account of the permit.
+
+        Raises `Transient`, `Permanent`, `UnusableAnswer` or `UnsupportedFeature`.
+        """
+        try:
+            return await self._providers[permit.provider].write_text(call, answer, permit)
+        except Transient as error:
+            _shorten_delay(error, permit.provider, self._states(call, answer))
+            raise
+
+    def _states(self, call: TextCall, answer: type[BaseModel]) -> dict[str, AccountState]:
+        names = select_offers(self._offers, pinned=self._pinned.get(call.store), model=call.model)
+        return {name: self._providers[name].state_for(call, answer) for name in names}
+
+
+class ImageAccountPool:
+    """Creates images with several accounts."""
+
+    def __init__(self, providers: Sequence[ReplicateImageProvider]) -> None:
+        self._providers = {provider.name: provider for provider in providers}
+        self._first = providers[0]
+
+    def is_valid(self, permit: Permit) -> bool:
+        """Return whether the prediction may still be created; otherwise it needs a new permit."""
+        return self._providers[permit.provider].is_valid(permit)
+
+    async def acquire_permit(self, job: UUID) -> Permit:
+        """Wait for a permit of any account for one prediction."""
+        return await acquire_first(
+            lambda: self._states(job), lambda name: self._providers[name].acquire_permit(job)
+        )
+
+    async def create_prediction(self, job: UUID, prompt: str, permit: Permit) -> Prediction:
+        """Create a prediction with the account of the permit. From now on it is paid for.
+
+        Raises `Transient` or `Permanent`.
+        """
+        try:
+            return await self._providers[permit.provider].create_prediction(job, prompt)
+        except Transient as error:
+            _shorten_delay(error, permit.provider, self._states(job))
+            raise
+
+    async def fetch_image(self, job: UUID, prediction: Prediction) -> GeneratedImage:
+        """Wait for a prediction and fetch its image, with the account that created it.
+
+        Raises `UnusablePrediction`, `Transient` or `Permanent`.
+        """
+        provider = self._providers.get(prediction.account or "", self._first)
+        return await provider.fetch_image(job, prediction)
+
+    def _states(self, job: UUID) -> dict[str, AccountState]:
+        return {name: provider.state_for(job) for name, provider in self._providers.items()}
+
+
+async def acquire_first(states: States, acquire: Callable[[str], Awaitable[Permit]]) -> Permit:
+    """Acquire a permit of the account where it comes first.
+
+    Raises `Transient` if no account serves.
+    """
+    while True:
+        now = states()
+        name = choose_account(now.values()) or _least_bad(now)
+        if len(now) == 1:
+            return await acquire(name)
+        try:
+            permit = await _acquire_unless_earlier(name, states, acquire)
+        except Transient:
+            if choose_account(states().values()) in (None, name):
+                raise
+            continue
+        if permit is not None:
+            return permit
+
+
+async def _acquire_unless_earlier(
+    name: str, states: States, acquire: Callable[[str], Awaitable[Permit]]
+) -> Permit | None:
+    """Return the account's permit, or `None` once another account's permit comes much earlier."""
+    waiting = asyncio.ensure_future(acquire(name))
+    try:
+        while True:
+            await asyncio.wait({waiting}, timeout=_RECONSIDER_EVERY_S)
+            if waiting.done():
+                return waiting.result()
+            if should_move(name, states()):
+                return await _withdraw(waiting)
+    finally:
+        waiting.cancel()
+
+
+async def _withdraw(waiting: "asyncio.Future[Permit]") -> Permit | None:
+    """Leave the line. Returns the permit if it was granted meanwhile, because it is charged."""
+    waiting.cancel()
+    await asyncio.wait({waiting})
+    return None if waiting.cancelled() else waiting.result()
+
+
+def _shorten_delay(error: Transient, failed: str, states: Mapping[str, AccountState]) -> None:
+    """Let the job go on at once if an account other than the failed one serves."""
+    if error.blameless and choose_account(states.values()) not in (None, failed):
+        error.delay = 0.0
+
+
+def _least_bad(states: Mapping[str, AccountState]) -> str:
+    """Return the account to wait for while none serves: the earliest after its cool-down."""
+    return min(states.values(), key=lambda state: (state.wait_s, state.fallback, state.name)).name

@@ -1,0 +1,51 @@
+"""The image provider rejects the account: only the jobs that need an image wait."""
+
+from functools import partial
+from pathlib import Path
+
+from services.generator import service
+from tests.support.backend import Backend, make_request, running_service
+from tests.support.eventually import eventually
+from tests.support.fake_providers import StandIns
+from tests.support.generator import worker_settings
+from tests.support.scheduler import start_scheduler
+
+
+async def test_jobs_without_image_run_while_images_are_unavailable(
+    backend: Backend, database: str, standins: StandIns, tmp_path: Path
+) -> None:
+    settings = worker_settings(
+        bootstrap=backend.settings.kafka_bootstrap_servers,
+        prefix=backend.settings.kafka_topic_prefix,
+        database=database,
+        standins=standins,
+        folder=tmp_path,
+    )
+    first, second = make_request(), make_request(store="store-b")
+    texts = [make_request(store="store-b", images=0) for _ in range(3)]
+    standins.replicate.script({"kind": "402", "job": str(first.id), "count": 9})
+    async with (
+        start_scheduler(backend, database),
+        running_service(lambda stop: service.run_worker(settings, stop, name="worker-1")),
+    ):
+        await backend.submit(first)
+        await eventually(lambda: _has_retried(backend), what="a rejected image")
+        for request in (second, *texts):
+            await backend.submit(request)
+        for request in texts:
+            await eventually(partial(backend.has_status, request.id, "DONE"))
+        await eventually(lambda: _waits_for_provider(backend), what="the reason of the wait")
+        row = await backend.row(second.id)
+    assert (row["status"], row["attempt"], row["forward_count"]) == ("PENDING", 0, 0)
+    standins.replicate.clear_faults()
+
+
+async def _has_retried(backend: Backend) -> bool:
+    """Return whether a job is back in the queue without a fault of its own."""
+    query = "SELECT count(*) FROM blog_generations WHERE status = 'PENDING' AND blameless = 1"
+    return bool(await backend.database.fetchval(query))
+
+
+async def _waits_for_provider(backend: Backend) -> bool:
+    query = "SELECT reason FROM store_outlooks WHERE instance_id = 'store-b'"
+    return bool(await backend.database.fetchval(query) == "provider unavailable")
