@@ -38,6 +38,7 @@ class LimitSettings(ProcessingSettings, TopicSettings):
     openai_rpm: float = _limit("openai_rpm")
     openai_tpm: float = _limit("openai_tpm")
     replicate_rpm: float = _limit("replicate_rpm")
+    replicate_read_rpm: float = _limit("replicate_read_rpm")
 
     openai_model: str = _default("openai_model")
     openai_reasoning_effort: str | None = None

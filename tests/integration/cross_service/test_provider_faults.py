@@ -77,6 +77,7 @@ async def wait_for_end(system: Backend, job: UUID) -> str:
         what=f"the end of {job}",
         timeout=120,
     )
+    assert row is not None
     return f"{row['status']}: {row['error']}" if row["error"] else str(row["status"])
 
 
@@ -85,7 +86,8 @@ async def median_seconds(system: Backend, requests: Sequence[BlogRequested]) -> 
     for request in requests:
         assert await wait_for_end(system, request.id) == "DONE"
     rows = [await system.row(request.id) for request in requests]
-    return median((row["finished_at"] - row["created_at"]).total_seconds() for row in rows)
+    seconds = [(row["finished_at"] - row["created_at"]).total_seconds() for row in rows]
+    return float(median(seconds))
 
 
 @pytest.mark.parametrize("seed", SEEDS)
