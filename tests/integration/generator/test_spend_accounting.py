@@ -124,13 +124,13 @@ async def test_recovered_bills_are_added_to_the_spend(
 ) -> None:
     lease = await claim_new_job(backend, repository, "a")
     await pay(repository, lease, Step.OUTLINE, 30)
-    await backend.database.execute(RECOVERY["add_lost_usage"], lease.job, 2, 0, 0, 0, 100)
+    await backend.database.execute(RECOVERY["add_lost_usage"], lease.job, 2, 0, 0, 0, 100, 0)
     await backend.database.execute(
         RECOVERY["correct_job"], lease.job, "FAILED", 2, datetime.now(UTC), "restored"
     )
     fresh = make_request(store="b")
     await backend.insert_dispatched(fresh)
-    await backend.database.execute(RECOVERY["add_lost_usage"], fresh.id, 1, 0, 0, 0, 9)
+    await backend.database.execute(RECOVERY["add_lost_usage"], fresh.id, 1, 0, 0, 0, 9, 0)
     await backend.database.execute(
         RECOVERY["correct_job"], fresh.id, "FAILED", 1, datetime.now(UTC), "restored"
     )
