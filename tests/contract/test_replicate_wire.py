@@ -237,32 +237,34 @@ async def test_outage_of_reads_keeps_the_prediction(images: Images) -> None:
 
 async def test_throttled_reads_lower_the_pace_of_reads_only(images: Images) -> None:
     throttled = JSONResponse({"detail": "slow", "retry_after": 0.2}, 429)
-    await images.paint(Plan(views=[STARTING, throttled, SUCCEEDED]))
+    for _ in range(2):
+        await images.paint(Plan(views=[STARTING, throttled, SUCCEEDED]))
     (creations,), (reads,) = images.limiter.build_reports(), images.reads.build_reports()
     assert creations.pace == 1
     assert reads.pace < 1
 
 
 async def test_low_credit_throttle_waits_as_long_as_the_body_says(images: Images) -> None:
-    job, other = uuid4(), uuid4()
     refusal = JSONResponse({"detail": "Request was throttled.", "retry_after": 9}, 429)
-    images.server.script(job, Plan(creation=refusal))
-    with pytest.raises(Transient) as error:
-        await images.provider.create_prediction(job, "x")
-    assert error.value.blameless
-    assert error.value.delay == pytest.approx(9, abs=0.5)
+    for job in (uuid4(), uuid4()):
+        images.server.script(job, Plan(creation=refusal))
+        with pytest.raises(Transient) as error:
+            await images.provider.create_prediction(job, "x")
+        assert error.value.blameless
+        assert error.value.delay == pytest.approx(9, abs=0.5)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.3):
-            await images.provider.acquire_permit(other)
+            await images.provider.acquire_permit(uuid4())
     assert images.limiter.build_reports()[0].pace < 1
 
 
 async def test_reads_raise_no_learned_pace_of_creations(images: Images) -> None:
     job = uuid4()
     refusal = JSONResponse({"detail": "slow", "retry_after": 1}, 429)
-    images.server.script(job, Plan(creation=refusal))
-    with pytest.raises(Transient):
-        await images.provider.create_prediction(job, "x")
+    for refused in (uuid4(), job):
+        images.server.script(refused, Plan(creation=refusal))
+        with pytest.raises(Transient):
+            await images.provider.create_prediction(refused, "x")
     before = images.limiter.build_reports()[0].pace
     images.server.script(job, Plan(views=[STARTING, *[PROCESSING] * 20, SUCCEEDED]))
     await images.paint(job=job)

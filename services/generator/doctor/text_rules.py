@@ -36,6 +36,7 @@ _ADVICE: Mapping[str, Advice] = {
     ),
     "openai-permission": Advice("the key may not use this model or address", _KEY),
     "openai-model": Advice("the model is not known there, or the key may not use it", _MODEL),
+    "openai-no-endpoint": Advice("no server behind the address serves the model", _MODEL),
     "openai-endpoint": Advice("the address does not know this path", _ADDRESS),
     "openai-above-limit": Advice("one call is above the limit of a minute", "OPENAI_TPM"),
     "openai-output-limit": Advice("the model writes too short answers", _MODEL),

@@ -4,6 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 
+_AT_ONCE_S = 0.1
+"""Shorter waits are equal: weights decide then."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountState:
@@ -55,7 +58,11 @@ def choose_account(states: Iterable[AccountState]) -> str | None:
     competing = [state for state in serving if state.fallback == lowest]
     best = min(
         competing,
-        key=lambda state: (state.wait_s, state.calls / state.weight, state.name),
+        key=lambda state: (
+            state.wait_s if state.wait_s > _AT_ONCE_S else 0.0,
+            state.calls / state.weight,
+            state.name,
+        ),
         default=None,
     )
     return best.name if best is not None else None
@@ -70,4 +77,6 @@ def should_move(current: str, states: Mapping[str, AccountState]) -> bool:
     if best is None or best == current:
         return False
     here = states[current]
-    return not here.serves or states[best].wait_s < here.wait_s / 2
+    if not here.serves:
+        return True
+    return here.wait_s > _AT_ONCE_S and states[best].wait_s < here.wait_s / 2

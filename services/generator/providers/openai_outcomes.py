@@ -226,6 +226,12 @@ TEXT_OUTCOMES: tuple[OutcomeRow, ...] = (
         code=SCHEMA,
     ),
     OutcomeRow(
+        name="no endpoint serves the request",
+        matches=_error(_CLIENT, words=known.NO_ROUTE),
+        kind=OutcomeKind.UNEXPLAINED,
+        code="openai-no-endpoint",
+    ),
+    OutcomeRow(
         name="unknown model",
         matches=_error(codes=known.MODEL_CODES),
         kind=OutcomeKind.SETUP_FAULT,

@@ -90,6 +90,11 @@ class _Watch:
     """The outcome of the last read, if it was not served."""
     missing_reads: int = 0
 
+    @property
+    def requested_delay(self) -> float:
+        """Return the seconds until the next read that the last failed one requested."""
+        return (self.failed_read.delay or 0.0) if self.failed_read is not None else 0.0
+
     def is_late(self, now: float) -> bool:
         return now > self.deadline
 
@@ -184,7 +189,7 @@ class PredictionReader:
             if not is_unread:
                 if watch.view and watch.is_late(self._limiter.now()):
                     raise TimeoutError
-                await asyncio.sleep(next(pauses))
+                await asyncio.sleep(max(next(pauses), watch.requested_delay))
             is_unread = False
             await self._read(watch)
 

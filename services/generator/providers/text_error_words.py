@@ -95,10 +95,12 @@ MODEL_CODES = {
     "model_deprecated",
     "unknown_model",
 }
+NO_ROUTE = re.compile(r"no (?:endpoints|allowed providers) ")
+"""A router finds no server for a model, or none for this request."""
 MODEL = re.compile(
     r"model\b.{0,200}(?:not found|not exist|not supported|not available|not loaded|unknown"
     r"|decommissioned|deprecated|no longer|access to it|been (?:shut down|retired))"
-    r"|no (?:endpoints|allowed providers) |not a valid model|unknown model|invalid model"
+    r"|not a valid model|unknown model|invalid model"
     r"|no such model|access to model|verified to use the model|deployment .*(?:not exist|not found)"
     r"|try pulling it first|no models? (?:loaded|provided)|invalid model name"
 )

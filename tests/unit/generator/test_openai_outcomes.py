@@ -275,7 +275,7 @@ EXAMPLES: list[tuple[str, CallResult]] = [
         answered(404, error_body('model "qwen9" not found, try pulling it first')),
     ),
     (
-        "model not available",
+        "no endpoint serves the request",
         answered(404, error_body("No endpoints found for acme/writer.", code=404)),
     ),
     ("model not available", answered(400, {"detail": "Invalid model name passed in model=x"})),
@@ -461,7 +461,10 @@ def test_every_row_has_an_example_and_its_own_name() -> None:
                 "body too large",
             },
         ),
-        (OutcomeKind.UNEXPLAINED, {"rejected for an unknown reason"}),
+        (
+            OutcomeKind.UNEXPLAINED,
+            {"rejected for an unknown reason", "no endpoint serves the request"},
+        ),
         (
             OutcomeKind.ANSWER_FAULT,
             {
