@@ -15,7 +15,7 @@ from tests.support.fake_providers import StandIns
 from tests.support.generator import worker_settings
 from tests.support.scheduler import start_scheduler
 
-_BEFORE, _AFTER, _JOBS = 24, 60, 90
+_BEFORE, _AFTER, _JOBS = 24, 60, 30
 
 
 async def test_jobs_use_the_partitions_added_while_they_run(
@@ -36,28 +36,30 @@ async def test_jobs_use_the_partitions_added_while_they_run(
         concurrent_blogs=200,
     )
     raised = backend.settings.model_copy(update={"generation_partitions": _AFTER})
-    requests = [make_request(store=f"s{number % 9}", images=0) for number in range(_JOBS)]
+    jobs = _JOBS
     async with (
         start_scheduler(backend, database),
         running_service(lambda stop: service.run_worker(settings, stop, name="worker-1")),
     ):
         await eventually(lambda: _reported_partitions(backend, _BEFORE), every=0.2)
-        for request in requests[: _JOBS // 3]:
-            await backend.submit(request)
+        for number in range(_JOBS):
+            await backend.submit(make_request(store=f"s{number % 9}", images=0))
         await asyncio.gather(clients.ensure_topics(raised), clients.ensure_topics(raised))
         await eventually(lambda: _reported_partitions(backend, _AFTER), every=0.2)
-        for request in requests[_JOBS // 3 :]:
-            await backend.submit(request)
-        await eventually(lambda: _added_partitions_in_use(backend), every=0.2)
+        async with asyncio.timeout(60):  # until the scheduler knows the added partitions
+            while not await _added_partitions_in_use(backend):
+                jobs += 1
+                await backend.submit(make_request(store=f"s{jobs % 9}", images=0))
+                await asyncio.sleep(0.1)
         done = "SELECT count(*) = $1 FROM blog_generations WHERE status = 'DONE'"
-        await eventually(lambda: backend.database.fetchval(done, _JOBS), timeout=150, every=0.5)
+        await eventually(lambda: backend.database.fetchval(done, jobs), timeout=150, every=0.5)
     events = [message for _, message in await backend.read_records(RESULTS)]
     ended = {
         event.event_id()
         for event in events
         if isinstance(event, JobEvent) and event.kind is EventKind.ENDED
     }
-    assert len(ended) == _JOBS
+    assert len(ended) == jobs
     assert (standins.openai.rejected(), standins.replicate.rejected()) == (0, 0)
 
 
