@@ -75,7 +75,12 @@ def choose_ports(environ: Mapping[str, str], *, any_free: bool) -> Ports:
 
 
 def standins_needed(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the providers that are used without an API key: stand-ins replace them."""
+    """Return the providers that are used without an API key: stand-ins replace them.
+
+    The accounts of `PROVIDERS_FILE` have keys.
+    """
+    if environ.get("PROVIDERS_FILE"):
+        return ()
     return tuple(
         provider
         for provider in _used_providers(environ)
@@ -85,6 +90,8 @@ def standins_needed(environ: Mapping[str, str]) -> tuple[str, ...]:
 
 def describe_providers(environ: Mapping[str, str]) -> list[str]:
     """Return one line for each provider that is used: a stand-in, or the real one."""
+    if file := environ.get("PROVIDERS_FILE"):
+        return [f"the provider accounts of {file} are called and may charge for it"]
     standins = standins_needed(environ)
     return [
         f"{PLACEHOLDERS[provider][0]} is not set: a stand-in replaces {_VENDORS[provider]};"
