@@ -4,12 +4,14 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from migrations.settings import LOGIN_VARIABLES
 from sandbox.configuration import READERS
 from sandbox.system.home import Home, free_port, is_port_free
 from shared.domain.errors import Unavailable
+from shared.domain.providers_file import load_providers_file
 
 _PASSED_ON = (
     "PATH",
@@ -174,13 +176,23 @@ def service_environment(
             for name, value in STANDIN_LIMITS.items()
             if name.split("_")[0].lower() in standins
         }
-    overridable = _setting_names() - (own.keys() - STANDIN_LIMITS.keys())
+    overridable = _setting_names() | _key_variables(environ)
+    overridable -= own.keys() - STANDIN_LIMITS.keys()
     overrides = {
         name: value
         for name, value in environ.items()
         if value and (name in overridable or name.startswith("OTEL_"))
     }
     return own | overrides
+
+
+def _key_variables(environ: Mapping[str, str]) -> set[str]:
+    """Return the variables that hold the keys of the accounts in `PROVIDERS_FILE`."""
+    file = environ.get("PROVIDERS_FILE")
+    if not file:
+        return set()
+    accounts = load_providers_file(Path(file))
+    return {account.key for account in (*accounts.text, *accounts.image)}
 
 
 def with_service_login(service: str, variables: Mapping[str, str]) -> dict[str, str]:

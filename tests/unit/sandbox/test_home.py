@@ -219,6 +219,17 @@ def test_a_sourced_env_file_still_selects_the_stand_ins(tmp_path: Path) -> None:
     assert again["STANDIN"] == "true"
 
 
+def test_keys_of_the_providers_file_reach_the_services(tmp_path: Path) -> None:
+    file = tmp_path / "providers.toml"
+    file.write_text(
+        '[[text]]\nname = "main"\nkey = "MAIN_KEY"\nmodel = "gpt-4o-mini"\n'
+        "requests_per_minute = 500\ntokens_per_minute = 200_000\n"
+    )
+    variables = environment_of(tmp_path, PROVIDERS_FILE=str(file), MAIN_KEY="sk-1", OTHER="x")
+    assert (variables["PROVIDERS_FILE"], variables["MAIN_KEY"]) == (str(file), "sk-1")
+    assert not {"OTHER", "STANDIN", "OPENAI_BASE_URL"} & variables.keys()
+
+
 def test_real_api_key_is_kept(tmp_path: Path) -> None:
     variables = environment_of(tmp_path, OPENAI_API_KEY="sk-real")
     assert variables["OPENAI_API_KEY"] == "sk-real"
