@@ -90,16 +90,11 @@ def _carrying_partitions(
     return tuple(sorted(carrying))
 
 
-def _need_of(limiter: LimiterReport) -> Need:
-    """Return what a limiter's calls are for. Reports of version 0.1 name the vendor only."""
-    return limiter.serves or (Need.IMAGES if limiter.provider == "replicate" else Need.TEXT)
-
-
 def _accounts_of(report: WorkerReport, need: Need) -> list[list[LimiterReport]]:
     """Return the limiters that serve a need, by provider account."""
     accounts = defaultdict[str, list[LimiterReport]](list)
     for limiter in report.limiters:
-        if _need_of(limiter) is need:
+        if limiter.need is need:
             accounts[limiter.provider].append(limiter)
     return list(accounts.values())
 
@@ -147,7 +142,7 @@ def _limiting_cause(report: WorkerReport, now: float) -> str | None:
     scarcest = min(waiting, key=lambda limiter: limiter.level / limiter.share, default=None)
     if scarcest is None:
         return None
-    return _LIMIT_NAMES.get((_need_of(scarcest), scarcest.resource))
+    return _LIMIT_NAMES.get((scarcest.need, scarcest.resource))
 
 
 def admitted_event(request: BlogRequested, *, at: datetime) -> OutgoingMessage:

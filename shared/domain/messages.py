@@ -209,6 +209,11 @@ class LimiterReport:
     probe_due: bool = False
     """The circuit is open, and the next call may be its probe."""
 
+    @property
+    def need(self) -> Need:
+        """Return what the calls are for. Reports of version 0.1 name the vendor only."""
+        return self.serves or (Need.IMAGES if self.provider == "replicate" else Need.TEXT)
+
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerReport(Message):

@@ -77,7 +77,10 @@ def _find_failure(error: BaseException, other: TransportFailure) -> TransportFai
 def _read_response(response: Any) -> CallResult:
     headers = {name.lower(): value for name, value in response.headers.items()}
     return CallResult(
-        status=response.status_code, headers=headers, body=parse_body(response.content)
+        status=response.status_code,
+        headers=headers,
+        body=parse_body(response.content),
+        url=str(response.url),
     )
 
 

@@ -65,6 +65,8 @@ class CallResult:
     failure: TransportFailure | None = None
     detail: str = ""
     """The exception of a failure, for the log."""
+    url: str = ""
+    """The address that answered, if known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +95,8 @@ class Outcome:
     in_doubt: bool = False
     isolated: bool = False
     """Other jobs' calls of this kind were served since this call began."""
+    url: str = ""
+    """The address that answered, if known."""
 
     def to_error(self) -> Transient | Permanent:
         """Build the error that ends the call. Requires another kind than ANSWER."""
@@ -125,6 +129,7 @@ def classify_result(
             result.headers, result.body, now, throttled=row.kind is OutcomeKind.THROTTLED
         ),
         in_doubt=row.in_doubt,
+        url=result.url,
     )
 
 

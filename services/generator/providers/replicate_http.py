@@ -64,6 +64,7 @@ class ReplicateHttp:
             status=response.status_code,
             headers={name.lower(): value for name, value in response.headers.items()},
             body=_parse_body(response),
+            url=str(response.url),
         )
 
     async def fetch_file(self, url: str, *, max_bytes: int) -> CallResult:

@@ -250,12 +250,13 @@ class ProviderLimiter:
             self._announce_open_circuit(cause, outcome)
 
     def _announce_open_circuit(self, cause: str, outcome: Outcome) -> None:
-        self._open_reason = f"{self._model} at {self._endpoint}: {outcome.reason}"
+        address = outcome.url or self._endpoint
+        self._open_reason = f"{self._model} at {address}: {outcome.reason}"
         log.error(
             f"circuit opened: {cause}, jobs wait",
             provider=self.provider,
             model=self._model,
-            endpoint=self._endpoint,
+            address=address,
             reason=outcome.reason,
             retry_s=self._retry_s,
         )

@@ -5,11 +5,11 @@ the quota, because it reports one sum for all of them.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
-from shared.domain.messages import LimiterReport, WorkerReport
+from shared.domain.messages import LimiterReport, Need, WorkerReport
 from shared.domain.quota_layout import partition_order
 
 LimiterStates = list[tuple[WorkerReport, LimiterReport]]
@@ -74,27 +74,30 @@ def iterate_totals(
                 yield provider, model, resource, total
 
 
-def usage_percent(reports: Iterable[WorkerReport], provider: str, resource: str) -> float:
-    """Return the use of a provider's limit in the last minute, in percent; the highest model."""
+def usage_percent(reports: Sequence[WorkerReport], need: Need, resource: str) -> float:
+    """Return the use of a limit in the last minute, in percent; the highest of all accounts."""
+    accounts = {
+        state.provider for report in reports for state in report.limiters if state.need is need
+    }
     return max(
         (
             total["usagePercent"]
-            for p, _, r, total in iterate_totals(reports)
-            if (p, r) == (provider, resource)
+            for provider, _, name, total in iterate_totals(reports)
+            if provider in accounts and name == resource
         ),
         default=0.0,
     )
 
 
-def queue_length(reports: Iterable[WorkerReport], provider: str) -> int:
-    """Return the number of calls that wait for a provider.
+def queue_length(reports: Iterable[WorkerReport], need: Need) -> int:
+    """Return the number of calls that wait for a need, at all accounts.
 
     A call waits for all resources at once and counts once.
     """
-    waiting: dict[tuple[str, str], int] = {}
+    waiting: dict[tuple[str, str, str], int] = {}
     for report in reports:
-        for state in (state for state in report.limiters if state.provider == provider):
-            limiter = (report.worker, state.model)
+        for state in (state for state in report.limiters if state.need is need):
+            limiter = (report.worker, state.provider, state.model)
             waiting[limiter] = max(waiting.get(limiter, 0), state.queued)
     return sum(waiting.values())
 

@@ -9,7 +9,13 @@ from services.metrics.cluster.monitored_values import Completeness
 from services.metrics.counting.rules import aggregate, histogram, history
 from services.metrics.counting.rules.aggregate import Aggregate
 from shared.domain.job import Status
-from shared.domain.messages import FairnessWindow, SchedulerReport, StoreQueueReport, WorkerReport
+from shared.domain.messages import (
+    FairnessWindow,
+    Need,
+    SchedulerReport,
+    StoreQueueReport,
+    WorkerReport,
+)
 
 
 def contract_metrics(
@@ -18,9 +24,9 @@ def contract_metrics(
     """Return the four numbers of the original `/metrics` contract; usages in percent."""
     return {
         "blog_queue_size": scheduler.pending if scheduler else 0,
-        "openai_rpm_usage": rules.usage_percent(workers, "openai", "requests"),
-        "openai_tpm_usage": rules.usage_percent(workers, "openai", "tokens"),
-        "openai_queue_length": rules.queue_length(workers, "openai"),
+        "openai_rpm_usage": rules.usage_percent(workers, Need.TEXT, "requests"),
+        "openai_tpm_usage": rules.usage_percent(workers, Need.TEXT, "tokens"),
+        "openai_queue_length": rules.queue_length(workers, Need.TEXT),
     }
 
 

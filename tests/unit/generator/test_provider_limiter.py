@@ -93,6 +93,22 @@ async def test_outage_rejects_waiting_calls_without_blame() -> None:
     assert limiter.circuit_open
 
 
+async def test_open_circuit_names_the_address_that_rejected_the_set_up() -> None:
+    limiter = make_limiter()
+    outcome = Outcome(
+        kind=OutcomeKind.SETUP_FAULT,
+        code="code",
+        reason="unknown model: no such model",
+        url="https://api.example/v1/responses",
+    )
+    for job in (JOB, OTHER):
+        limiter.record_outcome(outcome, job=job, call="outline", requested_at=limiter.now())
+    (report,) = limiter.build_reports()
+    assert report.open_reason == (
+        "m at https://api.example/v1/responses: unknown model: no such model"
+    )
+
+
 async def test_unexplained_refusal_is_the_requests_fault_once_another_job_is_served() -> None:
     limiter = make_limiter()
     assert record(limiter, OutcomeKind.UNEXPLAINED, JOB).kind is OutcomeKind.UNEXPLAINED
