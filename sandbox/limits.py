@@ -8,8 +8,8 @@ from pydantic import Field, SecretStr
 
 from sandbox.capacity import ProviderLimits
 from services.generator.blog.prompts import largest_call_tokens
-from services.generator.providers.accounts import TextAccount
-from services.generator.providers.prices import Prices
+from services.generator.providers.accounts.account import TextAccount
+from services.generator.providers.accounts.prices import Prices
 from services.generator.settings import GeneratorSettings
 from shared.runtime.settings import ProcessingSettings, TopicSettings
 

@@ -14,7 +14,7 @@ from sandbox.system.home import current_home
 from services.generator.doctor.providers import check_providers
 from services.generator.doctor.report import print_findings, run_checks, silence_logs
 from services.generator.doctor.rules import Status, format_finding
-from services.generator.providers.accounts import accounts_from_settings
+from services.generator.providers.accounts.account import accounts_from_settings
 from services.generator.settings import GeneratorSettings
 from shared.domain.errors import Unavailable
 

@@ -14,8 +14,12 @@ from services.generator.jobs.reporter import WorkerReporter
 from services.generator.jobs.repository import GenerationRepository
 from services.generator.jobs.status import WorkerStatus
 from services.generator.jobs.worker import Worker
-from services.generator.providers.accounts import accounts_from_settings
-from services.generator.providers.provider_set import ProviderSet, check_quota, open_providers
+from services.generator.providers.accounts.account import accounts_from_settings
+from services.generator.providers.accounts.provider_set import (
+    ProviderSet,
+    check_quota,
+    open_providers,
+)
 from services.generator.quota.partition_quota import PartitionQuota
 from services.generator.quota.repository import ProviderCallRepository
 from services.generator.settings import GeneratorSettings

@@ -9,10 +9,10 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from services.generator.providers.accounts import ImageAccount
-from services.generator.providers.prediction import Prediction
-from services.generator.providers.prices import Prices
-from services.generator.providers.replicate import (
+from services.generator.providers.accounts.account import ImageAccount
+from services.generator.providers.accounts.prices import Prices
+from services.generator.providers.replicate.prediction import Prediction
+from services.generator.providers.replicate.provider import (
     ReplicateImageProvider,
     UnusablePrediction,
     close_client,

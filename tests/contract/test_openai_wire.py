@@ -19,7 +19,7 @@ from openai import AsyncOpenAI
 
 from sandbox.system.home import free_port
 from services.generator.blog.article import Article, Outline
-from services.generator.providers.openai import (
+from services.generator.providers.openai.provider import (
     OpenAITextProvider,
     TextCall,
     UnusableAnswer,

@@ -11,9 +11,9 @@ from pydantic import SecretStr
 from replicate.client import Client
 from replicate.exceptions import ReplicateError
 
-from services.generator.providers.accounts import ImageAccount
-from services.generator.providers.prices import Prices
-from services.generator.providers.replicate import close_client, create_client
+from services.generator.providers.accounts.account import ImageAccount
+from services.generator.providers.accounts.prices import Prices
+from services.generator.providers.replicate.provider import close_client, create_client
 from tests.support.fake_providers import StandIn, start_fake_providers
 
 MODEL = "black-forest-labs/flux-schnell"

@@ -12,12 +12,13 @@ import pytest
 from pydantic import SecretStr
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
-from services.generator.providers import replicate, replicate_reads
-from services.generator.providers.accounts import ImageAccount
-from services.generator.providers.outcomes import OutcomeKind
-from services.generator.providers.prediction import Prediction
-from services.generator.providers.prices import Prices
-from services.generator.providers.replicate import (
+from services.generator.providers.accounts.account import ImageAccount
+from services.generator.providers.accounts.prices import Prices
+from services.generator.providers.outcomes.outcome import OutcomeKind
+from services.generator.providers.replicate import provider as replicate_provider
+from services.generator.providers.replicate import reads
+from services.generator.providers.replicate.prediction import Prediction
+from services.generator.providers.replicate.provider import (
     GeneratedImage,
     ReplicateImageProvider,
     UnusablePrediction,
@@ -73,8 +74,8 @@ class Images:
 
 @pytest.fixture(autouse=True)
 def quick_reads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replicate_reads, "_FIRST_PAUSE_S", 0.02)
-    monkeypatch.setattr(replicate_reads, "_MAX_PAUSE_S", 0.1)
+    monkeypatch.setattr(reads, "_FIRST_PAUSE_S", 0.02)
+    monkeypatch.setattr(reads, "_MAX_PAUSE_S", 0.1)
 
 
 @pytest.fixture
@@ -139,8 +140,8 @@ async def test_creation_waits_for_a_part_of_the_deadline(
     ],
 )
 async def test_model_is_named_by_path_or_version(model: str, path: str) -> None:
-    assert replicate._creation_request(model)[0] == path
-    assert replicate._creation_request(model)[1].get("version") in (None, "0a1b")
+    assert replicate_provider._creation_request(model)[0] == path
+    assert replicate_provider._creation_request(model)[1].get("version") in (None, "0a1b")
 
 
 @pytest.mark.parametrize("status", ["queued", "booting", "processing"])
@@ -211,7 +212,7 @@ async def test_two_unreadable_predictions_do_not_wait_for_ever(
     assert images.limiter.circuit_open
     with pytest.raises(Transient):
         await images.provider.fetch_image(jobs[0], Prediction(id=made[0].id, age_s=60))
-    monkeypatch.setattr(replicate_reads, "_LATE_S", 0.5)
+    monkeypatch.setattr(reads, "_LATE_S", 0.5)
     with pytest.raises(UnusablePrediction):
         await images.provider.fetch_image(jobs[0], Prediction(id=made[0].id, age_s=4_000))
 

@@ -10,8 +10,8 @@ from uuid import UUID, uuid4
 import pytest
 
 from services.generator.blog.article import Outline
-from services.generator.providers.accounts import TextAccount
-from services.generator.providers.openai import (
+from services.generator.providers.accounts.account import TextAccount
+from services.generator.providers.openai.provider import (
     BilledFailure,
     OpenAITextProvider,
     TextCall,

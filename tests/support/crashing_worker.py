@@ -21,8 +21,8 @@ from services.generator import service
 from services.generator.blog.image_storage import FolderImageStorage
 from services.generator.jobs.repository import GenerationRepository
 from services.generator.jobs.worker import Worker
-from services.generator.providers.openai import OpenAITextProvider, TextCall
-from services.generator.providers.replicate import ReplicateImageProvider
+from services.generator.providers.openai.provider import OpenAITextProvider, TextCall
+from services.generator.providers.replicate.provider import ReplicateImageProvider
 from services.generator.settings import GeneratorSettings
 from shared.domain.job import Step
 from shared.domain.messages import JobEvent

@@ -21,7 +21,7 @@ from services.generator.jobs.reporter import WorkerReporter
 from services.generator.jobs.repository import GenerationRepository
 from services.generator.jobs.status import WorkerStatus
 from services.generator.jobs.worker import Worker
-from services.generator.providers.pool import TextAccountPool
+from services.generator.providers.accounts.pool import TextAccountPool
 from shared.domain.messages import GenerationTask
 from shared.kafka import clients
 from shared.kafka.topics import GENERATION

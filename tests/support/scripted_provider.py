@@ -10,9 +10,9 @@ from uuid import UUID
 from pydantic import BaseModel
 
 from services.generator.blog.article import Article, Outline, Section
-from services.generator.providers.openai import TextCall, UnusableAnswer
-from services.generator.providers.openai_outcomes import REFUSED
-from services.generator.providers.outcomes import Outcome, OutcomeKind
+from services.generator.providers.openai.outcomes import REFUSED
+from services.generator.providers.openai.provider import TextCall, UnusableAnswer
+from services.generator.providers.outcomes.outcome import Outcome, OutcomeKind
 from services.generator.quota.rules import Permit, Reservation
 from shared.domain.errors import Transient
 from shared.domain.messages import Usage

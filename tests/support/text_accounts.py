@@ -4,8 +4,8 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from services.generator.providers.accounts import TextAccount
-from services.generator.providers.prices import Prices
+from services.generator.providers.accounts.account import TextAccount
+from services.generator.providers.accounts.prices import Prices
 from services.generator.quota.provider_limiter import ProviderLimiter
 
 PRICES = Prices(input_usd=0.15, output_usd=0.60, image_usd=0.003)

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Protocol
 
-from services.generator.providers.image_files import IMAGE_FORMATS
+from services.generator.providers.replicate.image_files import IMAGE_FORMATS
 
 _SUFFIXES = {known.media_type: known.suffix for known in IMAGE_FORMATS}
 

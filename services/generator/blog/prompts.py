@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 import orjson
 
 from services.generator.blog.article import Article, Outline
-from services.generator.providers.accounts import TextAccount
-from services.generator.providers.reasoning import reasoning_room
-from services.generator.providers.strict_schema import strict_schema_json
+from services.generator.providers.accounts.account import TextAccount
+from services.generator.providers.openai.reasoning import reasoning_room
+from services.generator.providers.openai.strict_schema import strict_schema_json
 from shared.domain.messages import BlogRequested
 
 K = TypeVar("K")

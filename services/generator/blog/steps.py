@@ -31,16 +31,16 @@ from services.generator.jobs.repository import (
     Lease,
     SavedStep,
 )
-from services.generator.providers.openai import (
+from services.generator.providers.accounts.pool import ImageAccountPool, TextAccountPool
+from services.generator.providers.openai.outcomes import INCOMPLETE, REFUSED
+from services.generator.providers.openai.provider import (
     BilledFailure,
     TextCall,
     UnsupportedFeature,
     UnusableAnswer,
 )
-from services.generator.providers.openai_outcomes import INCOMPLETE, REFUSED
-from services.generator.providers.pool import ImageAccountPool, TextAccountPool
-from services.generator.providers.prediction import Prediction
-from services.generator.providers.replicate import GeneratedImage, UnusablePrediction
+from services.generator.providers.replicate.prediction import Prediction
+from services.generator.providers.replicate.provider import GeneratedImage, UnusablePrediction
 from services.generator.quota.rules import Permit
 from shared.domain.errors import Permanent, Transient
 from shared.domain.job import Step

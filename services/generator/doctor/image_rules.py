@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from services.generator.doctor.rules import Cause, Finding, Status, Target, is_web_page
-from services.generator.providers.outcomes import CallResult, TransportFailure
-from services.generator.providers.replicate_outcomes import result_words
+from services.generator.providers.outcomes.outcome import CallResult, TransportFailure
+from services.generator.providers.replicate.outcomes import result_words
 
 _ADDRESS, _TOKEN, _MODEL = "REPLICATE_BASE_URL", "REPLICATE_API_TOKEN", "REPLICATE_MODEL"
 

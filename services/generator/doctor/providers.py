@@ -19,23 +19,27 @@ from services.generator.doctor.image_rules import (
 )
 from services.generator.doctor.rules import Finding, Status, Target, format_finding, judge_limits
 from services.generator.doctor.text_rules import judge_answer, judge_features
-from services.generator.providers.accounts import ImageAccount, ProviderAccounts, TextAccount
-from services.generator.providers.openai_client import create_text_client, post_call
-from services.generator.providers.openai_outcomes import classify_text
-from services.generator.providers.openai_requests import (
+from services.generator.providers.accounts.account import (
+    ImageAccount,
+    ProviderAccounts,
+    TextAccount,
+)
+from services.generator.providers.openai.client import create_text_client, post_call
+from services.generator.providers.openai.outcomes import classify_text
+from services.generator.providers.openai.requests import (
     CallText,
     ServerFeatures,
     build_body,
     expect_features,
     narrow_features,
 )
-from services.generator.providers.outcomes import CallResult, Outcome, OutcomeKind
-from services.generator.providers.replicate import FIXED_INPUTS
-from services.generator.providers.replicate_http import (
+from services.generator.providers.outcomes.outcome import CallResult, Outcome, OutcomeKind
+from services.generator.providers.replicate.http import (
     ReplicateHttp,
     close_client,
     create_client,
 )
+from services.generator.providers.replicate.provider import FIXED_INPUTS
 from shared.domain.errors import Unavailable
 from shared.observability.log import get_logger
 

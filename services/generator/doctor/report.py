@@ -13,8 +13,8 @@ import structlog
 from services.generator.doctor import servers
 from services.generator.doctor.providers import check_providers
 from services.generator.doctor.rules import Cause, Finding, Status, format_finding
-from services.generator.providers.accounts import accounts_from_settings
-from services.generator.providers.provider_set import check_quota
+from services.generator.providers.accounts.account import accounts_from_settings
+from services.generator.providers.accounts.provider_set import check_quota
 from services.generator.settings import GeneratorSettings
 from shared.domain.errors import Unavailable
 from shared.observability.log import create_redactor

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from services.generator.providers.delays import parse_number
+from services.generator.providers.outcomes.delays import parse_number
 
 _MAX_WORDS = 240
 _WEB_PAGE = re.compile(r"\s*(?:<!doctype html|<html|<head|<body)", re.IGNORECASE)

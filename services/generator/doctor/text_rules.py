@@ -1,6 +1,6 @@
 """Judges the call of a text model: what is wrong, and the variable to change.
 
-The provider's table of outcomes (`openai_outcomes.py`) classifies the answer. This module only adds
+The provider's table of outcomes (`openai/outcomes.py`) classifies the answer. This module only adds
 the advice.
 """
 
@@ -9,10 +9,10 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from services.generator.doctor.rules import Cause, Finding, Status, Target, is_web_page
-from services.generator.providers.openai_outcomes import INCOMPLETE, REFUSED, SCHEMA
-from services.generator.providers.openai_requests import AnswerFormat, ServerFeatures
-from services.generator.providers.outcomes import CallResult, Outcome, OutcomeKind
-from services.generator.providers.text_errors import find_words, read_error
+from services.generator.providers.openai.errors import find_words, read_error
+from services.generator.providers.openai.outcomes import INCOMPLETE, REFUSED, SCHEMA
+from services.generator.providers.openai.requests import AnswerFormat, ServerFeatures
+from services.generator.providers.outcomes.outcome import CallResult, Outcome, OutcomeKind
 
 
 class Advice(NamedTuple):

@@ -8,9 +8,9 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from services.generator.providers.openai_outcomes import TEXT_OUTCOMES
-from services.generator.providers.outcomes import EFFECTS, OutcomeRow
-from services.generator.providers.replicate_outcomes import (
+from services.generator.providers.openai.outcomes import TEXT_OUTCOMES
+from services.generator.providers.outcomes.outcome import EFFECTS, OutcomeRow
+from services.generator.providers.replicate.outcomes import (
     CREATION_OUTCOMES,
     FILE_OUTCOMES,
     PREDICTION_OUTCOMES,

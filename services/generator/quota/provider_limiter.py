@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 from math import inf
 from uuid import UUID
 
-from services.generator.providers.circuit_breaker import CircuitBreaker
-from services.generator.providers.delays import parse_number
-from services.generator.providers.evidence import ServedCalls
-from services.generator.providers.outcomes import Outcome, OutcomeKind, as_request_fault
+from services.generator.providers.outcomes.circuit_breaker import CircuitBreaker
+from services.generator.providers.outcomes.delays import parse_number
+from services.generator.providers.outcomes.evidence import ServedCalls
+from services.generator.providers.outcomes.outcome import Outcome, OutcomeKind, as_request_fault
 from services.generator.quota.rules import Permit, RateLimiter, Reservation
 from shared.domain.errors import Transient
 from shared.domain.messages import LimiterReport, Need

@@ -4,7 +4,7 @@ from math import inf
 
 import pytest
 
-from services.generator.providers.account_choice import (
+from services.generator.providers.accounts.choice import (
     AccountState,
     Offer,
     choose_account,

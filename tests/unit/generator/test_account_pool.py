@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from services.generator.providers import pool
-from services.generator.providers.account_choice import AccountState
+from services.generator.providers.accounts import pool
+from services.generator.providers.accounts.choice import AccountState
 from services.generator.quota.rules import Permit, Reservation
 from shared.domain.errors import Transient
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from services.generator.providers.accounts import ProviderAccounts, accounts_from_settings
+from services.generator.providers.accounts.account import ProviderAccounts, accounts_from_settings
 from services.generator.settings import GeneratorSettings
 from shared.domain.errors import Unavailable
 

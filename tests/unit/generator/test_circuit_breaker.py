@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from services.generator.providers.circuit_breaker import CircuitBreaker
+from services.generator.providers.outcomes.circuit_breaker import CircuitBreaker
 
 A, B, C = (UUID(int=number) for number in (1, 2, 3))
 

@@ -17,8 +17,12 @@ from services.generator.doctor.providers import (
     require_providers,
 )
 from services.generator.doctor.rules import Cause, Finding, Status, format_finding
-from services.generator.providers.accounts import ImageAccount, ProviderAccounts, TextAccount
-from services.generator.providers.prices import Prices
+from services.generator.providers.accounts.account import (
+    ImageAccount,
+    ProviderAccounts,
+    TextAccount,
+)
+from services.generator.providers.accounts.prices import Prices
 from shared.domain.errors import Unavailable
 from tests.support.strict_provider import (
     IMAGE_MODEL,

@@ -3,7 +3,7 @@
 import pytest
 
 from sandbox.providers.content.image import draw_image
-from services.generator.providers.image_files import find_format, is_whole_image
+from services.generator.providers.replicate.image_files import find_format, is_whole_image
 
 WEBP = b"RIFF" + (16).to_bytes(4, "little") + b"WEBPVP8 " + bytes(8)
 AVIF = b"\0\0\0\x18ftypavif\0\0\0\0avifmif1" + b"\0\0\0\x0cmdat" + bytes(4)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.generator.providers.openai_outcomes import TEXT_OUTCOMES, classify_text
-from services.generator.providers.outcomes import CallResult, OutcomeKind, TransportFailure
+from services.generator.providers.openai.outcomes import TEXT_OUTCOMES, classify_text
+from services.generator.providers.outcomes.outcome import CallResult, OutcomeKind, TransportFailure
 from tests.support.text_answers import (
     OUTLINE_JSON,
     chat_answer,

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandbox.providers.content.image import draw_image
-from services.generator.providers.image_files import decode_data_uri
-from services.generator.providers.prediction import (
+from services.generator.providers.replicate.image_files import decode_data_uri
+from services.generator.providers.replicate.prediction import (
     find_image_source,
     has_ended,
     may_have_run,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from services.generator.blog import prompts
 from services.generator.blog.article import Article, Outline
-from services.generator.providers.strict_schema import strict_schema_json
+from services.generator.providers.openai.strict_schema import strict_schema_json
 from tests.support.generator import example_request
 from tests.support.text_accounts import make_text_account
 

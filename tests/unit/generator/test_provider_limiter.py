@@ -5,7 +5,7 @@ from uuid import UUID
 
 import pytest
 
-from services.generator.providers.outcomes import Outcome, OutcomeKind
+from services.generator.providers.outcomes.outcome import Outcome, OutcomeKind
 from services.generator.quota.provider_limiter import ProviderLimiter
 from shared.domain.errors import Transient
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from services.generator.providers.delays import parse_delay
-from services.generator.providers.prices import Prices
+from services.generator.providers.accounts.prices import Prices
+from services.generator.providers.outcomes.delays import parse_delay
 
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
 

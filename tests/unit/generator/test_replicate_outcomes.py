@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandbox.providers.content.image import draw_image
-from services.generator.providers.image_files import MAX_IMAGE_BYTES
-from services.generator.providers.outcomes import CallResult, OutcomeKind, TransportFailure
-from services.generator.providers.replicate_outcomes import (
+from services.generator.providers.outcomes.outcome import CallResult, OutcomeKind, TransportFailure
+from services.generator.providers.replicate.image_files import MAX_IMAGE_BYTES
+from services.generator.providers.replicate.outcomes import (
     CREATION_OUTCOMES,
     FILE_OUTCOMES,
     PREDICTION_OUTCOMES,

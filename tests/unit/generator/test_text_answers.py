@@ -9,16 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.generator.blog.article import Article, Outline
-from services.generator.providers.event_streams import looks_like_events, read_event_stream
-from services.generator.providers.openai_client import parse_body
-from services.generator.providers.strict_schema import build_strict_schema
-from services.generator.providers.text_answers import (
+from services.generator.providers.openai.answers import (
     AnswerState,
     TokenUsage,
     parse_answer,
     read_answer,
     read_usage,
 )
+from services.generator.providers.openai.client import parse_body
+from services.generator.providers.openai.event_streams import looks_like_events, read_event_stream
+from services.generator.providers.openai.strict_schema import build_strict_schema
 from tests.support.text_answers import OUTLINE, OUTLINE_JSON, chat_answer, response_answer
 
 OLD = orjson.dumps(OUTLINE | {"title": "A first try"}).decode()

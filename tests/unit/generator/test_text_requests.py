@@ -8,8 +8,9 @@ import pytest
 
 from services.generator.blog.article import Outline
 from services.generator.blog.prompts import largest_call_tokens
-from services.generator.providers.openai_outcomes import classify_text
-from services.generator.providers.openai_requests import (
+from services.generator.providers.openai.outcomes import classify_text
+from services.generator.providers.openai.reasoning import ReasoningRoom, find_effort, reasoning_room
+from services.generator.providers.openai.requests import (
     AnswerFormat,
     CallText,
     ServerFeatures,
@@ -17,8 +18,7 @@ from services.generator.providers.openai_requests import (
     expect_features,
     narrow_features,
 )
-from services.generator.providers.outcomes import CallResult
-from services.generator.providers.reasoning import ReasoningRoom, find_effort, reasoning_room
+from services.generator.providers.outcomes.outcome import CallResult
 from tests.support.text_accounts import make_text_account
 from tests.support.text_answers import error_body
 

@@ -3,8 +3,8 @@
 import pytest
 
 from services.generator.blog.steps import _prediction_error
-from services.generator.providers.outcomes import Outcome, OutcomeKind
-from services.generator.providers.replicate import UnusablePrediction
+from services.generator.providers.outcomes.outcome import Outcome, OutcomeKind
+from services.generator.providers.replicate.provider import UnusablePrediction
 from shared.domain.errors import Permanent, Transient
 from shared.domain.messages import Usage
 

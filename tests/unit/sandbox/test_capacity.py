@@ -15,8 +15,8 @@ from sandbox.capacity import (
 from sandbox.cli.__main__ import main
 from sandbox.limits import limits_of
 from services.generator.blog.prompts import largest_call_tokens
-from services.generator.providers.accounts import accounts_from_settings
-from services.generator.providers.provider_set import check_quota
+from services.generator.providers.accounts.account import accounts_from_settings
+from services.generator.providers.accounts.provider_set import check_quota
 from services.generator.settings import GeneratorSettings
 from shared.domain.errors import Unavailable
 from tests.support.text_accounts import make_text_account

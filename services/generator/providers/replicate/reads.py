@@ -11,17 +11,21 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from uuid import UUID
 
-from services.generator.providers import prediction as predictions
-from services.generator.providers.accounts import ImageAccount
-from services.generator.providers.image_files import (
+from services.generator.providers.accounts.account import ImageAccount
+from services.generator.providers.outcomes.outcome import (
+    CallResult,
+    Outcome,
+    OutcomeKind,
+    OutcomeRow,
+)
+from services.generator.providers.replicate import prediction as predictions
+from services.generator.providers.replicate.http import ReplicateHttp, within
+from services.generator.providers.replicate.image_files import (
     MAX_IMAGE_BYTES,
     decode_data_uri,
     find_format,
 )
-from services.generator.providers.outcomes import CallResult, Outcome, OutcomeKind, OutcomeRow
-from services.generator.providers.prediction import Prediction, PredictionView
-from services.generator.providers.replicate_http import ReplicateHttp, within
-from services.generator.providers.replicate_outcomes import (
+from services.generator.providers.replicate.outcomes import (
     FILE_OUTCOMES,
     GONE_FILE_CODE,
     NO_IMAGE,
@@ -29,6 +33,7 @@ from services.generator.providers.replicate_outcomes import (
     READ_OUTCOMES,
     classify,
 )
+from services.generator.providers.replicate.prediction import Prediction, PredictionView
 from services.generator.quota.provider_limiter import ProviderLimiter
 from shared.domain.errors import Transient
 from shared.domain.messages import Usage

@@ -4,8 +4,10 @@ import re
 from collections.abc import Callable, Collection
 from datetime import datetime
 
-from services.generator.providers import text_error_words as known
-from services.generator.providers.outcomes import (
+from services.generator.providers.openai import error_words as known
+from services.generator.providers.openai.answers import AnswerState, read_answer
+from services.generator.providers.openai.errors import ProviderError, find_words, read_error
+from services.generator.providers.outcomes.outcome import (
     CallResult,
     Outcome,
     OutcomeKind,
@@ -13,8 +15,6 @@ from services.generator.providers.outcomes import (
     TransportFailure,
     classify_result,
 )
-from services.generator.providers.text_answers import AnswerState, read_answer
-from services.generator.providers.text_errors import ProviderError, find_words, read_error
 
 Matcher = Callable[[CallResult], bool]
 

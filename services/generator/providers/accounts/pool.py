@@ -11,16 +11,16 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
-from services.generator.providers.account_choice import (
+from services.generator.providers.accounts.choice import (
     AccountState,
     Offer,
     choose_account,
     select_offers,
     should_move,
 )
-from services.generator.providers.openai import OpenAITextProvider, TextCall
-from services.generator.providers.prediction import Prediction
-from services.generator.providers.replicate import GeneratedImage, ReplicateImageProvider
+from services.generator.providers.openai.provider import OpenAITextProvider, TextCall
+from services.generator.providers.replicate.prediction import Prediction
+from services.generator.providers.replicate.provider import GeneratedImage, ReplicateImageProvider
 from services.generator.quota.rules import Permit
 from shared.domain.errors import Transient
 from shared.domain.messages import Usage

@@ -13,8 +13,8 @@ from uuid import UUID
 import httpx
 from replicate.client import Client, RetryTransport
 
-from services.generator.providers.accounts import ImageAccount
-from services.generator.providers.outcomes import CallResult, TransportFailure
+from services.generator.providers.accounts.account import ImageAccount
+from services.generator.providers.outcomes.outcome import CallResult, TransportFailure
 from shared.observability import tracing
 
 _NEVER_CONNECTED = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)

@@ -7,13 +7,17 @@ from dataclasses import dataclass
 import httpx
 
 from services.generator.blog.prompts import largest_call_tokens
-from services.generator.providers.account_choice import Offer
-from services.generator.providers.accounts import ImageAccount, ProviderAccounts, TextAccount
-from services.generator.providers.openai import OpenAITextProvider
-from services.generator.providers.openai_client import create_text_client
-from services.generator.providers.pool import ImageAccountPool, TextAccountPool
-from services.generator.providers.replicate import ReplicateImageProvider
-from services.generator.providers.replicate_http import close_client, create_client
+from services.generator.providers.accounts.account import (
+    ImageAccount,
+    ProviderAccounts,
+    TextAccount,
+)
+from services.generator.providers.accounts.choice import Offer
+from services.generator.providers.accounts.pool import ImageAccountPool, TextAccountPool
+from services.generator.providers.openai.client import create_text_client
+from services.generator.providers.openai.provider import OpenAITextProvider
+from services.generator.providers.replicate.http import close_client, create_client
+from services.generator.providers.replicate.provider import ReplicateImageProvider
 from services.generator.quota.provider_limiter import ProviderLimiter
 from shared.domain.errors import Unavailable
 from shared.domain.messages import Need

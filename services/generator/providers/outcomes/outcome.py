@@ -1,6 +1,6 @@
 """Classifies the outcome of a provider call: who is at fault, and how the job goes on.
 
-Each vendor has its tables of rows (`openai_outcomes.py`, `replicate_outcomes.py`). The first row
+Each vendor has its tables of rows (`openai/outcomes.py`, `replicate/outcomes.py`). The first row
 that matches decides. `docs/providers.md` and the tests are made from the tables.
 """
 
@@ -10,7 +10,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from services.generator.providers.delays import parse_delay
+from services.generator.providers.outcomes.delays import parse_delay
 from shared.domain.errors import Permanent, Transient
 
 

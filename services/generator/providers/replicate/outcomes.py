@@ -9,8 +9,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
-from services.generator.providers.image_files import MAX_IMAGE_BYTES, find_format, is_whole_image
-from services.generator.providers.outcomes import (
+from services.generator.providers.outcomes.outcome import (
     CallResult,
     Outcome,
     OutcomeKind,
@@ -18,7 +17,17 @@ from services.generator.providers.outcomes import (
     TransportFailure,
     classify_result,
 )
-from services.generator.providers.prediction import error_text, parse_id, parse_view, status_of
+from services.generator.providers.replicate.image_files import (
+    MAX_IMAGE_BYTES,
+    find_format,
+    is_whole_image,
+)
+from services.generator.providers.replicate.prediction import (
+    error_text,
+    parse_id,
+    parse_view,
+    status_of,
+)
 
 GONE_FILE_CODE = "replicate-file-gone"
 """The code of a file whose address has expired: a new address may be read."""

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from services.generator.providers.outcomes import CallResult
-from services.generator.providers.text_answers import read_answer
+from services.generator.providers.openai.answers import read_answer
+from services.generator.providers.outcomes.outcome import CallResult
 
 _MAX_CHARACTERS = 1_000
 _MAX_TEXT_CHARACTERS = 3_000

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
 
-from services.generator.providers.image_files import decode_base64, find_format
+from services.generator.providers.replicate.image_files import decode_base64, find_format
 
 PredictionView = Mapping[str, Any]
 """The JSON object of a prediction, as the API returned it last."""

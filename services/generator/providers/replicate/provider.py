@@ -12,19 +12,19 @@ from uuid import UUID
 import httpx
 from replicate.client import Client
 
-from services.generator.providers import prediction as predictions
-from services.generator.providers.account_choice import AccountState
-from services.generator.providers.accounts import ImageAccount
-from services.generator.providers.outcomes import CallResult, OutcomeKind
-from services.generator.providers.prediction import Prediction
-from services.generator.providers.replicate_http import (
+from services.generator.providers.accounts.account import ImageAccount
+from services.generator.providers.accounts.choice import AccountState
+from services.generator.providers.outcomes.outcome import CallResult, OutcomeKind
+from services.generator.providers.replicate import prediction as predictions
+from services.generator.providers.replicate.http import (
     ReplicateHttp,
     close_client,
     create_client,
     within,
 )
-from services.generator.providers.replicate_outcomes import CREATION_OUTCOMES, classify
-from services.generator.providers.replicate_reads import (
+from services.generator.providers.replicate.outcomes import CREATION_OUTCOMES, classify
+from services.generator.providers.replicate.prediction import Prediction
+from services.generator.providers.replicate.reads import (
     GeneratedImage,
     PredictionReader,
     UnusablePrediction,

@@ -13,9 +13,9 @@ import openai
 import orjson
 from openai import AsyncAzureOpenAI, AsyncOpenAI
 
-from services.generator.providers.accounts import TextAccount
-from services.generator.providers.event_streams import looks_like_events, read_event_stream
-from services.generator.providers.outcomes import CallResult, TransportFailure
+from services.generator.providers.accounts.account import TextAccount
+from services.generator.providers.openai.event_streams import looks_like_events, read_event_stream
+from services.generator.providers.outcomes.outcome import CallResult, TransportFailure
 
 _NEVER_CONNECTED = {"ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol"}
 """The HTTP client's exceptions by name, because the SDK chooses the client."""

@@ -7,7 +7,7 @@ import re
 from collections import deque
 from dataclasses import dataclass
 
-from services.generator.providers.accounts import TextAccount
+from services.generator.providers.accounts.account import TextAccount
 
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 """In ascending order."""

@@ -9,11 +9,18 @@ from openai import AsyncOpenAI
 from pydantic import BaseModel
 
 from services.generator.blog.prompts import estimate_max_tokens
-from services.generator.providers.account_choice import AccountState
-from services.generator.providers.accounts import TextAccount
-from services.generator.providers.openai_client import create_text_client, post_call
-from services.generator.providers.openai_outcomes import SCHEMA, classify_text
-from services.generator.providers.openai_requests import (
+from services.generator.providers.accounts.account import TextAccount
+from services.generator.providers.accounts.choice import AccountState
+from services.generator.providers.openai.answers import (
+    TokenUsage,
+    parse_answer,
+    read_answer,
+    read_usage,
+)
+from services.generator.providers.openai.client import create_text_client, post_call
+from services.generator.providers.openai.outcomes import SCHEMA, classify_text
+from services.generator.providers.openai.reasoning import ReasoningRoom
+from services.generator.providers.openai.requests import (
     CallText,
     ServerFeatures,
     build_body,
@@ -21,15 +28,8 @@ from services.generator.providers.openai_requests import (
     expect_features,
     narrow_features,
 )
-from services.generator.providers.outcomes import CallResult, Outcome, OutcomeKind
-from services.generator.providers.reasoning import ReasoningRoom
-from services.generator.providers.strict_schema import strict_schema_json
-from services.generator.providers.text_answers import (
-    TokenUsage,
-    parse_answer,
-    read_answer,
-    read_usage,
-)
+from services.generator.providers.openai.strict_schema import strict_schema_json
+from services.generator.providers.outcomes.outcome import CallResult, Outcome, OutcomeKind
 from services.generator.quota.provider_limiter import ProviderLimiter
 from services.generator.quota.rules import Permit
 from shared.domain.errors import Permanent, Transient

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import SecretStr
 
-from services.generator.providers.prices import Prices, find_image_price, find_text_prices
+from services.generator.providers.accounts.prices import Prices, find_image_price, find_text_prices
 from services.generator.settings import GeneratorSettings
 from shared.domain.errors import Unavailable
 from shared.domain.providers_file import ImageAccountEntry, TextAccountEntry

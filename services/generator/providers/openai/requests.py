@@ -10,12 +10,15 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from services.generator.providers.accounts import TextAccount
-from services.generator.providers.openai_outcomes import ENDPOINT_ROWS
-from services.generator.providers.outcomes import CallResult, Outcome, OutcomeKind
-from services.generator.providers.reasoning import EFFORTS, find_effort, reasons
-from services.generator.providers.strict_schema import build_strict_schema, strict_schema_json
-from services.generator.providers.text_errors import ProviderError, read_error
+from services.generator.providers.accounts.account import TextAccount
+from services.generator.providers.openai.errors import ProviderError, read_error
+from services.generator.providers.openai.outcomes import ENDPOINT_ROWS
+from services.generator.providers.openai.reasoning import EFFORTS, find_effort, reasons
+from services.generator.providers.openai.strict_schema import (
+    build_strict_schema,
+    strict_schema_json,
+)
+from services.generator.providers.outcomes.outcome import CallResult, Outcome, OutcomeKind
 
 _REFUSING_STATUSES = (400, 404, 415, 422, 501)
 _REFUSAL = re.compile(

@@ -1,0 +1,1 @@
+"""Provider accounts: their description, their choice for a call, and the pools over them."""

@@ -1,0 +1,1 @@
+"""Writes texts by OpenAI's protocols."""

@@ -1,0 +1,1 @@
+"""Creates images with Replicate."""
