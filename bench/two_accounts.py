@@ -34,6 +34,7 @@ _WATCH_S = 40.0
 """Less than the minute until the first probe."""
 _BAR = 0.97
 _MAX_FAILOVER_S = 5.0
+_MAX_FAILED_CALLS = 100_000
 
 _ACCOUNT = """
 [[text]]
@@ -66,10 +67,16 @@ class StandinAccount:
             return bill
 
     async def run_out_of_money(self) -> None:
-        fault = {"kind": "insufficient_quota", "count": None}
+        fault = {"kind": "insufficient_quota", "count": _MAX_FAILED_CALLS}
         async with httpx.AsyncClient(timeout=10) as client:
             answer = await client.post(f"{self.url}/standin/faults", json=[fault])
             answer.raise_for_status()
+
+    async def count_failed_calls(self) -> int:
+        """Return the calls since the account ran out of money."""
+        async with httpx.AsyncClient(timeout=10) as client:
+            left = (await client.get(f"{self.url}/standin/faults")).json()
+        return _MAX_FAILED_CALLS - sum(fault["count"] for fault in left)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +166,7 @@ async def _fail(account: StandinAccount) -> float:
     await account.run_out_of_money()
     began, last, refused = time.monotonic(), 0.0, 0
     while (now := time.monotonic() - began) < _WATCH_S:
-        seen = sum((await account.read_bill())["refused"].values())
+        seen = await account.count_failed_calls()
         if seen > refused:
             last, refused = now, seen
         await asyncio.sleep(0.1)

@@ -20,6 +20,10 @@ _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
+_MAX_ACCOUNTS = 16
+"""The state of all quotas must fit into the metadata of one Kafka offset, 4,096 bytes."""
+
+
 class _Entry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
@@ -74,6 +78,8 @@ class ProvidersFile(_Entry):
     def _check_names(self) -> Self:
         names = [account.name for account in (*self.text, *self.image)]
         repeated = [name for name, count in Counter(names).items() if count > 1]
+        if len(names) > _MAX_ACCOUNTS:
+            raise ValueError(f"more than {_MAX_ACCOUNTS} accounts")
         if repeated:
             raise ValueError(f"two accounts are named {repeated[0]!r}")
         texts = {account.name for account in self.text}

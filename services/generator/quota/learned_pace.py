@@ -27,13 +27,16 @@ _MAX_PAUSE_S = 600.0
 
 
 class LearnedPace:
-    """The pace of one worker's calls. `now` is a monotonic clock in seconds.
+    """The pace of an account's calls, of which this worker makes its share.
 
-    `per_s` is `None` while no 429 limits the calls.
+    `now` is a monotonic clock in seconds. `per_s` is the account's pace, and `None` while no 429
+    limits the calls.
     """
 
     def __init__(self) -> None:
         self.per_s: float | None = None
+        self.share = 1.0
+        """This worker's part of the account (0 to 1)."""
         self._refused_per_s = inf
         """The pace at the last 429, as far as known."""
         self._served: deque[float] = deque()
@@ -47,7 +50,7 @@ class LearnedPace:
     def record_call(self, now: float) -> None:
         """Record that a call was granted."""
         if self.per_s is not None:
-            self._calls_keep_pace = now - self._last_call_at < 2 / self.per_s
+            self._calls_keep_pace = now - self._last_call_at < 2 * self._interval_s(self.per_s)
         self._last_call_at = now
 
     def record_served(self, now: float, *, ceiling_per_s: float) -> None:
@@ -70,13 +73,11 @@ class LearnedPace:
         now: float,
         *,
         requested_delay: float | None,
-        share: float,
     ) -> float:
         """Lower the pace after a 429. Returns the seconds without any call.
 
         The first 429 changes nothing until another job gets one within a minute: it may be about
-        one job. `share` (0 to 1) is this worker's part of the account, which `requested_delay` is
-        about. A call that began before the last reduction only extends the pause.
+        one job. A call that began before the last reduction only extends the pause.
         """
         is_isolated = job == self._throttled_job or now - self._throttled_at > _WINDOW_S
         self._throttled_job, self._throttled_at = job, now
@@ -84,35 +85,33 @@ class LearnedPace:
             return 0.0
         if requested_at > self._reduced_at:
             self._throttled_in_a_row += 1
-            self._lower_pace(now, requested_delay, share)
+            self._lower_pace(now, requested_delay)
         if requested_delay is not None:
             return requested_delay
-        assert self.per_s is not None
-        first = max(_FIRST_PAUSE_S, 1 / self.per_s)
-        return float(min(first * 2 ** (self._throttled_in_a_row - 1), _MAX_PAUSE_S))
+        first = max(_FIRST_PAUSE_S, 1 / self.per_s) if self.per_s is not None else _FIRST_PAUSE_S
+        doublings = max(self._throttled_in_a_row - 1, 0)
+        return float(min(first * 2**doublings, _MAX_PAUSE_S))
 
     def seconds_until_call(self, now: float, before: int = 0) -> float:
         """Return the seconds until the pace allows a call, after `before` other calls."""
         if self.per_s is None:
             return 0.0
-        return max(0.0, self._last_call_at + (before + 1) / self.per_s - now)
+        return max(0.0, self._last_call_at + (before + 1) * self._interval_s(self.per_s) - now)
 
-    def scale(self, factor: float) -> None:
-        """Change the pace with this worker's share of the account."""
-        if self.per_s is not None and factor > 0:
-            self.per_s *= factor
-            self._refused_per_s *= factor
+    def _interval_s(self, per_s: float) -> float:
+        """Return the seconds between two calls of this worker."""
+        return 1 / (per_s * self.share) if self.share > 0 else inf
 
     def _growth(self, per_s: float, now: float) -> float:
         if per_s < self._refused_per_s * _BELOW:
             return _SEARCH_GROWTH
-        is_long_ago = now - self._reduced_at > _LONG_CALLS / per_s
+        is_long_ago = now - self._reduced_at > _LONG_CALLS * self._interval_s(per_s)
         is_beyond = per_s > self._refused_per_s * _BEYOND
         return _FAST_GROWTH if is_beyond or is_long_ago else _GROWTH
 
-    def _lower_pace(self, now: float, requested_delay: float | None, share: float) -> None:
+    def _lower_pace(self, now: float, requested_delay: float | None) -> None:
         self._forget_old(now)
-        measured = len(self._served) / _WINDOW_S
+        measured = len(self._served) / _WINDOW_S / self.share if self.share > 0 else 0.0
         is_known = len(self._served) >= _EVIDENCE_CALLS
         if self.per_s is not None:
             searched = self.per_s < self._refused_per_s * _BELOW
@@ -122,7 +121,7 @@ class LearnedPace:
         elif is_known:
             self.per_s = self._refused_per_s = measured
         elif requested_delay is not None and requested_delay <= _WINDOW_S:
-            self.per_s = self._refused_per_s = share / requested_delay
+            self.per_s = self._refused_per_s = 1 / requested_delay
         else:
             self.per_s, self._refused_per_s = measured, inf
         self.per_s = max(self.per_s, _MIN_PER_S)

@@ -220,8 +220,9 @@ class ProviderLimiter:
                 cooling = self._rules.cool_down_left(now)
                 return replace(outcome, delay=max(outcome.delay or 0.0, cooling) or None)
             case OutcomeKind.OUTAGE:
-                isolated = self._served.others_served_since(call, job, requested_at)
+                isolated = self._served.is_isolated(call, job, requested_at)
                 outcome = replace(outcome, isolated=isolated)
+                self._served.record_lost(call, job, now)
                 if self._circuit.record_failure(job, requested_at, now):
                     self._announce_open_circuit("provider outage", outcome)
             case OutcomeKind.UNEXPLAINED:
@@ -305,6 +306,11 @@ class ProviderLimiter:
             )
             for resource in self._rules.resources
         )
+
+    @property
+    def closed_s(self) -> float:
+        """Return the seconds until an open circuit allows a probe; 0 while it is closed."""
+        return self._retry_s
 
     @property
     def _retry_s(self) -> float:

@@ -107,7 +107,6 @@ class RateLimiter:
         self._share_until = inf
         self._headers_at = now
         self._paused = True
-        self._share = 0.0
         self._pace = LearnedPace()
 
     def assign_share(self, share: float, levels: Mapping[str, float], now: float) -> None:
@@ -117,9 +116,7 @@ class RateLimiter:
         """
         self._advance(now)
         self._paused = False
-        if self._share > 0:
-            self._pace.scale(share / self._share)
-        self._share = share
+        self._pace.share = share
         for resource, bucket in self._buckets.items():
             bucket.share = share
             bucket.level = min(levels.get(resource, 0.0), bucket.capacity(self._burst_s))
@@ -232,15 +229,13 @@ class RateLimiter:
 
     def record_served(self, now: float) -> None:
         """Record that the provider served a call: a learned pace may rise."""
-        self._pace.record_served(now, ceiling_per_s=self._configured_calls_per_s)
+        self._pace.record_served(now, ceiling_per_s=self._account_calls_per_s)
 
     def record_throttled(
         self, job: UUID, requested_at: float, now: float, *, requested_delay: float | None
     ) -> None:
         """Record a 429 for a job. Those of two jobs lower the pace and stop all grants a while."""
-        pause = self._pace.record_throttled(
-            job, requested_at, now, requested_delay=requested_delay, share=self._share
-        )
+        pause = self._pace.record_throttled(job, requested_at, now, requested_delay=requested_delay)
         self._cooling_until = max(self._cooling_until, now + pause)
 
     def cool_down_left(self, now: float) -> float:
@@ -263,7 +258,7 @@ class RateLimiter:
         pace = self._buckets[resource].provider.pace
         if self._pace.per_s is None:
             return pace
-        return min(pace, self._pace.per_s / self._configured_calls_per_s)
+        return min(pace, self._pace.per_s / self._account_calls_per_s)
 
     def level_of(self, resource: str, now: float) -> float:
         """Return the level of the bucket; negative is debt."""
@@ -278,9 +273,9 @@ class RateLimiter:
         return sum(amount for _, amount in recent)
 
     @property
-    def _configured_calls_per_s(self) -> float:
-        """This worker's share of the limit on calls, which every limiter lists first."""
-        return next(iter(self._buckets.values())).rate
+    def _account_calls_per_s(self) -> float:
+        """The account's limit on calls, which every limiter lists first."""
+        return next(iter(self._buckets.values())).provider.limit / 60
 
     def _wait_s(
         self, now: float, before: Mapping[str, float], reservation: Reservation, place: int = 0

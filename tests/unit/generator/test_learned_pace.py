@@ -1,6 +1,7 @@
 """The pace that is learned from 429 answers, beside providers that serve less than configured."""
 
 from collections.abc import Callable
+from math import inf
 from uuid import uuid4
 
 import pytest
@@ -26,17 +27,13 @@ class MinuteBucket:
         return (1 - self._level) / self._per_s
 
 
-def refuse_job(
-    pace: LearnedPace, now: float, *, requested_delay: float | None = None, share: float = 1.0
-) -> float:
-    return pace.record_throttled(uuid4(), now, now, requested_delay=requested_delay, share=share)
+def refuse_job(pace: LearnedPace, now: float, *, requested_delay: float | None = None) -> float:
+    return pace.record_throttled(uuid4(), now, now, requested_delay=requested_delay)
 
 
-def refuse_two_jobs(
-    pace: LearnedPace, now: float, *, requested_delay: float | None = None, share: float = 1.0
-) -> None:
+def refuse_two_jobs(pace: LearnedPace, now: float, *, requested_delay: float | None = None) -> None:
     for _ in range(2):
-        refuse_job(pace, now, requested_delay=requested_delay, share=share)
+        refuse_job(pace, now, requested_delay=requested_delay)
 
 
 def play(
@@ -60,9 +57,7 @@ def play(
                 served += 1
                 pace.record_served(now, ceiling_per_s=10)
             else:
-                pause = pace.record_throttled(
-                    uuid4(), requested_at, now, requested_delay=delay, share=1.0
-                )
+                pause = pace.record_throttled(uuid4(), requested_at, now, requested_delay=delay)
                 cooling = max(cooling, now + pause)
         now += 0.1
     return made, now
@@ -118,21 +113,34 @@ def test_late_answer_of_an_earlier_call_does_not_lower_the_pace_again() -> None:
         pace.record_served(at, ceiling_per_s=10)
     refuse_two_jobs(pace, 30)
     before = pace.per_s
-    pace.record_throttled(uuid4(), 29.9, 30.1, requested_delay=None, share=1.0)
+    pace.record_throttled(uuid4(), 29.9, 30.1, requested_delay=None)
     assert pace.per_s == before
 
 
 def test_pace_follows_the_share() -> None:
     pace = LearnedPace()
-    refuse_two_jobs(pace, 0, requested_delay=2, share=0.5)
-    assert pace.per_s == 0.25
-    pace.scale(0.5)
-    assert pace.per_s == 0.125
+    refuse_two_jobs(pace, 0, requested_delay=2)
+    pace.record_call(0)
+    waits = []
+    for share in (1.0, 0.5, 0.0, 0.25):
+        pace.share = share
+        waits.append(pace.seconds_until_call(0))
+    assert waits == [2, 4, inf, 8]
+
+
+def test_late_429_after_the_pace_is_the_configured_one_again() -> None:
+    pace = LearnedPace()
+    refuse_two_jobs(pace, 10, requested_delay=0.5)
+    for now in (11, 11.5):
+        pace.record_call(now)
+    pace.record_served(12, ceiling_per_s=1)
+    assert pace.per_s is None
+    assert pace.record_throttled(uuid4(), 9, 13, requested_delay=None) == 5
 
 
 def test_one_job_never_lowers_the_pace() -> None:
     pace, job = LearnedPace(), uuid4()
     for now in range(20):
-        pause = pace.record_throttled(job, now, now, requested_delay=600, share=1.0)
+        pause = pace.record_throttled(job, now, now, requested_delay=600)
         assert (pause, pace.per_s) == (0, None)
     assert refuse_job(pace, 90) == 0, "of another job, but more than a minute later"

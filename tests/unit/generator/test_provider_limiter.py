@@ -131,13 +131,17 @@ async def test_unexplained_refusal_of_two_jobs_is_the_set_up() -> None:
     assert error.delay == pytest.approx(60, abs=0.1)
 
 
-async def test_lost_answer_is_isolated_if_others_were_served_meanwhile() -> None:
+async def test_lost_answer_is_isolated_if_three_others_were_served_meanwhile() -> None:
     limiter = make_limiter()
     began = limiter.now()
-    assert not record(limiter, OutcomeKind.OUTAGE, JOB, requested_at=began).isolated
-    await asyncio.sleep(0.001)
-    record(limiter, OutcomeKind.ANSWER, OTHER)
-    assert record(limiter, OutcomeKind.OUTAGE, JOB, requested_at=began).isolated
+    for number, isolated in ((10, False), (11, False), (12, True)):
+        await asyncio.sleep(0.001)
+        record(limiter, OutcomeKind.ANSWER, UUID(int=number))
+        lost = record(limiter, OutcomeKind.OUTAGE, JOB, requested_at=began)
+        assert lost.isolated is isolated
+    record(limiter, OutcomeKind.OUTAGE, OTHER, requested_at=began)
+    lost = record(limiter, OutcomeKind.OUTAGE, JOB, requested_at=began)
+    assert not lost.isolated, "another job's answer was lost as well"
 
 
 async def test_throttling_of_two_jobs_stops_all_calls_as_long_as_told() -> None:

@@ -125,6 +125,15 @@ def test_estimate_for_a_new_call_is_the_time_of_its_grant() -> None:
     assert estimated == pytest.approx(limiter.estimate_waits(0)[-1])
 
 
+def test_throttled_worker_without_a_share_still_reports_its_pace() -> None:
+    limiter = make_limiter()
+    for number in range(2):
+        limiter.record_throttled(UUID(int=number), 0, 0, requested_delay=10)
+    limiter.assign_share(0, {}, 1)
+    assert 0 < limiter.pace_of("requests") < 1
+    assert limiter.estimate_waits(1) == []
+
+
 def test_cancelled_reservation_is_not_charged() -> None:
     limiter = make_limiter()
     first, second = reserve(limiter, 100, 0), reserve(limiter, 50, 0)

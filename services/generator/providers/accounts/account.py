@@ -26,7 +26,7 @@ class TextAccount:
     """Names the account in quotas, reports, metrics and logs."""
     key: SecretStr
     base_url: str | None = None
-    api: TextApi = "responses"
+    api: TextApi = "auto"
     azure_api_version: str | None = None
     """Set for Azure OpenAI, whose clients name the version of its API."""
     model: str
@@ -45,6 +45,8 @@ class TextAccount:
     fallback: int = 0
     """Accounts with a higher number are used while no lower one serves."""
     only_on_request: bool = False
+    from_file: bool = False
+    """Described by `PROVIDERS_FILE`."""
 
     @property
     def endpoint(self) -> str:
@@ -66,6 +68,7 @@ class ImageAccount:
     """The total time of one prediction, from its creation."""
     weight: float = 1.0
     fallback: int = 0
+    from_file: bool = False
 
     @property
     def endpoint(self) -> str:
@@ -135,6 +138,7 @@ def _text_of_entry(
         weight=entry.weight,
         fallback=entry.fallback,
         only_on_request=entry.only_on_request,
+        from_file=True,
     )
 
 
@@ -157,6 +161,7 @@ def _image_of_entry(
         timeout_s=entry.timeout_s or settings.replicate_timeout_s,
         weight=entry.weight,
         fallback=entry.fallback,
+        from_file=True,
     )
 
 

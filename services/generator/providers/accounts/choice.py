@@ -20,6 +20,8 @@ class AccountState:
     """It has quota on this worker, a closed circuit (or a due probe), and no cool-down."""
     wait_s: float
     """Seconds until a permit; infinite without quota."""
+    closed_s: float = 0.0
+    """Seconds until an open circuit allows a probe."""
     calls: float = 0.0
     """The calls granted lately, to divide them by weight while no account makes calls wait."""
 

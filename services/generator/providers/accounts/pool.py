@@ -19,8 +19,10 @@ from services.generator.providers.accounts.choice import (
     should_move,
 )
 from services.generator.providers.openai.provider import OpenAITextProvider, TextCall
+from services.generator.providers.outcomes.outcome import Outcome, OutcomeKind
 from services.generator.providers.replicate.prediction import Prediction
-from services.generator.providers.replicate.provider import GeneratedImage, ReplicateImageProvider
+from services.generator.providers.replicate.provider import ReplicateImageProvider
+from services.generator.providers.replicate.reads import GeneratedImage, UnusablePrediction
 from services.generator.quota.rules import Permit
 from shared.domain.errors import Transient
 from shared.domain.messages import Usage
@@ -29,6 +31,12 @@ A = TypeVar("A", bound=BaseModel)
 States = Callable[[], Mapping[str, AccountState]]
 
 _RECONSIDER_EVERY_S = 1.0
+_LOST_ACCOUNT = Outcome(
+    kind=OutcomeKind.ANSWER_FAULT,
+    code="replicate-gone",
+    reason="the account that created the prediction is no longer configured",
+    in_doubt=True,
+)
 
 
 class TextAccountPool:
@@ -104,8 +112,11 @@ class ImageAccountPool:
 
         Raises `UnusablePrediction`, `Transient` or `Permanent`.
         """
-        provider = self._providers.get(prediction.account or "", self._first)
-        return await provider.fetch_image(job, prediction)
+        if prediction.account is None:  # created by an older release, with one account
+            return await self._first.fetch_image(job, prediction)
+        if prediction.account not in self._providers:
+            raise UnusablePrediction(_LOST_ACCOUNT, Usage())
+        return await self._providers[prediction.account].fetch_image(job, prediction)
 
     def _states(self, job: UUID) -> dict[str, AccountState]:
         return {name: provider.state_for(job) for name, provider in self._providers.items()}
@@ -148,19 +159,26 @@ async def _acquire_unless_earlier(
 
 
 async def _withdraw(waiting: "asyncio.Future[Permit]") -> Permit | None:
-    """Leave the line. Returns the permit if it was granted meanwhile, because it is charged."""
+    """Leave the line. Returns the permit if the wait had ended already, because it is charged."""
     waiting.cancel()
     await asyncio.wait({waiting})
     return None if waiting.cancelled() else waiting.result()
 
 
 def _shorten_delay(error: Transient, failed: str, states: Mapping[str, AccountState]) -> None:
-    """Let the job go on at once if an account other than the failed one serves."""
+    """Let the job go on at once if an account other than the failed one serves.
+
+    A failure that is the job's own trouble would meet it there as well.
+    """
     others = [state for name, state in states.items() if name != failed]
-    if error.blameless and choose_account(others) is not None:
+    if error.blameless and not error.isolated and choose_account(others) is not None:
         error.delay = 0.0
 
 
 def _least_bad(states: Mapping[str, AccountState]) -> str:
-    """Return the account to wait for while none serves: the earliest after its cool-down."""
-    return min(states.values(), key=lambda state: (state.wait_s, state.fallback, state.name)).name
+    """Return the account to wait for while none serves: the one that will serve first."""
+
+    def rank(state: AccountState) -> tuple[float, int, str]:
+        return max(state.wait_s, state.closed_s), state.fallback, state.name
+
+    return min(states.values(), key=rank).name

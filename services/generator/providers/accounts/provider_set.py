@@ -73,27 +73,25 @@ async def open_providers(
 
 def check_quota(accounts: ProviderAccounts) -> None:
     """Raise `Unavailable` if the limit of an account cannot carry one call of the largest size."""
-    limits = [
-        (account.name, name, limit, largest)
-        for account in accounts.texts
-        for name, limit, largest in (
-            ("OPENAI_RPM", account.requests, 1),
-            ("OPENAI_TPM", account.tokens, largest_call_tokens(account)),
+    for text in accounts.texts:
+        _check_limit(text, "OPENAI_RPM", "requests_per_minute", text.requests, 1)
+        largest = largest_call_tokens(text)
+        _check_limit(text, "OPENAI_TPM", "tokens_per_minute", text.tokens, largest)
+    for image in accounts.images:
+        _check_limit(image, "REPLICATE_RPM", "requests_per_minute", image.requests, 1)
+        _check_limit(image, "REPLICATE_READ_RPM", "reads_per_minute", image.reads, 1)
+
+
+def _check_limit(
+    account: TextAccount | ImageAccount, variable: str, entry: str, limit: float, largest: int
+) -> None:
+    """Check one limit, which people know by its variable, or by its entry in `PROVIDERS_FILE`."""
+    if count_carried_calls(limit, largest) < 1:
+        name = f"{entry} of account {account.name}" if account.from_file else variable
+        raise Unavailable(
+            f"{name} is {limit:g} a minute, and one call needs up to {largest}: ask the provider"
+            " for a higher limit"
         )
-    ] + [
-        (account.name, name, limit, 1)
-        for account in accounts.images
-        for name, limit in (
-            ("REPLICATE_RPM", account.requests),
-            ("REPLICATE_READ_RPM", account.reads),
-        )
-    ]
-    for account, variable, limit, largest in limits:
-        if count_carried_calls(limit, largest) < 1:
-            raise Unavailable(
-                f"account {account}: {variable} is {limit:g} a minute, and one call needs up to"
-                f" {largest}: ask the provider for a higher limit"
-            )
 
 
 async def _open_text(

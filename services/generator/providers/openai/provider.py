@@ -120,6 +120,7 @@ class OpenAITextProvider:
             serves=self.limiter.is_serving(call.job),
             wait_s=self.limiter.estimate_wait(self._compute_needs(call, answer)),
             calls=self.limiter.calls_last_minute(),
+            closed_s=self.limiter.closed_s,
         )
 
     def is_valid(self, permit: Permit) -> bool:

@@ -1,9 +1,13 @@
 """Remembers which jobs' calls a provider served, to tell one job's trouble from the provider's."""
 
 from collections import OrderedDict
+from math import inf
 from uuid import UUID
 
 _MAX_UNEXPLAINED = 10_000
+_JOBS_KEPT = 4
+_MANY = 3
+"""Other jobs that must be served before a lost answer is one job's own trouble."""
 
 
 class ServedCalls:
@@ -14,16 +18,29 @@ class ServedCalls:
 
     def __init__(self) -> None:
         self._served: dict[str, OrderedDict[UUID, float]] = {}
+        self._lost: dict[str, tuple[UUID, float]] = {}
         self._unexplained: OrderedDict[tuple[str, UUID], float] = OrderedDict()
 
     def record_served(self, call: str, job: UUID, now: float) -> None:
-        """Record a served call. Only the last two jobs are kept: one of them is always another."""
+        """Record a served call. The last four jobs are kept, so three of them are others."""
         served = self._served.setdefault(call, OrderedDict[UUID, float]())
         served[job] = now
         served.move_to_end(job)
-        if len(served) > 2:
+        if len(served) > _JOBS_KEPT:
             served.popitem(last=False)
         self._unexplained.pop((call, job), None)
+
+    def record_lost(self, call: str, job: UUID, now: float) -> None:
+        """Record a call without an answer."""
+        self._lost[call] = (job, now)
+
+    def is_isolated(self, call: str, job: UUID, since: float) -> bool:
+        """Return whether only this job's call was lost since `since`, and many others served."""
+        lost_by, lost_at = self._lost.get(call, (job, -inf))
+        if lost_by != job and lost_at > since:
+            return False
+        served = self._served.get(call, OrderedDict[UUID, float]())
+        return sum(at > since for other, at in served.items() if other != job) >= _MANY
 
     def others_served_since(self, call: str, job: UUID, since: float) -> bool:
         """Return whether another job's call of this kind was served after `since`."""

@@ -94,6 +94,7 @@ class ReplicateImageProvider:
             serves=self.limiter.is_serving(job),
             wait_s=self.limiter.estimate_wait({"requests": 1}),
             calls=self.limiter.calls_last_minute(),
+            closed_s=self.limiter.closed_s,
         )
 
     def is_valid(self, permit: Permit) -> bool:
