@@ -76,7 +76,7 @@ class StandinAccount:
         """Return the calls since the account ran out of money."""
         async with httpx.AsyncClient(timeout=10) as client:
             left = (await client.get(f"{self.url}/standin/faults")).json()
-        return _MAX_FAILED_CALLS - sum(fault["count"] for fault in left)
+        return _MAX_FAILED_CALLS - sum(int(fault["count"]) for fault in left)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
