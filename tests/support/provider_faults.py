@@ -37,6 +37,11 @@ TEXT_FAULTS: dict[str, Fault] = {
     "error in a 200": _response(200, {"message": "Provider returned error", "code": 502}),
     "queued in a 200": {"kind": "status", "status": "queued"},
     "null output": {"kind": "response", "status": 200, "body": {"output": None}},
+    "page of a proxy": {"kind": "response", "status": 200, "body": "<!doctype html><title>Login"},
+    "unknown model, once": _response(404, {"code": "model_not_found", "message": "no such model"}),
+    "daily limit": _response(
+        429, {"code": "rate_limit_exceeded", "message": "Limit 200 requests per day (RPD)."}
+    ),
     "truncated": {"kind": "truncated"},
     "broken schema": {"kind": "schema"},
     "no money, once": {"kind": "insufficient_quota"},
@@ -135,6 +140,9 @@ _ACCOUNT_TEXT_FAULTS = {
     "throttled in a 200",
     "no money, once",
     "unexplained",
+    "page of a proxy",
+    "unknown model, once",
+    "daily limit",
 }
 _ACCOUNT_IMAGE_FAULTS = {"402, once", "429 in the body"}
 

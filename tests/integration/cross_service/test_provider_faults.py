@@ -1,6 +1,6 @@
 """Under any plan of provider faults every job ends rightly, others are not delayed, bills agree.
 
-Scheduler and worker run with a real broker and database. The pauses between attempts are shortened:
+Scheduler and two workers run with a real broker and database. The pauses between attempts are shortened:
 their length is tested with the rules.
 
 PROVIDER_FAULT_PLANS=20 plays twenty other plans.
@@ -53,6 +53,7 @@ async def system(
     async with (
         start_scheduler(backend, database),
         running_service(lambda stop: service.run_worker(settings, stop, name="worker-1")),
+        running_service(lambda stop: service.run_worker(settings, stop, name="worker-2")),
     ):
         yield backend
     standins.openai.clear_faults()
