@@ -30,6 +30,7 @@ from services.generator.jobs.repository import (
     GenerationRepository,
     Lease,
     SavedStep,
+    StepFailure,
 )
 from services.generator.providers.accounts.pool import ImageAccountPool, TextAccountPool
 from services.generator.providers.openai.outcomes import INCOMPLETE, REFUSED
@@ -54,8 +55,9 @@ A = TypeVar("A", bound=BaseModel)
 _NO_USAGE = Usage()
 
 _MAX_IN_DOUBT = 2
-"""In-doubt calls of a step that are repeated while the provider serves other jobs. During an outage
-there is no such limit: the pauses between attempts bound the cost."""
+"""Isolated in-doubt calls of a step that are repeated: the provider served other jobs meanwhile, or
+the worker died. Calls that an outage cut off have no such limit: the pauses between attempts bound
+the cost. A retry by a user allows as many again."""
 
 _MAX_UNUSABLE = 3
 """Paid answers of a step that may be unusable, over all attempts. A retry by a user allows as many
@@ -97,6 +99,7 @@ class BlogSteps:
         Raises `Transient`, `Permanent`, `LeaseLostError`.
         """
         saved = await self._repository.load_steps(lease)
+        await self._check_limits(lease, saved)
         request = lease.request
         outline = await self._write_text(
             lease,
@@ -122,6 +125,33 @@ class BlogSteps:
         article, image_url = await _gather_both(article_call, image_call)
         return _assemble(article, image_url=image_url)
 
+    async def _check_limits(self, lease: Lease, saved: Mapping[Step, SavedStep]) -> None:
+        """Raise `Permanent` if an earlier attempt gave up on a step, without a further call.
+
+        Fetches the image of a running prediction before: it is paid for.
+        """
+        needs_image = lease.request.images > 0 and self._image_provider_or_none is not None
+        finals = [
+            _find_final_error(step, known)
+            for step, known in saved.items()
+            if step is not Step.IMAGE or needs_image
+        ]
+        final = next((error for error in finals if error is not None), None)
+        if final is None:
+            return
+        image = saved.get(Step.IMAGE) if needs_image else None
+        if image is not None and image.done is None and image.external_id is not None:
+            try:
+                await self._fetch_saved_prediction(lease, image)
+            except (Transient, Permanent) as error:
+                log.warning(
+                    "image not fetched",
+                    job=str(lease.job),
+                    store=lease.request.store,
+                    reason=str(error),
+                )
+        raise final
+
     async def _write_text(
         self,
         lease: Lease,
@@ -143,21 +173,16 @@ class BlogSteps:
             instructions=instructions,
             data=data,
             max_tokens=max_tokens,
-            cuts=unusable % _MAX_UNUSABLE,
+            cuts=unusable,
         )
         while True:
             try:
                 with tracing.start_span(f"step {step}"):
                     return await self._call_with_permit(lease, step, call, answer, known)
             except UnusableAnswer as ended:
-                unusable += 1
                 log.warning(
                     "provider answer unusable", job=str(lease.job), step=step, reason=str(ended)
                 )
-                if _is_final(ended, unusable):
-                    raise Permanent(
-                        f"gave up after {unusable} answers: {ended}", code=ended.outcome.code
-                    ) from None
                 call = _repair_call(call, instructions, ended)
 
     async def _call_with_permit(
@@ -177,13 +202,16 @@ class BlogSteps:
                     return answer.model_validate(begun.done)
                 if not self._text_provider.is_valid(permit):
                     _log_expired_permit(lease, step)
+                    await self._repository.withdraw_step(lease, step)
                     continue
                 try:
                     written = await self._call_text_provider(
                         lease, step, call, answer, permit, begun
                     )
                 except UnsupportedFeature:
-                    continue  # without the feature, and with another permit
+                    # The call was not billed. Repeat it without the feature, with another permit.
+                    await self._repository.withdraw_step(lease, step)
+                    continue
             await self._events.publish_step_done(lease, step, permit.waited_s)
             return written
 
@@ -199,10 +227,24 @@ class BlogSteps:
         try:
             with tracing.start_span("call openai", kind=tracing.CLIENT):
                 written, usage = await self._text_provider.write_text(call, answer, permit)
+        except UnsupportedFeature:
+            raise
         except UnusableAnswer as ended:
+            unusable = begun.unusable + 1
+            is_final = _is_final(ended, unusable)
             await self._repository.finish_step(
-                lease, step, state="FAILED", usage=ended.usage, unusable=True
+                lease,
+                step,
+                state="FAILED",
+                usage=ended.usage,
+                failure=StepFailure(
+                    unusable=True, gave_up=ended.outcome.code if is_final else None
+                ),
             )
+            if is_final:
+                raise Permanent(
+                    f"gave up after {unusable} answers: {ended}", code=ended.outcome.code
+                ) from ended
             raise
         except BilledFailure as failure:
             await self._record_failure(lease, step, failure.cause, begun, usage=failure.usage)
@@ -222,7 +264,21 @@ class BlogSteps:
         if known is not None and known.done is not None:
             return str(known.done["url"])
         with tracing.start_span(f"step {Step.IMAGE}"):
-            image, waited_s = await self._fetch_or_create(lease, known, outline)
+            if known is not None and known.external_id is not None:
+                return await self._fetch_saved_prediction(lease, known)
+            image, waited_s = await self._create_new_image(lease, outline, known)
+        return await self._save_image(lease, image, waited_s)
+
+    async def _fetch_saved_prediction(self, lease: Lease, known: SavedStep) -> str:
+        """Await the prediction of an earlier attempt, and save its image. Returns its URL."""
+        assert known.external_id is not None
+        prediction = Prediction(id=known.external_id, account=known.account, age_s=known.age_s)
+        with self._count_paid_call(lease.job):
+            image = await self._fetch_prediction(lease, prediction, known)
+        return await self._save_image(lease, image, waited_s=0.0)
+
+    async def _save_image(self, lease: Lease, image: GeneratedImage, waited_s: float) -> str:
+        """Save an image. `waited_s`: the time for which its call waited for a permit."""
         with self._count_paid_call(lease.job):
             url = await self._image_storage.save_image(
                 lease.request.store, str(lease.job), image.content, image.media_type
@@ -232,19 +288,6 @@ class BlogSteps:
             )
         await self._events.publish_step_done(lease, Step.IMAGE, waited_s)
         return url
-
-    async def _fetch_or_create(
-        self, lease: Lease, known: SavedStep | None, outline: Outline
-    ) -> tuple[GeneratedImage, float]:
-        """Return the image and the seconds that its call waited for a permit.
-
-        The prediction of an earlier attempt is awaited, if there is one.
-        """
-        if known is None or known.external_id is None:
-            return await self._create_new_image(lease, outline, known)
-        prediction = Prediction(id=known.external_id, account=known.account, age_s=known.age_s)
-        with self._count_paid_call(lease.job):
-            return await self._fetch_prediction(lease, prediction, known), 0.0
 
     async def _create_new_image(
         self, lease: Lease, outline: Outline, known: SavedStep | None
@@ -266,7 +309,8 @@ class BlogSteps:
                 if self._image_provider.is_valid(permit):
                     prediction = await self._create_prediction(lease, outline, begun, permit)
                     return await self._fetch_prediction(lease, prediction, begun), permit.waited_s
-            _log_expired_permit(lease, Step.IMAGE)
+                _log_expired_permit(lease, Step.IMAGE)
+                await self._repository.withdraw_step(lease, Step.IMAGE)
 
     async def _create_prediction(
         self, lease: Lease, outline: Outline, begun: SavedStep, permit: Permit
@@ -299,16 +343,20 @@ class BlogSteps:
                 prediction=prediction.id,
                 reason=str(ended),
             )
+            error = _prediction_error(ended, saved.unusable + 1)
             await self._repository.finish_step(
                 lease,
                 Step.IMAGE,
                 state="FAILED",
                 usage=ended.usage,
-                in_doubt=ended.outcome.in_doubt,
-                unusable=ended.counts,
-                ended_id=prediction.id,
+                failure=StepFailure(
+                    in_doubt=ended.outcome.in_doubt,
+                    unusable=ended.counts,
+                    gave_up=error.code if isinstance(error, Permanent) else None,
+                    ended_id=prediction.id,
+                ),
             )
-            raise _prediction_error(ended, saved.unusable + 1) from ended
+            raise error from ended
 
     @contextmanager
     def _count_paid_call(self, job: UUID) -> Iterator[None]:
@@ -330,15 +378,21 @@ class BlogSteps:
     ) -> None:
         """Record a failed call, and what was billed for it.
 
-        Raises `Permanent` if the step has had too many in-doubt calls, and other jobs were served.
+        Raises `Permanent` if the step has had too many isolated in-doubt calls. A call that ended
+        with a bug may have been billed, and no outage explains it.
         """
-        in_doubt = isinstance(error, Transient) and error.in_doubt
-        isolated = isinstance(error, Transient) and error.isolated
+        is_bug = not isinstance(error, Transient | Permanent)
+        in_doubt = is_bug or (isinstance(error, Transient) and error.in_doubt)
+        isolated = is_bug or (isinstance(error, Transient) and error.isolated)
+        failure = StepFailure(in_doubt=in_doubt, isolated=isolated)
         await self._repository.finish_step(
-            lease, step, state="FAILED", usage=usage, in_doubt=in_doubt
+            lease, step, state="FAILED", usage=usage, failure=failure
         )
-        if in_doubt and isolated and begun.in_doubt + 1 > _MAX_IN_DOUBT:
-            raise _in_doubt_error(step, begun.in_doubt + 1, str(error)) from error
+        if in_doubt and isolated and begun.isolated_in_doubt + 1 > _MAX_IN_DOUBT:
+            final = _in_doubt_error(step, begun.isolated_in_doubt + 1, str(error))
+            if is_bug:
+                final.code = "internal"
+            raise final from error
 
     async def _begin_step(
         self, lease: Lease, step: Step, permit: Permit, known: SavedStep | None
@@ -349,26 +403,40 @@ class BlogSteps:
         such calls `Permanent` is raised.
         """
         begun = await self._repository.begin_step(lease, step, permit)
-        newly_in_doubt = begun.in_doubt - (known.in_doubt if known is not None else 0)
-        if newly_in_doubt <= 0 or begun.done is not None:
+        if begun.done is not None or begun.external_id is not None:
             return begun
-        log.warning(
-            "in-doubt call of a dead worker found",
-            job=str(lease.job),
-            store=lease.request.store,
-            step=step,
-            in_doubt=begun.in_doubt,
-        )
-        if begun.in_doubt > _MAX_IN_DOUBT:
-            await self._repository.finish_step(lease, step, state="FAILED", usage=Usage())
-            raise _in_doubt_error(step, begun.in_doubt, "its worker is gone")
+        if begun.in_doubt > (known.in_doubt if known is not None else 0):
+            log.warning(
+                "in-doubt call of a dead worker found",
+                job=str(lease.job),
+                store=lease.request.store,
+                step=step,
+                in_doubt=begun.in_doubt,
+            )
+        final = _find_final_error(step, begun)
+        if final is not None:
+            await self._repository.withdraw_step(lease, step)
+            raise final
         return begun
+
+
+def _find_final_error(step: Step, saved: SavedStep) -> Permanent | None:
+    """Return the error of a step that is not begun again, or `None`."""
+    if saved.done is not None:
+        return None
+    if saved.gave_up is not None:
+        return Permanent(
+            f"an earlier attempt gave up on the {step}, after {saved.unusable} unusable answers",
+            code=saved.gave_up,
+        )
+    if saved.isolated_in_doubt > _MAX_IN_DOUBT:
+        return _in_doubt_error(step, saved.isolated_in_doubt, "no further call is made")
+    return None
 
 
 def _is_final(ended: UnusableAnswer, unusable: int) -> bool:
     """Return whether the call is not repeated: after three answers, or after a second refusal."""
-    count = unusable % _MAX_UNUSABLE
-    return count == 0 or (count > 1 and ended.outcome.code == REFUSED)
+    return unusable >= _MAX_UNUSABLE or (unusable > 1 and ended.outcome.code == REFUSED)
 
 
 def _repair_call(call: TextCall, instructions: str, ended: UnusableAnswer) -> TextCall:
@@ -398,7 +466,7 @@ def _prediction_error(ended: UnusablePrediction, unusable: int) -> Transient | P
     The limit on paid predictions replaces the limit on attempts.
     """
     outcome = ended.outcome
-    if ended.counts and unusable % _MAX_UNUSABLE == 0:
+    if ended.counts and unusable >= _MAX_UNUSABLE:
         return Permanent(
             f"gave up after {unusable} predictions: {outcome.reason}", code=outcome.code
         )

@@ -56,8 +56,13 @@ class SavedStep:
     """In-doubt calls: begun and never answered, perhaps billed."""
     account: str | None = None
     """The provider account that gave `external_id`."""
+    isolated_in_doubt: int = 0
+    """In-doubt calls since the last retry by a user that no outage explains: other jobs were served
+    meanwhile, or the worker died."""
     unusable: int = 0
-    """Paid answers of all attempts that were unusable."""
+    """Paid and unusable answers since the last retry by a user."""
+    gave_up: str | None = None
+    """The error code with which an attempt gave up, if no user has retried the job since."""
     age_s: float = 0.0
     """The time since the step's last call began, in seconds."""
 
@@ -65,6 +70,25 @@ class SavedStep:
     def done(self) -> dict[str, Any] | None:
         """The saved answer, or `None`."""
         return self.result if self.state == "DONE" else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepFailure:
+    """What a failed call means for the limits of its step."""
+
+    in_doubt: bool = False
+    """The call may have been billed, but its answer is lost."""
+    isolated: bool = False
+    """No outage explains that loss."""
+    unusable: bool = False
+    """The answer was paid, or may have been, and is of no use."""
+    gave_up: str | None = None
+    """The error code if the step is not repeated."""
+    ended_id: str | None = None
+    """The external id of a prediction that ended without an image. It is removed."""
+
+
+_NO_FAILURE = StepFailure()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,6 +211,10 @@ class GenerationRepository:
             raise LeaseLostError(f"job {lease.job}, attempt {lease.attempt}")
         return _saved_step(row)
 
+    async def withdraw_step(self, lease: Lease, step: Step) -> None:
+        """Take back the begin of a call that was not made."""
+        await self._persist(lease, "withdraw_step", lease.job, step, lease.attempt)
+
     async def save_external_id(
         self, lease: Lease, step: Step, external_id: str, *, account: str
     ) -> None:
@@ -201,16 +229,9 @@ class GenerationRepository:
         state: str,
         usage: Usage,
         result: dict[str, Any] | None = None,
-        in_doubt: bool = False,
-        unusable: bool = False,
-        ended_id: str | None = None,
+        failure: StepFailure = _NO_FAILURE,
     ) -> None:
-        """Save a step's answer (`state` DONE) or failure, and its cost.
-
-        `in_doubt`: the call may have been billed, but its answer is lost. `unusable`: the answer
-        was paid, or may have been, and is of no use. `ended_id`: the external id of a prediction
-        that ended without an image; it is removed.
-        """
+        """Save a step's answer (`state` DONE) or failure, and its cost."""
         await self._persist(
             lease,
             "finish_step",
@@ -223,10 +244,12 @@ class GenerationRepository:
             usage.images,
             usage.cost_nanousd,
             lease.attempt,
-            in_doubt,
-            unusable,
-            ended_id,
+            failure.in_doubt,
+            failure.unusable,
+            failure.ended_id,
             usage.reasoning_tokens,
+            failure.in_doubt and failure.isolated,
+            failure.gave_up,
         )
 
     async def complete_job(self, lease: Lease, post: BlogPost) -> AttemptEnd:
@@ -282,7 +305,9 @@ def _saved_step(row: asyncpg.Record) -> SavedStep:
         result=row["result"],
         in_doubt=row["in_doubt"],
         account=row["account"],
-        unusable=row["unusable"],
+        isolated_in_doubt=row["isolated_in_doubt"],
+        unusable=row["counted_unusable"],
+        gave_up=row["gave_up"],
         age_s=row["age_s"],
     )
 

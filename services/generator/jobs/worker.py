@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from uuid import UUID
 
 from aiokafka.errors import KafkaError
@@ -300,4 +301,5 @@ class Worker:
             counted_attempts=lease.counted_attempts,
             max_attempts=self._max_attempts,
             chance=self._rng.random(),
+            running_s=(datetime.now(UTC) - lease.started_at).total_seconds(),
         )

@@ -82,8 +82,8 @@ class Jobs:
         """Requeue an ended job, as a user's retry does."""
         await self._backend.database.execute(
             "UPDATE blog_generations SET status = 'PENDING', forwarded_at = NULL,"
-            " finished_at = NULL, error = NULL, error_code = NULL, not_before = now()"
-            " WHERE id = $1",
+            " retries = retries + 1, finished_at = NULL, error = NULL, error_code = NULL,"
+            " not_before = now() WHERE id = $1",
             request.id,
         )
 

@@ -467,8 +467,8 @@ async def test_call_lost_with_its_worker_is_repeated_twice(
         "UPDATE blog_generations SET attempt = 2 WHERE id = $1", request.id
     )
     await backend.database.execute(
-        "INSERT INTO blog_steps (job_id, step, state, attempt, in_doubt)"
-        " VALUES ($1, 'outline', 'STARTED', 2, 2)",
+        "INSERT INTO blog_steps (job_id, step, state, attempt, in_doubt, isolated_in_doubt)"
+        " VALUES ($1, 'outline', 'STARTED', 2, 2, 2)",
         request.id,
     )
     async with start():

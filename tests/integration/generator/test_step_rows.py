@@ -6,7 +6,12 @@ from datetime import UTC, datetime
 import asyncpg
 import pytest
 
-from services.generator.jobs.repository import GenerationRepository, Lease, LeaseLostError
+from services.generator.jobs.repository import (
+    GenerationRepository,
+    Lease,
+    LeaseLostError,
+    StepFailure,
+)
 from services.generator.quota.repository import ProviderCallRepository
 from shared.domain.job import Step
 from shared.domain.messages import Usage
@@ -123,6 +128,94 @@ async def test_next_attempt_counts_unanswered_call_as_in_doubt(
     assert (await repository.begin_step(second, Step.OUTLINE, make_permit())).in_doubt == 1
 
 
+async def test_repeated_late_answer_of_a_done_step_is_added_once(
+    backend: Backend, repository: GenerationRepository
+) -> None:
+    first, second = await claim_twice(backend, repository)
+    await repository.begin_step(second, Step.OUTLINE, make_permit())
+    await repository.finish_step(
+        first, Step.OUTLINE, state="DONE", usage=PAID, result={"title": "first"}
+    )
+    for _ in range(2):  # the acknowledgement of the commit was lost
+        for lease in (first, second):
+            await repository.finish_step(
+                lease, Step.OUTLINE, state="DONE", usage=PAID, result={"title": "again"}
+            )
+    row = await read_outline(backend, second)
+    assert (row["cost_nanousd"], row["result"]) == (60, {"title": "first"})
+
+
+async def test_late_failure_leaves_the_later_call_started(
+    backend: Backend, repository: GenerationRepository
+) -> None:
+    """The later call would not be in doubt after a crash, and its answer would be added twice."""
+    first = await claim_new_job(backend, repository)
+    await repository.begin_step(first, Step.OUTLINE, make_permit())
+    second = await claim_again(backend, repository, first)
+    await repository.begin_step(second, Step.OUTLINE, make_permit())
+    await repository.finish_step(
+        first,
+        Step.OUTLINE,
+        state="FAILED",
+        usage=PAID,
+        failure=StepFailure(unusable=True, gave_up="openai-schema"),
+    )
+    row = await read_outline(backend, second)
+    assert (row["state"], row["attempt"], row["cost_nanousd"]) == ("STARTED", 2, 30)
+    assert row["gave_up"] is None
+    await repository.finish_step(second, Step.OUTLINE, state="DONE", usage=PAID, result={})
+    await repository.finish_step(
+        first, Step.OUTLINE, state="FAILED", usage=PAID, failure=StepFailure(unusable=True)
+    )
+    row = await read_outline(backend, second)
+    assert (row["state"], row["cost_nanousd"], row["unusable"]) == ("DONE", 60, 1)
+
+
+async def test_withdrawn_call_is_not_in_doubt(
+    backend: Backend, repository: GenerationRepository
+) -> None:
+    first = await claim_new_job(backend, repository)
+    await repository.begin_step(first, Step.OUTLINE, make_permit())
+    await repository.withdraw_step(first, Step.OUTLINE)
+    second = await claim_again(backend, repository, first)
+    begun = await repository.begin_step(second, Step.OUTLINE, make_permit())
+    assert (begun.in_doubt, begun.isolated_in_doubt) == (0, 0)
+
+
+async def test_limits_of_a_step_begin_anew_with_a_users_retry(
+    backend: Backend, repository: GenerationRepository
+) -> None:
+    first = await claim_new_job(backend, repository)
+    await repository.begin_step(first, Step.OUTLINE, make_permit())
+    await repository.finish_step(
+        first,
+        Step.OUTLINE,
+        state="FAILED",
+        usage=PAID,
+        failure=StepFailure(in_doubt=True, isolated=True),
+    )
+    await repository.begin_step(first, Step.OUTLINE, make_permit())
+    await repository.finish_step(
+        first,
+        Step.OUTLINE,
+        state="FAILED",
+        usage=PAID,
+        failure=StepFailure(unusable=True, gave_up="openai-schema"),
+    )
+    saved = (await repository.load_steps(first))[Step.OUTLINE]
+    assert (saved.isolated_in_doubt, saved.unusable, saved.gave_up) == (1, 1, "openai-schema")
+    await backend.database.execute(
+        "UPDATE blog_generations SET retries = retries + 1 WHERE id = $1", first.job
+    )
+    second = await claim_again(backend, repository, first)
+    saved = (await repository.load_steps(second))[Step.OUTLINE]
+    begun = await repository.begin_step(second, Step.OUTLINE, make_permit())
+    for step in (saved, begun):
+        assert (step.isolated_in_doubt, step.unusable, step.gave_up) == (0, 0, None)
+    row = await read_outline(backend, second)
+    assert (row["in_doubt"], row["unusable"]) == (1, 1), "the sums for bills stay"
+
+
 async def test_calls_are_recorded_for_next_partition_owner(
     backend: Backend, pool: asyncpg.Pool, repository: GenerationRepository
 ) -> None:
@@ -204,6 +297,5 @@ async def _end_prediction(repository: GenerationRepository, lease: Lease, ended_
         Step.IMAGE,
         state="FAILED",
         usage=Usage(images=1, cost_nanousd=7),
-        unusable=True,
-        ended_id=ended_id,
+        failure=StepFailure(unusable=True, ended_id=ended_id),
     )

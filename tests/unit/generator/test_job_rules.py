@@ -69,12 +69,35 @@ def test_blameless_attempt_waits_a_minute_at_most(
     assert decision == RetryLater(delay_s=seconds, reason="502", blameless=True)
 
 
+def test_bug_costs_an_attempt() -> None:
+    decision = decide_retry(
+        KeyError("x"), attempt=5, counted_attempts=2, max_attempts=8, chance=1.0
+    )
+    assert decision == RetryLater(delay_s=4, reason="KeyError: 'x'")
+
+
+@pytest.mark.parametrize(("running_s", "seconds"), [(-1, 2), (1, 2), (15, 15), (999, 60)])
+def test_blameless_attempt_waits_no_longer_than_its_job_runs(
+    running_s: float, seconds: float
+) -> None:
+    """The attempts before a user's retry do not lengthen the first pause after it."""
+    decision = decide_retry(
+        Transient("502", blameless=True),
+        attempt=40,
+        counted_attempts=1,
+        max_attempts=8,
+        chance=1.0,
+        running_s=running_s,
+    )
+    assert decision == RetryLater(delay_s=seconds, reason="502", blameless=True)
+
+
 @pytest.mark.parametrize(
     ("error", "counted_attempts", "code", "reason"),
     [
         (Permanent("no", code="refused"), 1, "refused", "no"),
         (Transient("429", code="openai-429"), 8, "openai-429", "gave up after 8 attempts: 429"),
-        (KeyError("x"), 1, "internal", "KeyError: 'x'"),
+        (KeyError("x"), 8, "internal", "gave up after 8 attempts: KeyError: 'x'"),
     ],
     ids=["permanent", "last-attempt", "bug"],
 )
