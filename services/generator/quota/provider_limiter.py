@@ -21,13 +21,15 @@ log = get_logger(__name__)
 
 _PERMIT_S = 3.0
 """The validity of a permit: one write to PostgreSQL comes between the grant and its call."""
+_NO_QUOTA_PAUSE_S = 1.0
+"""A job goes round the workers until one has quota: not faster than that."""
 
 
 def _no_quota_error() -> Transient:
     return Transient(
         "this worker owns no partition that carries quota of the provider",
         code="no-share",
-        delay=0.0,
+        delay=_NO_QUOTA_PAUSE_S,
         blameless=True,
     )
 

@@ -105,6 +105,49 @@ def test_claimed_job_counts_against_its_worker_after_rebalance() -> None:
     assert credit.best_partition(0) == 0
 
 
+def return_job(credit: WorkerCreditTracker, count: int, job: str = "job") -> list[int]:
+    """Dispatch a job `count` times. The owner of the partition returns it each time."""
+    owners = {0: "a", 1: "b", 2: "c"}
+    visited: list[int] = []
+    for _ in range(count):
+        partition = credit.best_partition(0, job=job)
+        assert partition is not None
+        visited.append(partition)
+        credit.record_dispatch(job, partition)
+        credit.record_claim(job, owners[partition])
+        credit.record_return(job)
+    return visited
+
+
+def test_returned_job_visits_every_worker_in_turn() -> None:
+    """A pinned store's account may have quota on one worker only, and not on the largest."""
+    credit = WorkerCreditTracker(silence_s=5)
+    credit.apply_offer(offer("a", 0, slots=50))
+    credit.apply_offer(offer("b", 1, slots=3))
+    credit.apply_offer(offer("c", 2, slots=1))
+    assert return_job(credit, 7) == [0, 1, 2, 0, 1, 2, 0]
+    assert credit.best_partition(0, job="other") == 0
+    credit.record_settlement("job")
+    assert credit.best_partition(0, job="job") == 0, "an ended job is forgotten"
+
+
+def test_returned_job_takes_the_only_worker_with_credit() -> None:
+    credit = WorkerCreditTracker(silence_s=5)
+    credit.apply_offer(offer("a", 0, slots=50))
+    credit.apply_offer(offer("b", 1, slots=1))
+    credit.record_dispatch("another", 1)
+    assert return_job(credit, 3) == [0, 0, 0]
+    credit.record_settlement("another")
+    assert return_job(credit, 2) == [1, 0], "the other worker comes first once it has credit"
+
+
+def test_returned_job_ignores_silent_workers() -> None:
+    credit = WorkerCreditTracker(silence_s=5)
+    credit.apply_offer(offer("a", 0, at=0))
+    credit.apply_offer(offer("gone", 1, at=-6))
+    assert return_job(credit, 2) == [0, 0]
+
+
 def test_leadership_stays_with_the_longest_leader() -> None:
     early, late = struct.pack(">d", 100.0), struct.pack(">d", 200.0)
     assert choose_leader({"b": early, "a": late, "0": b""}) == "b"
