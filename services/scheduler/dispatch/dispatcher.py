@@ -107,7 +107,7 @@ class Dispatcher:
 
     def _pick_batch(self) -> Picks:
         now, picks = time.time(), list[tuple[UUID, int, PickedJob]]()
-        self._queue.hold_image_jobs(self._credit.are_images_unavailable(now))
+        self._queue.hold_image_jobs(self._credit.find_image_outage(now) is not None)
         while len(picks) < self._batch_size and (found := self._pick_job(now)) is not None:
             partition, pick = found
             assert isinstance(pick.job, UUID)

@@ -7,8 +7,10 @@ partitions has all its slots at once: the dead worker's claimed jobs return only
 expire.
 
 A job goes only to a partition that carries quota for what the job needs: texts, and images if it
-still needs one. While a worker's circuit breaker for images is open, it gets no job that needs an
-image, except for one when a probe is due.
+still needs one. While a worker's image accounts have open circuit breakers or long cool-downs, it
+gets no job that needs an image, except for one when a probe is due. Otherwise it gets at most as
+many as its quota of images starts in a minute, so that jobs that wait for an image leave slots to
+the others.
 
 The scheduler does not know which account a pinned store or a named model uses. A worker without
 quota of that account returns the job. So a job that returned goes to a worker that has not returned
@@ -40,6 +42,8 @@ class WorkerOffer:
     """The most outstanding jobs that need an image; `None`: as many as slots."""
     limited_by: str | None = None
     """The cause its jobs wait for, if any: a provider's rate limit or a provider's cool-down."""
+    images_stopped_by: str | None = None
+    """Why no image account serves; `None` while one does."""
 
     def usable_partitions(self, *, needs_images: bool) -> tuple[int, ...]:
         """Return the partitions to which a job with these needs may go."""
@@ -169,16 +173,26 @@ class WorkerCreditTracker:
             returned.clear()
         return returned
 
-    def are_images_unavailable(self, now: float) -> bool:
-        """Return whether workers accept jobs, but none of them a job that needs an image.
+    def find_image_outage(self, now: float) -> str | None:
+        """Return why no worker accepts a job that needs an image, while they accept others.
 
         Slots that are taken do not count: they become free.
         """
         active = self._active_offers(now)
-        return bool(active) and not any(
-            offer.usable_partitions(needs_images=True) and offer.most_image_jobs is None
+        if not active or any(
+            offer.usable_partitions(needs_images=True) and offer.images_stopped_by is None
             for offer in active
-        )
+        ):
+            return None
+        causes = Counter(offer.images_stopped_by for offer in active if offer.images_stopped_by)
+        return causes.most_common(1)[0][0] if causes else WaitReason.UNAVAILABLE
+
+    def limiting_cause_of_images(self, now: float) -> str | None:
+        """Return why the workers accept no more jobs that need an image."""
+        cause = self.find_image_outage(now) or self.limiting_cause(now)
+        if cause is None and self.best_partition(now, needs_images=True) is None:
+            return WaitReason.IMAGES
+        return cause
 
     def limiting_cause(self, now: float) -> str | None:
         """Return why the workers accept no more jobs; `None` when one of them would."""
