@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
+from math import ceil
 from uuid import UUID
 
 from services.scheduler.admission.rules import AdmissionDecision
@@ -15,6 +16,7 @@ from shared.domain.budget import BudgetState
 from shared.domain.job import Status
 from shared.domain.job_events import event_from_request, event_from_row
 from shared.domain.messages import (
+    LONG_COOL_DOWN_S,
     AdmissionState,
     BlogRequested,
     EventKind,
@@ -35,6 +37,7 @@ _LIMIT_NAMES = {
     (Need.TEXT, "requests"): WaitReason.REQUESTS,
     (Need.TEXT, "tokens"): WaitReason.TOKENS,
     (Need.IMAGES, "requests"): WaitReason.IMAGES,
+    (Need.IMAGES, "reads"): WaitReason.IMAGES,
 }
 
 
@@ -72,7 +75,8 @@ def worker_offer(report: WorkerReport, now: float, *, partitions: int) -> Worker
         partitions=tuple(sorted(owned)),
         text_partitions=_carrying_partitions(report, owned, {Need.TEXT}),
         image_partitions=_carrying_partitions(report, owned, {Need.TEXT, Need.IMAGES}),
-        most_image_jobs=_most_image_jobs(report),
+        most_image_jobs=_most_image_jobs(report, now),
+        images_stopped_by=_stopped_by(_owned_accounts(report, Need.IMAGES), now),
         slots=0 if report.draining else report.slots,
         at=min(report.at.timestamp(), now),
         limited_by=_limiting_cause(report, now),
@@ -107,42 +111,103 @@ def _carried_by(limiters: Sequence[LimiterReport], owned: frozenset[int]) -> fro
     return owned
 
 
-def _most_image_jobs(report: WorkerReport) -> int | None:
-    """Return how many jobs that need an image the worker accepts; `None`: all its slots."""
-    accounts = _accounts_of(report, Need.IMAGES)
-    if not accounts or not all(map(_has_open_circuit, accounts)):
+def _owned_accounts(report: WorkerReport, need: Need) -> list[list[LimiterReport]]:
+    """Return the limiters that serve a need with quota of this worker, by provider account."""
+    accounts = _accounts_of(report, need)
+    return [
+        limiters
+        for limiters in accounts
+        if all(limiter.partitions is None or limiter.partitions for limiter in limiters)
+    ]
+
+
+def _most_image_jobs(report: WorkerReport, now: float) -> int | None:
+    """Return how many jobs that need an image the worker accepts; `None`: all its slots.
+
+    The quota of images starts so many in a minute. More jobs would only wait for permits.
+    """
+    accounts = _owned_accounts(report, Need.IMAGES)
+    if _stopped_by(accounts, now) is not None:
+        return 1 if any(_is_probe_due(limiters, now) for limiters in accounts) else 0
+    serving = [limiters for limiters in accounts if _stopped_by([limiters], now) is None]
+    in_a_minute = sum(map(_count_starts_per_minute, serving))
+    # A report without shares is of a rebalance.
+    return ceil(in_a_minute) if 0 < in_a_minute <= report.slots - 1 else None
+
+
+def _count_starts_per_minute(limiters: Sequence[LimiterReport]) -> float:
+    """Return how many calls the quota of one account starts in a minute."""
+    return min(limiter.share * min(limiter.pace, 1.0) for limiter in limiters)
+
+
+def _is_probe_due(limiters: Sequence[LimiterReport], now: float) -> bool:
+    """Return whether the next call of an account may be the probe of its open circuit."""
+    open_ones = [limiter for limiter in limiters if limiter.circuit_open]
+    return (
+        bool(open_ones)
+        and all(limiter.probe_due for limiter in open_ones)
+        and not _is_cooling(limiters, now, longer_than_s=LONG_COOL_DOWN_S)
+    )
+
+
+def _stopped_by(
+    accounts: Sequence[Sequence[LimiterReport]],
+    now: float,
+    *,
+    cool_down_s: float = LONG_COOL_DOWN_S,
+) -> WaitReason | None:
+    """Return why none of the accounts serves; `None` if one does, or without accounts.
+
+    An account is stopped by an open circuit breaker, or by a cool-down of more than `cool_down_s`.
+    """
+    closed = [
+        limiters for limiters in accounts if not any(limiter.circuit_open for limiter in limiters)
+    ]
+    if not accounts or not all(
+        _is_cooling(limiters, now, longer_than_s=cool_down_s) for limiters in closed
+    ):
         return None
-    probes = [all(limiter.probe_due for limiter in _open(limiters)) for limiters in accounts]
-    return 1 if any(probes) else 0
+    return WaitReason.COOLING_DOWN if closed else WaitReason.UNAVAILABLE
 
 
-def _open(limiters: Sequence[LimiterReport]) -> list[LimiterReport]:
-    return [limiter for limiter in limiters if limiter.circuit_open]
-
-
-def _has_open_circuit(limiters: Sequence[LimiterReport]) -> bool:
-    return bool(_open(limiters))
+def _is_cooling(
+    limiters: Sequence[LimiterReport], now: float, *, longer_than_s: float = 0.0
+) -> bool:
+    return any(limiter.is_cooling(now, longer_than_s=longer_than_s) for limiter in limiters)
 
 
 def _limiting_cause(report: WorkerReport, now: float) -> str | None:
     """Return the cause a worker's calls wait for.
 
-    Open circuit breakers come first, then a provider's cool-down, then the scarcest rate limit. An
-    open circuit for images limits no other jobs, and one account none while another one serves.
+    Texts come first: open circuit breakers of all accounts, then their cool-downs. Then comes the
+    scarcest rate limit that calls wait for, or the cool-down of its account. An account limits no
+    jobs while another one of the same need serves without a wait. Stopped images limit no other
+    jobs.
     """
-    texts = _accounts_of(report, Need.TEXT)
-    if texts and all(map(_has_open_circuit, texts)):
-        return WaitReason.UNAVAILABLE
-    if any(
-        limiter.cooling_until is not None and limiter.cooling_until.timestamp() > now
-        for limiter in report.limiters
-    ):
-        return WaitReason.COOLING_DOWN
-    waiting = [limiter for limiter in report.limiters if limiter.queued and limiter.share > 0]
+    texts = _owned_accounts(report, Need.TEXT)
+    if (stopped := _stopped_by(texts, now, cool_down_s=0.0)) is not None:
+        return stopped
+    waiting = [limiter for need in Need for limiter in _limiters_with_line(report, need, now)]
     scarcest = min(waiting, key=lambda limiter: limiter.level / limiter.share, default=None)
     if scarcest is None:
         return None
+    if scarcest.is_cooling(now):
+        return WaitReason.COOLING_DOWN
     return _LIMIT_NAMES.get((scarcest.need, scarcest.resource))
+
+
+def _limiters_with_line(report: WorkerReport, need: Need, now: float) -> list[LimiterReport]:
+    """Return the limiters that calls wait for, if calls wait at every account that serves."""
+    serving = [
+        limiters
+        for limiters in _owned_accounts(report, need)
+        if _stopped_by([limiters], now) is None
+    ]
+    lines = [
+        [limiter for limiter in limiters if limiter.queued and limiter.share > 0]
+        for limiters in serving
+    ]
+    return [limiter for line in lines for limiter in line] if all(lines) else []
 
 
 def admitted_event(request: BlogRequested, *, at: datetime) -> OutgoingMessage:

@@ -167,6 +167,10 @@ class JobEvent(Message):
         return self.at
 
 
+LONG_COOL_DOWN_S = 10.0
+"""Calls wait for the end of a shorter cool-down. A longer one returns their jobs to the queue."""
+
+
 class Need(StrEnum):
     """What a job needs a provider for. Every job needs texts."""
 
@@ -213,6 +217,11 @@ class LimiterReport:
     def need(self) -> Need:
         """Return what the calls are for. Reports of version 0.1 name the vendor only."""
         return self.serves or (Need.IMAGES if self.provider == "replicate" else Need.TEXT)
+
+    def is_cooling(self, now: float, *, longer_than_s: float = 0.0) -> bool:
+        """Return whether the cool-down lasts more than these seconds after `now` (epoch)."""
+        until = self.cooling_until
+        return until is not None and until.timestamp() - now > longer_than_s
 
 
 @dataclass(frozen=True, kw_only=True)

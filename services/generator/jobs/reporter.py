@@ -81,16 +81,19 @@ class WorkerReporter:
     def _offered_slots(self) -> int:
         """Return the slots to offer to the scheduler.
 
-        Every job needs texts: while the circuits of all text accounts are open, the worker offers
-        none, or one slot when a probe is due. The reports of the limiters show an open circuit of
-        an image account, and the scheduler then sends only jobs that need no image.
+        Every job needs texts: while all text accounts with quota have an open circuit or a long
+        cool-down, the worker offers none, or one slot when a probe is due. The reports of the
+        limiters show the same of an image account, and the scheduler then sends only jobs that need
+        no image.
         """
         if self._status.draining:
             return 0
         texts = [limiter for limiter in self._limiters if limiter.serves is Need.TEXT]
-        if not texts or any(not limiter.circuit_open for limiter in texts):
+        owned = [limiter for limiter in texts if limiter.owns_quota] or texts
+        accepting = [limiter for limiter in owned if not limiter.is_cooling_long]
+        if not owned or any(not limiter.circuit_open for limiter in accepting):
             return self._slots
-        return self._status.running + 1 if any(text.is_probe_due for text in texts) else 0
+        return self._status.running + 1 if any(text.is_probe_due for text in accepting) else 0
 
     def _build_report(self) -> WorkerReport:
         return WorkerReport(

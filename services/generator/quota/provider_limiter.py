@@ -13,7 +13,7 @@ from services.generator.providers.outcomes.evidence import ServedCalls
 from services.generator.providers.outcomes.outcome import Outcome, OutcomeKind, as_request_fault
 from services.generator.quota.rules import Permit, RateLimiter, Reservation
 from shared.domain.errors import Transient
-from shared.domain.messages import LimiterReport, Need
+from shared.domain.messages import LONG_COOL_DOWN_S, LimiterReport, Need
 from shared.domain.quota_layout import count_carried_calls, spendable_part
 from shared.observability.log import get_logger
 
@@ -21,13 +21,15 @@ log = get_logger(__name__)
 
 _PERMIT_S = 3.0
 """The validity of a permit: one write to PostgreSQL comes between the grant and its call."""
+_NO_QUOTA_PAUSE_S = 1.0
+"""A job goes round the workers until one has quota: not faster than that."""
 
 
 def _no_quota_error() -> Transient:
     return Transient(
         "this worker owns no partition that carries quota of the provider",
         code="no-share",
-        delay=0.0,
+        delay=_NO_QUOTA_PAUSE_S,
         blameless=True,
     )
 
@@ -81,14 +83,16 @@ class ProviderLimiter:
     async def acquire(self, needs: Mapping[str, float], job: UUID) -> Permit:
         """Wait for a permit. The needs are charged when this returns.
 
-        Raises `Transient` if this worker owns no quota, while the circuit is open (unless the call
-        is its probe), and once the worker stops. Raises `ValueError` for a call above the
-        account's limit.
+        Raises `Transient` if this worker owns no quota, during a long cool-down, while the circuit
+        is open (unless the call is its probe), and once the worker stops. Raises `ValueError` for a
+        call above the account's limit.
         """
         if self._stopped:
             raise _stopping_error()
         if self._share == 0:
             raise _no_quota_error()
+        if self.is_cooling_long:
+            raise self._cooling_error()
         if not self._circuit.allow_call(self._loop.time(), job):
             raise self._circuit_open_error()
         reservation = self._rules.reserve(needs, self._loop.time())
@@ -216,9 +220,7 @@ class ProviderLimiter:
             case OutcomeKind.REQUEST_FAULT:
                 self._close_circuit(requested_at, billed=False)
             case OutcomeKind.THROTTLED:
-                self._rules.record_throttled(job, requested_at, now, requested_delay=outcome.delay)
-                cooling = self._rules.cool_down_left(now)
-                return replace(outcome, delay=max(outcome.delay or 0.0, cooling) or None)
+                return self._record_throttled(outcome, job, requested_at)
             case OutcomeKind.OUTAGE:
                 isolated = self._served.is_isolated(call, job, requested_at)
                 outcome = replace(outcome, isolated=isolated)
@@ -240,6 +242,14 @@ class ProviderLimiter:
         if billed:  # a free call says nothing about the limit on billed ones
             self._rules.record_served(self._loop.time())
         self._close_circuit(requested_at, billed=billed)
+
+    def _record_throttled(self, outcome: Outcome, job: UUID, requested_at: float) -> Outcome:
+        now = self._loop.time()
+        self._rules.record_throttled(job, requested_at, now, requested_delay=outcome.delay)
+        if self.is_cooling_long:
+            self._reject_waiters(self._cooling_error())
+        cooling = self._rules.cool_down_left(now)
+        return replace(outcome, delay=max(outcome.delay or 0.0, cooling) or None)
 
     def _record_rejection(self, outcome: Outcome, job: UUID, requested_at: float) -> None:
         if self._circuit.record_rejection(job, requested_at, self._loop.time()):
@@ -279,6 +289,16 @@ class ProviderLimiter:
     def is_probe_due(self) -> bool:
         """Return whether the open circuit would allow one call."""
         return self._circuit.is_probe_due(self._loop.time())
+
+    @property
+    def is_cooling_long(self) -> bool:
+        """Return whether calls are rejected, because the cool-down outlasts a wait in the line."""
+        return self._rules.cool_down_left(self._loop.time()) > LONG_COOL_DOWN_S
+
+    @property
+    def owns_quota(self) -> bool:
+        """Return whether this worker owns a partition that carries this quota."""
+        return bool(self._partitions)
 
     def build_reports(self) -> tuple[LimiterReport, ...]:
         """Build one report for each resource."""
@@ -321,6 +341,15 @@ class ProviderLimiter:
             f"{self.provider}: {self._open_reason}",
             code="provider-unavailable",
             delay=self._retry_s,
+            blameless=True,
+        )
+
+    def _cooling_error(self) -> Transient:
+        cooling = round(self._rules.cool_down_left(self._loop.time()), 3)
+        return Transient(
+            f"{self.provider}: the account is in a cool-down for {cooling:g} s",
+            code="provider-cooling",
+            delay=cooling,
             blameless=True,
         )
 

@@ -107,7 +107,7 @@ class Dispatcher:
 
     def _pick_batch(self) -> Picks:
         now, picks = time.time(), list[tuple[UUID, int, PickedJob]]()
-        self._queue.hold_image_jobs(self._credit.are_images_unavailable(now))
+        self._queue.hold_image_jobs(self._credit.find_image_outage(now) is not None)
         while len(picks) < self._batch_size and (found := self._pick_job(now)) is not None:
             partition, pick = found
             assert isinstance(pick.job, UUID)
@@ -125,7 +125,12 @@ class Dispatcher:
         pick = self._queue.pick_next(now, images=for_images is not None)
         if pick is None:
             return None
-        partition = for_images if pick.needs_images else for_texts
+        if self._credit.has_returned(pick.job):
+            partition = self._credit.best_partition(
+                now, needs_images=pick.needs_images, job=pick.job
+            )
+        else:
+            partition = for_images if pick.needs_images else for_texts
         assert partition is not None, "the queue offers image jobs only if a partition takes them"
         return partition, pick
 

@@ -7,12 +7,19 @@ partitions has all its slots at once: the dead worker's claimed jobs return only
 expire.
 
 A job goes only to a partition that carries quota for what the job needs: texts, and images if it
-still needs one. While a worker's circuit breaker for images is open, it gets no job that needs an
-image, except for one when a probe is due.
+still needs one. While a worker's image accounts have open circuit breakers or long cool-downs, it
+gets no job that needs an image, except for one when a probe is due. Otherwise it gets at most as
+many as its quota of images starts in a minute, so that jobs that wait for an image leave slots to
+the others.
+
+The scheduler does not know which account a pinned store or a named model uses. A worker without
+quota of that account returns the job. So a job that returned goes to a worker that has not returned
+it, as long as one of those has credit. Once all workers have returned it, any of them may get it
+again: quota moves with its partitions.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -35,6 +42,8 @@ class WorkerOffer:
     """The most outstanding jobs that need an image; `None`: as many as slots."""
     limited_by: str | None = None
     """The cause its jobs wait for, if any: a provider's rate limit or a provider's cool-down."""
+    images_stopped_by: str | None = None
+    """Why no image account serves; `None` while one does."""
 
     def usable_partitions(self, *, needs_images: bool) -> tuple[int, ...]:
         """Return the partitions to which a job with these needs may go."""
@@ -64,6 +73,8 @@ class WorkerCreditTracker:
         """The unclaimed jobs by partition, and whether they need an image."""
         self._claimed = Counter[tuple[str, bool]]()
         """The claimed jobs by worker, and whether they need an image."""
+        self._returned: dict[Hashable, set[str]] = {}
+        """The workers that have returned a job that has not ended."""
 
     def apply_offer(self, offer: WorkerOffer) -> None:
         """Replace the worker's offer unless a newer one is known."""
@@ -79,7 +90,7 @@ class WorkerCreditTracker:
         claimed_by: str | None = None,
         needs_images: bool = True,
     ) -> None:
-        self.record_settlement(job)
+        self._remove_outstanding(job)
         dispatched = _Outstanding(partition, claimed_by, needs_images)
         self._outstanding[job] = dispatched
         self._by_partition[partition] += 1
@@ -92,7 +103,23 @@ class WorkerCreditTracker:
             self._outstanding[job] = claimed = known._replace(worker=worker)
             self._add_outstanding(claimed, 1)
 
+    def record_return(self, job: Hashable) -> None:
+        """Settle a job that waits again. Its next worker is another one, if possible."""
+        known = self._outstanding.get(job)
+        self._remove_outstanding(job)
+        if known is not None and known.worker is not None:
+            self._returned.setdefault(job, set()).add(known.worker)
+
+    def has_returned(self, job: Hashable) -> bool:
+        """Return whether a worker has returned the job."""
+        return job in self._returned
+
     def record_settlement(self, job: Hashable) -> None:
+        """Settle a job that ended, or that waits again for a reason of the scheduler."""
+        self._remove_outstanding(job)
+        self._returned.pop(job, None)
+
+    def _remove_outstanding(self, job: Hashable) -> None:
         if (known := self._outstanding.pop(job, None)) is not None:
             self._by_partition[known.partition] -= 1
             self._add_outstanding(known, -1)
@@ -108,34 +135,64 @@ class WorkerCreditTracker:
 
     def forget_jobs(self) -> None:
         """Drop all outstanding jobs before a restore. Offers remain."""
-        for jobs in (self._outstanding, self._by_partition, self._unclaimed, self._claimed):
-            jobs.clear()
+        self._outstanding.clear()
+        self._by_partition.clear()
+        self._unclaimed.clear()
+        self._claimed.clear()
+        self._returned.clear()
 
-    def best_partition(self, now: float, *, needs_images: bool = False) -> int | None:
+    def best_partition(
+        self, now: float, *, needs_images: bool = False, job: Hashable = None
+    ) -> int | None:
         """Return the least used partition of the worker with the most credit for such a job.
 
-        Returns `None` when no worker has credit.
+        Prefers workers that have not returned `job`. Returns `None` when no worker has credit.
         """
-        best, most = None, 0
+        avoided = self._avoided_workers(job, now, needs_images=needs_images)
+        best, most = None, (False, 0)
         for offer in self._offers.values():
             credit = self._compute_credit(offer, now, needs_images=needs_images)
-            if credit > most:
-                best, most = offer, credit
+            rank = (offer.worker not in avoided, credit)
+            if credit > 0 and rank > most:
+                best, most = offer, rank
         if best is None:
             return None
         usable = best.usable_partitions(needs_images=needs_images)
         return min(usable, key=self._by_partition.__getitem__)
 
-    def are_images_unavailable(self, now: float) -> bool:
-        """Return whether workers accept jobs, but none of them a job that needs an image.
+    def _avoided_workers(self, job: Hashable, now: float, *, needs_images: bool) -> Collection[str]:
+        """Return the workers that have returned the job; none once all have returned it."""
+        returned = self._returned.get(job)
+        if not returned:
+            return ()
+        if all(
+            offer.worker in returned
+            for offer in self._active_offers(now)
+            if offer.usable_partitions(needs_images=needs_images)
+        ):
+            returned.clear()
+        return returned
+
+    def find_image_outage(self, now: float) -> str | None:
+        """Return why no worker accepts a job that needs an image, while they accept others.
 
         Slots that are taken do not count: they become free.
         """
         active = self._active_offers(now)
-        return bool(active) and not any(
-            offer.usable_partitions(needs_images=True) and offer.most_image_jobs is None
+        if not active or any(
+            offer.usable_partitions(needs_images=True) and offer.images_stopped_by is None
             for offer in active
-        )
+        ):
+            return None
+        causes = Counter(offer.images_stopped_by for offer in active if offer.images_stopped_by)
+        return causes.most_common(1)[0][0] if causes else WaitReason.UNAVAILABLE
+
+    def limiting_cause_of_images(self, now: float) -> str | None:
+        """Return why the workers accept no more jobs that need an image."""
+        cause = self.find_image_outage(now) or self.limiting_cause(now)
+        if cause is None and self.best_partition(now, needs_images=True) is None:
+            return WaitReason.IMAGES
+        return cause
 
     def limiting_cause(self, now: float) -> str | None:
         """Return why the workers accept no more jobs; `None` when one of them would."""

@@ -60,13 +60,14 @@ class WaitEstimatePublisher:
             if state.queued and not state.images_held:
                 waiting[state.account].append(state.store)
         self._monitor.observe_backlog(waiting, now)
-        await self._save_changes(states, self._credit.limiting_cause(now))
+        await self._save_changes(states, now)
 
-    async def _save_changes(self, states: Sequence[QueueState], limited_by: str | None) -> None:
+    async def _save_changes(self, states: Sequence[QueueState], now: float) -> None:
         estimates = estimate_start_times(
             states,
-            money_per_s=self._spend_rate.per_second(ALL_STORES, time.time()),
-            limited_by=limited_by,
+            money_per_s=self._spend_rate.per_second(ALL_STORES, now),
+            limited_by=self._credit.limiting_cause(now),
+            images_limited_by=self._credit.limiting_cause_of_images(now),
             hard_cap=self._hard_cap,
             run_s=self._monitor.mean_run_s,
         )

@@ -37,6 +37,8 @@ class QueueState:
     """Due jobs beyond the budget."""
     images_held: bool = False
     """Every due job needs an image, and the images are unavailable."""
+    only_images: bool = False
+    """Every due job needs an image."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,15 +63,20 @@ def estimate_start_times(
     *,
     money_per_s: float,
     limited_by: str | None,
+    images_limited_by: str | None = None,
     hard_cap: bool = False,
     run_s: float | None = None,
 ) -> list[WaitEstimate]:
     """Estimate the wait of every store with waiting work. O(n log n) in the stores.
 
-    `run_s` is the mean run time of a job in seconds.
+    `images_limited_by` is the limit for jobs that need an image. `run_s` is the mean run time of a
+    job in seconds.
     """
+    outage = images_limited_by or WaitReason.UNAVAILABLE
     held = [
-        _held_estimate(state, WaitReason.BUDGET) if not state.queued else _outage_estimate(state)
+        _held_estimate(state, WaitReason.BUDGET)
+        if not state.queued
+        else _outage_estimate(state, outage)
         for state in states
         if not state.queued or state.images_held
     ]
@@ -81,7 +88,12 @@ def estimate_start_times(
     accounts = defaultdict[str, list[QueueState]](list)
     for state in competing:
         accounts[state.account].append(state)
-    model = _FluidModel(list(accounts.values()), money_per_s=money_per_s, limited_by=limited_by)
+    model = _FluidModel(
+        list(accounts.values()),
+        money_per_s=money_per_s,
+        limited_by=limited_by,
+        images_limited_by=images_limited_by,
+    )
     return [
         *model.estimate_competing(),
         *(_capped_estimate(state, limited_by, run_s) for state in capped),
@@ -98,8 +110,10 @@ class _FluidModel:
         *,
         money_per_s: float,
         limited_by: str | None,
+        images_limited_by: str | None,
     ) -> None:
         self._accounts = accounts
+        self._images_limited_by = images_limited_by
         self._money_per_s = money_per_s
         self._limited_by = limited_by
         states = [state for stores in accounts for state in stores]
@@ -129,18 +143,15 @@ class _FluidModel:
         last_virtual_time = state.virtual_time + (state.queued - 1) * state.estimate / state.weight
         last = self._money_before(state, siblings, last_virtual_time)
         ahead = round(first / self._mean_cost) if self._mean_cost else 0
+        limited_by = (state.only_images and self._images_limited_by) or self._limited_by
         if siblings.money_before(state.virtual_time) > 0:
             reason: str = WaitReason.ACCOUNT_SHARE
         else:
-            reason = (
-                self._limited_by
-                if self._limited_by is not None and not ahead
-                else WaitReason.FAIR_TURN
-            )
+            reason = limited_by if limited_by is not None and not ahead else WaitReason.FAIR_TURN
         return WaitEstimate(
             store=state.store,
             reason=reason,
-            limited_by=self._limited_by,
+            limited_by=limited_by,
             queued=state.queued,
             ahead=ahead,
             first_in_s=self._seconds(first),
@@ -177,9 +188,9 @@ def _capped_estimate(
     )
 
 
-def _outage_estimate(state: QueueState) -> WaitEstimate:
+def _outage_estimate(state: QueueState, reason: str) -> WaitEstimate:
     """Return the estimate of a store whose jobs wait for the image provider."""
-    return replace(_held_estimate(state, WaitReason.UNAVAILABLE), queued=state.queued)
+    return replace(_held_estimate(state, reason), queued=state.queued)
 
 
 def _held_estimate(state: QueueState, reason: str) -> WaitEstimate:

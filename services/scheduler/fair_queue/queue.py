@@ -361,6 +361,7 @@ class FairQueue:
             at_cap=store.in_flight >= self._cap,
             in_flight=store.in_flight,
             images_held=self._images_held and not store.text_queue,
+            only_images=not store.text_queue,
         )
 
     def _account(self, name: str) -> AccountState:

@@ -74,12 +74,13 @@ class JobSettler:
             self._queue.settle_job(
                 row["id"], row["store"], row["spent"], ended=row["status"] in ENDED
             )
-            self._credit.record_settlement(row["id"])
             if row["run_s"] is not None:
                 self._monitor.record_run_time(row["run_s"])
             if row["status"] == Status.PENDING:
+                self._credit.record_return(row["id"])
                 self._queue.enqueue(messages.waiting_job_from_row(row), now)
             else:
+                self._credit.record_settlement(row["id"])
                 self._queue.remove_pending(row["id"])
         self._admission.mark_dirty({row["store"] for row in rows})
         self._activity.count_jobs("settled", len(rows))

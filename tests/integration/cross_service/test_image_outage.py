@@ -1,7 +1,13 @@
-"""The image provider rejects the account: only the jobs that need an image wait."""
+"""The image provider rejects the account or asks for a long pause.
+
+Only the jobs that need an image wait.
+"""
 
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from services.generator import service
 from tests.support.backend import Backend, make_request, running_service
@@ -11,8 +17,20 @@ from tests.support.generator import worker_settings
 from tests.support.scheduler import start_scheduler
 
 
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ({"kind": "402"}, "provider unavailable"),
+        ({"kind": "429", "retry_after": 3600}, "provider cooling down"),
+    ],
+)
 async def test_jobs_without_image_run_while_images_are_unavailable(
-    backend: Backend, database: str, standins: StandIns, tmp_path: Path
+    backend: Backend,
+    database: str,
+    standins: StandIns,
+    tmp_path: Path,
+    fault: dict[str, Any],
+    reason: str,
 ) -> None:
     settings = worker_settings(
         bootstrap=backend.settings.kafka_bootstrap_servers,
@@ -25,7 +43,7 @@ async def test_jobs_without_image_run_while_images_are_unavailable(
     second = make_request(store="store-b")
     texts = [make_request(store="store-b", images=0) for _ in range(3)]
     for request in rejected:
-        standins.replicate.script({"kind": "402", "job": str(request.id), "count": 9})
+        standins.replicate.script(fault | {"job": str(request.id), "count": 9})
     async with (
         start_scheduler(backend, database),
         running_service(lambda stop: service.run_worker(settings, stop, name="worker-1")),
@@ -37,7 +55,7 @@ async def test_jobs_without_image_run_while_images_are_unavailable(
             await backend.submit(request)
         for request in texts:
             await eventually(partial(backend.has_status, request.id, "DONE"))
-        await eventually(lambda: _waits_for_provider(backend), what="the reason of the wait")
+        await eventually(lambda: _waits_because(backend, reason), what="the reason of the wait")
         row = await backend.row(second.id)
     assert (row["status"], row["attempt"], row["forward_count"]) == ("PENDING", 0, 0)
     standins.replicate.clear_faults()
@@ -49,6 +67,6 @@ async def _have_retried(backend: Backend) -> bool:
     return bool(await backend.database.fetchval(query))
 
 
-async def _waits_for_provider(backend: Backend) -> bool:
+async def _waits_because(backend: Backend, reason: str) -> bool:
     query = "SELECT reason FROM store_outlooks WHERE instance_id = 'store-b'"
-    return bool(await backend.database.fetchval(query) == "provider unavailable")
+    return bool(await backend.database.fetchval(query) == reason)

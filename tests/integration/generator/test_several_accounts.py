@@ -3,8 +3,8 @@
 Two stand-ins are two accounts. Scheduler and worker run with a real broker and database.
 """
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from services.generator import service
-from shared.domain.messages import BlogRequested
+from shared.domain.messages import BlogRequested, WorkerReport
+from shared.kafka.topics import WORKERS
 from tests.support.backend import Backend, make_request, running_service
 from tests.support.eventually import eventually
 from tests.support.fake_providers import StandIn, StandIns, start_fake_providers
@@ -26,8 +27,9 @@ key = "{variable}"
 base_url = "{url}/v1"
 model = "gpt-4o-mini"
 requests_per_minute = 60_000
-tokens_per_minute = 60_000_000
+tokens_per_minute = {tokens}
 """
+_AMPLE_TOKENS = 60_000_000
 
 
 @pytest.fixture(scope="module")
@@ -50,17 +52,33 @@ class TwoAccounts:
 
     @asynccontextmanager
     async def run(
-        self, *, first: str = "", second: str = "", stores: str = ""
+        self,
+        *,
+        first: str = "",
+        second: str = "",
+        stores: str = "",
+        second_tokens: int = _AMPLE_TOKENS,
+        slots: Sequence[int] = (50,),
     ) -> AsyncIterator[None]:
-        """Run with these lines of TOML for the accounts and for the pinned stores."""
+        """Run with these lines of TOML for the accounts and for the pinned stores.
+
+        `slots` are those of each worker.
+        """
         file = self._folder / "providers.toml"
-        accounts = (("first", self.first, first), ("second", self.second, second))
+        accounts = (
+            ("first", self.first, _AMPLE_TOKENS, first),
+            ("second", self.second, second_tokens, second),
+        )
         tables = (
-            _ACCOUNT.format(name=name, variable=f"{name.upper()}_KEY", url=server.url) + more
-            for name, server, more in accounts
+            _ACCOUNT.format(
+                name=name, variable=f"{name.upper()}_KEY", url=server.url, tokens=tokens
+            )
+            + more
+            for name, server, tokens, more in accounts
         )
         file.write_text("".join(tables) + f"\n[stores]\n{stores}\n")
-        settings = worker_settings(
+        settings = partial(
+            worker_settings,
             bootstrap=self.backend.settings.kafka_bootstrap_servers,
             prefix=self.backend.settings.kafka_topic_prefix,
             database=self._database,
@@ -69,10 +87,13 @@ class TwoAccounts:
             images=False,
             providers_file=file,
         )
-        async with (
-            start_scheduler(self.backend, self._database),
-            running_service(lambda stop: service.run_worker(settings, stop, name="worker-1")),
-        ):
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(start_scheduler(self.backend, self._database))
+            for number, jobs in enumerate(slots, start=1):
+                run = partial(
+                    service.run_worker, settings(concurrent_blogs=jobs), name=f"worker-{number}"
+                )
+                await stack.enter_async_context(running_service(run))
             yield
 
     async def write(self, *requests: BlogRequested) -> None:
@@ -128,6 +149,34 @@ async def test_model_and_pinned_store_choose_the_account(accounts: TwoAccounts) 
         await accounts.write(*usual, *pinned)
     assert accounts.calls(*usual) == (6, 0)
     assert accounts.calls(*pinned) == (0, 6)
+
+
+async def test_pinned_store_finds_the_small_worker_with_its_small_account(
+    accounts: TwoAccounts,
+) -> None:
+    """Partition 0 alone carries the account. Its owner has fewer slots than the other worker."""
+    backend = accounts.backend
+    async with accounts.run(
+        second="only_on_request = true",
+        stores='"pinned" = "second"',
+        second_tokens=12_000,
+        slots=(2, 50),
+    ):
+        await eventually(partial(_divide_partitions, backend), what="two workers with partitions")
+        usual, pinned = make_requests(20), make_requests(1, store="pinned")
+        await accounts.write(*usual, *pinned)
+        rows = [await backend.row(request.id) for request in pinned]
+    assert accounts.calls(*pinned) == (0, 2)
+    assert {row["worker"] for row in rows} == {"worker-1"}
+    assert all(row["attempt"] == row["blameless"] + 1 for row in rows), "no attempt is counted"
+    assert all(row["forward_count"] <= 4 for row in rows)
+
+
+async def _divide_partitions(backend: Backend) -> bool:
+    """Return whether the last reports of two workers name 12 partitions each."""
+    reports = [message for _, message in await backend.read_records(WORKERS)]
+    last = {report.worker: report for report in reports if isinstance(report, WorkerReport)}
+    return [len(report.partitions) for report in last.values()] == [12, 12]
 
 
 async def test_fallback_serves_while_the_first_account_has_no_money(

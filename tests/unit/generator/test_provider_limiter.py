@@ -152,3 +152,39 @@ async def test_throttling_of_two_jobs_stops_all_calls_as_long_as_told() -> None:
         outcome = limiter.record_outcome(told, job=job, call="outline", requested_at=limiter.now())
         assert outcome.delay == pytest.approx(7, abs=0.1)
         assert (limiter.build_reports()[0].cooling_until is not None) is cooling
+
+
+def throttle(limiter: ProviderLimiter, delay: float) -> None:
+    """Record throttling of two jobs, so that the account cools down for `delay` seconds."""
+    told = Outcome(kind=OutcomeKind.THROTTLED, code="c", reason="r", delay=delay)
+    for job in (JOB, OTHER):
+        limiter.record_outcome(told, job=job, call="outline", requested_at=limiter.now())
+
+
+async def test_long_cool_down_rejects_waiting_and_new_calls() -> None:
+    limiter = make_limiter()
+    limiter.assign_share((0,), 1, {})
+    waiting = asyncio.create_task(limiter.acquire({"requests": 1}, JOB))
+    await asyncio.sleep(0)
+    throttle(limiter, 600)
+    for call in (waiting, limiter.acquire({"requests": 1}, OTHER)):
+        with pytest.raises(Transient, match="openai: the account is in a cool-down") as error:
+            await call
+        assert (error.value.code, error.value.blameless) == ("provider-cooling", True)
+        assert error.value.delay == pytest.approx(600, abs=1)
+    assert limiter.build_reports()[0].queued == 0
+
+
+async def test_calls_wait_for_the_end_of_a_short_cool_down(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limiter = make_limiter()
+    limiter.assign_share((0,), 1, {"requests": 1})
+    throttle(limiter, 12)
+    later = limiter.now() + 3
+    monkeypatch.setattr(limiter._loop, "time", lambda: later)
+    waiting = asyncio.create_task(limiter.acquire({"requests": 1}, JOB))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    assert limiter.build_reports()[0].queued == 1
+    waiting.cancel()

@@ -1,7 +1,8 @@
 """Worker credit, worker offers and the choice of the leader."""
 
 import struct
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -105,6 +106,49 @@ def test_claimed_job_counts_against_its_worker_after_rebalance() -> None:
     assert credit.best_partition(0) == 0
 
 
+def return_job(credit: WorkerCreditTracker, count: int, job: str = "job") -> list[int]:
+    """Dispatch a job `count` times. The owner of the partition returns it each time."""
+    owners = {0: "a", 1: "b", 2: "c"}
+    visited: list[int] = []
+    for _ in range(count):
+        partition = credit.best_partition(0, job=job)
+        assert partition is not None
+        visited.append(partition)
+        credit.record_dispatch(job, partition)
+        credit.record_claim(job, owners[partition])
+        credit.record_return(job)
+    return visited
+
+
+def test_returned_job_visits_every_worker_in_turn() -> None:
+    """A pinned store's account may have quota on one worker only, and not on the largest."""
+    credit = WorkerCreditTracker(silence_s=5)
+    credit.apply_offer(offer("a", 0, slots=50))
+    credit.apply_offer(offer("b", 1, slots=3))
+    credit.apply_offer(offer("c", 2, slots=1))
+    assert return_job(credit, 7) == [0, 1, 2, 0, 1, 2, 0]
+    assert credit.best_partition(0, job="other") == 0
+    credit.record_settlement("job")
+    assert credit.best_partition(0, job="job") == 0, "an ended job is forgotten"
+
+
+def test_returned_job_takes_the_only_worker_with_credit() -> None:
+    credit = WorkerCreditTracker(silence_s=5)
+    credit.apply_offer(offer("a", 0, slots=50))
+    credit.apply_offer(offer("b", 1, slots=1))
+    credit.record_dispatch("another", 1)
+    assert return_job(credit, 3) == [0, 0, 0]
+    credit.record_settlement("another")
+    assert return_job(credit, 2) == [1, 0], "the other worker comes first once it has credit"
+
+
+def test_returned_job_ignores_silent_workers() -> None:
+    credit = WorkerCreditTracker(silence_s=5)
+    credit.apply_offer(offer("a", 0, at=0))
+    credit.apply_offer(offer("gone", 1, at=-6))
+    assert return_job(credit, 2) == [0, 0]
+
+
 def test_leadership_stays_with_the_longest_leader() -> None:
     early, late = struct.pack(">d", 100.0), struct.pack(">d", 200.0)
     assert choose_leader({"b": early, "a": late, "0": b""}) == "b"
@@ -150,6 +194,7 @@ def image_offer(worker: str, *image_partitions: int, most: int | None = None) ->
         text_partitions=partitions,
         image_partitions=image_partitions,
         most_image_jobs=most,
+        images_stopped_by=None if most is None else "provider unavailable",
         slots=2,
         at=0,
     )
@@ -170,7 +215,7 @@ def test_job_that_needs_an_image_goes_where_images_are_carried() -> None:
     credit.apply_offer(image_offer("b", 3))
     assert dispatch_images(credit) == [3, 3]
     assert credit.best_partition(0) in {0, 1}
-    assert not credit.are_images_unavailable(0), "the slots for images are taken, and become free"
+    assert credit.find_image_outage(0) is None, "the slots for images are taken, and become free"
 
 
 def test_partition_without_text_quota_gets_no_job() -> None:
@@ -190,7 +235,7 @@ def test_open_image_circuit_leaves_the_slots_to_other_jobs() -> None:
     credit = WorkerCreditTracker(silence_s=5)
     credit.apply_offer(image_offer("a", 0, 1, most=0))
     assert dispatch_images(credit) == []
-    assert credit.are_images_unavailable(0)
+    assert credit.find_image_outage(0) == "provider unavailable"
     assert sorted(dispatch_all(credit)) == [0, 1]
 
 
@@ -200,17 +245,17 @@ def test_due_probe_allows_one_job_that_needs_an_image() -> None:
     assert dispatch_images(credit) == [0]
     credit.record_claim("image 0", "a")
     assert dispatch_images(credit) == [], "the claimed job is the probe"
-    assert credit.are_images_unavailable(0)
+    assert credit.find_image_outage(0) == "provider unavailable"
     credit.record_settlement("image 0")
     assert len(dispatch_images(credit)) == 1
 
 
 def test_images_are_available_while_one_worker_takes_them() -> None:
     credit = WorkerCreditTracker(silence_s=5)
-    assert not credit.are_images_unavailable(0), "without a worker nothing is known"
+    assert credit.find_image_outage(0) is None, "without a worker nothing is known"
     credit.apply_offer(image_offer("a", 0, 1, most=0))
     credit.apply_offer(image_offer("b", 2))
-    assert not credit.are_images_unavailable(0)
+    assert credit.find_image_outage(0) is None
     assert dispatch_images(credit) == [2, 2]
 
 
@@ -220,15 +265,24 @@ def limiter_report(
     provider: str | None = None,
     circuit_open: bool = False,
     probe_due: bool = False,
+    cooling_s: float = 0,
+    share: float = 6,
+    queued: int = 0,
+    level: float = 0,
+    pace: float = 1,
 ) -> LimiterReport:
+    cooling_until = datetime.now(UTC) + timedelta(seconds=cooling_s) if cooling_s else None
     return LimiterReport(
         provider=provider or serves.value,
         model="m",
         resource="requests",
         limit=6,
-        share=6,
-        level=0,
+        share=share,
+        level=level,
         used=0,
+        queued=queued,
+        pace=pace,
+        cooling_until=cooling_until,
         circuit_open=circuit_open,
         probe_due=probe_due,
         serves=serves,
@@ -305,3 +359,104 @@ def test_open_circuit_of_one_account_limits_nothing_while_another_serves(
         limiter_report(Need.IMAGES, 0, provider="c", **second),
     )
     assert (images.limited_by, images.most_image_jobs) == (None, image_jobs)
+
+
+TEXTS = limiter_report(Need.TEXT, 0)
+COOLING = {"cooling_s": 60.0}
+OPEN = {"circuit_open": True}
+
+
+@pytest.mark.parametrize(
+    ("share", "pace", "most"),
+    [
+        (5, 1, None),
+        (4, 1, 4),
+        (3.2, 1, 4),
+        (0.4, 1, 1),
+        (600, 1, None),
+        (600, 0.005, 3),
+        (0, 1, None),
+    ],
+)
+def test_worker_takes_as_many_image_jobs_as_its_quota_starts_in_a_minute(
+    share: float, pace: float, most: int | None
+) -> None:
+    """The worker has five slots. A share of 0 is that of a rebalance."""
+    found = report_offer(TEXTS, limiter_report(Need.IMAGES, 0, share=share, pace=pace))
+    assert (found.most_image_jobs, found.images_stopped_by) == (most, None)
+
+
+def test_shares_of_several_image_accounts_add_up() -> None:
+    first = limiter_report(Need.IMAGES, 0, provider="a", share=1)
+    second = limiter_report(Need.IMAGES, 0, provider="b", share=2)
+    elsewhere = limiter_report(Need.IMAGES, provider="c", share=0)
+    cooling = limiter_report(Need.IMAGES, 0, provider="c", share=99, cooling_s=60)
+    for third in (elsewhere, cooling):
+        assert report_offer(TEXTS, first, second, third).most_image_jobs == 3
+
+
+def test_waiting_image_jobs_leave_slots_to_the_others() -> None:
+    credit = WorkerCreditTracker(silence_s=5)
+    offer_of_report = report_offer(TEXTS, limiter_report(Need.IMAGES, 0, share=2))
+    credit.apply_offer(replace(offer_of_report, at=0))
+    assert len(dispatch_images(credit)) == 2
+    assert credit.find_image_outage(0) is None, "their turn comes: no outage"
+    assert credit.limiting_cause_of_images(0) == "image budget"
+    assert credit.limiting_cause(0) is None
+    for number in range(3):
+        assert credit.best_partition(0) == 0
+        credit.record_dispatch(f"text {number}", 0, needs_images=False)
+    assert credit.limiting_cause(0) == "back-pressure"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "cause", "image_jobs"),
+    [
+        ({"cooling_s": 8.0}, {}, None, None),
+        (COOLING, {}, None, None),
+        (COOLING, COOLING, "provider cooling down", 0),
+        (COOLING, OPEN, "provider cooling down", 0),
+        (COOLING, OPEN | {"probe_due": True}, "provider cooling down", 1),
+        (COOLING | OPEN | {"probe_due": True}, OPEN, "provider unavailable", 0),
+    ],
+)
+def test_cool_down_of_one_account_limits_nothing_while_another_serves(
+    first: dict[str, Any], second: dict[str, Any], cause: str | None, image_jobs: int | None
+) -> None:
+    texts = report_offer(
+        limiter_report(Need.TEXT, 0, provider="a", **first),
+        limiter_report(Need.TEXT, 0, provider="b", **second),
+    )
+    assert texts.limited_by == cause
+    images = report_offer(
+        limiter_report(Need.TEXT, 0, provider="a"),
+        limiter_report(Need.IMAGES, 0, provider="b", **first),
+        limiter_report(Need.IMAGES, 0, provider="c", **second),
+    )
+    assert images.limited_by is None, "other jobs are not limited"
+    assert (images.images_stopped_by, images.most_image_jobs) == (cause, image_jobs)
+
+
+def test_short_cool_down_is_the_cause_of_a_line() -> None:
+    """Calls wait for the end of a short cool-down, so jobs that need an image still start."""
+    waiting = limiter_report(Need.IMAGES, 0, cooling_s=8, queued=3)
+    found = report_offer(TEXTS, waiting)
+    assert (found.limited_by, found.images_stopped_by) == ("provider cooling down", None)
+    assert report_offer(limiter_report(Need.TEXT, 0, cooling_s=8)).limited_by == (
+        "provider cooling down"
+    )
+
+
+def test_line_at_one_account_limits_nothing_while_another_has_none() -> None:
+    line = limiter_report(Need.TEXT, 0, provider="a", queued=3)
+    scarce = limiter_report(Need.TEXT, 0, provider="b", queued=1)
+    assert report_offer(line, limiter_report(Need.TEXT, 0, provider="b")).limited_by is None
+    assert report_offer(line, scarce).limited_by == "RPM"
+    images = limiter_report(Need.IMAGES, 0, queued=2, level=-1)
+    assert report_offer(line, scarce, images).limited_by == "image budget"
+
+
+def test_limit_of_reads_is_one_of_the_images() -> None:
+    line = replace(limiter_report(Need.IMAGES, 0, queued=2, share=3_000), resource="reads")
+    images = limiter_report(Need.IMAGES, 0)
+    assert report_offer(TEXTS, images, line).limited_by == "image budget"

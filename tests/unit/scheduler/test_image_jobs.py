@@ -164,6 +164,19 @@ def test_held_store_waits_for_the_provider() -> None:
     }
 
 
+def test_reason_of_a_store_with_only_image_jobs_is_the_limit_of_images() -> None:
+    fair = create_queue()
+    fair.enqueue(job(1, "image", images=True), 0)
+    fair.enqueue(job(2, "text", images=False), 0)
+    for held, cause in ((False, WaitReason.IMAGES), (True, WaitReason.COOLING_DOWN)):
+        fair.hold_image_jobs(held)
+        estimates = estimate_start_times(
+            fair.queue_states(0), money_per_s=COST, limited_by=None, images_limited_by=cause
+        )
+        found = {estimate.store: estimate.reason for estimate in estimates}
+        assert found == {"image": cause, "text": WaitReason.FAIR_TURN}
+
+
 def test_budget_holds_a_store_with_both_kinds_of_jobs() -> None:
     fair = create_queue()
     fair.enqueue(job(1, "a", images=True), 0)
