@@ -273,6 +273,30 @@ async def test_reads_raise_no_learned_pace_of_creations(images: Images) -> None:
     assert after <= before * 1.6, "one creation was served"
 
 
+async def test_model_that_refuses_every_prediction_opens_the_circuit(images: Images) -> None:
+    """Creations are accepted all the same: only a finished image proves that the model serves."""
+    plan = Plan(views=[failed("The version does not exist")])
+    for _ in range(2):
+        with pytest.raises(UnusablePrediction) as ended:
+            await images.paint(plan)
+        assert ended.value.outcome.kind is OutcomeKind.SETUP_FAULT
+    assert images.limiter.circuit_open
+    with pytest.raises(UnusablePrediction):
+        await images.paint(plan)
+    assert images.limiter.circuit_open, "an accepted creation closes nothing"
+    await images.paint()
+    assert not images.limiter.circuit_open
+
+
+async def test_image_of_a_paid_account_closes_the_circuit(images: Images) -> None:
+    for _ in range(2):
+        with pytest.raises(Transient):
+            await images.paint(Plan(creation=Response("no credit", 402)))
+    assert images.limiter.circuit_open
+    await images.paint(Plan(views=[STARTING, SUCCEEDED]))
+    assert not images.limiter.circuit_open
+
+
 @pytest.mark.parametrize(
     ("view", "after_cancel", "images_billed", "counts"),
     [
@@ -336,8 +360,13 @@ async def test_late_creation_is_in_doubt(server: ScriptedReplicate) -> None:
     assert (error.value.code, error.value.in_doubt) == ("replicate-timeout", True)
 
 
-async def test_creation_without_connection_is_not_in_doubt(server: ScriptedReplicate) -> None:
-    async with open_images(server, base_url="http://127.0.0.1:9") as images:
+@pytest.mark.parametrize(
+    "address", ["http://127.0.0.1:9", "http://xn--a.example", "htp://127.0.0.1", "127.0.0.1:9"]
+)
+async def test_creation_without_connection_is_not_in_doubt(
+    server: ScriptedReplicate, address: str
+) -> None:
+    async with open_images(server, base_url=address) as images:
         with pytest.raises(Transient) as error:
             await images.paint()
     assert (error.value.code, error.value.in_doubt) == ("replicate-unreachable", False)

@@ -171,7 +171,7 @@ class PredictionReader:
             watch.view = {}  # read the prediction again, for a fresh address
         if outcome.kind is not OutcomeKind.ANSWER:
             raise self._unusable(watch, outcome)
-        self._record(watch, outcome, call=_IMAGE, requested_at=watch.created_at)
+        self._record(watch, outcome, call=_IMAGE, requested_at=watch.created_at, billed=True)
         known = find_format(result.body)
         assert known is not None
         return GeneratedImage(
@@ -325,10 +325,16 @@ class PredictionReader:
         return UnusablePrediction(outcome, usage)
 
     def _record(
-        self, watch: _Watch, outcome: Outcome, *, call: str, requested_at: float
+        self,
+        watch: _Watch,
+        outcome: Outcome,
+        *,
+        call: str,
+        requested_at: float,
+        billed: bool = False,
     ) -> Outcome:
         return self._limiter.record_outcome(
-            outcome, job=watch.job, call=call, requested_at=requested_at, billed=False
+            outcome, job=watch.job, call=call, requested_at=requested_at, billed=billed
         )
 
 
