@@ -230,6 +230,75 @@ def test_refused_labels_are_left_out(api: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    "body",
+    [
+        error_body("Unknown parameter: 'store'.", param="store"),
+        error_body("Refused", param="body.store"),
+        error_body("Unrecognized request argument supplied: store"),
+        error_body("property 'store' is unsupported"),
+        error_body('json: unknown field "store"'),
+        error_body("store: Extra inputs are not permitted"),
+        error_body("Additional properties are not allowed (`store` was unexpected)"),
+    ],
+)
+def test_store_is_omitted_where_the_refusal_names_the_parameter(body: Any) -> None:
+    other = ServerFeatures(api="responses")
+    assert narrow(other, 400, body) == replace(other, omitted=frozenset({"store"}))
+
+
+def test_openai_is_always_told_not_to_keep_answers() -> None:
+    features = expect_features(make_text_account(base_url="https://api.openai.com/v1"))
+    assert narrow(features, 400, error_body("Unknown parameter: 'store'.", param="store")) is None
+    metadata = error_body("Unknown parameter: 'metadata'.", param="metadata")
+    assert narrow(features, 400, metadata) == replace(features, omitted=frozenset({"metadata"}))
+
+
+@pytest.mark.parametrize("param", ["input", None])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Invalid input: unexpected character in the description of the store",
+        "Invalid value: the metadata of the store is not supported",
+        "Invalid input: the reasoning and the effort of the writer must be plain",
+        "Invalid input: unexpected word in the schema of the shop",
+    ],
+)
+def test_everyday_words_of_a_refusal_change_no_call(words: str, param: str | None) -> None:
+    features = ServerFeatures(api="responses", effort="low")
+    assert narrow(features, 400, error_body(words, param=param)) is None
+    chat = replace(CHAT, effort="low")
+    assert narrow(chat, 400, error_body(words, param=param)) is None
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Invalid 'input': the 'store' is unknown",
+        "Invalid input: unexpected response_format, json_schema or max_tokens",
+        "Invalid input: max_tokens of at most 512",
+        "Invalid input: reasoning_effort",
+    ],
+)
+def test_refusal_of_another_parameter_changes_no_call(words: str) -> None:
+    features = replace(CHAT, effort="low", limit_field="max_tokens")
+    for param in ("messages[1].content", "input[0].content[0].text"):
+        assert narrow(features, 400, error_body(words, param=param)) is None
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Model grok does not support parameter reasoningEffort.",
+        "This model does not support reasoning",
+        "Unknown parameter: 'reasoning.effort'.",
+        "Unrecognized request argument supplied: reasoning",
+    ],
+)
+def test_effort_is_omitted_where_the_words_name_it(words: str) -> None:
+    assert narrow(replace(CHAT, effort="low"), 400, error_body(words)) == CHAT
+
+
+@pytest.mark.parametrize(
     ("status", "body"),
     [
         (401, error_body("Invalid API key: unknown schema")),
