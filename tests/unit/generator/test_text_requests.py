@@ -3,6 +3,7 @@
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -106,11 +107,38 @@ def test_room_is_part_of_the_largest_call() -> None:
 def test_room_grows_with_cuts_and_with_what_is_seen() -> None:
     room = ReasoningRoom(make_text_account(model="house-model"))
     assert [room.limit_output(700, cuts) for cuts in (0, 1, 2)] == [700, 1_400, 2_800]
-    room.record_reasoning(2_000)
+    for _ in range(2):
+        room.record_reasoning(uuid4(), 2_000)
     assert room.limit_output(700, 0) == 3_700
     for _ in range(50):
-        room.record_reasoning(400)
-    assert room.limit_output(700, 0) == 1_300, "one long thought is forgotten"
+        room.record_reasoning(uuid4(), 400)
+    assert room.limit_output(700, 0) == 1_300, "a long thought is forgotten"
+
+
+def test_long_reasoning_of_one_job_raises_no_other_job_s_limit() -> None:
+    room = ReasoningRoom(make_text_account(model="gpt-5"))
+    poison = uuid4()
+    for _ in range(5):
+        room.record_reasoning(uuid4(), 400)
+        room.record_reasoning(poison, 60_000)
+    assert room.limit_output(3_000, 0) == 6_000
+
+
+@pytest.mark.parametrize(
+    ("account", "room"),
+    [
+        ({"model": "gpt-5"}, 6_000),
+        ({"model": "gpt-5", "reasoning_tokens": 500}, 1_000),
+        ({"model": "gpt-5", "reasoning_tokens": 0}, 0),
+        ({"model": "gpt-5.1"}, 16_000),
+        ({"model": "house-model"}, 16_000),
+    ],
+)
+def test_room_grows_to_twice_the_configured_one(account: dict[str, Any], room: int) -> None:
+    grown = ReasoningRoom(make_text_account(**account))
+    for _ in range(2):
+        grown.record_reasoning(uuid4(), 90_000)
+    assert grown.limit_output(3_000, 0) == 3_000 + room
 
 
 REFUSED_SCHEMA = error_body(
