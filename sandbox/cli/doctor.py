@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from sandbox.cli.common import is_system_running, print_line, run_coroutine
 from sandbox.system.environment import PLACEHOLDERS, read_standins, standins_needed
 from sandbox.system.home import current_home
-from services.generator.doctor.providers import check_providers
+from services.generator.doctor.providers import check_providers, find_blocking
 from services.generator.doctor.report import print_findings, run_checks, silence_logs
 from services.generator.doctor.rules import Status, format_finding
 from services.generator.providers.accounts.account import accounts_from_settings
@@ -87,16 +87,16 @@ def check_real_providers(environ: Mapping[str, str], *, must_work: bool) -> None
     except ValidationError:
         return
     accounts = accounts_from_settings(settings)
-    for finding in asyncio.run(
+    findings = asyncio.run(
         check_providers(
             accounts, dict.fromkeys(standins, ""), from_file=settings.providers_file is not None
         )
-    ):
-        if finding.name in standins:
-            continue
-        if must_work and finding.blocks_start:
-            raise Unavailable(format_finding(finding))
-        if finding.status is not Status.OK:
+    )
+    blocking = find_blocking(accounts, findings)
+    if must_work and blocking is not None:
+        raise Unavailable(format_finding(blocking))
+    for finding in findings:
+        if finding.name not in standins and finding.status is not Status.OK:
             print_line(format_finding(finding))
 
 

@@ -7,7 +7,7 @@ import asyncpg
 
 from services.generator.blog.image_storage import FolderImageStorage
 from services.generator.blog.steps import BlogSteps
-from services.generator.doctor.providers import require_providers
+from services.generator.doctor.providers import require_providers, require_quota
 from services.generator.jobs.consumer import TaskConsumer
 from services.generator.jobs.events import JobEventPublisher
 from services.generator.jobs.reporter import WorkerReporter
@@ -15,11 +15,7 @@ from services.generator.jobs.repository import GenerationRepository
 from services.generator.jobs.status import WorkerStatus
 from services.generator.jobs.worker import Worker
 from services.generator.providers.accounts.account import accounts_from_settings
-from services.generator.providers.accounts.provider_set import (
-    ProviderSet,
-    check_quota,
-    open_providers,
-)
+from services.generator.providers.accounts.provider_set import ProviderSet, open_providers
 from services.generator.quota.partition_quota import PartitionQuota
 from services.generator.quota.repository import ProviderCallRepository
 from services.generator.settings import GeneratorSettings
@@ -43,7 +39,7 @@ async def run_worker(settings: GeneratorSettings, stop: asyncio.Event, *, name: 
         f" {settings.batch_size} batch size, {settings.max_per_instance} max per instance"
     )
     accounts = accounts_from_settings(settings)
-    check_quota(accounts)
+    require_quota(accounts)
     if settings.provider_check:
         await require_providers(accounts, from_file=settings.providers_file is not None)
     pool = await open_pool(settings, name=name)

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from services.generator.providers.accounts.account import ImageAccount
 from services.generator.providers.accounts.prices import Prices
-from services.generator.providers.outcomes.outcome import OutcomeKind
+from services.generator.providers.outcomes.outcome import Outcome, OutcomeKind
 from services.generator.providers.replicate import provider as replicate_provider
 from services.generator.providers.replicate import reads
 from services.generator.providers.replicate.prediction import Prediction
@@ -273,6 +273,30 @@ async def test_reads_raise_no_learned_pace_of_creations(images: Images) -> None:
     assert after <= before * 1.6, "one creation was served"
 
 
+async def test_model_that_refuses_every_prediction_opens_the_circuit(images: Images) -> None:
+    """Creations are accepted all the same: only a finished image proves that the model serves."""
+    plan = Plan(views=[failed("The version does not exist")])
+    for _ in range(2):
+        with pytest.raises(UnusablePrediction) as ended:
+            await images.paint(plan)
+        assert ended.value.outcome.kind is OutcomeKind.SETUP_FAULT
+    assert images.limiter.circuit_open
+    with pytest.raises(UnusablePrediction):
+        await images.paint(plan)
+    assert images.limiter.circuit_open, "an accepted creation closes nothing"
+    await images.paint()
+    assert not images.limiter.circuit_open
+
+
+async def test_image_of_a_paid_account_closes_the_circuit(images: Images) -> None:
+    for _ in range(2):
+        with pytest.raises(Transient):
+            await images.paint(Plan(creation=Response("no credit", 402)))
+    assert images.limiter.circuit_open
+    await images.paint(Plan(views=[STARTING, SUCCEEDED]))
+    assert not images.limiter.circuit_open
+
+
 @pytest.mark.parametrize(
     ("view", "after_cancel", "images_billed", "counts"),
     [
@@ -336,8 +360,13 @@ async def test_late_creation_is_in_doubt(server: ScriptedReplicate) -> None:
     assert (error.value.code, error.value.in_doubt) == ("replicate-timeout", True)
 
 
-async def test_creation_without_connection_is_not_in_doubt(server: ScriptedReplicate) -> None:
-    async with open_images(server, base_url="http://127.0.0.1:9") as images:
+@pytest.mark.parametrize(
+    "address", ["http://127.0.0.1:9", "http://xn--a.example", "htp://127.0.0.1", "127.0.0.1:9"]
+)
+async def test_creation_without_connection_is_not_in_doubt(
+    server: ScriptedReplicate, address: str
+) -> None:
+    async with open_images(server, base_url=address) as images:
         with pytest.raises(Transient) as error:
             await images.paint()
     assert (error.value.code, error.value.in_doubt) == ("replicate-unreachable", False)
@@ -493,6 +522,85 @@ async def test_token_goes_to_the_api_s_own_host_only(images: Images) -> None:
 async def foreign_prediction(server: ScriptedReplicate) -> None:
     async with httpx.AsyncClient(base_url=server.url) as client:
         await client.post("/v1/predictions")
+
+
+def cool_reads(images: Images, seconds: float) -> None:
+    """Let reads of two other jobs be throttled: nothing is read for so many seconds."""
+    throttled = Outcome(
+        kind=OutcomeKind.THROTTLED, code="replicate-read-429", reason="slow", delay=seconds
+    )
+    for _ in range(2):
+        now = images.reads.now()
+        images.reads.record_outcome(throttled, job=uuid4(), call="image read", requested_at=now)
+
+
+@pytest.mark.parametrize("view", [STARTING, PROCESSING])
+@pytest.mark.parametrize("is_paused", [True, False], ids=["rebalance", "cooling"])
+async def test_prediction_is_kept_while_reads_get_no_permit(
+    images: Images, view: dict[str, Any], is_paused: bool
+) -> None:
+    """The prediction has succeeded meanwhile: a paid image is not thrown away."""
+    job = uuid4()
+    images.server.script(job, Plan(views=[view, SUCCEEDED]))
+    prediction = await images.provider.create_prediction(job, "x")
+    if is_paused:
+        images.reads.pause_grants()
+    else:
+        cool_reads(images, 60)
+    with pytest.raises(Transient) as error:
+        await images.provider.fetch_image(job, prediction)
+    assert (error.value.code, error.value.blameless) == ("replicate-read-pending", True)
+    assert images.server.cancelled == []
+
+
+async def test_prediction_of_an_earlier_attempt_is_kept_until_it_is_read(
+    images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reads, "_LATE_S", 0.3)
+    monkeypatch.setattr(reads, "_CANCEL_S", 0.1)
+    job = uuid4()
+    images.server.script(job, Plan(views=[PROCESSING]))
+    prediction = await images.provider.create_prediction(job, "x")
+    images.reads.pause_grants()
+    for _ in range(3):
+        with pytest.raises(Transient):
+            await images.provider.fetch_image(job, Prediction(id=prediction.id, age_s=60))
+    with pytest.raises(UnusablePrediction) as ended:
+        await images.provider.fetch_image(job, Prediction(id=prediction.id, age_s=4_000))
+    assert ended.value.outcome.in_doubt, "after an hour its file is gone"
+    images.reads.assign_share((0,), 1, {"reads": 1_000})
+    with pytest.raises(UnusablePrediction) as ended:
+        await images.provider.fetch_image(job, Prediction(id=prediction.id, age_s=60))
+    assert ended.value.outcome.code == "replicate-overdue", "it can be read, and runs too long"
+    assert images.server.cancelled == [str(job)]
+
+
+async def test_prediction_is_kept_if_its_cancel_gets_no_permit(
+    images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reads, "_CANCEL_S", 0.1)
+    monkeypatch.setattr(reads, "_MAX_PAUSE_S", 9.0)
+    monkeypatch.setattr(reads, "_FIRST_PAUSE_S", 9.0)
+    job = uuid4()
+    images.server.script(job, Plan(views=[PROCESSING]))
+    prediction = await images.provider.create_prediction(job, "x")
+    images.reads.pause_grants()
+    with pytest.raises(Transient) as error:
+        await images.provider.fetch_image(job, prediction)
+    assert error.value.code == "replicate-read-pending"
+
+
+@pytest.mark.parametrize("status", [401, 402, 403])
+async def test_rejected_account_keeps_the_predictions_of_earlier_attempts(
+    images: Images, status: int
+) -> None:
+    job = uuid4()
+    images.server.script(job, Plan(views=[STARTING, Response("no", status)]))
+    prediction = await images.provider.create_prediction(job, "x")
+    with pytest.raises(Transient) as error:
+        await images.provider.fetch_image(job, Prediction(id=prediction.id, age_s=60))
+    assert error.value.blameless
+    assert images.server.cancelled == []
 
 
 async def test_prediction_that_is_gone_is_in_doubt(images: Images) -> None:

@@ -1,7 +1,7 @@
 """Checks each provider with the cheapest call that proves the set-up."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID
@@ -24,6 +24,7 @@ from services.generator.providers.accounts.account import (
     ProviderAccounts,
     TextAccount,
 )
+from services.generator.providers.accounts.provider_set import check_quota
 from services.generator.providers.openai.client import create_text_client, post_call
 from services.generator.providers.openai.outcomes import classify_text
 from services.generator.providers.openai.requests import (
@@ -57,11 +58,57 @@ _DATA = orjson.dumps({"title": "How to brew green tea", "language": "en"}).decod
 
 async def require_providers(accounts: ProviderAccounts, *, from_file: bool) -> None:
     """Check all providers. Raise `Unavailable` if a person must act before jobs can succeed."""
-    for finding in await check_providers(accounts, {}, from_file=from_file):
-        if finding.blocks_start:
-            raise Unavailable(format_finding(finding))
+    findings = await check_providers(accounts, {}, from_file=from_file)
+    blocking = find_blocking(accounts, findings)
+    if blocking is not None:
+        raise Unavailable(format_finding(blocking))
+    for finding in findings:
         if finding.status is not Status.OK:
             log.warning("provider check", finding=format_finding(finding))
+
+
+def require_quota(accounts: ProviderAccounts) -> None:
+    """Raise `Unavailable` if no account for texts, or none for images, carries its largest call."""
+    faults = find_quota_faults(accounts)
+    failed = find_failed_need(accounts, faults)
+    if failed is not None:
+        raise faults[failed]
+    for name, fault in faults.items():
+        log.warning(
+            "account serves no calls: its limit is too low", provider=name, reason=str(fault)
+        )
+
+
+def find_quota_faults(accounts: ProviderAccounts) -> dict[str, Unavailable]:
+    """Return the faults of the accounts whose limits cannot carry one call, by their names."""
+    alone = {text.name: ProviderAccounts(texts=(text,), images=()) for text in accounts.texts}
+    alone |= {image.name: ProviderAccounts(texts=(), images=(image,)) for image in accounts.images}
+    faults = {}
+    for name, account in alone.items():
+        try:
+            check_quota(account)
+        except Unavailable as error:
+            faults[name] = error
+    return faults
+
+
+def find_blocking(accounts: ProviderAccounts, findings: Iterable[Finding]) -> Finding | None:
+    """Return a finding that forbids the start: all accounts for texts, or for images, fail."""
+    blocking = {finding.name: finding for finding in findings if finding.blocks_start}
+    failed = find_failed_need(accounts, blocking)
+    return blocking[failed] if failed is not None else None
+
+
+def find_failed_need(accounts: ProviderAccounts, failed: Collection[str]) -> str | None:
+    """Return the first account for texts, or for images, if all accounts for them have failed.
+
+    Accounts that write on request only serve no other job: they do not count.
+    """
+    texts = [text.name for text in accounts.texts if not text.only_on_request]
+    for names in (texts, [image.name for image in accounts.images]):
+        if names and all(name in failed for name in names):
+            return names[0]
+    return None
 
 
 async def check_providers(

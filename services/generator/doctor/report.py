@@ -9,12 +9,16 @@ from typing import Any, TypeVar, cast
 
 import orjson
 import structlog
+from pydantic import BaseModel
 
 from services.generator.doctor import servers
-from services.generator.doctor.providers import check_providers
+from services.generator.doctor.providers import (
+    check_providers,
+    find_failed_need,
+    find_quota_faults,
+)
 from services.generator.doctor.rules import Cause, Finding, Status, format_finding
 from services.generator.providers.accounts.account import accounts_from_settings
-from services.generator.providers.accounts.provider_set import check_quota
 from services.generator.settings import GeneratorSettings
 from shared.domain.errors import Unavailable
 from shared.observability.log import create_redactor
@@ -46,7 +50,7 @@ def print_findings(findings: list[Finding], *, as_json: bool) -> int:
     """Print the findings and return the exit code: 1 if a check failed."""
     shown = _hide_secrets(findings)
     if as_json:
-        print(orjson.dumps([_as_json(finding) for finding in shown]).decode())
+        print(orjson.dumps([asdict(finding) for finding in shown]).decode())
     else:
         for finding in shown:
             print(format_finding(finding))
@@ -71,10 +75,10 @@ async def _check_generator(skip: Mapping[str, str]) -> list[Finding]:
     except Unavailable as error:
         faults.append(_settings_fault(error))
     accounts = accounts_from_settings(_with_prices(settings))
-    try:
-        check_quota(accounts)
-    except Unavailable as error:
-        faults.append(_settings_fault(error))
+    quota_faults = find_quota_faults(accounts)
+    is_blocking = find_failed_need(accounts, quota_faults) is not None
+    status = Status.FAILED if is_blocking else Status.WARNING
+    faults += [replace(_settings_fault(fault), status=status) for fault in quota_faults.values()]
     valid = Finding(name="settings", status=Status.OK, detail="the generator's settings are valid")
     return [
         *(faults or [valid]),
@@ -84,8 +88,20 @@ async def _check_generator(skip: Mapping[str, str]) -> list[Finding]:
 
 def _with_prices(settings: GeneratorSettings) -> GeneratorSettings:
     """Return the settings with a price for every model: the checks need none."""
-    missing = {name: price for name, price in _FREE.items() if getattr(settings, name) is None}
-    return settings.model_copy(update=missing)
+    changes: dict[str, Any] = {
+        name: price for name, price in _FREE.items() if getattr(settings, name) is None
+    }
+    if (file := settings.accounts) is not None:
+        texts = [_with_missing(entry, input_price=0.0, output_price=0.0) for entry in file.text]
+        images = [_with_missing(entry, price=0.0) for entry in file.image]
+        changes["accounts"] = file.model_copy(update={"text": texts, "image": images})
+    return settings.model_copy(update=changes)
+
+
+def _with_missing(entry: BaseModel, **values: float) -> BaseModel:
+    """Return an entry with these values where it has none."""
+    missing = {name: value for name, value in values.items() if getattr(entry, name) is None}
+    return entry.model_copy(update=missing)
 
 
 async def _check_server(
@@ -150,7 +166,3 @@ def _secrets() -> list[str]:
         except Unavailable:
             continue
     return secrets
-
-
-def _as_json(finding: Finding) -> dict[str, Any]:
-    return asdict(finding)

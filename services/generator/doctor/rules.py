@@ -43,7 +43,7 @@ class Finding:
 
     @property
     def blocks_start(self) -> bool:
-        """Return whether no job can succeed until a person acts."""
+        """Return whether no job can succeed with this account until a person acts."""
         return self.status is Status.FAILED and self.cause is not Cause.OUTAGE
 
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,9 @@ from services.generator.doctor.providers import (
     check_providers,
     check_text,
     require_providers,
+    require_quota,
 )
+from services.generator.doctor.report import run_checks
 from services.generator.doctor.rules import Cause, Finding, Status, format_finding
 from services.generator.providers.accounts.account import (
     ImageAccount,
@@ -402,6 +405,62 @@ async def test_start_is_refused_for_a_set_up_fault_and_not_for_an_outage(
     )
     with pytest.raises(Unavailable, match=r"the API key is refused.*change OPENAI_API_KEY"):
         await require_providers(wrong, from_file=False)
+
+
+async def test_start_is_refused_only_if_all_accounts_of_a_need_fail(
+    provider: StrictProvider,
+) -> None:
+    wrong = text_account(provider, name="second", key=SecretStr("sk-wrong-0123456789"))
+    first = text_account(provider)
+    await require_providers(ProviderAccounts(texts=(wrong, first), images=()), from_file=True)
+    on_request = replace(first, only_on_request=True)
+    with pytest.raises(Unavailable, match="second: the API key is refused"):
+        await require_providers(
+            ProviderAccounts(texts=(on_request, wrong), images=()), from_file=True
+        )
+    bad_image = image_account(provider, token=SecretStr("r8_wrong"))
+    with pytest.raises(Unavailable, match="replicate"):
+        await require_providers(
+            ProviderAccounts(texts=(first,), images=(bad_image,)), from_file=False
+        )
+
+
+async def test_account_that_carries_no_call_stops_no_other(provider: StrictProvider) -> None:
+    small = text_account(provider, name="small", tokens=100)
+    require_quota(ProviderAccounts(texts=(small, text_account(provider)), images=()))
+    with pytest.raises(Unavailable, match="account small: OPENAI_TPM"):
+        require_quota(ProviderAccounts(texts=(small,), images=()))
+    no_images = image_account(provider, reads=0.5)
+    with pytest.raises(Unavailable, match="REPLICATE_READ_RPM"):
+        require_quota(ProviderAccounts(texts=(text_account(provider),), images=(no_images,)))
+
+
+async def test_unpriced_model_of_the_providers_file_is_a_finding(
+    provider: StrictProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "providers.toml"
+    entry = {"base_url": f'"{provider.url}/v1"', "key": '"FILE_KEY"'}
+    entry |= {"requests_per_minute": "500", "tokens_per_minute": "200000"}
+    lines = "\n".join(f"{name} = {value}" for name, value in entry.items())
+    texts = [
+        f'[[text]]\nname = "{name}"\nmodel = "{model}"\n{lines}\n'
+        for name, model in (("main", TEXT_MODEL), ("house", "unpriced-model"))
+    ]
+    file.write_text("".join(texts))
+    for name, value in {
+        "PROVIDERS_FILE": str(file),
+        "FILE_KEY": KEY,
+        "IMAGES": "off",
+        "DATABASE_URL": "postgresql://localhost/none",
+        "KAFKA_BOOTSTRAP_SERVERS": "localhost:1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    findings = await run_checks({"postgresql": "", "kafka": ""})
+    price = next(finding for finding in findings if finding.name == "settings")
+    assert price.status is Status.FAILED
+    assert "model unpriced-model of account house" in price.detail
+    checked = {finding.name: finding.status for finding in findings}
+    assert checked["main"] is Status.OK, "the providers are checked all the same"
 
 
 async def test_skipped_provider_is_not_called(provider: StrictProvider) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -106,11 +107,38 @@ def test_room_is_part_of_the_largest_call() -> None:
 def test_room_grows_with_cuts_and_with_what_is_seen() -> None:
     room = ReasoningRoom(make_text_account(model="house-model"))
     assert [room.limit_output(700, cuts) for cuts in (0, 1, 2)] == [700, 1_400, 2_800]
-    room.record_reasoning(2_000)
+    for _ in range(2):
+        room.record_reasoning(uuid4(), 2_000)
     assert room.limit_output(700, 0) == 3_700
     for _ in range(50):
-        room.record_reasoning(400)
-    assert room.limit_output(700, 0) == 1_300, "one long thought is forgotten"
+        room.record_reasoning(uuid4(), 400)
+    assert room.limit_output(700, 0) == 1_300, "a long thought is forgotten"
+
+
+def test_long_reasoning_of_one_job_raises_no_other_job_s_limit() -> None:
+    room = ReasoningRoom(make_text_account(model="gpt-5"))
+    poison = uuid4()
+    for _ in range(5):
+        room.record_reasoning(uuid4(), 400)
+        room.record_reasoning(poison, 60_000)
+    assert room.limit_output(3_000, 0) == 6_000
+
+
+@pytest.mark.parametrize(
+    ("account", "room"),
+    [
+        ({"model": "gpt-5"}, 6_000),
+        ({"model": "gpt-5", "reasoning_tokens": 500}, 1_000),
+        ({"model": "gpt-5", "reasoning_tokens": 0}, 0),
+        ({"model": "gpt-5.1"}, 16_000),
+        ({"model": "house-model"}, 16_000),
+    ],
+)
+def test_room_grows_to_twice_the_configured_one(account: dict[str, Any], room: int) -> None:
+    grown = ReasoningRoom(make_text_account(**account))
+    for _ in range(2):
+        grown.record_reasoning(uuid4(), 90_000)
+    assert grown.limit_output(3_000, 0) == 3_000 + room
 
 
 REFUSED_SCHEMA = error_body(
@@ -227,6 +255,75 @@ def test_refused_labels_are_left_out(api: Any) -> None:
     without = narrow(features, 422, extra)
     assert without is not None
     assert "store" not in body_of(without)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        error_body("Unknown parameter: 'store'.", param="store"),
+        error_body("Refused", param="body.store"),
+        error_body("Unrecognized request argument supplied: store"),
+        error_body("property 'store' is unsupported"),
+        error_body('json: unknown field "store"'),
+        error_body("store: Extra inputs are not permitted"),
+        error_body("Additional properties are not allowed (`store` was unexpected)"),
+    ],
+)
+def test_store_is_omitted_where_the_refusal_names_the_parameter(body: Any) -> None:
+    other = ServerFeatures(api="responses")
+    assert narrow(other, 400, body) == replace(other, omitted=frozenset({"store"}))
+
+
+def test_openai_is_always_told_not_to_keep_answers() -> None:
+    features = expect_features(make_text_account(base_url="https://api.openai.com/v1"))
+    assert narrow(features, 400, error_body("Unknown parameter: 'store'.", param="store")) is None
+    metadata = error_body("Unknown parameter: 'metadata'.", param="metadata")
+    assert narrow(features, 400, metadata) == replace(features, omitted=frozenset({"metadata"}))
+
+
+@pytest.mark.parametrize("param", ["input", None])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Invalid input: unexpected character in the description of the store",
+        "Invalid value: the metadata of the store is not supported",
+        "Invalid input: the reasoning and the effort of the writer must be plain",
+        "Invalid input: unexpected word in the schema of the shop",
+    ],
+)
+def test_everyday_words_of_a_refusal_change_no_call(words: str, param: str | None) -> None:
+    features = ServerFeatures(api="responses", effort="low")
+    assert narrow(features, 400, error_body(words, param=param)) is None
+    chat = replace(CHAT, effort="low")
+    assert narrow(chat, 400, error_body(words, param=param)) is None
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Invalid 'input': the 'store' is unknown",
+        "Invalid input: unexpected response_format, json_schema or max_tokens",
+        "Invalid input: max_tokens of at most 512",
+        "Invalid input: reasoning_effort",
+    ],
+)
+def test_refusal_of_another_parameter_changes_no_call(words: str) -> None:
+    features = replace(CHAT, effort="low", limit_field="max_tokens")
+    for param in ("messages[1].content", "input[0].content[0].text"):
+        assert narrow(features, 400, error_body(words, param=param)) is None
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Model grok does not support parameter reasoningEffort.",
+        "This model does not support reasoning",
+        "Unknown parameter: 'reasoning.effort'.",
+        "Unrecognized request argument supplied: reasoning",
+    ],
+)
+def test_effort_is_omitted_where_the_words_name_it(words: str) -> None:
+    assert narrow(replace(CHAT, effort="low"), 400, error_body(words)) == CHAT
 
 
 @pytest.mark.parametrize(

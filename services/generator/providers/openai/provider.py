@@ -214,7 +214,8 @@ class OpenAITextProvider:
             read = read_answer(result.body)
             output = estimate_max_tokens(*(read.texts if read else ()))
             tokens = TokenUsage(input=_estimate_input(call, answer), output=output, reasoning=0)
-        self._room.record_reasoning(tokens.reasoning)
+        if outcome.kind is OutcomeKind.ANSWER:  # a cut answer says nothing about the room it needs
+            self._room.record_reasoning(call.job, tokens.reasoning)
         return self._account.prices.usage_of_tokens(
             tokens.input, tokens.output, reasoning_tokens=tokens.reasoning
         )

@@ -6,6 +6,8 @@ Reasoning tokens are part of the output: they are billed, and they use up the an
 import re
 from collections import deque
 from dataclasses import dataclass
+from heapq import nlargest
+from uuid import UUID
 
 from services.generator.providers.accounts.account import TextAccount
 
@@ -26,6 +28,10 @@ _UNKNOWN_EFFORT = "medium"
 _SEEN_ANSWERS = 50
 _SEEN_FACTOR = 1.5
 """The room for reasoning, by the most tokens of the last answers."""
+_MIN_JOBS = 2
+"""Different jobs whose answers must have used so many tokens."""
+_MAX_GROWTH = 2
+"""The most that the room grows to, as a multiple of the configured one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +59,7 @@ _FAMILIES = (
 
 
 def find_effort(account: TextAccount) -> str | None:
-    """Return the effort to send: the account's, else the least of the model; `None` for no one."""
+    """Return the effort to send: the account's, else the least of the model; `None` for none."""
     if account.reasoning_effort is not None:
         return account.reasoning_effort
     family = _find_family(account.model)
@@ -80,19 +86,32 @@ def reasoning_room(account: TextAccount) -> int:
 
 
 class ReasoningRoom:
-    """The room for reasoning, which follows the reasoning tokens that the last answers report."""
+    """The room for reasoning, which follows the reasoning tokens that the last answers report.
+
+    It grows to at most twice the room that is configured, or expected of the model.
+    """
 
     def __init__(self, account: TextAccount) -> None:
         self._least = reasoning_room(account)
-        self._seen = deque[int](maxlen=_SEEN_ANSWERS)
+        is_known = account.reasoning_tokens is not None or self._least > 0
+        self._most = _MAX_GROWTH * (self._least if is_known else _TOKENS[_UNKNOWN_EFFORT])
+        self._seen = deque[tuple[UUID, int]](maxlen=_SEEN_ANSWERS)
 
-    def record_reasoning(self, tokens: int) -> None:
-        self._seen.append(tokens)
+    def record_reasoning(self, job: UUID, tokens: int) -> None:
+        """Record the reasoning tokens of an answer that was not cut at its limit."""
+        self._seen.append((job, tokens))
 
     def limit_output(self, max_tokens: int, cuts: int) -> int:
         """Return the output limit of a call. It doubles with every cut answer to the same call."""
-        seen = round(max(self._seen, default=0) * _SEEN_FACTOR)
-        return (max_tokens + max(self._least, seen)) << cuts
+        seen = round(self._seen_by_two_jobs() * _SEEN_FACTOR)
+        return (max_tokens + max(self._least, min(seen, self._most))) << cuts
+
+    def _seen_by_two_jobs(self) -> int:
+        """Return the most tokens that two jobs have used: one job's trouble proves nothing."""
+        most: dict[UUID, int] = {}
+        for job, tokens in self._seen:
+            most[job] = max(tokens, most.get(job, 0))
+        return min(nlargest(_MIN_JOBS, most.values())) if len(most) >= _MIN_JOBS else 0
 
 
 def _find_family(model: str) -> _ModelFamily | None:

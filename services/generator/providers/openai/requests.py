@@ -26,14 +26,36 @@ _REFUSAL = re.compile(
     r"|allow)|only allowed|unavailable|not available|extra|must be|does not|cannot|too large"
     r"|less than|at most|maximum|schema"
 )
-_FORMAT = re.compile(
-    r"response[_ ]format|json[_ ]schema|json_object|json mode|text\.format|structured output|schema"
+_EFFORT_PARAMS = {"reasoning", "effort", "reasoning_effort"}
+_EFFORT = re.compile(
+    r"\breasoning[_. ]?effort\b|['\"`](?:reasoning|effort)['\"`]|\bbody\.reasoning\b"
+    r"|not support(?:ed)? reasoning|reasoning is not support"
+    r"|(?:argument|parameter)s?(?: supplied)?:? reasoning\b"
 )
+_FORMAT_PARAMS = {"response_format", "json_schema", "format", "text", "schema", "strict"}
+_FORMAT = re.compile(
+    r"response[_ ]format|json[_ ]schema|json_object|json mode|text\.format|structured output"
+    r"|\b(?:invalid|unsupported|strict) schema\b"
+    r"|\bschema\b.{0,80}(?:not support|unsupported|too (?:many|complex|large)|exceeds|nesting)"
+)
+_LIMIT_PARAMS = {"max_tokens", "max_completion_tokens", "max_output_tokens"}
+_LIMIT_NAME = re.compile(r"\bmax_(?:completion_|output_)?tokens\b")
 _LIMIT = re.compile(
     r"(?:at most|less than or equal to|maximum(?: value)?(?: is| of)?|>|<=|up to|exceed)"
     r"\D{0,40}?(\d+)"
 )
-_OPTIONAL = re.compile(r"\b(metadata|store)\b")
+_OPTIONAL_PARAMS = {"metadata", "store"}
+_OPTIONAL = re.compile(
+    r"['\"`](?:\w+\.)*(metadata|store)['\"`]|\bbody\.(metadata|store)\b"
+    r"|\b(?:argument|parameter|field|property|keyword)s?(?: supplied)?:? (metadata|store)"
+    r"(?=\W*$|[,;.])"
+    r"|^(metadata|store): "
+)
+"""A parameter as servers name it: quoted, by its path, or after a word such as `argument`. The same
+words also occur in everyday sentences."""
+_NO_PARAM = {"", "none", "null"}
+_TEXT_PARAMS = {"input", "instructions", "messages", "prompt"}
+"""Parameters that hold a job's texts: their refusal concerns one job."""
 _MIN_OUTPUT = 256
 _NOT_FOUND = 404
 
@@ -71,6 +93,8 @@ class ServerFeatures:
     """The most output tokens that the model writes, if a refusal named them."""
     omitted: frozenset[str] = frozenset()
     """Refused parameters that are not needed."""
+    always_sends_store: bool = False
+    """The vendor keeps the answers of calls without `store`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +116,7 @@ def expect_features(account: TextAccount) -> ServerFeatures:
         effort=find_effort(account),
         limit_field="max_completion_tokens" if is_openai or reasons(account) else "max_tokens",
         omitted=frozenset() if is_openai or account.store else frozenset({"chat store"}),
+        always_sends_store=is_openai,
     )
 
 
@@ -107,7 +132,7 @@ def build_body(
 def narrow_features(
     features: ServerFeatures, result: CallResult, outcome: Outcome, *, sent_limit: int
 ) -> ServerFeatures | None:
-    """Return the features without the one that the server refused; `None` if it refused no one."""
+    """Return the features without the one that the server refused; `None` if it refused none."""
     error = read_error(result)
     if features.may_change_api and _is_api_missing(outcome, error):
         return replace(features, api="chat", may_change_api=False)
@@ -131,9 +156,21 @@ def _is_api_missing(outcome: Outcome, error: ProviderError | None) -> bool:
     )
 
 
+def _names(error: ProviderError, params: set[str], words: re.Pattern[str]) -> bool:
+    """Return whether an error is about one of the parameters.
+
+    The error's own `param` decides. Without one, the error's words must name the parameter.
+    """
+    param = error.param.lower()
+    if param not in _NO_PARAM:
+        parts = set(re.findall(r"\w+", param))
+        return not params.isdisjoint(parts) and _TEXT_PARAMS.isdisjoint(parts)
+    return words.search(error.text) is not None
+
+
 def _narrow_effort(features: ServerFeatures, error: ProviderError) -> ServerFeatures | None:
     """Send the least effort of those that the refusal lists, or none."""
-    if features.effort is None or not re.search(r"reasoning|effort", f"{error.param} {error.text}"):
+    if features.effort is None or not _names(error, _EFFORT_PARAMS, _EFFORT):
         return None
     listed = set(re.findall(r"['\"`](\w+)['\"`]", error.text.partition("supported values")[2]))
     least = next((effort for effort in EFFORTS if effort in listed - {features.effort}), None)
@@ -151,7 +188,7 @@ def _narrow_limit(
 ) -> ServerFeatures | None:
     """Rename the output limit, or lower it to what the model writes at most."""
     words = f"{error.param} {error.text}"
-    if not re.search(r"max_(?:completion_|output_)?tokens", words):
+    if not _names(error, _LIMIT_PARAMS, _LIMIT_NAME):
         return None
     if found := _LIMIT.search(error.text):
         limit = int(found[1])
@@ -170,15 +207,23 @@ def _narrow_limit(
 
 def _narrow_optional(features: ServerFeatures, error: ProviderError) -> ServerFeatures | None:
     """Omit the parameter that the refusal names first."""
-    found = _OPTIONAL.search(f"{error.param} {error.text}")
-    if found is None or found[1] in features.omitted:
+    if not _names(error, _OPTIONAL_PARAMS, _OPTIONAL):
         return None
-    return replace(features, omitted=features.omitted | {found[1]})
+    named = re.findall(r"metadata|store", error.param.lower())
+    if not named:
+        found = _OPTIONAL.search(error.text)
+        assert found is not None
+        named = list(filter(None, found.groups()))
+    name = named[0]
+    is_needed = name == "store" and features.always_sends_store
+    if is_needed or name in features.omitted:
+        return None
+    return replace(features, omitted=features.omitted | {name})
 
 
 def _narrow_format(features: ServerFeatures, error: ProviderError) -> ServerFeatures | None:
     weaker = _WEAKER_FORMAT.get(features.answer_format)
-    if weaker is None or not _FORMAT.search(f"{error.param} {error.text}"):
+    if weaker is None or not _names(error, _FORMAT_PARAMS, _FORMAT):
         return None
     return replace(features, answer_format=weaker)
 

@@ -17,7 +17,12 @@ from services.generator.providers.accounts.account import ImageAccount
 from services.generator.providers.outcomes.outcome import CallResult, TransportFailure
 from shared.observability import tracing
 
-_NEVER_CONNECTED = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+_NEVER_CONNECTED = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.UnsupportedProtocol,
+)
 
 
 def create_client(account: ImageAccount) -> Client:
@@ -60,6 +65,8 @@ class ReplicateHttp:
             response = await self._api.request(method, path, json=body, headers=extra)
         except httpx.HTTPError as error:
             return _failed(error)
+        except (httpx.InvalidURL, ValueError) as error:  # such as a host that is no valid name
+            return CallResult(failure=TransportFailure.UNREACHABLE, detail=str(error))
         return CallResult(
             status=response.status_code,
             headers={name.lower(): value for name, value in response.headers.items()},

@@ -117,6 +117,7 @@ class ReplicateImageProvider:
             job=job,
             call=_CREATION,
             requested_at=requested_at,
+            billed=False,  # the finished image is billed, and proves that the model serves
         )
         prediction_id = predictions.parse_id(result.body)
         if outcome.kind is not OutcomeKind.ANSWER or prediction_id is None:

@@ -1,7 +1,7 @@
 """Awaits a prediction of Replicate: reads it until it ends, fetches its file, or cancels it.
 
-Reads cost nothing, so a failed read is repeated until the prediction's deadline. Only what says
-that no prediction can be read ends the attempt before.
+Reads cost nothing, so a failed read is repeated until the prediction's deadline. An attempt ends
+earlier if the account is rejected or the circuit is open, because then no prediction can be read.
 """
 
 import asyncio
@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from math import isfinite
 from uuid import UUID
 
 from services.generator.providers.accounts.account import ImageAccount
@@ -53,6 +54,8 @@ _MISSING_READS = 3
 _FILE_TRIES = 3
 """A file that is no whole image is fetched so often, which is free, before another is paid."""
 
+_OUTSIDE_FAULTS = {OutcomeKind.THROTTLED, OutcomeKind.ACCOUNT_FAULT, OutcomeKind.SETUP_FAULT}
+"""Of failed reads: they concern all predictions of the account."""
 _READ, _IMAGE = "image read", "image"
 """The kinds of calls, in the evidence of served calls."""
 
@@ -94,6 +97,8 @@ class _Watch:
     failed_read: Outcome | None = None
     """The outcome of the last read, if it was not served."""
     missing_reads: int = 0
+    is_held_up: bool = False
+    """Its next call waits for a permit, or has waited so long that `view` is out of date."""
 
     @property
     def requested_delay(self) -> float:
@@ -166,7 +171,7 @@ class PredictionReader:
             watch.view = {}  # read the prediction again, for a fresh address
         if outcome.kind is not OutcomeKind.ANSWER:
             raise self._unusable(watch, outcome)
-        self._record(watch, outcome, call=_IMAGE, requested_at=watch.created_at)
+        self._record(watch, outcome, call=_IMAGE, requested_at=watch.created_at, billed=True)
         known = find_format(result.body)
         assert known is not None
         return GeneratedImage(
@@ -200,10 +205,11 @@ class PredictionReader:
 
     async def _read(self, watch: _Watch) -> None:
         """Read the prediction once. Raises for a failure that ends the attempt."""
-        await self._read_limiter.acquire({"reads": 1}, watch.job)
+        await self._acquire_permit(watch)
         requested_at = self._limiter.now()
         path = predictions.prediction_path(watch.id)
         result = await within(_READ_S, self._http.send("GET", path, job=watch.job))
+        watch.is_held_up = False
         outcome = _classify(READ_OUTCOMES, result)
         if outcome.kind is OutcomeKind.THROTTLED:
             watch.failed_read = self._read_limiter.record_outcome(
@@ -219,6 +225,13 @@ class PredictionReader:
         else:
             self._handle_failed_read(watch, outcome)
 
+    async def _acquire_permit(self, watch: _Watch) -> None:
+        """Wait for a permit for one free call: a read or a cancel."""
+        requested_at = self._limiter.now()
+        watch.is_held_up = True
+        await self._read_limiter.acquire({"reads": 1}, watch.job)
+        watch.is_held_up = self._limiter.now() - requested_at > _MAX_PAUSE_S
+
     def _handle_failed_read(self, watch: _Watch, outcome: Outcome) -> None:
         watch.failed_read = outcome
         if outcome.kind is OutcomeKind.ANSWER_FAULT:
@@ -226,9 +239,7 @@ class PredictionReader:
             if watch.missing_reads < _MISSING_READS:
                 return
             raise UnusablePrediction(replace(outcome, in_doubt=True), Usage())
-        now = self._limiter.now()
-        is_outage = self._limiter.circuit_open and watch.is_kept(now)
-        if is_outage or (outcome.kind is not OutcomeKind.OUTAGE and not watch.is_late(now)):
+        if watch.is_kept(self._limiter.now()) and self._is_outside(outcome):
             raise outcome.to_error()
 
     async def _fetch_file(self, source: str) -> CallResult:
@@ -250,8 +261,8 @@ class PredictionReader:
     async def _end_overdue(self, watch: _Watch) -> Exception:
         """Cancel a prediction past its deadline. Returns the error that ends the attempt.
 
-        A prediction that has succeeded, or that could not be read for a reason outside it, is kept
-        for the next attempt.
+        The next attempt awaits the same prediction if it has succeeded, if its reads failed for a
+        reason outside it, or if a read or the cancel got no permit.
         """
         is_kept = watch.is_kept(self._limiter.now())
         if predictions.has_ended(watch.view) and is_kept:
@@ -259,7 +270,11 @@ class PredictionReader:
         failed = watch.failed_read
         if failed is not None and is_kept and self._is_outside(failed):
             return failed.to_error()
+        if watch.is_held_up and is_kept:
+            return self._held_up_error()
         cancelled = await self._cancel(watch)
+        if watch.is_held_up and is_kept:
+            return self._held_up_error()
         if cancelled is not None:
             watch.view = cancelled
         elif failed is not None:
@@ -272,15 +287,30 @@ class PredictionReader:
 
     def _is_outside(self, failed_read: Outcome) -> bool:
         """Return whether a read failed for a reason outside its prediction."""
-        return self._limiter.circuit_open or failed_read.kind is OutcomeKind.THROTTLED
+        return self._limiter.circuit_open or failed_read.kind in _OUTSIDE_FAULTS
+
+    def _held_up_error(self) -> Transient:
+        """Build the error of a prediction that was not read because other reads use up the limit.
+
+        The next attempt reads it. It is kept for an hour at most.
+        """
+        wait_s = self._read_limiter.estimate_wait({"reads": 1})
+        return Transient(
+            "the prediction is not read yet: the limit on reads is used up, or moves between"
+            " workers",
+            code="replicate-read-pending",
+            delay=wait_s if isfinite(wait_s) else None,
+            blameless=True,
+        )
 
     async def _cancel(self, watch: _Watch) -> PredictionView | None:
         """Cancel the prediction if the API answers soon. Returns its last state, if known."""
         with suppress(TimeoutError, Transient):
             async with asyncio.timeout(_CANCEL_S):
-                await self._read_limiter.acquire({"reads": 1}, watch.job)
+                await self._acquire_permit(watch)
                 path = f"{predictions.prediction_path(watch.id)}/cancel"
                 result = await self._http.send("POST", path, job=watch.job)
+                watch.is_held_up = False
                 return predictions.parse_view(result.body)
         return None
 
@@ -295,10 +325,16 @@ class PredictionReader:
         return UnusablePrediction(outcome, usage)
 
     def _record(
-        self, watch: _Watch, outcome: Outcome, *, call: str, requested_at: float
+        self,
+        watch: _Watch,
+        outcome: Outcome,
+        *,
+        call: str,
+        requested_at: float,
+        billed: bool = False,
     ) -> Outcome:
         return self._limiter.record_outcome(
-            outcome, job=watch.job, call=call, requested_at=requested_at, billed=False
+            outcome, job=watch.job, call=call, requested_at=requested_at, billed=billed
         )
 
 
