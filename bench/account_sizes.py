@@ -45,10 +45,10 @@ class SizeCase:
 
 _SIZES = (
     # Short cases are longer than the bound by the time of the last calls and of the first refill.
-    (AccountLimits(rpm=3, tpm=40_000), 5, 1.2),
-    (AccountLimits(rpm=500, tpm=30_000), 12, 1.2),
-    (AccountLimits(rpm=500, tpm=200_000), 60, 1.15),
-    (AccountLimits(rpm=5_000, tpm=4_000_000), 1_000, 1.15),
+    (AccountLimits(rpm=3, tpm=40_000), 4, 1.35),
+    (AccountLimits(rpm=500, tpm=30_000), 10, 1.2),
+    (AccountLimits(rpm=500, tpm=200_000), 45, 1.15),
+    (AccountLimits(rpm=5_000, tpm=4_000_000), 800, 1.15),
 )
 _CASES = tuple(
     SizeCase(limits=limits, workers=workers, jobs=jobs, bar=bar)

@@ -19,6 +19,8 @@ log = get_logger(__name__)
 _REPORT_EVERY_S = 1.0
 _MIN_INTERVAL_S = 0.1
 _HEARTBEAT_EVERY_S = 30.0
+_FED_WITHIN_MINUTES = 1.5
+"""Longer than a usual job with two calls runs, so that slots never limit the use of a quota."""
 
 
 class WorkerReporter:
@@ -81,7 +83,8 @@ class WorkerReporter:
     def _offered_slots(self) -> int:
         """Return the slots to offer to the scheduler.
 
-        Every job needs texts: while all text accounts with quota have an open circuit or a long
+        A worker with little quota offers few slots: more jobs than its permits start within a minute
+        and a half would wait here while another worker has quota. Every job needs texts: while all text accounts with quota have an open circuit or a long
         cool-down, the worker offers none, or one slot when a probe is due. The reports of the
         limiters show the same of an image account, and the scheduler then sends only jobs that need
         no image.
@@ -92,7 +95,7 @@ class WorkerReporter:
         owned = [limiter for limiter in texts if limiter.owns_quota] or texts
         accepting = [limiter for limiter in owned if not limiter.is_cooling_long]
         if not owned or any(not limiter.circuit_open for limiter in accepting):
-            return self._slots
+            return min(self._slots, _count_fed_slots(owned))
         return self._status.running + 1 if any(text.is_probe_due for text in accepting) else 0
 
     def _build_report(self) -> WorkerReport:
@@ -111,3 +114,9 @@ class WorkerReporter:
             standins=self._standins,
             total_partitions=self._status.total_partitions,
         )
+
+
+def _count_fed_slots(texts: Sequence[ProviderLimiter]) -> int:
+    """Return how many jobs the permits of these accounts start soon; at least one."""
+    calls = sum(limiter.largest_calls_per_minute for limiter in texts)
+    return max(1, round(_FED_WITHIN_MINUTES * calls))

@@ -158,6 +158,12 @@ class ProviderLimiter:
             for resource, sizes in self._sizes.items()
         }
 
+    @property
+    def largest_calls_per_minute(self) -> float:
+        """Return how many calls of the largest size this worker's share allows a minute."""
+        share = self._share or 0.0
+        return min(share * limit / largest for limit, largest in self._sizes.values())
+
     def spendable_part(self, carrying: int) -> float:
         """Return the part of the limits that `carrying` partitions may spend together."""
         return min(spendable_part(*sizes, carrying) for sizes in self._sizes.values())

@@ -1,7 +1,7 @@
 """Under any plan of provider faults every job ends rightly, others are not delayed, bills agree.
 
-Scheduler and two workers run with a real broker and database. The pauses between attempts are shortened:
-their length is tested with the rules.
+Scheduler and two workers run with a real broker and database. The pauses between attempts are short
+here: their length is tested with the rules.
 
 PROVIDER_FAULT_PLANS=20 plays twenty other plans.
 """

@@ -64,3 +64,18 @@ async def test_short_cool_down_and_images_take_no_slots_away() -> None:
     record_twice(short, OutcomeKind.THROTTLED, 8)
     record_twice(images, OutcomeKind.THROTTLED, 600)
     assert await offered_slots(short, images) == 50
+
+
+async def test_worker_with_little_quota_offers_few_slots() -> None:
+    limiter = ProviderLimiter(
+        provider="a",
+        model="m",
+        limits={"requests": 500, "tokens": 30_000},
+        burst_s=1,
+        largest_call={"tokens": 8_000},
+    )
+    slots = []
+    for share in (1.0, 1 / 3, 0.0):
+        limiter.assign_share((0,), share, {})
+        slots.append(await offered_slots(limiter))
+    assert slots == [6, 2, 1]
