@@ -83,11 +83,11 @@ class WorkerReporter:
     def _offered_slots(self) -> int:
         """Return the slots to offer to the scheduler.
 
-        A worker with little quota offers few slots: more jobs than its permits start within a minute
-        and a half would wait here while another worker has quota. Every job needs texts: while all text accounts with quota have an open circuit or a long
-        cool-down, the worker offers none, or one slot when a probe is due. The reports of the
-        limiters show the same of an image account, and the scheduler then sends only jobs that need
-        no image.
+        A worker with little quota offers few slots: more jobs would wait here for permits while
+        another worker has quota. Every job needs texts: while all text accounts with quota have an
+        open circuit or a long cool-down, the worker offers none, or one slot when a probe is due.
+        The reports of the limiters show the same of an image account, and the scheduler then sends
+        only jobs that need no image.
         """
         if self._status.draining:
             return 0
