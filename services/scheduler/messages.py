@@ -131,13 +131,19 @@ def _most_image_jobs(report: WorkerReport, now: float) -> int | None:
         return 1 if any(_is_probe_due(limiters, now) for limiters in accounts) else 0
     serving = [limiters for limiters in accounts if _stopped_by([limiters], now) is None]
     in_a_minute = sum(map(_count_starts_per_minute, serving))
-    # A report without shares is of a rebalance.
     return ceil(in_a_minute) if 0 < in_a_minute <= report.slots - 1 else None
 
 
 def _count_starts_per_minute(limiters: Sequence[LimiterReport]) -> float:
-    """Return how many calls the quota of one account starts in a minute."""
-    return min(limiter.share * min(limiter.pace, 1.0) for limiter in limiters)
+    """Return how many calls the quota of one account starts in a minute; 0 if that is unknown."""
+    return min(_share_of(limiter) * min(limiter.pace, 1.0) for limiter in limiters)
+
+
+def _share_of(limiter: LimiterReport) -> float:
+    """Return the worker's part of a limit. A report during a rebalance has the share 0."""
+    if limiter.share or not limiter.partitions or not limiter.carrying:
+        return limiter.share
+    return limiter.limit * len(limiter.partitions) / limiter.carrying
 
 
 def _is_probe_due(limiters: Sequence[LimiterReport], now: float) -> bool:

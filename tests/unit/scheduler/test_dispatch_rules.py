@@ -381,9 +381,15 @@ OPEN = {"circuit_open": True}
 def test_worker_takes_as_many_image_jobs_as_its_quota_starts_in_a_minute(
     share: float, pace: float, most: int | None
 ) -> None:
-    """The worker has five slots. A share of 0 is that of a rebalance."""
+    """The worker has five slots. A share of 0 is unknown."""
     found = report_offer(TEXTS, limiter_report(Need.IMAGES, 0, share=share, pace=pace))
     assert (found.most_image_jobs, found.images_stopped_by) == (most, None)
+
+
+def test_bound_of_image_jobs_lasts_through_a_rebalance() -> None:
+    """A paused limiter reports the share 0, and the partitions that it owned."""
+    paused = replace(limiter_report(Need.IMAGES, 0, 1, share=0), carrying=6)
+    assert report_offer(TEXTS, paused).most_image_jobs == 2
 
 
 def test_shares_of_several_image_accounts_add_up() -> None:
