@@ -31,7 +31,7 @@ from sandbox.servers.postgres import open_connection
 from sandbox.system.home import free_port
 from services.generator.blog import prompts
 from services.generator.blog.article import Outline
-from services.generator.providers.openai.provider import build_text_format
+from services.generator.providers.openai.requests import build_text_format
 from shared.domain.api_keys import create_key
 from shared.domain.errors import Unavailable
 from shared.domain.job import SourceType

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from bench.account.decisions import AccountLimits
 from services.generator.blog import prompts
 from services.generator.blog.article import Article, Outline
-from services.generator.providers.openai.provider import build_text_format
+from services.generator.providers.openai.requests import build_text_format
 
 MODEL = "gpt-4o-mini"
 

@@ -1,4 +1,4 @@
-"""Kinds of failure. Each vendor's module translates that vendor's exceptions into these."""
+"""Kinds of failure. The generator builds those of provider calls from its tables of outcomes."""
 
 
 class Transient(Exception):

@@ -11,13 +11,10 @@ from pydantic import SecretStr
 
 from services.generator.providers.accounts.account import ImageAccount
 from services.generator.providers.accounts.prices import Prices
+from services.generator.providers.replicate.http import close_client, create_client
 from services.generator.providers.replicate.prediction import Prediction
-from services.generator.providers.replicate.provider import (
-    ReplicateImageProvider,
-    UnusablePrediction,
-    close_client,
-    create_client,
-)
+from services.generator.providers.replicate.provider import ReplicateImageProvider
+from services.generator.providers.replicate.reads import UnusablePrediction
 from services.generator.quota.provider_limiter import ProviderLimiter
 from shared.domain.errors import Transient
 from tests.support.fake_providers import StandIns

@@ -22,11 +22,11 @@ import pytest
 from sandbox.system.home import free_port
 from services.generator.blog.article import Outline
 from services.generator.providers.accounts.account import TextApi
+from services.generator.providers.openai.client import create_text_client
 from services.generator.providers.openai.provider import (
     OpenAITextProvider,
     TextCall,
     UnsupportedFeature,
-    create_text_client,
 )
 from tests.support.text_accounts import make_text_account, make_text_limiter
 from tests.support.text_answers import OUTLINE_JSON

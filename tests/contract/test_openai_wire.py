@@ -19,13 +19,13 @@ from openai import AsyncOpenAI
 
 from sandbox.system.home import free_port
 from services.generator.blog.article import Article, Outline
+from services.generator.providers.openai.client import create_text_client
 from services.generator.providers.openai.provider import (
     OpenAITextProvider,
     TextCall,
     UnusableAnswer,
-    build_text_format,
-    create_text_client,
 )
+from services.generator.providers.openai.requests import build_text_format
 from shared.domain.errors import Transient
 from shared.domain.messages import Usage
 from tests.support.fake_providers import StandIns, start_fake_providers

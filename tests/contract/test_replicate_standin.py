@@ -13,7 +13,7 @@ from replicate.exceptions import ReplicateError
 
 from services.generator.providers.accounts.account import ImageAccount
 from services.generator.providers.accounts.prices import Prices
-from services.generator.providers.replicate.provider import close_client, create_client
+from services.generator.providers.replicate.http import close_client, create_client
 from tests.support.fake_providers import StandIn, start_fake_providers
 
 MODEL = "black-forest-labs/flux-schnell"

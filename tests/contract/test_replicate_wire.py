@@ -17,14 +17,10 @@ from services.generator.providers.accounts.prices import Prices
 from services.generator.providers.outcomes.outcome import Outcome, OutcomeKind
 from services.generator.providers.replicate import provider as replicate_provider
 from services.generator.providers.replicate import reads
+from services.generator.providers.replicate.http import close_client, create_client
 from services.generator.providers.replicate.prediction import Prediction
-from services.generator.providers.replicate.provider import (
-    GeneratedImage,
-    ReplicateImageProvider,
-    UnusablePrediction,
-    close_client,
-    create_client,
-)
+from services.generator.providers.replicate.provider import ReplicateImageProvider
+from services.generator.providers.replicate.reads import GeneratedImage, UnusablePrediction
 from services.generator.quota.provider_limiter import ProviderLimiter
 from shared.domain.errors import Permanent, Transient
 from tests.support.scripted_replicate import (
@@ -406,7 +402,8 @@ async def test_refused_input_is_the_request_s_fault_once_others_are_served(
 
 
 @pytest.mark.parametrize(
-    "status", [400, 401, 402, 403, 404, 405, 408, 409, 422, 429, 500, 502, 503, 504, 529]
+    "status",
+    [400, 401, 402, 403, 404, 405, 408, 409, 422, 429, 500, 502, 503, 504, 522, 524, 529, 599],
 )
 async def test_refused_creation_never_fails_a_job_without_words(
     images: Images, status: int
@@ -414,7 +411,7 @@ async def test_refused_creation_never_fails_a_job_without_words(
     with pytest.raises(Transient) as error:
         await images.paint(Plan(creation=Response("<html>no</html>", status)))
     assert error.value.blameless
-    assert error.value.in_doubt == (status == 504)
+    assert error.value.in_doubt == (status in (504, 522, 524, 599))
 
 
 async def test_flagged_prompt_fails_its_job_alone(images: Images) -> None:
@@ -535,9 +532,13 @@ def cool_reads(images: Images, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("view", [STARTING, PROCESSING])
-@pytest.mark.parametrize("is_paused", [True, False], ids=["rebalance", "cooling"])
+@pytest.mark.parametrize(
+    ("is_paused", "code"),
+    [(True, "replicate-read-pending"), (False, "provider-cooling")],
+    ids=["rebalance", "cooling"],
+)
 async def test_prediction_is_kept_while_reads_get_no_permit(
-    images: Images, view: dict[str, Any], is_paused: bool
+    images: Images, view: dict[str, Any], is_paused: bool, code: str
 ) -> None:
     """The prediction has succeeded meanwhile: a paid image is not thrown away."""
     job = uuid4()
@@ -549,7 +550,7 @@ async def test_prediction_is_kept_while_reads_get_no_permit(
         cool_reads(images, 60)
     with pytest.raises(Transient) as error:
         await images.provider.fetch_image(job, prediction)
-    assert (error.value.code, error.value.blameless) == ("replicate-read-pending", True)
+    assert (error.value.code, error.value.blameless) == (code, True)
     assert images.server.cancelled == []
 
 

@@ -11,13 +11,13 @@ import pytest
 
 from services.generator.blog.article import Outline
 from services.generator.providers.accounts.account import TextAccount
+from services.generator.providers.openai.client import create_text_client
 from services.generator.providers.openai.provider import (
     BilledFailure,
     OpenAITextProvider,
     TextCall,
     UnsupportedFeature,
     UnusableAnswer,
-    create_text_client,
 )
 from services.generator.quota.provider_limiter import ProviderLimiter
 from shared.domain.errors import Permanent, Transient

@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from services.generator.doctor.rules import Cause, Finding, Status, Target, is_web_page
+from services.generator.doctor.rules import Cause, Finding, Status, Target
+from services.generator.providers.openai.error_words import is_web_page
 from services.generator.providers.outcomes.outcome import CallResult, TransportFailure
 from services.generator.providers.replicate.outcomes import result_words
 

@@ -4,12 +4,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
+from services.generator.providers.openai.error_words import is_web_page
 from services.generator.providers.outcomes.delays import parse_number
 
 _MAX_WORDS = 240
-_WEB_PAGE = re.compile(r"\s*(?:<!doctype html|<html|<head|<body)", re.IGNORECASE)
 _TITLE = re.compile(r"<title[^>]*>([^<]{0,200})", re.IGNORECASE)
 
 
@@ -84,11 +83,6 @@ def cut_words(text: str) -> str:
         text = f"web page: {title[1]}" if title else "web page"
     line = " ".join(text.split())
     return line if len(line) <= _MAX_WORDS else f"{line[: _MAX_WORDS - 1]}…"
-
-
-def is_web_page(body: Any) -> bool:
-    """Return whether a body is an HTML page."""
-    return isinstance(body, str) and _WEB_PAGE.match(body) is not None
 
 
 def judge_limits(

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from services.generator.doctor.rules import Cause, Finding, Status, Target, is_web_page
+from services.generator.doctor.rules import Cause, Finding, Status, Target
+from services.generator.providers.openai.error_words import is_web_page
 from services.generator.providers.openai.errors import find_words, read_error
 from services.generator.providers.openai.outcomes import INCOMPLETE, REFUSED, SCHEMA
 from services.generator.providers.openai.requests import AnswerFormat, ServerFeatures

@@ -1,1 +1,1 @@
-"""Calls the AI providers: one module for each vendor, which also translates the vendor's errors."""
+"""Calls the AI providers: a package for each vendor, with tables of its calls' outcomes."""

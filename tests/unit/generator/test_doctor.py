@@ -428,7 +428,7 @@ async def test_start_is_refused_only_if_all_accounts_of_a_need_fail(
 async def test_account_that_carries_no_call_stops_no_other(provider: StrictProvider) -> None:
     small = text_account(provider, name="small", tokens=100)
     require_quota(ProviderAccounts(texts=(small, text_account(provider)), images=()))
-    with pytest.raises(Unavailable, match="account small: OPENAI_TPM"):
+    with pytest.raises(Unavailable, match="OPENAI_TPM is 100"):
         require_quota(ProviderAccounts(texts=(small,), images=()))
     no_images = image_account(provider, reads=0.5)
     with pytest.raises(Unavailable, match="REPLICATE_READ_RPM"):

@@ -4,7 +4,7 @@ import pytest
 
 from services.generator.blog.steps import _prediction_error
 from services.generator.providers.outcomes.outcome import Outcome, OutcomeKind
-from services.generator.providers.replicate.provider import UnusablePrediction
+from services.generator.providers.replicate.reads import UnusablePrediction
 from shared.domain.errors import Permanent, Transient
 from shared.domain.messages import Usage
 

@@ -108,9 +108,9 @@ def parse_answer(texts: tuple[str, ...], answer: type[A]) -> A:
 def _read_response(body: Mapping[str, Any], usage: TokenUsage | None) -> TextAnswer:
     parts = [
         part
-        for item in _mappings(body.get("output"))
+        for item in list_objects(body.get("output"))
         if item.get("type", "message") == "message"
-        for part in _mappings(item.get("content"))
+        for part in list_objects(item.get("content"))
     ]
     texts = tuple(part["text"] for part in parts if _has_text(part))
     if not texts and isinstance(body.get("output_text"), str):
@@ -134,7 +134,7 @@ def _response_state(body: Mapping[str, Any], *, has_text: bool, refused: bool) -
 
 
 def _read_chat(body: Mapping[str, Any], usage: TokenUsage | None) -> TextAnswer:
-    choice = next(iter(_mappings(body.get("choices"))), {})
+    choice = next(iter(list_objects(body.get("choices"))), {})
     message = _mapping(choice.get("message"))
     texts = tuple(_message_texts(message.get("content")))
     if not texts and isinstance(choice.get("text"), str):
@@ -157,7 +157,7 @@ def _message_texts(content: Any) -> Iterator[str]:
     """Yield the texts of a chat message: one text, or parts."""
     if isinstance(content, str):
         yield from filter(str.strip, [content])
-    yield from (part["text"] for part in _mappings(content) if _has_text(part))
+    yield from (part["text"] for part in list_objects(content) if _has_text(part))
 
 
 def _has_text(part: Mapping[str, Any]) -> bool:
@@ -190,7 +190,8 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _mappings(value: Any) -> list[Mapping[str, Any]]:
+def list_objects(value: Any) -> list[Mapping[str, Any]]:
+    """Return the JSON objects in a list, or nothing for a value of another type."""
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 

@@ -15,10 +15,12 @@ from openai import AsyncAzureOpenAI, AsyncOpenAI
 
 from services.generator.providers.accounts.account import TextAccount
 from services.generator.providers.openai.event_streams import looks_like_events, read_event_stream
-from services.generator.providers.outcomes.outcome import CallResult, TransportFailure
+from services.generator.providers.outcomes.outcome import (
+    NEVER_CONNECTED,
+    CallResult,
+    TransportFailure,
+)
 
-_NEVER_CONNECTED = {"ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol"}
-"""The HTTP client's exceptions by name, because the SDK chooses the client."""
 _CONNECT_S = 10.0
 """Shorter than the call's deadline, so that a call that never began is told apart."""
 _MAX_TEXT_CHARACTERS = 20_000
@@ -70,15 +72,14 @@ def _azure_address(url: str) -> dict[str, Any]:
 
 
 def _find_failure(error: BaseException, other: TransportFailure) -> TransportFailure:
-    never_connected = type(error.__cause__).__name__ in _NEVER_CONNECTED
+    never_connected = type(error.__cause__).__name__ in NEVER_CONNECTED
     return TransportFailure.UNREACHABLE if never_connected else other
 
 
 def _read_response(response: Any) -> CallResult:
-    headers = {name.lower(): value for name, value in response.headers.items()}
     return CallResult(
         status=response.status_code,
-        headers=headers,
+        headers=dict(response.headers),
         body=parse_body(response.content),
         url=str(response.url),
     )

@@ -5,6 +5,7 @@ OpenRouter, LiteLLM, vLLM, Ollama, llama.cpp, LM Studio, Groq, Mistral, DeepSeek
 """
 
 import re
+from typing import Any
 
 NO_CREDIT_CODES = {
     "insufficient_quota",
@@ -142,4 +143,9 @@ BAD_JSON_CODES = {"json_validate_failed"}
 GATEWAY_TIMEOUT = re.compile(r"time[d]?[- ]?out|deadline exceeded")
 RATE_CODES = {"rate_limit_exceeded", "slow_down", "rate_limit_error", "ratelimiterror"}
 RATE = re.compile(r"rate ?limit ?(?:error|exceeded|reached)|too many requests|slow down")
-HTML = re.compile(r"\s*<(?:!doctype|html|head|body|\?xml)", re.IGNORECASE)
+_HTML = re.compile(r"\s*<(?:!doctype|html|head|body|\?xml)", re.IGNORECASE)
+
+
+def is_web_page(body: Any) -> bool:
+    """Return whether a body is an HTML page."""
+    return isinstance(body, str) and _HTML.match(body) is not None

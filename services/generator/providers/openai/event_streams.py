@@ -5,6 +5,8 @@ from typing import Any
 
 import orjson
 
+from services.generator.providers.openai.answers import list_objects
+
 
 def looks_like_events(text: str) -> bool:
     """Return whether a body consists of server-sent events."""
@@ -40,7 +42,7 @@ def _join_chunks(events: list[Mapping[str, Any]]) -> dict[str, Any] | None:
     content, finish, usage = "", None, None
     for event in events:
         usage = event.get("usage") or usage
-        for choice in _objects(event.get("choices")):
+        for choice in list_objects(event.get("choices")):
             delta = choice.get("delta")
             part = delta.get("content") if isinstance(delta, dict) else None
             content += part if isinstance(part, str) else ""
@@ -49,7 +51,3 @@ def _join_chunks(events: list[Mapping[str, Any]]) -> dict[str, Any] | None:
         return None
     message = {"role": "assistant", "content": content}
     return {"choices": [{"message": message, "finish_reason": finish}], "usage": usage}
-
-
-def _objects(value: Any) -> list[Mapping[str, Any]]:
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []

@@ -8,6 +8,7 @@ from services.generator.providers.openai import error_words as known
 from services.generator.providers.openai.answers import AnswerState, read_answer
 from services.generator.providers.openai.errors import ProviderError, find_words, read_error
 from services.generator.providers.outcomes.outcome import (
+    GATEWAY_TIMEOUTS,
     CallResult,
     Outcome,
     OutcomeKind,
@@ -27,7 +28,6 @@ SCHEMA = "openai-schema"
 
 _CLIENT = range(400, 500)
 _SERVER = range(500, 600)
-_GATEWAY_TIMEOUTS = (408, 504, 522, 524, 598, 599)
 
 
 def _failed(failure: TransportFailure) -> Matcher:
@@ -89,10 +89,6 @@ def _exceeds_context_alone(error: ProviderError) -> bool:
 
 def _is_endpoint_missing(error: ProviderError) -> bool:
     return error.is_page or not error.text
-
-
-def _is_page(result: CallResult) -> bool:
-    return isinstance(result.body, str) and known.HTML.match(result.body) is not None
 
 
 def _everything(_: CallResult) -> bool:
@@ -287,7 +283,7 @@ TEXT_OUTCOMES: tuple[OutcomeRow, ...] = (
     ),
     OutcomeRow(
         name="gateway time-out",
-        matches=_error(_GATEWAY_TIMEOUTS),
+        matches=_error((408, *GATEWAY_TIMEOUTS)),
         kind=OutcomeKind.OUTAGE,
         code="openai-timeout",
         in_doubt=True,
@@ -370,7 +366,7 @@ TEXT_OUTCOMES: tuple[OutcomeRow, ...] = (
     ),
     OutcomeRow(
         name="page instead of an answer",
-        matches=_is_page,
+        matches=lambda result: known.is_web_page(result.body),
         kind=OutcomeKind.SETUP_FAULT,
         code="openai-endpoint",
     ),

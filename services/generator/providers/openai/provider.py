@@ -17,14 +17,13 @@ from services.generator.providers.openai.answers import (
     read_answer,
     read_usage,
 )
-from services.generator.providers.openai.client import create_text_client, post_call
+from services.generator.providers.openai.client import post_call
 from services.generator.providers.openai.outcomes import SCHEMA, classify_text
 from services.generator.providers.openai.reasoning import ReasoningRoom
 from services.generator.providers.openai.requests import (
     CallText,
     ServerFeatures,
     build_body,
-    build_text_format,
     expect_features,
     narrow_features,
 )
@@ -36,16 +35,6 @@ from shared.domain.errors import Permanent, Transient
 from shared.domain.messages import Usage
 from shared.observability import tracing
 from shared.observability.log import get_logger
-
-__all__ = [
-    "BilledFailure",
-    "OpenAITextProvider",
-    "TextCall",
-    "UnsupportedFeature",
-    "UnusableAnswer",
-    "build_text_format",
-    "create_text_client",
-]
 
 log = get_logger(__name__)
 

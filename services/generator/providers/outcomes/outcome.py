@@ -53,6 +53,12 @@ class TransportFailure(StrEnum):
     """The connection broke before the answer was complete."""
 
 
+NEVER_CONNECTED = {"ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol"}
+"""The exceptions of the HTTP clients that mean UNREACHABLE, by name: the SDKs choose the client."""
+GATEWAY_TIMEOUTS = (504, 522, 524, 598, 599)
+"""Statuses of a gateway: the server behind it may have done the work."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallResult:
     """The raw result of a call. `status` is 0 if the call returned no whole answer."""

@@ -14,15 +14,12 @@ import httpx
 from replicate.client import Client, RetryTransport
 
 from services.generator.providers.accounts.account import ImageAccount
-from services.generator.providers.outcomes.outcome import CallResult, TransportFailure
-from shared.observability import tracing
-
-_NEVER_CONNECTED = (
-    httpx.ConnectError,
-    httpx.ConnectTimeout,
-    httpx.PoolTimeout,
-    httpx.UnsupportedProtocol,
+from services.generator.providers.outcomes.outcome import (
+    NEVER_CONNECTED,
+    CallResult,
+    TransportFailure,
 )
+from shared.observability import tracing
 
 
 def create_client(account: ImageAccount) -> Client:
@@ -69,7 +66,7 @@ class ReplicateHttp:
             return CallResult(failure=TransportFailure.UNREACHABLE, detail=str(error))
         return CallResult(
             status=response.status_code,
-            headers={name.lower(): value for name, value in response.headers.items()},
+            headers=dict(response.headers),
             body=_parse_body(response),
             url=str(response.url),
         )
@@ -90,7 +87,7 @@ class ReplicateHttp:
                         break
                 return CallResult(
                     status=response.status_code,
-                    headers={name.lower(): value for name, value in response.headers.items()},
+                    headers=dict(response.headers),
                     body=bytes(content[: max_bytes + 1]),
                 )
         except httpx.HTTPError as error:
@@ -115,7 +112,7 @@ async def within(seconds: float, call: Awaitable[CallResult]) -> CallResult:
 
 
 def _failed(error: Exception) -> CallResult:
-    if isinstance(error, _NEVER_CONNECTED):
+    if type(error).__name__ in NEVER_CONNECTED:
         failure = TransportFailure.UNREACHABLE
     elif isinstance(error, httpx.TimeoutException):
         failure = TransportFailure.TIMEOUT

@@ -1,4 +1,4 @@
-"""Recognises image files by their bytes; the media type that a server names is not believed."""
+"""Recognises image files by their bytes, because servers name wrong media types."""
 
 from base64 import b64decode
 from binascii import Error as Base64Error

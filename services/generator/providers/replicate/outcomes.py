@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from services.generator.providers.outcomes.outcome import (
+    GATEWAY_TIMEOUTS,
     CallResult,
     Outcome,
     OutcomeKind,
@@ -153,8 +154,6 @@ def _row(
 
 _UNREACHABLE = TransportFailure.UNREACHABLE
 _TIMEOUT, _LOST = TransportFailure.TIMEOUT, TransportFailure.LOST
-_GATEWAY_TIMEOUTS = (504, 524)
-"""The server behind the gateway may have done the work."""
 _REFUSALS = (400, 403, 422, 451)
 """The statuses that may be about one request."""
 
@@ -230,7 +229,7 @@ CREATION_OUTCOMES: tuple[OutcomeRow, ...] = (
     ),
     _row(
         "creation: gateway time-out",
-        _status(*_GATEWAY_TIMEOUTS),
+        _status(*GATEWAY_TIMEOUTS),
         OutcomeKind.OUTAGE,
         "gateway-timeout",
         in_doubt=True,
@@ -244,7 +243,7 @@ CREATION_OUTCOMES: tuple[OutcomeRow, ...] = (
     ),
     _row("creation: any other answer", _always, OutcomeKind.UNEXPLAINED, "refused"),
 )
-"""POST of a prediction. Only here a call can be in doubt."""
+"""POST of a prediction. An answer that is lost leaves it in doubt whether one was created."""
 
 READ_OUTCOMES: tuple[OutcomeRow, ...] = (
     _row(

@@ -16,12 +16,7 @@ from services.generator.providers.accounts.account import ImageAccount
 from services.generator.providers.accounts.choice import AccountState
 from services.generator.providers.outcomes.outcome import CallResult, OutcomeKind
 from services.generator.providers.replicate import prediction as predictions
-from services.generator.providers.replicate.http import (
-    ReplicateHttp,
-    close_client,
-    create_client,
-    within,
-)
+from services.generator.providers.replicate.http import ReplicateHttp, within
 from services.generator.providers.replicate.outcomes import CREATION_OUTCOMES, classify
 from services.generator.providers.replicate.prediction import Prediction
 from services.generator.providers.replicate.reads import (
@@ -32,14 +27,7 @@ from services.generator.providers.replicate.reads import (
 from services.generator.quota.provider_limiter import ProviderLimiter
 from services.generator.quota.rules import Permit
 
-__all__ = [
-    "FIXED_INPUTS",
-    "GeneratedImage",
-    "ReplicateImageProvider",
-    "UnusablePrediction",
-    "close_client",
-    "create_client",
-]
+__all__ = ["GeneratedImage", "ReplicateImageProvider", "UnusablePrediction"]
 
 FIXED_INPUTS = {"aspect_ratio": "16:9", "output_format": "png"}
 """The inputs of every prediction beside its prompt."""
