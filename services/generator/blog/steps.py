@@ -41,7 +41,7 @@ from services.generator.providers.openai.provider import (
     UnusableAnswer,
 )
 from services.generator.providers.replicate.prediction import Prediction
-from services.generator.providers.replicate.provider import GeneratedImage, UnusablePrediction
+from services.generator.providers.replicate.reads import GeneratedImage, UnusablePrediction
 from services.generator.quota.rules import Permit
 from shared.domain.errors import Permanent, Transient
 from shared.domain.job import Step

@@ -21,7 +21,7 @@ from services.generator.providers.openai.provider import (
 )
 from services.generator.providers.outcomes.outcome import Outcome, OutcomeKind
 from services.generator.providers.replicate.prediction import Prediction
-from services.generator.providers.replicate.provider import GeneratedImage
+from services.generator.providers.replicate.reads import GeneratedImage
 from services.generator.quota.rules import Permit
 from shared.domain.errors import Permanent, Transient
 from shared.domain.job import Step

@@ -22,12 +22,9 @@ from services.generator.providers.replicate.prediction import Prediction
 from services.generator.providers.replicate.reads import (
     GeneratedImage,
     PredictionReader,
-    UnusablePrediction,
 )
 from services.generator.quota.provider_limiter import ProviderLimiter
 from services.generator.quota.rules import Permit
-
-__all__ = ["GeneratedImage", "ReplicateImageProvider", "UnusablePrediction"]
 
 FIXED_INPUTS = {"aspect_ratio": "16:9", "output_format": "png"}
 """The inputs of every prediction beside its prompt."""
