@@ -19,6 +19,8 @@ from shared.observability.log import get_logger
 
 log = get_logger(__name__)
 
+_LONG_WAIT_S = 10.0
+"""A call that waits longer is better made by a worker with more quota."""
 _PERMIT_S = 3.0
 """The validity of a permit: one write to PostgreSQL comes between the grant and its call."""
 _NO_QUOTA_PAUSE_S = 1.0
@@ -30,6 +32,15 @@ def _no_quota_error() -> Transient:
         "this worker owns no partition that carries quota of the provider",
         code="no-share",
         delay=_NO_QUOTA_PAUSE_S,
+        blameless=True,
+    )
+
+
+def _quota_moved_error() -> Transient:
+    return Transient(
+        "this worker's quota has shrunk, and another worker has more",
+        code="quota-moved",
+        delay=0.0,
         blameless=True,
     )
 
@@ -76,6 +87,8 @@ class ProviderLimiter:
         self._timer: asyncio.TimerHandle | None = None
         self._share: float | None = None
         """`None` before the first assignment and during a rebalance."""
+        self._former_share = 0.0
+        """The share of the last assignment."""
         self._partitions: Sequence[int] = ()
         self._carrying: int | None = None
         self._permits_issued = 0
@@ -143,12 +156,18 @@ class ProviderLimiter:
     ) -> None:
         """Own this share (0 to 1) of the account's limits from now on, with the restored levels.
 
-        `partitions` are the owned ones of all `carrying` that carry this quota.
+        `partitions` are the owned ones of all `carrying` that carry this quota. If the share has
+        shrunk, calls with a long wait are rejected: their jobs go where the quota went.
         """
         self._partitions, self._share, self._carrying = partitions, share, carrying
-        self._rules.assign_share(share, levels, self._loop.time())
+        now = self._loop.time()
+        self._rules.assign_share(share, levels, now)
         if share <= 0:
             self._reject_waiters(_no_quota_error())
+        elif share < self._former_share:
+            late = self._rules.find_late_reservations(_LONG_WAIT_S, now)
+            self._reject(late, _quota_moved_error())
+        self._former_share = share
         self._grant_ready()
 
     def carried_calls(self) -> dict[str, int]:
@@ -370,11 +389,14 @@ class ProviderLimiter:
             )
 
     def _reject_waiters(self, error: Transient) -> None:
-        for reservation, waiter in self._waiters.items():
+        self._reject(list(self._waiters), error)
+
+    def _reject(self, reservations: Sequence[Reservation], error: Transient) -> None:
+        for reservation in reservations:
             self._rules.cancel_reservation(reservation)
+            waiter = self._waiters.pop(reservation)
             if not waiter.done():
                 waiter.set_exception(error)
-        self._waiters.clear()
 
     def _issue_permit(self, reservation: Reservation) -> Permit:
         """Build the permit at the moment of the grant.

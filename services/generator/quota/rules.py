@@ -199,6 +199,15 @@ class RateLimiter:
                 before[resource] += need
         return waits
 
+    def find_late_reservations(self, within_s: float, now: float) -> list[Reservation]:
+        """Return the queued reservations that will not be granted within these seconds."""
+        waits = self.estimate_waits(now)
+        return [
+            reservation
+            for reservation, wait_s in zip(self._queue, waits, strict=True)
+            if wait_s > within_s
+        ]
+
     def estimate_wait(self, needs: Mapping[str, float], now: float) -> float:
         """Estimate the seconds until a call with these needs would be granted, behind all others.
 

@@ -58,6 +58,21 @@ async def test_waiting_call_is_rejected_when_the_quota_moves() -> None:
     assert all(state.queued == 0 for state in limiter.build_reports())
 
 
+async def test_calls_with_a_long_wait_go_where_the_quota_went() -> None:
+    limiter = make_limiter()
+    limiter.assign_share((0, 1), 1, {"requests": -1})
+    waiting = [asyncio.create_task(limiter.acquire({"requests": 1}, JOB)) for _ in range(8)]
+    await asyncio.sleep(0)
+    limiter.pause_grants()
+    limiter.assign_share((0,), 0.25, {"requests": -1})
+    await asyncio.sleep(0)
+    rejected = [call for call in waiting if call.done()]
+    assert rejected == waiting[2:], "the first two are granted within ten seconds"
+    assert isinstance(rejected[0].exception(), Transient)
+    for call in waiting[:2]:
+        call.cancel()
+
+
 async def test_permit_expires_after_three_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     limiter = make_limiter()
     limiter.assign_share((0,), 1, {"requests": 1})
