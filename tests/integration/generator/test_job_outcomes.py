@@ -489,10 +489,11 @@ async def test_call_without_answer_is_repeated_twice_while_others_are_served(
     async with start(openai_timeout_s=1.5):
         await backend.insert_dispatched(request)
         for attempt in (1, 2, 3):
-            other = make_request(images=0)
-            await backend.insert_dispatched(other)
+            others = [make_request(images=0) for _ in range(3)]
+            for other in others:
+                await backend.insert_dispatched(other)
             await eventually(partial(_outcomes_reach, backend, request.id, attempt), every=0.3)
-            assert await backend.has_status(other.id, "DONE")
+            assert await backend.has_status(others[-1].id, "DONE")
             if attempt < 3:
                 row = await backend.row(request.id)
                 assert (row["status"], row["blameless"]) == ("PENDING", attempt)

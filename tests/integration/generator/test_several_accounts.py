@@ -135,12 +135,13 @@ def make_requests(count: int, **changes: Any) -> list[BlogRequested]:
 
 
 async def test_idle_accounts_share_the_calls_by_weight(accounts: TwoAccounts) -> None:
-    requests = make_requests(20)
+    requests = make_requests(12)
     async with accounts.run(second="weight = 3"):
-        await accounts.write(*requests)
+        for request in requests:  # one after the other: no account makes calls wait
+            await accounts.write(request)
     first, second = accounts.calls(*requests)
-    assert first + second == 40
-    assert 5 <= first <= 15
+    assert first + second == 24
+    assert 4 <= first <= 8
 
 
 async def test_model_and_pinned_store_choose_the_account(accounts: TwoAccounts) -> None:
