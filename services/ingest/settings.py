@@ -81,10 +81,13 @@ class IngestSettings(AdmissionSettings, KafkaSettings, PostgresSettings):
     @cached_property
     def request_policy(self) -> RequestPolicy:
         """What requests may contain. Raises `Unavailable` if `PROVIDERS_FILE` is not right."""
-        file = self.providers_file
+        if self.providers_file is None:
+            return RequestPolicy(loopback=self.webhook_allow_loopback)
+        file = load_providers_file(self.providers_file)
         return RequestPolicy(
             loopback=self.webhook_allow_loopback,
-            models=load_providers_file(file).models if file is not None else (),
+            models=file.models,
+            pinned_models=file.pinned_models,
         )
 
     @model_validator(mode="after")

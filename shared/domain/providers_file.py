@@ -95,6 +95,12 @@ class ProvidersFile(_Entry):
         """The models that a job may ask for, in the order of the file."""
         return tuple(dict.fromkeys(account.model for account in self.text))
 
+    @property
+    def pinned_models(self) -> dict[str, str]:
+        """The model of each pinned store's account."""
+        models = {account.name: account.model for account in self.text}
+        return {store: models[account] for store, account in self.stores.items()}
+
 
 def load_providers_file(path: Path) -> ProvidersFile:
     """Read the file. Raises `Unavailable` with one line that names each entry at fault."""

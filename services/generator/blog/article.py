@@ -12,6 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 _INLINE_TAGS = {"strong", "em", "a"}
 _ATTRIBUTES = {"a": {"href"}}
+_LONE_SURROGATE = re.compile(
+    r"(?<!\\)((?:\\\\)*)(?:\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
+    r"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2})"
+)
 _NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 
 
@@ -69,8 +73,11 @@ def _clean_inline(text: str) -> str:
 
 
 def strip_nul(json: str) -> str:
-    """Remove U+0000 from a JSON text. PostgreSQL cannot store it, and the answer is paid for."""
-    return _NUL.sub(r"\1", json)
+    """Remove U+0000 and lone surrogates from a JSON text. PostgreSQL cannot store them.
+
+    The answer is paid for.
+    """
+    return _LONE_SURROGATE.sub(r"\1", _NUL.sub(r"\1", json))
 
 
 def to_plain_text(text: str, limit: int) -> str:

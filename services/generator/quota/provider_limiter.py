@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from math import inf
 from uuid import UUID
 
-from services.generator.providers.outcomes.circuit_breaker import CircuitBreaker
+from services.generator.providers.outcomes.circuit_breaker import SUSPECTS_LATER_S, CircuitBreaker
 from services.generator.providers.outcomes.delays import parse_number
 from services.generator.providers.outcomes.evidence import ServedCalls
 from services.generator.providers.outcomes.outcome import Outcome, OutcomeKind, as_request_fault
@@ -252,16 +252,26 @@ class ProviderLimiter:
                 self._served.record_lost(call, job, now)
                 if self._circuit.record_failure(job, requested_at, now):
                     self._announce_open_circuit("provider outage", outcome)
-            case OutcomeKind.UNEXPLAINED:
-                since = self._served.first_unexplained_at(call, job, now)
-                if self._served.others_served_since(call, job, since):
-                    return as_request_fault(outcome)
-                self._record_rejection(outcome, job, requested_at)
-            case OutcomeKind.ACCOUNT_FAULT | OutcomeKind.SETUP_FAULT:
+            case _ if self._is_requests_own(outcome.kind, call, job):
+                return as_request_fault(outcome)
+            case _:
                 self._record_rejection(outcome, job, requested_at)
         if self._circuit.is_open:
-            return replace(outcome, delay=max(outcome.delay or 0.0, self._retry_s))
+            # The jobs that failed wait longer: another one should be the probe.
+            later = SUSPECTS_LATER_S if self._circuit.is_suspect(job) else 0.0
+            return replace(outcome, delay=max(outcome.delay or 0.0, self._retry_s + later))
         return outcome
+
+    def _is_requests_own(self, kind: OutcomeKind, call: str, job: UUID) -> bool:
+        """Return whether other jobs' calls of this kind were served since the first rejection.
+
+        A known fault of the set-up needs more evidence than an unexplained one. A rejected account
+        is never the request's fault.
+        """
+        since = self._served.first_unexplained_at(call, job, self._loop.time())
+        if kind is OutcomeKind.UNEXPLAINED:
+            return self._served.others_served_since(call, job, since)
+        return kind is OutcomeKind.SETUP_FAULT and self._served.many_served_since(call, job, since)
 
     def _record_served(self, requested_at: float, *, billed: bool) -> None:
         if billed:  # a free call says nothing about the limit on billed ones

@@ -90,6 +90,8 @@ class BulkSubmitHandler:
     async def _submit(self, request: Request, store: str) -> Response:
         now, parsed = await self._parse(request)
         requests = parsed.requests
+        for model in {item.model for item in requests}:
+            self._settings.request_policy.check_model(store, model)
         key = rules.single_idempotency_key(request.headers.getlist("idempotency-key"))
         call = rules.job_id(store, key, uuid_utils.compat.uuid7())
         jobs = await asyncio.to_thread(_job_ids, len(requests), call=call if key else None)

@@ -50,6 +50,7 @@ class SubmitHandler:
         content = await read_json(request, limit=self._settings.max_body_bytes)
         now = datetime.now(UTC)
         body = rules.parse_request(content, now=now, policy=self._settings.request_policy)
+        self._settings.request_policy.check_model(store, body.model)
         key = rules.single_idempotency_key(request.headers.getlist("idempotency-key"))
         job = rules.job_id(store, key, uuid_utils.compat.uuid7())
         state = self._admission.closed_state(store)

@@ -6,7 +6,7 @@ Pure.
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 from uuid import UUID, uuid5
@@ -110,6 +110,14 @@ class RequestPolicy:
     """A webhook may address this machine."""
     models: tuple[str, ...] = ()
     """The models that a request may name."""
+    pinned_models: Mapping[str, str] = field(default_factory=dict)
+    """The model of each store that is pinned to an account."""
+
+    def check_model(self, store: str, model: str | None) -> None:
+        """Refuse a model that a pinned store's account does not have."""
+        pinned = self.pinned_models.get(store)
+        if model is not None and pinned is not None and model != pinned:
+            raise invalid_field("model", f"must be {pinned} for this store")
 
 
 class BlogRequestBody(BaseModel):

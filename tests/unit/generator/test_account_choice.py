@@ -33,7 +33,7 @@ def state(name: str, wait_s: float = 0.0, **fields: float | bool) -> AccountStat
         (None, "withdrawn", ("main", "second")),
         ("large", None, ("large",)),
         ("second", "small", ("second",)),
-        ("second", "large", ("large",)),
+        ("second", "large", ("second",)),
         ("second", "withdrawn", ("second",)),
     ],
 )

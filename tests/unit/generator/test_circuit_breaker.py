@@ -4,7 +4,7 @@ from uuid import UUID
 
 from services.generator.providers.outcomes.circuit_breaker import CircuitBreaker
 
-A, B, C = (UUID(int=number) for number in (1, 2, 3))
+A, B, C, D = (UUID(int=number) for number in (1, 2, 3, 4))
 
 
 def open_by_rejections(now: float) -> CircuitBreaker:
@@ -16,13 +16,13 @@ def open_by_rejections(now: float) -> CircuitBreaker:
 
 def test_open_circuit_allows_one_probe_and_closes_on_success() -> None:
     circuit = open_by_rejections(now=100)
-    assert not circuit.record_rejection(C, requested_at=99, now=101), "begun before"
-    assert not circuit.allow_call(159, C)
-    assert circuit.is_probe_due(160)
-    assert circuit.allow_call(160, C)
-    assert not circuit.allow_call(161, A)
-    assert circuit.record_success(requested_at=160)
-    assert circuit.allow_call(161, A)
+    assert not circuit.record_rejection(D, requested_at=101, now=102), "begun with an old permit"
+    assert not circuit.allow_call(114, C)
+    assert circuit.is_probe_due(115)
+    assert circuit.allow_call(115, C)
+    assert not circuit.allow_call(116, A)
+    assert circuit.record_success(requested_at=115)
+    assert circuit.allow_call(116, A)
 
 
 def test_one_job_never_opens_the_circuit() -> None:
@@ -61,22 +61,32 @@ def test_only_a_later_billed_success_ends_a_rejection() -> None:
 
 def test_rejected_probe_doubles_the_pause_up_to_ten_minutes() -> None:
     circuit, now, pauses = open_by_rejections(now=0), 0.0, []
-    for number in range(6):
+    for number in range(8):
         pauses.append(circuit.seconds_until_probe(now))
         now += pauses[-1]
         job = UUID(int=number + 10)
         assert circuit.allow_call(now, job)
         circuit.record_rejection(job, now, now)
-    assert pauses == [60, 120, 240, 480, 600, 600]
+    assert pauses == [15, 30, 60, 120, 240, 480, 600, 600]
 
 
 def test_probe_goes_to_another_job_first() -> None:
     circuit = CircuitBreaker()
     for job in (A, A, A, B, B):
         circuit.record_failure(job, 0, 0)
-    assert not circuit.allow_call(5, B), "the last failing job"
-    assert circuit.allow_call(5, A)
-    circuit.record_failure(A, 5, 5)
-    assert circuit.seconds_until_probe(5) == 10
-    assert not circuit.allow_call(44, A)
-    assert circuit.allow_call(45, A), "no other job came"
+    assert not any(circuit.allow_call(14, job) for job in (A, B)), "their own calls failed"
+    assert circuit.allow_call(14, C)
+    circuit.record_failure(C, 14, 14)
+    assert circuit.seconds_until_probe(14) == 10
+    assert not circuit.allow_call(33, A)
+    assert circuit.allow_call(34, A), "no other job came"
+
+
+def test_two_rejected_jobs_do_not_stop_a_provider_that_serves_others() -> None:
+    circuit = CircuitBreaker()
+    circuit.record_success(requested_at=90)
+    rejected = [circuit.record_rejection(job, 100, 100) for job in (A, B, C, D)]
+    assert rejected == [False, False, False, True]
+    quiet = CircuitBreaker()
+    quiet.record_success(requested_at=39)
+    assert [quiet.record_rejection(job, 100, 100) for job in (A, B)] == [False, True]

@@ -143,7 +143,30 @@ async def test_unexplained_refusal_of_two_jobs_is_the_set_up() -> None:
     error = outcome.to_error()
     assert isinstance(error, Transient)
     assert error.blameless
-    assert error.delay == pytest.approx(60, abs=0.1)
+    assert error.delay == pytest.approx(15 + 10, abs=0.1)
+
+
+async def test_set_up_fault_of_one_job_is_its_own_once_three_others_are_served() -> None:
+    limiter = make_limiter()
+    record(limiter, OutcomeKind.SETUP_FAULT, JOB)
+    for number, kind in (
+        (10, OutcomeKind.SETUP_FAULT),
+        (11, OutcomeKind.SETUP_FAULT),
+        (12, OutcomeKind.REQUEST_FAULT),
+    ):
+        await asyncio.sleep(0.001)
+        record(limiter, OutcomeKind.ANSWER, UUID(int=number))
+        assert record(limiter, OutcomeKind.SETUP_FAULT, JOB).kind is kind
+    assert not limiter.circuit_open
+
+
+async def test_answers_lost_again_and_again_are_isolated_by_the_time_between_them() -> None:
+    limiter = make_limiter()
+    record(limiter, OutcomeKind.OUTAGE, JOB)
+    for number in (10, 11, 12):
+        await asyncio.sleep(0.001)
+        record(limiter, OutcomeKind.ANSWER, UUID(int=number))
+    assert record(limiter, OutcomeKind.OUTAGE, JOB).isolated
 
 
 async def test_lost_answer_is_isolated_if_three_others_were_served_meanwhile() -> None:

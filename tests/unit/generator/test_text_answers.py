@@ -127,7 +127,7 @@ def _keywords(schema: Any) -> set[str]:
         ),
         (
             {"input_tokens": "many", "output_tokens": -4, "total_tokens": 1e300},
-            TokenUsage(input=0, output=0, reasoning=0),
+            None,
         ),
         ({"input_tokens": 9, "output_tokens": None}, TokenUsage(input=9, output=0, reasoning=0)),
     ],
@@ -185,3 +185,19 @@ def test_stream_that_breaks_off_is_unreadable() -> None:
     text = chunk(OUTLINE_JSON[:25])
     assert looks_like_events(text)
     assert read_event_stream(text) == text
+
+
+@pytest.mark.parametrize(
+    ("usage", "tokens"),
+    [
+        ({"input_tokens": "685", "output_tokens": "600"}, (685, 600)),
+        ({"prompt_tokens": 10, "completion_tokens": 20.0}, (10, 20)),
+        ({"input_tokens": -5, "output_tokens": 3}, None),
+        ({"input_tokens": 5, "output_tokens": 10**18}, None),
+        ({"input_tokens": 5, "output_tokens": "many"}, None),
+        ({}, None),
+    ],
+)
+def test_usage_is_read_or_impossible(usage: dict[str, Any], tokens: tuple[int, int] | None) -> None:
+    read = read_usage({"usage": usage})
+    assert (read and (read.input, read.output)) == tokens

@@ -288,6 +288,15 @@ def test_model_is_one_that_the_operator_offers() -> None:
         rules.parse_request(GOOD | {"model": "gpt-4o-mini"}, now=NOW)
 
 
+def test_pinned_store_gets_the_model_of_its_account() -> None:
+    policy = rules.RequestPolicy(models=("a", "b"), pinned_models={"shop": "a"})
+    for model in (None, "a"):
+        policy.check_model("shop", model)
+    policy.check_model("other", "b")
+    with pytest.raises(InvalidRequestError, match="model: must be a for this store"):
+        policy.check_model("shop", "b")
+
+
 def test_fingerprint_of_released_fields_never_changes() -> None:
     """Idempotency keys of the last seven days meet the requests of a new release."""
     body = rules.parse_request(GOOD, now=NOW)

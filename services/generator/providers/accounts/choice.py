@@ -40,12 +40,12 @@ def select_offers(
 ) -> tuple[str, ...]:
     """Return the names of the accounts that may serve a job.
 
-    A pinned store uses its account alone, unless the job asks for another model. A job without a
+    A pinned store uses its account alone. A job without a
     model uses the accounts that serve by default. A model that is no longer offered is written by
     the default accounts, because an accepted job is never refused.
     """
     by_model = tuple(offer.name for offer in offers if model is not None and offer.model == model)
-    if pinned is not None and (not by_model or pinned in by_model):
+    if pinned is not None:
         return (pinned,)
     return by_model or tuple(offer.name for offer in offers if not offer.only_on_request)
 

@@ -71,15 +71,21 @@ def read_answer(body: Any) -> TextAnswer | None:
 
 
 def read_usage(body: Any) -> TokenUsage | None:
-    """Read the usage of either shape. Some servers leave reasoning out of the output tokens."""
+    """Read the usage of either shape, or `None` if there is none, or an impossible one.
+
+    Some servers leave reasoning out of the output tokens.
+    """
     usage = _mapping(body).get("usage")
     if not isinstance(usage, dict) or not usage:
         return None
     spent_input = _count(usage.get("input_tokens", usage.get("prompt_tokens")))
     output = _count(usage.get("output_tokens", usage.get("completion_tokens")))
+    total = _count(usage.get("total_tokens"))
     details = usage.get("output_tokens_details", usage.get("completion_tokens_details"))
-    reasoning = _count(_mapping(details).get("reasoning_tokens"))
-    output = max(output, _count(usage.get("total_tokens")) - spent_input)
+    reasoning = _count(_mapping(details).get("reasoning_tokens")) or 0
+    if spent_input is None or output is None or total is None:
+        return None
+    output = max(output, total - spent_input)
     return TokenUsage(input=spent_input, output=output, reasoning=min(reasoning, output))
 
 
@@ -195,8 +201,14 @@ def list_objects(value: Any) -> list[Mapping[str, Any]]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
-def _count(value: Any) -> int:
-    """Return a number of tokens. Anything but a plausible number is 0."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+def _count(value: Any) -> int | None:
+    """Return a number of tokens, also from a text; 0 for none, `None` for an impossible one."""
+    if value is None:
         return 0
-    return int(value) if 0 < value <= _MAX_TOKENS else 0
+    if isinstance(value, bool):
+        return None
+    try:
+        tokens = int(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return tokens if 0 <= tokens <= _MAX_TOKENS else None

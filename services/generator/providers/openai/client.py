@@ -5,6 +5,7 @@ models are not used.
 """
 
 import asyncio
+import codecs
 from collections.abc import Mapping
 from typing import Any
 
@@ -88,7 +89,7 @@ def _read_response(response: Any) -> CallResult:
 def parse_body(content: bytes) -> Any:
     """Parse a body as JSON or as server-sent events, or return its text."""
     try:
-        return orjson.loads(content)
+        return orjson.loads(content.removeprefix(codecs.BOM_UTF8))
     except orjson.JSONDecodeError:
         text = content.decode(errors="replace")
     return read_event_stream(text) if looks_like_events(text) else text[:_MAX_TEXT_CHARACTERS]

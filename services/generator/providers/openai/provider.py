@@ -197,7 +197,7 @@ class OpenAITextProvider:
     ) -> Usage:
         """Return the billed usage. A text without reported usage counts with an upper bound."""
         tokens = read_usage(result.body)
-        if tokens is None:
+        if tokens is None or (outcome.kind is OutcomeKind.ANSWER and not tokens.output):
             if outcome.kind not in (OutcomeKind.ANSWER, OutcomeKind.ANSWER_FAULT):
                 return Usage()
             read = read_answer(result.body)

@@ -8,7 +8,7 @@ probe is allowed. One job's trouble never opens it.
 from math import inf
 from uuid import UUID
 
-_REJECTION_FIRST_PAUSE_S = 60.0
+_REJECTION_FIRST_PAUSE_S = 15.0
 _REJECTION_MAX_PAUSE_S = 600.0
 _OUTAGE_FIRST_PAUSE_S = 5.0
 _OUTAGE_MAX_PAUSE_S = 60.0
@@ -16,9 +16,12 @@ _OUTAGE_FAILURES = 5
 """Consecutive failures that count as an outage."""
 _MIN_JOBS = 2
 """Different jobs whose calls must fail."""
+_MIN_REJECTED_WHILE_SERVING = 4
+"""Different jobs that must be rejected if other jobs were served in the last minute."""
+_SERVING_S = 60.0
 _PROBE_EVERY_S = 10.0
-_SAME_JOB_LATER_S = 30.0
-"""The job whose probe failed last lets other jobs go first for so long."""
+SUSPECTS_LATER_S = 10.0
+"""Jobs whose calls failed let other jobs probe first for so long."""
 
 
 class CircuitBreaker:
@@ -31,17 +34,17 @@ class CircuitBreaker:
         self._failures = 0
         self._failing_jobs: set[UUID] = set()
         self._rejected_jobs: set[UUID] = set()
-        self._last_failing: UUID | None = None
+        self._served_at = -inf
         self._rejects = False
+        self._probing = False
         self.is_open = False
 
     def record_failure(self, job: UUID, requested_at: float, now: float) -> bool:
         """Record a provider error or a missing answer. Returns true if this opens the circuit."""
+        self._failing_jobs.add(job)
         if self._is_outdated(requested_at):
             return False
-        self._last_failing = job
         self._failures += 1
-        self._failing_jobs.add(job)
         enough = self._failures >= _OUTAGE_FAILURES and len(self._failing_jobs) >= _MIN_JOBS
         if not self.is_open and not enough:
             return False
@@ -52,11 +55,12 @@ class CircuitBreaker:
 
         Returns true if this opens the circuit.
         """
+        self._rejected_jobs.add(job)
         if self._is_outdated(requested_at):
             return False
-        self._last_failing = job
-        self._rejected_jobs.add(job)
-        if not self.is_open and len(self._rejected_jobs) < _MIN_JOBS:
+        serves = now - self._served_at < _SERVING_S
+        needed = _MIN_REJECTED_WHILE_SERVING if serves else _MIN_JOBS
+        if not self.is_open and len(self._rejected_jobs) < needed:
             return False
         self._rejects = True
         return self._open(now, _REJECTION_FIRST_PAUSE_S, _REJECTION_MAX_PAUSE_S)
@@ -67,6 +71,8 @@ class CircuitBreaker:
         After a rejection only a billed call that began later proves that the provider accepts the
         account again.
         """
+        if billed:
+            self._served_at = requested_at
         proves = not self._rejects or (billed and requested_at >= self._tripped_at)
         if self.is_open and not proves:
             return False
@@ -88,24 +94,30 @@ class CircuitBreaker:
         allowed = self.would_allow(now, job)
         if allowed and self.is_open:
             self._probe_at = now + _PROBE_EVERY_S
+            self._probing = True
         return allowed
 
     def would_allow(self, now: float, job: UUID) -> bool:
         """Return whether a job may make a call, without making it the probe."""
-        wait = _SAME_JOB_LATER_S if job == self._last_failing else 0.0
+        wait = SUSPECTS_LATER_S if self.is_suspect(job) else 0.0
         return not self.is_open or now >= self._probe_at + wait
+
+    def is_suspect(self, job: UUID) -> bool:
+        """Return whether the job's own calls have failed since the last success."""
+        return job in self._failing_jobs or job in self._rejected_jobs
 
     def seconds_until_probe(self, now: float) -> float:
         """Return the seconds until the next probe, at least 1, or 0 if the circuit is closed."""
         return max(self._probe_at - now, 1.0) if self.is_open else 0.0
 
     def _is_outdated(self, requested_at: float) -> bool:
-        """Return whether a failed call began before the circuit opened: it proves nothing new."""
-        return self.is_open and requested_at < self._tripped_at
+        """Return whether a failed call proves nothing new: only a probe does while it is open."""
+        return self.is_open and (requested_at < self._tripped_at or not self._probing)
 
     def _open(self, now: float, first_s: float, max_s: float) -> bool:
         was_closed, self.is_open = not self.is_open, True
         self._pause_s = min(max(self._pause_s * 2, first_s), max_s)
         self._probe_at = now + self._pause_s
         self._tripped_at = now
+        self._probing = False
         return was_closed

@@ -19,6 +19,7 @@ class ServedCalls:
     def __init__(self) -> None:
         self._served: dict[str, OrderedDict[UUID, float]] = {}
         self._lost: dict[str, tuple[UUID, float]] = {}
+        self._lost_by: OrderedDict[tuple[str, UUID], float] = OrderedDict()
         self._unexplained: OrderedDict[tuple[str, UUID], float] = OrderedDict()
 
     def record_served(self, call: str, job: UUID, now: float) -> None:
@@ -29,16 +30,26 @@ class ServedCalls:
         if len(served) > _JOBS_KEPT:
             served.popitem(last=False)
         self._unexplained.pop((call, job), None)
+        self._lost_by.pop((call, job), None)
 
     def record_lost(self, call: str, job: UUID, now: float) -> None:
         """Record a call without an answer."""
         self._lost[call] = (job, now)
+        self._lost_by[call, job] = now
+        if len(self._lost_by) > _MAX_UNEXPLAINED:
+            self._lost_by.popitem(last=False)
 
     def is_isolated(self, call: str, job: UUID, since: float) -> bool:
-        """Return whether only this job's call was lost since `since`, and many others served."""
+        """Return whether only this job's call was lost since `since`, and many others served.
+
+        If this job's former call was lost as well, the time since then counts.
+        """
+        since = min(since, self._lost_by.get((call, job), since))
         lost_by, lost_at = self._lost.get(call, (job, -inf))
-        if lost_by != job and lost_at > since:
-            return False
+        return not (lost_by != job and lost_at > since) and self.many_served_since(call, job, since)
+
+    def many_served_since(self, call: str, job: UUID, since: float) -> bool:
+        """Return whether calls of this kind of three other jobs were served after `since`."""
         served = self._served.get(call, OrderedDict[UUID, float]())
         return sum(at > since for other, at in served.items() if other != job) >= _MANY
 
@@ -48,7 +59,7 @@ class ServedCalls:
         return any(at > since for other, at in served.items() if other != job)
 
     def first_unexplained_at(self, call: str, job: UUID, now: float) -> float:
-        """Return when this job's call first got an unexplained answer: `now` if never before."""
+        """Return when this job's call was first refused without a fault of its own, or `now`."""
         first = self._unexplained.setdefault((call, job), now)
         if len(self._unexplained) > _MAX_UNEXPLAINED:
             self._unexplained.popitem(last=False)

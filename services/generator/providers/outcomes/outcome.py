@@ -34,7 +34,10 @@ EFFECTS: Mapping[OutcomeKind, str] = {
     OutcomeKind.OUTAGE: "The job waits with growing pauses. It costs no attempt.",
     OutcomeKind.THROTTLED: "The job waits as long as told; the pace is lowered. No attempt.",
     OutcomeKind.ACCOUNT_FAULT: "Jobs that need the account wait until it serves. No attempt.",
-    OutcomeKind.SETUP_FAULT: "Jobs wait until the set-up is corrected. No attempt.",
+    OutcomeKind.SETUP_FAULT: (
+        "Jobs wait until the set-up is corrected. No attempt. If three other jobs' calls of this"
+        " kind have been served since, it is this request's fault."
+    ),
     OutcomeKind.UNEXPLAINED: (
         "The request's fault once another job's call of this kind has been served since; a set-up"
         " fault if a second job gets the same. The job waits until then. No attempt."
