@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from services.generator import service
+from shared.domain.messages import WorkerReport
+from shared.kafka.topics import WORKERS
 from tests.support.backend import Backend, make_request, running_service
 from tests.support.eventually import eventually
 from tests.support.fake_providers import StandIns
@@ -40,6 +42,7 @@ async def test_jobs_without_image_run_while_images_are_unavailable(
         folder=tmp_path,
     )
     rejected = [make_request(), make_request()]
+    warm_up = make_request(store="store-c", images=0)
     second = make_request(store="store-b")
     texts = [make_request(store="store-b", images=0) for _ in range(3)]
     for request in rejected:
@@ -51,6 +54,10 @@ async def test_jobs_without_image_run_while_images_are_unavailable(
         for request in rejected:
             await backend.submit(request)
         await eventually(lambda: _have_retried(backend), what="two rejected images")
+        await eventually(lambda: _is_reported(backend), what="the report of the outage")
+        # A job's way through all services gives the scheduler time to read that report.
+        await backend.submit(warm_up)
+        await eventually(partial(backend.has_status, warm_up.id, "DONE"))
         for request in (second, *texts):
             await backend.submit(request)
         for request in texts:
@@ -65,6 +72,16 @@ async def _have_retried(backend: Backend) -> bool:
     """Return whether two jobs are back in the queue without a fault of theirs."""
     query = "SELECT count(*) = 2 FROM blog_generations WHERE status = 'PENDING' AND blameless > 0"
     return bool(await backend.database.fetchval(query))
+
+
+async def _is_reported(backend: Backend) -> bool:
+    """Return whether a worker has reported that images are unavailable."""
+    return any(
+        limiter.circuit_open or limiter.cooling_until is not None
+        for _, message in await backend.read_records(WORKERS)
+        if isinstance(message, WorkerReport)
+        for limiter in message.limiters
+    )
 
 
 async def _waits_because(backend: Backend, reason: str) -> bool:
