@@ -8,6 +8,7 @@ import asyncpg
 from services.generator.blog.image_storage import FolderImageStorage
 from services.generator.blog.steps import BlogSteps
 from services.generator.doctor.providers import require_providers, require_quota
+from services.generator.jobs.concurrency import AdaptiveConcurrency
 from services.generator.jobs.consumer import TaskConsumer
 from services.generator.jobs.events import JobEventPublisher
 from services.generator.jobs.reporter import WorkerReporter
@@ -44,11 +45,12 @@ async def run_worker(settings: GeneratorSettings, stop: asyncio.Event, *, name: 
         await require_providers(accounts, from_file=settings.providers_file is not None)
     pool = await open_pool(settings, name=name)
     await clients.ensure_topics(settings)
+    status = WorkerStatus()
     async with (
         Publisher(settings, source=name) as publisher,
-        open_providers(accounts, burst_s=settings.burst_s) as providers,
+        open_providers(accounts, burst_s=settings.burst_s, held=status.held) as providers,
     ):
-        service = _GeneratorService(settings, name, pool, publisher, providers)
+        service = _GeneratorService(settings, name, pool, publisher, providers, status)
         try:
             await service.run_until_stopped(stop)
         finally:
@@ -64,12 +66,13 @@ class _GeneratorService:
         pool: asyncpg.Pool,
         publisher: Publisher,
         providers: ProviderSet,
+        status: WorkerStatus,
     ) -> None:
         self._settings = settings
         self._providers = providers
         repository = GenerationRepository(pool, worker=name, lease_s=settings.lease_s)
         self._calls = ProviderCallRepository(pool)
-        self._status = WorkerStatus()
+        self._status = status
         events = JobEventPublisher(publisher)
         steps = BlogSteps(
             repository=repository,
@@ -93,6 +96,7 @@ class _GeneratorService:
             standins=settings.standin_names(),
             status=self._status,
             limiters=providers.limiters,
+            concurrency=AdaptiveConcurrency(status.held, providers.texts, providers.images),
             publisher=publisher,
         )
         quota = PartitionQuota(

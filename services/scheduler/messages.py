@@ -3,7 +3,6 @@
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
-from math import ceil
 from uuid import UUID
 
 from services.scheduler.admission.rules import AdmissionDecision
@@ -122,28 +121,11 @@ def _owned_accounts(report: WorkerReport, need: Need) -> list[list[LimiterReport
 
 
 def _most_image_jobs(report: WorkerReport, now: float) -> int | None:
-    """Return how many jobs that need an image the worker accepts; `None`: all its slots.
-
-    The quota of images starts so many in a minute. More jobs would only wait for permits.
-    """
+    """Return how many jobs that need an image the worker accepts; `None`: all its slots."""
     accounts = _owned_accounts(report, Need.IMAGES)
     if _stopped_by(accounts, now) is not None:
         return 1 if any(_is_probe_due(limiters, now) for limiters in accounts) else 0
-    serving = [limiters for limiters in accounts if _stopped_by([limiters], now) is None]
-    in_a_minute = sum(map(_count_starts_per_minute, serving))
-    return ceil(in_a_minute) if 0 < in_a_minute <= report.slots - 1 else None
-
-
-def _count_starts_per_minute(limiters: Sequence[LimiterReport]) -> float:
-    """Return how many calls the quota of one account starts in a minute; 0 if that is unknown."""
-    return min(_share_of(limiter) * min(limiter.pace, 1.0) for limiter in limiters)
-
-
-def _share_of(limiter: LimiterReport) -> float:
-    """Return the worker's part of a limit. A report during a rebalance has the share 0."""
-    if limiter.share or not limiter.partitions or not limiter.carrying:
-        return limiter.share
-    return limiter.limit * len(limiter.partitions) / limiter.carrying
+    return report.image_slots
 
 
 def _is_probe_due(limiters: Sequence[LimiterReport], now: float) -> bool:
@@ -194,12 +176,19 @@ def _limiting_cause(report: WorkerReport, now: float) -> str | None:
     if (stopped := _stopped_by(texts, now, cool_down_s=0.0)) is not None:
         return stopped
     waiting = [limiter for need in Need for limiter in _limiters_with_line(report, need, now)]
+    if not waiting and _accepts_few(report):
+        waiting = [limiter for limiters in texts for limiter in limiters if limiter.share > 0]
     scarcest = min(waiting, key=lambda limiter: limiter.level / limiter.share, default=None)
     if scarcest is None:
         return None
     if scarcest.is_cooling(now):
         return WaitReason.COOLING_DOWN
     return _LIMIT_NAMES.get((scarcest.need, scarcest.resource))
+
+
+def _accepts_few(report: WorkerReport) -> bool:
+    """Return whether scarce permits keep the worker from using all its slots."""
+    return report.capacity is not None and 0 < report.slots < report.capacity
 
 
 def _limiters_with_line(report: WorkerReport, need: Need, now: float) -> list[LimiterReport]:
@@ -227,6 +216,7 @@ def task_message(
     store: str,
     partition: int,
     *,
+    virtual_time: float,
     dispatch_count: int,
     epoch: int,
     at: datetime,
@@ -239,6 +229,7 @@ def task_message(
         epoch=epoch,
         forwarded_at=at,
         traceparent=traceparent,
+        virtual_time=virtual_time,
     )
     return OutgoingMessage(topic=GENERATION, key=str(job), partition=partition, message=message)
 

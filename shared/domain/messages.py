@@ -78,6 +78,8 @@ class GenerationTask(Message):
     forwarded_at: datetime
     traceparent: str | None = None
     """W3C trace context; the record has a header of this name with the same value."""
+    virtual_time: float = 0.0
+    """The job's virtual time in the fair queue. It orders the jobs that wait for permits."""
 
     def event_id(self) -> str:
         return f"{self.job}:task:{self.forward}:{self.epoch}"
@@ -234,7 +236,8 @@ class WorkerReport(Message):
     started_at: datetime
     partitions: tuple[int, ...]
     slots: int
-    """Jobs that it runs at once; 0 while it drains."""
+    """Jobs that it accepts now, running ones included: few while permits are scarce, 0 while it
+    drains."""
     running: int
     limiters: tuple[LimiterReport, ...] = ()
     draining: bool = False
@@ -244,6 +247,10 @@ class WorkerReport(Message):
     """The providers that are stand-ins. Workers of an older release name none."""
     total_partitions: int = 24
     """Partitions of `blog.generation`, as the worker's group has agreed on them."""
+    image_slots: int | None = None
+    """Jobs among them that may need an image, running ones included; `None`: all."""
+    capacity: int | None = None
+    """Jobs that it runs at once at most; `None` in reports of version 0.1."""
 
     def event_id(self) -> str:
         return f"{self.worker}:{self.at.timestamp():.6f}"

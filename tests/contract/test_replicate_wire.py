@@ -22,6 +22,7 @@ from services.generator.providers.replicate.prediction import Prediction
 from services.generator.providers.replicate.provider import ReplicateImageProvider
 from services.generator.providers.replicate.reads import GeneratedImage, UnusablePrediction
 from services.generator.quota.provider_limiter import ProviderLimiter
+from services.generator.quota.rules import FIRST
 from shared.domain.errors import Permanent, Transient
 from tests.support.scripted_replicate import (
     PNG,
@@ -251,7 +252,7 @@ async def test_low_credit_throttle_waits_as_long_as_the_body_says(images: Images
         assert error.value.delay == pytest.approx(9, abs=0.5)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.3):
-            await images.provider.acquire_permit(uuid4())
+            await images.provider.acquire_permit(uuid4(), FIRST)
     assert images.limiter.build_reports()[0].pace < 1
 
 

@@ -16,6 +16,7 @@ import asyncpg
 
 from services.generator.blog.image_storage import ImageStorage
 from services.generator.blog.steps import BlogSteps
+from services.generator.jobs.concurrency import AdaptiveConcurrency
 from services.generator.jobs.events import JobEventPublisher
 from services.generator.jobs.reporter import WorkerReporter
 from services.generator.jobs.repository import GenerationRepository
@@ -77,6 +78,9 @@ class _WorkerInstance:
             standins=("openai",),
             status=self._status,
             limiters=(),
+            concurrency=AdaptiveConcurrency(
+                self._status.held, cast(TextAccountPool, self._text_provider), None
+            ),
             publisher=backend.publisher,
         )
         self._loops = [

@@ -13,6 +13,7 @@ from services.generator.blog.article import Article, Outline, Section
 from services.generator.providers.openai.outcomes import REFUSED
 from services.generator.providers.openai.provider import TextCall, UnusableAnswer
 from services.generator.providers.outcomes.outcome import Outcome, OutcomeKind
+from services.generator.quota.concurrency import PermitSupply
 from services.generator.quota.rules import Permit, Reservation
 from shared.domain.errors import Transient
 from shared.domain.messages import Usage
@@ -88,6 +89,9 @@ class ScriptedTextProvider:
 
     def is_valid(self, permit: Permit) -> bool:
         return True
+
+    def permit_supplies(self, within_s: float) -> list[PermitSupply]:
+        return [PermitSupply(jobs=1_000, waiting=0)]
 
     async def acquire_permit(self, call: TextCall, answer: type) -> Permit:
         if self._closed:

@@ -42,7 +42,7 @@ from services.generator.providers.openai.provider import (
 )
 from services.generator.providers.replicate.prediction import Prediction
 from services.generator.providers.replicate.reads import GeneratedImage, UnusablePrediction
-from services.generator.quota.rules import Permit
+from services.generator.quota.rules import Permit, PermitRank
 from shared.domain.errors import Permanent, Transient
 from shared.domain.job import Step
 from shared.domain.messages import Usage
@@ -174,6 +174,9 @@ class BlogSteps:
             data=data,
             max_tokens=max_tokens,
             cuts=unusable,
+            rank=PermitRank(
+                starts_job=step is Step.OUTLINE and known is None, virtual_time=lease.virtual_time
+            ),
         )
         while True:
             try:
@@ -294,7 +297,9 @@ class BlogSteps:
     ) -> tuple[GeneratedImage, float]:
         while True:
             with tracing.start_span("limiter wait"):
-                permit = await self._image_provider.acquire_permit(lease.job)
+                permit = await self._image_provider.acquire_permit(
+                    lease.job, PermitRank(virtual_time=lease.virtual_time)
+                )
             with self._count_paid_call(lease.job):
                 begun = await self._begin_step(lease, Step.IMAGE, permit, known)
                 if begun.done is not None:

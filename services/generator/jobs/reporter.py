@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from aiokafka.errors import KafkaError
 
+from services.generator.jobs.concurrency import AdaptiveConcurrency
 from services.generator.jobs.status import WorkerStatus
 from services.generator.quota.provider_limiter import ProviderLimiter
 from shared.domain.messages import Need, WorkerReport
@@ -19,8 +20,6 @@ log = get_logger(__name__)
 _REPORT_EVERY_S = 1.0
 _MIN_INTERVAL_S = 0.1
 _HEARTBEAT_EVERY_S = 30.0
-_FED_WITHIN_MINUTES = 1.5
-"""Longer than a usual job with two calls runs, so that slots never limit the use of a quota."""
 
 
 class WorkerReporter:
@@ -37,6 +36,7 @@ class WorkerReporter:
         standins: Sequence[str],
         status: WorkerStatus,
         limiters: Sequence[ProviderLimiter],
+        concurrency: AdaptiveConcurrency,
         publisher: Publisher,
     ) -> None:
         self._name = name
@@ -44,6 +44,7 @@ class WorkerReporter:
         self._standins = tuple(standins)
         self._status = status
         self._limiters = limiters
+        self._concurrency = concurrency
         self._publisher = publisher
         self._started_at = datetime.now(UTC)
 
@@ -80,14 +81,13 @@ class WorkerReporter:
             refused=self._status.stale_tasks,  # a released field name
         )
 
-    def _offered_slots(self) -> int:
-        """Return the slots to offer to the scheduler.
+    def _accepted_jobs(self) -> int:
+        """Return how many jobs the worker accepts now, running ones included.
 
-        A worker with little quota offers few slots: more jobs would wait here for permits while
-        another worker has quota. Every job needs texts: while all text accounts with quota have an
-        open circuit or a long cool-down, the worker offers none, or one slot when a probe is due.
-        The reports of the limiters show the same of an image account, and the scheduler then sends
-        only jobs that need no image.
+        Every job needs texts: while all text accounts with quota have an open circuit or a long
+        cool-down, the worker accepts none, or one job when a probe is due. The reports of the
+        limiters show the same of an image account, and the scheduler then sends only jobs that need
+        no image.
         """
         if self._status.draining:
             return 0
@@ -95,7 +95,7 @@ class WorkerReporter:
         owned = [limiter for limiter in texts if limiter.owns_quota] or texts
         accepting = [limiter for limiter in owned if not limiter.is_cooling_long]
         if not owned or any(not limiter.circuit_open for limiter in accepting):
-            return min(self._slots, _count_fed_slots(owned))
+            return min(self._slots, self._concurrency.count_jobs())
         return self._status.running + 1 if any(text.is_probe_due for text in accepting) else 0
 
     def _build_report(self) -> WorkerReport:
@@ -104,7 +104,9 @@ class WorkerReporter:
             at=datetime.now(UTC),
             started_at=self._started_at,
             partitions=self._status.partitions,
-            slots=self._offered_slots(),
+            slots=self._accepted_jobs(),
+            image_slots=self._concurrency.count_image_jobs(),
+            capacity=self._slots,
             running=self._status.running,
             limiters=tuple(
                 report for limiter in self._limiters for report in limiter.build_reports()
@@ -114,9 +116,3 @@ class WorkerReporter:
             standins=self._standins,
             total_partitions=self._status.total_partitions,
         )
-
-
-def _count_fed_slots(texts: Sequence[ProviderLimiter]) -> int:
-    """Return how many jobs the permits of these accounts start soon; at least one."""
-    calls = sum(limiter.largest_calls_per_minute for limiter in texts)
-    return max(1, round(_FED_WITHIN_MINUTES * calls))

@@ -43,6 +43,8 @@ class Lease:
     created_at: datetime
     started_at: datetime
     forwarded_at: datetime
+    virtual_time: float = 0.0
+    """Of the job, by the fair queue."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +121,7 @@ class GenerationRepository:
         self._worker = worker
         self._lease_s = lease_s
 
-    async def claim_job(self, job: UUID) -> Lease | None:
+    async def claim_job(self, job: UUID, *, virtual_time: float = 0.0) -> Lease | None:
         """Claim a dispatched job. Returns `None` if it cannot be claimed.
 
         A job whose stored request cannot be parsed fails here.
@@ -141,6 +143,7 @@ class GenerationRepository:
             created_at=row["created_at"],
             started_at=row["started_at"],
             forwarded_at=row["forwarded_at"],
+            virtual_time=virtual_time,
         )
 
     async def _fail_unreadable(self, job: UUID, attempt: int, error: ValidationError) -> None:

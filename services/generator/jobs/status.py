@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import dataclass, field
 
+from services.generator.quota.held_jobs import HeldJobs
 from shared.kafka.topics import GENERATION
 
 
@@ -13,8 +14,6 @@ class WorkerStatus:
     `changed` is set whenever a report should follow soon. The reporter clears it.
     """
 
-    running: int = 0
-    """Jobs in progress."""
     done: int = 0
     failed: int = 0
     stale_tasks: int = 0
@@ -27,10 +26,15 @@ class WorkerStatus:
     """Partitions of the topic, as the group has agreed on them."""
     draining: bool = False
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+    held: HeldJobs = field(init=False)
 
-    def set_running(self, jobs: int) -> None:
-        self.running = jobs
-        self.changed.set()
+    def __post_init__(self) -> None:
+        self.held = HeldJobs(self.changed)
+
+    @property
+    def running(self) -> int:
+        """Return the jobs in progress."""
+        return self.held.total
 
     def set_partitions(self, partitions: tuple[int, ...], *, total: int) -> None:
         self.partitions, self.total_partitions = partitions, total

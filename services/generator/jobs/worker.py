@@ -170,7 +170,7 @@ class Worker:
             if self._stopping.is_set():
                 return 0.0
             began_ns = time.time_ns()
-            lease = await self._repository.claim_job(task.job)
+            lease = await self._repository.claim_job(task.job, virtual_time=task.virtual_time)
             if lease is not None and await self._run_traced(lease, task, began_ns):
                 return None
         wait_s = await self._find_recheck_pause(task)
@@ -210,7 +210,7 @@ class Worker:
             task=asyncio.create_task(self._run_steps(lease), name=f"job {lease.job}"),
             ended=asyncio.Event(),
         )
-        self._status.set_running(len(self._running))
+        self._status.held.add(lease.job, needs_image=lease.request.images > 0)
         try:
             await self._events.publish_started(lease)
             outcome = await self._wait_for_outcome(entry.task)
@@ -227,7 +227,7 @@ class Worker:
             entry.task.cancel()
             del self._running[lease.job]
             entry.ended.set()
-            self._status.set_running(len(self._running))
+            self._status.held.remove(lease.job, done=_has_result(entry.task))
 
     async def _release_if_cancelled(self, lease: Lease) -> None:
         """Publish the end of a cancelled job again: its last call may have been billed later."""
@@ -303,3 +303,7 @@ class Worker:
             chance=self._rng.random(),
             running_s=(datetime.now(UTC) - lease.started_at).total_seconds(),
         )
+
+
+def _has_result(task: asyncio.Task[BlogPost]) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is None

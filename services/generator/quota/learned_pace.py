@@ -98,6 +98,10 @@ class LearnedPace:
             return 0.0
         return max(0.0, self._last_call_at + (before + 1) * self._interval_s(self.per_s) - now)
 
+    def count_calls(self, seconds: float) -> float:
+        """Return how many calls the pace allows in these seconds."""
+        return inf if self.per_s is None else self.per_s * self.share * seconds
+
     def _interval_s(self, per_s: float) -> float:
         """Return the seconds between two calls of this worker."""
         return 1 / (per_s * self.share) if self.share > 0 else inf

@@ -11,7 +11,8 @@ from services.generator.providers.outcomes.circuit_breaker import SUSPECTS_LATER
 from services.generator.providers.outcomes.delays import parse_number
 from services.generator.providers.outcomes.evidence import ServedCalls
 from services.generator.providers.outcomes.outcome import Outcome, OutcomeKind, as_request_fault
-from services.generator.quota.rules import Permit, RateLimiter, Reservation
+from services.generator.quota.concurrency import PermitSupply
+from services.generator.quota.rules import FIRST, Permit, PermitRank, RateLimiter, Reservation
 from shared.domain.errors import Transient
 from shared.domain.messages import LONG_COOL_DOWN_S, LimiterReport, Need
 from shared.domain.quota_layout import count_carried_calls, spendable_part
@@ -21,6 +22,7 @@ log = get_logger(__name__)
 
 _LONG_WAIT_S = 10.0
 """A call that waits longer is better made by a worker with more quota."""
+_USUAL_CALLS = 2
 _PERMIT_S = 3.0
 """The validity of a permit: one write to PostgreSQL comes between the grant and its call."""
 _NO_QUOTA_PAUSE_S = 1.0
@@ -93,8 +95,10 @@ class ProviderLimiter:
         self._carrying: int | None = None
         self._permits_issued = 0
 
-    async def acquire(self, needs: Mapping[str, float], job: UUID) -> Permit:
-        """Wait for a permit. The needs are charged when this returns.
+    async def acquire(
+        self, needs: Mapping[str, float], job: UUID, rank: PermitRank = FIRST
+    ) -> Permit:
+        """Wait for a permit, in the order of ranks. The needs are charged when this returns.
 
         Raises `Transient` if this worker owns no quota, during a long cool-down, while the circuit
         is open (unless the call is its probe), and once the worker stops. Raises `ValueError` for a
@@ -108,7 +112,7 @@ class ProviderLimiter:
             raise self._cooling_error()
         if not self._circuit.allow_call(self._loop.time(), job):
             raise self._circuit_open_error()
-        reservation = self._rules.reserve(needs, self._loop.time())
+        reservation = self._rules.reserve(needs, self._loop.time(), rank)
         waiter = self._waiters[reservation] = self._loop.create_future()
         self._grant_ready()
         try:
@@ -120,9 +124,22 @@ class ProviderLimiter:
             raise
         return permit
 
-    def estimate_wait(self, needs: Mapping[str, float]) -> float:
+    def estimate_wait(self, needs: Mapping[str, float], rank: PermitRank = FIRST) -> float:
         """Estimate the seconds until a new call would get its permit; infinite without quota."""
-        return self._rules.estimate_wait(needs, self._loop.time()) if self._share else inf
+        return self._rules.estimate_wait(needs, self._loop.time(), rank) if self._share else inf
+
+    def estimate_starts(
+        self, job_needs: Mapping[str, float] | None, within_s: float
+    ) -> PermitSupply:
+        """Estimate how many jobs the permits of the next seconds can start.
+
+        Without known `job_needs` a job counts as two calls of the largest size.
+        """
+        needs = job_needs or {
+            resource: _USUAL_CALLS * size for resource, (_, size) in self._sizes.items()
+        }
+        jobs = self._rules.count_affordable(needs, within_s, self._loop.time())
+        return PermitSupply(jobs=jobs, waiting=self._rules.queued_starts)
 
     def is_serving(self, job: UUID) -> bool:
         """Return whether the provider serves calls now, or this job's call may be a probe."""
@@ -176,12 +193,6 @@ class ProviderLimiter:
             f"{self.provider}/{resource}": count_carried_calls(*sizes)
             for resource, sizes in self._sizes.items()
         }
-
-    @property
-    def largest_calls_per_minute(self) -> float:
-        """Return how many calls of the largest size this worker's share allows a minute."""
-        share = self._share or 0.0
-        return min(share * limit / largest for limit, largest in self._sizes.values())
 
     def spendable_part(self, carrying: int) -> float:
         """Return the part of the limits that `carrying` partitions may spend together."""
@@ -329,6 +340,11 @@ class ProviderLimiter:
     def is_cooling_long(self) -> bool:
         """Return whether calls are rejected, because the cool-down outlasts a wait in the line."""
         return self._rules.cool_down_left(self._loop.time()) > LONG_COOL_DOWN_S
+
+    @property
+    def is_accepting(self) -> bool:
+        """Return whether this worker has quota, and no open circuit or long cool-down stops it."""
+        return self.owns_quota and not self.circuit_open and not self.is_cooling_long
 
     @property
     def owns_quota(self) -> bool:

@@ -1,7 +1,9 @@
 """Limits calls by several token buckets at once, such as requests and tokens a minute.
 
-A call reserves the upper bound of all its needs together, or waits its turn. The oldest reservation
-goes first, so small calls never starve a large one. Buckets refill continuously and hold at most
+A call reserves the upper bound of all its needs together, or waits its turn. Calls of jobs that
+have begun go first, then the job with the smallest virtual time of the fair queue, then the oldest
+call. Only the first call of the queue may be granted, so small calls never starve a large one.
+Buckets refill continuously and hold at most
 `burst_s` seconds of their rate. A larger call may go when the bucket is full, and leaves a debt
 that the refill pays off. The unused part of a reservation is not returned: it shows in the
 provider's headers and raises the pace.
@@ -10,11 +12,14 @@ Nothing is granted before a share is assigned, during a rebalance, or once anoth
 the share.
 """
 
+from bisect import insort
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from math import inf
+from operator import attrgetter
+from typing import NamedTuple
 from uuid import UUID
 
 from services.generator.quota.learned_pace import LearnedPace
@@ -63,12 +68,25 @@ class _TokenBucket:
         return max(0.0, missing / self.refill_rate)
 
 
+class PermitRank(NamedTuple):
+    """The order of calls in a permit queue."""
+
+    starts_job: bool = False
+    """The call is the first of its job. Calls of jobs that have begun go before it."""
+    virtual_time: float = 0.0
+    """Of the job, by the fair queue: money per weight."""
+
+
+FIRST = PermitRank()
+
+
 @dataclass(slots=True, eq=False)
 class Reservation:
     """The upper bound of a call's cost, in the queue or granted."""
 
     needs: Mapping[str, float]
     requested_at: float
+    rank: PermitRank = FIRST
     spent_at_grant: dict[str, float] = field(default_factory=dict)
     """The sum of all grants of each resource, including this one."""
     accrued_at_grant: dict[str, float] = field(default_factory=dict)
@@ -98,7 +116,8 @@ class RateLimiter:
             resource: _TokenBucket(provider=ProviderBucket(limit))
             for resource, limit in limits.items()
         }
-        self._queue: deque[Reservation] = deque()
+        self._queue: list[Reservation] = []
+        """In the order of their ranks; equal ranks in the order of arrival."""
         self._recent: dict[str, deque[tuple[int, float]]] = {
             resource: deque() for resource in limits
         }
@@ -134,16 +153,21 @@ class RateLimiter:
         """Return whether this worker still owns the share, as far as it knows."""
         return now <= self._share_until
 
-    def reserve(self, needs: Mapping[str, float], now: float) -> Reservation:
-        """Queue a reservation. Raises `ValueError` for a call above the account's limit."""
+    def reserve(
+        self, needs: Mapping[str, float], now: float, rank: PermitRank = FIRST
+    ) -> Reservation:
+        """Queue a reservation by its rank.
+
+        Raises `ValueError` for a call above the account's limit.
+        """
         for resource, need in needs.items():
             # A lower limit in the headers may be temporary.
             if need > (limit := self._buckets[resource].provider.configured_limit):
                 raise ValueError(
                     f"a call of {need:g} {resource} is over the limit of {limit:g} a minute"
                 )
-        reservation = Reservation(needs=dict(needs), requested_at=now)
-        self._queue.append(reservation)
+        reservation = Reservation(needs=dict(needs), requested_at=now, rank=rank)
+        insort(self._queue, reservation, key=attrgetter("rank"))
         return reservation
 
     def cancel_reservation(self, reservation: Reservation) -> None:
@@ -156,7 +180,7 @@ class RateLimiter:
         self._advance(now)
         granted: list[Reservation] = []
         while self._queue and self._wait_s(now, {}, self._queue[0]) <= 0:
-            reservation = self._queue.popleft()
+            reservation = self._queue.pop(0)
             for resource, need in reservation.needs.items():
                 bucket = self._buckets[resource]
                 bucket.take(need)
@@ -208,18 +232,33 @@ class RateLimiter:
             if wait_s > within_s
         ]
 
-    def estimate_wait(self, needs: Mapping[str, float], now: float) -> float:
-        """Estimate the seconds until a call with these needs would be granted, behind all others.
+    def estimate_wait(
+        self, needs: Mapping[str, float], now: float, rank: PermitRank = FIRST
+    ) -> float:
+        """Estimate the seconds until a call with these needs and this rank would be granted.
 
         Infinite without a share.
         """
         self._advance(now)
+        earlier = [queued for queued in self._queue if queued.rank <= rank]
         before = {
-            name: sum(reservation.needs.get(name, 0.0) for reservation in self._queue)
+            name: sum(reservation.needs.get(name, 0.0) for reservation in earlier)
             for name in self._buckets
         }
         last = Reservation(needs=needs, requested_at=now)
-        return self._wait_s(now, before, last, len(self._queue))
+        return self._wait_s(now, before, last, len(earlier))
+
+    def count_affordable(self, needs: Mapping[str, float], within_s: float, now: float) -> float:
+        """Return how often the permits of the next seconds cover these needs, without a queue."""
+        self._advance(now)
+        seconds = max(within_s - self.cool_down_left(now), 0.0)
+        if self._paused or not self.owns_share(now):
+            return 0.0
+        counts = [
+            max(bucket.level + bucket.refill_rate * seconds, 0.0) / needs[resource]
+            for resource, bucket in self._buckets.items()
+        ]
+        return min(*counts, self._pace.count_calls(seconds) / needs[self.resources[0]])
 
     def apply_headers(
         self, reservation: Reservation, resource: str, *, limit: float, remaining: float, now: float
@@ -253,6 +292,11 @@ class RateLimiter:
     @property
     def queued(self) -> int:
         return len(self._queue)
+
+    @property
+    def queued_starts(self) -> int:
+        """Return how many queued calls are the first of their jobs."""
+        return sum(reservation.rank.starts_job for reservation in self._queue)
 
     @property
     def resources(self) -> tuple[str, ...]:

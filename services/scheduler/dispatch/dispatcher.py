@@ -146,7 +146,7 @@ def _task_messages(
 ) -> list[OutgoingMessage]:
     at = datetime.now(UTC)
     jobs = [
-        (job, pick.store, partition, dispatched[job])
+        (job, pick, partition, dispatched[job])
         for job, partition, pick in picks
         if job in dispatched
     ]
@@ -154,12 +154,13 @@ def _task_messages(
     return [
         messages.task_message(
             job,
-            store,
+            pick.store,
             partition,
+            virtual_time=pick.virtual_time,
             dispatch_count=row["forward_count"],
             epoch=epoch,
             at=at,
             traceparent=trace,
         )
-        for (job, store, partition, row), trace in zip(jobs, traces, strict=True)
+        for (job, pick, partition, row), trace in zip(jobs, traces, strict=True)
     ]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from uuid import UUID
 
+from services.scheduler.fair_queue.queue import PickedJob
 from services.scheduler.repository import Row
 from shared.domain.messages import BlogRequested
 from shared.observability import tracing
@@ -20,9 +21,9 @@ def record_admission_spans(requests: Sequence[BlogRequested], *, began_ns: int) 
 
 
 def record_dispatch_spans(
-    jobs: Sequence[tuple[UUID, str, int, Row]], *, began_ns: int
+    jobs: Sequence[tuple[UUID, PickedJob, int, Row]], *, began_ns: int
 ) -> list[str | None]:
-    """Record the end of the wait and the dispatch of jobs (id, store, partition, row).
+    """Record the end of the wait and the dispatch of jobs (id, pick, partition, row).
 
     Returns for each job the trace context to send to the worker.
     """
@@ -32,10 +33,10 @@ def record_dispatch_spans(
 
 
 def _record_job_spans(
-    job: UUID, store: str, partition: int, row: Row, *, began_ns: int
+    job: UUID, pick: PickedJob, partition: int, row: Row, *, began_ns: int
 ) -> str | None:
     parent = row["traceparent"]
-    attributes = tracing.job_attributes(job, store) | {"partition": partition}
+    attributes = tracing.job_attributes(job, pick.store) | {"partition": partition}
     tracing.record_span(
         "wait", began_ns=int(row["waiting_since"] * 1e9), parent=parent, attributes=attributes
     )

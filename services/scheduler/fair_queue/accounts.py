@@ -61,13 +61,63 @@ class CounterChange:
     account_served: int
 
 
-@dataclass(slots=True)
-class AccountState:
+@dataclass(slots=True, kw_only=True)
+class VirtualClock:
+    """Money served, divided by weight. The member with the smallest virtual time goes first."""
+
+    weight: float = 1.0
+    served: int = 0
+    reserved: int = 0
+    """The part of `served` that is reserved for jobs in flight."""
+    head_start: int = 0
+    """Money by which the member started ahead of the others. Its next jobs pay it back."""
+
+    @property
+    def virtual_time(self) -> float:
+        return self.served / self.weight
+
+    def set_weight(self, weight: float) -> None:
+        """Change the weight and keep the virtual time.
+
+        The operator's command scales saved counters too.
+        """
+        self.weight, self.served = weight, round(self.virtual_time * weight)
+
+    def advance_to(self, virtual_time: float) -> int:
+        """Advance to `virtual_time` if behind: idle time gives no advantage.
+
+        Returns the money added to `served`.
+        """
+        advance = max(int(virtual_time * self.weight) - self.served, 0)
+        self.served += advance
+        return advance
+
+    def start_beside(self, first: "VirtualClock") -> int:
+        """Start to wait beside others, of which `first` has the smallest virtual time.
+
+        The jobs that `first` has in flight are not served yet. The member catches up with them
+        first, and then pays that head start back. Returns the money added to `served`.
+        """
+        unpaid = self.served + self.head_start
+        early = (first.served - first.reserved) / first.weight
+        started = max(unpaid, int(early * self.weight))
+        self.head_start = max(int(first.virtual_time * self.weight) - started, 0)
+        added, self.served = started - self.served, started
+        return added
+
+    def pay_back(self, cost: int) -> int:
+        """Charge a job's cost once more while a head start is unpaid. Returns the money added."""
+        paid = min(self.head_start, cost)
+        self.head_start -= paid
+        self.served += paid
+        return paid
+
+
+@dataclass(slots=True, kw_only=True)
+class AccountState(VirtualClock):
     """The share and the virtual time of one account."""
 
     name: str
-    weight: float = 1.0
-    served: int = 0
     stores: "PriorityIndex[StoreQueue]" = field(default_factory=PriorityIndex)
     """The account's stores with waiting work."""
     text_stores: "PriorityIndex[StoreQueue]" = field(default_factory=PriorityIndex)
@@ -78,30 +128,9 @@ class AccountState:
     A store that joins while no sibling waits starts here.
     """
 
-    @property
-    def virtual_time(self) -> float:
-        """The account with the smallest virtual time goes first."""
-        return self.served / self.weight
 
-    def set_weight(self, weight: float) -> None:
-        """Change the weight and keep the virtual time.
-
-        The operator's command scales saved counters too.
-        """
-        self.weight, self.served = weight, round(self.virtual_time * weight)
-
-    def advance_virtual_time(self, virtual_time: float) -> int:
-        """Advance the account to `virtual_time` if it is behind: idle time gives no advantage.
-
-        Returns the money added to `served`.
-        """
-        advance = max(int(virtual_time * self.weight) - self.served, 0)
-        self.served += advance
-        return advance
-
-
-@dataclass(slots=True)
-class StoreQueue:
+@dataclass(slots=True, kw_only=True)
+class StoreQueue(VirtualClock):
     """One store's waiting jobs and counters.
 
     `FairQueue` updates it; it does not know other stores.
@@ -109,8 +138,6 @@ class StoreQueue:
 
     name: str
     account: AccountState
-    weight: float = 1.0
-    served: int = 0
     mean_cost: int = 0
     """The recent mean cost of the store's jobs; 0 until the first job settles."""
     settled_jobs: int = 0
@@ -128,18 +155,6 @@ class StoreQueue:
     _unsaved_served: int = 0
     _unsaved_account: int = 0
     _unsaved_jobs: int = 0
-
-    @property
-    def virtual_time(self) -> float:
-        """Of an account's stores, the one with the smallest virtual time goes first."""
-        return self.served / self.weight
-
-    def set_weight(self, weight: float) -> None:
-        """Change the weight and keep the virtual time.
-
-        The operator's command scales saved counters too.
-        """
-        self.weight, self.served = weight, round(self.virtual_time * weight)
 
     def estimate_cost(self, default: int) -> int:
         return self.mean_cost or default
@@ -164,6 +179,16 @@ class StoreQueue:
 
     def reserve(self, cost: int) -> None:
         """Charge a job's estimated cost. The counters do not save it: the job's row holds it."""
+        self._charge(cost)
+        self.reserved += cost
+        self.account.reserved += cost
+
+    def pay_back_head_starts(self, cost: int) -> None:
+        """Let a picked job pay back the head starts of the store and its account."""
+        self._unsaved_served += self.pay_back(cost)
+        self._unsaved_account += self.account.pay_back(cost)
+
+    def _charge(self, cost: int) -> None:
         self.served += cost
         if self.budget_remaining is not None:
             self.budget_remaining -= cost
@@ -171,7 +196,9 @@ class StoreQueue:
 
     def settle_cost(self, spent: int, reserved: int, *, ended: bool) -> None:
         """Replace a job's reservation with its real cost."""
-        self.reserve(spent - reserved)
+        self._charge(spent - reserved)
+        self.reserved -= reserved
+        self.account.reserved -= reserved
         self._unsaved_served += spent
         self._unsaved_account += spent
         if ended and spent > 0:
@@ -181,7 +208,7 @@ class StoreQueue:
 
     def advance_virtual_time(self, virtual_time: float) -> None:
         """Advance the store to `virtual_time` if it is behind."""
-        self.set_virtual_time(max(virtual_time, self.virtual_time))
+        self._unsaved_served += self.advance_to(virtual_time)
 
     def set_virtual_time(self, virtual_time: float) -> None:
         change = int(virtual_time * self.weight) - self.served
@@ -190,7 +217,15 @@ class StoreQueue:
 
     def advance_account_virtual_time(self, virtual_time: float) -> None:
         """Advance the store's account among the accounts."""
-        self._unsaved_account += self.account.advance_virtual_time(virtual_time)
+        self._unsaved_account += self.account.advance_to(virtual_time)
+
+    def start_beside_store(self, first: "StoreQueue") -> None:
+        """Start to wait beside the other stores of the account."""
+        self._unsaved_served += self.start_beside(first)
+
+    def start_account_beside(self, first: AccountState) -> None:
+        """Let the store's account start to wait beside other accounts."""
+        self._unsaved_account += self.account.start_beside(first)
 
     def take_counter_change(self) -> CounterChange | None:
         """Return the unsaved settled costs and advances, and mark them saved.

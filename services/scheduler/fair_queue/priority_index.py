@@ -71,13 +71,7 @@ class PriorityIndex(Generic[M]):
             (cap_class for cap_class in CapClass if self.first(cap_class) is not None), None
         )
 
-    def min_virtual_time(self, default: float) -> float:
-        """Return the smallest virtual time in the index."""
-        return min(
-            (
-                member.virtual_time
-                for cap_class in CapClass
-                if (member := self.first(cap_class)) is not None
-            ),
-            default=default,
-        )
+    def first_member(self) -> M | None:
+        """Return the member with the smallest virtual time of both classes."""
+        firsts = [member for kind in CapClass if (member := self.first(kind)) is not None]
+        return min(firsts, key=lambda member: (member.virtual_time, member.name), default=None)

@@ -5,7 +5,8 @@ among the accounts with an eligible store. A store is eligible while it has due 
 `cap` jobs in flight. Within the account the same rule selects the store. Dispatch charges an
 estimate at once and settlement corrects it, so no store runs ahead while its costs are unknown. A
 store that returns from idle starts at the smallest virtual time among its waiting siblings: idle
-time gives no advantage.
+time gives no advantage. The sibling's jobs in flight are not served yet, so the returning store has
+as many in flight first: a head start, which it pays back.
 
 A store with a budget also reserves from the budget. While its next job exceeds the budget, the
 store is held. When the budget has room again, the store starts where its siblings are.
@@ -52,6 +53,8 @@ class PickedJob:
     due_at: float
     """When the job could first start: its creation, or its `not_before` if later."""
     needs_images: bool = True
+    virtual_time: float = 0.0
+    """Of the account, before this job was charged."""
 
 
 class StoreSummary(NamedTuple):
@@ -143,9 +146,11 @@ class FairQueue:
                 reserved for name, reserved in self._in_flight.values() if name == store_name
             )
             old.served -= reserved_in_flight
+            old.reserved -= reserved_in_flight
             new.served += reserved_in_flight
+            new.reserved += reserved_in_flight
             store.account = new
-            store.set_virtual_time(new.stores.min_virtual_time(default=new.last_virtual_time))
+            store.set_virtual_time(_first_virtual_time(new.stores, new.last_virtual_time))
             if store.due:
                 self._advance_virtual_time(store)
         self._changed.add(store_name)
@@ -268,6 +273,7 @@ class FairQueue:
         self._last_virtual_time = store.account.virtual_time
         store.account.last_virtual_time = store.virtual_time
         store.reserve(reserved)
+        store.pay_back_head_starts(reserved)
         store.waiting -= 1
         store.in_flight += 1
         self._in_flight[waiting.job] = (store.name, reserved)
@@ -280,6 +286,7 @@ class FairQueue:
             account_weight=store.account.weight,
             due_at=max(waiting.created_at, waiting.not_before),
             needs_images=waiting.needs_images,
+            virtual_time=self._last_virtual_time,
         )
 
     def settle_job(self, job: JobId, store_name: str, spent: int, *, ended: bool) -> None:
@@ -414,10 +421,14 @@ class FairQueue:
             else (self._accounts_index, account.stores)
         )
         if stores.first_class() is None:
-            store.advance_account_virtual_time(
-                accounts.min_virtual_time(default=self._last_virtual_time)
-            )
-        store.advance_virtual_time(stores.min_virtual_time(default=account.last_virtual_time))
+            if (first_account := accounts.first_member()) is not None:
+                store.start_account_beside(first_account)
+            else:
+                store.advance_account_virtual_time(self._last_virtual_time)
+        if (first_store := stores.first_member()) is not None:
+            store.start_beside_store(first_store)
+        else:
+            store.advance_virtual_time(account.last_virtual_time)
         self._changed.add(store.name)
 
     def _trim(self, store: StoreQueue) -> None:
@@ -472,3 +483,8 @@ class FairQueue:
             waiting = heappop(self._delayed)[1]
             if self._waiting.get(waiting.job) is waiting:
                 self._enqueue_due(waiting)
+
+
+def _first_virtual_time(index: PriorityIndex[StoreQueue], default: float) -> float:
+    first = index.first_member()
+    return first.virtual_time if first is not None else default

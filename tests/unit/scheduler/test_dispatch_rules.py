@@ -290,7 +290,9 @@ def limiter_report(
     )
 
 
-def report_offer(*limiters: LimiterReport) -> WorkerOffer:
+def report_offer(
+    *limiters: LimiterReport, image_slots: int | None = None, capacity: int | None = None
+) -> WorkerOffer:
     now = datetime.now(UTC)
     report = WorkerReport(
         worker="w",
@@ -301,6 +303,8 @@ def report_offer(*limiters: LimiterReport) -> WorkerOffer:
         running=0,
         limiters=limiters,
         total_partitions=24,
+        image_slots=image_slots,
+        capacity=capacity,
     )
     return messages.worker_offer(report, now.timestamp(), partitions=24)
 
@@ -366,44 +370,25 @@ COOLING = {"cooling_s": 60.0}
 OPEN = {"circuit_open": True}
 
 
+@pytest.mark.parametrize("image_slots", [None, 0, 3])
+def test_offer_takes_as_many_image_jobs_as_the_worker_accepts(image_slots: int | None) -> None:
+    found = report_offer(TEXTS, limiter_report(Need.IMAGES, 0), image_slots=image_slots)
+    assert (found.most_image_jobs, found.images_stopped_by) == (image_slots, None)
+
+
 @pytest.mark.parametrize(
-    ("share", "pace", "most"),
-    [
-        (5, 1, None),
-        (4, 1, 4),
-        (3.2, 1, 4),
-        (0.4, 1, 1),
-        (600, 1, None),
-        (600, 0.005, 3),
-        (0, 1, None),
-    ],
+    ("capacity", "cause"), [(None, None), (5, None), (50, "RPM")], ids=["0.1", "all", "few"]
 )
-def test_worker_takes_as_many_image_jobs_as_its_quota_starts_in_a_minute(
-    share: float, pace: float, most: int | None
+def test_worker_that_accepts_few_jobs_is_limited_by_its_scarcest_limit(
+    capacity: int | None, cause: str | None
 ) -> None:
-    """The worker has five slots. A share of 0 is unknown."""
-    found = report_offer(TEXTS, limiter_report(Need.IMAGES, 0, share=share, pace=pace))
-    assert (found.most_image_jobs, found.images_stopped_by) == (most, None)
-
-
-def test_bound_of_image_jobs_lasts_through_a_rebalance() -> None:
-    """A paused limiter reports the share 0, and the partitions that it owned."""
-    paused = replace(limiter_report(Need.IMAGES, 0, 1, share=0), carrying=6)
-    assert report_offer(TEXTS, paused).most_image_jobs == 2
-
-
-def test_shares_of_several_image_accounts_add_up() -> None:
-    first = limiter_report(Need.IMAGES, 0, provider="a", share=1)
-    second = limiter_report(Need.IMAGES, 0, provider="b", share=2)
-    elsewhere = limiter_report(Need.IMAGES, provider="c", share=0)
-    cooling = limiter_report(Need.IMAGES, 0, provider="c", share=99, cooling_s=60)
-    for third in (elsewhere, cooling):
-        assert report_offer(TEXTS, first, second, third).most_image_jobs == 3
+    """The worker accepts five jobs, and its permit queue is empty at the moment."""
+    assert report_offer(TEXTS, capacity=capacity).limited_by == cause
 
 
 def test_waiting_image_jobs_leave_slots_to_the_others() -> None:
     credit = WorkerCreditTracker(silence_s=5)
-    offer_of_report = report_offer(TEXTS, limiter_report(Need.IMAGES, 0, share=2))
+    offer_of_report = report_offer(TEXTS, limiter_report(Need.IMAGES, 0), image_slots=2)
     credit.apply_offer(replace(offer_of_report, at=0))
     assert len(dispatch_images(credit)) == 2
     assert credit.find_image_outage(0) is None, "their turn comes: no outage"

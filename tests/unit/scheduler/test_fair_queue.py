@@ -162,14 +162,28 @@ class NaiveModel:
     in_flight: dict[int, tuple[str, int]] = field(default_factory=dict)
     waiting: list[tuple[int, str, int]] = field(default_factory=list)
     last: Counter[str] = field(default_factory=Counter)
+    head_starts: Counter[str] = field(default_factory=Counter)
 
     def account(self, store: str) -> str:
         return "+together" if store in self.together else "+" + store
 
     def advance(self, name: str, others: set[str], group: str) -> None:
-        if name not in others:
-            floor = min((self.served[other] for other in others), default=self.last[group])
-            self.served[name] = max(self.served[name], floor)
+        if name in others:
+            return
+        if not others:
+            self.served[name] = max(self.served[name], self.last[group])
+            return
+        first = min(others, key=lambda other: (self.served[other], other))
+        self.served[name] = max(
+            self.served[name] + self.head_starts[name], self.served[first] - self.flying(first)
+        )
+        self.head_starts[name] = max(self.served[first] - self.served[name], 0)
+
+    def flying(self, name: str) -> int:
+        """Return the cost of the jobs in flight of a store or an account."""
+        return sum(
+            cost for store, cost in self.in_flight.values() if name in (store, self.account(store))
+        )
 
     def add(self, number: int, store: str, cost: int) -> None:
         account, stores = self.account(store), {other for _, other, _ in self.waiting}
@@ -193,6 +207,10 @@ class NaiveModel:
         )
         self.waiting.remove((number, store, cost))
         self._charge(store, cost)
+        for name in (store, self.account(store)):
+            paid = min(self.head_starts[name], cost)
+            self.head_starts[name] -= paid
+            self.served[name] += paid
         self.in_flight[number] = (store, cost)
         return number
 

@@ -23,7 +23,9 @@ from services.generator.providers.outcomes.outcome import Outcome, OutcomeKind
 from services.generator.providers.replicate.prediction import Prediction
 from services.generator.providers.replicate.provider import ReplicateImageProvider
 from services.generator.providers.replicate.reads import GeneratedImage, UnusablePrediction
-from services.generator.quota.rules import Permit
+from services.generator.quota.concurrency import PermitSupply
+from services.generator.quota.held_jobs import HeldJobs
+from services.generator.quota.rules import Permit, PermitRank
 from shared.domain.errors import Transient
 from shared.domain.messages import Usage
 
@@ -47,10 +49,12 @@ class TextAccountPool:
         providers: Sequence[OpenAITextProvider],
         offers: Sequence[Offer],
         pinned: Mapping[str, str],
+        held: HeldJobs,
     ) -> None:
         self._providers = {provider.name: provider for provider in providers}
         self._offers = offers
         self._pinned = pinned
+        self._held = held
 
     def is_valid(self, permit: Permit) -> bool:
         """Return whether the call may still begin; otherwise it needs a new permit."""
@@ -58,10 +62,17 @@ class TextAccountPool:
 
     async def acquire_permit(self, call: TextCall, answer: type[A]) -> Permit:
         """Wait for a permit of any account that may serve the call."""
-        return await acquire_first(
+        permit = await acquire_first(
             lambda: self._states(call, answer),
             lambda name: self._providers[name].acquire_permit(call, answer),
         )
+        self._held.record_permit(call.job, permit)
+        return permit
+
+    def permit_supplies(self, within_s: float) -> list[PermitSupply]:
+        """Return what each account that serves by default offers to jobs in the next seconds."""
+        names = select_offers(self._offers, pinned=None, model=None)
+        return _permit_supplies([self._providers[name] for name in names], self._held, within_s)
 
     async def write_text(self, call: TextCall, answer: type[A], permit: Permit) -> tuple[A, Usage]:
         """Return the parsed answer and its usage, by the account of the permit.
@@ -82,19 +93,36 @@ class TextAccountPool:
 class ImageAccountPool:
     """Creates images with several accounts."""
 
-    def __init__(self, providers: Sequence[ReplicateImageProvider]) -> None:
+    def __init__(self, providers: Sequence[ReplicateImageProvider], held: HeldJobs) -> None:
         self._providers = {provider.name: provider for provider in providers}
         self._first = providers[0]
+        self._held = held
 
     def is_valid(self, permit: Permit) -> bool:
         """Return whether the prediction may still be created; otherwise it needs a new permit."""
         return self._providers[permit.provider].is_valid(permit)
 
-    async def acquire_permit(self, job: UUID) -> Permit:
+    async def acquire_permit(self, job: UUID, rank: PermitRank) -> Permit:
         """Wait for a permit of any account for one prediction."""
-        return await acquire_first(
-            lambda: self._states(job), lambda name: self._providers[name].acquire_permit(job)
+        self._held.record_begin(job)
+        self._held.record_image_wait(job)
+        permit = await acquire_first(
+            lambda: self._states(job, rank),
+            lambda name: self._providers[name].acquire_permit(job, rank),
         )
+        self._held.record_permit(job, permit)
+        self._held.record_image_permit(job)
+        return permit
+
+    def permit_supplies(self, within_s: float) -> list[PermitSupply]:
+        """Return what each account offers to jobs that need an image in the next seconds.
+
+        `within_s` begins when a job waits for the permit of its image.
+        """
+        lead_s = self._held.image_lead_s
+        providers = list(self._providers.values())
+        supplies = _permit_supplies(providers, self._held, lead_s + within_s)
+        return [PermitSupply(jobs=supply.jobs, waiting=0) for supply in supplies]
 
     async def create_prediction(self, job: UUID, prompt: str, permit: Permit) -> Prediction:
         """Create a prediction with the account of the permit. From now on it is paid for.
@@ -104,7 +132,7 @@ class ImageAccountPool:
         try:
             return await self._providers[permit.provider].create_prediction(job, prompt)
         except Transient as error:
-            _shorten_delay(error, permit.provider, self._states(job))
+            _shorten_delay(error, permit.provider, self._states(job, permit.reservation.rank))
             raise
 
     async def fetch_image(self, job: UUID, prediction: Prediction) -> GeneratedImage:
@@ -112,14 +140,31 @@ class ImageAccountPool:
 
         Raises `UnusablePrediction`, `Transient` or `Permanent`.
         """
+        self._held.record_begin(job)
+        self._held.record_image_permit(job)
         if prediction.account is None:  # created by an older release, with one account
             return await self._first.fetch_image(job, prediction)
         if prediction.account not in self._providers:
             raise UnusablePrediction(_LOST_ACCOUNT, Usage())
         return await self._providers[prediction.account].fetch_image(job, prediction)
 
-    def _states(self, job: UUID) -> dict[str, AccountState]:
-        return {name: provider.state_for(job) for name, provider in self._providers.items()}
+    def _states(self, job: UUID, rank: PermitRank) -> dict[str, AccountState]:
+        return {name: provider.state_for(job, rank) for name, provider in self._providers.items()}
+
+
+def _permit_supplies(
+    providers: Sequence[OpenAITextProvider | ReplicateImageProvider],
+    held: HeldJobs,
+    within_s: float,
+) -> list[PermitSupply]:
+    """Return the supplies of the accounts that serve now, of the lowest fallback number only."""
+    serving = [provider for provider in providers if provider.limiter.is_accepting]
+    lowest = min((provider.fallback for provider in serving), default=0)
+    return [
+        provider.limiter.estimate_starts(held.mean_needs(provider.name), within_s)
+        for provider in serving
+        if provider.fallback == lowest
+    ]
 
 
 async def acquire_first(states: States, acquire: Callable[[str], Awaitable[Permit]]) -> Permit:

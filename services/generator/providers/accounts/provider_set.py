@@ -18,6 +18,7 @@ from services.generator.providers.openai.client import create_text_client
 from services.generator.providers.openai.provider import OpenAITextProvider
 from services.generator.providers.replicate.http import close_client, create_client
 from services.generator.providers.replicate.provider import ReplicateImageProvider
+from services.generator.quota.held_jobs import HeldJobs
 from services.generator.quota.provider_limiter import ProviderLimiter
 from shared.domain.errors import Unavailable
 from shared.domain.messages import Need
@@ -49,9 +50,12 @@ class ProviderSet:
 
 @asynccontextmanager
 async def open_providers(
-    accounts: ProviderAccounts, *, burst_s: float
+    accounts: ProviderAccounts, *, burst_s: float, held: HeldJobs
 ) -> AsyncIterator[ProviderSet]:
-    """Open the accounts. The vendors' SDKs make each call once: retries are the job's."""
+    """Open the accounts. The vendors' SDKs make each call once: retries are the job's.
+
+    `held` learns from the permits how far the worker's jobs are.
+    """
     async with AsyncExitStack() as stack:
         texts = [await _open_text(account, stack, burst_s) for account in accounts.texts]
         images = await _open_images(accounts.images, stack, burst_s)
@@ -60,8 +64,8 @@ async def open_providers(
             for text in accounts.texts
         )
         yield ProviderSet(
-            texts=TextAccountPool(texts, offers, accounts.pinned),
-            images=ImageAccountPool(images) if images else None,
+            texts=TextAccountPool(texts, offers, accounts.pinned, held),
+            images=ImageAccountPool(images, held) if images else None,
             paid_limiters=(
                 *(provider.limiter for provider in texts),
                 *(provider.limiter for provider in images),

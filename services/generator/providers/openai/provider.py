@@ -30,7 +30,7 @@ from services.generator.providers.openai.requests import (
 from services.generator.providers.openai.strict_schema import strict_schema_json
 from services.generator.providers.outcomes.outcome import CallResult, Outcome, OutcomeKind
 from services.generator.quota.provider_limiter import ProviderLimiter
-from services.generator.quota.rules import Permit
+from services.generator.quota.rules import FIRST, Permit, PermitRank
 from shared.domain.errors import Permanent, Transient
 from shared.domain.messages import Usage
 from shared.observability import tracing
@@ -58,6 +58,8 @@ class TextCall:
     """Output tokens of the text itself, without the room for reasoning."""
     cuts: int = 0
     """Earlier answers to this call that were cut at their limit."""
+    rank: PermitRank = FIRST
+    """Its place in the permit queue."""
 
 
 class UnusableAnswer(Exception):
@@ -100,6 +102,10 @@ class OpenAITextProvider:
     def name(self) -> str:
         return self._account.name
 
+    @property
+    def fallback(self) -> int:
+        return self._account.fallback
+
     def state_for(self, call: TextCall, answer: type[BaseModel]) -> AccountState:
         """Return how soon the account would serve a call."""
         return AccountState(
@@ -107,7 +113,7 @@ class OpenAITextProvider:
             fallback=self._account.fallback,
             weight=self._account.weight,
             serves=self.limiter.is_serving(call.job),
-            wait_s=self.limiter.estimate_wait(self._compute_needs(call, answer)),
+            wait_s=self.limiter.estimate_wait(self._compute_needs(call, answer), call.rank),
             calls=self.limiter.calls_last_minute(),
             closed_s=self.limiter.closed_s,
         )
@@ -118,7 +124,7 @@ class OpenAITextProvider:
 
     async def acquire_permit(self, call: TextCall, answer: type[A]) -> Permit:
         """Wait for a permit for the call's maximum tokens, at most the account's limit."""
-        return await self.limiter.acquire(self._compute_needs(call, answer), call.job)
+        return await self.limiter.acquire(self._compute_needs(call, answer), call.job, call.rank)
 
     def _compute_needs(self, call: TextCall, answer: type[BaseModel]) -> dict[str, float]:
         tokens = _estimate_input(call, answer) + self._limit_output(call, answer)

@@ -24,7 +24,7 @@ from services.generator.providers.replicate.reads import (
     PredictionReader,
 )
 from services.generator.quota.provider_limiter import ProviderLimiter
-from services.generator.quota.rules import Permit
+from services.generator.quota.rules import Permit, PermitRank
 
 FIXED_INPUTS = {"aspect_ratio": "16:9", "output_format": "png"}
 """The inputs of every prediction beside its prompt."""
@@ -70,14 +70,18 @@ class ReplicateImageProvider:
         """Return the name of the provider account, which is saved with a prediction's id."""
         return self._account.name
 
-    def state_for(self, job: UUID) -> AccountState:
+    @property
+    def fallback(self) -> int:
+        return self._account.fallback
+
+    def state_for(self, job: UUID, rank: PermitRank) -> AccountState:
         """Return how soon the account would create an image."""
         return AccountState(
             name=self._account.name,
             fallback=self._account.fallback,
             weight=self._account.weight,
             serves=self.limiter.is_serving(job),
-            wait_s=self.limiter.estimate_wait({"requests": 1}),
+            wait_s=self.limiter.estimate_wait({"requests": 1}, rank),
             calls=self.limiter.calls_last_minute(),
             closed_s=self.limiter.closed_s,
         )
@@ -86,9 +90,9 @@ class ReplicateImageProvider:
         """Return whether the prediction may still be created; otherwise it needs a new permit."""
         return self.limiter.is_valid(permit)
 
-    async def acquire_permit(self, job: UUID) -> Permit:
+    async def acquire_permit(self, job: UUID, rank: PermitRank) -> Permit:
         """Wait for a permit for one prediction."""
-        return await self.limiter.acquire({"requests": 1}, job)
+        return await self.limiter.acquire({"requests": 1}, job, rank)
 
     async def create_prediction(self, job: UUID, prompt: str) -> Prediction:
         """Create a prediction, which may have ended already. From now on it is paid for.

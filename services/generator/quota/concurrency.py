@@ -1,0 +1,36 @@
+"""Adaptive concurrency: how many jobs a worker holds so that its permits are always used.
+
+A job that waits in a permit queue has left the fair queue too early. By Little's law, a queue that
+moves `rate` jobs a second and makes each wait `QUEUE_S` seconds holds `rate * QUEUE_S` jobs. The
+worker therefore accepts as many jobs as its permits start within that time, and all its slots while
+permits are not scarce. Nothing is learned by trial: the token buckets tell the rate.
+"""
+
+from collections.abc import Iterable
+from math import ceil
+from typing import NamedTuple
+
+QUEUE_S = 2.0
+"""Long enough to use every permit between two reports of the worker, and no longer."""
+
+
+class PermitSupply(NamedTuple):
+    """What one provider account offers to jobs that have not begun."""
+
+    jobs: float
+    """The jobs that its permits start within the time."""
+    waiting: int
+    """The jobs in its permit queue that have not begun."""
+
+
+def count_accepted_jobs(*, held: int, unbegun: int, supplies: Iterable[PermitSupply]) -> int:
+    """Return how many jobs the worker should hold: those it holds, and those that start soon.
+
+    `unbegun` of the held jobs have not begun. Those in a queue that is longer than its account
+    starts soon take no place from jobs for other accounts. At least one job is always unbegun, so
+    that no permit is lost.
+    """
+    supplies = list(supplies)
+    places = ceil(sum(max(supply.jobs - supply.waiting, 0.0) for supply in supplies))
+    not_queued = unbegun - sum(supply.waiting for supply in supplies)
+    return held + max(places - not_queued, 1 - unbegun, 0)

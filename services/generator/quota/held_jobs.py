@@ -1,0 +1,100 @@
+"""Tracks the jobs that a worker holds: which of them still wait for permits, and what they need."""
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from uuid import UUID
+
+from services.generator.quota.job_needs import JobNeeds
+from services.generator.quota.rules import Permit
+
+_MEAN_OVER = 10
+_USUAL_LEAD_S = 5.0
+"""The lead time before the first measurement."""
+
+
+class HeldJobs:
+    """The jobs of one worker, by the permits that they have had.
+
+    `changed` is set when a job begins, so that a report makes room for the next one.
+    """
+
+    def __init__(self, changed: asyncio.Event) -> None:
+        self._changed = changed
+        self._unbegun: set[UUID] = set()
+        self._image_jobs: dict[UUID, float] = {}
+        """When each job that needs an image was claimed (monotonic)."""
+        self._before_image: set[UUID] = set()
+        self._needs = defaultdict[str, JobNeeds](JobNeeds)
+        """By provider account."""
+        self._total = 0
+        self._measured = 0
+        self.image_lead_s = _USUAL_LEAD_S
+        """The mean time from a job's claim until it waits for the permit of its image."""
+
+    def add(self, job: UUID, *, needs_image: bool) -> None:
+        """Add a claimed job."""
+        self._total += 1
+        self._unbegun.add(job)
+        self._changed.set()
+        if needs_image:
+            self._image_jobs[job] = time.monotonic()
+            self._before_image.add(job)
+
+    def record_permit(self, job: UUID, permit: Permit) -> None:
+        """Record a permit of a job. The first one begins it."""
+        self._needs[permit.provider].record_call(job, permit.reservation.needs)
+        self.record_begin(job)
+
+    def record_begin(self, job: UUID) -> None:
+        """Record that a job waits for no first permit any more."""
+        if job in self._unbegun:
+            self._unbegun.remove(job)
+            self._changed.set()
+
+    def record_image_wait(self, job: UUID) -> None:
+        """Record that a job waits for the permit of its image from now on."""
+        if (claimed_at := self._image_jobs.get(job)) is not None:
+            self._measured += 1
+            lead_s = time.monotonic() - claimed_at
+            self.image_lead_s += (lead_s - self.image_lead_s) / min(self._measured, _MEAN_OVER)
+
+    def record_image_permit(self, job: UUID) -> None:
+        """Record that a job needs no permit for an image any more."""
+        if job in self._before_image:
+            self._before_image.remove(job)
+            self._changed.set()
+
+    def remove(self, job: UUID, *, done: bool) -> None:
+        """Remove a job after its attempt. `done`: its post is finished."""
+        for needs in self._needs.values():
+            needs.record_end(job, done=done)
+        self._total -= 1
+        self._unbegun.discard(job)
+        self._image_jobs.pop(job, None)
+        self._before_image.discard(job)
+        self._changed.set()
+
+    def mean_needs(self, account: str) -> Mapping[str, float] | None:
+        """Return what a job needs of an account; `None` before the first finished one."""
+        return self._needs[account].mean_needs()
+
+    @property
+    def total(self) -> int:
+        return self._total
+
+    @property
+    def unbegun(self) -> int:
+        """Return how many jobs wait for their first permit."""
+        return len(self._unbegun)
+
+    @property
+    def image_jobs(self) -> int:
+        """Return how many jobs needed an image when they were claimed."""
+        return len(self._image_jobs)
+
+    @property
+    def before_image(self) -> int:
+        """Return how many of them have no permit for it yet."""
+        return len(self._before_image)

@@ -1,0 +1,130 @@
+"""A worker holds as many jobs as keep its permits in use, and its permit queue has an order."""
+
+import asyncio
+from datetime import UTC, datetime
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.generator.quota.concurrency import PermitSupply, count_accepted_jobs
+from services.generator.quota.held_jobs import HeldJobs
+from services.generator.quota.rules import Permit, PermitRank, RateLimiter, Reservation
+
+
+@pytest.mark.parametrize(
+    ("held", "unbegun", "supplies", "accepted"),
+    [
+        (0, 0, [(10, 0)], 10),
+        (7, 2, [(10, 2)], 15),
+        (7, 2, [(10, 0)], 15),
+        (30, 10, [(10, 10)], 30),
+        (30, 14, [(10, 14)], 30),
+        (5, 0, [(0, 0)], 6),
+        (5, 1, [(0, 1)], 5),
+        (5, 0, [], 6),
+        (1, 1, [(1.2, 1)], 2),
+        (9, 4, [(10, 0), (3, 4)], 19),
+    ],
+    ids=[
+        "idle",
+        "two wait in the queue",
+        "two are about to enter it",
+        "full",
+        "over-full after a lower limit",
+        "no permit soon",
+        "no permit soon, and one waits",
+        "no account serves",
+        "part of a job",
+        "a long queue at one account takes no place from another",
+    ],
+)
+def test_accepted_jobs(
+    held: int, unbegun: int, supplies: list[tuple[float, int]], accepted: int
+) -> None:
+    found = count_accepted_jobs(
+        held=held, unbegun=unbegun, supplies=[PermitSupply(*supply) for supply in supplies]
+    )
+    assert found == accepted
+
+
+def make_permit(account: str, **needs: float) -> Permit:
+    return Permit(
+        provider=account,
+        partition=0,
+        granted_at=datetime.now(UTC),
+        reservation=Reservation(needs=needs, requested_at=0),
+    )
+
+
+def test_held_jobs_by_the_permits_that_they_have_had() -> None:
+    held = HeldJobs(asyncio.Event())
+    first, second = UUID(int=1), UUID(int=2)
+    held.add(first, needs_image=True)
+    held.add(second, needs_image=False)
+    assert (held.total, held.unbegun, held.image_jobs, held.before_image) == (2, 2, 1, 1)
+    held.record_permit(first, make_permit("texts", requests=1, tokens=100))
+    assert (held.unbegun, held.before_image) == (1, 1)
+    held.record_image_wait(first)
+    assert held.image_lead_s < 1, "the measured time replaces the usual one"
+    held.record_permit(first, make_permit("images", requests=1))
+    held.record_image_permit(first)
+    held.record_permit(first, make_permit("texts", requests=1, tokens=300))
+    assert (held.unbegun, held.image_jobs, held.before_image) == (1, 1, 0)
+    assert held.mean_needs("texts") is None
+    held.remove(first, done=True)
+    held.remove(second, done=False)
+    assert (held.total, held.unbegun, held.image_jobs) == (0, 0, 0)
+    assert held.mean_needs("texts") == {"requests": 2, "tokens": 400}
+    assert held.mean_needs("images") == {"requests": 1}
+
+
+def test_mean_needs_follow_the_recent_jobs() -> None:
+    held = HeldJobs(asyncio.Event())
+    for number, tokens in enumerate([1_000] * 5 + [4_000] * 100):
+        held.add(UUID(int=number), needs_image=False)
+        held.record_permit(UUID(int=number), make_permit("a", tokens=tokens))
+        held.remove(UUID(int=number), done=True)
+    needs = held.mean_needs("a")
+    assert needs is not None
+    assert needs["tokens"] == pytest.approx(4_000, rel=0.01)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 3)), max_size=12), st.integers(1, 5))
+def test_permits_go_to_begun_jobs_then_by_virtual_time_then_by_arrival(
+    ranks: list[tuple[bool, int]], at_once: int
+) -> None:
+    limiter = RateLimiter({"requests": 60}, burst_s=at_once, now=0)
+    limiter.assign_share(1, {}, 0)
+    arrivals = [
+        limiter.reserve({"requests": 1}, 0, PermitRank(starts, float(time)))
+        for starts, time in ranks
+    ]
+    granted = [
+        reservation
+        for second in range(len(ranks) + 1)
+        for reservation in limiter.grant_ready(second)
+    ]
+    assert granted == sorted(arrivals, key=lambda reservation: reservation.rank)
+
+
+def test_estimated_wait_counts_only_calls_that_go_before() -> None:
+    limiter = RateLimiter({"requests": 60}, burst_s=1, now=0)
+    limiter.assign_share(1, {}, 0)
+    for _ in range(5):
+        limiter.reserve({"requests": 1}, 0, PermitRank(starts_job=True, virtual_time=7))
+    begun, earlier, later = (
+        limiter.estimate_wait({"requests": 1}, 0, rank)
+        for rank in (PermitRank(), PermitRank(True, 3), PermitRank(True, 8))
+    )
+    assert (begun, earlier, later) == (1, 1, 6)
+
+
+@pytest.mark.parametrize(("level", "jobs"), [(1, 1.5), (0, 1), (-1, 0.5), (-9, 0)])
+def test_affordable_jobs_count_the_level_and_the_refill(level: float, jobs: float) -> None:
+    """One unit a second refills, and a job needs two."""
+    limiter = RateLimiter({"requests": 60}, burst_s=1, now=0)
+    assert limiter.count_affordable({"requests": 2}, 2, 0) == 0, "no share yet"
+    limiter.assign_share(1, {"requests": level}, 0)
+    assert limiter.count_affordable({"requests": 2}, 2, 0) == jobs
