@@ -5,7 +5,7 @@ import os
 import random
 import signal
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -37,9 +37,10 @@ _MAX_TEXT = 2_500
 class ServiceFleet:
     """The processes of one benchmark case."""
 
-    def __init__(self, variables: dict[str, str], log: RunLog) -> None:
+    def __init__(self, variables: dict[str, str], log: RunLog, publisher: Publisher) -> None:
         self._variables = variables
         self._log = log
+        self._publisher = publisher
         self._children: list[ChildProcess] = []
         self._deaths: dict[ChildProcess, asyncio.Task[ProcessExit]] = {}
         self._signalled: set[ChildProcess] = set()
@@ -53,6 +54,11 @@ class ServiceFleet:
         await child.start()
         self._deaths[child] = asyncio.create_task(child.wait_until_exit())
         return child
+
+    async def submit_requests(self, stores: Sequence[str]) -> None:
+        """Submit one request for each of these stores, in this order."""
+        rng = random.Random(1)  # noqa: S311 - the same jobs in every run
+        await self._publisher.publish_all(make_requests(rng, stores), timeout=60)
 
     def send_signal(self, child: ChildProcess, number: signal.Signals) -> None:
         assert child.pid is not None
@@ -99,20 +105,20 @@ async def start_fleet(
             "TRUNCATE blog_generations, provider_calls CASCADE"  # jobs of the last case
         )
     async with Publisher(settings, source="bench") as publisher:
-        rng = random.Random(1)  # noqa: S311 - the same jobs in every run
-        await publisher.publish_all(make_requests(rng, backlog), timeout=60)
-    with (
-        tempfile.TemporaryDirectory(prefix="blogstream-bench-") as name,
-        RunLog(Path(name) / "app.log") as log,
-    ):
-        fleet = ServiceFleet(
-            _build_variables(settings, dsn, url, limits, images=Path(name)) | variables, log
-        )
-        try:
-            await fleet.start("scheduler")
-            yield fleet
-        finally:
-            await fleet.stop()
+        with (
+            tempfile.TemporaryDirectory(prefix="blogstream-bench-") as name,
+            RunLog(Path(name) / "app.log") as log,
+        ):
+            images = Path(name)
+            fleet = ServiceFleet(
+                _build_variables(settings, dsn, url, limits, images) | variables, log, publisher
+            )
+            await fleet.submit_requests([f"store-{number % _STORES}" for number in range(backlog)])
+            try:
+                await fleet.start("scheduler")
+                yield fleet
+            finally:
+                await fleet.stop()
 
 
 async def count_ended_jobs(dsn: str) -> tuple[int, int]:
@@ -125,12 +131,12 @@ async def count_ended_jobs(dsn: str) -> tuple[int, int]:
     return counts.get("DONE", 0), counts.get("FAILED", 0)
 
 
-def make_requests(rng: random.Random, jobs: int) -> list[OutgoingMessage]:
-    """Make requests without images, with product texts of random length."""
+def make_requests(rng: random.Random, stores: Sequence[str]) -> list[OutgoingMessage]:
+    """Make a request without image for each store, with product texts of random length."""
     requests = [
         BlogRequested(
             id=uuid4(),
-            store=f"store-{number % _STORES}",
+            store=store,
             created_at=datetime.now(UTC),
             images=0,
             source_type=SourceType.PRODUCT,
@@ -138,7 +144,7 @@ def make_requests(rng: random.Random, jobs: int) -> list[OutgoingMessage]:
             title="How to brew green tea at home",
             product={"description": ("Green tea from Uji. " * 200)[: rng.randrange(_MAX_TEXT)]},
         )
-        for number in range(jobs)
+        for number, store in enumerate(stores)
     ]
     return [
         OutgoingMessage(topic=REQUESTS, key=request.store, message=request) for request in requests

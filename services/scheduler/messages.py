@@ -216,7 +216,7 @@ def task_message(
     store: str,
     partition: int,
     *,
-    virtual_time: float,
+    permit_rank: float,
     dispatch_count: int,
     epoch: int,
     at: datetime,
@@ -229,7 +229,7 @@ def task_message(
         epoch=epoch,
         forwarded_at=at,
         traceparent=traceparent,
-        virtual_time=virtual_time,
+        virtual_time=permit_rank,
     )
     return OutgoingMessage(topic=GENERATION, key=str(job), partition=partition, message=message)
 

@@ -79,7 +79,8 @@ class GenerationTask(Message):
     traceparent: str | None = None
     """W3C trace context; the record has a header of this name with the same value."""
     virtual_time: float = 0.0
-    """The job's virtual time in the fair queue. It orders the jobs that wait for permits."""
+    """Orders the jobs that wait for permits at a worker: the virtual time of the job's account,
+    with the account's jobs in flight counted once more."""
 
     def event_id(self) -> str:
         return f"{self.job}:task:{self.forward}:{self.epoch}"

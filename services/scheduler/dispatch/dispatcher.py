@@ -156,7 +156,7 @@ def _task_messages(
             job,
             pick.store,
             partition,
-            virtual_time=pick.virtual_time,
+            permit_rank=pick.permit_rank,
             dispatch_count=row["forward_count"],
             epoch=epoch,
             at=at,

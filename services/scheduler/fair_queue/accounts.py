@@ -76,6 +76,14 @@ class VirtualClock:
     def virtual_time(self) -> float:
         return self.served / self.weight
 
+    @property
+    def permit_rank(self) -> float:
+        """The virtual time with the jobs in flight counted once more.
+
+        Of two members at the same virtual time, permits go to the one with fewer jobs in flight.
+        """
+        return (self.served + self.reserved) / self.weight
+
     def set_weight(self, weight: float) -> None:
         """Change the weight and keep the virtual time.
 
@@ -96,21 +104,20 @@ class VirtualClock:
         """Start to wait beside others, of which `first` has the smallest virtual time.
 
         The jobs that `first` has in flight are not served yet. The member catches up with them
-        first, and then pays that head start back. Returns the money added to `served`.
+        first, and then pays that head start back. Returns the money added, as if it were paid back:
+        a failover ends head starts.
         """
-        unpaid = self.served + self.head_start
+        before = self.served + self.head_start
         early = (first.served - first.reserved) / first.weight
-        started = max(unpaid, int(early * self.weight))
-        self.head_start = max(int(first.virtual_time * self.weight) - started, 0)
-        added, self.served = started - self.served, started
-        return added
+        self.served = max(before, int(early * self.weight))
+        self.head_start = max(int(first.virtual_time * self.weight) - self.served, 0)
+        return self.served + self.head_start - before
 
-    def pay_back(self, cost: int) -> int:
-        """Charge a job's cost once more while a head start is unpaid. Returns the money added."""
+    def pay_back(self, cost: int) -> None:
+        """Charge a job's cost once more while a head start is unpaid."""
         paid = min(self.head_start, cost)
         self.head_start -= paid
         self.served += paid
-        return paid
 
 
 @dataclass(slots=True, kw_only=True)
@@ -185,8 +192,8 @@ class StoreQueue(VirtualClock):
 
     def pay_back_head_starts(self, cost: int) -> None:
         """Let a picked job pay back the head starts of the store and its account."""
-        self._unsaved_served += self.pay_back(cost)
-        self._unsaved_account += self.account.pay_back(cost)
+        self.pay_back(cost)
+        self.account.pay_back(cost)
 
     def _charge(self, cost: int) -> None:
         self.served += cost

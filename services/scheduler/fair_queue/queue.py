@@ -53,8 +53,8 @@ class PickedJob:
     due_at: float
     """When the job could first start: its creation, or its `not_before` if later."""
     needs_images: bool = True
-    virtual_time: float = 0.0
-    """Of the account, before this job was charged."""
+    permit_rank: float = 0.0
+    """Jobs with a smaller one get their permits first."""
 
 
 class StoreSummary(NamedTuple):
@@ -271,6 +271,7 @@ class FairQueue:
         del self._waiting[waiting.job]
         reserved = waiting.estimate or store.estimate_cost(self._default_cost)
         self._last_virtual_time = store.account.virtual_time
+        permit_rank = store.account.permit_rank
         store.account.last_virtual_time = store.virtual_time
         store.reserve(reserved)
         store.pay_back_head_starts(reserved)
@@ -286,7 +287,7 @@ class FairQueue:
             account_weight=store.account.weight,
             due_at=max(waiting.created_at, waiting.not_before),
             needs_images=waiting.needs_images,
-            virtual_time=self._last_virtual_time,
+            permit_rank=permit_rank,
         )
 
     def settle_job(self, job: JobId, store_name: str, spent: int, *, ended: bool) -> None:

@@ -72,7 +72,7 @@ def play_script(
     saved = SavedQueue(together=together)
     fair = saved.restore_counters()
     for number, (action, which, amount) in enumerate(script):
-        if action == "add":
+        if action == "add" and not saved.in_flight:  # so that no store has a head start
             saved.waiting[number] = WaitingJob.create(
                 job=number, store=f"s{which}", created_at=number
             )
@@ -167,3 +167,24 @@ def test_job_restored_in_flight_no_longer_waits() -> None:
 def test_idle_store_far_ahead_advances_no_waiting_store() -> None:
     stores = {"idle": (1_000_000, 10), "heavy": (1_000, 100), "light": (1_000, 10)}
     assert served_after(stores, waiting=["heavy", "light"]) == {"heavy": 1_000, "light": 1_000}
+
+
+def test_failover_ends_a_head_start() -> None:
+    """A store that came while jobs were in flight is then where the other store is."""
+    saved = SavedQueue()
+    fair = saved.restore_counters()
+
+    def enqueue(number: int, store: str) -> None:
+        saved.waiting[number] = WaitingJob.create(job=number, store=store, created_at=number)
+        fair.enqueue(saved.waiting[number], 0)
+
+    enqueue(1, "busy")
+    enqueue(2, "busy")
+    pick = fair.pick_next(0)
+    assert pick is not None
+    saved.in_flight[1] = (pick.store, pick.reserved)
+    del saved.waiting[1]
+    enqueue(3, "new")
+    saved.save_counters(fair)
+    restored = saved.restore_queue(random.Random(1))
+    assert [next_jobs(queue)[0] for queue in (fair, restored)] == [3, 2]

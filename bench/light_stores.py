@@ -1,0 +1,148 @@
+"""Does a flood of one store delay the posts of the others, while the provider's limit binds?
+
+llmock enforces the limits; every run starts a new one. Scheduler and workers run as processes with
+a real broker and database. One store submits 400 posts. Once 150 of them are done, nine light
+stores submit six posts each. In the other run the one store has submitted only those 150, so that
+the account has the same past, and the light stores are alone from then on.
+
+BENCH_CASES="2 workers" runs the cases whose names contain one of these texts; then the result is
+shown and not recorded.
+"""
+
+import asyncio
+import os
+import time
+from dataclasses import dataclass
+from statistics import median
+
+from bench.account.decisions import AccountLimits, DecisionLog
+from bench.account.fleet import ServiceFleet, count_ended_jobs, start_fleet
+from bench.account.reference_provider import start_reference_provider
+from bench.limits import make_case_filter
+from bench.result import Ratio, Result
+from bench.servers import running_kafka, running_postgres
+from sandbox.servers.postgres import open_connection
+from shared.domain.errors import Unavailable
+
+_LIMITS = AccountLimits(rpm=600, tpm=20_000_000)
+_WORKERS = (1, 2, 4, 8)
+_EARLIER = 150
+"""The posts of the flood that are done when the light stores submit."""
+_FLOOD = 400
+_LIGHT = [f"light-{store}" for store in range(9)] * 6
+_ENDS_WITHIN_S = 300.0
+_MOST_SLOWDOWN = 1.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LightRun:
+    """One run: the seconds from a light store's request to its post, and all decisions."""
+
+    seconds: list[float]
+    log: DecisionLog
+
+    @property
+    def median_s(self) -> float:
+        return median(self.seconds)
+
+
+def run() -> Result:
+    return asyncio.run(_run())
+
+
+async def _run() -> Result:
+    is_chosen = make_case_filter(os.environ.get("BENCH_CASES", ""))
+    cases = [workers for workers in _WORKERS if is_chosen(_describe(workers))]
+    rows, ratios = list[list[str]](), list[Ratio]()
+    async with running_kafka() as bootstrap, running_postgres() as dsn:
+        for workers in cases:
+            alone, beside = [
+                await _measure(workers, flood, bootstrap, dsn) for flood in (_EARLIER, _FLOOD)
+            ]
+            rows.append(_build_row(workers, alone, beside))
+            ratios += _build_ratios(workers, alone, beside)
+            print("  " + " · ".join(rows[-1]), flush=True)
+    return Result(
+        question="How much longer do nine light stores wait for six posts each, beside a flood of"
+        f" {_FLOOD - _EARLIER}? (RPM {_LIMITS.rpm}, 300 ms per call, 50 slots per worker)",
+        header=[
+            "",
+            "alone p50, s",
+            "beside the flood p50, s",
+            "÷ alone",
+            "use of the limit",
+            "429s",
+        ],
+        rows=rows,
+        ratios=ratios,
+        recorded=len(cases) == len(_WORKERS),
+    )
+
+
+async def _measure(workers: int, flood: int, bootstrap: str, dsn: str) -> LightRun:
+    prefix = f"light{workers}.{flood}."
+    async with (
+        start_reference_provider(_LIMITS) as provider,
+        start_fleet(
+            dsn=dsn, bootstrap=bootstrap, prefix=prefix, url=provider.url, limits=_LIMITS, backlog=0
+        ) as fleet,
+    ):
+        await asyncio.gather(*(fleet.start("generator") for _ in range(workers)))
+        await fleet.submit_requests(["flood"] * flood)
+        await _wait_until_done(fleet, dsn, _EARLIER)
+        await fleet.submit_requests(_LIGHT)
+        await _wait_until_done(fleet, dsn, flood + len(_LIGHT))
+        return LightRun(seconds=await _read_seconds(dsn), log=await provider.read_decisions())
+
+
+async def _wait_until_done(fleet: ServiceFleet, dsn: str, jobs: int) -> None:
+    give_up = time.monotonic() + _ENDS_WITHIN_S
+    while (ended := await count_ended_jobs(dsn))[0] < jobs:
+        fleet.check_processes()
+        if time.monotonic() > give_up or ended[1]:
+            raise Unavailable(f"{ended[0]} of {jobs} posts done, {ended[1]} failed")
+        await asyncio.sleep(0.1)
+
+
+async def _read_seconds(dsn: str) -> list[float]:
+    async with open_connection(dsn) as connection:
+        rows = await connection.fetch(
+            "SELECT extract(epoch FROM finished_at - created_at)::float8 AS seconds"
+            "  FROM blog_generations WHERE instance_id LIKE 'light-%'"
+        )
+    return [row["seconds"] for row in rows]
+
+
+def _describe(workers: int) -> str:
+    return "1 worker" if workers == 1 else f"{workers} workers"
+
+
+def _use(log: DecisionLog) -> float:
+    """Return the part of the limit that is used from the first to the last call."""
+    seconds = log.decisions[-1].at - log.decisions[0].at
+    return log.granted / (seconds / 60 * _LIMITS.rpm)
+
+
+def _build_row(workers: int, alone: LightRun, beside: LightRun) -> list[str]:
+    return [
+        _describe(workers),
+        f"{alone.median_s:.1f}",
+        f"{beside.median_s:.1f}",
+        f"{beside.median_s / alone.median_s:.2f}",
+        f"{_use(beside.log):.3f}",
+        str(alone.log.refused + beside.log.refused),
+    ]
+
+
+def _build_ratios(workers: int, alone: LightRun, beside: LightRun) -> list[Ratio]:
+    slowdown, refused = beside.median_s / alone.median_s, alone.log.refused + beside.log.refused
+    name = _describe(workers)
+    return [
+        Ratio(
+            name=f"light ÷ alone, {name}",
+            measured=slowdown,
+            target=f"≤ {_MOST_SLOWDOWN:g}",
+            met=slowdown <= _MOST_SLOWDOWN,
+        ),
+        Ratio(name=f"429s, {name}", measured=refused, target="0", met=not refused),
+    ]
