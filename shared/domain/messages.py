@@ -253,6 +253,11 @@ class WorkerReport(Message):
     capacity: int | None = None
     """Jobs that it runs at once at most; `None` in reports of version 0.1."""
 
+    @property
+    def total_slots(self) -> int:
+        """Return the slots that are free or in use; none while the worker drains."""
+        return self.slots if self.draining or self.capacity is None else self.capacity
+
     def event_id(self) -> str:
         return f"{self.worker}:{self.at.timestamp():.6f}"
 

@@ -69,7 +69,7 @@ def _families(
     yield from _limiter_families(alive, now)
     yield _gauge(defs.WORKERS, {(): len(alive)})
     running = sum(report.running for report in alive)
-    slots = sum(report.slots for report in alive)
+    slots = sum(report.total_slots for report in alive)
     yield _gauge(defs.SLOTS, {("running",): running, ("free",): max(0, slots - running)})
     yield from _monitored_families(completeness)
 
