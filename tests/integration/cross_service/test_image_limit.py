@@ -38,13 +38,13 @@ async def test_small_limit_of_images_does_not_hold_up_text_only_jobs(
     ):
         for _ in range(30):
             await backend.submit(make_request(store="images"))
-        await eventually(lambda: _is_at_least(count(_STARTED, "images"), 5), what="image jobs")
+        await eventually(lambda: _is_at_least(count(_STARTED, "images"), 1), what="image jobs")
         for _ in range(10):
             await backend.submit(make_request(store="texts", images=0))
         await eventually(
             lambda: _is_at_least(count(_ENDED, "texts"), 10), timeout=15, what="text-only jobs DONE"
         )
-        assert await count(_STARTED, "images") <= 6
+        assert await count(_STARTED, "images") <= 3, "more would only wait"
         await eventually(lambda: _has_reason(backend, "image budget"), what="the reason")
 
 
