@@ -44,7 +44,7 @@ class LimitSettings(ProcessingSettings, TopicSettings):
     openai_reasoning_effort: str | None = None
     openai_reasoning_tokens: int | None = None
 
-    def _text_account(self) -> TextAccount:
+    def text_account(self) -> TextAccount:
         """Describe the account as far as it decides about the size of calls."""
         return TextAccount(
             name="openai",
@@ -64,7 +64,7 @@ class LimitSettings(ProcessingSettings, TopicSettings):
             openai_tpm=self.openai_tpm,
             replicate_rpm=self.replicate_rpm,
             replicate_read_rpm=self.replicate_read_rpm,
-            largest_call_tokens=largest_call_tokens(self._text_account()),
+            largest_call_tokens=largest_call_tokens(self.text_account()),
         )
 
 

@@ -30,6 +30,7 @@ COMMANDS = {
     "purge": "delete jobs that ended long ago",
     "load": "run the load test and check its expectations",
     "capacity": "compute the number of workers for a load, and the limit that restricts it",
+    "simulate": "run the production rules under a virtual clock: how many workers, which limit",
     "bench": "run benchmarks and write their tables to bench/results",
     "check": "run the gate: format, lint, types, import contracts, tests",
 }

@@ -1,0 +1,267 @@
+"""`./blogstream simulate`: runs the production rules under a virtual clock (docs/scaling.md)."""
+
+import gc
+import random
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from math import isfinite
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import typer
+
+from sandbox.cli.common import print_line
+from sandbox.limits import LimitSettings
+from sandbox.simulation.arrivals import (
+    Burst,
+    SteadyLoad,
+    Workload,
+    generate_workload,
+    read_arrivals,
+)
+from sandbox.simulation.call_sizes import measure_text_sizes
+from sandbox.simulation.results.plot import draw_report
+from sandbox.simulation.results.report import (
+    SimulationReport,
+    format_duration,
+    format_report,
+    summarize_world,
+)
+from sandbox.simulation.settings import (
+    IMAGE,
+    READS,
+    TEXT,
+    Deploy,
+    Latencies,
+    Outage,
+    Recovery,
+    WorkerDeaths,
+    WorldSettings,
+)
+from sandbox.simulation.world import SimulatedWorld
+from shared.domain.errors import Unavailable
+from shared.runtime.settings import AdmissionSettings
+
+application = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+_Positive = dict[str, Any](min=0.001)
+_LOAD = 0.8
+"""The default rate, as a part of what the limits allow."""
+_PROGRESS_EVERY_S = 2.0
+_POSTS = 1_000
+_MOST_HOURS = 24 * 31.0
+_SWEEP_S = 2.5
+"""The mean time until the next sweep finds an expired lease."""
+_GRACE_S = 5.0
+
+
+class SimulationSettings(LimitSettings, AdmissionSettings):
+    """The variables that the simulation reads."""
+
+
+@application.command()
+def simulate(  # noqa: PLR0913 - one parameter for each option
+    *,
+    stores: Annotated[int, typer.Option(min=1, help="stores that ask for posts")] = 100,
+    workers: Annotated[int, typer.Option(min=1, help="workers with CONCURRENT_BLOGS slots")] = 1,
+    posts: Annotated[
+        int | None,
+        typer.Option(min=0, help="posts of the steady load  [default: 1000, 0 with a burst]"),
+    ] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(**_Positive, help="posts a minute  [default: 0.8 × what the limits allow]"),
+    ] = None,
+    zipf: Annotated[
+        float, typer.Option(min=0, help="inequality of the stores; 0: all ask equally often")
+    ] = 1.0,
+    images: Annotated[
+        float, typer.Option(min=0, max=1, help="part of the posts with an image")
+    ] = 1.0,
+    burst: Annotated[
+        list[str] | None,
+        typer.Option(help="SECOND:STORES:POSTS, so many stores ask for so many posts each at once"),
+    ] = None,
+    arrivals: Annotated[
+        Path | None,
+        typer.Option(help="CSV of recorded arrivals in place of the generated ones: at,store"),
+    ] = None,
+    outline: Annotated[
+        float, typer.Option(**_Positive, help="median seconds of an outline")
+    ] = Latencies().outline_s,
+    article: Annotated[
+        float, typer.Option(**_Positive, help="median seconds of an article")
+    ] = Latencies().article_s,
+    image: Annotated[
+        float, typer.Option(**_Positive, help="median seconds of an image")
+    ] = Latencies().image_s,
+    outage: Annotated[
+        list[str] | None,
+        typer.Option(help="PROVIDER:SECOND:SECONDS, openai or replicate fails for so long"),
+    ] = None,
+    death: Annotated[
+        list[str] | None, typer.Option(help="SECOND[:WORKERS], so many workers are killed")
+    ] = None,
+    deploy: Annotated[
+        list[float] | None, typer.Option(help="second at which all workers are replaced in turn")
+    ] = None,
+    hours: Annotated[
+        float, typer.Option(**_Positive, help="stop after so many virtual hours")
+    ] = _MOST_HOURS,
+    seed: Annotated[int, typer.Option(help="the same seed gives the same run")] = 1,
+    plot: Annotated[Path | None, typer.Option(help="write a picture to this SVG file")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="check the invariants at every event")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Simulate the whole system with the production rules under a virtual clock.
+
+    It answers how many workers are needed, which limit decides, and how long a peak takes, before
+    it costs money. Reads OPENAI_RPM, OPENAI_TPM, REPLICATE_RPM, CONCURRENT_BLOGS,
+    MAX_PER_INSTANCE, GENERATION_PARTITIONS and the MAX_PENDING variables from the environment.
+    Exits with 1 if a post failed or did not finish.
+    """
+    settings = replace(
+        _world_settings(SimulationSettings.from_environment()),
+        workers=workers,
+        latencies=Latencies(outline_s=outline, article_s=article, image_s=image),
+        outages=tuple(map(_parse_outage, outage or ())),
+        deaths=tuple(map(_parse_deaths, death or ())),
+        deploys=tuple(Deploy(at=at) for at in deploy or ()),
+        until=hours * 3_600,
+        seed=seed,
+    )
+    bursts = list(map(_parse_burst, burst or ()))
+    if arrivals is not None:
+        workload = read_arrivals(arrivals)
+    else:
+        steady = SteadyLoad(
+            posts=(0 if bursts else _POSTS) if posts is None else posts,
+            per_minute=rate or _LOAD * _allowed_rate(settings, images),
+            stores=stores,
+            zipf=zipf,
+            images=images,
+        )
+        workload = generate_workload(steady, bursts, random.Random(seed))
+    report = _run(settings, workload, check=check)
+    if plot is not None:
+        _write_plot(plot, report)
+    print(_to_json(report) if as_json else format_report(report))
+    raise typer.Exit(0 if report.done == report.posts else 1)
+
+
+def _world_settings(settings: SimulationSettings) -> WorldSettings:
+    """Describe the world as far as the environment decides."""
+    account = settings.text_account()
+    sizes = measure_text_sizes(account)
+    limits = settings.provider_limits()
+    too_small = [name for name, carried in limits.carried_calls().items() if not carried]
+    if too_small:
+        raise Unavailable(
+            f"{' and '.join(too_small)} cannot carry one call: a worker does not start"
+        )
+    return WorldSettings(
+        limits={
+            TEXT: {"requests": limits.openai_rpm, "tokens": limits.openai_tpm},
+            IMAGE: {"requests": limits.replicate_rpm},
+            READS: {"reads": limits.replicate_read_rpm},
+        },
+        text_sizes=sizes,
+        slots=settings.concurrent_blogs,
+        partitions=settings.generation_partitions,
+        cap=settings.max_per_instance,
+        batch_size=settings.batch_size,
+        max_pending_per_store=settings.max_pending_per_store,
+        max_pending_total=settings.max_pending_total,
+        default_cost=settings.default_cost_nanousd,
+        recovery=Recovery(reclaim_s=settings.lease_s + _GRACE_S + _SWEEP_S),
+    )
+
+
+def _allowed_rate(settings: WorldSettings, images: float) -> float:
+    """Return the posts a minute that the limits allow, by the tokens that calls reserve."""
+    sizes = settings.text_sizes
+    allowed = [
+        settings.limits[TEXT]["requests"] / 2,
+        settings.limits[TEXT]["tokens"]
+        / (sizes.outline.reserved_tokens + sizes.article.reserved_tokens),
+    ]
+    if images:
+        allowed.append(settings.limits[IMAGE]["requests"] / images)
+    return min(allowed)
+
+
+def _run(settings: WorldSettings, workload: Workload, *, check: bool) -> SimulationReport:
+    world = SimulatedWorld(settings, workload, check=check)
+    gc.disable()  # hardly any garbage has cycles, and looking for it takes a third of the time
+    try:
+        world.run(progress=_make_progress(world))
+    finally:
+        gc.enable()
+    return summarize_world(world)
+
+
+def _to_json(report: SimulationReport) -> str:
+    return orjson.dumps(asdict(report) | {"binding": report.binding}).decode()
+
+
+def _make_progress(world: SimulatedWorld) -> Callable[[], None]:
+    """Return a function that prints a line every two seconds."""
+    began = printed_at = time.monotonic()
+
+    def progress() -> None:
+        nonlocal printed_at
+        now = time.monotonic()
+        if now - printed_at < _PROGRESS_EVERY_S:
+            return
+        printed_at = now
+        ended = world.statistics.done + world.statistics.failed
+        print_line(
+            f"{format_duration(world.clock.now)} simulated: {ended:,} of"
+            f" {world.workload.posts:,} posts ended, {ended / (now - began):,.0f} a second"
+        )
+
+    return progress
+
+
+def _write_plot(path: Path, report: SimulationReport) -> None:
+    try:
+        path.write_text(draw_report(report), encoding="utf-8")
+    except OSError as error:
+        raise Unavailable(f"the picture cannot be written: {error}") from None
+
+
+def _parse_burst(text: str) -> Burst:
+    at, stores, posts = _parse_numbers(text, "--burst", "SECOND:STORES:POSTS", 3)
+    if stores < 1 or posts < 1:
+        raise typer.BadParameter(f"{text}: STORES and POSTS are at least 1")
+    return Burst(at=at, stores=round(stores), posts=round(posts))
+
+
+def _parse_outage(text: str) -> Outage:
+    provider, _, rest = text.partition(":")
+    if provider not in (TEXT, IMAGE):
+        raise typer.BadParameter(f"--outage {text}: the provider is {TEXT} or {IMAGE}")
+    at, seconds = _parse_numbers(rest, "--outage", "PROVIDER:SECOND:SECONDS", 2)
+    return Outage(provider=provider, at=at, seconds=seconds)
+
+
+def _parse_deaths(text: str) -> WorkerDeaths:
+    form = "SECOND[:WORKERS]"
+    if ":" not in text:
+        return WorkerDeaths(at=_parse_numbers(text, "--death", form, 1)[0])
+    at, count = _parse_numbers(text, "--death", form, 2)
+    return WorkerDeaths(at=at, count=round(count))
+
+
+def _parse_numbers(text: str, option: str, form: str, count: int) -> list[float]:
+    try:
+        numbers = [float(part) for part in text.split(":")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != count or not all(isfinite(one) and one >= 0 for one in numbers):
+        raise typer.BadParameter(f"{option} {text}: give {form}, numbers of at least 0")
+    return numbers

@@ -1,0 +1,375 @@
+"""A simulated worker: claims jobs, runs their steps, and reports the slots that it offers."""
+
+import random
+from collections import deque
+from collections.abc import Iterator
+from itertools import cycle
+from math import ceil
+from typing import Protocol
+
+from sandbox.simulation.clock import VirtualClock
+from sandbox.simulation.settings import IMAGE, READS, TEXT, TextSize, WorldSettings
+from sandbox.simulation.system.jobs import JobStep, ProviderCall, SimulatedJob
+from sandbox.simulation.system.limiter import SimulatedLimiter
+from sandbox.simulation.system.providers import CallStatus, SimulatedProvider
+from services.generator.jobs.rules import FailJob, RetryLater, decide_retry
+from services.scheduler.dispatch.rules import WorkerOffer
+from shared.domain.errors import Transient
+from shared.domain.reasons import WaitReason
+
+_REPORT_EVERY_S = 1.0
+_FED_WITHIN_MINUTES = 1.5
+_CREATION_WAIT_S = 5.0
+_FIRST_PAUSE_S, _MAX_PAUSE_S, _PAUSE_GROWTH = 0.5, 5.0, 1.5
+"""The pauses between reads of a prediction."""
+_FACTORS = 1 << 15
+_ONE_REQUEST, _ONE_READ = {"requests": 1.0}, {"reads": 1.0}
+
+
+class JobEvents(Protocol):
+    """What a worker announces."""
+
+    def job_started(self, job: SimulatedJob, worker: str) -> None: ...
+
+    def job_ended(self, job: SimulatedJob, outcome: RetryLater | FailJob | None) -> None:
+        """`None`: the post is done."""
+
+    def worker_reported(self, offer: WorkerOffer) -> None: ...
+
+    def money_billed(self, job: SimulatedJob, amount: int, *, saved: bool) -> None:
+        """The provider bills an answer, which is lost unless it is saved."""
+
+
+class ProviderModel:
+    """The accounts of all workers, and the random latencies and costs of their calls."""
+
+    def __init__(self, settings: WorldSettings, rng: random.Random) -> None:
+        limits = settings.limits
+        image_outages = [outage for outage in settings.outages if outage.provider == IMAGE]
+        text_outages = [outage for outage in settings.outages if outage.provider == TEXT]
+        self.accounts = {
+            TEXT: SimulatedProvider(limits[TEXT], outages=text_outages),
+            IMAGE: SimulatedProvider(limits[IMAGE], outages=image_outages),
+            READS: SimulatedProvider(limits[READS], outages=image_outages),
+        }
+        self.rng = rng
+        sizes = settings.text_sizes
+        self.sizes: tuple[TextSize, TextSize] = (sizes.outline, sizes.article)
+        self.reserved = [
+            {"requests": 1.0, "tokens": float(size.reserved_tokens)} for size in self.sizes
+        ]
+        self.charged = [
+            {"requests": 1.0, "tokens": float(size.charged_tokens)} for size in self.sizes
+        ]
+        self._medians = (settings.latencies.outline_s, settings.latencies.article_s)
+        self._image_s = settings.latencies.image_s
+        self._factors = _draw_factors(rng, settings.latencies.spread)
+        self._costs = cycle([rng.uniform(0.8, 1.2) for _ in range(_FACTORS)])
+
+    def charged_units(self) -> dict[str, float]:
+        """Return the units charged so far, by limit."""
+        return {
+            f"{name} {resource}": units
+            for name, account in self.accounts.items()
+            for resource, units in account.charged.items()
+        }
+
+    def text_latency(self, step: JobStep) -> float:
+        return self._medians[step] * next(self._factors)
+
+    def image_latency(self) -> float:
+        return self._image_s * next(self._factors)
+
+    def text_cost(self, step: JobStep) -> int:
+        return round(self.sizes[step].cost * next(self._costs))
+
+
+def _draw_factors(rng: random.Random, spread: float) -> Iterator[float]:
+    """Yield log-normal factors around 1, drawn in advance, because a draw is slow."""
+    return cycle([rng.lognormvariate(0, spread) for _ in range(_FACTORS)])
+
+
+class SimulatedWorker:
+    """Runs at most `slots` jobs at once. Further tasks wait on its partitions."""
+
+    def __init__(
+        self,
+        name: str,
+        clock: VirtualClock,
+        settings: WorldSettings,
+        providers: ProviderModel,
+        events: JobEvents,
+    ) -> None:
+        self.name = name
+        self.partitions: tuple[int, ...] = ()
+        self.running: set[SimulatedJob] = set()
+        self.tasks: deque[SimulatedJob] = deque()
+        """Jobs on its partitions that wait for a slot."""
+        self.alive = True
+        self.draining = False
+        self._clock = clock
+        self._settings = settings
+        self._delays = settings.delays
+        self._providers = providers
+        self._events = events
+        self._report_pending = False
+        self._reported_at = clock.now
+        self._reports = 0
+        largest = {"tokens": settings.text_sizes.largest_tokens}
+        self.text = self._limiter(TEXT, largest)
+        self.image = self._limiter(IMAGE, {})
+        self.reads = self._limiter(READS, {})
+        self.limiters = (self.text, self.image, self.reads)
+        self._clock.schedule(clock.now, self._report, self._reports)
+
+    def _limiter(self, name: str, largest: dict[str, float]) -> SimulatedLimiter:
+        grants = {TEXT: self._call_text, IMAGE: self._create_image, READS: self._read_image}
+        return SimulatedLimiter(
+            self._clock,
+            name,
+            self._providers.accounts[name],
+            limits=self._settings.limits[name],
+            largest=largest,
+            burst_s=self._settings.burst_s,
+            grant=grants[name],
+            fail=self._fail_call,
+        )
+
+    # Tasks and slots
+
+    def receive_task(self, job: SimulatedJob) -> None:
+        """Claim a job, or keep its task until a slot is free."""
+        if len(self.running) < self._settings.slots and not self.draining:
+            self._start(job)
+        else:
+            self.tasks.append(job)
+
+    def take_tasks(self) -> list[SimulatedJob]:
+        """Give up the tasks that wait: their partitions get another owner."""
+        tasks = list(self.tasks)
+        self.tasks.clear()
+        return tasks
+
+    def kill(self) -> None:
+        """Stop at once. The running jobs are lost until their leases expire."""
+        self.alive = False
+        for limiter in self.limiters:
+            limiter.abandon()
+
+    def stop_calls(self) -> None:
+        """Begin no more paid calls: the time to drain is over."""
+        self.text.stop_grants()
+        self.image.stop_grants()
+
+    def _start(self, job: SimulatedJob) -> None:
+        job.attempts += 1
+        job.counted_attempts += 1
+        job.error = None
+        self.running.add(job)
+        self._events.job_started(job, self.name)
+        self.report_change()
+        if job.saved == 0:
+            self._begin_text(job, JobStep.OUTLINE)
+        else:
+            self._begin_branches(job)
+
+    def _begin_branches(self, job: SimulatedJob) -> None:
+        """Begin the article and the image, as far as they are not saved."""
+        job.branches = (job.saved < 2) + job.needs_image
+        both = job.branches == 2
+        if job.saved < 2:
+            self._acquire(self.text, ProviderCall(job, JobStep.ARTICLE, self))
+        if both or job.saved == 2:
+            self._acquire(self.image, ProviderCall(job, JobStep.IMAGE, self))
+
+    def _begin_text(self, job: SimulatedJob, step: JobStep) -> None:
+        job.branches = 1
+        self._acquire(self.text, ProviderCall(job, step, self))
+
+    def _acquire(self, limiter: SimulatedLimiter, call: ProviderCall) -> None:
+        if limiter is self.text:
+            limiter.acquire(call, self._providers.reserved[call.step])
+        else:
+            limiter.acquire(call, _ONE_READ if limiter is self.reads else _ONE_REQUEST)
+
+    # Texts
+
+    def _call_text(self, call: ProviderCall) -> None:
+        arrives_at = call.requested_at = self._clock.now + self._delays.begin_s
+        status, wait_s = self.text.provider.admit_call(
+            self._providers.charged[call.step], arrives_at
+        )
+        if status is not CallStatus.SERVED:
+            self._clock.schedule(arrives_at, self._refuse, (self.text, call, status, wait_s))
+            return
+        answered_at = arrives_at + self._providers.text_latency(call.step)
+        self._clock.schedule(answered_at + self._delays.save_s, self._answer_text, call)
+
+    def _answer_text(self, call: ProviderCall) -> None:
+        job, step, text = call.job, call.step, self.text
+        self._events.money_billed(job, self._providers.text_cost(step), saved=self.alive)
+        if not self.alive:
+            return
+        text.apply_headers(call)
+        text.record_served(call)
+        job.saved = step + 1
+        text.grant_ready()
+        if step is JobStep.OUTLINE:
+            self._begin_branches(job)
+        else:
+            self._end_branch(job)
+
+    # Images
+
+    def _create_image(self, call: ProviderCall) -> None:
+        arrives_at = call.requested_at = self._clock.now + self._delays.begin_s
+        status, wait_s = self.image.provider.admit_call(_ONE_REQUEST, arrives_at)
+        if status is not CallStatus.SERVED:
+            self._clock.schedule(arrives_at, self._refuse, (self.image, call, status, wait_s))
+            return
+        call.ready_at = arrives_at + self._providers.image_latency()
+        if call.ready_at <= arrives_at + _CREATION_WAIT_S:
+            self._clock.schedule(call.ready_at + self._delays.file_s, self._save_image, call)
+        else:
+            call.read_at = _FIRST_PAUSE_S
+            self._clock.schedule(arrives_at + _CREATION_WAIT_S + _FIRST_PAUSE_S, self._ask, call)
+
+    def _ask(self, call: ProviderCall) -> None:
+        """Wait for a permit to read the prediction."""
+        if self.alive:
+            call.step = JobStep.READ
+            self._acquire(self.reads, call)
+
+    def _read_image(self, call: ProviderCall) -> None:
+        arrives_at = self._clock.now + self._delays.read_s
+        status, _ = self.reads.provider.admit_call(_ONE_READ, arrives_at)
+        if status is CallStatus.SERVED and call.ready_at <= arrives_at:
+            self._clock.schedule(arrives_at + self._delays.file_s, self._save_image, call)
+            return
+        call.read_at = min(call.read_at * _PAUSE_GROWTH, _MAX_PAUSE_S)
+        self._clock.schedule(arrives_at + call.read_at, self._ask, call)
+
+    def _save_image(self, call: ProviderCall) -> None:
+        self._events.money_billed(call.job, self._settings.image_cost, saved=self.alive)
+        if not self.alive:
+            return
+        self.image.record_served(call)
+        self.image.grant_ready()
+        call.job.needs_image = False
+        self._end_branch(call.job)
+
+    # Failures
+
+    def _refuse(self, refused: tuple[SimulatedLimiter, ProviderCall, CallStatus, float]) -> None:
+        limiter, call, status, wait_s = refused
+        if not self.alive:
+            return
+        if status is CallStatus.THROTTLED:
+            error = limiter.record_throttled(call, wait_s)
+        else:
+            error = limiter.record_failure(call)
+        self._fail_call(call, error)
+        limiter.grant_ready()
+
+    def _fail_call(self, call: ProviderCall, error: Transient) -> None:
+        call.job.error = call.job.error or error
+        self._end_branch(call.job)
+
+    def _end_branch(self, job: SimulatedJob) -> None:
+        job.branches -= 1
+        if job.branches == 0:
+            self._end_attempt(job)
+
+    def _end_attempt(self, job: SimulatedJob) -> None:
+        self.running.remove(job)
+        outcome = self._decide(job, job.error) if job.error is not None else None
+        self._events.job_ended(job, outcome)
+        self.report_change()
+        if self.tasks and not self.draining:
+            self._start(self.tasks.popleft())
+
+    def _decide(self, job: SimulatedJob, error: Exception) -> RetryLater | FailJob:
+        decision = decide_retry(
+            error,
+            attempt=job.attempts,
+            counted_attempts=job.counted_attempts,
+            max_attempts=self._settings.max_attempts,
+            chance=self._providers.rng.random(),
+            running_s=self._clock.now - (job.started_at or self._clock.now),
+        )
+        if isinstance(decision, RetryLater) and decision.blameless:
+            job.counted_attempts -= 1
+        return decision
+
+    # Reports
+
+    def report_change(self) -> None:
+        """Report soon: the offer may have changed. Many changes make one report."""
+        if self._report_pending or not self.alive:
+            return
+        self._report_pending = True
+        self._reports += 1
+        at = max(self._clock.now, self._reported_at + self._settings.report_every_s)
+        self._clock.schedule(at, self._report, self._reports)
+
+    def _report(self, number: int) -> None:
+        if number != self._reports or not self.alive:
+            return
+        now = self._clock.now
+        self._report_pending, self._reported_at = False, now
+        self._events.worker_reported(self.build_offer())
+        self._reports += 1
+        self._clock.schedule(now + _REPORT_EVERY_S, self._report, self._reports)
+
+    def build_offer(self) -> WorkerOffer:
+        slots = self.count_offered_slots()
+        stopped = self._find_stop(self.image)
+        return WorkerOffer(
+            worker=self.name,
+            partitions=self.partitions,
+            slots=slots,
+            at=self._clock.now,
+            text_partitions=tuple(self.text.partitions),
+            image_partitions=tuple(
+                partition
+                for partition in self.image.partitions
+                if partition in self.text.partitions and partition in self.reads.partitions
+            ),
+            most_image_jobs=self._count_image_jobs(slots, stopped),
+            limited_by=self._find_cause(),
+            images_stopped_by=stopped,
+        )
+
+    def count_offered_slots(self) -> int:
+        """Return the slots to offer to the scheduler, by the generator's rule."""
+        if self.draining:
+            return 0
+        if self.text.is_cooling_long:
+            return 0
+        if self.text.circuit.is_open:
+            return len(self.running) + 1 if self.text.is_probe_due else 0
+        fed = max(1, round(_FED_WITHIN_MINUTES * self.text.largest_calls_per_minute))
+        return min(self._settings.slots, fed)
+
+    def _count_image_jobs(self, slots: int, stopped: str | None) -> int | None:
+        """Return the most jobs that need an image, by the scheduler's reading of a report."""
+        if not self.image.partitions:
+            return None
+        if stopped is not None:
+            return 1 if self.image.is_probe_due and not self.image.is_cooling_long else 0
+        rules, part = self.image.rules, self.image.share or 0.0
+        in_a_minute = rules.limit_of("requests") * part * min(rules.pace_of("requests"), 1.0)
+        return ceil(in_a_minute) if 0 < in_a_minute <= slots - 1 else None
+
+    def _find_stop(self, limiter: SimulatedLimiter) -> str | None:
+        if limiter.circuit.is_open:
+            return WaitReason.UNAVAILABLE
+        return WaitReason.COOLING_DOWN if limiter.is_cooling_long else None
+
+    def _find_cause(self) -> str | None:
+        """Return the limit that calls of this worker wait for."""
+        if (stopped := self._find_stop(self.text)) is not None:
+            return stopped
+        if not self.text.waiting:
+            return WaitReason.IMAGES if self.image.waiting else None
+        return WaitReason.REQUESTS

@@ -1,0 +1,185 @@
+"""The simulated world: it repeats itself, keeps its invariants, and ends every job."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sandbox.simulation.arrivals import Burst, SteadyLoad
+from sandbox.simulation.invariants import InvariantError
+from sandbox.simulation.results.report import format_report, summarize_world
+from sandbox.simulation.settings import (
+    Deploy,
+    Latencies,
+    Outage,
+    WorkerDeaths,
+    WorldSettings,
+)
+from sandbox.simulation.world import SimulatedWorld
+from tests.support.simulated_worlds import make_settings, make_workload, run_world
+
+FLOOD = [Burst(at=10, stores=1, posts=60), Burst(at=11, stores=9, posts=4)]
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> WorldSettings:
+    moments = st.floats(0, 120)
+    workers = draw(st.integers(1, 4))
+    return make_settings(
+        workers=workers,
+        slots=draw(st.integers(1, 8)),
+        partitions=draw(st.sampled_from([workers, 5, 24])),
+        rpm=draw(st.sampled_from([6, 60, 600])),
+        tpm=draw(st.sampled_from([16_000, 200_000, 10_000_000])),
+        image_rpm=draw(st.sampled_from([6, 60, 600])),
+        cap=draw(st.integers(1, 5)),
+        hard_cap=draw(st.booleans()),
+        max_pending_per_store=draw(st.sampled_from([5, 1_000])),
+        latencies=Latencies(
+            outline_s=draw(st.floats(0.05, 20)),
+            article_s=draw(st.floats(0.05, 60)),
+            image_s=draw(st.floats(0.05, 30)),
+        ),
+        outages=tuple(
+            Outage(provider=provider, at=at, seconds=seconds)
+            for provider, at, seconds in draw(
+                st.lists(
+                    st.tuples(st.sampled_from(["openai", "replicate"]), moments, moments),
+                    max_size=2,
+                )
+            )
+        ),
+        deaths=tuple(WorkerDeaths(at=at) for at in draw(st.lists(moments, max_size=2))),
+        deploys=tuple(Deploy(at=at) for at in draw(st.lists(moments, max_size=1))),
+        seed=draw(st.integers(0, 9)),
+    )
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    worlds(),
+    st.lists(
+        st.builds(Burst, at=st.floats(0, 100), stores=st.integers(1, 5), posts=st.integers(1, 12)),
+        min_size=1,
+        max_size=3,
+    ),
+    st.sampled_from([0.0, 0.5, 1.0]),
+)
+def test_invariants_hold_at_every_event_and_every_job_ends(
+    world_settings: WorldSettings, bursts: list[Burst], images: float
+) -> None:
+    steady = SteadyLoad(posts=5, per_minute=30, stores=3, images=images)
+    world = run_world(world_settings, make_workload(bursts, steady))
+    statistics = world.statistics
+    assert statistics.done == statistics.arrived == world.workload.posts
+    assert statistics.open == statistics.failed == world.refused_waiting == 0
+    assert world.scheduler.queue.in_flight == world.scheduler.queue.pending == 0
+    assert world.spent == world.scheduler.charged + world.lost
+    assert not any(account.rejected for account in world.providers.accounts.values())
+
+
+def test_same_seed_repeats_the_run_exactly() -> None:
+    first, second = (
+        summarize_world(run_world(make_settings(workers=2), make_workload(FLOOD))) for _ in "12"
+    )
+    assert first == second
+    other = summarize_world(run_world(make_settings(workers=2, seed=2), make_workload(FLOOD)))
+    assert other != first
+
+
+def test_limit_decides_the_makespan() -> None:
+    """96 posts make 192 calls: 60 a minute serve them in 192 s, and 120 in half of that."""
+    slow, quick = (
+        summarize_world(run_world(make_settings(rpm=rpm, slots=20), make_workload(FLOOD)))
+        for rpm in (60, 120)
+    )
+    assert slow.binding == quick.binding == "openai requests"
+    assert slow.makespan_s == pytest.approx(2 * quick.makespan_s, rel=0.1)
+
+
+def test_slots_decide_if_there_are_few() -> None:
+    few = make_settings(rpm=60_000, slots=5, latencies=Latencies(outline_s=5, article_s=5))
+    one, two = (
+        summarize_world(run_world(replace(few, workers=workers), make_workload(FLOOD)))
+        for workers in (1, 2)
+    )
+    assert one.binding == "slots"
+    assert one.makespan_s == pytest.approx(2 * two.makespan_s, rel=0.15)
+
+
+def test_death_delays_only_the_jobs_of_the_dead_worker() -> None:
+    calm = make_settings(workers=3, slots=10, latencies=Latencies(outline_s=3, article_s=9))
+    dying = replace(calm, deaths=(WorkerDeaths(at=20),))
+    before, after = (
+        summarize_world(run_world(world, make_workload(FLOOD))) for world in (calm, dying)
+    )
+    assert after.done == before.done == 96
+    assert after.lost_usd > 0
+    assert after.retries == 10
+    assert after.makespan_s > before.makespan_s
+
+
+def test_outage_stops_all_calls_and_costs_no_job() -> None:
+    world = run_world(
+        make_settings(outages=(Outage(provider="openai", at=15, seconds=60),)),
+        make_workload(FLOOD),
+    )
+    report = summarize_world(world)
+    assert (report.done, report.failed) == (96, 0)
+    assert report.makespan_s > 65
+    assert world.providers.accounts["openai"].failed < 40, "the circuit stops the calls"
+
+
+def test_closed_intake_refuses_and_clients_come_again() -> None:
+    """The intake closes when the scheduler has read the burst, so later requests are refused."""
+    late = Burst(at=20, stores=1, posts=1)
+    world = run_world(make_settings(rpm=60, max_pending_total=10), make_workload([*FLOOD, late]))
+    report = summarize_world(world)
+    assert report.refused > 0
+    assert report.done == report.posts == 97
+
+
+def test_checker_finds_money_that_nobody_pays() -> None:
+    world = SimulatedWorld(make_settings(), make_workload(FLOOD), check=True)
+    world.clock.schedule(12, lambda _: setattr(world, "spent", world.spent + 1))
+    with pytest.raises(InvariantError, match=r"at 12\.000 s: .* nano-USD were billed"):
+        world.run()
+
+
+def test_checker_finds_a_job_that_runs_twice() -> None:
+    world = SimulatedWorld(make_settings(workers=2), make_workload(FLOOD), check=True)
+
+    def run_twice(_: object) -> None:
+        first, second = world.fleet.all_workers()
+        second.running.add(next(iter(first.running)))
+
+    world.clock.schedule(12, run_twice)
+    with pytest.raises(InvariantError, match="run twice"):
+        world.run()
+
+
+def test_checker_finds_more_than_one_account() -> None:
+    world = SimulatedWorld(make_settings(workers=2), make_workload(FLOOD), check=True)
+
+    def own_too_much(_: object) -> None:
+        world.fleet.all_workers()[0].text.share = 0.9
+
+    world.clock.schedule(12, own_too_much)
+    with pytest.raises(InvariantError, match="of an account"):
+        world.run()
+
+
+def test_report_names_classes_limits_and_queue() -> None:
+    text = format_report(summarize_world(run_world(make_settings(rpm=60), make_workload(FLOOD))))
+    for words in ("burst at 10 s, 60 each", "openai requests", "96 of 96 posts done", "decides"):
+        assert words in text
+
+
+def test_busy_stores_get_equal_money() -> None:
+    busy = [Burst(at=1, stores=4, posts=100)]
+    world = run_world(make_settings(rpm=600, workers=2), make_workload(busy), window_s=20)
+    report = summarize_world(world)
+    assert report.jain is not None
+    assert report.jain_worst is not None
+    assert report.jain_worst >= 0.99
