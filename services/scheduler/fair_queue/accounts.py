@@ -176,8 +176,10 @@ class StoreQueue(VirtualClock):
 
     def next_job(self, *, images: bool = True) -> WaitingJob | None:
         """Return the next due job; without `images` the next one that needs no image."""
-        queues = (self.image_queue, self.text_queue) if images else (self.text_queue,)
-        return min((queue[0] for queue in queues if queue), default=None)
+        if not images or not self.image_queue:
+            return self.text_queue[0] if self.text_queue else None
+        first = self.image_queue[0]
+        return min(first, self.text_queue[0]) if self.text_queue else first
 
     def next_job_cost(self, default: int) -> int:
         """Return the amount to reserve for the next job."""

@@ -24,7 +24,6 @@ A failover restores the queue: `restore_store` for the counters, then `restore_i
 
 from collections import Counter
 from collections.abc import Container, Mapping
-from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import NamedTuple
 
@@ -42,8 +41,7 @@ from services.scheduler.fair_queue.priority_index import CapClass, PriorityIndex
 __all__ = ["CounterChange", "FairQueue", "JobId", "PickedJob", "StoreSummary", "WaitingJob"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PickedJob:
+class PickedJob(NamedTuple):
     job: JobId
     store: str
     reserved: int
@@ -293,9 +291,11 @@ class FairQueue:
     def settle_job(self, job: JobId, store_name: str, spent: int, *, ended: bool) -> None:
         """Replace a job's reservation (0 when the job is not in flight) with its real cost."""
         store = self._store(store_name)
-        _, reserved = self._in_flight.get(job, (store_name, 0))
-        if self._in_flight.pop(job, None) is not None:
+        dispatched = self._in_flight.pop(job, None)
+        reserved = 0
+        if dispatched is not None:
             store.in_flight -= 1
+            reserved = dispatched[1]
         store.settle_cost(spent, reserved, ended=ended)
         self._changed.add(store_name)
         self._update_index(store)
@@ -373,12 +373,16 @@ class FairQueue:
         )
 
     def _account(self, name: str) -> AccountState:
-        return self._accounts.setdefault(name, AccountState(name=name))
+        account = self._accounts.get(name)
+        if account is None:
+            account = self._accounts[name] = AccountState(name=name)
+        return account
 
     def _store(self, name: str) -> StoreQueue:
-        if name not in self._stores:
-            self._stores[name] = StoreQueue(name=name, account=self._account(name))
-        return self._stores[name]
+        store = self._stores.get(name)
+        if store is None:
+            store = self._stores[name] = StoreQueue(name=name, account=self._account(name))
+        return store
 
     def _cap_cost(self, store: StoreQueue) -> float:
         """Return the estimated cost of as many jobs as the cap allows in flight."""
@@ -452,7 +456,8 @@ class FairQueue:
             self._update_hold(store)
         account = store.account
         cap_class = CapClass.BELOW_CAP if store.in_flight < self._cap else CapClass.AT_CAP
-        account.stores.update(store, cap_class if store.due and not store.held else None)
+        is_eligible = (store.image_queue or store.text_queue) and not store.held
+        account.stores.update(store, cap_class if is_eligible else None)
         self._accounts_index.update(account, account.stores.first_class())
         if store.text_queue or store in account.text_stores:
             eligible = store.text_queue and not store.held
