@@ -1,6 +1,7 @@
 """Holds the state of a worker that its reports show."""
 
 import asyncio
+import time
 from dataclasses import dataclass, field
 
 from services.generator.quota.held_jobs import HeldJobs
@@ -29,7 +30,7 @@ class WorkerStatus:
     held: HeldJobs = field(init=False)
 
     def __post_init__(self) -> None:
-        self.held = HeldJobs(self.changed)
+        self.held = HeldJobs(self.changed.set, clock=time.monotonic)
 
     @property
     def running(self) -> int:

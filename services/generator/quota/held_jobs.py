@@ -1,13 +1,10 @@
 """Tracks the jobs that a worker holds: which of them still wait for permits, and what they need."""
 
-import asyncio
-import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from uuid import UUID
 
 from services.generator.quota.job_needs import JobNeeds
-from services.generator.quota.rules import Permit
 
 _MEAN_OVER = 10
 _USUAL_LEAD_S = 5.0
@@ -17,11 +14,13 @@ _USUAL_LEAD_S = 5.0
 class HeldJobs:
     """The jobs of one worker, by the permits that they have had.
 
-    `changed` is set when a job begins, so that a report makes room for the next one.
+    `on_change` is called when a job begins, so that a report makes room for the next one. `clock`
+    is monotonic, in seconds.
     """
 
-    def __init__(self, changed: asyncio.Event) -> None:
-        self._changed = changed
+    def __init__(self, on_change: Callable[[], None], *, clock: Callable[[], float]) -> None:
+        self._on_change = on_change
+        self._clock = clock
         self._unbegun: set[UUID] = set()
         self._image_jobs: dict[UUID, float] = {}
         """When each job that needs an image was claimed (monotonic)."""
@@ -37,34 +36,34 @@ class HeldJobs:
         """Add a claimed job."""
         self._total += 1
         self._unbegun.add(job)
-        self._changed.set()
+        self._on_change()
         if needs_image:
-            self._image_jobs[job] = time.monotonic()
+            self._image_jobs[job] = self._clock()
             self._before_image.add(job)
 
-    def record_permit(self, job: UUID, permit: Permit) -> None:
+    def record_permit(self, job: UUID, account: str, needs: Mapping[str, float]) -> None:
         """Record a permit of a job. The first one begins it."""
-        self._needs[permit.provider].record_call(job, permit.reservation.needs)
+        self._needs[account].record_call(job, needs)
         self.record_begin(job)
 
     def record_begin(self, job: UUID) -> None:
         """Record that a job waits for no first permit any more."""
         if job in self._unbegun:
             self._unbegun.remove(job)
-            self._changed.set()
+            self._on_change()
 
     def record_image_wait(self, job: UUID) -> None:
         """Record that a job waits for the permit of its image from now on."""
         if (claimed_at := self._image_jobs.get(job)) is not None:
             self._measured += 1
-            lead_s = time.monotonic() - claimed_at
+            lead_s = self._clock() - claimed_at
             self.image_lead_s += (lead_s - self.image_lead_s) / min(self._measured, _MEAN_OVER)
 
     def record_image_permit(self, job: UUID) -> None:
         """Record that a job needs no permit for an image any more."""
         if job in self._before_image:
             self._before_image.remove(job)
-            self._changed.set()
+            self._on_change()
 
     def remove(self, job: UUID, *, done: bool) -> None:
         """Remove a job after its attempt. `done`: its post is finished."""
@@ -74,7 +73,7 @@ class HeldJobs:
         self._unbegun.discard(job)
         self._image_jobs.pop(job, None)
         self._before_image.discard(job)
-        self._changed.set()
+        self._on_change()
 
     def mean_needs(self, account: str) -> Mapping[str, float] | None:
         """Return what a job needs of an account; `None` before the first finished one."""

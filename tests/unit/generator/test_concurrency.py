@@ -1,7 +1,5 @@
 """A worker holds as many jobs as keep its permits in use, and its permit queue has an order."""
 
-import asyncio
-from datetime import UTC, datetime
 from uuid import UUID
 
 import pytest
@@ -10,7 +8,7 @@ from hypothesis import strategies as st
 
 from services.generator.quota.concurrency import PermitSupply, count_accepted_jobs
 from services.generator.quota.held_jobs import HeldJobs
-from services.generator.quota.rules import Permit, PermitRank, RateLimiter, Reservation
+from services.generator.quota.rules import PermitRank, RateLimiter
 
 
 @pytest.mark.parametrize(
@@ -49,28 +47,20 @@ def test_accepted_jobs(
     assert found == accepted
 
 
-def make_permit(account: str, **needs: float) -> Permit:
-    return Permit(
-        provider=account,
-        partition=0,
-        granted_at=datetime.now(UTC),
-        reservation=Reservation(needs=needs, requested_at=0),
-    )
-
-
 def test_held_jobs_by_the_permits_that_they_have_had() -> None:
-    held = HeldJobs(asyncio.Event())
+    changes, times = list[str](), iter([0.0, 3.0])
+    held = HeldJobs(lambda: changes.append("changed"), clock=lambda: next(times))
     first, second = UUID(int=1), UUID(int=2)
     held.add(first, needs_image=True)
     held.add(second, needs_image=False)
     assert (held.total, held.unbegun, held.image_jobs, held.before_image) == (2, 2, 1, 1)
-    held.record_permit(first, make_permit("texts", requests=1, tokens=100))
+    held.record_permit(first, "texts", {"requests": 1, "tokens": 100})
     assert (held.unbegun, held.before_image) == (1, 1)
     held.record_image_wait(first)
-    assert held.image_lead_s < 1, "the measured time replaces the usual one"
-    held.record_permit(first, make_permit("images", requests=1))
+    assert held.image_lead_s == 3, "the measured time replaces the usual one"
+    held.record_permit(first, "images", {"requests": 1})
     held.record_image_permit(first)
-    held.record_permit(first, make_permit("texts", requests=1, tokens=300))
+    held.record_permit(first, "texts", {"requests": 1, "tokens": 300})
     assert (held.unbegun, held.image_jobs, held.before_image) == (1, 1, 0)
     assert held.mean_needs("texts") is None
     held.remove(first, done=True)
@@ -78,13 +68,14 @@ def test_held_jobs_by_the_permits_that_they_have_had() -> None:
     assert (held.total, held.unbegun, held.image_jobs) == (0, 0, 0)
     assert held.mean_needs("texts") == {"requests": 2, "tokens": 400}
     assert held.mean_needs("images") == {"requests": 1}
+    assert len(changes) == 6, "two claims, a first permit, an image, two ends"
 
 
 def test_mean_needs_follow_the_recent_jobs() -> None:
-    held = HeldJobs(asyncio.Event())
+    held = HeldJobs(lambda: None, clock=lambda: 0.0)
     for number, tokens in enumerate([1_000] * 5 + [4_000] * 100):
         held.add(UUID(int=number), needs_image=False)
-        held.record_permit(UUID(int=number), make_permit("a", tokens=tokens))
+        held.record_permit(UUID(int=number), "a", {"tokens": tokens})
         held.remove(UUID(int=number), done=True)
     needs = held.mean_needs("a")
     assert needs is not None

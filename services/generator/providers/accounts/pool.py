@@ -66,7 +66,7 @@ class TextAccountPool:
             lambda: self._states(call, answer),
             lambda name: self._providers[name].acquire_permit(call, answer),
         )
-        self._held.record_permit(call.job, permit)
+        self._held.record_permit(call.job, permit.provider, permit.reservation.needs)
         return permit
 
     def permit_supplies(self, within_s: float) -> list[PermitSupply]:
@@ -110,7 +110,7 @@ class ImageAccountPool:
             lambda: self._states(job, rank),
             lambda name: self._providers[name].acquire_permit(job, rank),
         )
-        self._held.record_permit(job, permit)
+        self._held.record_permit(job, permit.provider, permit.reservation.needs)
         self._held.record_image_permit(job)
         return permit
 
