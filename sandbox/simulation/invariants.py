@@ -43,18 +43,17 @@ class InvariantChecker:
 
         So no account that waits falls behind another by more than one job's reservation.
         """
-        states = {state.store: state for state in self._world.scheduler.queue.queue_states(now)}
-        picked = states.pop(pick.store, None)
-        if picked is None:  # it has no further job, so the queue no longer says where it stands
-            return
-        picked_at = picked.account_virtual_time - pick.reserved / picked.account_weight
-        was_at_cap = picked.in_flight > self._world.settings.cap
-        for other in states.values():
-            if not other.queued or (other.only_images and not pick.needs_images):
+        queue, cap = self._world.scheduler.queue, self._world.settings.cap
+        (picked,) = (one for one in queue.summarize_stores() if one.store == pick.store)
+        was_at_cap = picked.in_flight > cap
+        for other in queue.queue_states(now):
+            if other.store == pick.store or not other.queued:
+                continue
+            if other.only_images and not pick.needs_images:
                 continue
             if was_at_cap and not other.at_cap:
                 self._fail(f"{pick.store} was picked above its cap while {other.store} waited")
-            is_behind = other.account_virtual_time < picked_at - 1
+            is_behind = other.account_virtual_time < pick.virtual_time
             if other.at_cap == was_at_cap and is_behind:
                 self._fail(f"{pick.store} was picked before {other.store}, which is behind")
 

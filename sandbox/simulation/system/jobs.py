@@ -25,6 +25,7 @@ class SimulatedJob:
         "cost_factor",
         "counted_attempts",
         "error",
+        "has_begun",
         "kind",
         "needs_image",
         "number",
@@ -35,6 +36,7 @@ class SimulatedJob:
         "spent",
         "started_at",
         "store",
+        "virtual_time",
     )
 
     def __init__(
@@ -56,6 +58,10 @@ class SimulatedJob:
         """Whether the image is wanted and not saved yet."""
         self.priority = priority
         self.started_at: float | None = None
+        self.virtual_time = 0.0
+        """By the fair queue, when it was dispatched."""
+        self.has_begun = False
+        """Whether a call of its was ever made."""
         self.attempts = 0
         self.counted_attempts = 0
         self.saved = 0

@@ -13,13 +13,15 @@ from sandbox.simulation.clock import VirtualClock
 from sandbox.simulation.system.jobs import ProviderCall
 from sandbox.simulation.system.providers import SimulatedProvider
 from services.generator.providers.outcomes.circuit_breaker import SUSPECTS_LATER_S, CircuitBreaker
-from services.generator.quota.rules import RateLimiter, Reservation
+from services.generator.quota.concurrency import PermitSupply
+from services.generator.quota.rules import PermitRank, RateLimiter, Reservation
 from shared.domain.errors import Transient
 from shared.domain.messages import LONG_COOL_DOWN_S
 from shared.domain.quota_layout import count_carried_calls, spendable_part
 
 _LONG_WAIT_S = 10.0
 _NO_QUOTA_PAUSE_S = 1.0
+_USUAL_CALLS = 2
 _MIN_TIMER_S = 0.001
 
 GrantCall = Callable[[ProviderCall], None]
@@ -73,13 +75,13 @@ class SimulatedLimiter:
         self._stopped = False
         self._timer_at = inf
 
-    def acquire(self, call: ProviderCall, needs: Mapping[str, float]) -> None:
+    def acquire(self, call: ProviderCall, needs: Mapping[str, float], rank: PermitRank) -> None:
         """Put a call into the line, or fail it."""
         error = self._find_refusal(call)
         if error is not None:
             self.fail(call, error)
             return
-        reservation = self.rules.reserve(needs, self._clock.now)
+        reservation = self.rules.reserve(needs, self._clock.now, rank)
         call.reservation = reservation
         self._calls[reservation] = call
         self.grant_ready()
@@ -173,15 +175,19 @@ class SimulatedLimiter:
     def spendable_part(self, carrying: int) -> float:
         return min(spendable_part(*sizes, carrying) for sizes in self._sizes.values())
 
-    @property
-    def largest_calls_per_minute(self) -> float:
-        """Return how many calls of the largest size this worker's share allows a minute."""
-        share = self.share or 0.0
-        return min(share * limit / largest for limit, largest in self._sizes.values())
+    def estimate_starts(
+        self, job_needs: Mapping[str, float] | None, within_s: float
+    ) -> list[PermitSupply]:
+        """Estimate how many jobs the permits of the next seconds start; nothing if none serves."""
+        if not self.is_accepting:
+            return []
+        needs = job_needs or {name: _USUAL_CALLS * size for name, (_, size) in self._sizes.items()}
+        jobs = self.rules.count_affordable(needs, within_s, self._clock.now)
+        return [PermitSupply(jobs=jobs, waiting=self.rules.queued_starts)]
 
     @property
-    def waiting(self) -> int:
-        return len(self._calls)
+    def is_accepting(self) -> bool:
+        return bool(self.partitions) and not self.circuit.is_open and not self.is_cooling_long
 
     @property
     def is_cooling_long(self) -> bool:

@@ -236,6 +236,6 @@ class SimulatedScheduler:
         self.credit.record_dispatch(pick.job, partition, needs_images=pick.needs_images)
         self._rates.record_amount(pick.store, now)
         job = self.waiting.pop(pick.job)
-        job.partition = partition
+        job.partition, job.virtual_time = partition, pick.virtual_time
         self._record_dispatch(job, pick, now)
         return job

@@ -4,8 +4,8 @@ import random
 from collections import deque
 from collections.abc import Iterator
 from itertools import cycle
-from math import ceil
-from typing import Protocol
+from typing import Protocol, cast
+from uuid import UUID
 
 from sandbox.simulation.clock import VirtualClock
 from sandbox.simulation.settings import IMAGE, READS, TEXT, TextSize, WorldSettings
@@ -13,12 +13,14 @@ from sandbox.simulation.system.jobs import JobStep, ProviderCall, SimulatedJob
 from sandbox.simulation.system.limiter import SimulatedLimiter
 from sandbox.simulation.system.providers import CallStatus, SimulatedProvider
 from services.generator.jobs.rules import FailJob, RetryLater, decide_retry
+from services.generator.quota.concurrency import QUEUE_S, count_accepted_jobs
+from services.generator.quota.held_jobs import HeldJobs
+from services.generator.quota.rules import FIRST, PermitRank
 from services.scheduler.dispatch.rules import WorkerOffer
 from shared.domain.errors import Transient
 from shared.domain.reasons import WaitReason
 
 _REPORT_EVERY_S = 1.0
-_FED_WITHIN_MINUTES = 1.5
 _CREATION_WAIT_S = 5.0
 _FIRST_PAUSE_S, _MAX_PAUSE_S, _PAUSE_GROWTH = 0.5, 5.0, 1.5
 """The pauses between reads of a prediction."""
@@ -105,6 +107,7 @@ class SimulatedWorker:
         self.running: set[SimulatedJob] = set()
         self.tasks: deque[SimulatedJob] = deque()
         """Jobs on its partitions that wait for a slot."""
+        self.held = HeldJobs(self.report_change, clock=lambda: clock.now)
         self.alive = True
         self.draining = False
         self._clock = clock
@@ -166,8 +169,8 @@ class SimulatedWorker:
         job.counted_attempts += 1
         job.error = None
         self.running.add(job)
+        self.held.add(_key(job), needs_image=job.needs_image)
         self._events.job_started(job, self.name)
-        self.report_change()
         if job.saved == 0:
             self._begin_text(job, JobStep.OUTLINE)
         else:
@@ -175,26 +178,29 @@ class SimulatedWorker:
 
     def _begin_branches(self, job: SimulatedJob) -> None:
         """Begin the article and the image, as far as they are not saved."""
-        job.branches = (job.saved < 2) + job.needs_image
-        both = job.branches == 2
-        if job.saved < 2:
-            self._acquire(self.text, ProviderCall(job, JobStep.ARTICLE, self))
-        if both or job.saved == 2:
-            self._acquire(self.image, ProviderCall(job, JobStep.IMAGE, self))
+        needs_text, needs_image = job.saved < 2, job.needs_image
+        job.branches = needs_text + needs_image
+        if needs_text:
+            self._acquire_text(job, JobStep.ARTICLE)
+        if needs_image:
+            self.held.record_begin(_key(job))
+            self.held.record_image_wait(_key(job))
+            call = ProviderCall(job, JobStep.IMAGE, self)
+            self.image.acquire(call, _ONE_REQUEST, PermitRank(False, job.virtual_time))
 
     def _begin_text(self, job: SimulatedJob, step: JobStep) -> None:
         job.branches = 1
-        self._acquire(self.text, ProviderCall(job, step, self))
+        self._acquire_text(job, step)
 
-    def _acquire(self, limiter: SimulatedLimiter, call: ProviderCall) -> None:
-        if limiter is self.text:
-            limiter.acquire(call, self._providers.reserved[call.step])
-        else:
-            limiter.acquire(call, _ONE_READ if limiter is self.reads else _ONE_REQUEST)
+    def _acquire_text(self, job: SimulatedJob, step: JobStep) -> None:
+        rank = PermitRank(not job.has_begun and step is JobStep.OUTLINE, job.virtual_time)
+        self.text.acquire(ProviderCall(job, step, self), self._providers.reserved[step], rank)
 
     # Texts
 
     def _call_text(self, call: ProviderCall) -> None:
+        call.job.has_begun = True
+        self.held.record_permit(_key(call.job), TEXT, self._providers.reserved[call.step])
         arrives_at = call.requested_at = self._clock.now + self._delays.begin_s
         status, wait_s = self.text.provider.admit_call(
             self._providers.charged[call.step], arrives_at
@@ -222,6 +228,8 @@ class SimulatedWorker:
     # Images
 
     def _create_image(self, call: ProviderCall) -> None:
+        self.held.record_permit(_key(call.job), IMAGE, _ONE_REQUEST)
+        self.held.record_image_permit(_key(call.job))
         arrives_at = call.requested_at = self._clock.now + self._delays.begin_s
         status, wait_s = self.image.provider.admit_call(_ONE_REQUEST, arrives_at)
         if status is not CallStatus.SERVED:
@@ -238,7 +246,7 @@ class SimulatedWorker:
         """Wait for a permit to read the prediction."""
         if self.alive:
             call.step = JobStep.READ
-            self._acquire(self.reads, call)
+            self.reads.acquire(call, _ONE_READ, FIRST)
 
     def _read_image(self, call: ProviderCall) -> None:
         arrives_at = self._clock.now + self._delays.read_s
@@ -283,8 +291,8 @@ class SimulatedWorker:
     def _end_attempt(self, job: SimulatedJob) -> None:
         self.running.remove(job)
         outcome = self._decide(job, job.error) if job.error is not None else None
+        self.held.remove(_key(job), done=outcome is None)
         self._events.job_ended(job, outcome)
-        self.report_change()
         if self.tasks and not self.draining:
             self._start(self.tasks.popleft())
 
@@ -335,8 +343,7 @@ class SimulatedWorker:
                 for partition in self.image.partitions
                 if partition in self.text.partitions and partition in self.reads.partitions
             ),
-            most_image_jobs=self._count_image_jobs(slots, stopped),
-            limited_by=self._find_cause(),
+            most_image_jobs=self._count_image_jobs(stopped),
             images_stopped_by=stopped,
         )
 
@@ -348,28 +355,31 @@ class SimulatedWorker:
             return 0
         if self.text.circuit.is_open:
             return len(self.running) + 1 if self.text.is_probe_due else 0
-        fed = max(1, round(_FED_WITHIN_MINUTES * self.text.largest_calls_per_minute))
-        return min(self._settings.slots, fed)
+        texts = self.text.estimate_starts(self.held.mean_needs(TEXT), QUEUE_S)
+        accepted = count_accepted_jobs(
+            held=self.held.total, unbegun=self.held.unbegun, supplies=texts
+        )
+        return min(self._settings.slots, accepted)
 
-    def _count_image_jobs(self, slots: int, stopped: str | None) -> int | None:
-        """Return the most jobs that need an image, by the scheduler's reading of a report."""
-        if not self.image.partitions:
-            return None
+    def _count_image_jobs(self, stopped: str | None) -> int | None:
+        """Return the most jobs that need an image, as the scheduler reads it from a report."""
         if stopped is not None:
             return 1 if self.image.is_probe_due and not self.image.is_cooling_long else 0
-        rules, part = self.image.rules, self.image.share or 0.0
-        in_a_minute = rules.limit_of("requests") * part * min(rules.pace_of("requests"), 1.0)
-        return ceil(in_a_minute) if 0 < in_a_minute <= slots - 1 else None
+        images = self.image.estimate_starts(
+            self.held.mean_needs(IMAGE), self.held.image_lead_s + QUEUE_S
+        )
+        return count_accepted_jobs(
+            held=self.held.image_jobs,
+            unbegun=self.held.before_image,
+            supplies=[supply._replace(waiting=0) for supply in images],
+        )
 
     def _find_stop(self, limiter: SimulatedLimiter) -> str | None:
         if limiter.circuit.is_open:
             return WaitReason.UNAVAILABLE
         return WaitReason.COOLING_DOWN if limiter.is_cooling_long else None
 
-    def _find_cause(self) -> str | None:
-        """Return the limit that calls of this worker wait for."""
-        if (stopped := self._find_stop(self.text)) is not None:
-            return stopped
-        if not self.text.waiting:
-            return WaitReason.IMAGES if self.image.waiting else None
-        return WaitReason.REQUESTS
+
+def _key(job: SimulatedJob) -> UUID:
+    """Return the job's id. The rules only compare ids, and numbers are quicker than UUIDs."""
+    return cast(UUID, job.number)
