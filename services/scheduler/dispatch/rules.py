@@ -19,11 +19,15 @@ again: quota moves with its partitions.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Hashable
-from dataclasses import dataclass
+from collections.abc import Collection, Hashable, Iterable
+from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
 from shared.domain.reasons import WaitReason
+
+_MOST_ENTRIES_EACH = 8
+"""Entries of the credit index for each worker. Old entries are dropped above that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,15 +62,87 @@ class _Outstanding(NamedTuple):
     needs_images: bool
 
 
+@dataclass(slots=True, eq=False)
+class _WorkerState:
+    """A worker's offer and its outstanding jobs, without and with the need of an image."""
+
+    offer: WorkerOffer
+    number: int
+    """The workers in the order of their first offers."""
+    outstanding: list[int] = field(default_factory=lambda: [0, 0])
+    listed: list[int] = field(default_factory=lambda: [0, 0])
+    """The credit with which it is listed in each index; 0: it is not listed."""
+
+    def credit(self, *, needs_images: bool) -> int:
+        """Return how many more such jobs the worker accepts, if it is not silent."""
+        offer = self.offer
+        without, image_jobs = self.outstanding
+        credit = offer.slots - image_jobs - without
+        if needs_images and offer.most_image_jobs is not None:
+            credit = min(credit, offer.most_image_jobs - image_jobs)
+        if credit <= 0 or not offer.usable_partitions(needs_images=needs_images):
+            return 0
+        return credit
+
+
+class _CreditIndex:
+    """The workers with credit for one kind of jobs, the most credit first.
+
+    Heap entries never move: a worker whose credit changes gets a new entry, and the old one is
+    skipped when it surfaces.
+    """
+
+    def __init__(self, *, needs_images: bool) -> None:
+        self._needs_images = needs_images
+        self._heap: list[tuple[int, int, str]] = []
+
+    def update(self, states: dict[str, _WorkerState], state: _WorkerState) -> None:
+        """List a worker with its present credit."""
+        credit = state.credit(needs_images=self._needs_images)
+        if credit == state.listed[self._needs_images]:
+            return
+        state.listed[self._needs_images] = credit
+        if credit:
+            heappush(self._heap, (-credit, state.number, state.offer.worker))
+            if len(self._heap) > _MOST_ENTRIES_EACH * (len(states) + 1):
+                self._drop_old_entries(states)
+
+    def first(self, states: dict[str, _WorkerState], *, heard_since: float) -> _WorkerState | None:
+        """Return the worker with the most credit. Silent ones are listed again by their offer."""
+        heap = self._heap
+        while heap:
+            negative, _, name = heap[0]
+            state = states.get(name)
+            if state is not None and state.listed[self._needs_images] == -negative:
+                if state.offer.at >= heard_since:
+                    return state
+                state.listed[self._needs_images] = 0
+            heappop(heap)
+        return None
+
+    def _drop_old_entries(self, states: dict[str, _WorkerState]) -> None:
+        self._heap = [
+            (-state.listed[self._needs_images], state.number, name)
+            for name, state in states.items()
+            if state.listed[self._needs_images]
+        ]
+        heapify(self._heap)
+
+
 class WorkerCreditTracker:
     """Offers and outstanding jobs.
 
-    A worker without a report for `silence_s` seconds has no credit.
+    A worker without a report for `silence_s` seconds has no credit. The choice of a worker is
+    O(log n) in the number of workers.
     """
 
     def __init__(self, *, silence_s: float) -> None:
         self._silence_s = silence_s
-        self._offers: dict[str, WorkerOffer] = {}
+        self._workers: dict[str, _WorkerState] = {}
+        self._numbers = 0
+        self._owners = defaultdict[int, list[_WorkerState]](list)
+        """The workers whose offers name a partition: several during a rebalance."""
+        self._indexes = (_CreditIndex(needs_images=False), _CreditIndex(needs_images=True))
         self._outstanding: dict[Hashable, _Outstanding] = {}
         self._by_partition = defaultdict[int, int](int)
         self._unclaimed = Counter[tuple[int, bool]]()
@@ -78,9 +154,20 @@ class WorkerCreditTracker:
 
     def apply_offer(self, offer: WorkerOffer) -> None:
         """Replace the worker's offer unless a newer one is known."""
-        known = self._offers.get(offer.worker)
-        if known is None or offer.at >= known.at:
-            self._offers[offer.worker] = offer
+        known = self._workers.get(offer.worker)
+        if known is None:
+            self._numbers += 1
+            known = self._workers[offer.worker] = _WorkerState(offer, self._numbers)
+            self._own_partitions(known)
+        elif offer.at < known.offer.at:
+            return
+        elif offer.partitions != known.offer.partitions:
+            self._disown_partitions(known)
+            known.offer = offer
+            self._own_partitions(known)
+        else:
+            known.offer = offer
+        self._list_credit([known])
 
     def record_dispatch(
         self,
@@ -94,14 +181,15 @@ class WorkerCreditTracker:
         dispatched = _Outstanding(partition, claimed_by, needs_images)
         self._outstanding[job] = dispatched
         self._by_partition[partition] += 1
-        self._add_outstanding(dispatched, 1)
+        self._list_credit(self._count_outstanding(dispatched, 1))
 
     def record_claim(self, job: Hashable, worker: str) -> None:
         """Record the claim of an outstanding job, no matter who owns its partition now."""
         if (known := self._outstanding.get(job)) is not None and known.worker != worker:
-            self._add_outstanding(known, -1)
             self._outstanding[job] = claimed = known._replace(worker=worker)
-            self._add_outstanding(claimed, 1)
+            former = self._count_outstanding(known, -1)
+            self._list_credit(self._count_outstanding(claimed, 1))
+            self._list_credit(former)
 
     def record_return(self, job: Hashable) -> None:
         """Settle a job that waits again. Its next worker is another one, if possible."""
@@ -122,16 +210,40 @@ class WorkerCreditTracker:
     def _remove_outstanding(self, job: Hashable) -> None:
         if (known := self._outstanding.pop(job, None)) is not None:
             self._by_partition[known.partition] -= 1
-            self._add_outstanding(known, -1)
+            self._list_credit(self._count_outstanding(known, -1))
 
-    def _add_outstanding(self, job: _Outstanding, count: int) -> None:
+    def _count_outstanding(self, job: _Outstanding, count: int) -> list[_WorkerState]:
+        """Count a job for the workers that have it. Returns them: their credit has changed."""
         if job.worker is None:
             self._unclaimed[job.partition, job.needs_images] += count
-            return
-        claimed = (job.worker, job.needs_images)
-        self._claimed[claimed] += count
-        if not self._claimed[claimed]:  # worker names never repeat
-            del self._claimed[claimed]
+            states = self._owners[job.partition]
+        else:
+            claimed = (job.worker, job.needs_images)
+            self._claimed[claimed] += count
+            if not self._claimed[claimed]:  # worker names never repeat
+                del self._claimed[claimed]
+            state = self._workers.get(job.worker)
+            states = [] if state is None else [state]
+        for state in states:
+            state.outstanding[job.needs_images] += count
+        return states
+
+    def _own_partitions(self, state: _WorkerState) -> None:
+        for partition in state.offer.partitions:
+            self._owners[partition].append(state)
+        for needs_images in (False, True):
+            unclaimed = (self._unclaimed[one, needs_images] for one in state.offer.partitions)
+            claimed = self._claimed[state.offer.worker, needs_images]
+            state.outstanding[needs_images] = sum(unclaimed) + claimed
+
+    def _disown_partitions(self, state: _WorkerState) -> None:
+        for partition in state.offer.partitions:
+            self._owners[partition].remove(state)
+
+    def _list_credit(self, states: Iterable[_WorkerState]) -> None:
+        for state in states:
+            for index in self._indexes:
+                index.update(self._workers, state)
 
     def forget_jobs(self) -> None:
         """Drop all outstanding jobs before a restore. Offers remain."""
@@ -140,6 +252,9 @@ class WorkerCreditTracker:
         self._unclaimed.clear()
         self._claimed.clear()
         self._returned.clear()
+        for state in self._workers.values():
+            state.outstanding = [0, 0]
+        self._list_credit(self._workers.values())
 
     def best_partition(
         self, now: float, *, needs_images: bool = False, job: Hashable = None
@@ -149,16 +264,27 @@ class WorkerCreditTracker:
         Prefers workers that have not returned `job`. Returns `None` when no worker has credit.
         """
         avoided = self._avoided_workers(job, now, needs_images=needs_images)
-        best, most = None, (False, 0)
-        for offer in self._offers.values():
-            credit = self._compute_credit(offer, now, needs_images=needs_images)
-            rank = (offer.worker not in avoided, credit)
-            if credit > 0 and rank > most:
-                best, most = offer, rank
+        if avoided:
+            best = self._find_best_beside(avoided, now, needs_images=needs_images)
+        else:
+            heard_since = now - self._silence_s
+            best = self._indexes[needs_images].first(self._workers, heard_since=heard_since)
         if best is None:
             return None
-        usable = best.usable_partitions(needs_images=needs_images)
+        usable = best.offer.usable_partitions(needs_images=needs_images)
         return min(usable, key=self._by_partition.__getitem__)
+
+    def _find_best_beside(
+        self, avoided: Collection[str], now: float, *, needs_images: bool
+    ) -> _WorkerState | None:
+        """Return the worker with the most credit: an avoided one only if no other has any."""
+        best, most = None, (False, 0)
+        for state in self._workers.values():
+            credit = self._compute_credit(state, now, needs_images=needs_images)
+            rank = (state.offer.worker not in avoided, credit)
+            if credit > 0 and rank > most:
+                best, most = state, rank
+        return best
 
     def _avoided_workers(self, job: Hashable, now: float, *, needs_images: bool) -> Collection[str]:
         """Return the workers that have returned the job; none once all have returned it."""
@@ -199,35 +325,30 @@ class WorkerCreditTracker:
         active = self._active_offers(now)
         if not active:
             return WaitReason.NO_WORKER
-        if any(self._compute_credit(offer, now) > 0 for offer in active):
+        if any(self._compute_credit(self._workers[offer.worker], now) > 0 for offer in active):
             return None
         causes = Counter(offer.limited_by for offer in active if offer.limited_by is not None)
         return causes.most_common(1)[0][0] if causes else WaitReason.NO_FREE_SLOT
 
     def forget_silent_workers(self, now: float, *, after_s: float = 600) -> None:
         """Drop workers without a report for `after_s` seconds: worker names never repeat."""
-        self._offers = {
-            name: offer for name, offer in self._offers.items() if now - offer.at <= after_s
-        }
+        silent = [state for state in self._workers.values() if now - state.offer.at > after_s]
+        for state in silent:
+            self._disown_partitions(state)
+            del self._workers[state.offer.worker]
 
     def _active_offers(self, now: float) -> list[WorkerOffer]:
         """Return the recent offers of workers with quota for texts, which every job needs."""
         return [
-            offer
-            for offer in self._offers.values()
-            if now - offer.at <= self._silence_s and offer.usable_partitions(needs_images=False)
+            state.offer
+            for state in self._workers.values()
+            if now - state.offer.at <= self._silence_s
+            and state.offer.usable_partitions(needs_images=False)
         ]
 
-    def _compute_credit(self, offer: WorkerOffer, now: float, *, needs_images: bool = False) -> int:
-        usable = offer.usable_partitions(needs_images=needs_images)
-        if now - offer.at > self._silence_s or not usable:
+    def _compute_credit(
+        self, state: _WorkerState, now: float, *, needs_images: bool = False
+    ) -> int:
+        if now - state.offer.at > self._silence_s:
             return 0
-        image_jobs = self._count_outstanding(offer, needs_images=True)
-        credit = offer.slots - image_jobs - self._count_outstanding(offer, needs_images=False)
-        if needs_images and offer.most_image_jobs is not None:
-            return min(credit, offer.most_image_jobs - image_jobs)
-        return credit
-
-    def _count_outstanding(self, offer: WorkerOffer, *, needs_images: bool) -> int:
-        unclaimed = sum(self._unclaimed[partition, needs_images] for partition in offer.partitions)
-        return unclaimed + self._claimed[offer.worker, needs_images]
+        return state.credit(needs_images=needs_images)
