@@ -164,14 +164,13 @@ class SimulatedFleet:
         members = list(self.workers.values())
         layout = self._agree_on_layout(members)
         for worker in members:
-            worker.partitions = assigned[worker.name]
+            partitions = assigned[worker.name]
             self._unowned.extend(worker.take_tasks())
-            for partition in worker.partitions:
+            for partition in partitions:
                 self._owners[partition] = worker
-        for worker in members:
             if worker.alive:
-                self._restore_quota(worker, layout)
-                worker.report_change()
+                self._restore_quota(worker, partitions, layout)
+                worker.own_partitions(partitions)
         tasks, self._unowned = self._unowned, deque()
         for job in tasks:
             self.deliver_task(job)
@@ -199,10 +198,12 @@ class SimulatedFleet:
         for partition in worker.partitions:
             self._checkpoints[partition] = checkpoint
 
-    def _restore_quota(self, worker: SimulatedWorker, layout: QuotaLayout) -> None:
+    def _restore_quota(
+        self, worker: SimulatedWorker, partitions: Sequence[int], layout: QuotaLayout
+    ) -> None:
         for limiter in worker.limiters:
             carrying = layout.carrying_partitions(limiter.carried_calls())
-            owned = tuple(sorted(set(worker.partitions).intersection(carrying)))
+            owned = tuple(sorted(set(partitions).intersection(carrying)))
             part = limiter.spendable_part(len(carrying)) / max(len(carrying), 1)
             levels = self._restore_levels(worker, limiter, owned, part)
             limiter.assign_share(owned, len(owned) * part, levels)

@@ -104,6 +104,8 @@ class SimulatedWorker:
     ) -> None:
         self.name = name
         self.partitions: tuple[int, ...] = ()
+        self._text_partitions: tuple[int, ...] = ()
+        self._image_partitions: tuple[int, ...] = ()
         self.running: set[SimulatedJob] = set()
         self.tasks: deque[SimulatedJob] = deque()
         """Jobs on its partitions that wait for a slot."""
@@ -137,6 +139,16 @@ class SimulatedWorker:
             grant=grants[name],
             fail=self._fail_call,
         )
+
+    def own_partitions(self, partitions: tuple[int, ...]) -> None:
+        """Own these partitions from now on, whose quota the limiters own already."""
+        self.partitions = partitions
+        self._text_partitions = tuple(self.text.partitions)
+        carrying = set(self.text.partitions).intersection(
+            self.image.partitions, self.reads.partitions
+        )
+        self._image_partitions = tuple(sorted(carrying))
+        self.report_change()
 
     # Tasks and slots
 
@@ -337,12 +349,8 @@ class SimulatedWorker:
             partitions=self.partitions,
             slots=slots,
             at=self._clock.now,
-            text_partitions=tuple(self.text.partitions),
-            image_partitions=tuple(
-                partition
-                for partition in self.image.partitions
-                if partition in self.text.partitions and partition in self.reads.partitions
-            ),
+            text_partitions=self._text_partitions,
+            image_partitions=self._image_partitions,
             most_image_jobs=self._count_image_jobs(stopped),
             images_stopped_by=stopped,
         )

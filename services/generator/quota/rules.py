@@ -49,7 +49,8 @@ class _TokenBucket:
         return self.rate * burst_s
 
     def refill(self, seconds: float, burst_s: float) -> None:
-        self.level = min(self.level + self.refill_rate * seconds, self.capacity(burst_s))
+        rate = self.rate
+        self.level = min(self.level + rate * self.provider.pace * seconds, rate * burst_s)
         self.provider.advance(seconds, self.share)
 
     def take(self, need: float) -> None:
@@ -351,8 +352,10 @@ class RateLimiter:
         recent.append((second, amount))
 
     def _advance(self, now: float) -> None:
-        seconds = max(0.0, now - self._now)
-        self._now = max(self._now, now)
+        seconds = now - self._now
+        if seconds <= 0:
+            return
+        self._now = now
         for bucket in self._buckets.values():
             # A full bucket has refilled since the last headers: they are out of date.
             if now - self._headers_at > _WINDOW_S:

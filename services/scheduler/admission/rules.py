@@ -79,10 +79,10 @@ class AdmissionPolicy:
         decisions = [
             self._decide_by_budget(store, resets_at)
             if (resets_at := stopped_until(store)) is not None
-            else self._decide_by_queue(store, waiting(store), self._per_store, rate(store))
+            else self._decide_by_queue(store, waiting(store), self._per_store, rate)
             for store in stores
         ]
-        decisions.append(self._decide_by_queue(ALL_STORES, total, self._total, rate(ALL_STORES)))
+        decisions.append(self._decide_by_queue(ALL_STORES, total, self._total, rate))
         return [decision for decision in decisions if decision is not None]
 
     def _decide_by_budget(self, store: str, resets_at: float) -> AdmissionDecision | None:
@@ -92,7 +92,7 @@ class AdmissionPolicy:
         return decision if published != decision else None
 
     def _decide_by_queue(
-        self, store: str, waiting: int, limit: int, rate: float
+        self, store: str, waiting: int, limit: int, rate: Callable[[str], float]
     ) -> AdmissionDecision | None:
         published = self._published.get(store)
         queue_full = published if published is not None and published.resets_at is None else None
@@ -101,7 +101,7 @@ class AdmissionPolicy:
             if self._published.pop(store, None) is None:
                 return None
             return AdmissionDecision(store=store, closed=False)
-        retry = _retry_after(waiting - reopen_at, rate)
+        retry = _retry_after(waiting - reopen_at, rate(store))
         if queue_full is not None and (
             queue_full.retry_after_s / _RELEVANT_FACTOR
             < retry
@@ -127,8 +127,9 @@ class StoreRates:
     def record_amount(self, store: str, now: float, amount: float = 1.0) -> None:
         """Record an amount that left the store's queue, and so the queue of all stores."""
         for name in {store, ALL_STORES}:
-            first_at = self._entries.get(name, (0, now, now))[2]
-            self._entries[name] = (self._decayed(name, now) + amount, now, first_at)
+            decayed, at, first_at = self._entries.get(name, (0.0, now, now))
+            decayed *= exp((at - now) / self._over_s)
+            self._entries[name] = (decayed + amount, now, first_at)
 
     def per_second(self, store: str, now: float) -> float:
         if store not in self._entries:

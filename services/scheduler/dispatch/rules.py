@@ -304,13 +304,19 @@ class WorkerCreditTracker:
 
         Slots that are taken do not count: they become free.
         """
-        active = self._active_offers(now)
-        if not active or any(
-            offer.usable_partitions(needs_images=True) and offer.images_stopped_by is None
-            for offer in active
-        ):
+        causes = Counter[str]()
+        active = 0
+        for state in self._workers.values():
+            offer = state.offer
+            if not self._is_active(offer, now):
+                continue
+            active += 1
+            if offer.images_stopped_by is not None:
+                causes[offer.images_stopped_by] += 1
+            elif offer.usable_partitions(needs_images=True):
+                return None
+        if not active:
             return None
-        causes = Counter(offer.images_stopped_by for offer in active if offer.images_stopped_by)
         return causes.most_common(1)[0][0] if causes else WaitReason.UNAVAILABLE
 
     def limiting_cause_of_images(self, now: float) -> str | None:
@@ -340,11 +346,13 @@ class WorkerCreditTracker:
     def _active_offers(self, now: float) -> list[WorkerOffer]:
         """Return the recent offers of workers with quota for texts, which every job needs."""
         return [
-            state.offer
-            for state in self._workers.values()
-            if now - state.offer.at <= self._silence_s
-            and state.offer.usable_partitions(needs_images=False)
+            state.offer for state in self._workers.values() if self._is_active(state.offer, now)
         ]
+
+    def _is_active(self, offer: WorkerOffer, now: float) -> bool:
+        return now - offer.at <= self._silence_s and bool(
+            offer.usable_partitions(needs_images=False)
+        )
 
     def _compute_credit(
         self, state: _WorkerState, now: float, *, needs_images: bool = False
