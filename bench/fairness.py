@@ -1,13 +1,13 @@
-"""Runs every scheduling policy through every acceptance scenario under a virtual clock."""
+"""Runs every scheduling policy through every acceptance scenario in the simulated world."""
 
 from bench.result import Ratio, Result
 from bench.simulation.policies import POLICIES
-from bench.simulation.scenarios import SCENARIOS
+from bench.simulation.scenarios import build_scenarios
 
 
 def run() -> Result:
     rows, ratios = [], []
-    for scenario in SCENARIOS:
+    for scenario in build_scenarios():
         numbers = {name: scenario.evaluate(policy) for name, policy in POLICIES.items()}
         cells = [
             f"{number:.3f}{'' if scenario.meets_bar(number) else ' ✗'}"

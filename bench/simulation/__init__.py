@@ -1,1 +1,1 @@
-"""Simulates the fair queue and other scheduling policies under a virtual clock."""
+"""Scenarios that compare the fair queue with other policies in the simulated world."""

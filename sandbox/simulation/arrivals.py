@@ -35,6 +35,8 @@ class Arrival(NamedTuple):
     """The class of its store, an index of `Workload.classes`."""
     needs_image: bool = True
     priority: int = 0
+    cost: float = 1.0
+    """The cost of its texts, as a multiple of the usual cost."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

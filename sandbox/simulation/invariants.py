@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from sandbox.simulation.system.jobs import SimulatedJob
-from services.scheduler.fair_queue.queue import PickedJob
+from sandbox.simulation.system.scheduler import JobQueue
+from services.scheduler.fair_queue.queue import FairQueue, PickedJob
 
 if TYPE_CHECKING:
     from sandbox.simulation.world import SimulatedWorld
@@ -22,8 +23,10 @@ class InvariantError(AssertionError):
 class InvariantChecker:
     """Raises `InvariantError` with the time of the event that broke an invariant."""
 
-    def __init__(self, world: "SimulatedWorld") -> None:
+    def __init__(self, world: "SimulatedWorld", queue: JobQueue) -> None:
+        assert isinstance(queue, FairQueue), "other policies have no such invariants"
         self._world = world
+        self._queue = queue
         self._checked_at = 0.0
         self._meters = dict.fromkeys(world.providers.charged_units(), 0.0)
         """The units of each limit that the last minutes' refill has not paid off."""
@@ -43,7 +46,7 @@ class InvariantChecker:
 
         So no account that waits falls behind another by more than one job's reservation.
         """
-        queue, cap = self._world.scheduler.queue, self._world.settings.cap
+        queue, cap = self._queue, self._world.settings.cap
         (picked,) = (one for one in queue.summarize_stores() if one.store == pick.store)
         was_at_cap = picked.in_flight > cap
         for other in queue.queue_states(now):
@@ -72,11 +75,11 @@ class InvariantChecker:
         """Every accepted job is in exactly one place, and the queue agrees about all of them."""
         scheduler, statistics = self._world.scheduler, self._world.statistics
         in_flight = sorted(job.number for job in self._jobs_in_flight())
-        known = sorted(scheduler.queue.in_flight_jobs(), key=str)
+        known = sorted(self._queue.in_flight_jobs(), key=str)
         if in_flight != sorted(number for number in known if isinstance(number, int)):
             self._fail(f"the queue has {len(known)} jobs in flight, the world {len(in_flight)}")
-        if scheduler.queue.pending != len(scheduler.waiting):
-            self._fail(f"{scheduler.queue.pending} jobs wait, the world has other ones")
+        if self._queue.pending != len(scheduler.waiting):
+            self._fail(f"{self._queue.pending} jobs wait, the world has other ones")
         places = len(scheduler.waiting) + len(in_flight) + scheduler.unread_requests
         settled = statistics.done + statistics.failed - scheduler.unsettled_ends
         if statistics.arrived != places + settled + self._world.refused_waiting:

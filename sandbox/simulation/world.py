@@ -11,7 +11,7 @@ from sandbox.simulation.results.timeline import Sample
 from sandbox.simulation.settings import WorldSettings
 from sandbox.simulation.system.fleet import SimulatedFleet
 from sandbox.simulation.system.jobs import SimulatedJob
-from sandbox.simulation.system.scheduler import SimulatedScheduler
+from sandbox.simulation.system.scheduler import JobQueue, SimulatedScheduler, create_queue
 from sandbox.simulation.system.worker import ProviderModel
 from services.generator.jobs.rules import FailJob, RetryLater
 from services.scheduler.dispatch.rules import WorkerOffer
@@ -28,7 +28,8 @@ _SPREAD = 0.2
 class SimulatedWorld:
     """One run. The parts announce their events here, and `statistics` counts them.
 
-    With `check` the invariants are checked at every event, which is slow.
+    `queue` replaces the production fair queue, to compare them. With `check` the invariants are
+    checked at every event, which is slow. With `keep_jobs` all jobs are kept in `jobs`.
     """
 
     def __init__(
@@ -36,8 +37,10 @@ class SimulatedWorld:
         settings: WorldSettings,
         workload: Workload,
         *,
+        queue: JobQueue | None = None,
         window_s: float = _WINDOW_S,
         check: bool = False,
+        keep_jobs: bool = False,
     ) -> None:
         self.settings = settings
         self.workload = workload
@@ -50,19 +53,21 @@ class SimulatedWorld:
         rng = random.Random(settings.seed)
         self.providers = ProviderModel(settings, rng)
         self.fleet = SimulatedFleet(self.clock, settings, self.providers, self)
+        self.jobs: list[SimulatedJob] | None = [] if keep_jobs else None
         self.scheduler = SimulatedScheduler(
             self.clock,
             settings,
+            queue or create_queue(settings),
             deliver=self.fleet.deliver_task,
             record_enqueue=self._record_enqueue,
             record_dispatch=self._record_dispatch,
         )
         self.refused_waiting = 0
         """The requests that were refused and will come again."""
-        self._checker = InvariantChecker(self) if check else None
+        self._checker = InvariantChecker(self, self.scheduler.queue) if check else None
         self._rng = rng
         self._arrivals: Iterator[Arrival] = iter(workload.arrivals)
-        self._jobs = 0
+        self._number = 0
         self._exhausted = False
 
     @property
@@ -93,15 +98,18 @@ class SimulatedWorld:
             self.clock.schedule(arrival.at, self._arrive, arrival)
 
     def _arrive(self, arrival: Arrival) -> None:
-        self._jobs += 1
+        self._number += 1
         job = SimulatedJob(
-            self._jobs,
+            self._number,
             arrival.store,
             arrival.kind,
             requested_at=arrival.at,
             needs_image=arrival.needs_image,
             priority=arrival.priority,
+            cost_factor=arrival.cost,
         )
+        if self.jobs is not None:
+            self.jobs.append(job)
         self.statistics.record_arrival(job)
         self._submit(job)
         self._await_arrival()

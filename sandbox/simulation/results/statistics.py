@@ -102,7 +102,7 @@ class RunStatistics:
 
     def record_end(self, job: SimulatedJob, now: float, *, failed: bool) -> None:
         self.open -= 1
-        self.last_end_at = now
+        job.ended_at = self.last_end_at = now
         of_class = self.classes[job.kind]
         if failed:
             self.failed += 1

@@ -24,6 +24,7 @@ class SimulatedJob:
         "branches",
         "cost_factor",
         "counted_attempts",
+        "ended_at",
         "error",
         "has_begun",
         "kind",
@@ -48,6 +49,7 @@ class SimulatedJob:
         requested_at: float,
         needs_image: bool,
         priority: int = 0,
+        cost_factor: float = 1.0,
     ) -> None:
         self.number = number
         self.store = store
@@ -57,7 +59,10 @@ class SimulatedJob:
         self.needs_image = needs_image
         """Whether the image is wanted and not saved yet."""
         self.priority = priority
+        self.cost_factor = cost_factor
         self.started_at: float | None = None
+        """Of its first attempt."""
+        self.ended_at: float | None = None
         self.virtual_time = 0.0
         """By the fair queue, when it was dispatched."""
         self.has_begun = False

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterator
 from math import inf
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from sandbox.simulation.clock import VirtualClock
 from sandbox.simulation.settings import WorldSettings
@@ -11,13 +11,46 @@ from sandbox.simulation.system.jobs import SimulatedJob
 from services.generator.jobs.rules import FailJob, RetryLater
 from services.scheduler.admission.rules import AdmissionPolicy, StoreRates
 from services.scheduler.dispatch.rules import WorkerCreditTracker, WorkerOffer
-from services.scheduler.fair_queue.accounts import WaitingJob
-from services.scheduler.fair_queue.queue import FairQueue, PickedJob
+from services.scheduler.fair_queue.queue import (
+    CounterChange,
+    FairQueue,
+    JobId,
+    PickedJob,
+    WaitingJob,
+)
 from shared.domain.stores import ALL_STORES
 
 _FORGET_EVERY_S = 60.0
 
 T = TypeVar("T")
+
+
+class JobQueue(Protocol):
+    """What the scheduler needs of a queue: the production fair queue, or another policy."""
+
+    @property
+    def pending(self) -> int: ...
+
+    def enqueue(self, job: WaitingJob, now: float) -> None: ...
+
+    def hold_image_jobs(self, held: bool) -> None: ...
+
+    def pick_next(self, now: float, *, images: bool = True) -> PickedJob | None: ...
+
+    def settle_job(self, job: JobId, store_name: str, spent: int, *, ended: bool) -> None: ...
+
+    def next_due_at(self, now: float) -> float | None: ...
+
+    def count_waiting(self, store: str) -> int: ...
+
+    def take_counter_changes(self) -> list[CounterChange]: ...
+
+
+def create_queue(settings: WorldSettings) -> FairQueue:
+    """Create the production fair queue."""
+    return FairQueue(
+        cap=settings.cap, default_cost=settings.default_cost, hard_cap=settings.hard_cap
+    )
 
 
 class SimulatedScheduler:
@@ -31,14 +64,13 @@ class SimulatedScheduler:
         self,
         clock: VirtualClock,
         settings: WorldSettings,
+        queue: JobQueue,
         *,
         deliver: Callable[[SimulatedJob], None],
         record_enqueue: Callable[[SimulatedJob], None],
         record_dispatch: Callable[[SimulatedJob, PickedJob, float], None],
     ) -> None:
-        self.queue = FairQueue(
-            cap=settings.cap, default_cost=settings.default_cost, hard_cap=settings.hard_cap
-        )
+        self.queue = queue
         self.credit = WorkerCreditTracker(silence_s=settings.recovery.silence_s)
         self.waiting: dict[int, SimulatedJob] = {}
         """The jobs in the fair queue."""

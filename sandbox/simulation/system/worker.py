@@ -82,8 +82,8 @@ class ProviderModel:
     def image_latency(self) -> float:
         return self._image_s * next(self._factors)
 
-    def text_cost(self, step: JobStep) -> int:
-        return round(self.sizes[step].cost * next(self._costs))
+    def text_cost(self, job: SimulatedJob, step: JobStep) -> int:
+        return round(self.sizes[step].cost * job.cost_factor * next(self._costs))
 
 
 def _draw_factors(rng: random.Random, spread: float) -> Iterator[float]:
@@ -225,7 +225,7 @@ class SimulatedWorker:
 
     def _answer_text(self, call: ProviderCall) -> None:
         job, step, text = call.job, call.step, self.text
-        self._events.money_billed(job, self._providers.text_cost(step), saved=self.alive)
+        self._events.money_billed(job, self._providers.text_cost(job, step), saved=self.alive)
         if not self.alive:
             return
         text.apply_headers(call)
