@@ -1,9 +1,9 @@
 """Does a flood of one store delay the posts of the others, while the provider's limit binds?
 
 llmock enforces the limits; every run starts a new one. Scheduler and workers run as processes with
-a real broker and database. One store submits 400 posts. Once 150 of them are done, nine light
+a real broker and database. One store submits 400 posts. Once 150 of them have begun, nine light
 stores submit six posts each. In the other run the one store has submitted only those 150, so that
-the account has the same past, and the light stores are alone from then on.
+the account has the same past, no permit to spare, and the light stores are alone from then on.
 
 BENCH_CASES="2 workers" runs the cases whose names contain one of these texts; then the result is
 shown and not recorded.
@@ -28,7 +28,7 @@ from shared.domain.errors import Unavailable
 _LIMITS = AccountLimits(rpm=600, tpm=20_000_000)
 _WORKERS = (1, 2, 4, 8)
 _EARLIER = 150
-"""The posts of the flood that are done when the light stores submit."""
+"""The posts of the flood that have begun when the light stores submit."""
 _FLOOD = 400
 _LIGHT = [f"light-{store}" for store in range(9)] * 6
 _ENDS_WITHIN_S = 300.0
@@ -107,7 +107,7 @@ async def _measure(workers: int, flood: int, bootstrap: str, dsn: str) -> LightR
     ):
         await asyncio.gather(*(fleet.start("generator") for _ in range(workers)))
         await fleet.submit_requests(["flood"] * flood)
-        await _wait_until_done(fleet, dsn, _EARLIER)
+        await _wait_until_begun(fleet, dsn, _EARLIER)
         await fleet.submit_requests(_LIGHT)
         estimates = await _sample_until_done(fleet, dsn, flood + len(_LIGHT))
         return LightRun(
@@ -115,6 +115,14 @@ async def _measure(workers: int, flood: int, bootstrap: str, dsn: str) -> LightR
             log=await provider.read_decisions(),
             estimate_errors=await _read_errors(dsn, estimates),
         )
+
+
+async def _wait_until_begun(fleet: ServiceFleet, dsn: str, jobs: int) -> None:
+    begun = "SELECT count(*) FROM blog_steps WHERE step = 'outline'"
+    async with asyncio.timeout(_ENDS_WITHIN_S), open_connection(dsn) as connection:
+        while await connection.fetchval(begun) < jobs:
+            fleet.check_processes()
+            await asyncio.sleep(0.05)
 
 
 async def _wait_until_done(fleet: ServiceFleet, dsn: str, jobs: int) -> None:

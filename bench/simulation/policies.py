@@ -66,8 +66,11 @@ class SimplePolicy:
             account_weight=1.0,
             due_at=job.created_at,
             needs_images=job.needs_images,
-            virtual_time=float(job.job),  # the permits keep the order of the picks
+            permit_rank=float(job.job),  # the permits keep the order of the picks
         )
+
+    def peek_next(self, now: float) -> tuple[float, bool] | None:
+        return None
 
     def settle_job(self, job: JobId, store_name: str, spent: int, *, ended: bool) -> None:
         self.release_slot(store_name)

@@ -289,14 +289,14 @@ def _limit_settings(workers: int) -> WorldSettings:
 def _light_store_scenario(workers: int) -> Scenario:
     """Build the scenario of nine light stores beside a flood at a limit that binds.
 
-    The light stores come when 150 posts of the flood are done. In the other run the flood has only
-    those, so that the account has the same past.
+    The light stores come one second before 150 posts of the flood are done. In the other run the
+    flood has only those, so that the account has the same past, and no permit to spare.
     """
     settings = _limit_settings(workers)
     flood = Scenario(name="", question="", arrivals=(), measure=_rejected, settings=settings).run(
         create_fair_queue, _flood("flood", 400)
     )
-    at = sorted(job.ended_at or inf for job in _jobs(flood))[149]
+    at = sorted(job.ended_at or inf for job in _jobs(flood))[149] - 1.0
     light = [arrival for store in _LIGHT for arrival in _flood(store, 6, at=at)]
     return Scenario(
         name=f"flood at the limit, {workers} × {SLOTS} slots",

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
+from math import inf
 from uuid import UUID
 
 from services.scheduler.admission.rules import AdmissionDecision
@@ -79,6 +80,8 @@ def worker_offer(report: WorkerReport, now: float, *, partitions: int) -> Worker
         slots=0 if report.draining else report.slots,
         at=min(report.at.timestamp(), now),
         limited_by=_limiting_cause(report, now),
+        passing_slots=report.passing_slots,
+        first_unbegun=-inf if report.first_unbegun is None else report.first_unbegun,
     )
 
 

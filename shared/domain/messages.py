@@ -252,6 +252,11 @@ class WorkerReport(Message):
     """Jobs among them that may need an image, running ones included; `None`: all."""
     capacity: int | None = None
     """Jobs that it runs at once at most; `None` in reports of version 0.1."""
+    passing_slots: int = 0
+    """Jobs that it accepts, running ones included, if the next one gets its permits before all that
+    wait for their first one."""
+    first_unbegun: float | None = None
+    """The smallest virtual time of those, by their tasks."""
 
     @property
     def total_slots(self) -> int:

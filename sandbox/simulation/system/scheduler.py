@@ -10,6 +10,7 @@ from sandbox.simulation.settings import WorldSettings
 from sandbox.simulation.system.jobs import SimulatedJob
 from services.generator.jobs.rules import FailJob, RetryLater
 from services.scheduler.admission.rules import AdmissionPolicy, StoreRates
+from services.scheduler.dispatch.picking import pick_job
 from services.scheduler.dispatch.rules import WorkerCreditTracker, WorkerOffer
 from services.scheduler.fair_queue.queue import (
     CounterChange,
@@ -36,6 +37,8 @@ class JobQueue(Protocol):
     def hold_image_jobs(self, held: bool) -> None: ...
 
     def pick_next(self, now: float, *, images: bool = True) -> PickedJob | None: ...
+
+    def peek_next(self, now: float) -> tuple[float, bool] | None: ...
 
     def settle_job(self, job: JobId, store_name: str, spent: int, *, ended: bool) -> None: ...
 
@@ -250,24 +253,15 @@ class SimulatedScheduler:
         return batch
 
     def _pick_job(self, now: float) -> SimulatedJob | None:
-        """Pick the next job that a partition with credit can carry, as the dispatcher does."""
-        for_texts = self.credit.best_partition(now)
-        if for_texts is None:
+        """Pick the next job that a worker accepts, as the dispatcher does."""
+        found = pick_job(self.queue, self.credit, now)
+        if found is None:
             return None
-        for_images = self.credit.best_partition(now, needs_images=True)
-        pick = self.queue.pick_next(now, images=for_images is not None)
-        if pick is None:
-            return None
-        partition = for_images if pick.needs_images else for_texts
-        if self.credit.has_returned(pick.job):
-            partition = self.credit.best_partition(
-                now, needs_images=pick.needs_images, job=pick.job
-            )
-        assert partition is not None
+        partition, pick = found
         assert isinstance(pick.job, int)
         self.credit.record_dispatch(pick.job, partition, needs_images=pick.needs_images)
         self._rates.record_amount(pick.store, now)
         job = self.waiting.pop(pick.job)
-        job.partition, job.virtual_time = partition, pick.virtual_time
+        job.partition, job.virtual_time = partition, pick.permit_rank
         self._record_dispatch(job, pick, now)
         return job

@@ -4,6 +4,7 @@ import random
 from collections import deque
 from collections.abc import Iterator
 from itertools import cycle
+from math import inf
 from typing import Protocol, cast
 from uuid import UUID
 
@@ -13,7 +14,7 @@ from sandbox.simulation.system.jobs import JobStep, ProviderCall, SimulatedJob
 from sandbox.simulation.system.limiter import SimulatedLimiter
 from sandbox.simulation.system.providers import CallStatus, SimulatedProvider
 from services.generator.jobs.rules import FailJob, RetryLater, decide_retry
-from services.generator.quota.concurrency import QUEUE_S, count_accepted_jobs
+from services.generator.quota.concurrency import QUEUE_S, count_accepted_jobs, count_passing_jobs
 from services.generator.quota.held_jobs import HeldJobs
 from services.generator.quota.rules import FIRST, PermitRank
 from services.scheduler.dispatch.rules import WorkerOffer
@@ -181,7 +182,7 @@ class SimulatedWorker:
         job.counted_attempts += 1
         job.error = None
         self.running.add(job)
-        self.held.add(_key(job), needs_image=job.needs_image)
+        self.held.add(_key(job), virtual_time=job.virtual_time, needs_image=job.needs_image)
         self._events.job_started(job, self.name)
         if job.saved == 0:
             self._begin_text(job, JobStep.OUTLINE)
@@ -353,6 +354,8 @@ class SimulatedWorker:
             image_partitions=self._image_partitions,
             most_image_jobs=self._count_image_jobs(stopped),
             images_stopped_by=stopped,
+            passing_slots=min(slots and self._count_passing_jobs(), self._settings.slots),
+            first_unbegun=-inf if (first := self.held.first_unbegun) is None else first,
         )
 
     def count_offered_slots(self) -> int:
@@ -368,6 +371,10 @@ class SimulatedWorker:
             held=self.held.total, unbegun=self.held.unbegun, supplies=texts
         )
         return min(self._settings.slots, accepted)
+
+    def _count_passing_jobs(self) -> int:
+        texts = self.text.estimate_starts(self.held.mean_needs(TEXT), QUEUE_S)
+        return count_passing_jobs(held=self.held.total, unbegun=self.held.unbegun, supplies=texts)
 
     def _count_image_jobs(self, stopped: str | None) -> int | None:
         """Return the most jobs that need an image, as the scheduler reads it from a report."""

@@ -1,7 +1,7 @@
 """Decides how many jobs a worker holds, from its permits and the jobs that wait for them."""
 
 from services.generator.providers.accounts.pool import ImageAccountPool, TextAccountPool
-from services.generator.quota.concurrency import QUEUE_S, count_accepted_jobs
+from services.generator.quota.concurrency import QUEUE_S, count_accepted_jobs, count_passing_jobs
 from services.generator.quota.held_jobs import HeldJobs
 
 
@@ -18,6 +18,14 @@ class AdaptiveConcurrency:
     def count_jobs(self) -> int:
         """Return how many jobs the permits for texts allow, those in progress included."""
         return count_accepted_jobs(
+            held=self._held.total,
+            unbegun=self._held.unbegun,
+            supplies=self._texts.permit_supplies(QUEUE_S),
+        )
+
+    def count_passing_jobs(self) -> int:
+        """Return how many jobs it may hold if the next one passes all that have not begun."""
+        return count_passing_jobs(
             held=self._held.total,
             unbegun=self._held.unbegun,
             supplies=self._texts.permit_supplies(QUEUE_S),

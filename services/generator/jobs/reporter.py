@@ -99,14 +99,17 @@ class WorkerReporter:
         return self._status.running + 1 if any(text.is_probe_due for text in accepting) else 0
 
     def _build_report(self) -> WorkerReport:
+        slots = self._accepted_jobs()
         return WorkerReport(
             worker=self._name,
             at=datetime.now(UTC),
             started_at=self._started_at,
             partitions=self._status.partitions,
-            slots=self._accepted_jobs(),
+            slots=slots,
             image_slots=self._concurrency.count_image_jobs(),
             capacity=self._slots,
+            passing_slots=min(slots and self._concurrency.count_passing_jobs(), self._slots),
+            first_unbegun=self._status.held.first_unbegun,
             running=self._status.running,
             limiters=tuple(
                 report for limiter in self._limiters for report in limiter.build_reports()

@@ -210,7 +210,9 @@ class Worker:
             task=asyncio.create_task(self._run_steps(lease), name=f"job {lease.job}"),
             ended=asyncio.Event(),
         )
-        self._status.held.add(lease.job, needs_image=lease.request.images > 0)
+        self._status.held.add(
+            lease.job, virtual_time=lease.virtual_time, needs_image=lease.request.images > 0
+        )
         try:
             await self._events.publish_started(lease)
             outcome = await self._wait_for_outcome(entry.task)

@@ -34,3 +34,12 @@ def count_accepted_jobs(*, held: int, unbegun: int, supplies: Iterable[PermitSup
     places = ceil(sum(max(supply.jobs - supply.waiting, 0.0) for supply in supplies))
     not_queued = unbegun - sum(supply.waiting for supply in supplies)
     return held + max(places - not_queued, 1 - unbegun, 0)
+
+
+def count_passing_jobs(*, held: int, unbegun: int, supplies: Iterable[PermitSupply]) -> int:
+    """Return how many jobs the worker may hold if the next one passes all that have not begun.
+
+    Those take no place then. But not more than twice as many as usual may be unbegun.
+    """
+    places = max(ceil(sum(supply.jobs for supply in supplies)), 1)
+    return held + max(min(places, 2 * places - unbegun), 0)

@@ -21,7 +21,8 @@ class HeldJobs:
     def __init__(self, on_change: Callable[[], None], *, clock: Callable[[], float]) -> None:
         self._on_change = on_change
         self._clock = clock
-        self._unbegun: set[UUID] = set()
+        self._unbegun: dict[UUID, float] = {}
+        """Their virtual times."""
         self._image_jobs: dict[UUID, float] = {}
         """When each job that needs an image was claimed (monotonic)."""
         self._before_image: set[UUID] = set()
@@ -32,10 +33,10 @@ class HeldJobs:
         self.image_lead_s = _USUAL_LEAD_S
         """The mean time from a job's claim until it waits for the permit of its image."""
 
-    def add(self, job: UUID, *, needs_image: bool) -> None:
+    def add(self, job: UUID, *, virtual_time: float, needs_image: bool) -> None:
         """Add a claimed job."""
         self._total += 1
-        self._unbegun.add(job)
+        self._unbegun[job] = virtual_time
         self._on_change()
         if needs_image:
             self._image_jobs[job] = self._clock()
@@ -49,7 +50,7 @@ class HeldJobs:
     def record_begin(self, job: UUID) -> None:
         """Record that a job waits for no first permit any more."""
         if job in self._unbegun:
-            self._unbegun.remove(job)
+            del self._unbegun[job]
             self._on_change()
 
     def record_image_wait(self, job: UUID) -> None:
@@ -70,7 +71,7 @@ class HeldJobs:
         for needs in self._needs.values():
             needs.record_end(job, done=done)
         self._total -= 1
-        self._unbegun.discard(job)
+        self._unbegun.pop(job, None)
         self._image_jobs.pop(job, None)
         self._before_image.discard(job)
         self._on_change()
@@ -87,6 +88,11 @@ class HeldJobs:
     def unbegun(self) -> int:
         """Return how many jobs wait for their first permit."""
         return len(self._unbegun)
+
+    @property
+    def first_unbegun(self) -> float | None:
+        """Return the smallest virtual time of the jobs that wait for their first permit."""
+        return min(self._unbegun.values(), default=None)
 
     @property
     def image_jobs(self) -> int:

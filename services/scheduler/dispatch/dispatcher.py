@@ -10,6 +10,7 @@ from services.scheduler import messages
 from services.scheduler.activity import ActivityCounts
 from services.scheduler.dispatch import spans
 from services.scheduler.dispatch.ordered_publisher import OrderedPublisher
+from services.scheduler.dispatch.picking import pick_job
 from services.scheduler.dispatch.recorder import DispatchRecorder
 from services.scheduler.dispatch.rules import WorkerCreditTracker
 from services.scheduler.fair_queue.queue import FairQueue, PickedJob
@@ -108,31 +109,16 @@ class Dispatcher:
     def _pick_batch(self) -> Picks:
         now, picks = time.time(), list[tuple[UUID, int, PickedJob]]()
         self._queue.hold_image_jobs(self._credit.find_image_outage(now) is not None)
-        while len(picks) < self._batch_size and (found := self._pick_job(now)) is not None:
+        while (
+            len(picks) < self._batch_size
+            and (found := pick_job(self._queue, self._credit, now)) is not None
+        ):
             partition, pick = found
             assert isinstance(pick.job, UUID)
             self._credit.record_dispatch(pick.job, partition, needs_images=pick.needs_images)
             self._recorder.record_dispatch(pick, now)
             picks.append((pick.job, partition, pick))
         return picks
-
-    def _pick_job(self, now: float) -> tuple[int, PickedJob] | None:
-        """Pick the next job that a partition with credit can carry, and that partition."""
-        for_texts = self._credit.best_partition(now)
-        if for_texts is None:
-            return None
-        for_images = self._credit.best_partition(now, needs_images=True)
-        pick = self._queue.pick_next(now, images=for_images is not None)
-        if pick is None:
-            return None
-        if self._credit.has_returned(pick.job):
-            partition = self._credit.best_partition(
-                now, needs_images=pick.needs_images, job=pick.job
-            )
-        else:
-            partition = for_images if pick.needs_images else for_texts
-        assert partition is not None, "the queue offers image jobs only if a partition takes them"
-        return partition, pick
 
     def _release_unmarked(self, picks: Picks, dispatched: dict[UUID, Row]) -> None:
         """Release jobs that no longer wait in PostgreSQL, for example cancelled ones."""

@@ -22,6 +22,8 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Iterable
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
+from math import inf
+from operator import attrgetter
 from typing import NamedTuple
 
 from shared.domain.reasons import WaitReason
@@ -48,6 +50,10 @@ class WorkerOffer:
     """The cause its jobs wait for, if any: a provider's rate limit or a provider's cool-down."""
     images_stopped_by: str | None = None
     """Why no image account serves; `None` while one does."""
+    passing_slots: int = 0
+    """The most outstanding jobs if the next one passes all that wait for their first permit."""
+    first_unbegun: float = -inf
+    """The smallest permit rank of those."""
 
     def usable_partitions(self, *, needs_images: bool) -> tuple[int, ...]:
         """Return the partitions to which a job with these needs may go."""
@@ -83,6 +89,23 @@ class _WorkerState:
         if credit <= 0 or not offer.usable_partitions(needs_images=needs_images):
             return 0
         return credit
+
+    def can_pass(self, rank: float, *, needs_images: bool) -> bool:
+        """Return whether the worker accepts a job of this permit rank beyond its credit.
+
+        The job gets its permits before all jobs that wait there, which therefore take no place.
+        """
+        offer, (_, image_jobs) = self.offer, self.outstanding
+        if rank >= offer.first_unbegun or sum(self.outstanding) >= offer.passing_slots:
+            return False
+        most = offer.most_image_jobs if needs_images else None
+        has_room = most is None or image_jobs < most
+        return has_room and bool(offer.usable_partitions(needs_images=needs_images))
+
+    @property
+    def free_slots(self) -> int:
+        """Return the accepted jobs minus the outstanding ones; negative if there are more."""
+        return self.offer.slots - sum(self.outstanding)
 
 
 class _CreditIndex:
@@ -269,9 +292,26 @@ class WorkerCreditTracker:
         else:
             heard_since = now - self._silence_s
             best = self._indexes[needs_images].first(self._workers, heard_since=heard_since)
-        if best is None:
+        return None if best is None else self._least_used_partition(best, needs_images)
+
+    def find_passing_partition(self, rank: float, now: float, *, needs_images: bool) -> int | None:
+        """Return a partition for a job that passes all jobs that wait for permits at its worker.
+
+        O(workers): for the moment at which no worker has credit.
+        """
+        passable = [
+            state
+            for state in self._workers.values()
+            if now - state.offer.at <= self._silence_s
+            and state.can_pass(rank, needs_images=needs_images)
+        ]
+        if not passable:
             return None
-        usable = best.offer.usable_partitions(needs_images=needs_images)
+        best = max(passable, key=attrgetter("free_slots"))
+        return self._least_used_partition(best, needs_images)
+
+    def _least_used_partition(self, state: _WorkerState, needs_images: bool) -> int:
+        usable = state.offer.usable_partitions(needs_images=needs_images)
         return min(usable, key=self._by_partition.__getitem__)
 
     def _find_best_beside(

@@ -51,6 +51,8 @@ class PickedJob(NamedTuple):
     due_at: float
     """When the job could first start: its creation, or its `not_before` if later."""
     needs_images: bool = True
+    virtual_time: float = 0.0
+    """Of the account, before this job was charged."""
     permit_rank: float = 0.0
     """Jobs with a smaller one get their permits first."""
 
@@ -259,9 +261,7 @@ class FairQueue:
         Without `images` only jobs that need no image are eligible.
         """
         self._enqueue_delayed(now)
-        store = self._first_store(CapClass.BELOW_CAP, images=images)
-        if store is None and not self._hard_cap:
-            store = self._first_store(CapClass.AT_CAP, images=images)
+        store = self._next_store(images=images)
         waiting = store.next_job(images=images) if store is not None else None
         if store is None or waiting is None:
             return None
@@ -285,8 +285,18 @@ class FairQueue:
             account_weight=store.account.weight,
             due_at=max(waiting.created_at, waiting.not_before),
             needs_images=waiting.needs_images,
+            virtual_time=self._last_virtual_time,
             permit_rank=permit_rank,
         )
+
+    def peek_next(self, now: float) -> tuple[float, bool] | None:
+        """Return the permit rank of the next job, if any, and whether it needs an image."""
+        self._enqueue_delayed(now)
+        store = self._next_store(images=True)
+        waiting = store.next_job() if store is not None else None
+        if store is None or waiting is None:
+            return None
+        return store.account.permit_rank, waiting.needs_images
 
     def settle_job(self, job: JobId, store_name: str, spent: int, *, ended: bool) -> None:
         """Replace a job's reservation (0 when the job is not in flight) with its real cost."""
@@ -475,6 +485,13 @@ class FairQueue:
         )
         if was_held and not store.held and store.due:
             self._advance_virtual_time(store)
+
+    def _next_store(self, *, images: bool) -> StoreQueue | None:
+        """Return the store that goes next: one below its cap, if there is any."""
+        store = self._first_store(CapClass.BELOW_CAP, images=images)
+        if store is None and not self._hard_cap:
+            store = self._first_store(CapClass.AT_CAP, images=images)
+        return store
 
     def _first_store(self, cap_class: CapClass, *, images: bool) -> StoreQueue | None:
         index = self._accounts_index if images else self._text_accounts_index

@@ -37,7 +37,7 @@ def accounts_of(**changes: Any) -> ProviderAccounts:
         ),
         (
             {"openai_model": "deepseek-chat", "openai_base_url": "https://api.deepseek.com/v1"},
-            (0.135, 0.55),
+            (0.27, 1.10),
         ),
         (
             {

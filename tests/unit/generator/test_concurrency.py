@@ -6,7 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.generator.quota.concurrency import PermitSupply, count_accepted_jobs
+from services.generator.quota.concurrency import (
+    PermitSupply,
+    count_accepted_jobs,
+    count_passing_jobs,
+)
 from services.generator.quota.held_jobs import HeldJobs
 from services.generator.quota.rules import PermitRank, RateLimiter
 
@@ -51,8 +55,9 @@ def test_held_jobs_by_the_permits_that_they_have_had() -> None:
     changes, times = list[str](), iter([0.0, 3.0])
     held = HeldJobs(lambda: changes.append("changed"), clock=lambda: next(times))
     first, second = UUID(int=1), UUID(int=2)
-    held.add(first, needs_image=True)
-    held.add(second, needs_image=False)
+    held.add(first, virtual_time=7.0, needs_image=True)
+    held.add(second, virtual_time=5.0, needs_image=False)
+    assert held.first_unbegun == 5
     assert (held.total, held.unbegun, held.image_jobs, held.before_image) == (2, 2, 1, 1)
     held.record_permit(first, "texts", {"requests": 1, "tokens": 100})
     assert (held.unbegun, held.before_image) == (1, 1)
@@ -74,7 +79,7 @@ def test_held_jobs_by_the_permits_that_they_have_had() -> None:
 def test_mean_needs_follow_the_recent_jobs() -> None:
     held = HeldJobs(lambda: None, clock=lambda: 0.0)
     for number, tokens in enumerate([1_000] * 5 + [4_000] * 100):
-        held.add(UUID(int=number), needs_image=False)
+        held.add(UUID(int=number), virtual_time=0.0, needs_image=False)
         held.record_permit(UUID(int=number), "a", {"tokens": tokens})
         held.remove(UUID(int=number), done=True)
     needs = held.mean_needs("a")
@@ -119,3 +124,15 @@ def test_affordable_jobs_count_the_level_and_the_refill(level: float, jobs: floa
     assert limiter.count_affordable({"requests": 2}, 2, 0) == 0, "no share yet"
     limiter.assign_share(1, {"requests": level}, 0)
     assert limiter.count_affordable({"requests": 2}, 2, 0) == jobs
+
+
+@pytest.mark.parametrize(
+    ("held", "unbegun", "jobs", "passing"),
+    [(5, 2, 2.0, 7), (7, 4, 2.0, 7), (6, 3, 2.0, 7), (9, 6, 2.0, 9), (1, 1, 0.1, 2)],
+    ids=["two waiting jobs may be passed", "passed already", "passed by one", "too many", "few"],
+)
+def test_passing_jobs(held: int, unbegun: int, jobs: float, passing: int) -> None:
+    found = count_passing_jobs(
+        held=held, unbegun=unbegun, supplies=[PermitSupply(jobs=jobs, waiting=unbegun)]
+    )
+    assert found == passing

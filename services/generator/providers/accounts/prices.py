@@ -5,6 +5,7 @@ table in the package genai-prices, as installed: nothing is downloaded.
 """
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import genai_prices
 
@@ -12,6 +13,8 @@ from shared.domain.messages import Usage
 
 _SAMPLE_TOKENS = 1_000
 """A call of this size has the price of the lowest tier, as every call of a post has."""
+_AT = datetime(2099, 1, 1, 12, tzinfo=UTC)
+"""The newest prices, at an hour without a discount: some vendors are cheaper at night."""
 _IMAGE_USD = {"black-forest-labs/flux-schnell": 0.003}
 """The table has no prices of images."""
 
@@ -72,9 +75,13 @@ def _look_up(model: str, *, vendor: str = "", api_url: str = "") -> TextPrices |
     sample = genai_prices.Usage(input_tokens=_SAMPLE_TOKENS, output_tokens=_SAMPLE_TOKENS)
     try:
         if api_url:
-            found = genai_prices.calc_price(sample, model, provider_api_url=api_url)
+            found = genai_prices.calc_price(
+                sample, model, provider_api_url=api_url, genai_request_timestamp=_AT
+            )
         else:
-            found = genai_prices.calc_price(sample, model, provider_id=vendor)
+            found = genai_prices.calc_price(
+                sample, model, provider_id=vendor, genai_request_timestamp=_AT
+            )
     except LookupError:
         return None
     if found.model_price.input_mtok is None or found.model_price.output_mtok is None:
