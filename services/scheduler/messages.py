@@ -81,6 +81,7 @@ def worker_offer(report: WorkerReport, now: float, *, partitions: int) -> Worker
         at=min(report.at.timestamp(), now),
         limited_by=_limiting_cause(report, now),
         passing_slots=report.passing_slots,
+        jobs_per_s=report.jobs_per_s,
         first_unbegun=-inf if report.first_unbegun is None else report.first_unbegun,
     )
 

@@ -257,6 +257,8 @@ class WorkerReport(Message):
     wait for their first one."""
     first_unbegun: float | None = None
     """The smallest virtual time of those, by their tasks."""
+    jobs_per_s: float | None = None
+    """Jobs that its permits start a second; `None` in reports of version 0.1."""
 
     @property
     def total_slots(self) -> int:

@@ -31,6 +31,10 @@ class AdaptiveConcurrency:
             supplies=self._texts.permit_supplies(QUEUE_S),
         )
 
+    def jobs_per_s(self) -> float:
+        """Return how many jobs a second the permits for texts start."""
+        return sum(supply.jobs_per_s for supply in self._texts.permit_supplies(QUEUE_S))
+
     def count_image_jobs(self) -> int | None:
         """Return how many of them may need an image; `None`: all."""
         if self._images is None:

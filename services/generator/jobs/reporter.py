@@ -109,6 +109,7 @@ class WorkerReporter:
             image_slots=self._concurrency.count_image_jobs(),
             capacity=self._slots,
             passing_slots=min(slots and self._concurrency.count_passing_jobs(), self._slots),
+            jobs_per_s=round(self._concurrency.jobs_per_s(), 4),
             first_unbegun=self._status.held.first_unbegun,
             running=self._status.running,
             limiters=tuple(

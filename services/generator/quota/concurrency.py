@@ -21,6 +21,8 @@ class PermitSupply(NamedTuple):
     """The jobs that its permits start within the time."""
     waiting: int
     """The jobs in its permit queue that have not begun."""
+    jobs_per_s: float = 0.0
+    """The jobs that it starts a second for as long as there are any."""
 
 
 def count_accepted_jobs(*, held: int, unbegun: int, supplies: Iterable[PermitSupply]) -> int:

@@ -139,7 +139,11 @@ class ProviderLimiter:
             resource: _USUAL_CALLS * size for resource, (_, size) in self._sizes.items()
         }
         jobs = self._rules.count_affordable(needs, within_s, self._loop.time())
-        return PermitSupply(jobs=jobs, waiting=self._rules.queued_starts)
+        return PermitSupply(
+            jobs=jobs,
+            waiting=self._rules.queued_starts,
+            jobs_per_s=self._rules.sustained_rate(needs),
+        )
 
     def is_serving(self, job: UUID) -> bool:
         """Return whether the provider serves calls now, or this job's call may be a probe."""

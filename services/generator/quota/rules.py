@@ -261,6 +261,14 @@ class RateLimiter:
         ]
         return min(*counts, self._pace.count_calls(seconds) / needs[self.resources[0]])
 
+    def sustained_rate(self, needs: Mapping[str, float]) -> float:
+        """Return how often a second the refill covers these needs, without any saved level."""
+        rates = [
+            bucket.rate * min(bucket.provider.pace, 1.0) / needs[resource]
+            for resource, bucket in self._buckets.items()
+        ]
+        return min(*rates, self._pace.count_calls(1.0) / needs[self.resources[0]])
+
     def apply_headers(
         self, reservation: Reservation, resource: str, *, limit: float, remaining: float, now: float
     ) -> None:

@@ -28,6 +28,7 @@ from typing import NamedTuple
 
 from shared.domain.reasons import WaitReason
 
+_PERMIT_LIMITS = (WaitReason.REQUESTS, WaitReason.TOKENS)
 _MOST_ENTRIES_EACH = 8
 """Entries of the credit index for each worker. Old entries are dropped above that."""
 
@@ -54,6 +55,8 @@ class WorkerOffer:
     """The most outstanding jobs if the next one passes all that wait for their first permit."""
     first_unbegun: float = -inf
     """The smallest permit rank of those."""
+    jobs_per_s: float | None = None
+    """The jobs that its permits start a second; `None`: unknown."""
 
     def usable_partitions(self, *, needs_images: bool) -> tuple[int, ...]:
         """Return the partitions to which a job with these needs may go."""
@@ -375,6 +378,13 @@ class WorkerCreditTracker:
             return None
         causes = Counter(offer.limited_by for offer in active if offer.limited_by is not None)
         return causes.most_common(1)[0][0] if causes else WaitReason.NO_FREE_SLOT
+
+    def permitted_jobs_per_s(self, now: float) -> float | None:
+        """Return how many jobs a second all permits start, while permits limit the dispatch."""
+        rates = [offer.jobs_per_s for offer in self._active_offers(now)]
+        if self.limiting_cause(now) not in _PERMIT_LIMITS or None in rates:
+            return None
+        return sum(rate for rate in rates if rate is not None)
 
     def forget_silent_workers(self, now: float, *, after_s: float = 600) -> None:
         """Drop workers without a report for `after_s` seconds: worker names never repeat."""

@@ -13,9 +13,9 @@ from services.scheduler.fair_queue.queue import FairQueue
 from services.scheduler.repository import SchedulerRepository, WaitEstimateRow
 from shared.domain.stores import ALL_STORES
 
-_RELEVANT_PART = 0.2
+_RELEVANT_PART = 0.05
 """A changed estimate is saved when it differs by more than this part of the remaining wait."""
-_RELEVANT_S = 2.0
+_RELEVANT_S = 1.0
 """Smaller differences than this many seconds are not saved."""
 _LONGEST_WAIT_S = 30 * 86_400
 
@@ -66,6 +66,7 @@ class WaitEstimatePublisher:
         estimates = estimate_start_times(
             states,
             money_per_s=self._spend_rate.per_second(ALL_STORES, now),
+            jobs_per_s=self._credit.permitted_jobs_per_s(now),
             limited_by=self._credit.limiting_cause(now),
             images_limited_by=self._credit.limiting_cause_of_images(now),
             hard_cap=self._hard_cap,

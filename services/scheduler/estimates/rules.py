@@ -62,6 +62,7 @@ def estimate_start_times(
     states: Sequence[QueueState],
     *,
     money_per_s: float,
+    jobs_per_s: float | None = None,
     limited_by: str | None,
     images_limited_by: str | None = None,
     hard_cap: bool = False,
@@ -69,8 +70,9 @@ def estimate_start_times(
 ) -> list[WaitEstimate]:
     """Estimate the wait of every store with waiting work. O(n log n) in the stores.
 
-    `images_limited_by` is the limit for jobs that need an image. `run_s` is the mean run time of a
-    job in seconds.
+    `money_per_s` is the recent spend of dispatched jobs. `jobs_per_s` is more exact while permits
+    limit the dispatch. `images_limited_by` is the limit for jobs that need an image. `run_s` is the
+    mean run time of a job in seconds.
     """
     outage = images_limited_by or WaitReason.UNAVAILABLE
     held = [
@@ -91,6 +93,7 @@ def estimate_start_times(
     model = _FluidModel(
         list(accounts.values()),
         money_per_s=money_per_s,
+        jobs_per_s=jobs_per_s,
         limited_by=limited_by,
         images_limited_by=images_limited_by,
     )
@@ -109,17 +112,18 @@ class _FluidModel:
         accounts: Sequence[Sequence[QueueState]],
         *,
         money_per_s: float,
+        jobs_per_s: float | None,
         limited_by: str | None,
         images_limited_by: str | None,
     ) -> None:
         self._accounts = accounts
         self._images_limited_by = images_limited_by
-        self._money_per_s = money_per_s
         self._limited_by = limited_by
         states = [state for stores in accounts for state in stores]
         self._mean_cost = sum(map(_queued_cost, states)) / max(
             sum(state.queued for state in states), 1
         )
+        self._money_per_s = money_per_s if jobs_per_s is None else jobs_per_s * self._mean_cost
         self._accounts_curve = _SpendCurve(
             (
                 stores[0].account_virtual_time,

@@ -451,3 +451,20 @@ def test_limit_of_reads_is_one_of_the_images() -> None:
     line = replace(limiter_report(Need.IMAGES, 0, queued=2, share=3_000), resource="reads")
     images = limiter_report(Need.IMAGES, 0)
     assert report_offer(TEXTS, images, line).limited_by == "image budget"
+
+
+@pytest.mark.parametrize(
+    ("limited_by", "second_rate", "rate"),
+    [("RPM", 2.0, 5.0), ("TPM", 0.0, 3.0), (None, 2.0, None), ("RPM", None, None)],
+    ids=["both", "one without quota", "slots limit", "a worker of version 0.1"],
+)
+def test_permitted_rate_is_known_while_permits_limit_all_workers(
+    limited_by: str | None, second_rate: float | None, rate: float | None
+) -> None:
+    credit = WorkerCreditTracker(silence_s=5)
+    for name, partition, jobs_per_s in (("w1", 0, 3.0), ("w2", 1, second_rate)):
+        full = offer(name, partition, slots=0)
+        credit.apply_offer(replace(full, limited_by=limited_by, jobs_per_s=jobs_per_s))
+    assert credit.permitted_jobs_per_s(0) == rate
+    credit.apply_offer(replace(offer("w3", 2), jobs_per_s=1.0))
+    assert credit.permitted_jobs_per_s(0) is None, "a worker accepts jobs at once"

@@ -159,3 +159,11 @@ def test_limiting_cause_of_the_workers() -> None:
     credit.apply_offer(WorkerOffer(worker="w", partitions=(0,), slots=1, at=1, limited_by="TPM"))
     assert credit.limiting_cause(1) == "TPM"
     assert credit.limiting_cause(9) == WaitReason.NO_WORKER
+
+
+def test_permits_decide_the_times_while_they_limit_the_dispatch() -> None:
+    """The recent spend of 10 a second is that of a burst: the permits start half a job a second."""
+    (only,) = estimate_start_times(
+        [queue_state("a")], money_per_s=10, jobs_per_s=0.5, limited_by="RPM"
+    )
+    assert (only.first_in_s, only.last_in_s) == (0, 18)
