@@ -182,8 +182,7 @@ class SimulatedLimiter:
         if not self.is_accepting:
             return []
         needs = job_needs or {name: _USUAL_CALLS * size for name, (_, size) in self._sizes.items()}
-        jobs = self.rules.count_affordable(needs, within_s, self._clock.now)
-        return [PermitSupply(jobs=jobs, waiting=self.rules.queued_starts)]
+        return [self.rules.estimate_supply(needs, within_s, self._clock.now)]
 
     @property
     def is_accepting(self) -> bool:

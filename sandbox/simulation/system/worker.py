@@ -14,7 +14,12 @@ from sandbox.simulation.system.jobs import JobStep, ProviderCall, SimulatedJob
 from sandbox.simulation.system.limiter import SimulatedLimiter
 from sandbox.simulation.system.providers import CallStatus, SimulatedProvider
 from services.generator.jobs.rules import FailJob, RetryLater, decide_retry
-from services.generator.quota.concurrency import QUEUE_S, count_accepted_jobs, count_passing_jobs
+from services.generator.quota.concurrency import (
+    QUEUE_S,
+    add_lead,
+    count_accepted_jobs,
+    count_passing_jobs,
+)
 from services.generator.quota.held_jobs import HeldJobs
 from services.generator.quota.rules import FIRST, PermitRank
 from services.scheduler.dispatch.rules import WorkerOffer
@@ -380,13 +385,12 @@ class SimulatedWorker:
         """Return the most jobs that need an image, as the scheduler reads it from a report."""
         if stopped is not None:
             return 1 if self.image.is_probe_due and not self.image.is_cooling_long else 0
-        images = self.image.estimate_starts(
-            self.held.mean_needs(IMAGE), self.held.image_lead_s + QUEUE_S
-        )
+        lead_s = self.held.image_lead_s
+        images = self.image.estimate_starts(self.held.mean_needs(IMAGE), lead_s + QUEUE_S)
         return count_accepted_jobs(
             held=self.held.image_jobs,
             unbegun=self.held.before_image,
-            supplies=[supply._replace(waiting=0) for supply in images],
+            supplies=[add_lead(supply, lead_s) for supply in images],
         )
 
     def _find_stop(self, limiter: SimulatedLimiter) -> str | None:

@@ -7,11 +7,13 @@ permits are not scarce. Nothing is learned by trial: the token buckets tell the 
 """
 
 from collections.abc import Iterable
-from math import ceil
+from math import ceil, sqrt
 from typing import NamedTuple
 
 QUEUE_S = 2.0
 """Long enough to use every permit between two reports of the worker, and no longer."""
+_SPREAD = 2.0
+"""Standard deviations of the number of arrivals."""
 
 
 class PermitSupply(NamedTuple):
@@ -23,6 +25,16 @@ class PermitSupply(NamedTuple):
     """The jobs in its permit queue that have not begun."""
     jobs_per_s: float = 0.0
     """The jobs that it starts a second for as long as there are any."""
+
+
+def add_lead(supply: PermitSupply, lead_s: float) -> PermitSupply:
+    """Count the jobs that come to the permit queue only after a lead time.
+
+    The lead times differ, so as many jobs more as the arrivals vary keep the queue from running
+    empty (square-root staffing). None of them counts as waiting: all have begun.
+    """
+    spread = _SPREAD * sqrt(supply.jobs_per_s * lead_s)
+    return supply._replace(jobs=supply.jobs + spread, waiting=0)
 
 
 def count_accepted_jobs(*, held: int, unbegun: int, supplies: Iterable[PermitSupply]) -> int:

@@ -138,12 +138,7 @@ class ProviderLimiter:
         needs = job_needs or {
             resource: _USUAL_CALLS * size for resource, (_, size) in self._sizes.items()
         }
-        jobs = self._rules.count_affordable(needs, within_s, self._loop.time())
-        return PermitSupply(
-            jobs=jobs,
-            waiting=self._rules.queued_starts,
-            jobs_per_s=self._rules.sustained_rate(needs),
-        )
+        return self._rules.estimate_supply(needs, within_s, self._loop.time())
 
     def is_serving(self, job: UUID) -> bool:
         """Return whether the provider serves calls now, or this job's call may be a probe."""

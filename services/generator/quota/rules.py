@@ -22,6 +22,7 @@ from operator import attrgetter
 from typing import NamedTuple
 from uuid import UUID
 
+from services.generator.quota.concurrency import PermitSupply
 from services.generator.quota.learned_pace import LearnedPace
 from services.generator.quota.provider_bucket import ProviderBucket
 
@@ -260,6 +261,16 @@ class RateLimiter:
             for resource, bucket in self._buckets.items()
         ]
         return min(*counts, self._pace.count_calls(seconds) / needs[self.resources[0]])
+
+    def estimate_supply(
+        self, job_needs: Mapping[str, float], within_s: float, now: float
+    ) -> PermitSupply:
+        """Estimate how many jobs with these needs the permits of the next seconds start."""
+        return PermitSupply(
+            jobs=self.count_affordable(job_needs, within_s, now),
+            waiting=self.queued_starts,
+            jobs_per_s=self.sustained_rate(job_needs),
+        )
 
     def sustained_rate(self, needs: Mapping[str, float]) -> float:
         """Return how often a second the refill covers these needs, without any saved level."""

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from services.generator.quota.concurrency import (
     PermitSupply,
+    add_lead,
     count_accepted_jobs,
     count_passing_jobs,
 )
@@ -136,3 +137,14 @@ def test_passing_jobs(held: int, unbegun: int, jobs: float, passing: int) -> Non
         held=held, unbegun=unbegun, supplies=[PermitSupply(jobs=jobs, waiting=unbegun)]
     )
     assert found == passing
+
+
+@pytest.mark.parametrize(
+    ("jobs_per_s", "lead_s", "jobs"), [(1.0, 25.0, 37.0), (0.25, 4.0, 3.5), (1.0, 0.0, 2.0)]
+)
+def test_jobs_with_a_lead_time_vary_in_number(
+    jobs_per_s: float, lead_s: float, jobs: float
+) -> None:
+    """The permits cover the lead time and two seconds."""
+    supply = PermitSupply(jobs=jobs_per_s * (lead_s + 2), waiting=3, jobs_per_s=jobs_per_s)
+    assert add_lead(supply, lead_s) == supply._replace(jobs=jobs, waiting=0)

@@ -23,7 +23,7 @@ from services.generator.providers.outcomes.outcome import Outcome, OutcomeKind
 from services.generator.providers.replicate.prediction import Prediction
 from services.generator.providers.replicate.provider import ReplicateImageProvider
 from services.generator.providers.replicate.reads import GeneratedImage, UnusablePrediction
-from services.generator.quota.concurrency import PermitSupply
+from services.generator.quota.concurrency import PermitSupply, add_lead
 from services.generator.quota.held_jobs import HeldJobs
 from services.generator.quota.rules import Permit, PermitRank
 from shared.domain.errors import Transient
@@ -122,7 +122,7 @@ class ImageAccountPool:
         lead_s = self._held.image_lead_s
         providers = list(self._providers.values())
         supplies = _permit_supplies(providers, self._held, lead_s + within_s)
-        return [PermitSupply(jobs=supply.jobs, waiting=0) for supply in supplies]
+        return [add_lead(supply, lead_s) for supply in supplies]
 
     async def create_prediction(self, job: UUID, prompt: str, permit: Permit) -> Prediction:
         """Create a prediction with the account of the permit. From now on it is paid for.
