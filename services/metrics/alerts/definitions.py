@@ -4,7 +4,7 @@ from math import inf
 
 from services.metrics.alerts.rules import SECONDS, Alert, AlertInputs, AlertLevel, BadSide, Severity
 from services.metrics.export import metric_definitions as defs
-from services.metrics.export.promql import increase, largest, series
+from services.metrics.export.promql import CELL_LABEL, by_cell, increase, largest, series
 
 WINDOW_MINUTES = 15
 """The window for failures, repaired slots and in-doubt calls."""
@@ -20,9 +20,10 @@ _DONE_PER_MINUTE = (
     f"{increase(defs.ENDED, THROUGHPUT_MINUTES, state='DONE')} / {THROUGHPUT_MINUTES}"
 )
 
-_SCHEDULER_SILENT = (
-    f"min({series(defs.SCHEDULER_AGE)}) or {largest(defs.WORKERS, series(defs.WORKERS))} * 0 + 3600"
-)
+_ZERO = f"{largest(defs.WORKERS, series(defs.WORKERS))} * 0"
+"""Zero for each cell whose metrics are scraped."""
+
+_SCHEDULER_SILENT = f"{by_cell('min', series(defs.SCHEDULER_AGE))} or {_ZERO} + 3600"
 """The value is 3600 s while metrics runs and no scheduler has ever reported."""
 
 
@@ -72,7 +73,7 @@ ALERTS = (
         summary=f"{{value}} % of the jobs of the last {WINDOW_MINUTES} minutes failed",
         advice="Above 20 % the plan is to roll back. The jobs' errors show the cause.",
         value=lambda inputs: inputs.failed_percent,
-        promql=f"(100 * {_FAILED} / {_ENDED} and {_ENDED} >= {MIN_ENDED_JOBS}) or vector(0)",
+        promql=f"(100 * {_FAILED} / {_ENDED} and {_ENDED} >= {MIN_ENDED_JOBS}) or {_ZERO}",
         levels=(_warning(5, 4), _critical(20, 16)),
         raise_after_s=15,
         clear_after_s=60,
@@ -86,7 +87,9 @@ ALERTS = (
             " circuit breakers first."
         ),
         value=_done_per_minute,
-        promql=f"({_DONE_PER_MINUTE}) and on() {largest(defs.DUE, series(defs.DUE))} > 0",
+        promql=(
+            f"({_DONE_PER_MINUTE}) and on ({CELL_LABEL}) {largest(defs.DUE, series(defs.DUE))} > 0"
+        ),
         bad_side=BadSide.BELOW,
         levels=(_critical(5, 6),),
         raise_after_s=300,
@@ -103,7 +106,7 @@ ALERTS = (
         ),
         value=lambda inputs: inputs.open_circuits,
         causes=lambda inputs: inputs.open_circuit_reasons,
-        promql=f"sum({largest(defs.CIRCUIT, series(defs.CIRCUIT))})",
+        promql=by_cell("sum", largest(defs.CIRCUIT, series(defs.CIRCUIT))),
         levels=(_critical(0, 0),),
         raise_after_s=0,
         clear_after_s=5,

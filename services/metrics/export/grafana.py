@@ -6,7 +6,7 @@ from typing import Any
 from services.metrics.alerts.definitions import ALERTS
 from services.metrics.alerts.rules import Alert, BadSide, Severity
 from services.metrics.export.metric_definitions import METRICS, MetricDefinition
-from services.metrics.export.promql import largest, quantile, series
+from services.metrics.export.promql import CELL_LABEL, largest, quantile, series
 
 _DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 _COLUMNS = 24
@@ -69,7 +69,7 @@ def _tile(alert: Alert) -> Panel:
         "description": alert.advice,
         "datasource": _DATASOURCE,
         "gridPos": {"w": 8, "h": 4},
-        "targets": [_target(alert.promql, "", "A")],
+        "targets": [_target(alert.promql, f"{{{{{CELL_LABEL}}}}}", "A")],
         "fieldConfig": {
             "defaults": {
                 "unit": _UNITS.get(alert.unit, "short"),
@@ -131,10 +131,14 @@ def _graph(metric: MetricDefinition) -> Panel:
 
 
 def _targets(metric: MetricDefinition) -> list[dict[str, Any]]:
-    legend = " ".join(f"{{{{{label}}}}}" for label in metric.labels)
+    legend = " ".join(f"{{{{{label}}}}}" for label in (*metric.labels, CELL_LABEL))
     if metric.kind == "histogram":
         return [
-            _target(quantile(metric, share, _RATE_MINUTES), f"p{share * 100:g}", ref)
+            _target(
+                quantile(metric, share, _RATE_MINUTES),
+                f"p{share * 100:g} {{{{{CELL_LABEL}}}}}",
+                ref,
+            )
             for share, ref in zip(_QUANTILES, "ABC", strict=True)
         ]
     if metric.kind == "counter":
@@ -151,7 +155,7 @@ def _target(expr: str, legend: str, ref: str) -> dict[str, Any]:
         "refId": ref,
         "datasource": _DATASOURCE,
         "expr": expr,
-        "legendFormat": legend or "__auto",
+        "legendFormat": legend,
     }
 
 
