@@ -68,13 +68,13 @@ class CommandContext:
     """
 
     def __init__(self, variable: Callable[[str], str]) -> None:
-        self._variable = variable
+        self.variable = variable
 
     def run_with_database(self, call: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
         """Run a call with a connection to the database of DATABASE_URL, and return its result."""
 
         async def run() -> T:
-            dsn = self._variable("DATABASE_URL")
+            dsn = self.variable("DATABASE_URL")
             connection = await connect(dsn, deadline_s=_CONNECT_TIMEOUT_S)
             try:
                 return await call(connection)
@@ -95,7 +95,7 @@ class CommandContext:
         """Run a call with the settings of KAFKA_BOOTSTRAP_SERVERS, and return its result."""
         # Hides the client's messages while a group forms. Lasting errors are raised.
         logging.getLogger("aiokafka").addHandler(logging.NullHandler())
-        os.environ["KAFKA_BOOTSTRAP_SERVERS"] = self._variable("KAFKA_BOOTSTRAP_SERVERS")
+        os.environ["KAFKA_BOOTSTRAP_SERVERS"] = self.variable("KAFKA_BOOTSTRAP_SERVERS")
         settings = KafkaSettings.from_environment()
 
         async def run() -> T:

@@ -1,4 +1,4 @@
-"""`stores`: sets and lists the weights and accounts of stores in the fair queue."""
+"""`stores`: sets and lists the weights and accounts of stores, and copies a store to a cell."""
 
 import argparse
 from argparse import Namespace
@@ -8,6 +8,7 @@ from pathlib import Path
 import asyncpg
 import orjson
 
+from admin import store_copy
 from admin.context import (
     CommandContext,
     Subcommands,
@@ -36,6 +37,7 @@ def add_commands(commands: Subcommands, name: str) -> None:
         "--account-weight", type=_parse_weight, help="its account's part, 0.001 to 1000"
     )
     add_command(own, "list", _list, "Every store that was ever charged or set.", as_json=True)
+    store_copy.add_copy_command(own)
 
 
 def _parse_weight(text: str) -> float:
