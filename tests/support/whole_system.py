@@ -6,11 +6,13 @@ Imports nothing of the project.
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from typing import Any
 import httpx
 
 ROOT = Path(__file__).parents[2]
+_PASSED_ON = ("PATH", "HOME", "LANG", "XDG_CACHE_HOME")
 
 
 def _memory_disk() -> str | None:
@@ -33,16 +36,56 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def run_module(
+    variables: Mapping[str, str], *arguments: str, expect: int | None = 0
+) -> subprocess.CompletedProcess[str]:
+    """Run `python -m ARGUMENTS` with these variables alone, as an operator without the sandbox."""
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments],
+        env={**_own_variables(), **variables, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert expect is None or done.returncode == expect, (
+        f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+    )
+    return done
+
+
+class ServiceProcess:
+    """One process of a service without a supervisor, until it is stopped."""
+
+    def __init__(self, variables: Mapping[str, str], service: str, log: Path) -> None:
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", f"services.{service}"],
+                env={**_own_variables(), **variables, "PYTHONPATH": str(ROOT)},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    def stop(self) -> None:
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(60)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+
+
+def _own_variables() -> dict[str, str]:
+    return {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+
+
 class System:
     """A home and the commands that act on it."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
-        self.environment = {
-            name: value
-            for name, value in os.environ.items()
-            if name in ("PATH", "HOME", "LANG", "XDG_CACHE_HOME")
-        } | {
+        self.environment = _own_variables() | {
             "BLOGSTREAM_HOME": str(home),
             "PORT": str(free_port()),
             "METRICS_PORT": str(free_port()),
@@ -81,13 +124,13 @@ class System:
             int(service["pid"]) for service in self.status()["services"] if service["name"] == name
         )
 
-    def variable(self, name: str) -> str:
+    def variables(self) -> dict[str, str]:
         lines = (self.home / "env").read_text().splitlines()
-        return next(
-            line.partition("=")[2].strip("'")
-            for line in lines
-            if line.startswith(f"export {name}=")
-        )
+        pairs = (line.removeprefix("export ").partition("=") for line in lines)
+        return {name: value.strip("'") for name, _, value in pairs}
+
+    def variable(self, name: str) -> str:
+        return self.variables()[name]
 
     def http(self) -> httpx.Client:
         headers = {"Authorization": f"Bearer {self.variable('TEST_TOKEN')}"}
