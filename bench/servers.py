@@ -4,6 +4,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -17,9 +18,17 @@ from sandbox.system.run_log import RunLog
 
 
 @asynccontextmanager
-async def running_postgres() -> AsyncIterator[str]:
-    """Run a PostgreSQL server; yield the DSN of a migrated database."""
-    async with _server(postgres.prepare_server) as dsn:
+async def running_postgres(*options: str) -> AsyncIterator[str]:
+    """Run a PostgreSQL server; yield the DSN of a migrated database.
+
+    `options` are further settings of the server, as `name=value`.
+    """
+
+    def prepare(folder: Path, report: Callable[[str], None]) -> tuple[ProcessSpec, str]:
+        spec, dsn = postgres.prepare_server(folder, report)
+        return replace(spec, argv=(*spec.argv, *(f"-c{option}" for option in options))), dsn
+
+    async with _server(prepare) as dsn:
         await runner.apply_missing(dsn)
         yield dsn
 

@@ -55,10 +55,10 @@ class ServiceFleet:
         self._deaths[child] = asyncio.create_task(child.wait_until_exit())
         return child
 
-    async def submit_requests(self, stores: Sequence[str]) -> None:
+    async def submit_requests(self, stores: Sequence[str], *, images: int = 0) -> None:
         """Submit one request for each of these stores, in this order."""
         rng = random.Random(1)  # noqa: S311 - the same jobs in every run
-        await self._publisher.publish_all(make_requests(rng, stores), timeout=60)
+        await self._publisher.publish_all(make_requests(rng, stores, images=images), timeout=60)
 
     def send_signal(self, child: ChildProcess, number: signal.Signals) -> None:
         assert child.pid is not None
@@ -131,14 +131,16 @@ async def count_ended_jobs(dsn: str) -> tuple[int, int]:
     return counts.get("DONE", 0), counts.get("FAILED", 0)
 
 
-def make_requests(rng: random.Random, stores: Sequence[str]) -> list[OutgoingMessage]:
-    """Make a request without image for each store, with product texts of random length."""
+def make_requests(
+    rng: random.Random, stores: Sequence[str], *, images: int = 0
+) -> list[OutgoingMessage]:
+    """Make a request for each store, with product texts of random length."""
     requests = [
         BlogRequested(
             id=uuid4(),
             store=store,
             created_at=datetime.now(UTC),
-            images=0,
+            images=images,
             source_type=SourceType.PRODUCT,
             source_id=f"product-{number}",
             title="How to brew green tea at home",
