@@ -36,6 +36,7 @@ _LONGEST_MODULES = (
     "integration/generator/test_job_outcomes.py",
     "system/test_interrupted_demo.py",
     "system/test_demo_page.py",
+    "system/test_two_cells.py",
     "integration/metrics/test_dashboard.py",
     "integration/ingest/test_dependencies_down.py",
     "integration/scheduler/test_service.py",

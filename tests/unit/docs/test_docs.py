@@ -36,6 +36,7 @@ KNOWN_VARIABLES = {
     "BLOGSTREAM_HOME",
     "TEST_TOKEN",
     "KAFKA_TLS_DIR",
+    "TARGET_DATABASE_URL",
     "BLOGSTREAM_INSTALL_BROWSER",
 }
 _COMMAND = re.compile(r"\./blogstream ([a-zA-Z][a-zA-Z-]*)")
