@@ -49,6 +49,8 @@ _SIZES = (
     (AccountLimits(rpm=500, tpm=30_000), 10, 1.2),
     (AccountLimits(rpm=500, tpm=200_000), 45, 1.15),
     (AccountLimits(rpm=5_000, tpm=4_000_000), 800, 1.15),
+    # A fresh account: the surplus above the account floor is spent as well.
+    (AccountLimits(rpm=600, tpm=20_000_000), 350, 0.65),
 )
 _CASES = tuple(
     SizeCase(limits=limits, workers=workers, jobs=jobs, bar=bar)

@@ -9,6 +9,7 @@ from typing import Literal, Self
 from pydantic import Field, SecretStr, model_validator
 from pydantic_core import PydanticCustomError
 
+from services.generator.quota.provider_bucket import ACCOUNT_FLOOR
 from shared.domain.errors import Unavailable
 from shared.domain.providers_file import ProvidersFile, load_providers_file
 from shared.runtime.settings import (
@@ -105,6 +106,13 @@ class GeneratorSettings(ProcessingSettings, KafkaSettings, PostgresSettings):
     )
 
     burst_s: Seconds = Field(1.5, description="seconds of the rate that may be spent at once")
+    account_floor: float = Field(
+        ACCOUNT_FLOOR,
+        ge=0,
+        le=0.9,
+        description="part of a text account's minute (0 to 0.9) that is always left for other"
+        " applications, where the provider's headers show what remains",
+    )
     clock_skew_s: float = Field(
         1,
         ge=0,

@@ -55,6 +55,8 @@ class TextAccountEntry(_AccountEntry):
     reasoning_effort: str | None = None
     reasoning_tokens: Annotated[int, Field(ge=0)] | None = None
     store: bool = False
+    floor: Annotated[float, Field(ge=0, le=0.9)] | None = None
+    """Replaces `ACCOUNT_FLOOR` for this account."""
     only_on_request: bool = False
     """Write only for jobs that ask for this model, and for stores that are pinned here."""
 

@@ -4,32 +4,67 @@ The bucket holds the limit of one minute and refills continuously. Each answer r
 the time when the call was admitted. Between answers the level is extrapolated: the refill, minus
 this worker's spend, minus the spend of the other workers at the same pace. All workers see the same
 bucket, so all slow down and speed up alike without coordination.
+
+The account floor stays for others. The level above it, the surplus, is spent within seconds: a full
+bucket gives a pace of several times the refill rate, and an account that is used alone settles
+where the surplus lasts as long as its refill takes.
+
+Headers may be wrong. So a pace above 1 also needs a surplus in this worker's own account of its
+usage, which no header raises.
 """
 
-_TARGET_LEVEL = 0.75
-"""The part of the bucket at which the pace is 1. The rest is room for bursts and surprises."""
-_MAX_PACE = 2.5
-"""The pace with a full bucket. Reservations are upper bounds, and headers show the unused part."""
+from typing import NamedTuple
+
+ACCOUNT_FLOOR = 0.25
+"""The default floor. Headers are late by a call's latency, and others begin without a warning."""
+_SPEND_S = 10.0
+"""Seconds within which the surplus is spent."""
+_MAX_BAND = 0.4
+"""The largest band, as a part of the limit above the floor: the largest pace is 2.5 at least."""
 _MIN_PACE = 0.02
 _LEARN_EVERY_S = 5.0
+_LEARN_CALLS = 3
+"""A measurement of the drain takes at least the refill of so many calls."""
+_DRAIN_S = 30.0
+"""Seconds for which a measured drain is assumed. Later the level rises, until a call asks again."""
+
+
+class BucketMark(NamedTuple):
+    """The time of a grant, in the terms of one bucket."""
+
+    elapsed_s: float
+    balance: float
 
 
 class ProviderBucket:
-    """The bucket of one resource. `limit` is the configured limit in units a minute."""
+    """The bucket of one resource. `limit` is the configured limit in units a minute.
 
-    def __init__(self, limit: float) -> None:
+    `floor` is the part of the limit that is left for others (0 to 1).
+    """
+
+    def __init__(self, limit: float, *, floor: float = ACCOUNT_FLOOR) -> None:
         self.configured_limit = limit
+        self._floor = floor
         self._capacity = limit
         self._level: float | None = None
         """`None` before the first header."""
+        self._own_level = limit
+        """The level by this worker's usage, if the others used as much. No header changes it."""
+        self._share = 0.0
+        self._largest = 0.0
+        """The largest amount of one call so far."""
+        self._elapsed_s = 0.0
+        self._balance = 0.0
+        """The refill since the start, minus all workers' spend at this worker's pace."""
         self._drain = 0.0
         """The unexplained outflow in units a second.
 
         Another application drains the bucket; a negative value means that calls use less than their
         reservations."""
-        self._unexplained = self._observed_s = 0.0
-        self.accrued = 0.0
-        """The refill since the start, minus the other workers' spend at this worker's pace."""
+        self._newest: BucketMark | None = None
+        """The latest call with headers."""
+        self._measured: BucketMark | None = None
+        """The call since which the drain is measured, and the unexplained level then."""
 
     @property
     def limit(self) -> float:
@@ -41,51 +76,88 @@ class ProviderBucket:
         """The factor on the refill rate: 1 before the first header, above 1 for a full bucket."""
         if self._level is None:
             return 1.0
-        part = self._level / self._capacity
-        if part <= _TARGET_LEVEL:
-            return max(part / _TARGET_LEVEL, _MIN_PACE)
+        pace = self._pace_at(self._level)
         if self._capacity > self.configured_limit:  # configured lower than allowed: go no faster
-            return 1.0
-        return 1.0 + (part - _TARGET_LEVEL) / (1.0 - _TARGET_LEVEL) * (_MAX_PACE - 1.0)
+            return min(pace, 1.0)
+        return min(pace, max(self._pace_at(self._own_level), 1.0))
 
-    def apply_headers(
-        self, *, limit: float, remaining: float, accrued_since: float, spent_since: float
-    ) -> None:
-        """Correct the level by an answer's headers.
+    def _pace_at(self, level: float) -> float:
+        """Return the pace that spends the surplus of this level in time."""
+        return max((level - self._floor * self.limit) / self._band, _MIN_PACE)
 
-        `accrued_since` and `spent_since` are the changes of `accrued` and of this worker's spend
-        since the call was granted.
-        """
+    @property
+    def _band(self) -> float:
+        """The surplus at which the pace is 1. It has room for one call of each worker."""
+        calls = self._largest / self._share if self._share > 0 else 0.0
+        band = max(self.limit / 60 * _SPEND_S, calls)
+        return min(band, (1.0 - self._floor) * self.limit * _MAX_BAND)
+
+    def mark(self) -> BucketMark:
+        """Return the mark of a call that is granted and charged now."""
+        return BucketMark(self._elapsed_s, self._balance)
+
+    def apply_headers(self, granted: BucketMark, *, limit: float, remaining: float) -> None:
+        """Correct the level by the headers of a call's answer."""
         if limit <= 0 or remaining < 0:  # some servers send -1 or 0 for "unknown"
             return
-        self._capacity = limit
-        level = self._within_capacity(min(remaining, limit) + accrued_since - spent_since)
-        if self._level is not None:
-            self._learn_drain(self._level - level)
-        self._level = level
+        if self._newest is not None and granted.elapsed_s < self._newest.elapsed_s:
+            return  # a slow call's answer knows less than a later call's
+        self._own_level *= limit / self._capacity
+        self._capacity, self._newest = limit, granted
+        remaining = min(remaining, limit)
+        self._learn_drain(granted, remaining)
+        drained = self._drain * min(self._elapsed_s - granted.elapsed_s, _DRAIN_S)
+        self._level = self._within_capacity(remaining + self._balance - granted.balance - drained)
 
     def reset(self) -> None:
         """Forget the headers: after a minute without any, the bucket is full unless drained."""
+        self._own_level *= self.configured_limit / self._capacity
         self._capacity, self._level = self.configured_limit, None
-        self._drain = self._unexplained = self._observed_s = 0.0
+        self._drain, self._newest, self._measured = 0.0, None, None
 
-    def _learn_drain(self, unexplained: float) -> None:
-        self._unexplained += unexplained
-        if self._observed_s >= _LEARN_EVERY_S:
-            self._drain += self._unexplained / self._observed_s / 2
-            self._unexplained = self._observed_s = 0.0
+    def _learn_drain(self, granted: BucketMark, remaining: float) -> None:
+        """Measure the outflow between two calls by what their balances do not explain."""
+        now = BucketMark(granted.elapsed_s, remaining - granted.balance)
+        if self._measured is None or remaining + self._largest >= self._capacity:
+            self._measured = now  # a full bucket does not refill
+            return
+        seconds = now.elapsed_s - self._measured.elapsed_s
+        if seconds >= max(_LEARN_EVERY_S, _LEARN_CALLS * self._largest / self._refill_per_s):
+            drain = (self._measured.balance - now.balance) / seconds
+            self._drain, self._measured = (self._drain + drain) / 2, now
 
     def advance(self, seconds: float, share: float) -> None:
         """Let time pass for a worker that owns this share (0 to 1)."""
-        net = seconds * (self._capacity / 60 * (1.0 - (1.0 - share) * self.pace) - self._drain)
-        self._observed_s += seconds
-        self.accrued += net
-        if self._level is not None:
+        self._share = share
+        self._elapsed_s += seconds
+        net = seconds * self._refill_per_s * (1.0 - (1.0 - share) * self.pace)
+        self._balance += net
+        self._charge_own(-seconds * self._refill_per_s * share)
+        if self._level is not None and self._newest is not None:
+            if self._elapsed_s - self._newest.elapsed_s < _DRAIN_S:
+                net -= seconds * self._drain
             self._level = self._within_capacity(self._level + net)
 
     def spend(self, amount: float) -> None:
+        """Charge a reservation."""
+        self._largest = max(self._largest, amount)
+        self._balance -= amount
+        self._charge_own(amount)
         if self._level is not None:
             self._level = self._within_capacity(self._level - amount)
+
+    def correct_usage(self, excess: float) -> None:
+        """Correct this worker's own account by a call's usage beyond its reservation, or below."""
+        self._charge_own(excess)
+
+    def _charge_own(self, amount: float) -> None:
+        if self._share > 0:
+            room = self._capacity + self._largest / self._share
+            self._own_level = min(max(self._own_level - amount / self._share, 0.0), room)
+
+    @property
+    def _refill_per_s(self) -> float:
+        return self._capacity / 60
 
     def _within_capacity(self, level: float) -> float:
         return min(max(level, 0.0), self._capacity)

@@ -12,6 +12,7 @@ from services.generator.providers.outcomes.delays import parse_number
 from services.generator.providers.outcomes.evidence import ServedCalls
 from services.generator.providers.outcomes.outcome import Outcome, OutcomeKind, as_request_fault
 from services.generator.quota.concurrency import PermitSupply
+from services.generator.quota.provider_bucket import ACCOUNT_FLOOR
 from services.generator.quota.rules import FIRST, Permit, PermitRank, RateLimiter, Reservation
 from shared.domain.errors import Transient
 from shared.domain.messages import LONG_COOL_DOWN_S, LimiterReport, Need
@@ -57,7 +58,8 @@ class ProviderLimiter:
     """Limits the calls to one provider by this worker's quota.
 
     `largest_call` has the most units of each resource that a call reserves; 1 where it has none.
-    `serves` is what a job needs these calls for.
+    `floor` is the part of each limit that is left for others (0 to 1). `serves` is what
+    a job needs these calls for.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class ProviderLimiter:
         limits: Mapping[str, float],
         burst_s: float,
         largest_call: Mapping[str, float] | None = None,
+        floor: float = ACCOUNT_FLOOR,
         serves: Need = Need.TEXT,
     ) -> None:
         self.provider = provider
@@ -80,7 +83,7 @@ class ProviderLimiter:
         self._model = model
         self._endpoint = endpoint
         self._loop = asyncio.get_running_loop()
-        self._rules = RateLimiter(limits, burst_s=burst_s, now=self._loop.time())
+        self._rules = RateLimiter(limits, burst_s=burst_s, floor=floor, now=self._loop.time())
         self._circuit = CircuitBreaker()
         self._served = ServedCalls()
         self._open_reason = ""

@@ -24,7 +24,7 @@ from uuid import UUID
 
 from services.generator.quota.concurrency import PermitSupply
 from services.generator.quota.learned_pace import LearnedPace
-from services.generator.quota.provider_bucket import ProviderBucket
+from services.generator.quota.provider_bucket import ACCOUNT_FLOOR, BucketMark, ProviderBucket
 
 _WINDOW_S = 60
 
@@ -34,8 +34,6 @@ class _TokenBucket:
     provider: ProviderBucket
     share: float = 0.0
     level: float = 0.0
-    spent: float = 0.0
-    """The sum of all grants."""
 
     @property
     def rate(self) -> float:
@@ -56,7 +54,6 @@ class _TokenBucket:
 
     def take(self, need: float) -> None:
         self.level -= need
-        self.spent += need
         self.provider.spend(need)
 
     def seconds_until(self, before: float, need: float, burst_s: float) -> float:
@@ -89,10 +86,8 @@ class Reservation:
     needs: Mapping[str, float]
     requested_at: float
     rank: PermitRank = FIRST
-    spent_at_grant: dict[str, float] = field(default_factory=dict)
-    """The sum of all grants of each resource, including this one."""
-    accrued_at_grant: dict[str, float] = field(default_factory=dict)
-    """The `ProviderBucket.accrued` of each resource at the time of the grant."""
+    granted: dict[str, BucketMark] = field(default_factory=dict)
+    """The mark of each resource's bucket after the grant."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,10 +107,17 @@ class Permit:
 class RateLimiter:
     """Grants reservations. `limits` are the account's, in units a minute; `now` is monotonic."""
 
-    def __init__(self, limits: Mapping[str, float], *, burst_s: float, now: float) -> None:
+    def __init__(
+        self,
+        limits: Mapping[str, float],
+        *,
+        burst_s: float,
+        now: float,
+        floor: float = ACCOUNT_FLOOR,
+    ) -> None:
         self._burst_s = burst_s
         self._buckets = {
-            resource: _TokenBucket(provider=ProviderBucket(limit))
+            resource: _TokenBucket(provider=ProviderBucket(limit, floor=floor))
             for resource, limit in limits.items()
         }
         self._queue: list[Reservation] = []
@@ -186,8 +188,7 @@ class RateLimiter:
             for resource, need in reservation.needs.items():
                 bucket = self._buckets[resource]
                 bucket.take(need)
-                reservation.spent_at_grant[resource] = bucket.spent
-                reservation.accrued_at_grant[resource] = bucket.provider.accrued
+                reservation.granted[resource] = bucket.provider.mark()
                 self._add_recent(resource, need, now)
             self._pace.record_call(now)
             granted.append(reservation)
@@ -200,6 +201,7 @@ class RateLimiter:
             bucket = self._buckets[resource]
             # The limit caps implausible answers.
             excess = min(amount, bucket.provider.configured_limit) - reservation.needs[resource]
+            bucket.provider.correct_usage(excess)
             if excess > 0:
                 bucket.level -= excess  # the provider's bucket is corrected by the headers
                 self._add_recent(resource, excess, now)
@@ -286,14 +288,9 @@ class RateLimiter:
         """Apply the rate limit headers of a granted call's answer."""
         self._advance(now)
         self._headers_at = now
-        bucket = self._buckets[resource]
-        accrued = bucket.provider.accrued
-        bucket.provider.apply_headers(
-            limit=limit,
-            remaining=remaining,
-            accrued_since=accrued - reservation.accrued_at_grant.get(resource, accrued),
-            spent_since=bucket.spent - reservation.spent_at_grant.get(resource, bucket.spent),
-        )
+        bucket = self._buckets[resource].provider
+        granted = reservation.granted.get(resource) or bucket.mark()
+        bucket.apply_headers(granted, limit=limit, remaining=remaining)
 
     def record_served(self, now: float) -> None:
         """Record that the provider served a call: a learned pace may rise."""

@@ -1,105 +1,222 @@
 """The pace from the provider's headers, simulated with workers and another application."""
 
-import heapq
-from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sandbox.providers.bucket import MinuteBucket
-from services.generator.quota.provider_bucket import ProviderBucket
-from services.generator.quota.rules import RateLimiter, Reservation
+from services.generator.quota.provider_bucket import ACCOUNT_FLOOR, BucketMark, ProviderBucket
+from services.generator.quota.rules import RateLimiter
+from tests.support.account_world import AccountWorld, Bucket, MinuteWindow, OtherApplication
 
-LIMIT = 200_000.0
-CALL = 4_000.0
-"""Reserved tokens; the provider charges a part of them."""
-
-
-@dataclass
-class SimulationResult:
-    refused: int
-    used: float
-    """All applications' part of the tokens that the account allows in minutes two and three."""
-    ours: float
-
-
-def simulate(
-    *, workers: int, charged: float, latency_s: float, other_app: float = 0.0, seconds: int = 180
-) -> SimulationResult:
-    """Run busy workers on one bucket. `other_app`: another application's tokens a minute."""
-    bucket, now, step = MinuteBucket(LIMIT, 0.0), 0.0, 0.1
-    limiters = [RateLimiter({"tokens": LIMIT}, burst_s=1.5, now=0.0) for _ in range(workers)]
-    answers: list[tuple[float, int, int, Reservation, float]] = []
-    refused = number = 0
-    used = ours = 0.0
-    for limiter in limiters:
-        limiter.assign_share(1 / workers, {}, 0.0)
-        for _ in range(60):
-            limiter.reserve({"tokens": CALL}, 0.0)
-    while now < seconds:
-        now += step
-        while answers and answers[0][0] <= now:
-            _, _, worker, reservation, remaining = heapq.heappop(answers)
-            limiters[worker].apply_headers(
-                reservation, "tokens", limit=LIMIT, remaining=remaining, now=now
-            )
-        if other_app and bucket.wait_s(other_app / 60 * step, now) == 0:
-            bucket.take(other_app / 60 * step, now)
-            used += other_app / 60 * step if now > 60 else 0.0
-        for worker, limiter in enumerate(limiters):
-            for reservation in limiter.grant_ready(now):
-                limiter.reserve({"tokens": CALL}, now)
-                number += 1
-                if bucket.wait_s(CALL * charged, now) > 0:
-                    refused += 1
-                    continue
-                bucket.take(CALL * charged, now)
-                if now > 60:
-                    used, ours = used + CALL * charged, ours + CALL * charged
-                heapq.heappush(
-                    answers, (now + latency_s, number, worker, reservation, bucket.remaining(now))
-                )
-    allowed = LIMIT / 60 * (seconds - 60)
-    return SimulationResult(refused=refused, used=used / allowed, ours=ours / allowed)
+_BY_REQUESTS: dict[str, Any] = {"limits": {"requests": 600.0}, "needs": {"requests": 1.0}}
+_BY_TOKENS: dict[str, Any] = {
+    "limits": {"requests": 60_000.0, "tokens": 200_000.0},
+    "needs": {"requests": 1.0, "tokens": 4_000.0},
+}
+_ACCOUNTS = st.sampled_from([_BY_REQUESTS, _BY_TOKENS])
+_WORKERS = st.integers(1, 8)
+_LATENCIES = st.floats(0.3, 10)
+"""Each call takes up to 1.3 times as long."""
+_ARRIVALS = st.floats(0, 1)
+_ONE_CALL_PER_S = 1 / 120
+"""One call more or less within two minutes."""
+_SEEDS = st.integers(0, 10_000)
 
 
-@given(st.integers(1, 8), st.floats(0.55, 1.0), st.floats(0.2, 20))
+def calls_per_s(account: dict[str, Any], charged: float = 1.0) -> float:
+    """Return the calls a second that the account's tighter limit allows."""
+    if account is _BY_REQUESTS:
+        return 10.0
+    return 200_000 / 60 / (4_000 * charged)
+
+
+@given(_ACCOUNTS, _WORKERS, st.floats(0.55, 1), st.floats(0.3, 20), _ARRIVALS, _SEEDS)
 @settings(max_examples=40, deadline=None)
-def test_workers_use_all_tokens_without_breaking_the_limit(
-    workers: int, charged: float, latency_s: float
+def test_workers_use_the_whole_limit_without_breaking_it(
+    account: dict[str, Any],
+    workers: int,
+    charged: float,
+    latency_s: float,
+    arrival_s: float,
+    seed: int,
 ) -> None:
-    result = simulate(workers=workers, charged=charged, latency_s=latency_s)
-    assert result.refused == 0
-    assert result.used >= 0.985
+    world = AccountWorld(
+        **account,
+        workers=workers,
+        charged=charged,
+        latency_s=latency_s,
+        arrival_s=arrival_s,
+        seed=seed,
+    ).run(180)
+    assert world.refused == 0
+    assert world.rate(60, 180) >= calls_per_s(account, charged) * 0.985 - _ONE_CALL_PER_S
 
 
-@given(st.integers(1, 8), st.floats(0.1, 0.8))
+@given(_WORKERS, _LATENCIES, _ARRIVALS, st.none() | st.floats(1, 30), _SEEDS)
+@settings(max_examples=30, deadline=None)
+def test_fresh_account_spends_its_saved_minute(
+    workers: int, latency_s: float, arrival_s: float, joins_at: float | None, seed: int
+) -> None:
+    """A backlog of 350 posts, of two calls each."""
+    world = AccountWorld(
+        **_BY_REQUESTS,
+        calls=700,
+        workers=workers,
+        latency_s=latency_s,
+        arrival_s=arrival_s,
+        joins_at=joins_at,
+        seed=seed,
+    ).run(120)
+    assert world.refused == 0
+    assert len(world.granted) == 700
+    assert world.makespan_s <= 0.6 * 70
+    assert world.lowest >= ACCOUNT_FLOOR
+
+
+@given(_WORKERS, _LATENCIES, st.floats(0.55, 1), st.floats(0.3, 1), _SEEDS)
+@settings(max_examples=30, deadline=None)
+def test_fresh_account_spends_its_saved_tokens(
+    workers: int, latency_s: float, charged: float, used: float, seed: int
+) -> None:
+    """Reservations are upper bounds, the charge is lower, and the reported usage lower still."""
+    world = AccountWorld(
+        **_BY_TOKENS,
+        calls=100,
+        workers=workers,
+        latency_s=latency_s,
+        charged=charged,
+        used=charged * used,
+        seed=seed,
+    ).run(180)
+    assert world.refused == 0
+    assert world.makespan_s <= 0.85 * 100 / calls_per_s(_BY_TOKENS, charged)
+
+
+@given(_ACCOUNTS, _WORKERS, st.floats(0, 0.5), _LATENCIES, st.floats(0, 60), _SEEDS)
+@settings(max_examples=40, deadline=None)
+def test_workers_yield_to_another_application(
+    account: dict[str, Any], workers: int, part: float, latency_s: float, since: float, seed: int
+) -> None:
+    other = OtherApplication(part=part, since=since)
+    world = AccountWorld(
+        **account, workers=workers, latency_s=latency_s, other=other, seed=seed
+    ).run(240)
+    assert (world.refused, world.other_refused) == (0, 0)
+    ours = world.rate(120, 240) / calls_per_s(account)
+    assert ours == pytest.approx(1 - part, abs=0.05)
+    assert world.rate(60, 240) / calls_per_s(account) + world.other_rate(60, 240) / 10 >= 0.96
+
+
+@given(_ACCOUNTS, st.integers(1, 4), _LATENCIES, _SEEDS)
 @settings(max_examples=20, deadline=None)
-def test_workers_yield_to_another_application(workers: int, part: float) -> None:
-    result = simulate(workers=workers, charged=1.0, latency_s=2, other_app=part * LIMIT)
-    assert result.refused == 0
-    assert result.ours == pytest.approx(1 - part, abs=0.15)
-    assert result.used >= 0.95
+def test_another_application_may_take_the_whole_limit(
+    account: dict[str, Any], workers: int, latency_s: float, seed: int
+) -> None:
+    """The floor and the surplus at rest have room for it until the headers show it."""
+    other = OtherApplication(part=1.0, since=60, until=120)
+    world = AccountWorld(
+        **account, workers=workers, latency_s=latency_s, other=other, seed=seed
+    ).run(180)
+    assert (world.refused, world.other_refused) == (0, 0)
+    assert world.rate(140, 180) / calls_per_s(account) > 0.5, "the workers return"
+
+
+@given(_ACCOUNTS, _WORKERS, _LATENCIES, st.floats(0, 59), _SEEDS)
+@settings(max_examples=40, deadline=None)
+def test_limit_that_is_renewed_each_minute_is_kept(
+    account: dict[str, Any], workers: int, latency_s: float, offset_s: float, seed: int
+) -> None:
+    world = AccountWorld(
+        **account,
+        workers=workers,
+        latency_s=latency_s,
+        bucket=partial(MinuteWindow, offset_s=offset_s),
+        seed=seed,
+    ).run(300)
+    assert world.refused == 0
+    assert world.rate(60, 300) / calls_per_s(account) >= 0.5
+
+
+@given(_ACCOUNTS, _WORKERS, _LATENCIES, st.floats(0, 1), _SEEDS)
+@settings(max_examples=40, deadline=None)
+def test_wrong_headers_break_no_limit(
+    account: dict[str, Any], workers: int, latency_s: float, part: float, seed: int
+) -> None:
+    """The provider always reports the same, for example a full bucket."""
+
+    def constant(bucket: Bucket, now: float) -> float:
+        return bucket.limit * part
+
+    world = AccountWorld(
+        **account, workers=workers, latency_s=latency_s, header=constant, seed=seed
+    ).run(240)
+    assert world.refused == 0
+
+
+@given(_ACCOUNTS, _WORKERS, _LATENCIES, st.floats(0, 0.9), _SEEDS)
+@settings(max_examples=30, deadline=None)
+def test_any_floor_is_left(
+    account: dict[str, Any], workers: int, latency_s: float, floor: float, seed: int
+) -> None:
+    world = AccountWorld(
+        **account, workers=workers, latency_s=latency_s, floor=floor, seed=seed
+    ).run(180)
+    assert world.refused == 0
+    assert world.lowest >= floor - 0.02
+    assert world.rate(60, 180) >= calls_per_s(account) * 0.985 - _ONE_CALL_PER_S
 
 
 def test_pace_is_one_without_headers() -> None:
     assert ProviderBucket(100).pace == 1.0
 
 
+def apply(bucket: ProviderBucket, *, limit: float, remaining: float) -> None:
+    bucket.apply_headers(bucket.mark(), limit=limit, remaining=remaining)
+
+
+@pytest.mark.parametrize(
+    ("remaining", "pace"), [(100, 4.5), (75, 3), (100 * (0.25 + 1 / 6), 1), (20, 0.02)]
+)
+def test_surplus_above_the_floor_is_spent_within_ten_seconds(remaining: float, pace: float) -> None:
+    bucket = ProviderBucket(100, floor=0.25)
+    apply(bucket, limit=100, remaining=remaining)
+    assert bucket.pace == pytest.approx(pace)
+
+
 @pytest.mark.parametrize(("limit", "remaining"), [(-1, -1), (0, 0), (100, -1)])
 def test_headers_without_values_are_ignored(limit: float, remaining: float) -> None:
     bucket = ProviderBucket(100)
-    bucket.apply_headers(limit=limit, remaining=remaining, accrued_since=0, spent_since=0)
+    apply(bucket, limit=limit, remaining=remaining)
     assert (bucket.pace, bucket.limit) == (1.0, 100)
 
 
 def test_lower_limit_in_headers_applies_and_higher_does_not() -> None:
     bucket = ProviderBucket(100)
-    bucket.apply_headers(limit=50, remaining=50, accrued_since=0, spent_since=0)
+    apply(bucket, limit=50, remaining=50)
     assert bucket.limit == 50
-    bucket.apply_headers(limit=1_000, remaining=1_000, accrued_since=0, spent_since=0)
+    apply(bucket, limit=1_000, remaining=1_000)
     assert (bucket.limit, bucket.pace) == (100, 1.0)
+
+
+def test_floor_and_surplus_are_parts_of_the_configured_limit() -> None:
+    """The limit in the headers may be a day's: nearly all of it may be spent."""
+    bucket = ProviderBucket(30, floor=0.25)
+    apply(bucket, limit=14_400, remaining=13)
+    assert bucket.pace == 1
+    apply(bucket, limit=14_400, remaining=10)
+    assert bucket.pace == pytest.approx(0.5)
+
+
+def test_late_answer_of_an_earlier_call_is_ignored() -> None:
+    bucket = ProviderBucket(100)
+    early = BucketMark(0.0, 0.0)
+    bucket.advance(5, share=1)
+    apply(bucket, limit=100, remaining=20)
+    bucket.apply_headers(early, limit=100, remaining=100)
+    assert bucket.pace == pytest.approx(0.02)
 
 
 def test_headers_expire_after_a_minute() -> None:

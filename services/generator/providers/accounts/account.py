@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import SecretStr
 
 from services.generator.providers.accounts.prices import Prices, find_image_price, find_text_prices
+from services.generator.quota.provider_bucket import ACCOUNT_FLOOR
 from services.generator.settings import GeneratorSettings
 from shared.domain.errors import Unavailable
 from shared.domain.providers_file import ImageAccountEntry, TextAccountEntry
@@ -41,6 +42,8 @@ class TextAccount:
     """Room for reasoning in each call; `None`: by model and effort."""
     store: bool = False
     """Whether the vendor may keep the answers."""
+    floor: float = ACCOUNT_FLOOR
+    """The part of each limit (0 to 0.9) that is left for other applications."""
     weight: float = 1.0
     fallback: int = 0
     """Accounts with a higher number are used while no lower one serves."""
@@ -135,6 +138,7 @@ def _text_of_entry(
         reasoning_effort=entry.reasoning_effort,
         reasoning_tokens=entry.reasoning_tokens,
         store=entry.store,
+        floor=settings.account_floor if entry.floor is None else entry.floor,
         weight=entry.weight,
         fallback=entry.fallback,
         only_on_request=entry.only_on_request,
@@ -188,6 +192,7 @@ def _text_account(settings: GeneratorSettings) -> TextAccount:
         reasoning_effort=settings.openai_reasoning_effort,
         reasoning_tokens=settings.openai_reasoning_tokens,
         store=settings.openai_store,
+        floor=settings.account_floor,
     )
 
 

@@ -109,6 +109,7 @@ async def _open_text(
         limits={"requests": account.requests, "tokens": account.tokens},
         largest_call={"tokens": largest_call_tokens(account)},
         burst_s=burst_s,
+        floor=account.floor,
         serves=Need.TEXT,
     )
     return OpenAITextProvider(client, account, limiter)
