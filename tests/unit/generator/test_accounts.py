@@ -1,5 +1,6 @@
 """The provider accounts of the environment variables, and the prices of their models."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -128,3 +129,23 @@ def test_stand_ins_have_names(changes: dict[str, Any], names: tuple[str, ...]) -
         _REQUIRED | {"replicate_api_token": "r8-x"} | changes
     )
     assert settings.standin_names() == names
+
+
+def test_account_floor_is_set_for_all_accounts_or_for_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (account,) = accounts_of(account_floor=0.1).texts
+    assert account.floor == 0.1
+    entry = """
+        [[text]]
+        name = "NAME"
+        key = "FLOOR_KEY"
+        model = "gpt-4o-mini"
+        requests_per_minute = 500
+        tokens_per_minute = 200_000
+        """
+    file = tmp_path / "providers.toml"
+    file.write_text(entry.replace("NAME", "a") + entry.replace("NAME", "b") + "floor = 0.5")
+    monkeypatch.setenv("FLOOR_KEY", "sk-x")
+    texts = accounts_of(account_floor=0.1, providers_file=file).texts
+    assert [account.floor for account in texts] == [0.1, 0.5]

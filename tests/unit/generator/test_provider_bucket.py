@@ -34,7 +34,7 @@ def calls_per_s(account: dict[str, Any], charged: float = 1.0) -> float:
 
 
 @given(_ACCOUNTS, _WORKERS, st.floats(0.55, 1), st.floats(0.3, 20), _ARRIVALS, _SEEDS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_workers_use_the_whole_limit_without_breaking_it(
     account: dict[str, Any],
     workers: int,
@@ -56,7 +56,7 @@ def test_workers_use_the_whole_limit_without_breaking_it(
 
 
 @given(_WORKERS, _LATENCIES, _ARRIVALS, st.none() | st.floats(1, 30), _SEEDS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_fresh_account_spends_its_saved_minute(
     workers: int, latency_s: float, arrival_s: float, joins_at: float | None, seed: int
 ) -> None:
@@ -77,7 +77,7 @@ def test_fresh_account_spends_its_saved_minute(
 
 
 @given(_WORKERS, _LATENCIES, st.floats(0.55, 1), st.floats(0.3, 1), _SEEDS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_fresh_account_spends_its_saved_tokens(
     workers: int, latency_s: float, charged: float, used: float, seed: int
 ) -> None:
@@ -96,7 +96,7 @@ def test_fresh_account_spends_its_saved_tokens(
 
 
 @given(_ACCOUNTS, _WORKERS, st.floats(0, 0.5), _LATENCIES, st.floats(0, 60), _SEEDS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_workers_yield_to_another_application(
     account: dict[str, Any], workers: int, part: float, latency_s: float, since: float, seed: int
 ) -> None:
@@ -111,7 +111,7 @@ def test_workers_yield_to_another_application(
 
 
 @given(_ACCOUNTS, st.integers(1, 4), _LATENCIES, _SEEDS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_another_application_may_take_the_whole_limit(
     account: dict[str, Any], workers: int, latency_s: float, seed: int
 ) -> None:
@@ -125,7 +125,7 @@ def test_another_application_may_take_the_whole_limit(
 
 
 @given(_ACCOUNTS, _WORKERS, _LATENCIES, st.floats(0, 59), _SEEDS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_limit_that_is_renewed_each_minute_is_kept(
     account: dict[str, Any], workers: int, latency_s: float, offset_s: float, seed: int
 ) -> None:
@@ -141,7 +141,7 @@ def test_limit_that_is_renewed_each_minute_is_kept(
 
 
 @given(_ACCOUNTS, _WORKERS, _LATENCIES, st.floats(0, 1), _SEEDS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_wrong_headers_break_no_limit(
     account: dict[str, Any], workers: int, latency_s: float, part: float, seed: int
 ) -> None:
@@ -157,7 +157,7 @@ def test_wrong_headers_break_no_limit(
 
 
 @given(_ACCOUNTS, _WORKERS, _LATENCIES, st.floats(0, 0.9), _SEEDS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_any_floor_is_left(
     account: dict[str, Any], workers: int, latency_s: float, floor: float, seed: int
 ) -> None:

@@ -46,6 +46,18 @@ async def test_call_without_quota_is_rejected() -> None:
         await limiter.acquire({"requests": 1}, JOB)
 
 
+async def test_surplus_above_the_floor_raises_the_pace() -> None:
+    limiter = ProviderLimiter(
+        provider="openai", model="m", limits={"requests": 60}, burst_s=1, floor=0.5
+    )
+    limiter.assign_share((0,), 1, {"requests": 1})
+    permit = await limiter.acquire({"requests": 1}, JOB)
+    headers = {"x-ratelimit-limit-requests": "60", "x-ratelimit-remaining-requests": "59"}
+    limiter.apply_headers(permit, headers)
+    (report,) = limiter.build_reports()
+    assert report.pace == pytest.approx((59 - 30) / 10, abs=0.05)
+
+
 async def test_waiting_call_is_rejected_when_the_quota_moves() -> None:
     limiter = make_limiter()
     limiter.assign_share((0,), 0.001, {})

@@ -59,6 +59,7 @@ def test_file_lists_accounts_models_and_pinned_stores(tmp_path: Path) -> None:
         ("requests_per_minute = 60\n", "", "text 2, requests_per_minute: Field required"),
         ("= 60\n", "= 0\n", "text 2, requests_per_minute: Input should be greater than 0"),
         ("fallback = 1", "fallbak = 1", "text 2, fallbak: Extra inputs are not permitted"),
+        ("fallback = 1", "floor = 1", "text 2, floor: Input should be less than or equal to 0.9"),
         ('"OWN_SERVER_KEY"', '"sk-secret"', "text 2, key: String should match pattern"),
         ("[[text]]", "[[texts]]", "text: Field required"),
         ("[[text]]", "[[text", "cannot be read"),
