@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import count
+from uuid import UUID
 
 from sandbox.providers.bucket import MinuteBucket
 from services.generator.quota.provider_bucket import ACCOUNT_FLOOR
@@ -48,6 +49,16 @@ class MinuteWindow:
 
     def _number(self, now: float) -> int:
         return int((now + self._offset_s) // 60)
+
+
+class TenSecondBucket(MinuteBucket):
+    """A bucket of ten seconds that reports what a bucket of a minute would have."""
+
+    def __init__(self, limit: float, now: float) -> None:
+        super().__init__(limit, now, burst=limit / 6)
+
+    def remaining(self, now: float) -> float:
+        return super().remaining(now) + self.limit * 5 / 6
 
 
 Bucket = MinuteBucket | MinuteWindow
@@ -182,6 +193,10 @@ class AccountWorld:
             if any(self._buckets[name].wait_s(need, now) > 1e-9 for name, need in charges.items()):
                 self.refused += 1
                 self._busy[worker] -= 1
+                limiter = self._limiters[worker]
+                limiter.record_throttled(
+                    UUID(int=self.refused), reservation.requested_at, now, requested_delay=None
+                )
                 return
             for name, need in charges.items():
                 self._buckets[name].take(need, now)
@@ -204,6 +219,7 @@ class AccountWorld:
         def act(now: float) -> None:
             self._busy[worker] -= 1
             limiter = self._limiters[worker]
+            limiter.record_served(now)
             for name, remaining in headers.items():
                 limit = self.limits[name]
                 limiter.apply_headers(reservation, name, limit=limit, remaining=remaining, now=now)

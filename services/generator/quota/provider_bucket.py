@@ -150,6 +150,10 @@ class ProviderBucket:
         """Correct this worker's own account by a call's usage beyond its reservation, or below."""
         self._charge_own(excess)
 
+    def distrust_surplus(self) -> None:
+        """Empty this worker's own account after a 429: the pace stays at 1 until it has saved."""
+        self._own_level = 0.0
+
     def _charge_own(self, amount: float) -> None:
         if self._share > 0:
             room = self._capacity + self._largest / self._share

@@ -302,6 +302,8 @@ class RateLimiter:
         """Record a 429 for a job. Those of two jobs lower the pace and stop all grants a while."""
         pause = self._pace.record_throttled(job, requested_at, now, requested_delay=requested_delay)
         self._cooling_until = max(self._cooling_until, now + pause)
+        for bucket in self._buckets.values():
+            bucket.provider.distrust_surplus()
 
     def cool_down_left(self, now: float) -> float:
         return max(0.0, self._cooling_until - now)
