@@ -40,6 +40,8 @@ class LimitSettings(ProcessingSettings, TopicSettings):
     replicate_rpm: float = _limit("replicate_rpm")
     replicate_read_rpm: float = _limit("replicate_read_rpm")
 
+    account_floor: float = Field(_default("account_floor"), ge=0, le=0.9)
+
     openai_model: str = _default("openai_model")
     openai_reasoning_effort: str | None = None
     openai_reasoning_tokens: int | None = None

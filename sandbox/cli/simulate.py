@@ -120,7 +120,7 @@ def simulate(  # noqa: PLR0913 - one parameter for each option
     """Simulate the whole system with the production rules under a virtual clock.
 
     It answers how many workers are needed, which limit decides, and how long a peak takes, before
-    it costs money. Reads OPENAI_RPM, OPENAI_TPM, REPLICATE_RPM, CONCURRENT_BLOGS,
+    it costs money. Reads OPENAI_RPM, OPENAI_TPM, REPLICATE_RPM, ACCOUNT_FLOOR, CONCURRENT_BLOGS,
     MAX_PER_INSTANCE, GENERATION_PARTITIONS and the MAX_PENDING variables from the environment.
     Exits with 1 if a post failed or did not finish.
     """
@@ -170,6 +170,7 @@ def _world_settings(settings: SimulationSettings) -> WorldSettings:
             READS: {"reads": limits.replicate_read_rpm},
         },
         text_sizes=sizes,
+        account_floor=settings.account_floor,
         slots=settings.concurrent_blogs,
         partitions=settings.generation_partitions,
         cap=settings.max_per_instance,

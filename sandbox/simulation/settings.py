@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf
 
+from services.generator.quota.provider_bucket import ACCOUNT_FLOOR
+
 TEXT, IMAGE, READS = "openai", "replicate", "replicate reads"
 """The simulated limiters: one account for texts, one for images, and the reads of its images."""
 
@@ -110,6 +112,7 @@ class WorldSettings:
     deaths: tuple[WorkerDeaths, ...] = ()
     deploys: tuple[Deploy, ...] = ()
     burst_s: float = 1.5
+    account_floor: float = ACCOUNT_FLOOR
     cap: int = 20
     hard_cap: bool = False
     batch_size: int = 100

@@ -4,6 +4,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from sandbox.simulation.system.providers import ReportedLevel
     from sandbox.simulation.system.worker import SimulatedWorker
     from services.generator.quota.rules import Reservation
 
@@ -83,7 +84,16 @@ class SimulatedJob:
 class ProviderCall:
     """One call of a job. Times are of the virtual clock."""
 
-    __slots__ = ("job", "read_at", "ready_at", "requested_at", "reservation", "step", "worker")
+    __slots__ = (
+        "headers",
+        "job",
+        "read_at",
+        "ready_at",
+        "requested_at",
+        "reservation",
+        "step",
+        "worker",
+    )
 
     def __init__(self, job: SimulatedJob, step: JobStep, worker: "SimulatedWorker") -> None:
         self.job = job
@@ -92,6 +102,8 @@ class ProviderCall:
         self.reservation: Reservation | None = None
         self.requested_at = 0.0
         """When the call began, after its permit."""
+        self.headers: tuple[ReportedLevel, ...] = ()
+        """What the provider reports of the time of its decision."""
         self.ready_at = 0.0
         """When the prediction has ended."""
         self.read_at = 0.0

@@ -10,6 +10,7 @@ from typing import cast
 from uuid import UUID
 
 from sandbox.simulation.clock import VirtualClock
+from sandbox.simulation.settings import WorldSettings
 from sandbox.simulation.system.jobs import ProviderCall
 from sandbox.simulation.system.providers import SimulatedProvider
 from services.generator.providers.outcomes.circuit_breaker import SUSPECTS_LATER_S, CircuitBreaker
@@ -54,16 +55,18 @@ class SimulatedLimiter:
         name: str,
         provider: SimulatedProvider,
         *,
-        limits: Mapping[str, float],
+        settings: WorldSettings,
         largest: Mapping[str, float],
-        burst_s: float,
         grant: GrantCall,
         fail: FailCall,
     ) -> None:
         self.name = name
         self.provider = provider
         self.grant, self.fail = grant, fail
-        self.rules = RateLimiter(limits, burst_s=burst_s, now=clock.now)
+        limits = settings.limits[name]
+        self.rules = RateLimiter(
+            limits, burst_s=settings.burst_s, floor=settings.account_floor, now=clock.now
+        )
         self.circuit = CircuitBreaker()
         self.share: float | None = None
         """`None` during a rebalance."""
@@ -107,10 +110,15 @@ class SimulatedLimiter:
         """Correct the model of the account by the provider's levels, as an answer reports them."""
         now = self._clock.now
         assert call.reservation is not None
-        for resource, limit, remaining in self.provider.headers(now):
+        for resource, limit, remaining in call.headers:
             self.rules.apply_headers(
                 call.reservation, resource, limit=limit, remaining=remaining, now=now
             )
+
+    def record_usage(self, call: ProviderCall, used: Mapping[str, float]) -> None:
+        """Record the usage that an answer reports."""
+        assert call.reservation is not None
+        self.rules.record_usage(call.reservation, used, self._clock.now)
 
     def record_throttled(self, call: ProviderCall, wait_s: float) -> Transient:
         """Learn from a 429. Returns the error that ends the attempt."""

@@ -1,10 +1,19 @@
 """Simulated provider accounts, with the stand-ins' own token bucket of one minute."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
+from typing import NamedTuple
 
 from sandbox.providers.bucket import MinuteBucket
 from sandbox.simulation.settings import Outage
+
+
+class ReportedLevel(NamedTuple):
+    """One resource in the headers of an answer."""
+
+    resource: str
+    limit: float
+    remaining: float
 
 
 class CallStatus(Enum):
@@ -43,7 +52,9 @@ class SimulatedProvider:
         self.served += 1
         return CallStatus.SERVED, 0.0
 
-    def headers(self, now: float) -> Iterator[tuple[str, float, float]]:
-        """Yield each resource with its limit and what remains of it."""
-        for name, bucket in self.buckets.items():
-            yield name, bucket.limit, bucket.remaining(now)
+    def headers(self, now: float) -> tuple[ReportedLevel, ...]:
+        """Return each resource with its limit and what remains of it."""
+        return tuple(
+            ReportedLevel(name, bucket.limit, bucket.remaining(now))
+            for name, bucket in self.buckets.items()
+        )

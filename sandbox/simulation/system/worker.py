@@ -69,6 +69,7 @@ class ProviderModel:
         self.charged = [
             {"requests": 1.0, "tokens": float(size.charged_tokens)} for size in self.sizes
         ]
+        self.used = [{"tokens": float(size.used_tokens)} for size in self.sizes]
         self._medians = (settings.latencies.outline_s, settings.latencies.article_s)
         self._image_s = settings.latencies.image_s
         self._factors = _draw_factors(rng, settings.latencies.spread)
@@ -139,9 +140,8 @@ class SimulatedWorker:
             self._clock,
             name,
             self._providers.accounts[name],
-            limits=self._settings.limits[name],
+            settings=self._settings,
             largest=largest,
-            burst_s=self._settings.burst_s,
             grant=grants[name],
             fail=self._fail_call,
         )
@@ -226,6 +226,7 @@ class SimulatedWorker:
         if status is not CallStatus.SERVED:
             self._clock.schedule(arrives_at, self._refuse, (self.text, call, status, wait_s))
             return
+        call.headers = self.text.provider.headers(arrives_at)
         answered_at = arrives_at + self._providers.text_latency(call.step)
         self._clock.schedule(answered_at + self._delays.save_s, self._answer_text, call)
 
@@ -235,6 +236,7 @@ class SimulatedWorker:
         if not self.alive:
             return
         text.apply_headers(call)
+        text.record_usage(call, self._providers.used[step])
         text.record_served(call)
         job.saved = step + 1
         text.grant_ready()

@@ -44,7 +44,7 @@ def test_limits_of_the_environment_decide(
     report = json.loads(capsys.readouterr().out)
     assert (report["posts"], report["slots"], report["binding"]) == (60, 10, "openai requests")
     assert report["limits"][0]["per_minute"] == 60
-    assert 95 < report["makespan_s"] < 125, "a fresh account also has the limit of one minute"
+    assert 80 < report["makespan_s"] < 95, "a fresh account has saved a minute, and spends 35 s"
 
 
 def test_recorded_arrivals_replace_the_generated_ones(

@@ -89,13 +89,29 @@ def test_same_seed_repeats_the_run_exactly() -> None:
 
 
 def test_limit_decides_the_makespan() -> None:
-    """96 posts make 192 calls: 60 a minute serve them in 192 s, and 120 in half of that."""
+    """96 posts make 192 calls: 60 a minute serve them in 192 s, and 120 in half of that.
+
+    With a high floor, nearly nothing of the saved minute is spent.
+    """
     slow, quick = (
-        summarize_world(run_world(make_settings(rpm=rpm, slots=20), make_workload(FLOOD)))
+        summarize_world(
+            run_world(make_settings(rpm=rpm, slots=20, account_floor=0.9), make_workload(FLOOD))
+        )
         for rpm in (60, 120)
     )
     assert slow.binding == quick.binding == "openai requests"
     assert slow.makespan_s == pytest.approx(2 * quick.makespan_s, rel=0.1)
+
+
+def test_fresh_account_spends_its_surplus() -> None:
+    """At 60 a minute, 35 of 60 saved calls are above the level at rest: 35 s are saved."""
+    low, high = (
+        summarize_world(
+            run_world(make_settings(rpm=60, slots=20, account_floor=floor), make_workload(FLOOD))
+        )
+        for floor in (0.25, 0.9)
+    )
+    assert low.makespan_s == pytest.approx(high.makespan_s - 35, abs=7)
 
 
 def test_slots_decide_if_there_are_few() -> None:
