@@ -156,10 +156,14 @@ async def test_deleted_prediction_of_a_dead_worker_is_created_again(
     jobs: Jobs, server: ScriptedReplicate, backend: Backend
 ) -> None:
     request = make_request()
+    jobs.expect(request)
     await backend.database.execute(
-        "INSERT INTO blog_generations (id, instance_id, source_type, source_id, request,"
+        "WITH job AS ("
+        " INSERT INTO blog_generations (id, instance_id, source_type, source_id, request,"
         " created_at, attempt, worker, not_before) VALUES ($1, $2, $3, $4, $5, $6, 1, 'dead',"
-        " now())",
+        " now()) RETURNING id)"
+        " INSERT INTO blog_steps (job_id, step, state, attempt, external_id)"
+        " SELECT id, 'image', 'STARTED', 1, 'deleted' FROM job",
         request.id,
         request.store,
         request.source_type,
@@ -167,12 +171,6 @@ async def test_deleted_prediction_of_a_dead_worker_is_created_again(
         request,
         request.created_at,
     )
-    await backend.database.execute(
-        "INSERT INTO blog_steps (job_id, step, state, attempt, external_id)"
-        " VALUES ($1, 'image', 'STARTED', 1, 'deleted')",
-        request.id,
-    )
-    jobs.expect(request)
     row = await jobs.wait_for(request, "DONE")
     assert server.creations[str(request.id)] == 1
     assert (row["images"], (await jobs.image_step(request))["in_doubt"]) == (1, 1)
