@@ -5,6 +5,7 @@ the field's name in capitals.
 """
 
 import os
+import secrets
 import socket
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -18,6 +19,7 @@ from shared.domain.errors import Unavailable
 
 Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+_HOST_CHARACTERS = 40
 _SERVERS = r"^\s*[^\s,:]+:[0-9]{1,5}\s*(,\s*[^\s,:]+:[0-9]{1,5}\s*)*$"
 
 
@@ -204,5 +206,10 @@ class AdmissionSettings(Settings):
 
 
 def process_name(service: str) -> str:
-    """A unique and readable name of this process: service-host-pid."""
-    return f"{service}-{socket.gethostname()}-{os.getpid()}"
+    """Return a unique and readable name of this process: service-host-pid-random.
+
+    A container that restarts keeps its host name and pid, hence the random part. The name fits into
+    the 63 bytes of PostgreSQL's `application_name`; a pod's name is unique at its end.
+    """
+    host = socket.gethostname()[-_HOST_CHARACTERS:]
+    return f"{service}-{host}-{os.getpid()}-{secrets.token_hex(2)}"
