@@ -238,9 +238,11 @@ def task_message(
     return OutgoingMessage(topic=GENERATION, key=str(job), partition=partition, message=message)
 
 
-def expired_lease_event(row: Row) -> OutgoingMessage:
-    """Return the event of a dead worker's job: the attempt failed and the job waits again."""
-    return retry_event(row, error="the worker's lease ran out")
+def lost_job_event(row: Row, *, is_worker_dead: bool) -> OutgoingMessage:
+    """Return the event of a lost job: the attempt failed and the job waits again."""
+    return retry_event(
+        row, error="the worker died" if is_worker_dead else "the worker's lease ran out"
+    )
 
 
 def retry_event(row: Row, *, error: str) -> OutgoingMessage:

@@ -169,20 +169,32 @@ class SchedulerRepository:
         async with self._fenced_transaction() as connection:
             await connection.execute(_QUERIES["clear_wait_estimates"])
 
-    async def requeue_expired_leases(self, grace_s: float) -> Sequence[Row]:
-        """Requeue jobs with a lease that expired more than `grace_s` seconds ago."""
-        async with self._fenced_transaction() as connection:
-            rows: Sequence[Row] = await connection.fetch(
-                _QUERIES["requeue_expired_leases"], grace_s
-            )
-        return rows
+    async def fetch_connections(self) -> dict[str, frozenset[int]]:
+        """Return the ids of all open connections by the name of their process."""
+        rows = await self._pool.fetch(_QUERIES["connections"])
+        return {row["process"]: frozenset(row["ids"]) for row in rows}
 
-    async def release_cancelled_leases(self, grace_s: float) -> Sequence[Row]:
-        """Release expired leases of cancelled jobs. `new_in_doubt` counts their in-doubt calls."""
+    async def requeue_lost_jobs(
+        self, grace_s: float | None, dead_workers: Sequence[str]
+    ) -> Sequence[Row]:
+        """Requeue jobs of dead workers, and jobs with a lease that expired `grace_s` seconds ago.
+
+        Without `grace_s` an expired lease changes nothing.
+        """
+        return await self._fetch_fenced("requeue_lost_jobs", grace_s, dead_workers)
+
+    async def release_cancelled_leases(
+        self, grace_s: float | None, dead_workers: Sequence[str]
+    ) -> Sequence[Row]:
+        """Release the leases of cancelled jobs that are lost in the same way.
+
+        `new_in_doubt` counts their in-doubt calls.
+        """
+        return await self._fetch_fenced("release_cancelled_leases", grace_s, dead_workers)
+
+    async def _fetch_fenced(self, query: str, *arguments: Any) -> Sequence[Row]:
         async with self._fenced_transaction() as connection:
-            rows: Sequence[Row] = await connection.fetch(
-                _QUERIES["release_cancelled_leases"], grace_s
-            )
+            rows: Sequence[Row] = await connection.fetch(_QUERIES[query], *arguments)
         return rows
 
     async def requeue_unclaimed(self, timeout_s: float) -> list[UUID]:

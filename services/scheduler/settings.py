@@ -24,7 +24,8 @@ class SchedulerSettings(ProcessingSettings, AdmissionSettings, KafkaSettings, Po
     worker_silence_s: Seconds = Field(
         5,
         description="seconds without a report after which a worker gets no more jobs; workers"
-        " report every second. Clocks must differ by less",
+        " report every second. Clocks must differ by less. If it has no connection to PostgreSQL"
+        " for as long either, it is dead, and its jobs return to the queue",
     )
     lease_grace_s: Seconds = Field(
         5,

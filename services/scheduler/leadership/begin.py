@@ -17,6 +17,8 @@ from services.scheduler.fair_queue.queue import FairQueue
 from services.scheduler.leadership.reporter import SchedulerReporter
 from services.scheduler.leadership.restore import RestoredQueue, restore_fair_queue
 from services.scheduler.leadership.session import LeaderSession
+from services.scheduler.liveness.monitor import WorkerMonitor
+from services.scheduler.liveness.rules import FailureDetector
 from services.scheduler.repository import EpochRepository, SchedulerRepository
 from services.scheduler.settings import SchedulerSettings
 from services.scheduler.settlement.reclaimer import JobReclaimer
@@ -201,6 +203,10 @@ def _create_sweeper(
         admission=admission,
         dispatcher=dispatcher,
         credit=state.credit,
+        workers=WorkerMonitor(
+            state.repository,
+            FailureDetector(observer=state.name, silence_s=state.settings.worker_silence_s),
+        ),
     )
 
 

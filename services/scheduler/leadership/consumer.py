@@ -216,6 +216,7 @@ class SchedulerConsumer:
             await session.sweep()
         if now - self._ticked_at >= _TICK_S:
             self._ticked_at = now
+            await session.reclaim_jobs_of_dead_workers()
             await session.refresh_changed_budgets()
             await session.save_counters()
             await self._commit_offsets(consumer, session)

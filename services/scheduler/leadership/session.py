@@ -50,6 +50,7 @@ class LeaderSession:
         await self._estimates.clear_estimates()
 
     async def apply_worker_reports(self, reports: Sequence[WorkerReport]) -> None:
+        self._sweeper.record_worker_reports(reports)
         await self._dispatcher.apply_worker_reports(reports)
 
     async def admit_requests(self, requests: Sequence[BlogRequested]) -> UnstorableRequests:
@@ -67,6 +68,9 @@ class LeaderSession:
 
     async def sweep(self) -> None:
         await self._sweeper.sweep()
+
+    async def reclaim_jobs_of_dead_workers(self) -> None:
+        await self._sweeper.reclaim_jobs_of_dead_workers()
 
     async def refresh_changed_budgets(self) -> None:
         await self._sweeper.refresh_changed_budgets()

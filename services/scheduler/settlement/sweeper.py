@@ -1,14 +1,17 @@
 """Brings the leader session in line with PostgreSQL, periodically."""
 
 import time
+from collections.abc import Sequence
 
 from services.scheduler.admission.controller import AdmissionController
 from services.scheduler.budgets.tracker import BudgetTracker
 from services.scheduler.dispatch.dispatcher import Dispatcher
 from services.scheduler.dispatch.rules import WorkerCreditTracker
+from services.scheduler.liveness.monitor import WorkerMonitor
 from services.scheduler.settlement.reclaimer import JobReclaimer
 from services.scheduler.settlement.reconciler import InFlightReconciler
 from services.scheduler.settlement.store_configuration import StoreConfiguration
+from shared.domain.messages import WorkerReport
 
 
 class Sweeper:
@@ -28,6 +31,7 @@ class Sweeper:
         admission: AdmissionController,
         dispatcher: Dispatcher,
         credit: WorkerCreditTracker,
+        workers: WorkerMonitor,
     ) -> None:
         self._reclaimer = reclaimer
         self._reconciler = reconciler
@@ -36,6 +40,7 @@ class Sweeper:
         self._admission = admission
         self._dispatcher = dispatcher
         self._credit = credit
+        self._workers = workers
 
     async def sweep(self) -> None:
         """Reclaim lost jobs, reconcile the jobs in flight, and reload configuration and budgets."""
@@ -45,6 +50,15 @@ class Sweeper:
         await self.refresh_budgets()
         self._credit.forget_silent_workers(time.time())
         self._admission.forget_idle_stores(time.time())
+
+    def record_worker_reports(self, reports: Sequence[WorkerReport]) -> None:
+        self._workers.record_reports(reports)
+
+    async def reclaim_jobs_of_dead_workers(self) -> None:
+        """Requeue the jobs of workers that have died, without waiting for the next sweep."""
+        dead = await self._workers.find_dead_workers()
+        if dead:
+            await self._reclaimer.reclaim_jobs_of(dead)
 
     async def refresh_changed_budgets(self) -> None:
         """Refresh the budgets after a change, without waiting for the next sweep."""

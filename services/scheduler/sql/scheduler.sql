@@ -194,35 +194,44 @@ DELETE FROM store_outlooks WHERE instance_id = ANY ($1::text[]);
 -- Deletes all estimates at the beginning of a leader session.
 DELETE FROM store_outlooks;
 
--- name: requeue_expired_leases
--- Requeues jobs with a lease that expired more than $1 seconds ago.
+-- name: connections
+-- Returns the open connections to this database by the name of their process.
+SELECT application_name AS process, array_agg(pid) AS ids
+  FROM pg_stat_activity WHERE datname = current_database() GROUP BY application_name;
+
+-- name: requeue_lost_jobs
+-- Requeues jobs of dead workers ($2), and jobs with a lease that expired more than $1 seconds ago
+-- (NULL: none of these).
 UPDATE blog_generations
    SET status = 'PENDING', forwarded_at = NULL, lease_until = NULL
- WHERE status = 'PROCESSING' AND lease_until < now() - make_interval(secs => $1)
+ WHERE status = 'PROCESSING'
+   AND (lease_until < now() - make_interval(secs => $1) OR worker = ANY ($2::text[]))
 RETURNING id, instance_id AS store, attempt, worker, created_at, started_at, input_tokens,
           output_tokens, reasoning_tokens, images, cost_nanousd;
 
 -- name: release_cancelled_leases
--- Releases cancelled jobs with a lease that expired more than $1 seconds ago. Saved results are
--- billed, and a started call becomes in doubt: no worker resumes it, even if its external id is
--- known.
-WITH expired AS (
+-- Releases cancelled jobs of dead workers ($2), and those with a lease that expired more than $1
+-- seconds ago (NULL: none of these). Saved results are billed, and a started call becomes in doubt:
+-- no worker resumes it, even if its external id is known.
+WITH lost AS (
     SELECT id FROM blog_generations
-     WHERE status = 'CANCELLED' AND lease_until < now() - make_interval(secs => $1) FOR UPDATE
+     WHERE status = 'CANCELLED' AND lease_until IS NOT NULL
+       AND (lease_until < now() - make_interval(secs => $1) OR worker = ANY ($2::text[]))
+       FOR UPDATE
 ), in_doubt AS (
     UPDATE blog_steps AS step
        SET state = 'FAILED', finished_at = now(), in_doubt = step.in_doubt + 1
-      FROM expired WHERE step.job_id = expired.id AND step.state = 'STARTED'
+      FROM lost WHERE step.job_id = lost.id AND step.state = 'STARTED'
     RETURNING step.job_id
 )
 UPDATE blog_generations AS job
    SET lease_until = NULL, input_tokens = bill.input_tokens, output_tokens = bill.output_tokens,
        reasoning_tokens = bill.reasoning_tokens, images = bill.images,
        cost_nanousd = bill.cost_nanousd
-  FROM expired,
-       LATERAL job_bill(expired.id) AS bill,
-       LATERAL (SELECT count(*) FROM in_doubt WHERE job_id = expired.id) AS new (in_doubt)
- WHERE job.id = expired.id
+  FROM lost,
+       LATERAL job_bill(lost.id) AS bill,
+       LATERAL (SELECT count(*) FROM in_doubt WHERE job_id = lost.id) AS new (in_doubt)
+ WHERE job.id = lost.id
 RETURNING job.id, job.instance_id AS store, job.status, job.attempt, job.worker, job.created_at,
           job.started_at, job.finished_at, job.not_before, job.error, job.input_tokens,
           job.output_tokens, job.reasoning_tokens, job.images, job.cost_nanousd,

@@ -113,7 +113,7 @@ async def test_retry_waits_for_call_of_cancelled_job(
         "the lease belongs to an earlier attempt"
     )
     (row,) = await backend.database.fetch(
-        SCHEDULER["release_cancelled_leases"], -2 * LEASE_S
+        SCHEDULER["release_cancelled_leases"], -2 * LEASE_S, []
     )  # the lease has ended
     assert (row["id"], row["in_doubt"]) == (lease.job, 0)
     assert await check_spend(backend) == {"a": 8}

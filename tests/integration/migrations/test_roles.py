@@ -15,9 +15,11 @@ from migrations.settings import ServiceLogin
 from sandbox.servers.postgres import open_connection
 from sandbox.system.home import ROOT
 from services.generator import service as generator
+from services.scheduler.repository import SchedulerRepository
 from shared.domain.api_keys import get_or_create_webhook_secret
 from shared.domain.errors import Unavailable
-from shared.runtime.postgres import load_queries
+from shared.runtime.postgres import load_queries, open_pool
+from shared.runtime.settings import PostgresSettings
 from tests.support.backend import Backend, running_service
 from tests.support.eventually import eventually
 from tests.support.fake_providers import StandIns
@@ -87,6 +89,22 @@ async def test_role_of_a_service_may_run_its_queries_only(
         if service != "ingest":
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 await connection.execute("SELECT hash FROM api_keys")
+
+
+async def test_scheduler_sees_the_connections_of_other_roles(database: str, role: str) -> None:
+    await grants.grant_role(database, role, ["scheduler"])
+    workers, own = (
+        PostgresSettings.model_validate({"database_url": dsn, "db_pool_min": 1})
+        for dsn in (database, dsn_of_role(database, role))
+    )
+    async with (
+        await open_pool(workers, name="worker") as pool,
+        await open_pool(own, name="scheduler") as restricted,
+    ):
+        pid = await pool.fetchval("SELECT pg_backend_pid()")
+        connections = await SchedulerRepository(restricted, epoch=1).fetch_connections()
+    assert connections["worker"] == {pid}
+    assert len(connections["scheduler"]) == 1
 
 
 async def test_grant_revokes_rights_of_other_services(database: str, role: str) -> None:

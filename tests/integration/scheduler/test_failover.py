@@ -131,7 +131,7 @@ async def test_deposed_epoch_writes_nothing(backend: Backend, database: str) -> 
             old.mark_dispatched([known.id], [0], [1]),
             old.settle_jobs([known.id], lambda _: [change]),
             old.save_counters([change]),
-            old.requeue_expired_leases(0),
+            old.requeue_lost_jobs(0, []),
             old.requeue_unclaimed(0),
         ):
             with pytest.raises(DeposedError):

@@ -29,7 +29,7 @@ async def explain(connection: asyncpg.Connection, name: str, *arguments: Any) ->
 
 
 @pytest.mark.parametrize(
-    "query", [("in_flight",), ("requeue_unclaimed", 30.0), ("requeue_expired_leases", 1.0)]
+    "query", [("in_flight",), ("requeue_unclaimed", 30.0), ("requeue_lost_jobs", 1.0, ["dead"])]
 )
 async def test_sweep_reads_only_jobs_in_flight(database: str, query: tuple[Any, ...]) -> None:
     async with open_connection(database) as connection:
