@@ -37,7 +37,16 @@ _TOPICS = (REQUESTS, RESULTS, WORKERS)
 _DEPENDENCY_ERRORS = (*UNAVAILABLE_ERRORS, asyncpg.PostgresError, KafkaError)
 _TICK_S = 1.0
 _RETRY_S = 1.0
-_STANDBY_POLL_MS = 1_000
+_LEADER_POLL_S = 0.25
+"""A leader notices a stop after so long at the latest."""
+_STANDBY_POLL_S = 1.0
+_SESSION_S = 8.0
+"""A busy process may send no heartbeat for 7.5 s. With the clients' defaults (a session of 10 s, a
+heartbeat every 3 s) it may for 7 s, and an election takes up to four seconds longer."""
+_HEARTBEAT_S = 0.5
+"""A standby learns of an election with its next heartbeat."""
+_FETCH_MS = 100
+"""A fetch without records delays the other requests of a new leader by so long at the most."""
 _RECORDS_PER_TURN = 500
 
 
@@ -64,6 +73,7 @@ class SchedulerConsumer:
         self._claim = LeadershipClaim()
         self._is_leader: bool | None = None
         """`None` during an election."""
+        self._elected = asyncio.Event()
         self._elections = 0
         self._credit = WorkerCreditTracker(silence_s=settings.worker_silence_s)
         self._session: LeaderSession | None = None
@@ -78,6 +88,9 @@ class SchedulerConsumer:
             group_id=self._group,
             client_id=self._name,
             partition_assignment_strategy=[single_owner_assignor(self._claim)],
+            session_timeout_ms=int(_SESSION_S * 1_000),
+            heartbeat_interval_ms=int(_HEARTBEAT_S * 1_000),
+            fetch_max_wait_ms=_FETCH_MS,
         )
         listener = _ElectionListener(
             self._apply_assignment, lambda: self._handle_revocation(consumer)
@@ -127,7 +140,8 @@ class SchedulerConsumer:
     async def _run_turn(self, consumer: AIOKafkaConsumer) -> None:
         if not self._is_leader:
             # A standby polls to stay in the group. Records arrive only if it was elected meanwhile.
-            rewind_batches(consumer, await consumer.getmany(timeout_ms=_STANDBY_POLL_MS))
+            rewind_batches(consumer, await consumer.getmany(timeout_ms=1))
+            await wait_for_event(self._elected, _STANDBY_POLL_S)
             return
         session = self._session or await self._begin_session(consumer)
         batches = await self._read_batches(consumer, self._poll_timeout_ms(session))
@@ -224,11 +238,11 @@ class SchedulerConsumer:
 
     def _poll_timeout_ms(self, session: LeaderSession) -> int:
         """Return how long to wait for records: until the next tick or the next delayed job."""
-        tick_s = max(self._ticked_at + _TICK_S - time.monotonic(), 0.01)
+        wait_s = min(self._ticked_at + _TICK_S - time.monotonic(), _LEADER_POLL_S)
         due_at = session.next_due_at()
-        if due_at is None:
-            return int(1000 * tick_s)
-        return int(1000 * min(tick_s, max(due_at - time.time(), 0.01)))
+        if due_at is not None:
+            wait_s = min(wait_s, due_at - time.time())
+        return int(1000 * max(wait_s, 0.01))
 
     async def _commit_offsets(self, consumer: AIOKafkaConsumer, session: LeaderSession) -> None:
         await session.flush_messages()
@@ -245,6 +259,7 @@ class SchedulerConsumer:
         self._is_leader = bool(partitions)
         if self._is_leader:
             self._claim.begin()
+            self._elected.set()
             return
         self._claim.end()
         if not was_standby:
@@ -257,6 +272,7 @@ class SchedulerConsumer:
         """
         session, self._session = self._session, None
         self._is_leader = None
+        self._elected.clear()
         self._elections += 1
         if session is None:
             return
