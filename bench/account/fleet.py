@@ -71,14 +71,17 @@ class ServiceFleet:
             if death.done() and child not in self._signalled:
                 raise Unavailable(death.result().describe())
 
+    def running(self, service: str) -> list[ChildProcess]:
+        """Return the processes of a service that have not ended."""
+        return [
+            child
+            for child, death in self._deaths.items()
+            if child.name.startswith(f"{service}-") and not death.done()
+        ]
+
     def cpu_s(self, service: str) -> float:
         """Return the processor seconds that all processes of a service have used so far."""
-        processes = [
-            psutil.Process(child.pid)
-            for child in self._children
-            if child.name.startswith(f"{service}-")
-        ]
-        times = [process.cpu_times() for process in processes]
+        times = [psutil.Process(child.pid).cpu_times() for child in self.running(service)]
         return sum(time.user + time.system for time in times)
 
     async def stop(self) -> None:

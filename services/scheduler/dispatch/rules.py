@@ -3,8 +3,7 @@
 A worker's credit is its reported slots minus its outstanding jobs: the unsettled jobs it has
 claimed and the unclaimed jobs on its partitions. Credit keeps `blog.generation` short, so fairness
 is decided late and no worker idles while another has a queue. The new owner of a dead worker's
-partitions has all its slots at once: the dead worker's claimed jobs return only after their leases
-expire.
+partitions has all its slots at once: the dead worker's claimed jobs return to the queue.
 
 A job goes only to a partition that carries quota for what the job needs: texts, and images if it
 still needs one. While a worker's image accounts have open circuit breakers or long cool-downs, it
