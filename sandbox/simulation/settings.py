@@ -46,8 +46,8 @@ class Recovery:
     """Without grants, while the partitions move."""
     silence_s: float = 5.0
     """Until a worker without a report gets no more jobs."""
-    reclaim_s: float = 67.5
-    """Until a dead worker's jobs return to the queue: lease, grace, and half a sweep."""
+    reclaim_s: float = 6.0
+    """Until a dead worker's jobs return to the queue: the silence, and one look a second."""
     drain_s: float = 30.0
     """How long jobs go on at a worker that stops."""
     skew_s: float = 1.0

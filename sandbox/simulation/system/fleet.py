@@ -115,9 +115,9 @@ class SimulatedFleet:
         self.rebalance()
 
     def _reclaim(self, worker: SimulatedWorker) -> None:
-        """Return a dead worker's jobs to the queue: their leases have expired."""
+        """Return a dead worker's jobs to the queue."""
         for job in sorted(worker.running, key=lambda job: job.number):
-            self._events.job_ended(job, RetryLater(delay_s=0.0, reason="lease expired"))
+            self._events.job_ended(job, RetryLater(delay_s=0.0, reason="worker dead"))
         worker.running.clear()
         del self._dead[worker.name]
 

@@ -172,7 +172,7 @@ class SimulatedWorker:
         return tasks
 
     def kill(self) -> None:
-        """Stop at once. The running jobs are lost until their leases expire."""
+        """Stop at once. The running jobs are lost until the scheduler finds the worker dead."""
         self.alive = False
         for limiter in self.limiters:
             limiter.abandon()
