@@ -37,6 +37,8 @@ class MinuteBucket:
         return self.wait_s(self._capacity, now)
 
     def _refill(self, now: float) -> None:
+        if now == self._at:
+            return
         gained = (now - self._at) * self.limit / self.period_s
         self._level = min(self._capacity, self._level + gained)
         self._at = now

@@ -171,7 +171,10 @@ class RateLimiter:
                     f"a call of {need:g} {resource} is over the limit of {limit:g} a minute"
                 )
         reservation = Reservation(needs=dict(needs), requested_at=now, rank=rank)
-        insort(self._queue, reservation, key=attrgetter("rank"))
+        if not self._queue or self._queue[-1].rank <= rank:
+            self._queue.append(reservation)
+        else:
+            insort(self._queue, reservation, key=attrgetter("rank"))
         return reservation
 
     def cancel_reservation(self, reservation: Reservation) -> None:
@@ -183,7 +186,7 @@ class RateLimiter:
         """Grant and charge the first reservations of the queue whose needs are available."""
         self._advance(now)
         granted: list[Reservation] = []
-        while self._queue and self._wait_s(now, {}, self._queue[0]) <= 0:
+        while self._queue and self._is_ready(self._queue[0], now):
             reservation = self._queue.pop(0)
             for resource, need in reservation.needs.items():
                 bucket = self._buckets[resource]
@@ -348,6 +351,19 @@ class RateLimiter:
     def _account_calls_per_s(self) -> float:
         """The account's limit on calls, which every limiter lists first."""
         return next(iter(self._buckets.values())).provider.limit / 60
+
+    def _is_ready(self, reservation: Reservation, now: float) -> bool:
+        """Return whether `_wait_s` is zero, at less cost."""
+        if self._paused or now > self._share_until or now < self._cooling_until:
+            return False
+        for name, need in reservation.needs.items():
+            bucket = self._buckets[name]
+            level = bucket.level
+            if level < need and level < bucket.capacity(self._burst_s):
+                return False
+            if bucket.share <= 0:
+                return False
+        return self._pace.per_s is None or self._pace.seconds_until_call(now) <= 0
 
     def _wait_s(
         self, now: float, before: Mapping[str, float], reservation: Reservation, place: int = 0
