@@ -10,29 +10,37 @@ TEXT, IMAGE, READS = "openai", "replicate", "replicate reads"
 """The simulated limiters: one account for texts, one for images, and the reads of its images."""
 
 
+def limit_name(limiter: str, resource: str) -> str:
+    """Return the name of a limit, such as `openai tokens`."""
+    return limiter if limiter.endswith(f" {resource}") else f"{limiter} {resource}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delays:
-    """What Kafka, PostgreSQL and the services add. Measured on an idle sandbox."""
+    """What Kafka, PostgreSQL and the services add, as measured on the sandbox.
 
-    request_s: float = 0.012
+    On an idle system they sum up to the overhead that `bench latency` measures.
+    """
+
+    request_s: float = 0.005
     """From the arrival of a request to its place in the fair queue."""
-    turn_s: float = 0.005
+    turn_s: float = 0.002
     """The shortest time between two turns of the scheduler's loop."""
-    batch_s: float = 0.006
+    batch_s: float = 0.003
     """One dispatched batch: the rows in PostgreSQL, then the tasks on Kafka."""
-    task_s: float = 0.020
+    task_s: float = 0.005
     """From the decision about a job to its claim by a worker."""
-    event_s: float = 0.010
+    event_s: float = 0.003
     """From an event of a job to the scheduler."""
-    report_s: float = 0.008
+    report_s: float = 0.003
     """From a worker's report to the scheduler."""
-    begin_s: float = 0.008
+    begin_s: float = 0.003
     """From a permit to the first byte at the provider: one row, then the call."""
-    save_s: float = 0.010
+    save_s: float = 0.005
     """From the last byte of an answer until it is saved."""
-    read_s: float = 0.004
+    read_s: float = 0.003
     """One read of a prediction."""
-    file_s: float = 0.010
+    file_s: float = 0.006
     """Fetching a file and storing it."""
 
 

@@ -8,7 +8,7 @@ from sandbox.simulation.clock import VirtualClock
 from sandbox.simulation.invariants import InvariantChecker
 from sandbox.simulation.results.statistics import RunStatistics
 from sandbox.simulation.results.timeline import Sample
-from sandbox.simulation.settings import WorldSettings
+from sandbox.simulation.settings import WorldSettings, limit_name
 from sandbox.simulation.system.fleet import SimulatedFleet
 from sandbox.simulation.system.jobs import SimulatedJob
 from sandbox.simulation.system.scheduler import JobQueue, SimulatedScheduler, create_queue
@@ -74,7 +74,7 @@ class SimulatedWorld:
     def limits(self) -> dict[str, float]:
         """The units a minute of each limit, by the names of `ProviderModel.charged_units`."""
         return {
-            f"{account} {resource}": limit
+            limit_name(account, resource): limit
             for account, resources in self.settings.limits.items()
             for resource, limit in resources.items()
         }

@@ -24,6 +24,8 @@ class ClassReport:
     failed: int
     wait_s: tuple[float | None, ...]
     total_s: tuple[float | None, ...]
+    longest_s: float
+    """The longest time from a request to its post."""
     cost_usd: float
 
 
@@ -127,6 +129,7 @@ def _class_reports(world: SimulatedWorld) -> list[ClassReport]:
             failed=seen.failed,
             wait_s=tuple(seen.wait.percentiles(_PERCENTS)),
             total_s=tuple(seen.total.percentiles(_PERCENTS)),
+            longest_s=seen.total.longest_s,
             cost_usd=seen.cost / 1e9,
         )
         for described, seen in zip(world.workload.classes, world.statistics.classes, strict=True)
@@ -151,7 +154,7 @@ def format_report(report: SimulationReport) -> str:
 
 def _class_table(classes: Sequence[ClassReport]) -> list[str]:
     header = ["stores", "number", "posts", "refused", "failed", "wait p50", "p95", "p99"]
-    header += ["to post p50", "p95", "p99", "cost"]
+    header += ["to post p50", "p95", "p99", "longest", "cost"]
     rows = [
         [
             one.name,
@@ -161,6 +164,7 @@ def _class_table(classes: Sequence[ClassReport]) -> list[str]:
             f"{one.failed:,}",
             *map(format_duration, one.wait_s),
             *map(format_duration, one.total_s),
+            format_duration(one.longest_s),
             f"${one.cost_usd:,.2f}",
         ]
         for one in classes

@@ -9,7 +9,7 @@ from typing import Protocol, cast
 from uuid import UUID
 
 from sandbox.simulation.clock import VirtualClock
-from sandbox.simulation.settings import IMAGE, READS, TEXT, TextSize, WorldSettings
+from sandbox.simulation.settings import IMAGE, READS, TEXT, TextSize, WorldSettings, limit_name
 from sandbox.simulation.system.jobs import JobStep, ProviderCall, SimulatedJob
 from sandbox.simulation.system.limiter import SimulatedLimiter
 from sandbox.simulation.system.providers import CallStatus, SimulatedProvider
@@ -78,7 +78,7 @@ class ProviderModel:
     def charged_units(self) -> dict[str, float]:
         """Return the units charged so far, by limit."""
         return {
-            f"{name} {resource}": units
+            limit_name(name, resource): units
             for name, account in self.accounts.items()
             for resource, units in account.charged.items()
         }
