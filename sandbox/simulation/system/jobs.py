@@ -32,13 +32,13 @@ class SimulatedJob:
         "needs_image",
         "number",
         "partition",
+        "permit_rank",
         "priority",
         "requested_at",
         "saved",
         "spent",
         "started_at",
         "store",
-        "virtual_time",
     )
 
     def __init__(
@@ -64,7 +64,7 @@ class SimulatedJob:
         self.started_at: float | None = None
         """Of its first attempt."""
         self.ended_at: float | None = None
-        self.virtual_time = 0.0
+        self.permit_rank = 0.0
         """By the fair queue, when it was dispatched."""
         self.has_begun = False
         """Whether a call of its was ever made."""

@@ -262,6 +262,6 @@ class SimulatedScheduler:
         self.credit.record_dispatch(pick.job, partition, needs_images=pick.needs_images)
         self._rates.record_amount(pick.store, now)
         job = self.waiting.pop(pick.job)
-        job.partition, job.virtual_time = partition, pick.permit_rank
+        job.partition, job.permit_rank = partition, pick.permit_rank
         self._record_dispatch(job, pick, now)
         return job

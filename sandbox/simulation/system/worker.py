@@ -187,7 +187,7 @@ class SimulatedWorker:
         job.counted_attempts += 1
         job.error = None
         self.running.add(job)
-        self.held.add(_key(job), virtual_time=job.virtual_time, needs_image=job.needs_image)
+        self.held.add(_key(job), virtual_time=job.permit_rank, needs_image=job.needs_image)
         self._events.job_started(job, self.name)
         if job.saved == 0:
             self._begin_text(job, JobStep.OUTLINE)
@@ -204,14 +204,14 @@ class SimulatedWorker:
             self.held.record_begin(_key(job))
             self.held.record_image_wait(_key(job))
             call = ProviderCall(job, JobStep.IMAGE, self)
-            self.image.acquire(call, _ONE_REQUEST, PermitRank(False, job.virtual_time))
+            self.image.acquire(call, _ONE_REQUEST, PermitRank(False, job.permit_rank))
 
     def _begin_text(self, job: SimulatedJob, step: JobStep) -> None:
         job.branches = 1
         self._acquire_text(job, step)
 
     def _acquire_text(self, job: SimulatedJob, step: JobStep) -> None:
-        rank = PermitRank(not job.has_begun and step is JobStep.OUTLINE, job.virtual_time)
+        rank = PermitRank(not job.has_begun and step is JobStep.OUTLINE, job.permit_rank)
         self.text.acquire(ProviderCall(job, step, self), self._providers.reserved[step], rank)
 
     # Texts
