@@ -33,6 +33,7 @@ from sandbox.simulation.settings import (
     IMAGE,
     READS,
     TEXT,
+    Delays,
     Deploy,
     Latencies,
     Outage,
@@ -55,6 +56,7 @@ _MOST_HOURS = 24 * 31.0
 _SWEEP_S = 2.5
 """The mean time until the next sweep finds an expired lease."""
 _GRACE_S = 5.0
+_COARSE_REPORT_S, _COARSE_TURN_S = 1.0, 0.02
 
 
 class SimulationSettings(LimitSettings, AdmissionSettings):
@@ -115,6 +117,12 @@ def simulate(  # noqa: PLR0913 - one parameter for each option
     check: Annotated[
         bool, typer.Option("--check", help="check the invariants at every event")
     ] = False,
+    coarse: Annotated[
+        bool,
+        typer.Option(
+            "--coarse", help="fewer events, for millions of posts: a worker reports once a second"
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Simulate the whole system with the production rules under a virtual clock.
@@ -134,6 +142,9 @@ def simulate(  # noqa: PLR0913 - one parameter for each option
         until=hours * 3_600,
         seed=seed,
     )
+    if coarse:
+        delays = Delays(turn_s=_COARSE_TURN_S)
+        settings = replace(settings, report_every_s=_COARSE_REPORT_S, delays=delays)
     bursts = list(map(_parse_burst, burst or ()))
     if arrivals is not None:
         workload = read_arrivals(arrivals)
