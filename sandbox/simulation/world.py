@@ -154,6 +154,9 @@ class SimulatedWorld:
     def worker_reported(self, offer: WorkerOffer) -> None:
         self.scheduler.receive_report(offer)
 
+    def jobs_wait(self) -> bool:
+        return self.scheduler.queue.pending > 0
+
     def money_billed(self, job: SimulatedJob, amount: int, *, saved: bool) -> None:
         self.spent += amount
         if saved:

@@ -27,6 +27,8 @@ from shared.domain.errors import Transient
 from shared.domain.reasons import WaitReason
 
 _REPORT_EVERY_S = 1.0
+_QUIET_REPORT_S = 4.0
+"""While no job waits and nothing changes, so few reports say the same as one every second."""
 _CREATION_WAIT_S = 5.0
 _FIRST_PAUSE_S, _MAX_PAUSE_S, _PAUSE_GROWTH = 0.5, 5.0, 1.5
 """The pauses between reads of a prediction."""
@@ -43,6 +45,9 @@ class JobEvents(Protocol):
         """`None`: the post is done."""
 
     def worker_reported(self, offer: WorkerOffer) -> None: ...
+
+    def jobs_wait(self) -> bool:
+        """Return whether jobs wait in the fair queue."""
 
     def money_billed(self, job: SimulatedJob, amount: int, *, saved: bool) -> None:
         """The provider bills an answer, which is lost unless it is saved."""
@@ -127,6 +132,7 @@ class SimulatedWorker:
         self._report_pending = False
         self._reported_at = clock.now
         self._reports = 0
+        self._offered_slots = 0
         largest = {"tokens": settings.text_sizes.largest_tokens}
         self.text = self._limiter(TEXT, largest)
         self.image = self._limiter(IMAGE, {})
@@ -343,11 +349,14 @@ class SimulatedWorker:
     def _report(self, number: int) -> None:
         if number != self._reports or not self.alive:
             return
-        now = self._clock.now
+        now, offer = self._clock.now, self.build_offer()
+        is_quiet = 0 < offer.slots == self._offered_slots and not self._events.jobs_wait()
         self._report_pending, self._reported_at = False, now
-        self._events.worker_reported(self.build_offer())
+        self._offered_slots = offer.slots
+        self._events.worker_reported(offer)
         self._reports += 1
-        self._clock.schedule(now + _REPORT_EVERY_S, self._report, self._reports)
+        pause = _QUIET_REPORT_S if is_quiet else _REPORT_EVERY_S
+        self._clock.schedule(now + pause, self._report, self._reports)
 
     def build_offer(self) -> WorkerOffer:
         slots = self.count_offered_slots()
