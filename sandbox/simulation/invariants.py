@@ -49,9 +49,6 @@ class InvariantChecker:
         queue, cap = self._queue, self._world.settings.cap
         (picked,) = (one for one in queue.summarize_stores() if one.store == pick.store)
         was_at_cap = picked.in_flight > cap
-        in_flight = queue.in_flight_jobs().values()
-        reserved = sum(cost for store, cost in in_flight if store == pick.store) - pick.reserved
-        picked_at = pick.permit_rank - reserved / pick.account_weight
         for other in queue.queue_states(now):
             if other.store == pick.store or not other.queued:
                 continue
@@ -59,7 +56,7 @@ class InvariantChecker:
                 continue
             if was_at_cap and not other.at_cap:
                 self._fail(f"{pick.store} was picked above its cap while {other.store} waited")
-            is_behind = other.account_virtual_time < picked_at - 1
+            is_behind = other.account_virtual_time < pick.virtual_time
             if other.at_cap == was_at_cap and is_behind:
                 self._fail(f"{pick.store} was picked before {other.store}, which is behind")
 

@@ -56,7 +56,7 @@ def worlds(draw: st.DrawFn) -> WorldSettings:
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     worlds(),
     st.lists(
