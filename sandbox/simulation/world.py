@@ -11,8 +11,8 @@ from sandbox.simulation.results.timeline import Sample
 from sandbox.simulation.settings import WorldSettings, limit_name
 from sandbox.simulation.system.fleet import SimulatedFleet
 from sandbox.simulation.system.jobs import SimulatedJob
+from sandbox.simulation.system.providers import ProviderModel
 from sandbox.simulation.system.scheduler import JobQueue, SimulatedScheduler, create_queue
-from sandbox.simulation.system.worker import ProviderModel
 from services.generator.jobs.rules import FailJob, RetryLater
 from services.scheduler.dispatch.rules import WorkerOffer
 from services.scheduler.fair_queue.queue import PickedJob

@@ -7,7 +7,8 @@ from sandbox.simulation.clock import VirtualClock
 from sandbox.simulation.settings import Deploy, WorkerDeaths, WorldSettings
 from sandbox.simulation.system.jobs import SimulatedJob
 from sandbox.simulation.system.limiter import SimulatedLimiter
-from sandbox.simulation.system.worker import JobEvents, ProviderModel, SimulatedWorker
+from sandbox.simulation.system.providers import ProviderModel
+from sandbox.simulation.system.worker import JobEvents, SimulatedWorker
 from services.generator.jobs.rules import RetryLater
 from services.generator.quota.checkpoint import Checkpoint, restore_level
 from shared.domain.quota_layout import QuotaLayout, smallest_calls

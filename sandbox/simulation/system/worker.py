@@ -1,18 +1,15 @@
 """A simulated worker: claims jobs, runs their steps, and reports the slots that it offers."""
 
-import random
 from collections import deque
-from collections.abc import Iterator
-from itertools import cycle
 from math import inf
 from typing import Protocol, cast
 from uuid import UUID
 
 from sandbox.simulation.clock import VirtualClock
-from sandbox.simulation.settings import IMAGE, READS, TEXT, TextSize, WorldSettings, limit_name
+from sandbox.simulation.settings import IMAGE, READS, TEXT, WorldSettings
 from sandbox.simulation.system.jobs import JobStep, ProviderCall, SimulatedJob
 from sandbox.simulation.system.limiter import SimulatedLimiter
-from sandbox.simulation.system.providers import CallStatus, SimulatedProvider
+from sandbox.simulation.system.providers import CallStatus, ProviderModel
 from services.generator.jobs.rules import FailJob, RetryLater, decide_retry
 from services.generator.quota.concurrency import (
     QUEUE_S,
@@ -32,7 +29,6 @@ _QUIET_REPORT_S = 4.0
 _CREATION_WAIT_S = 5.0
 _FIRST_PAUSE_S, _MAX_PAUSE_S, _PAUSE_GROWTH = 0.5, 5.0, 1.5
 """The pauses between reads of a prediction."""
-_FACTORS = 1 << 15
 _ONE_REQUEST, _ONE_READ = {"requests": 1.0}, {"reads": 1.0}
 
 
@@ -51,56 +47,6 @@ class JobEvents(Protocol):
 
     def money_billed(self, job: SimulatedJob, amount: int, *, saved: bool) -> None:
         """The provider bills an answer, which is lost unless it is saved."""
-
-
-class ProviderModel:
-    """The accounts of all workers, and the random latencies and costs of their calls."""
-
-    def __init__(self, settings: WorldSettings, rng: random.Random) -> None:
-        limits = settings.limits
-        image_outages = [outage for outage in settings.outages if outage.provider == IMAGE]
-        text_outages = [outage for outage in settings.outages if outage.provider == TEXT]
-        self.accounts = {
-            TEXT: SimulatedProvider(limits[TEXT], outages=text_outages),
-            IMAGE: SimulatedProvider(limits[IMAGE], outages=image_outages),
-            READS: SimulatedProvider(limits[READS], outages=image_outages),
-        }
-        self.rng = rng
-        sizes = settings.text_sizes
-        self.sizes: tuple[TextSize, TextSize] = (sizes.outline, sizes.article)
-        self.reserved = [
-            {"requests": 1.0, "tokens": float(size.reserved_tokens)} for size in self.sizes
-        ]
-        self.charged = [
-            {"requests": 1.0, "tokens": float(size.charged_tokens)} for size in self.sizes
-        ]
-        self.used = [{"tokens": float(size.used_tokens)} for size in self.sizes]
-        self._medians = (settings.latencies.outline_s, settings.latencies.article_s)
-        self._image_s = settings.latencies.image_s
-        self._factors = _draw_factors(rng, settings.latencies.spread)
-        self._costs = cycle([rng.uniform(0.8, 1.2) for _ in range(_FACTORS)])
-
-    def charged_units(self) -> dict[str, float]:
-        """Return the units charged so far, by limit."""
-        return {
-            limit_name(name, resource): units
-            for name, account in self.accounts.items()
-            for resource, units in account.charged.items()
-        }
-
-    def text_latency(self, step: JobStep) -> float:
-        return self._medians[step] * next(self._factors)
-
-    def image_latency(self) -> float:
-        return self._image_s * next(self._factors)
-
-    def text_cost(self, job: SimulatedJob, step: JobStep) -> int:
-        return round(self.sizes[step].cost * job.cost_factor * next(self._costs))
-
-
-def _draw_factors(rng: random.Random, spread: float) -> Iterator[float]:
-    """Yield log-normal factors around 1, drawn in advance, because a draw is slow."""
-    return cycle([rng.lognormvariate(0, spread) for _ in range(_FACTORS)])
 
 
 class SimulatedWorker:
