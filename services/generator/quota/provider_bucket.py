@@ -44,8 +44,12 @@ class ProviderBucket:
 
     def __init__(self, limit: float, *, floor: float = ACCOUNT_FLOOR) -> None:
         self.configured_limit = limit
+        self.limit = limit
+        """The limit in units a minute: the configured one, or a lower one in the headers."""
         self._floor = floor
         self._capacity = limit
+        self._known_pace: float | None = None
+        """The pace, until something changes that it depends on."""
         self._level: float | None = None
         """`None` before the first header."""
         self._own_level = limit
@@ -67,23 +71,24 @@ class ProviderBucket:
         """The call since which the drain is measured, and the unexplained level then."""
 
     @property
-    def limit(self) -> float:
-        """The limit in units a minute: the configured one, or a lower one in the headers."""
-        return min(self.configured_limit, self._capacity)
-
-    @property
     def pace(self) -> float:
         """The factor on the refill rate: 1 before the first header, above 1 for a full bucket."""
+        pace = self._known_pace
+        if pace is None:
+            pace = self._known_pace = self._compute_pace()
+        return pace
+
+    def _compute_pace(self) -> float:
+        """Return the pace that spends the surplus in time, above 1 only if it is also our own."""
         if self._level is None:
             return 1.0
-        pace = self._pace_at(self._level)
+        left, band = self._floor * self.limit, self._band
+        pace = max((self._level - left) / band, _MIN_PACE)
+        if pace <= 1.0:
+            return pace
         if self._capacity > self.configured_limit:  # configured lower than allowed: go no faster
-            return min(pace, 1.0)
-        return min(pace, max(self._pace_at(self._own_level), 1.0))
-
-    def _pace_at(self, level: float) -> float:
-        """Return the pace that spends the surplus of this level in time."""
-        return max((level - self._floor * self.limit) / self._band, _MIN_PACE)
+            return 1.0
+        return min(pace, max((self._own_level - left) / band, 1.0))
 
     @property
     def _band(self) -> float:
@@ -103,7 +108,8 @@ class ProviderBucket:
         if self._newest is not None and granted.elapsed_s < self._newest.elapsed_s:
             return  # a slow call's answer knows less than a later call's
         self._own_level *= limit / self._capacity
-        self._capacity, self._newest = limit, granted
+        self._set_capacity(limit)
+        self._newest = granted
         remaining = min(remaining, limit)
         self._learn_drain(granted, remaining)
         drained = self._drain * min(self._elapsed_s - granted.elapsed_s, _DRAIN_S)
@@ -112,7 +118,8 @@ class ProviderBucket:
     def reset(self) -> None:
         """Forget the headers: after a minute without any, the bucket is full unless drained."""
         self._own_level *= self.configured_limit / self._capacity
-        self._capacity, self._level = self.configured_limit, None
+        self._set_capacity(self.configured_limit)
+        self._level = None
         self._drain, self._newest, self._measured = 0.0, None, None
 
     def _learn_drain(self, granted: BucketMark, remaining: float) -> None:
@@ -128,11 +135,13 @@ class ProviderBucket:
 
     def advance(self, seconds: float, share: float) -> None:
         """Let time pass for a worker that owns this share (0 to 1)."""
-        self._share = share
+        if share != self._share:
+            self._share, self._known_pace = share, None
         self._elapsed_s += seconds
-        net = seconds * self._refill_per_s * (1.0 - (1.0 - share) * self.pace)
+        refill = seconds * self._refill_per_s
+        net = refill * (1.0 - (1.0 - share) * self.pace)
         self._balance += net
-        self._charge_own(-seconds * self._refill_per_s * share)
+        self._charge_own(-refill * share)
         if self._level is not None and self._newest is not None:
             if self._elapsed_s - self._newest.elapsed_s < _DRAIN_S:
                 net -= seconds * self._drain
@@ -152,12 +161,17 @@ class ProviderBucket:
 
     def distrust_surplus(self) -> None:
         """Empty this worker's own account after a 429: the pace stays at 1 until it has saved."""
-        self._own_level = 0.0
+        self._own_level, self._known_pace = 0.0, None
 
     def _charge_own(self, amount: float) -> None:
+        self._known_pace = None
         if self._share > 0:
             room = self._capacity + self._largest / self._share
             self._own_level = min(max(self._own_level - amount / self._share, 0.0), room)
+
+    def _set_capacity(self, capacity: float) -> None:
+        self._capacity, self._known_pace = capacity, None
+        self.limit = min(self.configured_limit, capacity)
 
     @property
     def _refill_per_s(self) -> float:
