@@ -153,6 +153,7 @@ class OpenAIStandin:
             self._control.bill.record_rejection()
             model, headers = call.model.name, self._headers()
             return rate_limited(denial, throttle.style, model=model, headers=headers)
+        headers = self._headers()  # what remains when the call is admitted, as OpenAI reports it
         fault = self._control.faults.take_next(call.job, call.step)
         if fault is not None and fault.kind not in ANSWER_FAULTS:
             return await self._fail(fault, call)
@@ -161,7 +162,7 @@ class OpenAIStandin:
             call, fault, seed=self._seed, reasoning_tokens=self._options.reasoning_tokens
         )
         self._control.bill.record_charge(call.job, answer.total_tokens, call.step)
-        response = json_response(render(call, answer), headers=self._headers())
+        response = json_response(render(call, answer), headers=headers)
         return delayed_response(response, fault)
 
     async def _fail(self, fault: ScriptedFault, call: TextRequest) -> Response:
