@@ -37,7 +37,6 @@ from sandbox.simulation.settings import (
     Deploy,
     Latencies,
     Outage,
-    Recovery,
     WorkerDeaths,
     WorldSettings,
 )
@@ -53,9 +52,6 @@ _LOAD = 0.8
 _PROGRESS_EVERY_S = 2.0
 _POSTS = 1_000
 _MOST_HOURS = 24 * 31.0
-_SWEEP_S = 2.5
-"""The mean time until the next sweep finds an expired lease."""
-_GRACE_S = 5.0
 _COARSE_REPORT_S, _COARSE_TURN_S = 1.0, 0.02
 
 
@@ -189,7 +185,6 @@ def _world_settings(settings: SimulationSettings) -> WorldSettings:
         max_pending_per_store=settings.max_pending_per_store,
         max_pending_total=settings.max_pending_total,
         default_cost=settings.default_cost_nanousd,
-        recovery=Recovery(reclaim_s=settings.lease_s + _GRACE_S + _SWEEP_S),
     )
 
 
