@@ -1,9 +1,10 @@
 """Does a flood of one store delay the posts of the others, while the provider's limit binds?
 
 llmock enforces the limits; every run starts a new one. Scheduler and workers run as processes with
-a real broker and database. One store submits 400 posts. Once 150 of them have begun, nine light
-stores submit six posts each. In the other run the one store has submitted only those 150, so that
-the account has the same past, no permit to spare, and the light stores are alone from then on.
+a real broker and database. One store submits 400 posts. Once 300 of them have begun, and the saved
+minute of the account is spent, nine light stores submit six posts each. In the other run the one
+store has submitted only those 300, so that the account has the same past, no permit to spare, and
+the light stores are alone from then on.
 
 BENCH_CASES="2 workers" runs the cases whose names contain one of these texts; then the result is
 shown and not recorded.
@@ -14,7 +15,7 @@ import os
 import time
 from dataclasses import dataclass
 from datetime import datetime
-from statistics import median
+from statistics import fmean, median
 
 from bench.account.decisions import AccountLimits, DecisionLog
 from bench.account.fleet import ServiceFleet, count_ended_jobs, start_fleet
@@ -27,7 +28,7 @@ from shared.domain.errors import Unavailable
 
 _LIMITS = AccountLimits(rpm=600, tpm=20_000_000)
 _WORKERS = (1, 2, 4, 8)
-_EARLIER = 150
+_EARLIER = 300
 """The posts of the flood that have begun when the light stores submit."""
 _FLOOD = 400
 _LIGHT = [f"light-{store}" for store in range(9)] * 6
@@ -59,8 +60,9 @@ class LightRun:
     """Of each estimated start of a store's last job: the error ÷ the remaining wait."""
 
     @property
-    def median_s(self) -> float:
-        return median(self.seconds)
+    def mean_s(self) -> float:
+        """Return the mean time to a post. The median depends on the moment of the submission."""
+        return fmean(self.seconds)
 
 
 def run() -> Result:
@@ -84,8 +86,8 @@ async def _run() -> Result:
         f" {_FLOOD - _EARLIER}? (RPM {_LIMITS.rpm}, 300 ms per call, 50 slots per worker)",
         header=[
             "",
-            "alone p50, s",
-            "beside the flood p50, s",
+            "alone, mean s",
+            "beside the flood, mean s",
             "÷ alone",
             "use of the limit",
             "429s",
@@ -188,9 +190,9 @@ def _use(log: DecisionLog) -> float:
 def _build_row(workers: int, alone: LightRun, beside: LightRun) -> list[str]:
     return [
         _describe(workers),
-        f"{alone.median_s:.1f}",
-        f"{beside.median_s:.1f}",
-        f"{beside.median_s / alone.median_s:.2f}",
+        f"{alone.mean_s:.1f}",
+        f"{beside.mean_s:.1f}",
+        f"{beside.mean_s / alone.mean_s:.2f}",
         f"{_use(beside.log):.3f}",
         str(alone.log.refused + beside.log.refused),
         f"{median(beside.estimate_errors):.3f}",
@@ -198,7 +200,7 @@ def _build_row(workers: int, alone: LightRun, beside: LightRun) -> list[str]:
 
 
 def _build_ratios(workers: int, alone: LightRun, beside: LightRun) -> list[Ratio]:
-    slowdown, refused = beside.median_s / alone.median_s, alone.log.refused + beside.log.refused
+    slowdown, refused = beside.mean_s / alone.mean_s, alone.log.refused + beside.log.refused
     name, error = _describe(workers), median(beside.estimate_errors)
     return [
         Ratio(
