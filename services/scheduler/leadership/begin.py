@@ -49,7 +49,7 @@ class _SessionState:
     user_actions: UserActionPoller
     restored: RestoredQueue
     began_at: float
-    """When the session began, in seconds since the epoch."""
+    """When the session began, in seconds of the monotonic clock."""
 
 
 async def begin_session(
@@ -84,7 +84,7 @@ async def _restore_state(
 ) -> _SessionState:
     monitor = FairnessMonitor(seconds=settings.fairness_window_s, now=time.time())
     repository = await epochs.take_lead(name)
-    began_at = time.time()
+    began_at = time.monotonic()
     log.info("leader session began", epoch=repository.epoch)
     user_actions = await UserActionPoller.create_poller(repository)
     queue = FairQueue(

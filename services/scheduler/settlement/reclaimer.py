@@ -20,7 +20,7 @@ class JobReclaimer:
     """Requeues jobs whose worker died, lost its lease or never claimed them.
 
     It also publishes missing events of user actions again, and settles all these jobs.
-    `session_began_at` is seconds since the epoch.
+    `session_began_at` is seconds of the monotonic clock.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class JobReclaimer:
         During the first `lease_s` seconds of a leader session no lease is: PostgreSQL may have been
         unavailable before, so live workers could not renew their leases.
         """
-        if time.time() - self._session_began_at < self._settings.lease_s:
+        if time.monotonic() - self._session_began_at < self._settings.lease_s:
             return None
         return self._settings.lease_grace_s
 
