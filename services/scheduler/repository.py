@@ -15,6 +15,7 @@ from uuid import UUID
 import asyncpg
 
 from services.scheduler.fair_queue.accounts import CounterChange
+from services.scheduler.liveness.rules import OpenConnection
 from shared.domain.messages import BlogRequested
 from shared.runtime.postgres import Connection, load_queries
 
@@ -169,10 +170,10 @@ class SchedulerRepository:
         async with self._fenced_transaction() as connection:
             await connection.execute(_QUERIES["clear_wait_estimates"])
 
-    async def fetch_connections(self) -> dict[str, frozenset[int]]:
-        """Return the ids of all open connections by the name of their process."""
+    async def fetch_connections(self) -> frozenset[OpenConnection]:
+        """Return all open connections to this database."""
         rows = await self._pool.fetch(_QUERIES["connections"])
-        return {row["process"]: frozenset(row["ids"]) for row in rows}
+        return frozenset(OpenConnection(*row) for row in rows)
 
     async def requeue_lost_jobs(
         self, grace_s: float | None, dead_workers: Sequence[str]

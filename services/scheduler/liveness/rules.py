@@ -8,15 +8,27 @@ a lost host or a partitioned network, leaves the connections open, and the lease
 Missing connections are evidence only if nothing else explains them:
 
 - The worker must have had a connection since the scheduler's own connections were last all replaced
-  at once. That happens when PostgreSQL restarts or fails over: it closes everybody's connections.
+  at once. That happens when PostgreSQL restarts, recovers from a crash or fails over: it closes
+  everybody's connections. The time of the server's start would not do: a crash does not change it.
 - A worker that reports on without a connection shows that the connections say nothing about it,
   until it has one again.
 
 All times are seconds of one monotonic clock.
 """
 
-from collections.abc import Mapping, Set
+from collections.abc import Set
 from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
+
+
+class OpenConnection(NamedTuple):
+    """A connection to PostgreSQL. After a restart another one may have its pid."""
+
+    process: str
+    pid: int
+    started_at: datetime | None
+    """`None` for processes of other roles: PostgreSQL hides it."""
 
 
 @dataclass(slots=True)
@@ -33,21 +45,22 @@ class FailureDetector:
     def __init__(self, *, observer: str, silence_s: float) -> None:
         self._observer = observer
         self._silence_s = silence_s
-        self._own_connections: Set[int] = frozenset()
+        self._own_connections: Set[OpenConnection] = frozenset()
         self._workers: dict[str, _WorkerSigns] = {}
 
     def record_report(self, worker: str, now: float) -> None:
         signs = self._workers.setdefault(worker, _WorkerSigns(now))
         signs.reported_at = now
 
-    def record_connections(self, connections: Mapping[str, Set[int]], now: float) -> None:
-        """Record the ids of all open connections by the name of their process."""
-        own = connections.get(self._observer, frozenset())
+    def record_connections(self, connections: Set[OpenConnection], now: float) -> None:
+        """Record all open connections."""
+        own = {one for one in connections if one.process == self._observer}
+        connected = {one.process for one in connections}
         if self._own_connections.isdisjoint(own):
             self._forget_connections()
         self._own_connections = own
         for worker, signs in self._workers.items():
-            if worker in connections:
+            if worker in connected:
                 signs.was_connected, signs.disconnected_at = True, None
             elif signs.was_connected and signs.disconnected_at is None:
                 signs.disconnected_at = now

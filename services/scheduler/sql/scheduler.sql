@@ -195,9 +195,9 @@ DELETE FROM store_outlooks WHERE instance_id = ANY ($1::text[]);
 DELETE FROM store_outlooks;
 
 -- name: connections
--- Returns the open connections to this database by the name of their process.
-SELECT application_name AS process, array_agg(pid) AS ids
-  FROM pg_stat_activity WHERE datname = current_database() GROUP BY application_name;
+-- Returns the open connections to this database. Starts of other roles' connections are hidden.
+SELECT application_name AS process, pid, backend_start AS started_at
+  FROM pg_stat_activity WHERE datname = current_database();
 
 -- name: requeue_lost_jobs
 -- Requeues jobs of dead workers ($2), and jobs with a lease that expired more than $1 seconds ago

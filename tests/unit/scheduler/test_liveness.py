@@ -1,12 +1,24 @@
 """The failure detector: a worker without reports and connections is dead, nothing else is."""
 
+from collections.abc import Set
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
-from services.scheduler.liveness.rules import FailureDetector
+from services.scheduler.liveness.rules import FailureDetector, OpenConnection
 
 SILENCE_S = 5.0
-OBSERVER = {"scheduler": frozenset({1, 2})}
-WITH_WORKER = OBSERVER | {"w": frozenset({7})}
+STARTED_AT = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def open_connections(
+    process: str, *pids: int, started_at: datetime | None = STARTED_AT
+) -> frozenset[OpenConnection]:
+    return frozenset(OpenConnection(process, pid, started_at) for pid in pids)
+
+
+OBSERVER = open_connections("scheduler", 1, 2)
+WITH_WORKER = OBSERVER | open_connections("w", 7, started_at=None)
 
 
 class Timeline:
@@ -20,7 +32,7 @@ class Timeline:
     def advance(
         self,
         seconds: int,
-        connections: dict[str, frozenset[int]],
+        connections: Set[OpenConnection],
         *,
         reporting: tuple[str, ...] = (),
     ) -> None:
@@ -93,9 +105,19 @@ def test_worker_that_has_not_reported_in_this_session_is_not_dead() -> None:
     assert timeline.dead == []
 
 
-@pytest.mark.parametrize("own", [{"scheduler": frozenset({3, 4})}, {}])
+@pytest.mark.parametrize(
+    "own",
+    [
+        pytest.param(open_connections("scheduler", 3, 4), id="other pids"),
+        pytest.param(
+            open_connections("scheduler", 2, 3, started_at=STARTED_AT + timedelta(hours=1)),
+            id="one pid again, as in a container",
+        ),
+        pytest.param(frozenset(), id="none"),
+    ],
+)
 def test_restart_of_postgresql_declares_no_frozen_worker_dead(
-    timeline: Timeline, own: dict[str, frozenset[int]]
+    timeline: Timeline, own: Set[OpenConnection]
 ) -> None:
     timeline.advance(60, own)
     assert timeline.dead == []
@@ -105,13 +127,13 @@ def test_restart_of_postgresql_after_a_death_leaves_the_job_to_its_lease(
     timeline: Timeline,
 ) -> None:
     timeline.advance(3, OBSERVER)
-    timeline.advance(60, {"scheduler": frozenset({3})})
+    timeline.advance(60, open_connections("scheduler", 3))
     assert timeline.dead == []
 
 
 def test_replacement_of_some_own_connections_changes_nothing(timeline: Timeline) -> None:
     for number in range(2, 9):
-        timeline.advance(1, {"scheduler": frozenset({number, number + 1})})
+        timeline.advance(1, open_connections("scheduler", number, number + 1))
     assert [worker for worker, _ in timeline.dead] == ["w"]
 
 
@@ -124,7 +146,7 @@ def test_gap_of_the_observer_declares_nobody_dead(timeline: Timeline) -> None:
 
 
 def test_dead_worker_is_named_once(timeline: Timeline) -> None:
-    timeline.advance(1, WITH_WORKER | {"v": frozenset({8})}, reporting=("w", "v"))
+    timeline.advance(1, WITH_WORKER | open_connections("v", 8), reporting=("w", "v"))
     timeline.advance(60, WITH_WORKER, reporting=("w",))
     timeline.advance(60, OBSERVER)
     assert [worker for worker, _ in timeline.dead] == ["v", "w"]
