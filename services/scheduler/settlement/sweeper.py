@@ -58,6 +58,7 @@ class Sweeper:
         """Requeue the jobs of workers that have died, without waiting for the next sweep."""
         dead = await self._workers.find_dead_workers()
         if dead:
+            # A failure here ends the session. The next one has no evidence: the lease decides.
             await self._reclaimer.reclaim_jobs_of(dead)
 
     async def refresh_changed_budgets(self) -> None:
