@@ -49,7 +49,8 @@ async def run_scheduler(
 async def _open_clients(
     settings: SchedulerSettings, name: str
 ) -> AsyncIterator[tuple[asyncpg.Pool, Publisher]]:
-    pool = await open_pool(settings, name=name)
+    # The failure detector takes a replacement of all connections for a restart of PostgreSQL.
+    pool = await open_pool(settings, name=name, keep_connections=True)
     await clients.ensure_topics(settings)
     try:
         async with Publisher(settings, source=name) as publisher:

@@ -3,6 +3,7 @@
 import asyncio
 import re
 import ssl
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -45,6 +46,7 @@ STORE_SETTING = "blogstream.store"
 """The connection's setting that row-level security reads (migrations/policies.py)."""
 _SET_STORE = f"SELECT set_config('{STORE_SETTING}', $1, false)"
 
+_STATEMENTS_PER_CONNECTION = 50_000
 _RETRY_S = 1.0
 _RELEASE_TIMEOUT_S = 1.0
 _EXAMPLE_DSN = "postgresql://user:password@host:port/database"
@@ -168,13 +170,18 @@ class _Pool(asyncpg.Pool):
 
 
 async def open_pool(
-    settings: PostgresSettings, *, name: str, visible_store: str = ALL_STORES
+    settings: PostgresSettings,
+    *,
+    name: str,
+    visible_store: str = ALL_STORES,
+    keep_connections: bool = False,
 ) -> asyncpg.Pool:
     """Open a pool that creates connections on demand and leaves room for other services.
 
     The pool never takes more than a quarter of `max_connections`, unless DB_POOL_MIN asks for more.
     `visible_store` is the store whose rows a connection sees without `connection_for_store`, where
-    its role is restricted.
+    its role is restricted. Without `keep_connections` the pool replaces each connection after
+    50,000 statements.
     """
     dsn = settings.database_url.get_secret_value()
     connection = await connect(dsn, deadline_s=settings.startup_deadline_s)
@@ -195,7 +202,7 @@ async def open_pool(
         dsn,
         min_size=0,
         max_size=size,
-        max_queries=50_000,
+        max_queries=sys.maxsize if keep_connections else _STATEMENTS_PER_CONNECTION,
         max_inactive_connection_lifetime=300,
         loop=None,
         connection_class=asyncpg.Connection,

@@ -17,6 +17,7 @@ from migrations import runner
 from sandbox.servers import postgres as postgres_server
 from shared.domain.messages import BlogRequested, EventKind, JobEvent, SchedulerReport
 from shared.kafka.topics import RESULTS, WORKERS
+from shared.runtime import postgres
 from shared.runtime.postgres import open_pool
 from shared.runtime.settings import PostgresSettings
 from tests.support.backend import Backend, make_request, open_backend
@@ -124,6 +125,18 @@ async def test_job_of_dead_worker_returns_before_its_lease_ends(
         assert await backend.has_status(kept.id, "PROCESSING")
         assert (await backend.row(cancelled.id))["lease_until"] is None
     assert reasons == ["the worker died"]
+
+
+async def test_many_statements_hide_no_death(
+    backend: Backend, database: str, start: StartScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pool of a scheduler keeps its connections, so their loss means a restart."""
+    monkeypatch.setattr(postgres, "_STATEMENTS_PER_CONNECTION", 2)
+    job = await insert_running(backend, "dead")
+    async with start_worker(backend, database, "dead") as dead, start():
+        await wait_for_scheduler_reports(backend)
+        await dead.kill()
+        await eventually(partial(backend.has_status, job.id, "PENDING"))
 
 
 async def test_frozen_worker_keeps_its_job_until_it_dies(
