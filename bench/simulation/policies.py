@@ -69,7 +69,7 @@ class SimplePolicy:
             permit_rank=float(job.job),  # the permits keep the order of the picks
         )
 
-    def peek_next(self, now: float) -> tuple[float, bool] | None:
+    def peek_next(self, now: float, *, images: bool = True) -> PickedJob | None:
         return None
 
     def settle_job(self, job: JobId, store_name: str, spent: int, *, ended: bool) -> None:

@@ -80,9 +80,11 @@ def worker_offer(report: WorkerReport, now: float, *, partitions: int) -> Worker
         slots=0 if report.draining else report.slots,
         at=min(report.at.timestamp(), now),
         limited_by=_limiting_cause(report, now),
-        passing_slots=report.passing_slots,
+        overtaking_slots=report.overtaking_slots,
         jobs_per_s=report.jobs_per_s,
-        first_unbegun=-inf if report.first_unbegun is None else report.first_unbegun,
+        lowest_waiting_rank=(
+            -inf if report.lowest_waiting_rank is None else report.lowest_waiting_rank
+        ),
     )
 
 
@@ -233,7 +235,7 @@ def task_message(
         epoch=epoch,
         forwarded_at=at,
         traceparent=traceparent,
-        virtual_time=permit_rank,
+        permit_rank=permit_rank,
     )
     return OutgoingMessage(topic=GENERATION, key=str(job), partition=partition, message=message)
 

@@ -78,9 +78,9 @@ class GenerationTask(Message):
     forwarded_at: datetime
     traceparent: str | None = None
     """W3C trace context; the record has a header of this name with the same value."""
-    virtual_time: float = 0.0
-    """Orders the jobs that wait for permits at a worker: the virtual time of the job's account,
-    with the account's jobs in flight counted once more."""
+    permit_rank: float = 0.0
+    """Orders the jobs that wait for permits at a worker, smallest first: the virtual time of the
+    job's account, with the account's jobs in flight counted once more."""
 
     def event_id(self) -> str:
         return f"{self.job}:task:{self.forward}:{self.epoch}"
@@ -252,11 +252,11 @@ class WorkerReport(Message):
     """Jobs among them that may need an image, running ones included; `None`: all."""
     capacity: int | None = None
     """Jobs that it runs at once at most; `None` in reports of version 0.1."""
-    passing_slots: int = 0
+    overtaking_slots: int = 0
     """Jobs that it accepts, running ones included, if the next one gets its permits before all that
     wait for their first one."""
-    first_unbegun: float | None = None
-    """The smallest virtual time of those, by their tasks."""
+    lowest_waiting_rank: float | None = None
+    """The smallest permit rank of those."""
     jobs_per_s: float | None = None
     """Jobs that its permits start a second; `None` in reports of version 0.1."""
 

@@ -93,6 +93,9 @@ class ScriptedTextProvider:
     def permit_supplies(self, within_s: float) -> list[PermitSupply]:
         return [PermitSupply(jobs=1_000, waiting=0)]
 
+    def count_queued_jobs(self) -> int:
+        return 0
+
     async def acquire_permit(self, call: TextCall, answer: type) -> Permit:
         if self._closed:
             raise Transient("stopping", code="stopping", delay=0.0, blameless=True)

@@ -27,7 +27,6 @@ class SimulatedJob:
         "counted_attempts",
         "ended_at",
         "error",
-        "has_begun",
         "kind",
         "needs_image",
         "number",
@@ -66,8 +65,6 @@ class SimulatedJob:
         self.ended_at: float | None = None
         self.permit_rank = 0.0
         """By the fair queue, when it was dispatched."""
-        self.has_begun = False
-        """Whether a call of its was ever made."""
         self.attempts = 0
         self.counted_attempts = 0
         self.saved = 0

@@ -13,14 +13,16 @@ from sandbox.simulation.system.providers import CallStatus, ProviderModel
 from services.generator.jobs.rules import FailJob, RetryLater, decide_retry
 from services.generator.quota.concurrency import (
     QUEUE_S,
+    PermitSupply,
     add_lead,
     count_accepted_jobs,
-    count_passing_jobs,
+    count_overtaking_slots,
 )
 from services.generator.quota.held_jobs import HeldJobs
 from services.generator.quota.rules import FIRST, PermitRank
 from services.scheduler.dispatch.rules import WorkerOffer
 from shared.domain.errors import Transient
+from shared.domain.messages import Need
 from shared.domain.reasons import WaitReason
 
 _REPORT_EVERY_S = 1.0
@@ -139,7 +141,7 @@ class SimulatedWorker:
         job.counted_attempts += 1
         job.error = None
         self.running.add(job)
-        self.held.add(_key(job), virtual_time=job.permit_rank, needs_image=job.needs_image)
+        self.held.add(_key(job), needs_image=job.needs_image, is_first_attempt=job.attempts == 1)
         self._events.job_started(job, self.name)
         if job.saved == 0:
             self._begin_text(job, JobStep.OUTLINE)
@@ -163,14 +165,13 @@ class SimulatedWorker:
         self._acquire_text(job, step)
 
     def _acquire_text(self, job: SimulatedJob, step: JobStep) -> None:
-        rank = PermitRank(not job.has_begun and step is JobStep.OUTLINE, job.permit_rank)
+        rank = PermitRank(job.attempts == 1 and step is JobStep.OUTLINE, job.permit_rank)
         self.text.acquire(ProviderCall(job, step, self), self._providers.reserved[step], rank)
 
     # Texts
 
     def _call_text(self, call: ProviderCall) -> None:
-        call.job.has_begun = True
-        self.held.record_permit(_key(call.job), TEXT, self._providers.reserved[call.step])
+        self.held.record_permit(_key(call.job), Need.TEXT, self._providers.reserved[call.step])
         arrives_at = call.requested_at = self._clock.now + self._delays.begin_s
         status, wait_s = self.text.provider.admit_call(
             self._providers.charged[call.step], arrives_at
@@ -200,7 +201,7 @@ class SimulatedWorker:
     # Images
 
     def _create_image(self, call: ProviderCall) -> None:
-        self.held.record_permit(_key(call.job), IMAGE, _ONE_REQUEST)
+        self.held.record_permit(_key(call.job), Need.IMAGES, _ONE_REQUEST)
         self.held.record_image_permit(_key(call.job))
         arrives_at = call.requested_at = self._clock.now + self._delays.begin_s
         status, wait_s = self.image.provider.admit_call(_ONE_REQUEST, arrives_at)
@@ -316,8 +317,8 @@ class SimulatedWorker:
             image_partitions=self._image_partitions,
             most_image_jobs=self._count_image_jobs(stopped),
             images_stopped_by=stopped,
-            passing_slots=min(slots and self._count_passing_jobs(), self._settings.slots),
-            first_unbegun=-inf if (first := self.held.first_unbegun) is None else first,
+            overtaking_slots=min(slots and self._count_overtaking_slots(), self._settings.slots),
+            lowest_waiting_rank=self._lowest_waiting_rank(),
         )
 
     def count_offered_slots(self) -> int:
@@ -328,25 +329,36 @@ class SimulatedWorker:
             return 0
         if self.text.circuit.is_open:
             return len(self.running) + 1 if self.text.is_probe_due else 0
-        texts = self.text.estimate_starts(self.held.mean_needs(TEXT), QUEUE_S)
+        texts = self._text_supplies()
         accepted = count_accepted_jobs(
-            held=self.held.total, unbegun=self.held.unbegun, supplies=texts
+            held=self.held.total, unqueued=self._count_unqueued(), supplies=texts
         )
         return min(self._settings.slots, accepted)
 
-    def _count_passing_jobs(self) -> int:
-        texts = self.text.estimate_starts(self.held.mean_needs(TEXT), QUEUE_S)
-        return count_passing_jobs(held=self.held.total, unbegun=self.held.unbegun, supplies=texts)
+    def _count_overtaking_slots(self) -> int:
+        return count_overtaking_slots(
+            held=self.held.total, unqueued=self._count_unqueued(), supplies=self._text_supplies()
+        )
+
+    def _lowest_waiting_rank(self) -> float:
+        ranks = [supply.lowest_waiting_rank for supply in self._text_supplies() if supply.waiting]
+        return min(ranks, default=-inf)
+
+    def _text_supplies(self) -> list[PermitSupply]:
+        return self.text.estimate_starts(self.held.mean_needs(Need.TEXT), QUEUE_S)
+
+    def _count_unqueued(self) -> int:
+        return self.held.without_permit - self.text.rules.queued_starts
 
     def _count_image_jobs(self, stopped: str | None) -> int | None:
         """Return the most jobs that need an image, as the scheduler reads it from a report."""
         if stopped is not None:
             return 1 if self.image.is_probe_due and not self.image.is_cooling_long else 0
         lead_s = self.held.image_lead_s
-        images = self.image.estimate_starts(self.held.mean_needs(IMAGE), lead_s + QUEUE_S)
+        images = self.image.estimate_starts(self.held.mean_needs(Need.IMAGES), lead_s + QUEUE_S)
         return count_accepted_jobs(
             held=self.held.image_jobs,
-            unbegun=self.held.before_image,
+            unqueued=self.held.before_image,
             supplies=[add_lead(supply, lead_s) for supply in images],
         )
 

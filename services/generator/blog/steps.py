@@ -175,7 +175,7 @@ class BlogSteps:
             max_tokens=max_tokens,
             cuts=unusable,
             rank=PermitRank(
-                starts_job=step is Step.OUTLINE and known is None, virtual_time=lease.virtual_time
+                starts_job=step is Step.OUTLINE and lease.attempt == 1, value=lease.permit_rank
             ),
         )
         while True:
@@ -187,6 +187,7 @@ class BlogSteps:
                     "provider answer unusable", job=str(lease.job), step=step, reason=str(ended)
                 )
                 call = _repair_call(call, instructions, ended)
+                call = replace(call, rank=call.rank._replace(starts_job=False))
 
     async def _call_with_permit(
         self,
@@ -199,6 +200,7 @@ class BlogSteps:
         while True:
             with tracing.start_span("limiter wait"):
                 permit = await self._text_provider.acquire_permit(call, answer)
+            call = replace(call, rank=call.rank._replace(starts_job=False))
             with self._count_paid_call(lease.job):
                 begun = await self._begin_step(lease, step, permit, known)
                 if begun.done is not None:
@@ -298,7 +300,7 @@ class BlogSteps:
         while True:
             with tracing.start_span("limiter wait"):
                 permit = await self._image_provider.acquire_permit(
-                    lease.job, PermitRank(virtual_time=lease.virtual_time)
+                    lease.job, PermitRank(value=lease.permit_rank)
                 )
             with self._count_paid_call(lease.job):
                 begun = await self._begin_step(lease, Step.IMAGE, permit, known)

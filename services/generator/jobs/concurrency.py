@@ -1,7 +1,12 @@
 """Decides how many jobs a worker holds, from its permits and the jobs that wait for them."""
 
 from services.generator.providers.accounts.pool import ImageAccountPool, TextAccountPool
-from services.generator.quota.concurrency import QUEUE_S, count_accepted_jobs, count_passing_jobs
+from services.generator.quota.concurrency import (
+    QUEUE_S,
+    PermitSupply,
+    count_accepted_jobs,
+    count_overtaking_slots,
+)
 from services.generator.quota.held_jobs import HeldJobs
 
 
@@ -18,22 +23,30 @@ class AdaptiveConcurrency:
     def count_jobs(self) -> int:
         """Return how many jobs the permits for texts allow, those in progress included."""
         return count_accepted_jobs(
-            held=self._held.total,
-            unbegun=self._held.unbegun,
-            supplies=self._texts.permit_supplies(QUEUE_S),
+            held=self._held.total, unqueued=self._count_unqueued(), supplies=self._text_supplies()
         )
 
-    def count_passing_jobs(self) -> int:
-        """Return how many jobs it may hold if the next one passes all that have not begun."""
-        return count_passing_jobs(
-            held=self._held.total,
-            unbegun=self._held.unbegun,
-            supplies=self._texts.permit_supplies(QUEUE_S),
+    def count_overtaking_slots(self) -> int:
+        """Return how many jobs it may hold if the next one overtakes all that wait."""
+        return count_overtaking_slots(
+            held=self._held.total, unqueued=self._count_unqueued(), supplies=self._text_supplies()
         )
+
+    def lowest_waiting_rank(self) -> float | None:
+        """Return the smallest permit rank of the jobs that wait for their first permit."""
+        ranks = [one.lowest_waiting_rank for one in self._text_supplies() if one.waiting]
+        return min(ranks, default=None)
+
+    def _text_supplies(self) -> list[PermitSupply]:
+        return self._texts.permit_supplies(QUEUE_S)
+
+    def _count_unqueued(self) -> int:
+        """Return how many jobs without a permit wait in no permit queue yet."""
+        return self._held.without_permit - self._texts.count_queued_jobs()
 
     def jobs_per_s(self) -> float:
         """Return how many jobs a second the permits for texts start."""
-        return sum(supply.jobs_per_s for supply in self._texts.permit_supplies(QUEUE_S))
+        return sum(supply.jobs_per_s for supply in self._text_supplies())
 
     def count_image_jobs(self) -> int | None:
         """Return how many of them may need an image; `None`: all."""
@@ -41,6 +54,6 @@ class AdaptiveConcurrency:
             return None
         return count_accepted_jobs(
             held=self._held.image_jobs,
-            unbegun=self._held.before_image,
+            unqueued=self._held.before_image,
             supplies=self._images.permit_supplies(QUEUE_S),
         )

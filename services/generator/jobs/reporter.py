@@ -108,9 +108,9 @@ class WorkerReporter:
             slots=slots,
             image_slots=self._concurrency.count_image_jobs(),
             capacity=self._slots,
-            passing_slots=min(slots and self._concurrency.count_passing_jobs(), self._slots),
+            overtaking_slots=min(slots and self._concurrency.count_overtaking_slots(), self._slots),
             jobs_per_s=round(self._concurrency.jobs_per_s(), 4),
-            first_unbegun=self._status.held.first_unbegun,
+            lowest_waiting_rank=self._concurrency.lowest_waiting_rank(),
             running=self._status.running,
             limiters=tuple(
                 report for limiter in self._limiters for report in limiter.build_reports()

@@ -43,8 +43,8 @@ class Lease:
     created_at: datetime
     started_at: datetime
     forwarded_at: datetime
-    virtual_time: float = 0.0
-    """Of the job, by the fair queue."""
+    permit_rank: float = 0.0
+    """The job's rank in the permit queues."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +121,7 @@ class GenerationRepository:
         self._worker = worker
         self._lease_s = lease_s
 
-    async def claim_job(self, job: UUID, *, virtual_time: float = 0.0) -> Lease | None:
+    async def claim_job(self, job: UUID, *, permit_rank: float = 0.0) -> Lease | None:
         """Claim a dispatched job. Returns `None` if it cannot be claimed.
 
         A job whose stored request cannot be parsed fails here.
@@ -143,7 +143,7 @@ class GenerationRepository:
             created_at=row["created_at"],
             started_at=row["started_at"],
             forwarded_at=row["forwarded_at"],
-            virtual_time=virtual_time,
+            permit_rank=permit_rank,
         )
 
     async def _fail_unreadable(self, job: UUID, attempt: int, error: ValidationError) -> None:

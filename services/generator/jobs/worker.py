@@ -170,7 +170,7 @@ class Worker:
             if self._stopping.is_set():
                 return 0.0
             began_ns = time.time_ns()
-            lease = await self._repository.claim_job(task.job, virtual_time=task.virtual_time)
+            lease = await self._repository.claim_job(task.job, permit_rank=task.permit_rank)
             if lease is not None and await self._run_traced(lease, task, began_ns):
                 return None
         wait_s = await self._find_recheck_pause(task)
@@ -211,7 +211,7 @@ class Worker:
             ended=asyncio.Event(),
         )
         self._status.held.add(
-            lease.job, virtual_time=lease.virtual_time, needs_image=lease.request.images > 0
+            lease.job, needs_image=lease.request.images > 0, is_first_attempt=lease.attempt == 1
         )
         try:
             await self._events.publish_started(lease)

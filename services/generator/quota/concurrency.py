@@ -7,7 +7,7 @@ permits are not scarce. Nothing is learned by trial: the token buckets tell the 
 """
 
 from collections.abc import Iterable
-from math import ceil, sqrt
+from math import ceil, inf, sqrt
 from typing import NamedTuple
 
 QUEUE_S = 2.0
@@ -17,14 +17,16 @@ _SPREAD = 2.0
 
 
 class PermitSupply(NamedTuple):
-    """What one provider account offers to jobs that have not begun."""
+    """What one provider account offers to jobs without a permit."""
 
     jobs: float
     """The jobs that its permits start within the time."""
     waiting: int
-    """The jobs in its permit queue that have not begun."""
+    """The jobs in its permit queue without a permit."""
     jobs_per_s: float = 0.0
     """The jobs that it starts a second for as long as there are any."""
+    lowest_waiting_rank: float = inf
+    """The smallest rank of the waiting jobs: the next permit goes to it."""
 
 
 def add_lead(supply: PermitSupply, lead_s: float) -> PermitSupply:
@@ -37,23 +39,25 @@ def add_lead(supply: PermitSupply, lead_s: float) -> PermitSupply:
     return supply._replace(jobs=supply.jobs + spread, waiting=0)
 
 
-def count_accepted_jobs(*, held: int, unbegun: int, supplies: Iterable[PermitSupply]) -> int:
+def count_accepted_jobs(*, held: int, unqueued: int, supplies: Iterable[PermitSupply]) -> int:
     """Return how many jobs the worker should hold: those it holds, and those that start soon.
 
-    `unbegun` of the held jobs have not begun. Those in a queue that is longer than its account
-    starts soon take no place from jobs for other accounts. At least one job is always unbegun, so
-    that no permit is lost.
+    `unqueued` of the held jobs have no permit and wait in no permit queue yet. Jobs in a queue that
+    is longer than its account starts soon take no place from jobs for other accounts. At least one
+    job waits, so that no permit is lost.
     """
     supplies = list(supplies)
     places = ceil(sum(max(supply.jobs - supply.waiting, 0.0) for supply in supplies))
-    not_queued = unbegun - sum(supply.waiting for supply in supplies)
-    return held + max(places - not_queued, 1 - unbegun, 0)
+    waiting = unqueued + sum(supply.waiting for supply in supplies)
+    return held + max(places - unqueued, 1 - waiting, 0)
 
 
-def count_passing_jobs(*, held: int, unbegun: int, supplies: Iterable[PermitSupply]) -> int:
-    """Return how many jobs the worker may hold if the next one passes all that have not begun.
+def count_overtaking_slots(*, held: int, unqueued: int, supplies: Iterable[PermitSupply]) -> int:
+    """Return how many jobs the worker may hold if the next one overtakes all that wait.
 
-    Those take no place then. But not more than twice as many as usual may be unbegun.
+    Those take no place then. But not more than twice as many as usual may wait.
     """
+    supplies = list(supplies)
     places = max(ceil(sum(supply.jobs for supply in supplies)), 1)
-    return held + max(min(places, 2 * places - unbegun), 0)
+    waiting = unqueued + sum(supply.waiting for supply in supplies)
+    return held + max(min(places, 2 * places - waiting), 0)

@@ -1,4 +1,4 @@
-"""Measures what one job needs of a provider account: the sum of its calls, as a recent mean."""
+"""Measures what one job needs of its provider accounts: the sum of its calls, as a recent mean."""
 
 from collections.abc import Mapping
 from uuid import UUID

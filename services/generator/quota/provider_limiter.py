@@ -143,6 +143,11 @@ class ProviderLimiter:
         }
         return self._rules.estimate_supply(needs, within_s, self._loop.time())
 
+    @property
+    def queued_starts(self) -> int:
+        """Return how many queued calls are the first of their jobs."""
+        return self._rules.queued_starts
+
     def is_serving(self, job: UUID) -> bool:
         """Return whether the provider serves calls now, or this job's call may be a probe."""
         now = self._loop.time()

@@ -72,8 +72,8 @@ class PermitRank(NamedTuple):
 
     starts_job: bool = False
     """The call is the first of its job. Calls of jobs that have begun go before it."""
-    virtual_time: float = 0.0
-    """Of the job, by the fair queue: money per weight."""
+    value: float = 0.0
+    """The permit rank that the fair queue gave to the job."""
 
 
 FIRST = PermitRank()
@@ -275,6 +275,9 @@ class RateLimiter:
             jobs=self.count_affordable(job_needs, within_s, now),
             waiting=self.queued_starts,
             jobs_per_s=self.sustained_rate(job_needs),
+            lowest_waiting_rank=next(
+                (queued.rank.value for queued in self._queue if queued.rank.starts_job), inf
+            ),
         )
 
     def sustained_rate(self, needs: Mapping[str, float]) -> float:

@@ -11,8 +11,8 @@ class JobQueue(Protocol):
 
     def pick_next(self, now: float, *, images: bool = True) -> PickedJob | None: ...
 
-    def peek_next(self, now: float) -> tuple[float, bool] | None:
-        """Return the permit rank of the next job and whether it needs an image."""
+    def peek_next(self, now: float, *, images: bool = True) -> PickedJob | None:
+        """Return the job that `pick_next` would pick."""
 
 
 def pick_job(
@@ -21,7 +21,7 @@ def pick_job(
     """Pick the next job that a worker accepts, and the partition to send it to."""
     for_texts = credit.best_partition(now)
     if for_texts is None:
-        return _pick_passing_job(queue, credit, now)
+        return _pick_overtaking_job(queue, credit, now)
     for_images = credit.best_partition(now, needs_images=True)
     pick = queue.pick_next(now, images=for_images is not None)
     if pick is None:
@@ -33,14 +33,20 @@ def pick_job(
     return partition, pick
 
 
-def _pick_passing_job(
+def _pick_overtaking_job(
     queue: JobQueue, credit: WorkerCreditTracker, now: float
 ) -> tuple[int, PickedJob] | None:
-    """Pick a job whose permit comes before those of all jobs that wait at a worker."""
-    following = queue.peek_next(now)
-    if following is None:
-        return None
-    rank, needs_images = following
-    partition = credit.find_passing_partition(rank, now, needs_images=needs_images)
-    pick = queue.pick_next(now) if partition is not None else None
-    return (partition, pick) if partition is not None and pick is not None else None
+    """Pick a job that gets its permits before all jobs that wait at a worker.
+
+    A job that a worker has returned waits for credit: it should go to another worker.
+    """
+    for images in (True, False):
+        following = queue.peek_next(now, images=images)
+        if following is None or credit.has_returned(following.job):
+            continue
+        partition = credit.find_overtaking_partition(
+            following.permit_rank, now, needs_images=following.needs_images
+        )
+        if partition is not None and (pick := queue.pick_next(now, images=images)) is not None:
+            return partition, pick
+    return None

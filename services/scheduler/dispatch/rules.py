@@ -8,8 +8,7 @@ partitions has all its slots at once: the dead worker's claimed jobs return to t
 A job goes only to a partition that carries quota for what the job needs: texts, and images if it
 still needs one. While a worker's image accounts have open circuit breakers or long cool-downs, it
 gets no job that needs an image, except for one when a probe is due. Otherwise it gets at most as
-many as its quota of images starts in a minute, so that jobs that wait for an image leave slots to
-the others.
+many as it accepts, so that jobs that wait for an image leave slots to the others.
 
 The scheduler does not know which account a pinned store or a named model uses. A worker without
 quota of that account returns the job. So a job that returned goes to a worker that has not returned
@@ -50,9 +49,9 @@ class WorkerOffer:
     """The cause its jobs wait for, if any: a provider's rate limit or a provider's cool-down."""
     images_stopped_by: str | None = None
     """Why no image account serves; `None` while one does."""
-    passing_slots: int = 0
-    """The most outstanding jobs if the next one passes all that wait for their first permit."""
-    first_unbegun: float = -inf
+    overtaking_slots: int = 0
+    """The most outstanding jobs if the next one overtakes all that wait there."""
+    lowest_waiting_rank: float = -inf
     """The smallest permit rank of those."""
     jobs_per_s: float | None = None
     """The jobs that its permits start a second; `None`: unknown."""
@@ -92,13 +91,13 @@ class _WorkerState:
             return 0
         return credit
 
-    def can_pass(self, rank: float, *, needs_images: bool) -> bool:
+    def can_overtake(self, rank: float, *, needs_images: bool) -> bool:
         """Return whether the worker accepts a job of this permit rank beyond its credit.
 
         The job gets its permits before all jobs that wait there, which therefore take no place.
         """
         offer, (_, image_jobs) = self.offer, self.outstanding
-        if rank >= offer.first_unbegun or sum(self.outstanding) >= offer.passing_slots:
+        if rank >= offer.lowest_waiting_rank or sum(self.outstanding) >= offer.overtaking_slots:
             return False
         most = offer.most_image_jobs if needs_images else None
         has_room = most is None or image_jobs < most
@@ -296,20 +295,22 @@ class WorkerCreditTracker:
             best = self._indexes[needs_images].first(self._workers, heard_since=heard_since)
         return None if best is None else self._least_used_partition(best, needs_images)
 
-    def find_passing_partition(self, rank: float, now: float, *, needs_images: bool) -> int | None:
-        """Return a partition for a job that passes all jobs that wait for permits at its worker.
+    def find_overtaking_partition(
+        self, rank: float, now: float, *, needs_images: bool
+    ) -> int | None:
+        """Return a partition for a job that overtakes all jobs that wait for permits at its worker.
 
         O(workers): for the moment at which no worker has credit.
         """
-        passable = [
+        overtakable = [
             state
             for state in self._workers.values()
             if now - state.offer.at <= self._silence_s
-            and state.can_pass(rank, needs_images=needs_images)
+            and state.can_overtake(rank, needs_images=needs_images)
         ]
-        if not passable:
+        if not overtakable:
             return None
-        best = max(passable, key=attrgetter("free_slots"))
+        best = max(overtakable, key=attrgetter("free_slots"))
         return self._least_used_partition(best, needs_images)
 
     def _least_used_partition(self, state: _WorkerState, needs_images: bool) -> int:

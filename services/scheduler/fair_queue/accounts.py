@@ -85,11 +85,15 @@ class VirtualClock:
         return (self.served + self.reserved) / self.weight
 
     def set_weight(self, weight: float) -> None:
-        """Change the weight and keep the virtual time.
+        """Change the weight and keep the virtual time of what is settled.
 
-        The operator's command scales saved counters too.
+        The operator's command scales saved counters too. Reservations stay the money that
+        settlement takes back.
         """
-        self.weight, self.served = weight, round(self.virtual_time * weight)
+        factor = weight / self.weight
+        self.served = round((self.served - self.reserved) * factor) + self.reserved
+        self.head_start = round(self.head_start * factor)
+        self.weight = weight
 
     def advance_to(self, virtual_time: float) -> int:
         """Advance to `virtual_time` if behind: idle time gives no advantage.
@@ -104,13 +108,14 @@ class VirtualClock:
         """Start to wait beside others, of which `first` has the smallest virtual time.
 
         The jobs that `first` has in flight are not served yet. The member catches up with them
-        first, and then pays that head start back. Returns the money added, as if it were paid back:
-        a failover ends head starts.
+        first, and then pays that head start back, as `first` pays its own. Returns the money added,
+        as if it were paid back: a failover ends head starts.
         """
         before = self.served + self.head_start
         early = (first.served - first.reserved) / first.weight
+        paid_back = (first.served + first.head_start) / first.weight
         self.served = max(before, int(early * self.weight))
-        self.head_start = max(int(first.virtual_time * self.weight) - self.served, 0)
+        self.head_start = max(int(paid_back * self.weight) - self.served, 0)
         return self.served + self.head_start - before
 
     def pay_back(self, cost: int) -> None:

@@ -150,6 +150,7 @@ class FairQueue:
             new.served += reserved_in_flight
             new.reserved += reserved_in_flight
             store.account = new
+            self._update_account_index(old)
             store.set_virtual_time(_first_virtual_time(new.stores, new.last_virtual_time))
             if store.due:
                 self._advance_virtual_time(store)
@@ -255,48 +256,45 @@ class FairQueue:
             self._picked_while_held = False
         self._images_held = held
 
-    def pick_next(self, now: float, *, images: bool = True) -> PickedJob | None:
-        """Put the next eligible job in flight, charge its estimate and return it, if any.
-
-        Without `images` only jobs that need no image are eligible.
-        """
+    def peek_next(self, now: float, *, images: bool = True) -> PickedJob | None:
+        """Return the job that `pick_next` would pick, and change nothing."""
         self._enqueue_delayed(now)
         store = self._next_store(images=images)
         waiting = store.next_job(images=images) if store is not None else None
         if store is None or waiting is None:
             return None
-        self._picked_while_held |= not images
-        del self._waiting[waiting.job]
-        reserved = waiting.estimate or store.estimate_cost(self._default_cost)
-        self._last_virtual_time = store.account.virtual_time
-        permit_rank = store.account.permit_rank
-        store.account.last_virtual_time = store.virtual_time
-        store.reserve(reserved)
-        store.pay_back_head_starts(reserved)
-        store.waiting -= 1
-        store.in_flight += 1
-        self._in_flight[waiting.job] = (store.name, reserved)
-        self._trim(store)
         return PickedJob(
             job=waiting.job,
             store=store.name,
-            reserved=reserved,
+            reserved=waiting.estimate or store.estimate_cost(self._default_cost),
             account=store.account.name,
             account_weight=store.account.weight,
             due_at=max(waiting.created_at, waiting.not_before),
             needs_images=waiting.needs_images,
-            virtual_time=self._last_virtual_time,
-            permit_rank=permit_rank,
+            virtual_time=store.account.virtual_time,
+            permit_rank=store.account.permit_rank,
         )
 
-    def peek_next(self, now: float) -> tuple[float, bool] | None:
-        """Return the permit rank of the next job, if any, and whether it needs an image."""
-        self._enqueue_delayed(now)
-        store = self._next_store(images=True)
-        waiting = store.next_job() if store is not None else None
-        if store is None or waiting is None:
+    def pick_next(self, now: float, *, images: bool = True) -> PickedJob | None:
+        """Put the next eligible job in flight, charge its estimate and return it, if any.
+
+        Without `images` only jobs that need no image are eligible.
+        """
+        pick = self.peek_next(now, images=images)
+        if pick is None:
             return None
-        return store.account.permit_rank, waiting.needs_images
+        store = self._stores[pick.store]
+        self._picked_while_held |= not images
+        del self._waiting[pick.job]
+        self._last_virtual_time = pick.virtual_time
+        store.account.last_virtual_time = store.virtual_time
+        store.reserve(pick.reserved)
+        store.pay_back_head_starts(pick.reserved)
+        store.waiting -= 1
+        store.in_flight += 1
+        self._in_flight[pick.job] = (store.name, pick.reserved)
+        self._trim(store)
+        return pick
 
     def settle_job(self, job: JobId, store_name: str, spent: int, *, ended: bool) -> None:
         """Replace a job's reservation (0 when the job is not in flight) with its real cost."""
@@ -457,6 +455,9 @@ class FairQueue:
         account = store.account
         account.stores.update(store, None)
         account.text_stores.update(store, None)
+        self._update_account_index(account)
+
+    def _update_account_index(self, account: AccountState) -> None:
         self._accounts_index.update(account, account.stores.first_class())
         self._text_accounts_index.update(account, account.text_stores.first_class())
 

@@ -10,25 +10,26 @@ from services.generator.quota.concurrency import (
     PermitSupply,
     add_lead,
     count_accepted_jobs,
-    count_passing_jobs,
+    count_overtaking_slots,
 )
 from services.generator.quota.held_jobs import HeldJobs
 from services.generator.quota.rules import PermitRank, RateLimiter
+from shared.domain.messages import Need
 
 
 @pytest.mark.parametrize(
-    ("held", "unbegun", "supplies", "accepted"),
+    ("held", "unqueued", "supplies", "accepted"),
     [
         (0, 0, [(10, 0)], 10),
-        (7, 2, [(10, 2)], 15),
+        (7, 0, [(10, 2)], 15),
         (7, 2, [(10, 0)], 15),
-        (30, 10, [(10, 10)], 30),
-        (30, 14, [(10, 14)], 30),
+        (30, 0, [(10, 10)], 30),
+        (30, 0, [(10, 14)], 30),
         (5, 0, [(0, 0)], 6),
-        (5, 1, [(0, 1)], 5),
+        (5, 0, [(0, 1)], 5),
         (5, 0, [], 6),
-        (1, 1, [(1.2, 1)], 2),
-        (9, 4, [(10, 0), (3, 4)], 19),
+        (1, 0, [(1.2, 1)], 2),
+        (9, 0, [(10, 0), (3, 4)], 19),
     ],
     ids=[
         "idle",
@@ -44,52 +45,64 @@ from services.generator.quota.rules import PermitRank, RateLimiter
     ],
 )
 def test_accepted_jobs(
-    held: int, unbegun: int, supplies: list[tuple[float, int]], accepted: int
+    held: int, unqueued: int, supplies: list[tuple[float, int]], accepted: int
 ) -> None:
     found = count_accepted_jobs(
-        held=held, unbegun=unbegun, supplies=[PermitSupply(*supply) for supply in supplies]
+        held=held, unqueued=unqueued, supplies=[PermitSupply(*supply) for supply in supplies]
     )
     assert found == accepted
 
 
 def test_held_jobs_by_the_permits_that_they_have_had() -> None:
-    changes, times = list[str](), iter([0.0, 3.0])
+    changes: list[str] = []
+    times = iter([10.0, 17.0])
     held = HeldJobs(lambda: changes.append("changed"), clock=lambda: next(times))
     first, second = UUID(int=1), UUID(int=2)
-    held.add(first, virtual_time=7.0, needs_image=True)
-    held.add(second, virtual_time=5.0, needs_image=False)
-    assert held.first_unbegun == 5
-    assert (held.total, held.unbegun, held.image_jobs, held.before_image) == (2, 2, 1, 1)
-    held.record_permit(first, "texts", {"requests": 1, "tokens": 100})
-    assert (held.unbegun, held.before_image) == (1, 1)
+    held.add(first, needs_image=True, is_first_attempt=True)
+    held.add(second, needs_image=False, is_first_attempt=True)
+    assert (held.total, held.without_permit, held.image_jobs, held.before_image) == (2, 2, 1, 1)
+    held.record_permit(first, Need.TEXT, {"requests": 1, "tokens": 100})
+    assert (held.without_permit, held.before_image) == (1, 1)
     held.record_image_wait(first)
-    assert held.image_lead_s == 3, "the measured time replaces the usual one"
-    held.record_permit(first, "images", {"requests": 1})
+    assert held.image_lead_s == 7, "the measured time replaces the usual one"
+    held.record_permit(first, Need.IMAGES, {"requests": 1})
     held.record_image_permit(first)
-    held.record_permit(first, "texts", {"requests": 1, "tokens": 300})
-    assert (held.unbegun, held.image_jobs, held.before_image) == (1, 1, 0)
-    assert held.mean_needs("texts") is None
+    held.record_permit(first, Need.TEXT, {"requests": 1, "tokens": 300})
+    assert (held.without_permit, held.image_jobs, held.before_image) == (1, 1, 0)
+    assert held.mean_needs(Need.TEXT) is None
     held.remove(first, done=True)
     held.remove(second, done=False)
-    assert (held.total, held.unbegun, held.image_jobs) == (0, 0, 0)
-    assert held.mean_needs("texts") == {"requests": 2, "tokens": 400}
-    assert held.mean_needs("images") == {"requests": 1}
-    assert len(changes) == 6, "two claims, a first permit, an image, two ends"
+    assert (held.total, held.without_permit, held.image_jobs) == (0, 0, 0)
+    assert held.mean_needs(Need.TEXT) == {"requests": 2, "tokens": 400}
+    assert held.mean_needs(Need.IMAGES) == {"requests": 1}
+    assert changes
+
+
+def test_resumed_job_waits_for_no_first_permit_and_measures_nothing() -> None:
+    held = HeldJobs(lambda: None, clock=lambda: 0.0)
+    before = held.image_lead_s
+    held.add(UUID(int=1), needs_image=True, is_first_attempt=False)
+    assert (held.total, held.without_permit, held.before_image) == (1, 0, 1)
+    held.record_image_wait(UUID(int=1))
+    held.record_permit(UUID(int=1), Need.IMAGES, {"requests": 1})
+    held.remove(UUID(int=1), done=True)
+    assert held.image_lead_s == before
+    assert held.mean_needs(Need.IMAGES) is None
 
 
 def test_mean_needs_follow_the_recent_jobs() -> None:
     held = HeldJobs(lambda: None, clock=lambda: 0.0)
     for number, tokens in enumerate([1_000] * 5 + [4_000] * 100):
-        held.add(UUID(int=number), virtual_time=0.0, needs_image=False)
-        held.record_permit(UUID(int=number), "a", {"tokens": tokens})
+        held.add(UUID(int=number), needs_image=False, is_first_attempt=True)
+        held.record_permit(UUID(int=number), Need.TEXT, {"tokens": tokens})
         held.remove(UUID(int=number), done=True)
-    needs = held.mean_needs("a")
+    needs = held.mean_needs(Need.TEXT)
     assert needs is not None
     assert needs["tokens"] == pytest.approx(4_000, rel=0.01)
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 3)), max_size=12), st.integers(1, 5))
-def test_permits_go_to_begun_jobs_then_by_virtual_time_then_by_arrival(
+def test_permits_go_to_begun_jobs_then_by_rank_then_by_arrival(
     ranks: list[tuple[bool, int]], at_once: int
 ) -> None:
     limiter = RateLimiter({"requests": 60}, burst_s=at_once, now=0)
@@ -110,7 +123,7 @@ def test_estimated_wait_counts_only_calls_that_go_before() -> None:
     limiter = RateLimiter({"requests": 60}, burst_s=1, now=0)
     limiter.assign_share(1, {}, 0)
     for _ in range(5):
-        limiter.reserve({"requests": 1}, 0, PermitRank(starts_job=True, virtual_time=7))
+        limiter.reserve({"requests": 1}, 0, PermitRank(starts_job=True, value=7))
     begun, earlier, later = (
         limiter.estimate_wait({"requests": 1}, 0, rank)
         for rank in (PermitRank(), PermitRank(True, 3), PermitRank(True, 8))
@@ -128,15 +141,15 @@ def test_affordable_jobs_count_the_level_and_the_refill(level: float, jobs: floa
 
 
 @pytest.mark.parametrize(
-    ("held", "unbegun", "jobs", "passing"),
+    ("held", "waiting", "jobs", "slots"),
     [(5, 2, 2.0, 7), (7, 4, 2.0, 7), (6, 3, 2.0, 7), (9, 6, 2.0, 9), (1, 1, 0.1, 2)],
-    ids=["two waiting jobs may be passed", "passed already", "passed by one", "too many", "few"],
+    ids=["two may be overtaken", "overtaken already", "overtaken by one", "too many", "few"],
 )
-def test_passing_jobs(held: int, unbegun: int, jobs: float, passing: int) -> None:
-    found = count_passing_jobs(
-        held=held, unbegun=unbegun, supplies=[PermitSupply(jobs=jobs, waiting=unbegun)]
+def test_overtaking_slots(held: int, waiting: int, jobs: float, slots: int) -> None:
+    found = count_overtaking_slots(
+        held=held, unqueued=0, supplies=[PermitSupply(jobs=jobs, waiting=waiting)]
     )
-    assert found == passing
+    assert found == slots
 
 
 @pytest.mark.parametrize(

@@ -177,7 +177,8 @@ class NaiveModel:
         self.served[name] = max(
             self.served[name] + self.head_starts[name], self.served[first] - self.flying(first)
         )
-        self.head_starts[name] = max(self.served[first] - self.served[name], 0)
+        paid_back = self.served[first] + self.head_starts[first]
+        self.head_starts[name] = max(paid_back - self.served[name], 0)
 
     def flying(self, name: str) -> int:
         """Return the cost of the jobs in flight of a store or an account."""
@@ -528,3 +529,29 @@ def test_newcomer_waits_for_at_most_one_job_per_store(
         overtaken += 1
     assert pick is not None
     assert overtaken <= len(floods)
+
+
+def test_all_newcomers_pay_back_the_same_head_start() -> None:
+    fair = create_queue(cap=100)
+    for number in range(100):
+        fair.enqueue(job(number, "flood"), 0)
+    for _ in range(20):
+        fair.pick_next(0)
+    for number in range(100, 250):
+        fair.enqueue(job(number, f"new-{number % 3}"), 0)
+    picks = Counter(pick.store for _ in range(60) if (pick := fair.pick_next(0)))
+    assert max(picks.values()) - min(picks[f"new-{one}"] for one in range(3)) <= 1
+    assert picks["flood"] < min(picks[f"new-{one}"] for one in range(3)), "it has twenty in flight"
+
+
+def test_changed_weight_keeps_reservations_as_they_are() -> None:
+    fair = create_queue(cap=100)
+    fair.restore_store("a", weight=10, served=0, mean_cost=10, settled_jobs=1)
+    for number in range(20):
+        fair.enqueue(job(number, "a"), 0)
+        assert fair.pick_next(0) is not None
+    fair.configure_store("a", account=None, weight=1)
+    for number in range(20):
+        fair.settle_job(number, "a", 10, ended=True)
+    (summary,) = fair.summarize_stores({"a"})
+    assert (summary.served, summary.weight) == (200, 1)

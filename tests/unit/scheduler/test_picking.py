@@ -1,4 +1,4 @@
-"""The next job goes to a worker with credit, or passes the jobs that wait at a worker."""
+"""The next job goes to a worker with credit, or overtakes the jobs that wait at a worker."""
 
 from dataclasses import replace
 
@@ -8,7 +8,9 @@ from services.scheduler.dispatch.picking import pick_job
 from services.scheduler.dispatch.rules import WorkerCreditTracker, WorkerOffer
 from services.scheduler.fair_queue.queue import FairQueue, WaitingJob
 
-_FULL = WorkerOffer(worker="w", partitions=(0,), slots=2, at=0, passing_slots=3, first_unbegun=20)
+_FULL = WorkerOffer(
+    worker="w", partitions=(0,), slots=2, at=0, overtaking_slots=3, lowest_waiting_rank=20
+)
 """The worker accepts two jobs, and one more of a rank below 20."""
 
 
@@ -34,7 +36,7 @@ def create_credit(*offers: WorkerOffer) -> WorkerCreditTracker:
     return credit
 
 
-def test_job_with_a_smaller_rank_passes_the_waiting_jobs() -> None:
+def test_job_with_a_smaller_rank_overtakes_the_waiting_jobs() -> None:
     found = pick_job(create_queue(), create_credit(_FULL), 0)
     assert found is not None
     partition, pick = found
@@ -45,29 +47,44 @@ def test_job_with_a_smaller_rank_passes_the_waiting_jobs() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"first_unbegun": 0},
-        {"passing_slots": 2},
+        {"lowest_waiting_rank": 0},
+        {"overtaking_slots": 2},
         {"at": -6},
         {"text_partitions": ()},
     ],
-    ids=["the rank is not smaller", "enough have passed", "silent", "no quota"],
+    ids=["the rank is not smaller", "enough have overtaken", "silent", "no quota"],
 )
-def test_no_job_passes(changes: dict[str, object]) -> None:
+def test_no_job_overtakes(changes: dict[str, object]) -> None:
     offer = replace(_FULL, **changes)  # type: ignore[arg-type]
     assert pick_job(create_queue(), create_credit(offer), 0) is None
 
 
-def test_job_that_needs_an_image_does_not_pass_the_limit_of_images() -> None:
+def test_job_that_needs_an_image_does_not_exceed_the_limit_of_images() -> None:
     credit = create_credit(replace(_FULL, most_image_jobs=0))
     assert pick_job(create_queue(images=True), credit, 0) is None
     assert pick_job(create_queue(), credit, 0) is not None
 
 
-def test_job_passes_at_the_worker_with_the_fewest_jobs_above_its_slots() -> None:
+def test_job_overtakes_at_the_worker_with_the_fewest_jobs_above_its_slots() -> None:
     other = WorkerOffer(
-        worker="v", partitions=(1,), slots=0, at=0, passing_slots=1, first_unbegun=99
+        worker="v", partitions=(1,), slots=0, at=0, overtaking_slots=1, lowest_waiting_rank=99
     )
     found = pick_job(create_queue(), create_credit(_FULL, other), 0)
     assert found is not None
     credit = create_credit(replace(_FULL, slots=1), other)
     assert pick_job(create_queue(), credit, 0) != found
+
+
+def test_text_job_overtakes_behind_an_image_job_that_may_not() -> None:
+    queue = create_queue(images=True)
+    queue.enqueue(WaitingJob.create(job=10, store="texts", created_at=10, needs_images=False), 0)
+    found = pick_job(queue, create_credit(replace(_FULL, most_image_jobs=0)), 0)
+    assert found is not None
+    assert found[1].job == 10
+
+
+def test_returned_job_waits_for_credit_instead_of_overtaking() -> None:
+    credit = create_credit(_FULL)
+    credit.record_dispatch(9, 0, claimed_by="w", needs_images=False)
+    credit.record_return(9)
+    assert pick_job(create_queue(), credit, 0) is None

@@ -27,7 +27,7 @@ from services.generator.quota.concurrency import PermitSupply, add_lead
 from services.generator.quota.held_jobs import HeldJobs
 from services.generator.quota.rules import Permit, PermitRank
 from shared.domain.errors import Transient
-from shared.domain.messages import Usage
+from shared.domain.messages import Need, Usage
 
 A = TypeVar("A", bound=BaseModel)
 States = Callable[[], Mapping[str, AccountState]]
@@ -66,13 +66,18 @@ class TextAccountPool:
             lambda: self._states(call, answer),
             lambda name: self._providers[name].acquire_permit(call, answer),
         )
-        self._held.record_permit(call.job, permit.provider, permit.reservation.needs)
+        self._held.record_permit(call.job, Need.TEXT, permit.reservation.needs)
         return permit
 
     def permit_supplies(self, within_s: float) -> list[PermitSupply]:
         """Return what each account that serves by default offers to jobs in the next seconds."""
         names = select_offers(self._offers, pinned=None, model=None)
-        return _permit_supplies([self._providers[name] for name in names], self._held, within_s)
+        providers = [self._providers[name] for name in names]
+        return _permit_supplies(providers, self._held.mean_needs(Need.TEXT), within_s)
+
+    def count_queued_jobs(self) -> int:
+        """Return how many jobs without a permit wait in the permit queues of all accounts."""
+        return sum(provider.limiter.queued_starts for provider in self._providers.values())
 
     async def write_text(self, call: TextCall, answer: type[A], permit: Permit) -> tuple[A, Usage]:
         """Return the parsed answer and its usage, by the account of the permit.
@@ -110,7 +115,7 @@ class ImageAccountPool:
             lambda: self._states(job, rank),
             lambda name: self._providers[name].acquire_permit(job, rank),
         )
-        self._held.record_permit(job, permit.provider, permit.reservation.needs)
+        self._held.record_permit(job, Need.IMAGES, permit.reservation.needs)
         self._held.record_image_permit(job)
         return permit
 
@@ -121,7 +126,8 @@ class ImageAccountPool:
         """
         lead_s = self._held.image_lead_s
         providers = list(self._providers.values())
-        supplies = _permit_supplies(providers, self._held, lead_s + within_s)
+        needs = self._held.mean_needs(Need.IMAGES)
+        supplies = _permit_supplies(providers, needs, lead_s + within_s)
         return [add_lead(supply, lead_s) for supply in supplies]
 
     async def create_prediction(self, job: UUID, prompt: str, permit: Permit) -> Prediction:
@@ -154,14 +160,14 @@ class ImageAccountPool:
 
 def _permit_supplies(
     providers: Sequence[OpenAITextProvider | ReplicateImageProvider],
-    held: HeldJobs,
+    job_needs: Mapping[str, float] | None,
     within_s: float,
 ) -> list[PermitSupply]:
     """Return the supplies of the accounts that serve now, of the lowest fallback number only."""
     serving = [provider for provider in providers if provider.limiter.is_accepting]
     lowest = min((provider.fallback for provider in serving), default=0)
     return [
-        provider.limiter.estimate_starts(held.mean_needs(provider.name), within_s)
+        provider.limiter.estimate_starts(job_needs, within_s)
         for provider in serving
         if provider.fallback == lowest
     ]
