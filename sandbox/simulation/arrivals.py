@@ -137,7 +137,8 @@ def _steady_arrivals(load: SteadyLoad, rng: random.Random) -> Iterator[Arrival]:
 def read_arrivals(path: Path) -> Workload:
     """Read a recorded CSV file with the columns `at` and `store`.
 
-    `at` is a time, or seconds. Optional columns are `posts`, `images`, `priority` and `class`.
+    `at` is a time in every row, or seconds in every row. Optional columns are `posts`, `images`,
+    `priority` and `class`.
     Raises `Unavailable` with the line that is not right.
     """
     try:
@@ -151,7 +152,7 @@ def read_arrivals(path: Path) -> Workload:
             f"{path} has no column {' and no column '.join(missing)}: the first line must name the"
             " columns at and store (posts, images, priority and class are optional)"
         )
-    recorded = [_parse_row(row, rows.line_num, path) for row in rows]
+    recorded = list(_parse_rows(rows, path))
     if not recorded:
         raise Unavailable(f"{path} has no arrivals")
     return _recorded_workload(recorded)
@@ -164,6 +165,23 @@ class _Recorded(NamedTuple):
     needs_image: bool
     priority: int
     label: str
+    is_time: bool
+    """Whether `at` is a time, and not seconds."""
+
+
+def _parse_rows(rows: "csv.DictReader[str]", path: Path) -> Iterator[_Recorded]:
+    """Parse the rows, and refuse the first one whose `at` is of another form than those before."""
+    is_time = None
+    for row in rows:
+        parsed = _parse_row(row, rows.line_num, path)
+        if is_time not in (None, parsed.is_time):
+            former = "times" if is_time else "seconds"
+            raise Unavailable(
+                f"{path}, line {rows.line_num}: at is {row['at']!r}, but the lines before have"
+                f" {former}: give a time in every line, or seconds in every line"
+            )
+        is_time = parsed.is_time
+        yield parsed
 
 
 def _parse_row(row: Mapping[str, str], line: int, path: Path) -> _Recorded:
@@ -185,19 +203,26 @@ def _parse_row(row: Mapping[str, str], line: int, path: Path) -> _Recorded:
     if images not in _NO_VALUES | _YES_VALUES:
         raise fail("images", "0 or 1")
     label = (row.get("class") or "").strip()
-    return _Recorded(at, store, posts, images not in _NO_VALUES, priority, label)
+    is_time = _parse_seconds(row["at"]) is None
+    return _Recorded(at, store, posts, images not in _NO_VALUES, priority, label, is_time)
 
 
 def _parse_time(text: str) -> float | None:
     """Return the seconds of a number or of an ISO time, as PostgreSQL writes it too."""
-    try:
-        seconds = float(text)
-    except ValueError:
+    seconds = _parse_seconds(text)
+    if seconds is None:
         try:
             return datetime.fromisoformat(text.strip()).timestamp()
         except ValueError:
             return None
     return seconds if isfinite(seconds) else None
+
+
+def _parse_seconds(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def _parse_count(text: str | None, default: int) -> int | None:

@@ -94,6 +94,8 @@ def test_recorded_stores_are_classed_by_their_posts(tmp_path: Path) -> None:
         ("at,store\n", "has no arrivals"),
         ("at,store\n1,a\nsoon,b\n", "line 3: at is 'soon', not a time like"),
         ("at,store\nnan,a\n", "line 2: at is 'nan'"),
+        ("at,store\n2026-11-27T10:00:00Z,a\n30,b\n", "line 3: at is '30', but .* have times"),
+        ("at,store\n1,a\n2,a\n2026-11-27,b\n", "line 4: at is '2026-11-27', but .* have seconds"),
         ("at,store\n1,\n", "line 2: store is empty"),
         ("at,store\n1\n", "line 2: store is empty"),
         ("at,store,posts\n1,a,0\n", "line 2: posts is '0', not a whole number above 0"),
