@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from math import inf
 
 from services.generator.quota.provider_bucket import ACCOUNT_FLOOR
+from shared.domain.quota_layout import count_carried_calls
 
 TEXT, IMAGE, READS = "openai", "replicate", "replicate reads"
 """The simulated limiters: one account for texts, one for images, and the reads of its images."""
@@ -133,6 +134,14 @@ class WorldSettings:
     until: float = inf
     """The simulation stops here, with or without jobs left."""
     seed: int = 1
+
+    def carried_texts(self) -> dict[str, int]:
+        """Return how many of the largest text calls each limit of the account carries at once."""
+        largest = {"tokens": self.text_sizes.largest_tokens}
+        return {
+            limit_name(TEXT, resource): count_carried_calls(limit, largest.get(resource, 1.0))
+            for resource, limit in self.limits[TEXT].items()
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

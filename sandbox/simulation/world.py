@@ -178,7 +178,7 @@ class SimulatedWorld:
                 at=self.clock.now,
                 waiting=self.scheduler.queue.pending,
                 running=sum(len(worker.running) for worker in workers if worker.alive),
-                offered=sum(self.settings.slots for worker in workers if worker.alive),
+                offered=self.fleet.count_quota_owners() * self.settings.slots,
                 done=self.statistics.done,
                 charged=self.providers.charged_units(),
             )

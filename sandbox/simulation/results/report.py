@@ -48,11 +48,18 @@ class SimulationReport:
     done: int
     failed: int
     unfinished: int
+    """Posts left at the end, requested or not: the simulation was cut off at `until`."""
+    simulated_s: float
+    """From the start to the end of the simulation."""
     refused: int
     """Requests that came while the intake was closed. Each came again later."""
     retries: int
     workers: int
     slots: int
+    partitions: int
+    carried_texts: dict[str, int]
+    """The largest text calls that each limit carries: so many partitions can carry its quota."""
+    has_faults: bool
     makespan_s: float
     """From the first request to the last post."""
     waiting_s: float
@@ -80,6 +87,16 @@ class SimulationReport:
         tightest = max(known, key=lambda name: known[name], default=None)
         return tightest if tightest is not None and known[tightest] >= _BINDING else None
 
+    @property
+    def carrying_partitions(self) -> int:
+        """Return the partitions that carry the quota for texts. As many workers get jobs."""
+        return min(self.partitions, *self.carried_texts.values())
+
+    @property
+    def usable_slots(self) -> int:
+        """Return the slots of the workers that get jobs, at the start."""
+        return self.queue[0].offered
+
 
 def summarize_world(world: SimulatedWorld) -> SimulationReport:
     """Return the figures of a world that has run."""
@@ -88,16 +105,21 @@ def summarize_world(world: SimulatedWorld) -> SimulationReport:
     used = statistics.busy_use(limits)
     charged = world.providers.charged_units()
     indexes = statistics.fairness.indexes
+    unfinished = world.workload.posts - statistics.done - statistics.failed
     return SimulationReport(
         stores=world.workload.stores,
-        posts=sum(one.posts for one in statistics.classes),
+        posts=world.workload.posts,
         done=statistics.done,
         failed=statistics.failed,
-        unfinished=statistics.open,
+        unfinished=unfinished,
+        simulated_s=settings.until if unfinished else world.clock.now,
         refused=statistics.refused,
         retries=statistics.retries,
         workers=settings.workers,
         slots=settings.slots,
+        partitions=settings.partitions,
+        carried_texts=settings.carried_texts(),
+        has_faults=bool(settings.outages or settings.deaths or settings.deploys),
         makespan_s=max(statistics.last_end_at - (statistics.first_at or 0.0), 0.0),
         waiting_s=statistics.busy_s,
         classes=tuple(_class_reports(world)),
@@ -177,8 +199,7 @@ def _limit_table(report: SimulationReport) -> list[str]:
         [limit.name, f"{limit.per_minute:,.0f}", f"{limit.charged:,.0f}", _format_part(limit.used)]
         for limit in report.limits
     ]
-    total = report.workers * report.slots
-    rows.append(["slots", f"{total:,} at once", "", _format_part(report.slots_used)])
+    rows.append(["slots", f"{report.usable_slots:,} at once", "", _format_part(report.slots_used)])
     return _format_table(["limit", "a minute", "charged", "used while posts waited"], rows)
 
 
@@ -194,7 +215,7 @@ def _queue_table(report: SimulationReport) -> list[str]:
 def _summary_lines(report: SimulationReport) -> list[str]:
     rejected = ", ".join(f"{name} {count:,}" for name, count in report.rejected.items() if count)
     lines = [
-        f"{report.done:,} of {report.posts:,} posts done in {format_duration(report.makespan_s)},"
+        f"{report.done:,} of {report.posts:,} posts done in {format_duration(_ran_s(report))},"
         f" {report.failed:,} failed, {report.unfinished:,} not finished,"
         f" {report.retries:,} attempts repeated",
         f"429 answers: {rejected or 'none'}",
@@ -208,7 +229,21 @@ def _summary_lines(report: SimulationReport) -> list[str]:
         f"cost: ${report.cost_usd:,.2f}"
         + (f", of that lost with workers: ${report.lost_usd:,.2f}" if report.lost_usd else ""),
     ]
-    return [*lines, _advice(report)]
+    return [*lines, *_verdict(report)]
+
+
+def _ran_s(report: SimulationReport) -> float:
+    """Return the time to the last post, or until the simulation was cut off."""
+    return report.simulated_s if report.unfinished else report.makespan_s
+
+
+def _verdict(report: SimulationReport) -> list[str]:
+    """Say whether the simulation was cut off, and what made the posts wait."""
+    if not report.unfinished:
+        return [_advice(report)]
+    at = format_duration(report.simulated_s)
+    cut = f"The simulation was cut off at --hours ({at}): {report.unfinished:,} posts are left."
+    return [cut, _advice(report)] if report.waiting_s else [cut]
 
 
 def _advice(report: SimulationReport) -> str:
@@ -216,10 +251,31 @@ def _advice(report: SimulationReport) -> str:
     if report.waiting_s == 0:
         return "Posts did not wait: neither a limit nor the workers hold anything up."
     if binding == "slots":
-        return "The slots decide: more workers make it faster."
+        return _slots_advice(report)
     if binding is not None:
         return f"{binding} decides: a higher limit makes it faster, and more workers do not."
-    return "Neither a limit nor the slots are used up while posts wait: look at the faults."
+    unknown = "Neither a limit nor the slots are used up while posts wait"
+    return f"{unknown}: look at the faults." if report.has_faults else f"{unknown}."
+
+
+def _slots_advice(report: SimulationReport) -> str:
+    """Say how to get more slots. One worker for each carrying partition is the most."""
+    carrying = report.carrying_partitions
+    if report.workers < carrying:
+        return "The slots decide: more workers make it faster."
+    tightest = min(report.carried_texts, key=report.carried_texts.__getitem__)
+    most = report.carried_texts[tightest]
+    bound = (
+        f"The slots decide, and the partitions bound the workers: {carrying} of"
+        f" {report.partitions} partitions carry quota, so {carrying} workers at most get jobs."
+        " More workers do not make it faster."
+    )
+    if carrying == most:
+        return f"{bound} A higher limit of {tightest}, or more CONCURRENT_BLOGS, does."
+    return (
+        f"{bound} More GENERATION_PARTITIONS do ({tightest} let up to {most:,} carry quota),"
+        " and so do more CONCURRENT_BLOGS."
+    )
 
 
 def format_duration(seconds: float | None) -> str:

@@ -12,7 +12,7 @@ class Sample:
     waiting: int
     running: int
     offered: int
-    """The slots of all workers."""
+    """The slots of the workers that own a partition with quota."""
     done: int
     """Posts done since the start."""
     charged: Mapping[str, float]

@@ -76,6 +76,12 @@ class SimulatedFleet:
             yield from worker.running
             yield from worker.tasks
 
+    def count_quota_owners(self) -> int:
+        """Return the living workers that own a partition with quota for texts: they get jobs."""
+        return sum(
+            worker.alive and bool(worker.text.partitions) for worker in self.workers.values()
+        )
+
     def rebalance(self, _: object = None) -> None:
         """Revoke all partitions: nothing is granted until they are assigned again."""
         self._rebalance += 1
@@ -98,7 +104,6 @@ class SimulatedFleet:
         living = [worker for worker in self.workers.values() if worker.alive]
         for worker in living[: deaths.count]:
             self._kill(worker)
-        for _ in range(deaths.count):
             self._clock.schedule(self._clock.now + deaths.restart_s, self._join)
 
     def _kill(self, worker: SimulatedWorker) -> None:

@@ -1,6 +1,7 @@
 """The simulated world: it repeats itself, keeps its invariants, and ends every job."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import Phase, given, settings
@@ -17,10 +18,11 @@ from sandbox.simulation.settings import (
     WorldSettings,
 )
 from sandbox.simulation.world import SimulatedWorld
-from tests.support.simulated_worlds import make_settings, make_workload, run_world
+from tests.support.simulated_worlds import SIZES, make_settings, make_workload, run_world
 
 PHASES = [Phase.explicit, Phase.reuse, Phase.generate]
 """A world takes too long to be shrunk."""
+SLOW = Latencies(outline_s=30, article_s=30, image_s=1)
 FLOOD = [Burst(at=10, stores=1, posts=60), Burst(at=11, stores=9, posts=4)]
 
 
@@ -138,6 +140,14 @@ def test_death_delays_only_the_jobs_of_the_dead_worker() -> None:
     assert after.makespan_s > before.makespan_s
 
 
+def test_as_many_workers_start_as_were_killed() -> None:
+    settings = make_settings(workers=2, deaths=(WorkerDeaths(at=12, count=9),))
+    late = Burst(at=60, stores=1, posts=1)
+    world = run_world(settings, make_workload([*FLOOD, late]))
+    assert world.statistics.done == 97
+    assert list(world.fleet.workers) == ["worker-000003", "worker-000004"]
+
+
 def test_outage_stops_all_calls_and_costs_no_job() -> None:
     world = run_world(
         make_settings(outages=(Outage(provider="openai", at=15, seconds=60),)),
@@ -192,6 +202,49 @@ def test_report_names_classes_limits_and_queue() -> None:
     text = format_report(summarize_world(run_world(make_settings(rpm=60), make_workload(FLOOD))))
     for words in ("burst at 10 s, 60 each", "openai requests", "96 of 96 posts done", "decides"):
         assert words in text
+    assert "\nreplicate reads  " in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "remedy"),
+    [
+        ({"partitions": 4}, "GENERATION_PARTITIONS do (openai requests let up to 600 carry"),
+        ({"tpm": 4 * SIZES.largest_tokens}, "A higher limit of openai tokens"),
+    ],
+)
+def test_partitions_bound_the_workers(changes: dict[str, Any], remedy: str) -> None:
+    """Four partitions carry quota, so the fifth worker and all others get no jobs."""
+    few = make_settings(**changes, slots=1, latencies=SLOW)
+    reports = [
+        summarize_world(run_world(replace(few, workers=workers), make_workload(FLOOD[1:])))
+        for workers in (3, 4, 8)
+    ]
+    assert [report.binding for report in reports] == ["slots"] * 3
+    assert [report.usable_slots for report in reports] == [3, 4, 4]
+    below, full, above = map(format_report, reports)
+    assert below.endswith("The slots decide: more workers make it faster.")
+    for text in (full, above):
+        assert "4 workers at most get jobs. More workers do not make it faster." in text
+        assert remedy in text
+
+
+def test_faults_are_named_only_if_there_are_some() -> None:
+    outage = Outage(provider="openai", at=10, seconds=60)
+    world = run_world(make_settings(slots=100, outages=(outage,)), make_workload(FLOOD))
+    report = summarize_world(world)
+    unknown = "Neither a limit nor the slots are used up while posts wait"
+    assert format_report(report).endswith(f"{unknown}: look at the faults.")
+    assert format_report(replace(report, has_faults=False)).endswith(f"{unknown}.")
+
+
+def test_cut_off_simulation_says_how_many_posts_are_left() -> None:
+    late = Burst(at=500, stores=2, posts=2)
+    report = summarize_world(run_world(make_settings(until=11.5), make_workload([*FLOOD, late])))
+    assert (report.posts, report.done, report.unfinished) == (100, 0, 100)
+    text = format_report(report)
+    assert "0 of 100 posts done in 11.5 s" in text
+    assert "cut off at --hours (11.5 s): 100 posts are left." in text
+    assert "hold anything up" not in text
 
 
 def test_busy_stores_get_equal_money() -> None:
