@@ -5,7 +5,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,7 +46,29 @@ from shared.runtime.settings import AdmissionSettings
 
 application = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-_Positive = dict[str, Any](min=0.001)
+
+_Numbers = float | list[float] | None
+
+
+def _number(least: float = 0.0, most: float = inf) -> dict[str, Any]:
+    """Return the arguments of an option that takes finite numbers in this range.
+
+    Typer's `min` and `max` let `nan` pass, and their error does not quote the number.
+    """
+    wanted = f"finite number of at least {least:g}"
+    if most < inf:
+        wanted = f"number from {least:g} to {most:g}"
+
+    def check(given: _Numbers) -> _Numbers:
+        for number in given if isinstance(given, list) else [given]:
+            if number is not None and not (isfinite(number) and least <= number <= most):
+                raise typer.BadParameter(f"{number:g} is not a {wanted}")
+        return given
+
+    return {"callback": check}
+
+
+_POSITIVE = _number(least=0.001)
 _LOAD = 0.8
 """The default rate, as a part of what the limits allow."""
 _PROGRESS_EVERY_S = 2.0
@@ -70,13 +92,14 @@ def simulate(  # noqa: PLR0913 - one parameter for each option
     ] = None,
     rate: Annotated[
         float | None,
-        typer.Option(**_Positive, help="posts a minute  [default: 0.8 × what the limits allow]"),
+        typer.Option(**_POSITIVE, help="posts a minute  [default: 0.8 × what the limits allow]"),
     ] = None,
     zipf: Annotated[
-        float, typer.Option(min=0, help="inequality of the stores; 0: all ask equally often")
+        float,
+        typer.Option(**_number(), help="inequality of the stores; 0: all ask equally often"),
     ] = 1.0,
     images: Annotated[
-        float, typer.Option(min=0, max=1, help="part of the posts with an image")
+        float, typer.Option(**_number(most=1), help="part of the posts with an image, 0 to 1")
     ] = 1.0,
     burst: Annotated[
         list[str] | None,
@@ -87,13 +110,13 @@ def simulate(  # noqa: PLR0913 - one parameter for each option
         typer.Option(help="CSV of recorded arrivals in place of the generated ones: at,store"),
     ] = None,
     outline: Annotated[
-        float, typer.Option(**_Positive, help="median seconds of an outline")
+        float, typer.Option(**_POSITIVE, help="median seconds of an outline")
     ] = Latencies().outline_s,
     article: Annotated[
-        float, typer.Option(**_Positive, help="median seconds of an article")
+        float, typer.Option(**_POSITIVE, help="median seconds of an article")
     ] = Latencies().article_s,
     image: Annotated[
-        float, typer.Option(**_Positive, help="median seconds of an image")
+        float, typer.Option(**_POSITIVE, help="median seconds of an image")
     ] = Latencies().image_s,
     outage: Annotated[
         list[str] | None,
@@ -103,10 +126,11 @@ def simulate(  # noqa: PLR0913 - one parameter for each option
         list[str] | None, typer.Option(help="SECOND[:WORKERS], so many workers are killed")
     ] = None,
     deploy: Annotated[
-        list[float] | None, typer.Option(help="second at which all workers are replaced in turn")
+        list[float] | None,
+        typer.Option(**_number(), help="second at which all workers are replaced in turn"),
     ] = None,
     hours: Annotated[
-        float, typer.Option(**_Positive, help="stop after so many virtual hours")
+        float, typer.Option(**_POSITIVE, help="stop after so many virtual hours")
     ] = _MOST_HOURS,
     seed: Annotated[int, typer.Option(help="the same seed gives the same run")] = 1,
     plot: Annotated[Path | None, typer.Option(help="write a picture to this SVG file")] = None,
@@ -133,7 +157,7 @@ def simulate(  # noqa: PLR0913 - one parameter for each option
         workers=workers,
         latencies=Latencies(outline_s=outline, article_s=article, image_s=image),
         outages=tuple(map(_parse_outage, outage or ())),
-        deaths=tuple(map(_parse_deaths, death or ())),
+        deaths=tuple(_parse_deaths(one, workers) for one in death or ()),
         deploys=tuple(Deploy(at=at) for at in deploy or ()),
         until=hours * 3_600,
         seed=seed,
@@ -242,33 +266,38 @@ def _write_plot(path: Path, report: SimulationReport) -> None:
 
 
 def _parse_burst(text: str) -> Burst:
-    at, stores, posts = _parse_numbers(text, "--burst", "SECOND:STORES:POSTS", 3)
+    given = f"--burst {text}"
+    at, stores, posts = _parse_numbers(text, given, "SECOND:STORES:POSTS", 3)
     if stores < 1 or posts < 1:
-        raise typer.BadParameter(f"{text}: STORES and POSTS are at least 1")
+        raise typer.BadParameter(f"{given}: STORES and POSTS are at least 1")
     return Burst(at=at, stores=round(stores), posts=round(posts))
 
 
 def _parse_outage(text: str) -> Outage:
+    given = f"--outage {text}"
     provider, _, rest = text.partition(":")
     if provider not in (TEXT, IMAGE):
-        raise typer.BadParameter(f"--outage {text}: the provider is {TEXT} or {IMAGE}")
-    at, seconds = _parse_numbers(rest, "--outage", "PROVIDER:SECOND:SECONDS", 2)
+        raise typer.BadParameter(f"{given}: the provider is {TEXT} or {IMAGE}")
+    at, seconds = _parse_numbers(rest, given, "PROVIDER:SECOND:SECONDS", 2)
     return Outage(provider=provider, at=at, seconds=seconds)
 
 
-def _parse_deaths(text: str) -> WorkerDeaths:
-    form = "SECOND[:WORKERS]"
+def _parse_deaths(text: str, workers: int) -> WorkerDeaths:
+    given, form = f"--death {text}", "SECOND[:WORKERS]"
     if ":" not in text:
-        return WorkerDeaths(at=_parse_numbers(text, "--death", form, 1)[0])
-    at, count = _parse_numbers(text, "--death", form, 2)
+        return WorkerDeaths(at=_parse_numbers(text, given, form, 1)[0])
+    at, count = _parse_numbers(text, given, form, 2)
+    if count > workers:
+        raise typer.BadParameter(f"{given}: more deaths than --workers {workers}")
     return WorkerDeaths(at=at, count=round(count))
 
 
-def _parse_numbers(text: str, option: str, form: str, count: int) -> list[float]:
+def _parse_numbers(text: str, given: str, form: str, count: int) -> list[float]:
+    """Return the numbers in `text`. An error quotes the whole option as it was given."""
     try:
         numbers = [float(part) for part in text.split(":")]
     except ValueError:
         numbers = []
     if len(numbers) != count or not all(isfinite(one) and one >= 0 for one in numbers):
-        raise typer.BadParameter(f"{option} {text}: give {form}, numbers of at least 0")
+        raise typer.BadParameter(f"{given}: give {form}, numbers of at least 0")
     return numbers

@@ -62,14 +62,38 @@ def test_unfinished_posts_exit_with_1(capsys: pytest.CaptureFixture[str]) -> Non
     assert json.loads(capsys.readouterr().out)["unfinished"] > 0
 
 
+def test_posts_that_were_not_requested_count_as_unfinished(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The first of two posts ends within the hour, and the second one comes after it."""
+    arguments = ["--posts", "1", "--burst", "7200:1:1", "--hours", "1", *QUICK]
+    assert run(arguments) == 1
+    printed = capsys.readouterr().out
+    assert "1 of 2 posts done in 60.0 min, 0 failed, 1 not finished" in printed
+    assert printed.endswith("cut off at --hours (60.0 min): 1 posts are left.\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
         (["--burst", "1:2"], "SECOND:STORES:POSTS"),
-        (["--burst", "1:0:5"], "at least 1"),
+        (["--burst", "1:0:5"], "--burst 1:0:5: STORES and POSTS are at least 1"),
         (["--outage", "azure:1:2"], "openai or replicate"),
         (["--outage", "openai:soon:2"], "PROVIDER:SECOND:SECONDS"),
+        (["--outage", "openai:5"], "--outage openai:5: give PROVIDER:SECOND:SECONDS"),
         (["--death", "-5"], "SECOND[:WORKERS]"),
+        (["--death", "5:99"], "--death 5:99: more deaths than --workers 1"),
+        (["--deploy", "nan"], "'--deploy': nan is not a finite number of at least 0"),
+        (["--deploy", "5", "--deploy", "-1"], "'--deploy': -1 is not a finite number"),
+        (["--deploy", "inf"], "'--deploy': inf is not a finite number"),
+        (["--outline", "inf"], "'--outline': inf is not a finite number"),
+        (["--article", "-3"], "'--article': -3 is not a finite number of at least 0.001"),
+        (["--image", "nan"], "'--image': nan is not a finite number"),
+        (["--rate", "nan"], "'--rate': nan is not a finite number"),
+        (["--zipf", "inf"], "'--zipf': inf is not a finite number"),
+        (["--images", "2"], "'--images': 2 is not a number from 0 to 1"),
+        (["--images", "nan"], "'--images': nan is not a number from 0 to 1"),
+        (["--hours", "inf"], "'--hours': inf is not a finite number"),
         (["--stores", "0"], "--stores"),
     ],
 )
@@ -77,7 +101,7 @@ def test_wrong_options_exit_with_2(
     arguments: list[str], problem: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(arguments) == 2
-    assert problem in capsys.readouterr().err
+    assert problem in " ".join(capsys.readouterr().err.replace("│", " ").split())
 
 
 def test_missing_file_and_small_account_exit_with_3(
