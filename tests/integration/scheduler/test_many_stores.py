@@ -82,7 +82,7 @@ async def test_killed_leader_loses_and_repeats_no_job(backend: Backend, database
         await eventually(partial(has_job_count, backend, len(requests)))
         async with start_fake_worker(backend, database, slots=50) as worker:
             await eventually(partial(_has_done, worker, 700))
-            victim = by_pid[leader.rpartition("-")[2]]
+            victim = by_pid[leader.split("-")[-2]]
             victim.kill()
             killed_at, done_at_kill = time.monotonic(), len(worker.done)
             during_election = [make_request(store=f"store-{number}") for number in range(STORES)]
