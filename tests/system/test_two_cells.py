@@ -234,8 +234,10 @@ def test_key_of_one_cell_is_refused_by_the_other(first: Cell, second: Cell) -> N
     for cell, other in ((first, second), (second, first)):
         answer = other.http.get(PATH, headers={"Authorization": cell.http.headers["authorization"]})
         assert answer.status_code == 401
-    listed = [run_module(cell.variables, "shared.admin", "keys", "list", "--json").stdout
-              for cell in (first, second)]  # fmt: skip
+    listed = [
+        run_module(cell.variables, "shared.admin", "keys", "list", "--json").stdout
+        for cell in (first, second)
+    ]
     ids = [{entry["id"] for entry in json.loads(text)} for text in listed]
     assert [len(found) for found in ids] == [1, 1]
     assert not ids[0] & ids[1]

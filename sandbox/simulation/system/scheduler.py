@@ -10,7 +10,7 @@ from sandbox.simulation.settings import WorldSettings
 from sandbox.simulation.system.jobs import SimulatedJob
 from services.generator.jobs.rules import FailJob, RetryLater
 from services.scheduler.admission.rules import AdmissionPolicy, StoreRates
-from services.scheduler.dispatch.picking import pick_job
+from services.scheduler.dispatch.picking import PickableQueue, pick_job
 from services.scheduler.dispatch.rules import WorkerCreditTracker, WorkerOffer
 from services.scheduler.fair_queue.queue import (
     CounterChange,
@@ -26,7 +26,7 @@ _FORGET_EVERY_S = 60.0
 T = TypeVar("T")
 
 
-class JobQueue(Protocol):
+class JobQueue(PickableQueue, Protocol):
     """What the scheduler needs of a queue: the production fair queue, or another policy."""
 
     @property
@@ -35,10 +35,6 @@ class JobQueue(Protocol):
     def enqueue(self, job: WaitingJob, now: float) -> None: ...
 
     def hold_image_jobs(self, held: bool) -> None: ...
-
-    def pick_next(self, now: float, *, images: bool = True) -> PickedJob | None: ...
-
-    def peek_next(self, now: float, *, images: bool = True) -> PickedJob | None: ...
 
     def settle_job(self, job: JobId, store_name: str, spent: int, *, ended: bool) -> None: ...
 

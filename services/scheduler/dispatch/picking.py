@@ -6,7 +6,7 @@ from services.scheduler.dispatch.rules import WorkerCreditTracker
 from services.scheduler.fair_queue.queue import PickedJob
 
 
-class JobQueue(Protocol):
+class PickableQueue(Protocol):
     """The part of the fair queue that picks jobs."""
 
     def pick_next(self, now: float, *, images: bool = True) -> PickedJob | None: ...
@@ -16,7 +16,7 @@ class JobQueue(Protocol):
 
 
 def pick_job(
-    queue: JobQueue, credit: WorkerCreditTracker, now: float
+    queue: PickableQueue, credit: WorkerCreditTracker, now: float
 ) -> tuple[int, PickedJob] | None:
     """Pick the next job that a worker accepts, and the partition to send it to."""
     for_texts = credit.best_partition(now)
@@ -34,7 +34,7 @@ def pick_job(
 
 
 def _pick_overtaking_job(
-    queue: JobQueue, credit: WorkerCreditTracker, now: float
+    queue: PickableQueue, credit: WorkerCreditTracker, now: float
 ) -> tuple[int, PickedJob] | None:
     """Pick a job that gets its permits before all jobs that wait at a worker.
 

@@ -62,7 +62,7 @@ class CounterChange:
 
 
 @dataclass(slots=True, kw_only=True)
-class VirtualClock:
+class ServiceShare:
     """Money served, divided by weight. The member with the smallest virtual time goes first."""
 
     weight: float = 1.0
@@ -104,7 +104,7 @@ class VirtualClock:
         self.served += advance
         return advance
 
-    def start_beside(self, first: "VirtualClock") -> int:
+    def start_beside(self, first: "ServiceShare") -> int:
         """Start to wait beside others, of which `first` has the smallest virtual time.
 
         The jobs that `first` has in flight are not served yet. The member catches up with them
@@ -126,7 +126,7 @@ class VirtualClock:
 
 
 @dataclass(slots=True, kw_only=True)
-class AccountState(VirtualClock):
+class AccountState(ServiceShare):
     """The share and the virtual time of one account."""
 
     name: str
@@ -142,7 +142,7 @@ class AccountState(VirtualClock):
 
 
 @dataclass(slots=True, kw_only=True)
-class StoreQueue(VirtualClock):
+class StoreQueue(ServiceShare):
     """One store's waiting jobs and counters.
 
     `FairQueue` updates it; it does not know other stores.
