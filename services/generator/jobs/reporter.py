@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from aiokafka.errors import KafkaError
 
-from services.generator.jobs.concurrency import AdaptiveConcurrency
+from services.generator.jobs.concurrency import AdaptiveConcurrency, TextPlaces
 from services.generator.jobs.status import WorkerStatus
 from services.generator.quota.provider_limiter import ProviderLimiter
 from shared.domain.messages import Need, WorkerReport
@@ -81,7 +81,7 @@ class WorkerReporter:
             refused=self._status.stale_tasks,  # a released field name
         )
 
-    def _accepted_jobs(self) -> int:
+    def _accepted_jobs(self, places: TextPlaces) -> int:
         """Return how many jobs the worker accepts now, running ones included.
 
         Every job needs texts: while all text accounts with quota have an open circuit or a long
@@ -95,11 +95,12 @@ class WorkerReporter:
         owned = [limiter for limiter in texts if limiter.owns_quota] or texts
         accepting = [limiter for limiter in owned if not limiter.is_cooling_long]
         if not owned or any(not limiter.circuit_open for limiter in accepting):
-            return min(self._slots, self._concurrency.count_jobs())
+            return min(self._slots, places.accepted)
         return self._status.running + 1 if any(text.is_probe_due for text in accepting) else 0
 
     def _build_report(self) -> WorkerReport:
-        slots = self._accepted_jobs()
+        places = self._concurrency.estimate_places()
+        slots = self._accepted_jobs(places)
         return WorkerReport(
             worker=self._name,
             at=datetime.now(UTC),
@@ -108,9 +109,9 @@ class WorkerReporter:
             slots=slots,
             image_slots=self._concurrency.count_image_jobs(),
             capacity=self._slots,
-            overtaking_slots=min(slots and self._concurrency.count_overtaking_slots(), self._slots),
-            jobs_per_s=round(self._concurrency.jobs_per_s(), 4),
-            lowest_waiting_rank=self._concurrency.lowest_waiting_rank(),
+            overtaking_slots=min(slots and places.overtaking, self._slots),
+            jobs_per_s=round(places.jobs_per_s, 4),
+            lowest_waiting_rank=places.lowest_waiting_rank,
             running=self._status.running,
             limiters=tuple(
                 report for limiter in self._limiters for report in limiter.build_reports()
